@@ -1,0 +1,19 @@
+"""What exists, by name: models and, for the rooms after this one, anything else that is registered."""
+
+from .errors import InputError, atomic_write, command
+from .models import MODELS, create_model, describe, is_model, list_models, model_config, register_model
+from .registry import Registry
+
+__all__ = [
+    "MODELS",
+    "InputError",
+    "Registry",
+    "atomic_write",
+    "command",
+    "create_model",
+    "describe",
+    "is_model",
+    "list_models",
+    "model_config",
+    "register_model",
+]

@@ -1,0 +1,77 @@
+"""Bad input becomes one clear line and exit code 2; files appear whole or not at all.
+
+This module holds the one exception every room raises for the user's mistakes, the wrapper every command runs under, and
+the one way a result is written to disk. It does not log, and it does not catch programming errors: those keep their
+traceback, because hiding it would hide the bug.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+
+class InputError(ValueError):
+    """The user's input is at fault. The message is one line: what was found, where, what was expected, what to do."""
+
+
+def command(main: Callable[[], int | None]) -> NoReturn:
+    """Run a command's `main` and exit with its status.
+
+    `InputError` and a full disk print `error: …` on stderr and exit with 2; Ctrl-C exits with 130; a reader that
+    closed our standard output early (`| head`) is no error. Anything else is a bug and keeps its traceback.
+    """
+    try:
+        status = main() or 0
+        sys.stdout.flush()
+    except InputError as error:
+        status = _complain(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:
+        # The interpreter would complain again when it flushes stdout at exit; give it a place to flush to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        status = _complain(f"the disk is full{where}: nothing half-written was left; free some space and run it again")
+    sys.exit(status)
+
+
+def _complain(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; move it into place when the block ends well, remove it when it does not.
+
+    The file is flushed to the disk before the move, so that a crash leaves the old file or the new one, never a torn
+    one that looks whole. Parent folders are made.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes files private; a result is as readable as any file the user makes.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
