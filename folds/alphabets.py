@@ -1,0 +1,111 @@
+"""The alphabets of the competitions: which phoneme is which class, and which character it is in a submission.
+
+An alphabet belongs to the competition's format, never to a model: the same phoneme has other characters, and another
+index, in other semesters. This module knows no files.
+
+Sources: the course's own `phonemes.py` and `phoneme_list.py` as published with the homeworks (F18, F20, S22, F22).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from registry.errors import InputError
+
+# Marks around a transcript that are neither scored nor predicted. `[SIL]` is not among them: it is a scored label.
+MARKS = ("[SOS]", "[EOS]")
+
+
+@dataclass(frozen=True)
+class Alphabet:
+    """Phonemes and characters by class; class 0 is the CTC blank, whose phoneme and character are the empty string.
+
+    >>> F22.to_string([1, 5, 1]), F22.from_string("-@-"), F22.classes
+    ('-@-', [1, 5, 1], 41)
+    """
+
+    name: str
+    phonemes: tuple[str, ...]
+    characters: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not (self.phonemes[0] == self.characters[0] == ""):
+            raise ValueError(f"alphabet {self.name}: class 0 must be the blank, with an empty phoneme and character")
+        if not len(self.phonemes) == len(set(self.phonemes)) == len(self.characters) == len(set(self.characters)):
+            raise ValueError(f"alphabet {self.name}: phonemes and characters must be distinct and of equal number")
+        if any(len(character) != 1 for character in self.characters[1:]):
+            raise ValueError(f"alphabet {self.name}: each phoneme is one character")
+
+    @property
+    def classes(self) -> int:
+        """Number of classes with the blank, the `C` of every log-probability."""
+        return len(self.phonemes)
+
+    @property
+    def blank(self) -> int:
+        return 0
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """16 hexadecimal digits that differ whenever a class, a phoneme or a character differs."""
+        text = json.dumps([self.phonemes, self.characters], ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @functools.cached_property
+    def _class_of_phoneme(self) -> dict[str, int]:
+        return {phoneme: index for index, phoneme in enumerate(self.phonemes) if index}
+
+    @functools.cached_property
+    def _class_of_character(self) -> dict[str, int]:
+        return {character: index for index, character in enumerate(self.characters) if index}
+
+    def encode(self, phonemes: Iterable[str]) -> np.ndarray:
+        """Classes `(L,)` int16 of a transcript; `[SOS]` and `[EOS]` are dropped. `InputError` for an unknown phoneme."""
+        table = self._class_of_phoneme
+        try:
+            return np.array([table[phoneme] for phoneme in phonemes if phoneme not in MARKS], dtype=np.int16)
+        except KeyError as error:
+            raise InputError(
+                f"unknown phoneme {error.args[0]!r}: expected one of the {self.classes - 1} of alphabet {self.name} "
+                f"({' '.join(self.phonemes[1:])}), or [SOS] and [EOS] around them"
+            ) from None
+
+    def to_string(self, tokens: Iterable[int]) -> str:
+        """The submission's string, one character a phoneme; a blank among the tokens becomes nothing."""
+        characters = self.characters
+        return "".join([characters[token] for token in tokens])
+
+    def from_string(self, string: str) -> list[int]:
+        """Classes of a submission's string. `InputError` for a character that is no phoneme's."""
+        table = self._class_of_character
+        try:
+            return [table[character] for character in string]
+        except KeyError as error:
+            raise InputError(
+                f"unknown character {error.args[0]!r}: expected only {''.join(self.characters)} (alphabet {self.name})"
+            ) from None
+
+
+def _alphabet(name: str, pairs: Sequence[tuple[str, str]]) -> Alphabet:
+    phonemes, characters = zip(*pairs, strict=True)
+    return Alphabet(name, ("", *phonemes), ("", *characters))
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    words = text.split()
+    return list(zip(words[::2], words[1::2], strict=True))
+
+
+F22 = _alphabet(
+    "F22",
+    _pairs(
+        "[SIL] - NG G F f M m AE @ R r UW u N n IY i AW W V v UH U OW o AA a ER R HH h Z z K k CH C W w EY e "
+        "ZH Z T t EH E Y y AH A B b P p TH T DH D AO c G g L l JH j OY O SH S D d AY Y S s IH I"
+    ),
+)
