@@ -1,0 +1,1 @@
+"""From many members' log-probabilities to one string an utterance: decoding, blending, weights, the report."""

@@ -1,0 +1,230 @@
+"""Confusion networks: hypotheses aligned slot by slot, and the votes in each slot, as NIST SCTK's `rover` does it.
+
+A network has one row a slot and one column a system; a cell is the token that system has there, or NULL. It is built
+by aligning one hypothesis after the other by dynamic programming onto the growing network (never by position), with
+the costs of SCTK's `wwd_WORD_rover`: 0 for a token the slot holds, 1 for another token against a slot that holds a
+null, 4 for another token, 3 for a new slot, 3 for skipping a slot, .001 for skipping a slot that holds a null.
+It does not search for weights and does not read files. Source: Fiscus, "A post-processing system to yield reduced
+word error rates: ROVER" (1997); github.com/usnistgov/SCTK, `rover.c`, `word.c`, `net_dp.c`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+NULL = -1
+METHODS = ("meth1", "maxconf", "avgconf")
+
+
+@dataclass(frozen=True)
+class Network:
+    """`arcs` (slots, systems) int32, NULL where a system has nothing; `confidences` (slots, systems) float64 in 0..1.
+
+    The confidence of a NULL arc is not stored: it is the search's `null_confidence`.
+    """
+
+    arcs: np.ndarray
+    confidences: np.ndarray
+
+
+def align(hypotheses: Sequence[Sequence[int]], confidences: Sequence[Sequence[float]] | None = None) -> Network:
+    """Build the network of an utterance; the first hypothesis is the skeleton, so put the best system first.
+
+    Tokens are integers from 0. Without confidences every token has confidence 1.
+
+    >>> align([[1, 2, 3], [1, 3]]).arcs.tolist()
+    [[1, 1], [2, -1], [3, 3]]
+    """
+    lengths = np.array([len(h) for h in hypotheses], np.int64)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    tokens = np.array([token for h in hypotheses for token in h], np.int32)
+    if confidences is None:
+        flat = np.ones(len(tokens))
+    else:
+        flat = np.array([c for row in confidences for c in row], np.float64)
+    classes = int(tokens.max()) + 1 if len(tokens) else 1
+    arcs, held = _align(tokens, flat, offsets, classes)
+    return Network(arcs, held)
+
+
+def vote(
+    network: Network,
+    method: str = "avgconf",
+    alpha: float = 1.0,
+    null_confidence: float = 0.0,
+    weights: Sequence[float] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The winner of each slot, and every arc's score.
+
+    Returns winners (slots,) int32 with NULL where the null wins, and scores (slots, systems): the score of the token
+    that stands in that cell. With N(w) votes for token w among Narc arcs, and its confidences c:
+
+        meth1    alpha * N(w)/Narc + (1 - alpha) * sum(c)/N(w)
+        maxconf  alpha * N(w)/Narc + (1 - alpha) * max(c)
+        avgconf  alpha * N(w)/Narc + (1 - alpha) * sum(c)/sum(all c)
+
+    A system's weight counts as that many systems with the same hypothesis; a weight of zero keeps the column out of
+    the vote. Ties go to the token of the earliest system, as in SCTK.
+    """
+    systems = network.arcs.shape[1]
+    shares = np.ones(systems) if weights is None else np.asarray(weights, np.float64)
+    return _vote(
+        network.arcs, network.confidences, METHODS.index(method), float(alpha), float(null_confidence), shares
+    )
+
+
+def as_log_probs(network: Network, scores: np.ndarray, classes: int) -> np.ndarray:
+    """The network as a CTC matrix (2 * slots - 1, classes): one row a slot with the null as blank, sure blanks between.
+
+    Each slot's scores are normalised over its distinct tokens, so that a beam search, with or without a language
+    model, reads strings off the network. An empty network gives one sure-blank row.
+    """
+    return _matrix(network.arcs, scores, classes)
+
+
+@numba.njit(cache=True, nogil=True)
+def _align(tokens, confidences, offsets, classes):
+    systems = len(offsets) - 1
+    room = len(tokens) + 1
+    arcs = np.full((room, systems), NULL, np.int32)
+    held = np.zeros((room, systems))
+    present = np.zeros((room, classes), np.bool_)
+    has_null = np.zeros(room, np.bool_)
+    slots = 0
+    for k in range(offsets[1]):
+        arcs[slots, 0] = tokens[k]
+        held[slots, 0] = confidences[k]
+        present[slots, tokens[k]] = True
+        slots += 1
+    for system in range(1, systems):
+        start, stop = offsets[system], offsets[system + 1]
+        moves = _moves(present, has_null, slots, tokens[start:stop])
+        # Walk back from the end, writing the merged network from its last slot down to its first.
+        count, i, j = 0, slots, stop - start
+        while i > 0 or j > 0:
+            move = moves[i, j]
+            i -= move != 2
+            j -= move != 1
+            count += 1
+        if count > room:
+            raise AssertionError("network: more slots than tokens")
+        i, j, at = slots, stop - start, count
+        while i > 0 or j > 0:
+            move = moves[i, j]
+            at -= 1
+            if move == 2:
+                j -= 1
+                arcs[at, :system] = NULL
+                held[at, :system] = 0.0
+                present[at] = False
+                has_null[at] = True
+            else:
+                i -= 1
+                if at != i:
+                    arcs[at] = arcs[i]
+                    held[at] = held[i]
+                    present[at] = present[i]
+                    has_null[at] = has_null[i]
+                if move == 0:
+                    j -= 1
+            if move == 1:
+                arcs[at, system] = NULL
+                held[at, system] = 0.0
+                has_null[at] = True
+            else:
+                arcs[at, system] = tokens[start + j]
+                held[at, system] = confidences[start + j]
+                present[at, tokens[start + j]] = True
+        slots = count
+    return arcs[:slots].copy(), held[:slots].copy()
+
+
+@numba.njit(cache=True, nogil=True)
+def _moves(present, has_null, slots, tokens):
+    """Dynamic programming with SCTK's costs and its preference on a tie: align, then insert, then skip the slot."""
+    length = len(tokens)
+    cost = np.zeros((slots + 1, length + 1))
+    moves = np.zeros((slots + 1, length + 1), np.int8)
+    for j in range(1, length + 1):
+        cost[0, j] = 3.0 * j
+        moves[0, j] = 2
+    for i in range(1, slots + 1):
+        skip = 0.001 if has_null[i - 1] else 3.0
+        other = 1.0 if has_null[i - 1] else 4.0
+        cost[i, 0] = cost[i - 1, 0] + skip
+        moves[i, 0] = 1
+        for j in range(1, length + 1):
+            align = cost[i - 1, j - 1] + (0.0 if present[i - 1, tokens[j - 1]] else other)
+            delete = cost[i - 1, j] + skip
+            insert = cost[i, j - 1] + 3.0
+            if align <= delete and align <= insert:
+                cost[i, j] = align
+            elif delete < insert:
+                cost[i, j] = delete
+                moves[i, j] = 1
+            else:
+                cost[i, j] = insert
+                moves[i, j] = 2
+    return moves
+
+
+@numba.njit(cache=True, nogil=True)
+def _vote(arcs, confidences, method, alpha, null_confidence, weights):
+    slots, systems = arcs.shape
+    winners = np.full(slots, NULL, np.int32)
+    scores = np.zeros((slots, systems))
+    votes_in_all = weights.sum()
+    for slot in range(slots):
+        total = 0.0
+        for s in range(systems):
+            total += weights[s] * (null_confidence if arcs[slot, s] == NULL else confidences[slot, s])
+        best = -1.0
+        for s in range(systems):
+            if weights[s] <= 0.0:
+                continue
+            token = arcs[slot, s]
+            votes, summed, largest = 0.0, 0.0, 0.0
+            for r in range(systems):
+                if arcs[slot, r] == token and weights[r] > 0.0:
+                    c = null_confidence if token == NULL else confidences[slot, r]
+                    votes += weights[r]
+                    summed += weights[r] * c
+                    largest = max(largest, c)
+            share = votes / votes_in_all
+            if method == 0:
+                trust = summed / votes
+            elif method == 1:
+                trust = largest
+            else:
+                trust = summed / total if total > 0.0 else 0.0
+            score = alpha * share + (1.0 - alpha) * trust
+            scores[slot, s] = score
+            # A hair's breadth, or rounding would decide between tokens whose votes are equal.
+            if score > best + 1e-12:
+                best = score
+                winners[slot] = token
+    return winners, scores
+
+
+@numba.njit(cache=True, nogil=True)
+def _matrix(arcs, scores, classes):
+    slots, systems = arcs.shape
+    out = np.full((max(2 * slots - 1, 1), classes), -1e4, np.float32)
+    for slot in range(slots):
+        if slot > 0:
+            out[2 * slot - 1, 0] = 0.0
+        row = np.zeros(classes)
+        for s in range(systems):
+            token = arcs[slot, s]
+            row[0 if token == NULL else token] = scores[slot, s]
+        total = row.sum()
+        for token in range(classes):
+            if row[token] > 0.0:
+                out[2 * slot, token] = np.log(row[token] / total)
+    if slots == 0:
+        out[0, 0] = 0.0
+    return out

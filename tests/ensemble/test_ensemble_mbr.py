@@ -1,0 +1,60 @@
+"""Minimum Bayes risk: equal to exhaustive search on small pools; edit distances as rapidfuzz has them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
+
+from ensemble.edits import flatten, pairwise, to_references
+from ensemble.mbr import mbr
+
+TOKENS = st.lists(st.integers(0, 3), max_size=7)
+
+
+@given(st.lists(TOKENS, min_size=1, max_size=6, unique_by=tuple), st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=80)
+def test_equals_exhaustive_search_whatever_the_order(pool, random):
+    scores = [random.uniform(-5, 0) for _ in pool]
+    posterior = np.exp(scores) / np.exp(scores).sum()
+    risks = [sum(p * Levenshtein.distance(h, other) for p, other in zip(posterior, pool, strict=True)) for h in pool]
+    tokens, expected = mbr(pool, scores)
+    assert expected == pytest.approx(min(risks))
+    assert risks[pool.index(tokens)] == pytest.approx(min(risks))
+    order = random.sample(range(len(pool)), len(pool))
+    assert mbr([pool[i] for i in order], [scores[i] for i in order])[0] == tokens
+
+
+def test_may_differ_from_the_most_probable():
+    # The most probable string stands alone; two that agree on most of it outweigh it.
+    pool = [[1, 2, 3, 4], [5, 6, 7, 8], [5, 6, 7, 9]]
+    assert mbr(pool, np.log([0.4, 0.35, 0.25]))[0] == [5, 6, 7, 8]
+
+
+def test_bad_pools_are_refused():
+    with pytest.raises(ValueError, match="0 hypotheses"):
+        mbr([], [])
+    with pytest.raises(ValueError, match="1 hypotheses with 2"):
+        mbr([[1]], [0, 0])
+
+
+@given(st.lists(st.lists(st.integers(0, 5), max_size=90), min_size=2, max_size=4))
+@settings(deadline=None, max_examples=80)
+def test_pairwise_equals_the_reference(rows):
+    expected = [[Levenshtein.distance(a, b) for b in rows] for a in rows]
+    assert pairwise(rows).tolist() == expected
+
+
+def test_long_differing_cores_take_the_table():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 40, 150).tolist(), rng.integers(0, 40, 130).tolist()
+    assert pairwise([a, b])[0, 1] == Levenshtein.distance(a, b)
+
+
+def test_distances_to_references():
+    tokens, offsets = flatten([[1, 2], [2], [3, 3, 3]])
+    reference_tokens, reference_offsets = flatten([[1, 2], [3]])
+    got = to_references(tokens, offsets, np.array([0, 0, 1]), reference_tokens, reference_offsets)
+    assert got.tolist() == [0, 1, 2]

@@ -1,0 +1,136 @@
+"""ROVER: networks and votes equal worked examples of SCTK's alignment costs and formulas."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ensemble.network import NULL, align, as_log_probs, vote
+from ensemble.rover import rover
+
+STRINGS = st.lists(st.lists(st.integers(0, 4), max_size=8), min_size=1, max_size=5)
+
+
+def test_network_aligns_by_edit_distance_not_by_position():
+    assert align([[1, 2, 3, 4], [2, 3, 4]]).arcs.tolist() == [[1, NULL], [2, 2], [3, 3], [4, 4]]
+
+
+def test_network_inserts_a_slot_with_nulls_for_earlier_systems():
+    assert align([[1, 3], [1, 3], [1, 2, 3]]).arcs.tolist() == [[1, 1, 1], [NULL, NULL, 2], [3, 3, 3]]
+
+
+def test_token_goes_to_a_slot_with_a_null_rather_than_a_new_one():
+    # SCTK: another token against a slot that holds a null costs 1, a new slot costs 3 (and skipping the null .001).
+    assert align([[1, 3], [1, 2, 3], [1, 4, 3]]).arcs.tolist() == [[1, 1, 1], [NULL, 2, 4], [3, 3, 3]]
+
+
+def test_skipping_a_null_slot_is_nearly_free():
+    assert align([[1, 2], [1], [1]]).arcs.tolist() == [[1, 1, 1], [2, NULL, NULL]]
+
+
+def slot_winner(arcs, confidences, **options):
+    """The winner of a one-slot network given as letters ('@' is the null)."""
+    network = align([[0]] * len(arcs))
+    numbers = [NULL if a == "@" else ord(a) for a in arcs]
+    network.arcs[0] = numbers
+    network.confidences[0] = confidences
+    winners, scores = vote(network, **options)
+    return "@" if winners[0] == NULL else chr(winners[0]), scores[0]
+
+
+# Three arcs: a with .9, b with .4 and b with .3 (for a null the confidence is null_confidence).
+@pytest.mark.parametrize(
+    ("method", "alpha", "expected"),
+    [
+        ("meth1", 1.0, {"a": 1 / 3, "b": 2 / 3}),
+        ("meth1", 0.5, {"a": 0.5 / 3 + 0.5 * 0.9, "b": 0.5 * 2 / 3 + 0.5 * 0.7 / 2}),
+        ("maxconf", 0.5, {"a": 0.5 / 3 + 0.5 * 0.9, "b": 0.5 * 2 / 3 + 0.5 * 0.4}),
+        ("avgconf", 0.5, {"a": 0.5 / 3 + 0.5 * 0.9 / 1.6, "b": 0.5 * 2 / 3 + 0.5 * 0.7 / 1.6}),
+    ],
+)
+def test_votes_equal_the_formula(method, alpha, expected):
+    winner, scores = slot_winner("abb", [0.9, 0.4, 0.3], method=method, alpha=alpha)
+    assert scores == pytest.approx([expected["a"], expected["b"], expected["b"]])
+    assert winner == max(expected, key=expected.get)
+
+
+def test_null_confidence_enters_the_vote_and_the_sum():
+    winner, scores = slot_winner("a@@", [0.9, 0, 0], method="avgconf", alpha=0.2, null_confidence=0.7)
+    assert scores == pytest.approx([0.2 / 3 + 0.8 * 0.9 / 2.3, *[0.2 * 2 / 3 + 0.8 * 1.4 / 2.3] * 2])
+    assert winner == "@"
+    assert slot_winner("a@@", [0.9, 0, 0], method="maxconf", alpha=0.2, null_confidence=0.1)[0] == "a"
+
+
+def test_a_tie_goes_to_the_earliest_system_and_may_delete():
+    assert slot_winner("@a", [0, 1])[0] == "@"
+    assert slot_winner("a@", [1, 0])[0] == "a"
+    assert rover([[1, 2], [1]]) == [1, 2]
+    assert rover([[1], [1, 2]]) == [1]
+
+
+def test_weights_are_repetitions():
+    rows, sure = [[1, 2, 3], [1, 3], [1, 2, 2]], [[0.5, 0.9, 0.7], [0.8, 0.6], [0.4, 0.3, 0.9]]
+    repeated = align([rows[0], rows[1], rows[1], rows[2]], [sure[0], sure[1], sure[1], sure[2]])
+    weighted = align(rows, sure)
+    for method in ("meth1", "maxconf", "avgconf"):
+        left, _ = vote(repeated, method, 0.4, 0.3)
+        right, _ = vote(weighted, method, 0.4, 0.3, weights=[1, 2, 1])
+        assert left.tolist() == right.tolist()
+
+
+def test_weight_zero_takes_no_part():
+    network = align([[1, 2], [3, 4], [3, 4]])
+    assert vote(network, weights=[1, 0, 0])[0].tolist() == [1, 2]
+
+
+def test_rover_takes_any_hashable_and_confidences():
+    rows = [["AA", "B"], ["AA", "D"], ["AA", "D"]]
+    assert rover(rows) == ["AA", "D"]
+    assert rover(rows, [[1, 0.9], [1, 0.1], [1, 0.1]], method="maxconf", alpha=0.1) == ["AA", "B"]
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="no hypotheses"):
+        rover([])
+    with pytest.raises(ValueError, match="meth1, maxconf, avgconf"):
+        rover([[1]], method="oracle")
+    with pytest.raises(ValueError, match="confidence"):
+        rover([[1, 2]], [[1.0]])
+
+
+@given(STRINGS)
+@settings(deadline=None, max_examples=60)
+def test_every_column_of_the_network_spells_its_hypothesis(rows):
+    network = align(rows)
+    for system, row in enumerate(rows):
+        assert [t for t in network.arcs[:, system].tolist() if t != NULL] == row
+    assert not (network.arcs == NULL).all(axis=1).any()
+
+
+@given(STRINGS)
+@settings(deadline=None, max_examples=60)
+def test_a_system_that_outvotes_all_others_wins(rows):
+    assert rover([rows[0]] * (len(rows) + 1) + list(rows)) == rows[0]
+
+
+def test_matrix_reads_back_as_the_vote():
+    rows = [[1, 1, 2], [1, 2], [1, 1, 3]]
+    network = align(rows)
+    winners, scores = vote(network)
+    matrix = as_log_probs(network, scores, 5)
+    assert matrix.shape == (2 * len(winners) - 1, 5)
+    np.testing.assert_allclose(np.exp(matrix).sum(axis=1), 1, atol=1e-6)
+    path = matrix.argmax(axis=1)
+    collapsed = [k for k, _ in itertools.groupby(path.tolist()) if k]
+    assert collapsed == [w for w in winners if w != NULL] == [1, 1, 2]
+
+
+def test_empty_network_is_one_blank_row():
+    network = align([[], []])
+    winners, scores = vote(network)
+    assert winners.tolist() == []
+    assert as_log_probs(network, scores, 3).argmax(axis=1).tolist() == [0]

@@ -1,0 +1,74 @@
+"""Greedy selection with replacement, and the paired bootstrap."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ensemble.bootstrap import bootstrap, paired_bootstrap
+from ensemble.weights import greedy_selection
+
+
+def towards(target):
+    """A loss with its least value where the weights equal `target`."""
+    return lambda counts: float(np.square(counts / counts.sum() - target).sum())
+
+
+def test_reaches_the_weights_that_minimise_the_loss():
+    found = greedy_selection(towards([0.5, 0.25, 0.25, 0.0]), 4, rounds=12)
+    assert found.weights.tolist() == [0.5, 0.25, 0.25, 0.0]
+    assert found.loss == pytest.approx(0)
+
+
+def test_keeps_the_best_point_of_the_trajectory():
+    # One member alone is best; the search goes on past it, and comes back to it.
+    found = greedy_selection(lambda counts: float((counts > 0).sum()) + 0.1 * (counts.sum() % 3), 3, rounds=6)
+    losses = [loss for _, loss in found.trajectory]
+    assert found.loss == min(losses)
+    assert found.counts.sum() == losses.index(min(losses)) + 1
+
+
+def test_a_tie_prefers_members_already_used():
+    found = greedy_selection(lambda counts: 1.0, 5, seed=3)
+    assert (found.counts > 0).sum() == 1
+    assert len({member for member, _ in found.trajectory}) == 1
+
+
+def test_same_seed_same_weights():
+    rng = np.random.default_rng(1)
+    target = rng.dirichlet(np.ones(6))
+    runs = [greedy_selection(towards(target), 6, seed=7) for _ in range(2)]
+    assert runs[0].counts.tolist() == runs[1].counts.tolist()
+    assert runs[0].trajectory == runs[1].trajectory
+
+
+def test_budget_bounds_the_distinct_members():
+    found = greedy_selection(towards([0.4, 0.3, 0.3]), 3, costs=[5, 5, 5], budget=10)
+    assert (found.counts > 0).sum() == 2
+    with pytest.raises(ValueError, match="no member costs 4 or less"):
+        greedy_selection(towards([1.0]), 1, costs=[5], budget=4)
+
+
+def test_interval_of_a_difference():
+    rng = np.random.default_rng(0)
+    hard = rng.poisson(10, 400)
+    ours, theirs = hard + rng.poisson(1, 400), hard + rng.poisson(2, 400)
+    found = paired_bootstrap(ours, theirs)
+    assert found.mean == pytest.approx((ours - theirs).mean())
+    deviation = (ours - theirs).std() / 20
+    assert found.low == pytest.approx(found.mean - 1.96 * deviation, abs=0.02)
+    assert found.high == pytest.approx(found.mean + 1.96 * deviation, abs=0.02)
+    assert found.certain
+    assert paired_bootstrap(ours, theirs) == found
+
+
+def test_no_difference_is_not_called_certain():
+    rng = np.random.default_rng(0)
+    a, b = rng.poisson(5, 300), rng.poisson(5, 300)
+    assert not paired_bootstrap(a, b).certain
+    assert bootstrap(np.ones(5)).low == 1
+
+
+def test_unequal_vectors_are_refused():
+    with pytest.raises(ValueError):
+        paired_bootstrap(np.array([]), np.array([]))
