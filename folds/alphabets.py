@@ -3,7 +3,7 @@
 An alphabet belongs to the competition's format, never to a model: the same phoneme has other characters, and another
 index, in other semesters. This module knows no files.
 
-Sources: the course's own `phonemes.py` and `phoneme_list.py` as published with the homeworks (F18, F20, S22, F22).
+Sources: the course's own `phonemes.py` and `phoneme_list.py` as published with the homeworks (F18, F20, S21, S22, F22).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,9 @@ import numpy as np
 from registry.errors import InputError
 
 # Marks around a transcript that are neither scored nor predicted. `[SIL]` is not among them: it is a scored label.
-MARKS = ("[SOS]", "[EOS]")
+MARKS = ("[SOS]", "[EOS]", "<sos>", "<eos>")
+# Silence has been written both ways, sometimes within one semester.
+_SILENCES = ("[SIL]", "SIL")
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,16 @@ class Alphabet:
 
     @functools.cached_property
     def _class_of_phoneme(self) -> dict[str, int]:
-        return {phoneme: index for index, phoneme in enumerate(self.phonemes) if index}
+        table = {phoneme: index for index, phoneme in enumerate(self.phonemes) if index}
+        silence = next((table[name] for name in _SILENCES if name in table), None)
+        return table if silence is None else table | dict.fromkeys(_SILENCES, silence)
 
     @functools.cached_property
     def _class_of_character(self) -> dict[str, int]:
         return {character: index for index, character in enumerate(self.characters) if index}
 
     def encode(self, phonemes: Iterable[str]) -> np.ndarray:
-        """Classes `(L,)` int16 of a transcript; `[SOS]` and `[EOS]` are dropped. `InputError` for an unknown phoneme."""
+        """Classes `(L,)` int16 of a transcript without its marks. `InputError` for an unknown phoneme."""
         table = self._class_of_phoneme
         try:
             return np.array([table[phoneme] for phoneme in phonemes if phoneme not in MARKS], dtype=np.int16)
@@ -92,20 +96,29 @@ class Alphabet:
             ) from None
 
 
-def _alphabet(name: str, pairs: Sequence[tuple[str, str]]) -> Alphabet:
-    phonemes, characters = zip(*pairs, strict=True)
-    return Alphabet(name, ("", *phonemes), ("", *characters))
-
-
-def _pairs(text: str) -> list[tuple[str, str]]:
+def _alphabet(name: str, text: str) -> Alphabet:
     words = text.split()
-    return list(zip(words[::2], words[1::2], strict=True))
+    return Alphabet(name, ("", *words[::2]), ("", *words[1::2]))
 
 
 F22 = _alphabet(
-    "F22",
-    _pairs(
-        "[SIL] - NG G F f M m AE @ R r UW u N n IY i AW W V v UH U OW o AA a ER R HH h Z z K k CH C W w EY e "
-        "ZH Z T t EH E Y y AH A B b P p TH T DH D AO c G g L l JH j OY O SH S D d AY Y S s IH I"
-    ),
+    "F22-S26",
+    "[SIL] - NG G F f M m AE @ R r UW u N n IY i AW W V v UH U OW o AA a ER R HH h Z z K k CH C W w EY e "
+    "ZH Z T t EH E Y y AH A B b P p TH T DH D AO c G g L l JH j OY O SH S D d AY Y S s IH I",
+)
+S22 = _alphabet(
+    "S22",
+    "SIL . AA a AE A AH h AO o AW w AY y B b CH c D d DH D EH e ER r EY E F f G g HH H IH i IY I JH j K k "
+    "L l M m N n NG N OW O OY Y P p R R S s SH S T t TH T UH u UW U V v W W Y ? Z z ZH Z",
+)
+F20 = _alphabet(
+    "F20-F21",
+    "SIL . SPN ! AA a AE A AH h AO o AW w AY y B b CH c D d DH D EH e ER r EY E F f G g H H IH i IY I JH j K k "
+    "L l M m N n NG N OW O OY Y P p R R S s SH S T t TH T UH u UW U V v W W Y ? Z z ZH Z",
+)
+F18 = _alphabet(
+    "F18-S20",
+    "+BREATH+ _ +COUGH+ + +NOISE+ ~ +SMACK+ ! +UH+ - +UM+ @ AA a AE A AH h AO o AW w AY y B b CH c D d DH D EH e "
+    "ER r EY E F f G g HH H IH i IY I JH j K k L l M m N n NG G OW O OY Y P p R R S s SH S SIL . T t TH T UH u UW U "
+    "V v W W Y ? Z z ZH Z",
 )

@@ -1,13 +1,12 @@
 """A competition's folder, opened: which format it has, its splits, its alphabet, its header and row order.
 
-Formats register themselves in `folds.formats`; this module holds what they share: the description they fill in and the
-one careful way a `.npy` file is read. It keeps nothing in memory and writes nothing: packing is `folds.cache`.
+Formats register themselves in `FORMATS`, ours from `folds.formats`, others from the entry-point group `hw3p2_formats`;
+this module holds the description they fill in. It keeps nothing in memory and writes nothing: packing is `folds.cache`.
 """
 
 from __future__ import annotations
 
-import io
-import math
+import importlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,10 @@ import numpy as np
 from folds.alphabets import Alphabet
 from folds.submission import SampleFile
 from registry.errors import InputError
+from registry.registry import Registry
 
+# A format looks at a folder (and at `allow_pickle`) and answers what it holds, or None when it is not its own.
+FORMATS: Registry[Callable[[Path, bool], Competition | None]] = Registry("formats")
 DATA_VARIABLE = "HW3P2_DATA"
 DEMO_FOLDER = Path("demo/competition")
 
@@ -29,8 +31,8 @@ class Utterances:
 
     name: str
     ids: tuple[str, ...]
-    files: tuple[Path, ...]
-    """Every file the split is read from: the cache is keyed by their names, sizes and times."""
+    files: tuple[str, ...]
+    """Every file the split is read from, relative to the root: the cache is keyed by names, sizes and times."""
     place: Callable[[int], str]
     """Where utterance `i` lies, for messages."""
     features: Callable[[int], np.ndarray]
@@ -83,40 +85,29 @@ def data_root(option: Path | None = None) -> Path:
 def open_competition(root: Path, allow_pickle: bool = False) -> Competition:
     """Detect the format of a folder and describe it; reads names and the sample file, no features.
 
-    `allow_pickle` admits the object arrays of the F18 to F21 formats, which can run any code when they are loaded.
-    Raises `InputError` for a missing folder, an unknown layout, features without transcript or the reverse.
+    The layout may lie in `root` or in a folder inside it, as the semesters' zip files unpack. `allow_pickle` admits the
+    object arrays of the F18 to F21 formats, which can run any code when they are loaded. Raises `InputError` for a
+    missing folder, an unknown layout, features without transcript or the reverse.
     """
-    from folds.formats import detect  # the formats need the classes of this module
-
+    importlib.import_module("folds.formats")  # registers ours; it needs the classes of this module
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"no folder {root}: expected the competition's folder, unzipped; check --data")
-    return detect(root, allow_pickle)
+    if found := _formats_of(root, allow_pickle):
+        return _only(root, found)
+    inside = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
+    if found := [one for folder in inside for one in _formats_of(folder, allow_pickle)]:
+        return _only(root, found)
+    layouts = "; ".join(f"{name}: {FORMATS.entry(name).doc.split(': ', 1)[-1]}" for name in FORMATS.names())
+    raise InputError(f"{root}: no known layout in it; expected the folder that holds one of these: {layouts}")
 
 
-def read_array(path: Path) -> np.ndarray:
-    """Read one `.npy` file whole, never through pickle. `InputError` when it is torn, an object array or no `.npy`."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a .npy file") from None
-    stream = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(stream)
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, fortran, dtype = read_header[version](stream)
-    except (ValueError, KeyError, EOFError):
-        raise InputError(f"{path}: not a .npy file, or a damaged one; copy or download it again") from None
-    if dtype.hasobject:
-        raise InputError(
-            f"{path}: an object array: loading it would run pickled code; expected plain numbers or strings, "
-            f"save it again with a plain dtype"
-        )
-    count = math.prod(shape)
-    if len(data) - stream.tell() < count * dtype.itemsize:
-        raise InputError(
-            f"{path}: truncated: {len(data) - stream.tell()} bytes of data where shape {shape} of {dtype} "
-            f"needs {count * dtype.itemsize}; copy or download it again"
-        )
-    array = np.frombuffer(data, dtype=dtype, count=count, offset=stream.tell())
-    return array.reshape(shape, order="F" if fortran else "C")
+def _formats_of(root: Path, allow_pickle: bool) -> list[Competition]:
+    return [found for name in FORMATS.names() if (found := FORMATS.get(name)(root, allow_pickle)) is not None]
+
+
+def _only(root: Path, found: list[Competition]) -> Competition:
+    if len(found) > 1:
+        names = ", ".join(f"{one.root} ({one.format})" for one in found)
+        raise InputError(f"{root}: more than one competition in it: {names}; give the folder of one, with nothing else")
+    return found[0]
