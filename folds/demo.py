@@ -206,7 +206,7 @@ def main() -> None:
     config = tyro.cli(DemoConfig, prog="python -m folds.demo", description=__doc__)
     if config.score:
         distance, length = score(config.out, config.score)
-        print(f"{config.score}: mean distance {distance:.3f} on the demo's test set, mean reference length {length:.1f}")
+        print(f"{config.score}: mean distance {distance:.3f} on the demo's test set, mean length {length:.1f}")
         return
     started = time.monotonic()
     data = shlex.quote(str(config.out))

@@ -44,8 +44,8 @@ NOUNS = _words("""
     mouse M AW1 S | fox F AA1 K S | bird B ER1 D | fish F IH1 SH | sheep SH IY1 P | lion L AY1 AH0 N | house HH AW1 S
     garage G AH0 R AA1 ZH | village V IH1 L AH0 JH | church CH ER1 CH | bridge B R IH1 JH | garden G AA1 R D AH0 N
     river R IH1 V ER0 | ocean OW1 SH AH0 N | mountain M AW1 N T AH0 N | valley V AE1 L IY0 | road R OW1 D
-    path P AE1 TH | tower T AW1 ER0 | window W IH1 N D OW0 | kitchen K IH1 CH AH0 N | table T EY1 B AH0 L | chair CH EH1 R
-    book B UH1 K | letter L EH1 T ER0 | picture P IH1 K CH ER0 | treasure T R EH1 ZH ER0 | vision V IH1 ZH AH0 N
+    path P AE1 TH | tower T AW1 ER0 | window W IH1 N D OW0 | kitchen K IH1 CH AH0 N | table T EY1 B AH0 L
+    chair CH EH1 R | book B UH1 K | letter L EH1 T ER0 | picture P IH1 K CH ER0 | treasure T R EH1 ZH ER0 | vision V IH1 ZH AH0 N
     television T EH1 L AH0 V IH2 ZH AH0 N | coin K OY1 N | toy T OY1 | voice V OY1 S | noise N OY1 Z | oil OY1 L
     music M Y UW1 Z IH0 K | song S AO1 NG | ring R IH1 NG | cloth K L AO1 TH | clothing K L OW1 DH IH0 NG
     leather L EH1 DH ER0 | feather F EH1 DH ER0 | tooth T UW1 TH | mouth M AW1 TH | shoe SH UW1 | spoon S P UW1 N
@@ -68,8 +68,8 @@ VERBS = _words("""
 """)
 PREPOSITIONS = _words("""
     in IH0 N | on AA1 N | under AH1 N D ER0 | near N IH1 R | behind B IH0 HH AY1 N D | beyond B IH0 AA1 N D
-    with W IH0 DH | without W IH0 TH AW1 T | through TH R UW1 | toward T AH0 W AO1 R D | around AH0 R AW1 N D | above AH0 B AH1 V
-    for F AO1 R | from F R AH1 M | by B AY1 | over OW1 V ER0 | into IH1 N T UW0
+    with W IH0 DH | without W IH0 TH AW1 T | through TH R UW1 | toward T AH0 W AO1 R D | around AH0 R AW1 N D
+    above AH0 B AH1 V | for F AO1 R | from F R AH1 M | by B AY1 | over OW1 V ER0 | into IH1 N T UW0
 """)
 ADVERBS = _words("""
     slowly S L OW1 L IY0 | usually Y UW1 ZH UW0 AH0 L IY0 | together T AH0 G EH1 DH ER0 | again AH0 G EH1 N
@@ -79,7 +79,7 @@ CONJUNCTIONS = _words("""
     and AE1 N D | but B AH1 T | while W AY1 L | because B IH0 K AO1 Z | then DH EH1 N | so S OW1 | when W EH1 N
     though DH OW1 | before B IH0 F AO1 R | since S IH1 N S | where W EH1 R | after AE1 F T ER0
 """)
-LEXICON = (PRONOUNS | DETERMINERS | ADJECTIVES | NOUNS | VERBS | PREPOSITIONS | ADVERBS | CONJUNCTIONS)
+LEXICON = PRONOUNS | DETERMINERS | ADJECTIVES | NOUNS | VERBS | PREPOSITIONS | ADVERBS | CONJUNCTIONS
 
 
 def sentence(rng: np.random.Generator) -> list[list[str]]:

@@ -44,8 +44,8 @@ _GLIDES = (";", "r-")
 # comes from memory that the library does not initialise, and no seed makes it the same twice.
 VOICES = (
     "m1", "f1", "m3", "linda", "m7", "belinda", "edward", "f4", "m2", "steph", "Michael", "anika", "m5", "Annie",
-    "john", "aunty", "m6", "steph2", "paul", "Andrea", "m4", "steph3", "max", "grandma", "m8", "adam", "ian", "benjamin", "rob",
-    "david",
+    "john", "aunty", "m6", "steph2", "paul", "Andrea", "m4", "steph3", "max", "grandma", "m8", "adam", "ian", "benjamin",
+    "rob", "david",
 )  # fmt: skip
 
 # espeak-ng/speak_lib.h
