@@ -1,0 +1,100 @@
+"""The training command's options; each line of documentation here is its help text."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from registry import InputError
+
+from .augment import Augment
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a member is fitted. A run that is resumed must have the recipe it was begun with."""
+
+    epochs: int = 40
+    """Passes over the training folds; warm-up and cosine are planned to end with the last."""
+    lr: float = 2e-3
+    """Highest learning rate."""
+    warmup: float = 0.05
+    """Share of the steps over which the learning rate rises."""
+    weight_decay: float = 0.01
+    """AdamW's, on matrices only."""
+    clip: float = 5.0
+    """Largest gradient norm."""
+    batch_frames: int = 16_000
+    """Padded input frames a batch."""
+    intermediate: float = 0.3
+    """Weight of CTC on the middle layer; the output's gets the rest."""
+    augment: tyro.conf.OmitArgPrefixes[Augment] = Augment()
+    """SpecAugment."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Autocast; the loss is in float32 in any case. fp16 is for CUDA."""
+    select: Literal["last", "best"] = "last"
+    """Which weights predict: those at the end of the schedule, or of the epoch with the best held-out distance. The
+    latter flatters OOF, and the member says so."""
+    limit: int | None = None
+    """Fit on the first so many training utterances only, to try things out; predictions stay complete."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_frames"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+        if not (self.lr > 0 and 0 <= self.warmup < 1 and self.clip > 0 and 0 <= self.intermediate < 1):
+            raise InputError("--lr and --clip must be above 0, --warmup and --intermediate from 0 to below 1")
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"--limit {self.limit}: expected at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """Train models over folds; write out-of-fold, dev and test log-probabilities to the store."""
+
+    data: Path | None = None
+    """The competition's folder; else the environment variable HW3P2_DATA, else the demo's folder."""
+    model: str = "pblstm"
+    """A registered model, or several: a,b (see python -m registry)."""
+    fold: str = "0"
+    """A fold, several (0,2), or all."""
+    folds: int = 5
+    """Speaker-disjoint folds the training data are cut into."""
+    runs: Path = Path("runs")
+    """The store."""
+    seed: int = 0
+    """Seeds initial weights, batches and masks; a member of another seed gets a folder of its own."""
+    resume: bool = False
+    """Go on from the last checkpoint of a run that was stopped; finished runs are skipped."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    threads: int = 0
+    """CPU threads; 0 leaves it to PyTorch. On a busy machine 1 is often fastest."""
+    skip_bad: bool = False
+    """Leave out utterances too short for their labels, instead of stopping."""
+    allow_pickle: bool = False
+    """Unpickle the object arrays of the F18 to F21 formats. Only for files you trust: a pickle can run any code."""
+    recipe: tyro.conf.OmitArgPrefixes[Recipe] = Recipe()
+    """How a member is fitted."""
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise InputError(f"--threads {self.threads}: expected 0 or more")
+        if self.seed < 0:
+            raise InputError(f"--seed {self.seed}: expected 0 or more")
+
+    def fold_list(self) -> list[int]:
+        """The folds asked for. Raises InputError for what is none, or out of range."""
+        if self.fold == "all":
+            return list(range(self.folds))
+        try:
+            chosen = [int(part) for part in self.fold.split(",")]
+        except ValueError:
+            raise InputError(f"--fold {self.fold}: expected a number, numbers with commas between, or all") from None
+        outside = [fold for fold in chosen if not 0 <= fold < self.folds]
+        if outside:
+            raise InputError(f"--fold {outside[0]}: out of range, with --folds {self.folds} it is 0 to {self.folds - 1}")
+        return chosen

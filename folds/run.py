@@ -1,0 +1,153 @@
+"""One (model, fold, seed), from the data to its folder in the store: fit, predict, summarise.
+
+It can be killed at any moment and run again; a finished run is left alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models import CTCNetwork
+from registry import InputError, create_model, describe, model_config
+
+from .cache import Dataset, too_short
+from .checkpoint import files as checkpoints
+from .fit import Task, fit
+from .options import TrainOptions
+from .partition import speaker_folds
+from .predict import greedy_distances, predict
+from .store import SPLITS, read_json, run_dir, run_name, write_json, write_log_probs
+
+# What may differ between a run and its resumption.
+FREE = ("data", "model", "fold", "runs", "resume", "device", "threads", "allow_pickle")
+
+
+def train_member(options: TrainOptions, dataset: Dataset, name: str, fold: int, overrides: dict[str, Any]) -> Path:
+    """Train model `name` on all folds but `fold` and write its folder; returns that folder.
+
+    Raises InputError for a run begun before and not resumed, or resumed with other settings; utterances too short for
+    their labels; predictions that are no numbers.
+    """
+    folder = run_dir(options.runs, name, fold, options.seed)
+    config = model_config(name, features=dataset.features, classes=dataset.alphabet.classes, **overrides)
+    torch.manual_seed(options.seed)
+    model: CTCNetwork = create_model(name, **dataclasses.asdict(config))
+    record = _record(options, dataset, name, fold, config, model)
+    if _begun(folder, record, options.resume) and all((folder / f"{s}.safetensors").exists() for s in SPLITS):
+        print(f"{folder}: finished before, left as it is")
+        return folder
+    fold_of = speaker_folds(dataset.train, options.folds)
+    held_out = np.flatnonzero(fold_of == fold)
+    task = Task(
+        dataset=dataset,
+        fitted=_fitted(model, dataset, np.flatnonzero(fold_of != fold)[: options.recipe.limit], options.skip_bad),
+        held_out=held_out,
+        seed=options.seed,
+        device=pick_device(options.device),
+        folder=folder,
+        title=f"{run_name(name, options.seed)} fold {fold}",
+    )
+    write_json(folder / "config.json", record)
+    model.to(task.device)
+    fit(model, task, options.recipe)
+    _predictions(model, task, options)
+    return folder
+
+
+def _predictions(model: CTCNetwork, task: Task, options: TrainOptions) -> None:
+    dataset, summary = task.dataset, {}
+    everything = {
+        "oof": (dataset.train, task.held_out),
+        "dev": (dataset.dev, np.arange(len(dataset.dev))),
+        "test": (dataset.test, np.arange(len(dataset.test))),
+    }
+    for name, (split, indices) in everything.items():
+        frames = options.recipe.batch_frames
+        log_probs = predict(model, split, indices, frames=frames, alphabet=dataset.alphabet.hash, device=task.device)
+        write_log_probs(task.folder / f"{name}.safetensors", log_probs)
+        if split.tokens is not None:
+            summary[name] = round(float(greedy_distances(log_probs, split, indices).mean()), 4)
+    timing = task.folder / "timing.jsonl"
+    seconds = sum(json.loads(line)["cpu_s"] for line in timing.read_text().splitlines())
+    write_json(task.folder / "summary.json", {"greedy_distance": summary, "cpu_minutes": round(seconds / 60, 2)})
+    found = ", ".join(f"{name} {value:.3f}" for name, value in summary.items())
+    print(f"{task.title}: greedy distance {found}; {seconds / 60:.1f} CPU-minutes; wrote {task.folder}")
+
+
+def _record(
+    options: TrainOptions, dataset: Dataset, name: str, fold: int, config: Any, model: CTCNetwork
+) -> dict[str, Any]:
+    """What config.json holds: the resolved configuration, and what a blend must know of the member."""
+    chosen = json.loads(json.dumps(dataclasses.asdict(options), default=str))
+    return {
+        "model": name,
+        "fold": fold,
+        "folds": options.folds,
+        "seed": options.seed,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "tags": list(describe(name).tags),
+        "stride": model.stride,
+        "select": options.recipe.select,
+        "model_config": json.loads(json.dumps(dataclasses.asdict(config))),
+        "options": chosen,
+        "data": {"format": dataset.format, "hash": dataset.hash, "alphabet": dataset.alphabet.hash},
+        "torch": torch.__version__,
+    }
+
+
+def _begun(folder: Path, record: dict[str, Any], resume: bool) -> bool:
+    """Whether this run was begun before. Raises InputError when it was, and may not be gone on with."""
+    if not (folder / "config.json").exists():
+        return False
+    before = read_json(folder / "config.json")
+
+    def settings(of: dict[str, Any]) -> dict[str, Any]:
+        options = {key: value for key, value in of["options"].items() if key not in FREE}
+        return {"data": of["data"], "model": of["model_config"], **options.pop("recipe"), **options}
+
+    old, new = settings(before), settings(record)
+    changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    if changed:
+        key = changed[0]
+        raise InputError(
+            f"{folder}: begun with other settings ({key} was {old.get(key)}, now {new.get(key)}): "
+            "give the same again, another --seed or --runs, or delete the folder"
+        )
+    finished = all((folder / f"{split}.safetensors").exists() for split in SPLITS)
+    if not resume and not finished and checkpoints(folder / "checkpoint"):
+        raise InputError(f"{folder}: begun before and not finished: add --resume to go on, or delete the folder")
+    return True
+
+
+def _fitted(model: CTCNetwork, dataset: Dataset, chosen: np.ndarray, skip_bad: bool) -> np.ndarray:
+    """The utterances to fit, less those too short for their labels."""
+    split = dataset.train
+    outputs = model.output_lengths(torch.from_numpy(split.lengths)).numpy()
+    bad = np.intersect1d(too_short(split, outputs), chosen)
+    if len(bad):
+        listed = ", ".join(split.ids[i] for i in bad[:5]) + (", …" if len(bad) > 5 else "")
+        if not skip_bad:
+            raise InputError(
+                f"{len(bad)} training utterances have fewer output frames at stride {model.stride} than their labels "
+                f"need: {listed}; a model of smaller stride takes them, or leave them out with --skip-bad"
+            )
+        print(f"left out, too short for their labels at stride {model.stride}: {listed}")
+    return np.setdiff1d(chosen, bad)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of `--device`. Raises InputError for one that this machine has not."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: not on this machine ({str(error).splitlines()[0]}); try cpu") from None
+    return device

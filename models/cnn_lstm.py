@@ -1,0 +1,64 @@
+"""The CNN-LSTM: residual convolutions do most of the listening, few recurrent layers the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from registry import register_model
+
+from .layers import Bidirectional, Convolution, ResidualConvolution
+from .network import CTCNetwork, ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class CNNConfig(ModelConfig):
+    """Subsampling, residual convolutions, then BiLSTM layers."""
+
+    channels: int = 384
+    """Width of the convolutions."""
+    stride: int = 3
+    """Input frames per output frame."""
+    blocks: int = 4
+    """Residual blocks of two convolutions."""
+    kernel: int = 5
+    """Frames each convolution sees; odd."""
+    hidden: int = 384
+    """Units of each recurrent layer and direction."""
+    layers: int = 3
+    """Recurrent layers."""
+    dropout: float = 0.2
+    """Locked dropout after each block and recurrent layer."""
+
+
+def cnn(config: CNNConfig) -> CTCNetwork:
+    """The chain; intermediate CTC reads after the convolutions."""
+    chain: list[nn.Module] = [
+        Convolution(config.features, config.channels // 2, kernel=config.kernel),
+        Convolution(config.channels // 2, config.channels, kernel=config.kernel, stride=config.stride),
+    ]
+    for _ in range(config.blocks):
+        chain.append(ResidualConvolution(config.channels, kernel=config.kernel, dropout=config.dropout / 2))
+    tap = len(chain)
+    for _ in range(config.layers):
+        chain.append(Bidirectional(chain[-1].size, config.hidden, dropout=config.dropout))
+    return CTCNetwork(config, chain, tap=tap)
+
+
+@register_model("cnn_lstm_small", tags=("recurrent", "convolution", "cpu"), channels=192, blocks=3, hidden=256, layers=2)
+def cnn_lstm_small(config: CNNConfig) -> nn.Module:
+    """3 residual blocks of width 192 at a third of the frame rate, 2 BiLSTM of 256: trains on two CPU cores."""
+    return cnn(config)
+
+
+@register_model("cnn_lstm", tags=("recurrent", "convolution"))
+def cnn_lstm(config: CNNConfig) -> nn.Module:
+    """4 residual blocks of width 384 at a third of the frame rate, 3 BiLSTM of 384."""
+    return cnn(config)
+
+
+@register_model("cnn_lstm_large", tags=("recurrent", "convolution"), channels=432, hidden=432, dropout=0.3)
+def cnn_lstm_large(config: CNNConfig) -> nn.Module:
+    """4 residual blocks of width 432 at a third of the frame rate, 3 BiLSTM of 432."""
+    return cnn(config)

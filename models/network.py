@@ -1,0 +1,79 @@
+"""A CTC model as a chain of layers, with an output layer at the end and, for training, one on a middle layer.
+
+Families differ only in the chain they hand over. Losses and decoding are not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import tyro
+from torch import Tensor, nn
+
+from .layers import reduced, zero_padding
+
+BLANK = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What every model's config has; the data give both."""
+
+    features: tyro.conf.Suppress[int]
+    """Values a frame."""
+    classes: tyro.conf.Suppress[int]
+    """Classes, the blank included."""
+
+    def __post_init__(self) -> None:
+        if self.features < 1 or self.classes < 2:
+            raise ValueError(f"features {self.features} and classes {self.classes}: at least 1 and 2 are needed")
+
+
+class CTCNetwork(nn.Module):
+    """Layers in a row, then log-probabilities.
+
+    `layers` each map (x, lengths) to (x, lengths) and have `stride` and `size`. `tap` is the number of layers after
+    which an intermediate output layer reads (Lee & Watanabe 2021, intermediate CTC); it serves only `heads`.
+    `stride` is input frames per output frame: `output_lengths(T) = ceil(T / stride)`.
+    """
+
+    def __init__(self, config: ModelConfig, layers: Sequence[nn.Module], tap: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.tap = tap
+        self.stride = 1
+        for layer in layers:
+            self.stride *= layer.stride
+        self.output = nn.Linear(layers[-1].size, config.classes)
+        self.middle = nn.Linear(layers[tap - 1].size, config.classes)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Features `(N, T, F)`, lengths `(N,)` → log-probabilities float32 `(N, T', C)`, lengths `(N,)`."""
+        log_probs, lengths, _, _ = self.heads(features, lengths)
+        return log_probs, lengths
+
+    def heads(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`forward`'s two results, then the intermediate layer's log-probabilities and lengths."""
+        x = zero_padding(features, lengths)
+        middle, middle_lengths = x, lengths
+        for count, layer in enumerate(self.layers, start=1):
+            x, lengths = layer(x, lengths)
+            if count == self.tap:
+                middle, middle_lengths = x, lengths
+        # The loss is a sum of many small numbers: in float32 whatever autocast made of the layers.
+        final = self.output(x).float().log_softmax(dim=2)
+        return final, lengths, self.middle(middle).float().log_softmax(dim=2), middle_lengths
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Output frames for `lengths` input frames."""
+        for layer in self.layers:
+            lengths = reduced(lengths, layer.stride)
+        return lengths
+
+    @torch.no_grad()
+    def start_from_prior(self, log_prior: Tensor) -> None:
+        """Begin from the classes' log-frequencies `(C,)`: training need not first learn that most frames are blank."""
+        for head in (self.output, self.middle):
+            head.bias.copy_(log_prior)

@@ -1,0 +1,72 @@
+"""Layers against what they stand for: packed recurrence, pair joining, exact lengths, masked statistics."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.layers import Bidirectional, Convolution, FrameNorm, LockedDropout, Pyramid, valid
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@settings(max_examples=15, deadline=None)
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=5), seed=st.integers(0, 99))
+def test_two_padded_passes_equal_the_packed_layer(cell, lengths, seed):
+    """Outputs and gradients to 1e-5, for unequal lengths in any order."""
+    torch.manual_seed(seed)
+    layer = Bidirectional(6, 5, cell=cell)
+    ends = torch.tensor(lengths)
+    x = torch.randn(len(lengths), max(lengths), 6)
+    inside = valid(ends, x.shape[1])[:, :, None]
+    weights = torch.randn(len(lengths), max(lengths), 10)
+    results = []
+    for run in (layer.packed, layer.reversed):
+        layer.zero_grad()
+        leaf = x.clone().requires_grad_()
+        y = run(leaf, ends) * inside
+        (y * weights).sum().backward()
+        results.append([y.detach(), leaf.grad * inside, *(p.grad.clone() for p in layer.parameters())])
+    for packed, padded in zip(*results, strict=True):
+        torch.testing.assert_close(padded, packed, atol=1e-5, rtol=1e-5)
+
+
+def test_pyramid_joins_pairs_and_keeps_an_odd_last_frame():
+    x = torch.arange(1.0, 11.0).view(1, 5, 2).repeat(2, 1, 1)
+    joined, lengths = Pyramid(2)(x, torch.tensor([5, 3]))
+    assert lengths.tolist() == [3, 2]
+    assert joined[0].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 0, 0]]
+    assert joined[1, :2].tolist() == [[1, 2, 3, 4], [5, 6, 0, 0]]
+
+
+@given(frames=st.integers(1, 40), stride=st.integers(1, 4))
+@settings(max_examples=30, deadline=None)
+def test_convolution_keeps_exact_lengths(frames, stride):
+    layer = Convolution(3, 4, kernel=5, stride=stride).eval()
+    y, lengths = layer(torch.randn(1, frames, 3), torch.tensor([frames]))
+    assert y.shape[1] == int(lengths) == -(-frames // stride)
+
+
+def test_an_even_kernel_is_refused():
+    with pytest.raises(ValueError, match="kernel 4 is even"):
+        Convolution(3, 4, kernel=4)
+
+
+def test_norm_statistics_see_valid_frames_only():
+    x = torch.randn(3, 10, 4)
+    ends = torch.tensor([10, 6, 2])
+    norm = FrameNorm(4)
+    y = norm(x, ends)
+    rows = torch.cat([x[i, :end] for i, end in enumerate(ends.tolist())])
+    expected = (rows - rows.mean(dim=0)) / (rows.var(dim=0, unbiased=False) + norm.eps).sqrt()
+    torch.testing.assert_close(torch.cat([y[i, :end] for i, end in enumerate(ends.tolist())]), expected)
+    assert y[1, 6:].abs().sum() == 0
+
+
+def test_locked_dropout_holds_its_mask_over_time():
+    torch.manual_seed(0)
+    y = LockedDropout(0.5).train()(torch.ones(4, 7, 50))
+    assert torch.equal(y, y[:, :1].expand_as(y)) and set(y.unique().tolist()) == {0.0, 2.0}
+    assert not torch.equal(y[0], y[1])
+    assert torch.equal(LockedDropout(0.5).eval()(y), y)
