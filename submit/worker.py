@@ -1,0 +1,227 @@
+"""The child process in which the official `kaggle` client runs: one JSON request a line in, one JSON answer a line out.
+
+Nothing but the client's own calls happens here: no retries, no ledger, no judgement. `submit.client` runs it as a
+script; it imports nothing of this project, so that it starts from any folder.
+
+A request is `{"call": name, "arguments": {…}, "limit": seconds}`, an answer `{"value": …}` or `{"failure": {…}}`.
+Answers go through a private copy of standard output; what the client prints goes to standard error, which is thrown
+away. A call past its limit ends the process, and the exit status tells how far a submission had come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import queue
+import re
+import sys
+import threading
+import time
+import traceback
+from types import FrameType, ModuleType
+from typing import Any
+
+OVERTIME = {"before": 91, "upload": 92, "create": 93}
+"""Exit status of a call past its limit, by the phase a submission was in (see `phase`)."""
+
+_PHASES = (("create_submission", "create"), ("upload_complete", "upload"))
+
+
+def phase(functions: list[str]) -> str:
+    """How far a submission had come, told from the names of the client's functions on the stack.
+
+    `create`: the request that makes the submission may have gone out. `upload`, `before`: it has not.
+    """
+    return next((name for function, name in _PHASES if function in functions), "before")
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    requests: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(requests,), daemon=True).start()
+    here = threading.get_ident()
+    while True:
+        request = json.loads(requests.get())
+        overtime = threading.Timer(request["limit"], _give_up, (here,))
+        overtime.daemon = True
+        overtime.start()
+        try:
+            answer: dict[str, Any] = {"value": CALLS[request["call"]](**request["arguments"])}
+        except (Exception, SystemExit) as error:
+            answer = {"failure": _describe(error)}
+        overtime.cancel()
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _read(requests: queue.SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        requests.put(line)
+    # The parent is gone. An upload it no longer waits for must not become a submission it does not know of.
+    os._exit(0)
+
+
+def _give_up(thread: int) -> None:
+    # From looking at the stack to the exit this thread keeps the interpreter's lock: nothing after the short sleep
+    # blocks, and every other thread may ask for the lock only after the new interval, an hour. So the call cannot move
+    # on to its next phase in between.
+    sys.setswitchinterval(3600)
+    time.sleep(0.01)
+    frame: FrameType | None = sys._current_frames().get(thread)
+    functions = []
+    while frame is not None:
+        functions.append(frame.f_code.co_name)
+        frame = frame.f_back
+    os._exit(OVERTIME[phase(functions)])
+
+
+def _kaggle() -> ModuleType:
+    import kaggle  # authenticates while it is imported, and may ask the network
+
+    return kaggle
+
+
+def _api() -> Any:
+    return _kaggle().api
+
+
+def hello() -> dict[str, Any]:
+    """Import the client; its version, and where the credentials it found come from. No secrets."""
+    from kaggle.api.kaggle_api_extended import KaggleApi
+    from kagglesdk.kaggle_env import get_access_token_from_env
+
+    _, token = get_access_token_from_env()
+    if token == "access_token":
+        folder = os.path.expanduser("~/.kaggle")
+        files = (os.path.join(folder, name) for name in ("access_token", "access_token.txt"))
+        token = next(filter(os.path.exists, files), token)
+    key = None
+    if os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"):
+        key = "KAGGLE_USERNAME and KAGGLE_KEY"
+    elif {"username", "key"} <= _api().config_values.keys():
+        key = KaggleApi.config
+    return {
+        "version": _kaggle().__version__,
+        "method": _api().get_config_value("auth_method"),
+        "user": _api().get_config_value("username"),
+        "token": token,
+        "key": key,
+    }
+
+
+def authenticate() -> None:
+    """For when importing did not: raises what kept the client from it (importing swallows that)."""
+    _api().authenticate()
+
+
+def limits(competition: str) -> dict[str, Any]:
+    answer = _api().competition_get_submission_limits(competition)
+    return {"today": answer.num_today, "total": answer.num_total, "allowed": answer.num_allowed_now}
+
+
+def submit(competition: str, file: str, description: str) -> dict[str, Any]:
+    """Upload and submit. After a failed upload the client raises nothing: `ref` is 0, and it may have printed why."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        answer = _api().competition_submit(file, description, competition, quiet=True)
+    return {"ref": answer.ref, "message": answer.message, "printed": _without_secrets(printed.getvalue().strip())}
+
+
+def listed(competition: str, token: str = "") -> dict[str, Any]:
+    """One page of our submissions, newest first, and the token of the next page."""
+    from kagglesdk.competitions.types.competition_api_service import ApiListSubmissionsRequest
+
+    request = ApiListSubmissionsRequest()
+    request.competition_name = competition
+    request.page_size = 100
+    request.page_token = token
+    answer = _untyped("ListSubmissions", request)
+    return {"submissions": answer.get("submissions") or [], "next": answer.get("nextPageToken") or ""}
+
+
+def submission(ref: int) -> dict[str, Any]:
+    from kagglesdk.competitions.types.competition_api_service import ApiGetSubmissionRequest
+
+    request = ApiGetSubmissionRequest()
+    request.ref = ref
+    return _untyped("GetSubmission", request)
+
+
+def _untyped(method: str, request: Any) -> dict[str, Any]:
+    # The client's types raise KeyError on a status they do not know, and one such submission would hide all others;
+    # 2.2.4 has no call for one submission at all. HttpRedirect is the client's type for "hand me the response".
+    from kagglesdk.common.types.http_redirect import HttpRedirect
+
+    with _api().build_kaggle_client() as client:
+        return client.http_client().call("competitions.CompetitionApiService", method, request, HttpRedirect).json()
+
+
+def archive(competition: str) -> dict[str, Any]:
+    """What the server says of the competition's zip, read from the headers alone."""
+    from kagglesdk.competitions.types.competition_api_service import ApiDownloadDataFilesRequest
+
+    request = ApiDownloadDataFilesRequest()
+    request.competition_name = competition
+    with _api().build_kaggle_client() as client:
+        response = client.competitions.competition_api_client.download_data_files(request)
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        address = response.url.split("?")[0]
+        response.close()
+    md5 = re.search(r"md5=([A-Za-z0-9+/]+=*)", headers.get("x-goog-hash", ""))
+    return {
+        "suffix": address.split(".")[-1],  # the client names the file so
+        "size": int(headers["content-length"]) if "content-length" in headers else None,
+        "version": headers.get("etag") or headers.get("last-modified"),
+        "md5": md5.group(1) if md5 else None,
+    }
+
+
+def download(competition: str, folder: str, force: bool) -> None:
+    _api().competition_download_files(competition, folder, force=force, quiet=True)
+
+
+CALLS = {each.__name__: each for each in (hello, authenticate, limits, submit, listed, submission, archive, download)}
+
+
+def _describe(error: BaseException) -> dict[str, Any]:
+    """An exception as plain data: its kind, the server's status and Retry-After, and a text without secrets."""
+    response = getattr(error, "response", None)
+    functions = [entry.name for entry in traceback.extract_tb(error.__traceback__)]
+    kinds = {each.__name__ for each in type(error).__mro__}
+    if isinstance(error, SystemExit):
+        kind = "credentials"
+    elif isinstance(error, ImportError):
+        kind = "import"
+    elif response is not None:
+        kind = "http"
+    elif "JSONDecodeError" in kinds:
+        kind = "garbled"
+    elif kinds & {"ConnectionError", "ProtocolError", "Timeout", "ChunkedEncodingError", "SSLError"}:
+        kind = "connection"
+    else:
+        kind = "other"
+    return {
+        "kind": kind,
+        "error": type(error).__name__,
+        "text": _without_secrets(str(error)),
+        "status": response.status_code if response is not None else None,
+        "retry_after": response.headers.get("Retry-After") if response is not None else None,
+        "phase": phase(functions),
+    }
+
+
+def _without_secrets(text: str) -> str:
+    secrets = {os.environ.get(name) for name in ("KAGGLE_KEY", "KAGGLE_API_TOKEN")}
+    with contextlib.suppress(ImportError, AttributeError):
+        from kagglesdk.kaggle_env import get_access_token_from_env
+
+        secrets |= {get_access_token_from_env()[0], *(_api().get_config_value(name) for name in ("key", "token"))}
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    return re.sub(r"\?[^\s)'\"]+", "?…", text)  # the query of an upload address is itself a permission
+
+
+if __name__ == "__main__":
+    main()
