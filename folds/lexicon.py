@@ -89,7 +89,7 @@ def sentence(rng: np.random.Generator) -> list[list[str]]:
     'the old sailor found a treasure / and she sold it tonight'
     """
     first = _clause(rng)
-    if rng.random() < 0.6:
+    if rng.random() < 0.75:
         return [first]
     return [first, [_one(rng, CONJUNCTIONS), *_clause(rng)]]
 
