@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from registry import InputError
+
 
 @dataclass(frozen=True)
 class Augment:
@@ -23,7 +25,7 @@ class Augment:
 
     def __post_init__(self) -> None:
         if min(self.time_mask, self.feature_mask, self.feature_masks) < 0 or self.time_every < 1:
-            raise ValueError("--time-mask, --feature-mask, --feature-masks: at least 0; --time-every: at least 1")
+            raise InputError("--time-mask, --feature-mask, --feature-masks: at least 0; --time-every: at least 1")
 
 
 def augment(features: Tensor, lengths: Tensor, options: Augment, generator: torch.Generator) -> Tensor:

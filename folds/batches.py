@@ -18,7 +18,7 @@ from .cache import Split
 
 @dataclass(frozen=True)
 class Batch:
-    """`features` float32 `(N, T, F)`, zero past `lengths` `(N,)`; `targets` int64 `(sum L,)`, `target_lengths` `(N,)`."""
+    """`features` float32 `(N, T, F)`, zero past `lengths` `(N,)`; `targets` `(sum L,)`, `target_lengths` `(N,)`."""
 
     features: Tensor
     lengths: Tensor
@@ -28,8 +28,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
-        moved = (x.to(device, non_blocking=True) for x in (self.features, self.lengths, self.targets, self.target_lengths))
-        return Batch(*moved, self.indices)
+        tensors = (self.features, self.lengths, self.targets, self.target_lengths)
+        return Batch(*(x.to(device, non_blocking=True) for x in tensors), self.indices)
 
 
 def plan(lengths: np.ndarray, *, frames: int, seed: int | None = None, epoch: int = 0) -> list[np.ndarray]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from registry import InputError, atomic_write
 
 from . import checkpoint
 from .augment import augment
-from .batches import padding_share, plan, prefetched
+from .batches import Batch, padding_share, plan, prefetched
 from .cache import Dataset
 from .objective import log_prior, objective
 from .options import Recipe
@@ -50,6 +49,26 @@ class Task:
     title: str
 
 
+@dataclass
+class Progress:
+    """Where a run stands; `total` follows from the plan, the rest goes into its checkpoints."""
+
+    total: int
+    step: int = 0
+    best: float | None = None
+    streak: int = 0
+
+    def skip(self, task: Task, batch: Batch) -> None:
+        """Count a step whose loss or gradient is no number. Raises InputError after too many in a row."""
+        self.streak += 1
+        if self.streak == STREAK:
+            names = ", ".join(task.dataset.train.ids[i] for i in batch.indices[:3])
+            raise InputError(
+                f"{task.title}: loss or gradient was no number {STREAK} times in a row, last with {names}, …: "
+                "delete the run's folder and try a smaller --lr, or --precision fp32"
+            )
+
+
 def fit(model: CTCNetwork, task: Task, recipe: Recipe) -> None:
     """Fit `model` in place, from the newest checkpoint under `task.folder` where there is one.
 
@@ -63,46 +82,48 @@ def fit(model: CTCNetwork, task: Task, recipe: Recipe) -> None:
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     folder = task.folder / "checkpoint"
     labels = np.concatenate([split.labels(i) for i in task.fitted])
-    model.start_from_prior(log_prior(torch.from_numpy(labels.astype(np.int64)), model.output.out_features, _frames(model, lengths)))
-    done, state = checkpoint.load(folder, model, optimizer) or (0, {"step": 0, "best": math.inf, "scaler": {}})
+    frames = int(model.output_lengths(torch.from_numpy(lengths)).sum())
+    model.start_from_prior(log_prior(torch.from_numpy(labels), task.dataset.alphabet.classes, frames))
+    done, state = checkpoint.load(folder, model, optimizer) or (0, {"progress": {}, "scaler": {}})
+    progress = Progress(total=total, **state["progress"])
     if state["scaler"]:
         scaler.load_state_dict(state["scaler"])
-    step, best = state["step"], state["best"]
     for name in ("metrics.jsonl", "timing.jsonl"):
         _truncate(task.folder / name, done)
     print(
         f"{task.title}: {len(task.fitted)} utterances to fit, {len(task.held_out)} held out, {total} steps, "
-        f"padding {100 * padding_share(lengths, plans[0]):.1f} %" + (f", going on after epoch {done}" if done else "")
+        f"padding {100 * padding_share(lengths, plans[0]):.1f} %" + (f", going on after epoch {done}" if done else ""),
+        flush=True,
     )
     glimpse = task.held_out[:: max(1, len(task.held_out) // GLIMPSE)] if recipe.select == "last" else task.held_out
-    bar = tqdm(total=total, initial=step, unit="step", desc=task.title, disable=None, file=sys.stderr, smoothing=0.1)
-    with _tensorboard(task.folder, step) as board, bar:
+    bar = tqdm(total=total, initial=progress.step, unit="step", desc=task.title, disable=None, smoothing=0.1)
+    with _tensorboard(task.folder, progress.step) as board, bar:
         for epoch in range(done + 1, recipe.epochs + 1):
             clock, cpu = time.perf_counter(), time.process_time()
-            sums = _epoch(model, optimizer, scaler, task, recipe, plans[epoch - 1], (epoch, step, total), bar)
-            step += len(plans[epoch - 1])
+            sums = _epoch(model, optimizer, scaler, task, recipe, epoch, plans[epoch - 1], progress, bar)
             guess = predict(
                 model, split, glimpse, frames=recipe.batch_frames, alphabet=task.dataset.alphabet.hash, device=device
             )
-            distance = float(greedy_distances(guess, split, glimpse).mean())
-            row = {"epoch": epoch, "step": step, **sums, "held_out": round(distance, 4)}
+            lost = np.isnan(guess.values).any()
+            distance = math.inf if lost else float(greedy_distances(guess, split, glimpse).mean())
+            row = {"epoch": epoch, "step": progress.step, **sums, "held_out": None if lost else round(distance, 4)}
             _append(task.folder / "metrics.jsonl", row)
             wall, spent = time.perf_counter() - clock, time.process_time() - cpu
             speed = float(lengths.sum()) / wall
             timing = {"wall_s": round(wall, 1), "cpu_s": round(spent, 1), "frames_per_s": round(speed)}
             _append(task.folder / "timing.jsonl", {"epoch": epoch, **timing})
-            for key, value in {**row, **timing}.items():
-                board.add_scalar(key, value, step)
+            for key, value in {**row, **timing, "held_out": distance}.items():
+                board.add_scalar(key, value, progress.step)
             bar.set_postfix(loss=f"{sums['loss']:.3f}", distance=f"{distance:.2f}", frames_s=f"{speed:.0f}")
             tqdm.write(
-                f"{task.title} epoch {epoch}/{recipe.epochs}: loss {sums['loss']:.4f}, held-out distance {distance:.2f} "
-                f"({len(glimpse)} utterances, greedy), {speed:.0f} frames/s, {spent / 60:.1f} CPU-minutes"
+                f"{task.title} epoch {epoch}/{recipe.epochs}: loss {sums['loss']:.4f}, "
+                f"held-out distance {distance:.2f} ({len(glimpse)} utterances, greedy), {speed:.0f} frames/s, {spent / 60:.1f} CPU-minutes"
             )
-            if recipe.select == "best" and distance < best:
-                best = distance
+            if recipe.select == "best" and (progress.best is None or distance < progress.best):
+                progress.best = distance
                 checkpoint.save_weights(folder / "best.safetensors", model)
-            state = {"step": step, "best": best, "scaler": scaler.state_dict()}
-            checkpoint.save(folder, epoch, model, optimizer, state)
+            kept = {"step": progress.step, "best": progress.best, "streak": progress.streak}
+            checkpoint.save(folder, epoch, model, optimizer, {"progress": kept, "scaler": scaler.state_dict()})
     if recipe.select == "best":
         checkpoint.load_weights(folder / "best.safetensors", model)
 
@@ -113,41 +134,37 @@ def _epoch(
     scaler: torch.amp.GradScaler,
     task: Task,
     recipe: Recipe,
+    epoch: int,
     batches: list[np.ndarray],
-    position: tuple[int, int, int],
+    progress: Progress,
     bar: tqdm,
 ) -> dict[str, float]:
     """One pass over the fitted utterances; returns the epoch's metrics."""
-    epoch, step, total = position
     torch.manual_seed(task.seed * 1_000_003 + epoch)
     generator = torch.Generator().manual_seed(task.seed * 1_000_003 + epoch)
     autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
     model.train()
     sum_loss = sum_norm = weight = 0.0
-    skipped = streak = 0
+    skipped = 0
     for batch in prefetched(task.dataset.train, [task.fitted[chosen] for chosen in batches]):
         for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * schedule(step / total, recipe.warmup)
-        masked = augment(batch.features, batch.lengths, recipe.augment, generator)
-        moved = type(batch)(masked, *(getattr(batch, f) for f in ("lengths", "targets", "target_lengths", "indices")))
-        with torch.autocast(task.device.type, dtype=autocast, enabled=autocast is not None):
-            total_loss, loss = objective(model, moved.to(task.device), intermediate=recipe.intermediate)
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
+            group["lr"] = recipe.lr * schedule(progress.step / progress.total, recipe.warmup)
+        progress.step += 1
         bar.update()
-        if not torch.isfinite(total_loss):
-            skipped, streak = skipped + 1, streak + 1
-            if streak == STREAK:
-                names = ", ".join(task.dataset.train.ids[i] for i in batch.indices[:3])
-                raise InputError(
-                    f"{task.title}: the loss was no number {STREAK} times in a row, last with {names}, …: "
-                    "try a smaller --lr, or --precision fp32; --resume goes on from the last checkpoint"
-                )
-            continue
-        streak = 0
+        masked = augment(batch.features, batch.lengths, recipe.augment, generator)
+        moved = replace(batch, features=masked).to(task.device)
+        with torch.autocast(task.device.type, dtype=autocast, enabled=autocast is not None):
+            total_loss, loss = objective(model, moved, intermediate=recipe.intermediate)
+        optimizer.zero_grad(set_to_none=True)
         scaler.scale(total_loss).backward()
         scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        # The scaler looks for infinite gradients itself, and lowers its scale when it finds some.
+        if not scaler.is_enabled() and not (torch.isfinite(total_loss) and torch.isfinite(norm)):
+            skipped += 1
+            progress.skip(task, batch)
+            continue
+        progress.streak = 0
         scaler.step(optimizer)
         scaler.update()
         count = float(batch.target_lengths.sum())
@@ -169,10 +186,6 @@ def _optimizer(model: CTCNetwork, recipe: Recipe) -> torch.optim.Optimizer:
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=recipe.lr)
-
-
-def _frames(model: CTCNetwork, lengths: np.ndarray) -> int:
-    return int(model.output_lengths(torch.from_numpy(lengths)).sum())
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""What training minimises: CTC on the output and, weighted, on a middle layer (Lee & Watanabe 2021, arXiv 2102.03216)."""
+"""What training minimises: CTC on the output and, weighted, on a middle layer.
+
+Intermediate CTC is of Lee & Watanabe 2021 (arXiv 2102.03216).
+"""
 
 from __future__ import annotations
 

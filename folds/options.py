@@ -96,5 +96,6 @@ class TrainOptions:
             raise InputError(f"--fold {self.fold}: expected a number, numbers with commas between, or all") from None
         outside = [fold for fold in chosen if not 0 <= fold < self.folds]
         if outside:
-            raise InputError(f"--fold {outside[0]}: out of range, with --folds {self.folds} it is 0 to {self.folds - 1}")
+            last = self.folds - 1
+            raise InputError(f"--fold {outside[0]}: out of range, with --folds {self.folds} it is 0 to {last}")
         return chosen

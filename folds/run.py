@@ -138,7 +138,10 @@ def _fitted(model: CTCNetwork, dataset: Dataset, chosen: np.ndarray, skip_bad: b
                 f"need: {listed}; a model of smaller stride takes them, or leave them out with --skip-bad"
             )
         print(f"left out, too short for their labels at stride {model.stride}: {listed}")
-    return np.setdiff1d(chosen, bad)
+    fitted = np.setdiff1d(chosen, bad)
+    if not len(fitted):
+        raise InputError("nothing is left to fit: every training utterance is too short for its labels at this stride")
+    return fitted
 
 
 def pick_device(name: str) -> torch.device:

@@ -130,7 +130,8 @@ def read_log_probs(path: Path) -> LogProbs:
             values, offsets = file.get_tensor("log_probs"), file.get_tensor("offsets")
             text = file.get_tensor("ids").tobytes().decode()
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file: this member is not finished; run its folds.train with --resume") from None
+        message = f"{path}: no such file: this member is not finished; run its folds.train with --resume"
+        raise InputError(message) from None
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: damaged ({error}): delete it and run folds.train with --resume") from None
     ids = tuple(text.split("\n")) if text else ()
@@ -186,7 +187,8 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error}): delete this run's folder and train it again") from None
+        message = f"{path}: not readable as JSON ({error}): delete this run's folder and train it again"
+        raise InputError(message) from None
 
 
 def find_members(runs: Path) -> list[Member]:
@@ -211,7 +213,8 @@ def find_members(runs: Path) -> list[Member]:
                 )
             )
         except KeyError as error:
-            raise InputError(f"{path / 'config.json'}: no {error}: delete this run's folder and train it again") from None
+            message = f"{path / 'config.json'}: no {error}: delete this run's folder and train it again"
+            raise InputError(message) from None
     return members
 
 

@@ -87,7 +87,7 @@ class ResidualConvolution(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """Joins each pair of adjacent frames (Chan et al. 2016, Listen, Attend and Spell): half the frames, twice the width.
+    """Joins each pair of adjacent frames (Chan et al. 2016, arXiv 1508.01211): half the frames, twice the width.
 
     The last frame of an odd utterance is joined with zeros, so T frames become ceil(T / 2) and none is lost.
     """
@@ -109,8 +109,8 @@ class Pyramid(nn.Module):
 class Bidirectional(nn.Module):
     """One bidirectional LSTM or GRU layer over padded batches, equal to `pack_padded_sequence` on every device.
 
-    Packing unequal lengths costs a backward pass quadratic in time on CPU, so there each direction runs as a layer of
-    its own over the padded batch: the backward direction is fed each utterance reversed within its own length, which
+    Packing unequal lengths costs a backward pass quadratic in time on CPU, so there each direction runs as a layer
+    of its own over the padded batch: the backward direction is fed each utterance reversed within its own length, which
     leaves its padding behind it, where a recurrence cannot see it. On CUDA cuDNN's packed kernel is the fast one.
     """
 
@@ -152,21 +152,6 @@ class Bidirectional(nn.Module):
         names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
         weights = {name: getattr(self.rnn, name + suffix) for name in names}
         return torch.func.functional_call(self._one[0], weights, (x,))[0]
-
-
-class Projection(nn.Module):
-    """A linear layer, norm and SiLU between recurrent layers: brings a wide output back to a narrow input."""
-
-    def __init__(self, features: int, size: int) -> None:
-        super().__init__()
-        self.stride = 1
-        self.size = size
-        self.linear = nn.Linear(features, size)
-        self.norm = nn.LayerNorm(size)
-
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """`(N, T, D)` → `(N, T, size)`."""
-        return nn.functional.silu(self.norm(self.linear(x))), lengths
 
 
 def reduced(lengths: Tensor, stride: int) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from registry import register_model
+from registry import InputError, register_model
 
 from .layers import Bidirectional, Convolution
 from .network import CTCNetwork, ModelConfig
@@ -35,7 +35,7 @@ class RecurrentConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.channels) != len(self.strides):
-            raise ValueError(f"channels {self.channels} and strides {self.strides}: one stride a convolution is needed")
+            raise InputError(f"channels {self.channels} and strides {self.strides}: one stride a convolution is needed")
 
 
 def recurrent(config: RecurrentConfig, cell: str) -> CTCNetwork:

@@ -12,6 +12,8 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from registry import InputError
+
 from .layers import reduced, zero_padding
 
 BLANK = 0
@@ -28,7 +30,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.features < 1 or self.classes < 2:
-            raise ValueError(f"features {self.features} and classes {self.classes}: at least 1 and 2 are needed")
+            raise InputError(f"features {self.features} and classes {self.classes}: at least 1 and 2 are needed")
 
 
 class CTCNetwork(nn.Module):

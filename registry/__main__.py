@@ -1,4 +1,4 @@
-"""`python -m registry [PATTERN] [--json]`: every registered model, with its size, stride, tags and one line of what it is."""
+"""`python -m registry [PATTERN] [--json]`: the registered models with size, stride, tags and a line of what each is."""
 
 from __future__ import annotations
 

@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import NoReturn
 
 
-class InputError(ValueError):
-    """The user's input is at fault. The message is one line: what was found, where, what was expected, what to do."""
+class InputError(Exception):
+    """The user's input is at fault. The message is one line: what was found, where, what was expected, what to do.
+
+    No ValueError: command-line parsers take those for their own and wrap them in text of their own.
+    """
 
 
 def command(main: Callable[[], int | None]) -> NoReturn:

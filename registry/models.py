@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
@@ -99,7 +99,7 @@ def list_models(pattern: str = "*", tags: Iterable[str] | None = None, max_param
     return names
 
 
-@lru_cache(maxsize=None)
+@cache
 def describe(name: str) -> ModelRow:
     """The listing's row for `name`; the model is built without memory or initial values, only to be counted."""
     import torch  # a listing without sizes, and everything else here, needs no torch

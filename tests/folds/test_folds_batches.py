@@ -1,0 +1,117 @@
+"""Folds, batches and masks: nothing lost, nothing leaked, nothing past its bounds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from folds.augment import Augment, augment
+from folds.batches import collate, padding_share, plan, prefetched
+from folds.cache import Split
+from folds.partition import speaker_folds
+from registry import InputError
+
+lengths_of = st.lists(st.integers(1, 400), min_size=1, max_size=60)
+
+
+def split_of(lengths: list[int], speakers: list[int] | None = None) -> Split:
+    speakers = speakers or [0] * len(lengths)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    frames = np.arange(offsets[-1], dtype=np.float32)[:, None] * np.ones((1, 2), np.float32)
+    counts = [1 + n % 3 for n in lengths]
+    token_offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    tokens = (np.arange(token_offsets[-1]) % 5 + 1).astype(np.int16)
+    ids = tuple(f"{speaker}-1-{i:04d}" for i, speaker in enumerate(speakers))
+    return Split("train", ids, frames, offsets, tokens, token_offsets)
+
+
+@settings(deadline=None, max_examples=60)
+@given(lengths=lengths_of, frames=st.integers(1, 2000), seed=st.none() | st.integers(0, 9), epoch=st.integers(0, 3))
+def test_a_plan_holds_each_utterance_once_within_the_budget(lengths, frames, seed, epoch):
+    lengths = np.array(lengths)
+    batches = plan(lengths, frames=frames, seed=seed, epoch=epoch)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    assert all(len(batch) == 1 or lengths[batch].max() * len(batch) <= frames for batch in batches)
+    again = plan(lengths, frames=frames, seed=seed, epoch=epoch)
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
+
+
+def test_epochs_differ_and_padding_stays_small():
+    lengths = np.random.default_rng(0).integers(200, 1600, 3000)
+    one, two = (plan(lengths, frames=16_000, seed=0, epoch=e) for e in (1, 2))
+    assert any(not np.array_equal(np.sort(a), np.sort(b)) for a, b in zip(one, two, strict=False))
+    assert padding_share(lengths, one) < 0.08 and padding_share(np.array([3, 3]), [np.array([0, 1])]) == 0
+    assert padding_share(np.array([4, 2]), [np.array([0, 1])]) == pytest.approx(0.25)
+
+
+def test_collate_pads_with_zeros_and_joins_targets():
+    split = split_of([3, 1, 2])
+    batch = collate(split, [2, 0])
+    assert batch.lengths.tolist() == [2, 3] and batch.indices == (2, 0)
+    assert batch.features[:, :, 0].tolist() == [[4, 5, 0], [0, 1, 2]]
+    assert batch.targets.tolist() == [*split.labels(2).tolist(), *split.labels(0).tolist()]
+    assert batch.target_lengths.tolist() == [len(split.labels(2)), len(split.labels(0))]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_prefetching_keeps_the_order(count):
+    split = split_of([3, 1, 2, 5, 4])
+    batches = [np.array([i]) for i in range(count)]
+    assert [batch.indices for batch in prefetched(split, batches)] == [(i,) for i in range(count)]
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    speakers=st.lists(st.integers(0, 12), min_size=20, max_size=80).filter(lambda s: len(set(s)) >= 4),
+    folds=st.integers(2, 4),
+)
+def test_no_speaker_is_in_two_folds_and_no_fold_is_empty(speakers, folds):
+    fold_of = speaker_folds(split_of([100 + i for i in range(len(speakers))], speakers), folds)
+    assert set(fold_of.tolist()) == set(range(folds))
+    for speaker in set(speakers):
+        assert len({f for f, s in zip(fold_of.tolist(), speakers, strict=True) if s == speaker}) == 1
+
+
+def test_folds_are_balanced_in_frames_and_not_in_utterances():
+    # Two talkative speakers of one long utterance each, four of four short ones: equal time, unequal counts.
+    speakers = [0, 1] + [s for s in (2, 3, 4, 5) for _ in range(4)]
+    lengths = [2000, 2000] + [250] * 16
+    fold_of = speaker_folds(split_of(lengths, speakers), 2)
+    frames = [sum(n for n, f in zip(lengths, fold_of, strict=True) if f == fold) for fold in (0, 1)]
+    assert frames == [4000, 4000]
+
+
+@pytest.mark.parametrize("folds", [0, 1, 4])
+def test_a_number_of_folds_the_speakers_cannot_fill_is_refused(folds):
+    with pytest.raises(InputError, match=f"--folds {folds}: expected 2 to 3, the number of speakers"):
+        speaker_folds(split_of([5, 5, 5], [1, 2, 3]), folds)
+
+
+def test_masks_are_drawn_for_each_utterance_and_stay_inside_it():
+    lengths = torch.tensor([600, 600, 130])
+    x = torch.ones(3, 600, 13)
+    options = Augment(time_mask=30, time_every=120, feature_mask=0)
+    y = augment(x, lengths, options, torch.Generator().manual_seed(3))
+    hidden = (y == 0).all(dim=2)
+    assert not torch.equal(hidden[0], hidden[1]) and torch.equal((y == 0).any(dim=2), hidden)
+    assert hidden[0].sum() <= 5 * 30 and hidden[2].sum() <= 30 and not hidden[2, 130:].any()
+    assert torch.equal(x, torch.ones(3, 600, 13))
+
+
+def test_feature_masks_cover_the_whole_utterance():
+    options = Augment(time_mask=0, feature_mask=3, feature_masks=1)
+    y = augment(torch.ones(50, 20, 13), torch.full((50,), 20), options, torch.Generator().manual_seed(0))
+    hidden = (y == 0).all(dim=1)
+    assert torch.equal((y == 0).any(dim=1), hidden)
+    assert set(hidden.sum(dim=1).tolist()) == {0, 1, 2, 3}
+    none = Augment(time_mask=0, feature_mask=0)
+    assert torch.equal(augment(y, torch.full((50,), 20), none, torch.Generator()), y)
+
+
+def test_masks_follow_the_generator():
+    x, lengths = torch.ones(4, 300, 13), torch.full((4,), 300)
+    first, second, other = (augment(x, lengths, Augment(), torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert torch.equal(first, second) and not torch.equal(first, other)

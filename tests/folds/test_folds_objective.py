@@ -1,0 +1,146 @@
+"""The objective against torch's own pieces and hand counts; the schedule; checkpoints and the store."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from folds import checkpoint
+from folds.batches import Batch
+from folds.fit import schedule
+from folds.objective import ctc, log_prior, objective
+from folds.store import LogProbs, find_members, read_log_probs, run_dir, unfinished, write_json, write_log_probs
+from registry import InputError, create_model
+
+
+def a_batch() -> Batch:
+    torch.manual_seed(0)
+    lengths, targets = torch.tensor([40, 33]), torch.tensor([1, 2, 2, 3, 1])
+    return Batch(torch.randn(2, 40, 5), lengths, targets, torch.tensor([3, 2]), (0, 1))
+
+
+def test_ctc_is_the_sum_over_alignments_a_label():
+    """Two frames, label "1": alignments 1-, -1, 11; with equal thirds each has probability 1/9."""
+    log_probs = torch.full((1, 2, 3), 1 / 3).log()
+    batch = Batch(torch.zeros(1, 2, 1), torch.tensor([2]), torch.tensor([1]), torch.tensor([1]), (0,))
+    assert float(ctc(log_probs, torch.tensor([2]), batch)) == pytest.approx(-math.log(3 / 9))
+
+
+def test_the_middle_layer_has_its_weight():
+    model = create_model("lstm_small", features=5, classes=6, hidden=8, dropout=0.0)
+    batch = a_batch()
+    final, lengths, middle, middle_lengths = model.heads(batch.features, batch.lengths)
+    one, two = (float(ctc(*pair, batch).detach()) for pair in ((final, lengths), (middle, middle_lengths)))
+    total, own = objective(model, batch, intermediate=0.3)
+    assert float(total.detach()) == pytest.approx(0.7 * one + 0.3 * two, rel=1e-5)
+    assert float(own) == pytest.approx(one, rel=1e-5)
+    assert float(objective(model, batch, intermediate=0.0)[0].detach()) == pytest.approx(one, rel=1e-5)
+
+
+def test_the_prior_counts_labels_and_gives_the_rest_to_the_blank():
+    prior = log_prior(torch.tensor([1, 1, 2]), classes=4, frames=10).exp()
+    expected = torch.tensor([7.0, 3.0, 2.0, 1.0])  # one is added to each class but the blank: none is impossible
+    torch.testing.assert_close(prior, expected / expected.sum())
+
+
+def test_the_schedule_rises_then_falls_to_nothing():
+    values = [schedule(p / 1000, 0.1) for p in range(1001)]
+    assert max(values) == values[100] == 1.0 and values[0] < 0.02 and values[-1] == pytest.approx(0, abs=1e-9)
+    assert values[:101] == sorted(values[:101]) and values[100:] == sorted(values[100:], reverse=True)
+    assert values[550] == pytest.approx(0.5)
+
+
+def trained(steps: int, seed: int = 0):
+    torch.manual_seed(seed)
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW([{"params": [model.weight]}, {"params": [model.bias]}], lr=0.1)
+    step_more(model, optimizer, steps)
+    return model, optimizer
+
+
+def step_more(model, optimizer, steps):
+    for step in range(steps):
+        optimizer.zero_grad()
+        model(torch.full((1, 3), 1.0 + step)).square().sum().backward()
+        optimizer.step()
+
+
+def test_a_restored_optimizer_goes_on_as_if_never_stopped(tmp_path):
+    model, optimizer = trained(3)
+    checkpoint.save(tmp_path, 3, model, optimizer, {"step": 3})
+    other, other_optimizer = trained(0, seed=7)
+    assert checkpoint.load(tmp_path, other, other_optimizer) == (3, {"step": 3})
+    for pair in ((model, optimizer), (other, other_optimizer)):
+        step_more(*pair, 4)
+    assert torch.equal(model.weight, other.weight) and torch.equal(model.bias, other.bias)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, capsys):
+    model, optimizer = trained(1)
+    for epoch in (1, 2, 3):
+        checkpoint.save(tmp_path, epoch, model, optimizer, {"step": epoch})
+    assert [path.name for path in checkpoint.files(tmp_path)] == ["epoch0002.safetensors", "epoch0003.safetensors"]
+    newest = checkpoint.files(tmp_path)[-1]
+    newest.write_bytes(newest.read_bytes()[:-20])
+    assert checkpoint.load(tmp_path, model, optimizer) == (2, {"step": 2})
+    assert f"{newest} is damaged" in capsys.readouterr().err
+    assert checkpoint.load(tmp_path / "none", model, optimizer) is None
+
+
+def some_log_probs(lengths=(3, 0, 2)) -> LogProbs:
+    random = np.random.default_rng(0)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    values = np.log(random.dirichlet(np.ones(4), size=offsets[-1])).astype(np.float16)
+    return LogProbs(values, offsets, tuple(f"u{i}" for i in range(len(lengths))), "abc", 0, 4)
+
+
+def test_the_store_gives_back_what_was_written(tmp_path):
+    log_probs = some_log_probs()
+    write_log_probs(tmp_path / "oof.safetensors", log_probs)
+    back = read_log_probs(tmp_path / "oof.safetensors")
+    assert np.array_equal(back.values, log_probs.values) and back.ids == log_probs.ids
+    assert (back.alphabet, back.blank, back.stride, back.lengths.tolist()) == ("abc", 0, 4, [3, 0, 2])
+    assert np.array_equal(back[2], log_probs.values[3:].astype(np.float32)) and back[-1].shape == (2, 4)
+    chosen = back.select(["u2", "u0"])
+    assert chosen.ids == ("u2", "u0") and np.array_equal(chosen[1], back[0])
+    padded, lengths = back.padded([2, 0])
+    assert lengths.tolist() == [2, 3] and np.exp(padded[0, 2]).tolist() == [1, 0, 0, 0]
+
+
+def test_a_missing_prediction_is_an_error_and_never_zeros():
+    with pytest.raises(InputError, match="1 of 2 utterances have no prediction, the first is u9"):
+        some_log_probs().select(["u0", "u9"])
+
+
+def test_a_prediction_that_is_no_number_is_refused(tmp_path):
+    log_probs = some_log_probs()
+    log_probs.values[4, 1] = np.nan
+    with pytest.raises(InputError, match="the model's output for u2 holds NaN"):
+        write_log_probs(tmp_path / "oof.safetensors", log_probs)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_or_missing_prediction_file_is_one_line(tmp_path):
+    path = tmp_path / "dev.safetensors"
+    with pytest.raises(InputError, match="no such file: this member is not finished"):
+        read_log_probs(path)
+    write_log_probs(path, some_log_probs())
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match="damaged"):
+        read_log_probs(path)
+
+
+def test_members_are_finished_runs(tmp_path):
+    config = {"model": "m", "folds": 2, "seed": 0, "parameters": 5, "tags": ["x"], "stride": 4}
+    for fold, seed in ((1, 0), (0, 0), (0, 3)):
+        write_json(run_dir(tmp_path, "m", fold, seed) / "config.json", {**config, "fold": fold, "seed": seed})
+    for split in ("oof", "dev", "test"):
+        for fold, seed in ((0, 0), (0, 3)):
+            write_log_probs(run_dir(tmp_path, "m", fold, seed) / f"{split}.safetensors", some_log_probs())
+    assert [(m.name, m.fold, m.tags) for m in find_members(tmp_path)] == [("m", 0, ("x",)), ("m.seed3", 0, ("x",))]
+    assert unfinished(tmp_path) == [tmp_path / "m" / "fold1"]
+    with pytest.raises(InputError, match="no such folder of runs"):
+        find_members(tmp_path / "none")

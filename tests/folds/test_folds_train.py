@@ -1,0 +1,159 @@
+"""The training command end to end on a tiny competition: the store it writes, resumption, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from folds import train
+from folds.cache import load_dataset
+from folds.partition import speaker_folds
+from folds.predict import greedy_distances
+from folds.store import find_members, read_log_probs
+from registry import InputError
+
+MODEL = ["--model", "lstm_small", "--hidden", "24", "--channels", "16", "16", "--strides", "2", "1", "--layers", "1"]
+QUICK = [*MODEL, "--folds", "2", "--threads", "1", "--batch-frames", "400", "--lr", "0.01", "--time-mask", "4"]
+QUICK += ["--feature-mask", "1"]
+
+
+def run(monkeypatch, data: Path, runs: Path, *more: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", "--data", str(data), "--runs", str(runs), *QUICK, *more])
+    train.main()
+
+
+def metrics(folder: Path) -> str:
+    return (folder / "metrics.jsonl").read_text()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny, tmp_path_factory):
+    """A run of six epochs, never stopped."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        run(patch, tiny, runs, "--epochs", "6")
+    return runs / "lstm_small" / "fold0"
+
+
+def test_a_member_predicts_its_own_fold_dev_and_test(undisturbed, tiny):
+    (member,) = find_members(undisturbed.parents[1])
+    dataset = load_dataset(tiny)
+    held_out = np.flatnonzero(speaker_folds(dataset.train, 2) == 0)
+    oof = member.load("oof")
+    assert oof.ids == tuple(dataset.train.ids[i] for i in held_out) and oof.alphabet == dataset.alphabet.hash
+    assert member.load("dev").ids == dataset.dev.ids and member.load("test").ids == dataset.test.ids
+    assert oof.lengths.tolist() == (-(-dataset.train.lengths[held_out] // 2)).tolist() and member.stride == 2
+    summary = json.loads((undisturbed / "summary.json").read_text())
+    expected = greedy_distances(oof, dataset.train, held_out).mean()
+    assert summary["greedy_distance"]["oof"] == pytest.approx(expected, abs=1e-4)
+    rows = [json.loads(line) for line in metrics(undisturbed).splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6] and rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_it_learns(tiny, tmp_path, monkeypatch):
+    """Patterns that plain are learned: far below the 6 edits an empty answer costs."""
+    run(monkeypatch, tiny, tmp_path, "--epochs", "60")
+    summary = json.loads((tmp_path / "lstm_small" / "fold0" / "summary.json").read_text())
+    assert max(summary["greedy_distance"].values()) < 1.5
+
+
+def test_a_run_killed_at_any_moment_ends_in_the_same_metrics(undisturbed, tiny, tmp_path):
+    arguments = [sys.executable, "-m", "folds.train", "--data", str(tiny), "--runs", str(tmp_path), *QUICK]
+    arguments += ["--epochs", "6", "--resume"]
+    folder = tmp_path / "lstm_small" / "fold0"
+    for epochs in (1, 3):  # killed as soon as so many epochs are measured: before, while or after they are saved
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            path = folder / "metrics.jsonl"
+            if path.exists() and len(path.read_text().splitlines()) >= epochs:
+                break
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (folder / "test.safetensors").exists()
+    subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
+    assert metrics(folder) == metrics(undisturbed)
+    for split in ("oof", "dev", "test"):
+        one, other = (read_log_probs(path / f"{split}.safetensors") for path in (folder, undisturbed))
+        assert np.array_equal(one.values, other.values) and one.ids == other.ids
+
+
+def test_a_finished_run_is_left_alone(undisturbed, tiny, monkeypatch, capsys):
+    before = metrics(undisturbed)
+    run(monkeypatch, tiny, undisturbed.parents[1], "--epochs", "6")
+    assert "finished before" in capsys.readouterr().out and metrics(undisturbed) == before
+
+
+def test_other_settings_for_a_run_begun_before_are_refused(undisturbed, tiny, monkeypatch):
+    with pytest.raises(InputError, match=r"begun with other settings \(epochs was 6, now 7\)"):
+        run(monkeypatch, tiny, undisturbed.parents[1], "--epochs", "7", "--resume")
+    with pytest.raises(InputError, match=r"begun with other settings \(model was"):
+        run(monkeypatch, tiny, undisturbed.parents[1], "--epochs", "6", "--dropout", "0.5")
+
+
+def test_an_unfinished_run_wants_to_be_resumed(tiny, tmp_path, monkeypatch):
+    run(monkeypatch, tiny, tmp_path, "--epochs", "1")
+    (tmp_path / "lstm_small" / "fold0" / "test.safetensors").unlink()
+    with pytest.raises(InputError, match="begun before and not finished: add --resume"):
+        run(monkeypatch, tiny, tmp_path, "--epochs", "1")
+    run(monkeypatch, tiny, tmp_path, "--epochs", "1", "--resume")
+    assert len(find_members(tmp_path)) == 1
+
+
+def test_the_best_epoch_may_predict_and_the_member_says_so(tiny, tmp_path, monkeypatch):
+    run(monkeypatch, tiny, tmp_path, "--epochs", "3", "--select", "best")
+    (member,) = find_members(tmp_path)
+    best = min(json.loads(line)["held_out"] for line in metrics(member.path).splitlines())
+    assert member.config["select"] == "best"
+    summary = json.loads((member.path / "summary.json").read_text())
+    assert summary["greedy_distance"]["oof"] == pytest.approx(best, abs=1e-3)
+
+
+def test_several_models_folds_and_seeds(tiny, tmp_path, monkeypatch):
+    run(monkeypatch, tiny, tmp_path, "--epochs", "1", "--model", "lstm_small,gru_small", "--fold", "all", "--seed", "4")
+    found = [(member.name, member.fold) for member in find_members(tmp_path)]
+    assert found == [(f"{name}.seed4", fold) for name in ("gru_small", "lstm_small") for fold in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "pbltsm"], "there is no 'pbltsm'; did you mean pblstm"),
+        (["--fold", "2"], "--fold 2: out of range, with --folds 2 it is 0 to 1"),
+        (["--fold", "x"], "--fold x: expected a number"),
+        (["--folds", "99"], "--folds 99: expected 2 to 6, the number of speakers"),
+        (["--epochs", "0"], "--epochs 0: expected at least 1"),
+        (["--device", "nonsense"], "--device nonsense: not on this machine"),
+        (["--data", "/no/such/folder"], "no folder /no/such/folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(tiny, tmp_path, options, message):
+    base = [sys.executable, "-m", "folds.train", "--data", str(tiny), "--runs", str(tmp_path / "runs"), "--folds", "2"]
+    base += ["--model", "lstm_small", "--epochs", "1"]
+    process = subprocess.run([*base, *options], capture_output=True, text=True)
+    assert process.returncode == 2, process.stderr
+    assert process.stderr.startswith("error: ") and message in process.stderr
+    assert len(process.stderr.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()
+
+
+def test_utterances_too_short_for_their_labels_are_listed(tiny, tmp_path, monkeypatch):
+    short = ["--epochs", "1", "--strides", "4", "4"]
+    with pytest.raises(InputError, match=r"training utterances have fewer output frames at stride 16 .*: 1-1-0000"):
+        run(monkeypatch, tiny, tmp_path, *short, "--fold", "1")
+    assert not (tmp_path / "lstm_small").exists()
+    with pytest.raises(InputError, match="nothing is left to fit"):
+        run(monkeypatch, tiny, tmp_path, *short, "--fold", "1", "--skip-bad")
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_utterances(tiny, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"loss or gradient was no number 20 times in a row, last with \d-1-"):
+        run(monkeypatch, tiny, tmp_path, "--epochs", "60", "--lr", "1e30", "--clip", "1e30")

@@ -1,0 +1,50 @@
+"""Commands end with one line and a status; files appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from registry import InputError, atomic_write, command
+
+
+def _status(main) -> int:
+    with pytest.raises(SystemExit) as exit:
+        command(main)
+    return exit.value.code
+
+
+def _raise(error):
+    raise error
+
+
+def test_status_and_message(capsys):
+    assert _status(lambda: None) == 0
+    assert _status(lambda: 1) == 1
+    assert _status(lambda: _raise(InputError("a.npy: empty: expected frames"))) == 2
+    assert capsys.readouterr().err == "error: a.npy: empty: expected frames\n"
+    assert _status(lambda: _raise(KeyboardInterrupt())) == 130
+
+
+def test_a_full_disk_is_one_line(capsys):
+    assert _status(lambda: _raise(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x.bin"))) == 2
+    assert "the disk is full while writing x.bin" in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        command(lambda: 1 // 0)
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with atomic_write(path) as temporary:
+        temporary.write_text("one")
+        assert not path.exists()
+    assert path.read_text() == "one"
+    with pytest.raises(RuntimeError), atomic_write(path) as temporary:
+        temporary.write_text("torn")
+        raise RuntimeError
+    assert path.read_text() == "one" and list(path.parent.iterdir()) == [path]
