@@ -148,7 +148,7 @@ def _key(competition: Competition) -> str:
     for split in competition.splits:
         digest.update(json.dumps([split.name, split.ids]).encode())
         for name in split.files:
-            status = os.stat(os.path.join(competition.root, name))
+            status = os.stat(f"{competition.root}/{name}")
             digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:32]
 

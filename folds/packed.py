@@ -13,7 +13,7 @@ import hashlib
 import json
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -61,7 +61,8 @@ class PackWriter:
         for name, array in small.items():
             self._file.write(array.tobytes())
             self._enter(name, array.dtype.str, array.shape)
-        metadata = {"streamed": str(streamed), "small": _digest(array.tobytes() for array in small.values())}
+        digest = _digest(self._entries, [array.tobytes() for array in small.values()])
+        metadata = {"streamed": str(streamed), "digest": digest}
         text = json.dumps({"__metadata__": metadata, **self._entries}, separators=(",", ":")).encode()
         if len(text) > _HEADER - 8:
             raise ValueError(f"a header of {len(text)} bytes does not fit its room")
@@ -96,7 +97,7 @@ def open_packed(path: Path) -> dict[str, np.ndarray] | None:
             return None
         data = np.memmap(path, dtype=np.uint8, mode="r", offset=_HEADER)
         small = [entry for entry in header.values() if _in_memory(entry, streamed)]
-        if _digest(data[slice(*entry["data_offsets"])] for entry in small) != metadata["small"]:
+        if _digest(header, [data[slice(*entry["data_offsets"])] for entry in small]) != metadata["digest"]:
             return None
         tensors = {name: _tensor(data, entry, streamed) for name, entry in header.items()}
         return tensors if _sound(data[:streamed], tensors.pop(_SUMS)) else None
@@ -122,8 +123,9 @@ def _sound(data: np.ndarray, sums: np.ndarray) -> bool:
     return all(zlib.crc32(data[index * _CHUNK : (index + 1) * _CHUNK]) == sums[index] for index in chosen)
 
 
-def _digest(parts: Iterable[bytes | np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
+def _digest(entries: Mapping[str, dict], small: Sequence[bytes | np.ndarray]) -> str:
+    """Of what the file says of its tensors and of the small ones whole."""
+    digest = hashlib.sha256(json.dumps(entries).encode())
+    for part in small:
         digest.update(part)
     return digest.hexdigest()

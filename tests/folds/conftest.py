@@ -1,0 +1,49 @@
+"""A writer of competitions in the layouts with a file an utterance, for the tests of formats and cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+Utterance = tuple[np.ndarray, "list[str] | None"]
+
+
+def _write(folder: Path, utterances: Mapping[str, Utterance], transcripts: str = "transcript") -> None:
+    for name, (features, phonemes) in utterances.items():
+        (folder / "mfcc").mkdir(parents=True, exist_ok=True)
+        np.save(folder / "mfcc" / f"{name}.npy", features)
+        if phonemes is not None:
+            (folder / transcripts).mkdir(parents=True, exist_ok=True)
+            np.save(folder / transcripts / f"{name}.npy", np.array(["[SOS]", *phonemes, "[EOS]"]))
+
+
+@pytest.fixture(scope="session")
+def write_split() -> Callable[..., None]:
+    """`write_split(folder, {id: (features (T, F), phonemes or None)}, transcripts="transcript")`."""
+    return _write
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A competition in the S24 layout: three training utterances of 2 speakers, one of dev, two of test; F = 3."""
+    root = tmp_path / "competition"
+    random = np.random.default_rng(1)
+
+    def features(frames: int) -> np.ndarray:
+        return random.normal(size=(frames, 3)).astype(np.float32)
+
+    _write(
+        root / "train-clean-100",
+        {
+            "10-1-0001": (features(6), ["[SIL]", "AE", "[SIL]"]),
+            "10-1-0000": (features(9), ["K", "K"]),
+            "9-1-0000": (features(4), ["T"]),
+        },
+    )
+    _write(root / "dev-clean", {"20-1-0000": (features(5), ["S", "IY"])})
+    _write(root / "test-clean", {"30-1-0001": (features(7), None), "30-1-0000": (features(8), None)})
+    (root / "test-clean" / "random_submission.csv").write_text("index,label\n0,-a\n1,-b\n")
+    return root

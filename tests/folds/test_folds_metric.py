@@ -1,0 +1,54 @@
+"""The edit distance against its textbook recursion, and the means taken of it."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from folds.metric import batch_mean_distance, edit_distances, mean_distance
+
+_tokens = st.lists(st.integers(0, 46), max_size=8)
+
+
+def _recursion(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    @functools.cache
+    def distance(i: int, j: int) -> int:
+        if not i or not j:
+            return i + j
+        return min(distance(i - 1, j) + 1, distance(i, j - 1) + 1, distance(i - 1, j - 1) + (a[i - 1] != b[j - 1]))
+
+    return distance(len(a), len(b))
+
+
+@given(pairs=st.lists(st.tuples(_tokens, _tokens), max_size=5))
+@settings(deadline=None, max_examples=40)
+def test_distances_are_the_recursions(pairs: list[tuple[list[int], list[int]]]):
+    hypotheses, references = [a for a, _ in pairs], [b for _, b in pairs]
+    found = edit_distances(hypotheses, references)
+    assert found.dtype == np.int64
+    assert found.tolist() == [_recursion(tuple(a), tuple(b)) for a, b in pairs]
+    assert edit_distances(references, hypotheses).tolist() == found.tolist()
+
+
+def test_a_textbook_pair_and_mixed_kinds():
+    assert edit_distances(["kitten"], ["sitting"]).tolist() == [3]
+    assert edit_distances([np.array([1, 2], dtype=np.int16), (3,)], [[1], []]).tolist() == [1, 1]
+
+
+def test_mean_over_utterances_not_batches():
+    hypotheses, references = [[1], [1], [1, 2, 3]], [[1], [2], []]
+    assert mean_distance(hypotheses, references) == pytest.approx(4 / 3)
+    # The course's loop: batches of 2 have means 1/2 and 3, and the short one weighs as much.
+    assert batch_mean_distance(edit_distances(hypotheses, references), 2) == pytest.approx(1.75)
+    assert batch_mean_distance(edit_distances(hypotheses, references), 3) == pytest.approx(4 / 3)
+
+
+def test_unequal_numbers_and_none():
+    with pytest.raises(ValueError, match="1 hypotheses for 2 references"):
+        edit_distances([[1]], [[1], [2]])
+    with pytest.raises(ValueError, match="of no utterances is undefined"):
+        mean_distance([], [])
