@@ -47,7 +47,13 @@ def cnn(config: CNNConfig) -> CTCNetwork:
 
 
 @register_model(
-    "cnn_lstm_small", tags=("recurrent", "convolution", "cpu"), channels=128, blocks=3, hidden=144, layers=2
+    "cnn_lstm_small",
+    tags=("recurrent", "convolution", "cpu"),
+    channels=128,
+    blocks=3,
+    hidden=144,
+    layers=2,
+    dropout=0.1,
 )
 def cnn_lstm_small(config: CNNConfig) -> nn.Module:
     """3 residual blocks of width 128 at a third of the frame rate, 2 BiLSTM of 144: trains on two CPU cores."""

@@ -9,9 +9,9 @@ from registry import register_model
 from .lstm import RecurrentConfig, recurrent
 
 
-@register_model("gru_small", tags=("recurrent", "cpu"), hidden=256)
+@register_model("gru_small", tags=("recurrent", "cpu"), hidden=176, dropout=0.1)
 def gru_small(config: RecurrentConfig) -> nn.Module:
-    """Two stride-2 convolutions, 3 BiGRU of 256: trains on two CPU cores."""
+    """Two stride-2 convolutions, 3 BiGRU of 176: trains on two CPU cores."""
     return recurrent(config, "gru")
 
 

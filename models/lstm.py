@@ -50,9 +50,9 @@ def recurrent(config: RecurrentConfig, cell: str) -> CTCNetwork:
     return CTCNetwork(config, chain, tap=len(config.channels) + 1)
 
 
-@register_model("lstm_small", tags=("recurrent", "cpu"), hidden=256)
+@register_model("lstm_small", tags=("recurrent", "cpu"), hidden=160, dropout=0.1)
 def lstm_small(config: RecurrentConfig) -> nn.Module:
-    """Two stride-2 convolutions, 3 BiLSTM of 256: trains on two CPU cores."""
+    """Two stride-2 convolutions, 3 BiLSTM of 160: trains on two CPU cores."""
     return recurrent(config, "lstm")
 
 

@@ -51,9 +51,11 @@ def pyramid(config: PyramidConfig) -> CTCNetwork:
     return CTCNetwork(config, chain, tap=4 if config.reductions else 2)
 
 
-@register_model("pblstm_small", tags=("recurrent", "pyramid", "cpu"), channels=128, bottom=128, hidden=256)
+@register_model(
+    "pblstm_small", tags=("recurrent", "pyramid", "cpu"), channels=128, bottom=96, hidden=160, dropout=0.1
+)
 def pblstm_small(config: PyramidConfig) -> nn.Module:
-    """Stride-2 convolution, BiLSTM of 128, one pyramid reduction, 2 BiLSTM of 256: trains on two CPU cores."""
+    """Stride-2 convolution, BiLSTM of 96, one pyramid reduction, 2 BiLSTM of 160: trains on two CPU cores."""
     return pyramid(config)
 
 

@@ -91,7 +91,7 @@ def test_our_own_name_wins_over_a_plug_in(things, monkeypatch):
 
 
 def test_a_variant_has_its_own_defaults_and_refuses_foreign_ones():
-    assert model_config("lstm_small", features=3, classes=4).hidden == 256
+    assert model_config("lstm_small", features=3, classes=4).hidden == 160
     assert model_config("lstm_small", features=3, classes=4, hidden=7).hidden == 7
     with pytest.raises(InputError, match="model 'lstm_small': no option hiden; it has .*hidden"):
         create_model("lstm_small", features=3, classes=4, hiden=7)
