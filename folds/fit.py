@@ -115,9 +115,10 @@ def fit(model: CTCNetwork, task: Task, recipe: Recipe) -> None:
             for key, value in {**row, **timing, "held_out": distance}.items():
                 board.add_scalar(key, value, progress.step)
             bar.set_postfix(loss=f"{sums['loss']:.3f}", distance=f"{distance:.2f}", frames_s=f"{speed:.0f}")
+            seen = f"{len(glimpse)} utterances, greedy"
             bar.write(
-                f"{task.title} epoch {epoch}/{recipe.epochs}: loss {sums['loss']:.4f}, held-out distance "
-                f"{distance:.2f} ({len(glimpse)} utterances, greedy), {speed:.0f} frames/s, {spent / 60:.1f} CPU-minutes"
+                f"{task.title} epoch {epoch}/{recipe.epochs}: loss {sums['loss']:.4f}, "
+                f"held-out distance {distance:.2f} ({seen}), {speed:.0f} frames/s, {spent / 60:.1f} CPU-minutes"
             )
             if recipe.select == "best" and (progress.best is None or distance < progress.best):
                 progress.best = distance

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from .gru_kernel import gru_direction
+
 CELLS = {"lstm": nn.LSTM, "gru": nn.GRU}
 
 
@@ -151,6 +153,8 @@ class Bidirectional(nn.Module):
     def _direction(self, x: Tensor, suffix: str) -> Tensor:
         names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
         weights = {name: getattr(self.rnn, name + suffix) for name in names}
+        if isinstance(self.rnn, nn.GRU) and x.device.type == "cpu":
+            return gru_direction(x.transpose(0, 1), *weights.values()).transpose(0, 1)
         return torch.func.functional_call(self._one[0], weights, (x,))[0]
 
 

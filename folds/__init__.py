@@ -1,0 +1,23 @@
+"""From the competition's files to out-of-fold, dev and test log-probabilities: data, folds, training, the store.
+
+What it hands on here needs no PyTorch; `folds.train` is the training command, `folds.demo` makes a competition.
+"""
+
+from .cache import Dataset, Split, load_dataset
+from .competition import data_root, open_competition
+from .metric import edit_distances, mean_distance
+from .store import LogProbs, Member, find_members, unfinished
+
+__all__ = [
+    "Dataset",
+    "LogProbs",
+    "Member",
+    "Split",
+    "data_root",
+    "edit_distances",
+    "find_members",
+    "load_dataset",
+    "mean_distance",
+    "open_competition",
+    "unfinished",
+]
