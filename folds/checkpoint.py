@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import nn
 from torch.optim import Optimizer
 
@@ -29,7 +29,8 @@ def save(folder: Path, epoch: int, model: nn.Module, optimizer: Optimizer, state
             tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).contiguous()
     header = {"epoch": str(epoch), "state": json.dumps(state)}
     with atomic_write(folder / f"epoch{epoch:04d}.safetensors") as temporary:
-        save_file(tensors, temporary, metadata=header)
+        # Through Python's own write, so that a full disk is an OSError as everywhere else.
+        temporary.write_bytes(to_bytes(tensors, metadata=header))
     for old in files(folder)[:-KEEP]:
         old.unlink()
 
@@ -63,7 +64,7 @@ def load(folder: Path, model: nn.Module, optimizer: Optimizer) -> tuple[int, dic
 def save_weights(path: Path, model: nn.Module) -> None:
     """Write the weights alone."""
     with atomic_write(path) as temporary:
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
+        temporary.write_bytes(to_bytes({name: value.contiguous() for name, value in model.state_dict().items()}))
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as to_bytes
 
 from registry import InputError, atomic_write
 
@@ -115,7 +115,8 @@ def write_log_probs(path: Path, log_probs: LogProbs) -> None:
         "stride": str(log_probs.stride),
     }
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata=header)
+        # Through Python's own write, so that a full disk is an OSError as everywhere else.
+        temporary.write_bytes(to_bytes(tensors, metadata=header))
 
 
 def read_log_probs(path: Path) -> LogProbs:

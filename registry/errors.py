@@ -43,10 +43,11 @@ def command(main: Callable[[], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         where = f" while writing {error.filename}" if error.filename else ""
-        status = _complain(f"the disk is full{where}: nothing half-written was left; free some space and run it again")
+        done = "nothing half-written was left; free some space and run it again"
+        status = _complain(f"the disk or a quota is full{where}: {done}")
     sys.exit(status)
 
 

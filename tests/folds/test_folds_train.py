@@ -18,7 +18,7 @@ from folds.cache import load_dataset
 from folds.partition import speaker_folds
 from folds.predict import greedy_distances
 from folds.store import find_members, read_log_probs
-from registry import InputError
+from registry import InputError, command
 
 MODEL = ["--model", "lstm_small", "--hidden", "24", "--channels", "16", "16", "--strides", "2", "1", "--layers", "1"]
 QUICK = [*MODEL, "--folds", "2", "--threads", "1", "--batch-frames", "400", "--lr", "0.01", "--time-mask", "4"]
@@ -136,13 +136,15 @@ def test_several_models_folds_and_seeds(tiny, tmp_path, monkeypatch):
         (["--data", "/no/such/folder"], "no folder /no/such/folder"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(tiny, tmp_path, options, message):
-    base = [sys.executable, "-m", "folds.train", "--data", str(tiny), "--runs", str(tmp_path / "runs"), "--folds", "2"]
-    base += ["--model", "lstm_small", "--epochs", "1"]
-    process = subprocess.run([*base, *options], capture_output=True, text=True)
-    assert process.returncode == 2, process.stderr
-    assert process.stderr.startswith("error: ") and message in process.stderr
-    assert len(process.stderr.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()
+def test_bad_input_is_one_line_and_status_2(tiny, tmp_path, monkeypatch, capsys, options, message):
+    base = ["train", "--data", str(tiny), "--runs", str(tmp_path / "runs"), "--folds", "2"]
+    monkeypatch.setattr(sys, "argv", [*base, "--model", "lstm_small", "--epochs", "1", *options])
+    with pytest.raises(SystemExit) as exit:
+        command(train.main)
+    assert exit.value.code == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("error: ") and message in complaint
+    assert len(complaint.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()
 
 
 def test_utterances_too_short_for_their_labels_are_listed(tiny, tmp_path, monkeypatch):
@@ -152,6 +154,29 @@ def test_utterances_too_short_for_their_labels_are_listed(tiny, tmp_path, monkey
     assert not (tmp_path / "lstm_small").exists()
     with pytest.raises(InputError, match="nothing is left to fit"):
         run(monkeypatch, tiny, tmp_path, *short, "--fold", "1", "--skip-bad")
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tiny, tmp_path):
+    """The limit on a file's size stands in for a full disk: the checkpoint does not fit."""
+    code = (
+        "import resource, signal; from registry import command; from folds import train;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000));"
+        "command(train.main)"
+    )
+    arguments = ["--data", str(tiny), "--runs", str(tmp_path), *QUICK, "--epochs", "2", "--resume"]
+    load_dataset(tiny)  # the cache is larger than the limit, and not what is tested
+    full = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert full.returncode == 2 and "error: the disk or a quota is full" in full.stderr, full.stderr
+    assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("checkpoint/*.safetensors"))
+    subprocess.run([sys.executable, "-m", "folds.train", *arguments], check=True, stdout=subprocess.DEVNULL)
+    (member,) = find_members(tmp_path)
+    assert [json.loads(line)["epoch"] for line in metrics(member.path).splitlines()] == [1, 2]
+
+
+def test_reduced_precision_trains(tiny, tmp_path, monkeypatch):
+    run(monkeypatch, tiny, tmp_path, "--epochs", "2", "--precision", "bf16")
+    rows = [json.loads(line) for line in metrics(tmp_path / "lstm_small" / "fold0").splitlines()]
+    assert rows[1]["loss"] < rows[0]["loss"] and rows[1]["skipped"] == 0
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_utterances(tiny, tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ def test_status_and_message(capsys):
 
 def test_a_full_disk_is_one_line(capsys):
     assert _status(lambda: _raise(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x.bin"))) == 2
-    assert "the disk is full while writing x.bin" in capsys.readouterr().err
+    assert "the disk or a quota is full while writing x.bin" in capsys.readouterr().err
 
 
 def test_a_bug_keeps_its_traceback():
