@@ -118,7 +118,7 @@ class Speech:
         self._folder.cleanup()
 
     def speak(self, words: Sequence[Sequence[str]], voice: Voice) -> np.ndarray:
-        """Samples, float32 at 16 kHz in [-1, 1], of one breath group: words of ARPAbet phonemes with stress digits.
+        """Samples, float32 at 16 kHz with full scale at 1, of one breath group: words of ARPAbet phonemes with stress digits.
 
         The silence that eSpeak adds at both ends is cut off. Raises `RuntimeError` if eSpeak did not speak exactly the
         phonemes given.
@@ -175,7 +175,7 @@ def mnemonics(word: Sequence[str]) -> str:
 
 
 def mfcc(samples: np.ndarray) -> np.ndarray:
-    """Kaldi MFCCs of 16 kHz samples in [-1, 1]: `(T, 28)` float32, 25 ms windows every 10 ms, without dither."""
+    """Kaldi MFCCs of 16 kHz samples: `(T, 28)` float32, 25 ms windows every 10 ms, without dither."""
     options = kaldi_native_fbank.MfccOptions()
     options.frame_opts.samp_freq = SAMPLE_RATE
     # Dither is random noise against log 0; it would make each run differ, and the demo adds noise of its own.
