@@ -44,8 +44,8 @@ _GLIDES = (";", "r-")
 # comes from memory that the library does not initialise, and no seed makes it the same twice.
 VOICES = (
     "m1", "f1", "m3", "linda", "m7", "belinda", "edward", "f4", "m2", "steph", "Michael", "anika", "m5", "Annie",
-    "john", "aunty", "m6", "steph2", "paul", "Andrea", "m4", "steph3", "max", "grandma", "m8", "adam", "ian", "benjamin",
-    "rob", "david",
+    "john", "aunty", "m6", "steph2", "paul", "Andrea", "m4", "steph3", "max", "grandma", "m8", "adam", "ian",
+    "benjamin", "rob", "david",
 )  # fmt: skip
 
 # espeak-ng/speak_lib.h
@@ -118,9 +118,9 @@ class Speech:
         self._folder.cleanup()
 
     def speak(self, words: Sequence[Sequence[str]], voice: Voice) -> np.ndarray:
-        """Samples, float32 at 16 kHz with full scale at 1, of one breath group: words of ARPAbet phonemes with stress digits.
+        """Samples, float32 at 16 kHz with full scale at 1, of words spoken in one breath.
 
-        The silence that eSpeak adds at both ends is cut off. Raises `RuntimeError` if eSpeak did not speak exactly the
+        A word is ARPAbet phonemes, vowels with their stress digits. The silence that eSpeak adds at both ends is cut off. Raises `RuntimeError` if eSpeak did not speak exactly the
         phonemes given.
         """
         self._samples.clear()
