@@ -46,8 +46,9 @@ NOUNS = _words("""
     river R IH1 V ER0 | ocean OW1 SH AH0 N | mountain M AW1 N T AH0 N | valley V AE1 L IY0 | road R OW1 D
     path P AE1 TH | tower T AW1 ER0 | window W IH1 N D OW0 | kitchen K IH1 CH AH0 N | table T EY1 B AH0 L
     chair CH EH1 R | book B UH1 K | letter L EH1 T ER0 | picture P IH1 K CH ER0 | treasure T R EH1 ZH ER0
-    vision V IH1 ZH AH0 N | television T EH1 L AH0 V IH2 ZH AH0 N | coin K OY1 N | toy T OY1 | voice V OY1 S | noise N OY1 Z | oil OY1 L
-    music M Y UW1 Z IH0 K | song S AO1 NG | ring R IH1 NG | cloth K L AO1 TH | clothing K L OW1 DH IH0 NG
+    vision V IH1 ZH AH0 N | television T EH1 L AH0 V IH2 ZH AH0 N | coin K OY1 N | toy T OY1 | voice V OY1 S
+    noise N OY1 Z | oil OY1 L | music M Y UW1 Z IH0 K
+    song S AO1 NG | ring R IH1 NG | cloth K L AO1 TH | clothing K L OW1 DH IH0 NG
     leather L EH1 DH ER0 | feather F EH1 DH ER0 | tooth T UW1 TH | mouth M AW1 TH | shoe SH UW1 | spoon S P UW1 N
     moon M UW1 N | food F UW1 D | foot F UH1 T | wood W UH1 D | bush B UH1 SH | sugar SH UH1 G ER0 | cake K EY1 K
     cheese CH IY1 Z | orange AO1 R AH0 N JH | apple AE1 P AH0 L | egg EH1 G | paper P EY1 P ER0 | engine EH1 N JH AH0 N

@@ -120,8 +120,8 @@ class Speech:
     def speak(self, words: Sequence[Sequence[str]], voice: Voice) -> np.ndarray:
         """Samples, float32 at 16 kHz with full scale at 1, of words spoken in one breath.
 
-        A word is ARPAbet phonemes, vowels with their stress digits. The silence that eSpeak adds at both ends is cut off. Raises `RuntimeError` if eSpeak did not speak exactly the
-        phonemes given.
+        A word is ARPAbet phonemes, vowels with their stress digits. The silence that eSpeak adds at both ends is cut
+        off. Raises `RuntimeError` if eSpeak did not speak exactly the phonemes given.
         """
         self._samples.clear()
         self._reported.clear()

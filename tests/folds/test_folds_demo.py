@@ -79,7 +79,8 @@ def test_every_word_is_spoken_as_written(synthesiser):
 
 @pytest.mark.parametrize("variant", speech.VOICES)
 def test_every_voice_speaks_a_sentence_with_links_and_flaps(synthesiser, variant):
-    words = [lexicon.LEXICON[word] for word in ["her", "early", "answer", "visited", "a", "dirty", "lion", "beyond", "the", "ring"]]
+    sentence = ["her", "early", "answer", "visited", "a", "dirty", "lion", "beyond", "the", "ring"]
+    words = [lexicon.LEXICON[word] for word in sentence]
     samples = synthesiser.speak(words, speech.Voice(variant))
     # Band-limiting overshoots full scale a little where a voice reaches it.
     assert len(samples) > speech.SAMPLE_RATE and 0.05 < np.abs(samples).max() < 1.1
