@@ -22,7 +22,7 @@ from submit.client import Client, Failure, Patience
 from submit.download import download
 from submit.send import Sender
 
-_ADDRESS = r"(?:https?://(?:www\.)?kaggle\.com/(?:competitions|c)/)?([\w-]+)/?(?:(?<=/).*)?"
+_ADDRESS = r"(?:https?://(?:www\.)?kaggle\.com/(?:competitions|c)/([\w-]+)(?:[/?#].*)?|([\w-]+))"
 _DEADLINE = 900.0
 _DOWNLOAD_DEADLINE = 86400.0
 
@@ -79,7 +79,7 @@ class Options:
                 f"--competition {self.competition!r}: expected the last part of its address, such as 11785-hw3p2-f24 "
                 f"of {SITE}/competitions/11785-hw3p2-f24"
             )
-        return found[1]
+        return found[1] or found[2]
 
     def patience(self) -> Patience:
         """The run's clock, which starts now."""

@@ -82,10 +82,7 @@ def _of_status(status: int, text: str, page: str, competition: str, credentials:
         return f"Kaggle asks for fewer requests {said}: wait some minutes and run the same command again"
     if status >= 500:
         return f"Kaggle has a fault of its own {said}: try again later"
-    return (
-        f"Kaggle refuses the request {said}: check that the competition still takes submissions, and as a file, "
-        f"at {page}/submissions"
-    )
+    return f"Kaggle refuses the request {said}: see at {page}/submissions whether it still takes any, and as a file"
 
 
 def shorten(text: str, length: int = 200) -> str:

@@ -29,18 +29,19 @@ from submit.worker import OVERTIME
 TRIES = 5
 """How often a call that changes nothing is asked before we give up."""
 
-_IMPORT_SECONDS = 20.0
-"""Added to the first call of a child, which imports the client: a second on an idle machine, more on a busy one."""
+_IMPORT_SECONDS = 45.0
+"""How long a child may take to import the client: a second on an idle machine, many on one that is training."""
 
 _GRACE_SECONDS = 1.0
-"""How long a child past its limit may take to end itself before it is killed."""
+"""How long a child past its limit may take to end itself before it is killed; the deadline allows less."""
 
 
 class Failure(Exception):
     """A call that failed, on Kaggle's side or on the way to it.
 
     `kind`: `http` (with `status`), `connection`, `garbled` (an answer that is not JSON), `timeout`, `deadline` (ours),
-    `credentials`, `import`, `other`; raised by `submit.send`: `upload`, `limit`, `unclear`, `unscored`.
+    `died` (the child, not by us), `credentials`, `import`, `other`; from `submit.send`: `upload`, `limit`, `unclear`,
+    `unscored`; from `submit.download`: `damaged`, `archive`.
     `phase`: how far a submission had come (`submit.worker.phase`), or `unknown`.
     """
 
@@ -60,7 +61,7 @@ class Failure(Exception):
         """Whether the same call may well succeed a little later."""
         if self.kind == "http":
             return self.status is not None and (self.status in (408, 429) or self.status >= 500)
-        return self.kind in ("connection", "garbled", "timeout", "upload")
+        return self.kind in ("connection", "garbled", "timeout", "died", "upload")
 
     @property
     def may_have_submitted(self) -> bool:
@@ -115,12 +116,15 @@ def _seconds(retry_after: str | None) -> float | None:
 class Client:
     """The child process, started when first needed and again after it was killed. Use as a context manager.
 
+    `environment` is the child's, where it is not to be ours.
+
     >>> with Client() as client:                                              # doctest: +SKIP
     ...     client.ask("limits", Patience(), competition="11785-hw3p2")
     {'today': 2, 'total': 31, 'allowed': 8}
     """
 
-    def __init__(self) -> None:
+    def __init__(self, environment: dict[str, str] | None = None) -> None:
+        self._environment = environment
         self._child: subprocess.Popen[str] | None = None
         self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
@@ -157,21 +161,17 @@ class Client:
 
         `watch` is called several times a second meanwhile; what it raises ends the call.
         """
-        fresh = self._child is None
-        limit = min(limit + _IMPORT_SECONDS * fresh, patience.left)
-        if limit <= 0:
-            raise Failure("deadline", f"the deadline of {patience.deadline:g} s has passed")
-        if fresh:
-            self._start()
         try:
-            return self._exchange({"call": call, "arguments": arguments, "limit": limit}, limit, watch)
+            if self._child is None:
+                self._start(patience)
+            return self._exchange(call, arguments, limit, patience, watch)
         except BaseException as error:
             # After a time-out, or Ctrl-C, the answer of this call could be taken for that of the next.
             if not isinstance(error, Failure) or error.kind == "timeout":
                 self.close()
             raise
 
-    def _start(self) -> None:
+    def _start(self, patience: Patience) -> None:
         script = str(Path(__file__).with_name("worker.py"))
         # -P: neither this folder nor the user's may shadow what the client imports. In a session of its own Ctrl-C
         # does not reach it: the ledger is written before it goes.
@@ -182,18 +182,38 @@ class Client:
             stderr=subprocess.DEVNULL,
             text=True,
             encoding="utf-8",
+            env=self._environment,
             start_new_session=True,
         )
         self._answers = queue.SimpleQueue()
         threading.Thread(target=_pump, args=(self._child, self._answers), daemon=True).start()
-
-    def _exchange(self, request: dict[str, Any], limit: float, watch: Callable[[], None] | None) -> Any:
         try:
-            self._child.stdin.write(json.dumps(request) + "\n")
+            self._exchange("hello", {}, patience.timeout + _IMPORT_SECONDS, patience)
+        except Failure as failure:
+            failure.phase = "before"  # whatever was to be called has not been
+            raise
+
+    def _exchange(
+        self,
+        call: str,
+        arguments: dict[str, Any],
+        limit: float,
+        patience: Patience,
+        watch: Callable[[], None] | None = None,
+    ) -> Any:
+        # The child gets a little less than we wait, so that it can end itself and tell how far it came.
+        kill = min(limit + _GRACE_SECONDS, patience.left)
+        if kill <= 0:
+            raise Failure("deadline", f"the deadline of {patience.deadline:g} s has passed")
+        limit = kill - min(_GRACE_SECONDS, 0.1 * kill)
+        try:
+            self._child.stdin.write(json.dumps({"call": call, "arguments": arguments, "limit": limit}) + "\n")
             self._child.stdin.flush()
-            line = self._line(limit + _GRACE_SECONDS, watch)
-        except (queue.Empty, BrokenPipeError):
+            line = self._line(kill, watch)
+        except BrokenPipeError:
             line = None
+        except queue.Empty:
+            raise Failure("timeout", f"no answer within {kill:.3g} s", phase="unknown") from None
         if line is None:
             raise self._ended(limit)
         answer = json.loads(line)
@@ -217,17 +237,16 @@ class Client:
                 watch()
 
     def _ended(self, limit: float) -> Failure:
-        """The failure of a child that ended without an answer, or did not end."""
-        child = self._child
+        """The failure of a child that ended without an answer: past its limit, or by a fault of its own."""
         try:
-            status = child.wait(_GRACE_SECONDS)
+            status = self._child.wait(_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             status = None
-        phase = next((phase for phase, code in OVERTIME.items() if code == status), "unknown")
-        if status is None or phase != "unknown":
-            return Failure("timeout", f"no answer within {limit:.3g} s", phase=phase)
+        for phase, code in OVERTIME.items():
+            if code == status:
+                return Failure("timeout", f"no answer within {limit:.3g} s", phase=phase)
         self.close()
-        return Failure("other", f"the client's process ended with status {status}", phase="unknown")
+        return Failure("died", f"the client's process ended with status {status}", phase="unknown")
 
 
 def _pump(child: subprocess.Popen[str], answers: queue.SimpleQueue[str | None]) -> None:

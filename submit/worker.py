@@ -205,11 +205,21 @@ def _describe(error: BaseException) -> dict[str, Any]:
     return {
         "kind": kind,
         "error": type(error).__name__,
-        "text": _without_secrets(str(error)),
+        "text": _without_secrets(_text(error, kind)),
         "status": response.status_code if response is not None else None,
         "retry_after": response.headers.get("Retry-After") if response is not None else None,
         "phase": phase(functions),
     }
+
+
+def _text(error: BaseException, kind: str) -> str:
+    if kind == "garbled":
+        return "the answer is not JSON"
+    if kind == "connection":
+        # The outer texts are the library's own wrapping; the innermost is the system's: refused, reset, unknown host.
+        while inner := error.__cause__ or error.__context__:
+            error = inner
+    return str(error)
 
 
 def _without_secrets(text: str) -> str:

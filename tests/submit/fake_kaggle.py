@@ -1,0 +1,307 @@
+"""A Kaggle on 127.0.0.1 for the real client: the endpoints it uses, a record of what it accepted, and faults on order.
+
+It stands as the client's HTTP proxy (`environment`), so that the client needs no patch and no port of its own. Each
+endpoint has a queue of faults; a request takes the next one, and an empty queue means good service.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import struct
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+HTML = b"<!doctype html><title>Please sign in to the network</title>"
+KEY = "0123456789abcdef-the-secret-key"
+
+
+@dataclass
+class FakeKaggle:
+    """State and behaviour; use as a context manager."""
+
+    submissions: list[dict[str, Any]] = field(default_factory=list)
+    contents: dict[int, bytes] = field(default_factory=dict)
+    """What was submitted, by ref."""
+    faults: dict[str, list[str | Callable[[], str | None]]] = field(default_factory=lambda: defaultdict(list))
+    requests: list[str] = field(default_factory=list)
+    allowed: int = 10
+    made_before: int = 0
+    polls_to_score: int = 1
+    score: dict[str, Any] = field(default_factory=lambda: {"status": "COMPLETE", "publicScore": "9.81234"})
+    archive: bytes = b""
+    cut: list[int] = field(default_factory=list)
+    """Bytes after which the next downloads break off."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Of the archive, beside the usual ones."""
+    token: str | None = None
+    """The one access token that is not stale."""
+    late: float = 3.0
+    """Seconds by which a request with the fault `late` is served late, its client long gone."""
+
+    def __post_init__(self) -> None:
+        self._uploads: dict[str, bytes] = {}
+        self._lock = threading.RLock()
+        self._next = 100
+        self.stopping = threading.Event()
+
+    def __enter__(self) -> FakeKaggle:
+        self.stopping.clear()
+        handler = type("Handler", (_Handler,), {"kaggle": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopping.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def port(self) -> int:
+        return self._server.server_port
+
+    def reset(self) -> None:
+        """Forget everything; requests that hang from before are let go."""
+        self.stopping.set()
+        fresh = FakeKaggle()
+        with self._lock:
+            for name in self.__dataclass_fields__:
+                setattr(self, name, getattr(fresh, name))
+            self._uploads, self._next, self.stopping = {}, fresh._next, fresh.stopping
+
+    def environment(self, home: Path, packages: Path | None = None) -> dict[str, str]:
+        """Of a process whose client is to talk to this server, with credentials and nothing else of Kaggle's."""
+        ours = ("KAGGLE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "HW3P2", "XDG_CONFIG_HOME")
+        kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(ours)}
+        kept |= {
+            "HOME": str(home),
+            "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
+            "HTTP_PROXY": f"http://127.0.0.1:{self.port}",
+            "NO_PROXY": "127.0.0.1",  # not localhost: only the address of a refused upload is reached directly
+            "KAGGLE_USERNAME": "ada",
+            "KAGGLE_KEY": KEY,
+        }
+        # Lower case goes first in Python, and wins.
+        kept |= {name.lower(): kept[name] for name in ("HTTP_PROXY", "NO_PROXY")}
+        if packages is not None:
+            kept["PYTHONPATH"] = str(packages)
+        return kept
+
+    def fault(self, endpoint: str) -> str:
+        with self._lock:
+            self.requests.append(endpoint)
+            fault = self.faults[endpoint].pop(0) if self.faults[endpoint] else ""
+        return fault() or "" if callable(fault) else fault
+
+    # What the endpoints do when nothing is wrong.
+
+    def StartSubmissionUpload(self, request: dict[str, Any]) -> dict[str, Any]:
+        with self._lock:
+            token = f"token-{len(self._uploads)}"
+            self._uploads[token] = b""
+        return {"token": token, "createUrl": f"http://upload.localhost/upload/{token}?signature=do-not-print-me"}
+
+    def upload(self, token: str, content: bytes) -> None:
+        with self._lock:
+            self._uploads[token] = content
+
+    def CreateSubmission(self, request: dict[str, Any]) -> dict[str, Any]:
+        with self._lock:
+            self._next += 1
+            content = self._uploads[request["blobFileTokens"]]
+            self.contents[self._next] = content
+            self.submissions.insert(0, {
+                "ref": self._next,
+                "totalBytes": len(content),
+                "date": "2025-11-01T10:00:00.000Z",
+                "description": request.get("submissionDescription", ""),
+                "fileName": "submission.csv",
+                "submittedBy": "ada",
+                "polls": 0,
+            })
+            return {"message": "Successfully submitted", "ref": self._next}
+
+    def _shown(self, submission: dict[str, Any]) -> dict[str, Any]:
+        scored = submission["polls"] > self.polls_to_score
+        state = self.score if scored else {"status": "PENDING", "publicScore": "", "privateScore": None}
+        return {key: value for key, value in submission.items() if key != "polls"} | state
+
+    def ListSubmissions(self, request: dict[str, Any]) -> dict[str, Any]:
+        size = request.get("pageSize", 20)
+        start = int(request.get("pageToken") or 0)
+        with self._lock:
+            page = [self._shown(each) for each in self.submissions[start : start + size]]
+            more = start + size < len(self.submissions)
+        return {"submissions": page, "nextPageToken": str(start + size) if more else ""}
+
+    def GetSubmission(self, request: dict[str, Any]) -> dict[str, Any] | int:
+        with self._lock:
+            for submission in self.submissions:
+                if submission["ref"] == request["ref"]:
+                    submission["polls"] += 1
+                    return self._shown(submission)
+        return 404
+
+    def GetSubmissionLimits(self, request: dict[str, Any]) -> dict[str, Any]:
+        today = self.made_before + len(self.submissions)
+        return {"numToday": today, "numTotal": today, "numAllowedNow": max(0, self.allowed - len(self.submissions))}
+
+    def IntrospectToken(self, request: dict[str, Any]) -> dict[str, Any]:
+        good = request.get("token") == self.token
+        return {"active": True, "username": "ada"} if good else {"active": False}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    kaggle: FakeKaggle
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        request = json.loads(self._body() or b"{}")
+        method = urlsplit(self.path).path.rsplit("/", 1)[-1]
+        self._serve(method, lambda: self._call(method, request))
+
+    def _call(self, method: str, request: dict[str, Any]) -> None:
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if self.headers.get("Authorization", "").startswith("Bearer ") and token != self.kaggle.token:
+            return self._answer(401, {"code": 401, "message": f"Unauthenticated: {token}"})
+        if method == "DownloadDataFiles":
+            return self._send(302, b"", {"Location": "http://files.localhost/files/archive.zip?signature=do-not-print-me"})
+        answer = getattr(self.kaggle, method)(request)
+        if answer == 404:
+            return self._answer(404, {"code": 404, "message": "Not found"})
+        return self._answer(200, answer)
+
+    def do_PUT(self) -> None:
+        token = urlsplit(self.path).path.rsplit("/", 1)[-1]
+        fault = self.kaggle.fault("upload")
+        if fault == "reset":
+            self.rfile.read(10)
+            return self._reset()
+        content = self._body()
+        self._serve("", lambda: (self.kaggle.upload(token, content), self._send(200, b"")), fault)
+
+    def do_GET(self) -> None:
+        self._serve("archive", self._file)
+
+    def _file(self) -> None:
+        content = self.kaggle.archive
+        digest = base64.b64encode(hashlib.md5(content).digest()).decode()
+        headers = {
+            "Content-Type": "application/zip",
+            "Accept-Ranges": "bytes",
+            "ETag": f'"{digest}"',
+            "Last-Modified": "Sat, 01 Nov 2025 10:00:00 GMT",
+            "x-goog-hash": f"crc32c=AAAAAA==,md5={digest}",
+        } | self.kaggle.headers
+        start = 0
+        if self.headers.get("Range") and self.headers.get("If-Range", headers["ETag"]) == headers["ETag"]:
+            start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        cut = self.kaggle.cut.pop(0) if self.kaggle.cut and self.kaggle.requests.count("archive") > 1 else None
+        self.kaggle.requests.append(f"archive from {start}")
+        self._send(206 if start else 200, content[start:], headers, cut)
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            parts = []
+            while size := int(self.rfile.readline(), 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(parts)
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def _serve(self, endpoint: str, good: Callable[[], object], fault: str | None = None) -> None:
+        fault = self.kaggle.fault(endpoint) if fault is None else fault
+        stopping = self.kaggle.stopping
+        if not fault:
+            good()
+        elif fault == "reset":
+            self._reset()
+        elif fault == "hang":
+            stopping.wait(30)
+            self._reset()
+        elif fault == "late":
+            # The server's work goes on though its client has given up.
+            time.sleep(self.kaggle.late)
+            with contextlib.suppress(OSError):
+                good()
+        elif fault in ("lost", "lost-html", "lost-500", "lost-hang"):
+            self._send_really, answered = self._send, []
+            self._send = lambda *rest: answered.append(rest)  # type: ignore[method-assign]
+            good()
+            self._send = self._send_really  # type: ignore[method-assign]
+            if fault == "lost-hang":
+                stopping.wait(30)
+            if fault == "lost-html":
+                self._send(200, HTML, {"Content-Type": "text/html"})
+            elif fault == "lost-500":
+                self._answer(500, {"code": 500, "message": "Internal error"})
+            else:
+                self._reset()
+        elif fault == "html":
+            self._send(200, HTML, {"Content-Type": "text/html"})
+        elif fault == "no-ref":
+            self._answer(200, {"message": "Successfully submitted"})
+        elif fault == "refused":
+            # A port on which nobody listens; the client reaches it without its proxy.
+            self._answer(200, {"token": "token-refused", "createUrl": "http://127.0.0.1:9/upload?signature=do-not-print-me"})
+        elif fault == "unknown-status":
+            with self.kaggle._lock:
+                kept, self.kaggle.score = self.kaggle.score, {"status": "RESCORING"}
+                waited, self.kaggle.polls_to_score = self.kaggle.polls_to_score, -1
+                good()
+                self.kaggle.score, self.kaggle.polls_to_score = kept, waited
+        else:
+            status, _, after = fault.partition(" ")
+            headers = {"Retry-After": after} if after else {}
+            self._answer(int(status), {"code": int(status), "message": _MESSAGES.get(int(status), "")}, headers)
+
+    def _answer(self, status: int, answer: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+        self._send(status, json.dumps(answer).encode(), {"Content-Type": "application/json"} | (headers or {}))
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: int | None = None) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.send_response(status)
+            for name, value in ({"Content-Length": str(len(body))} | (headers or {})).items():
+                self.send_header(name, value)
+            self.send_header("Connection", "close")
+            self.end_headers()
+            self.wfile.write(body if cut is None else body[:cut])
+            self.wfile.flush()
+        self.close_connection = True
+        if cut is not None:
+            self._reset()
+
+    def _reset(self) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+        self.close_connection = True
+
+
+_MESSAGES = {
+    400: "Submission not allowed:  Your team has used its daily Submission allowance",
+    401: "Unauthenticated",
+    403: "Permission 'competitions.participate' was denied",
+    404: "Not found",
+    429: "Too many requests",
+    500: "Internal error",
+    503: "Service unavailable",
+}
