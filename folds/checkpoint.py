@@ -1,6 +1,6 @@
 """A training state on disk, without pickle: tensors in safetensors, the rest as JSON in its header.
 
-Two checkpoints are kept, so that one damaged by a failing disk costs an epoch and not the run.
+Two checkpoints are kept, so that one damaged by a failing disk costs some steps and not the run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from registry import atomic_write
@@ -21,43 +21,44 @@ from registry import atomic_write
 KEEP = 2
 
 
-def save(folder: Path, epoch: int, model: nn.Module, optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Write the state after `epoch` epochs and drop all but the newest ones."""
-    tensors = {f"model.{name}": value.contiguous() for name, value in model.state_dict().items()}
+def save(
+    folder: Path, step: int, model: nn.Module, optimizer: Optimizer, header: dict[str, Any], more: dict[str, Tensor]
+) -> None:
+    """Write the state after `step` steps, `header` (JSON) and `more` with it, and drop all but the newest ones."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for index, slots in optimizer.state_dict()["state"].items():
         for name, value in slots.items():
-            tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).contiguous()
-    header = {"epoch": str(epoch), "state": json.dumps(state)}
-    with atomic_write(folder / f"epoch{epoch:04d}.safetensors") as temporary:
+            tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+    tensors |= {f"more.{name}": value for name, value in more.items()}
+    with atomic_write(folder / f"step{step:08d}.safetensors") as temporary:
         # Through Python's own write, so that a full disk is an OSError as everywhere else.
-        temporary.write_bytes(to_bytes(tensors, metadata=header))
+        whole = {name: value.contiguous() for name, value in tensors.items()}
+        temporary.write_bytes(to_bytes(whole, metadata={"header": json.dumps(header)}))
     for old in files(folder)[:-KEEP]:
         old.unlink()
 
 
-def load(folder: Path, model: nn.Module, optimizer: Optimizer) -> tuple[int, dict[str, Any]] | None:
-    """Restore the newest whole checkpoint: (epochs done, state), or None where there is none.
+def load(folder: Path, model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Restore model and optimizer from the newest whole checkpoint: (header, more), or None where there is none.
 
-    One that cannot be read is named on stderr and the one before it is used.
+    One that cannot be read is named on stderr and removed, and the one before it is used.
     """
     for path in reversed(files(folder)):
         try:
             with safe_open(path, framework="pt") as file:
-                header = file.metadata()
+                header = json.loads(file.metadata()["header"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         except (SafetensorError, OSError) as error:
             print(f"warning: {path} is damaged ({error}): going back to the checkpoint before it", file=sys.stderr)
             path.unlink()
             continue
-        prefix = "model."
-        model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        slots: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, slot = name.split(".")
-                slots.setdefault(int(index), {})[slot] = value
+        model.load_state_dict(_part(tensors, "model."))
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, value in _part(tensors, "optimizer.").items():
+            index, slot = name.split(".")
+            slots.setdefault(int(index), {})[slot] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
-        return int(header["epoch"]), json.loads(header["state"])
+        return header, _part(tensors, "more.")
     return None
 
 
@@ -74,5 +75,9 @@ def load_weights(path: Path, model: nn.Module) -> None:
 
 
 def files(folder: Path) -> list[Path]:
-    """The whole checkpoints in `folder`, oldest first."""
-    return sorted(folder.glob("epoch*.safetensors"))
+    """The checkpoints in `folder`, oldest first."""
+    return sorted(folder.glob("step*.safetensors"))
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

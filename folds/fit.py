@@ -1,39 +1,41 @@
-"""The fitting loop: one model, one fold. Killed at any moment and run again, it ends in the same metrics.
+"""The fitting loop: one model, one fold. Stopped or killed at any moment and run again, it ends in the same metrics.
 
-An epoch's randomness follows from (seed, epoch) alone and a checkpoint is written after each epoch, so a resumed run
-repeats what was lost. Clock readings differ from run to run; they go to timing.jsonl and not to metrics.jsonl.
+An epoch's random numbers follow from seed and epoch, and checkpoints hold where they stand; one is written after each
+epoch, every few minutes of a long one, and when the run is told to stop.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from models import CTCNetwork
-from registry import InputError, atomic_write
+from registry import InputError
 
 from . import checkpoint
 from .augment import augment
 from .batches import Batch, padding_share, plan, prefetched
 from .cache import Dataset
+from .interrupt import Interrupts, Stopped
+from .journal import Journal
 from .objective import log_prior, objective
 from .options import Recipe
 from .predict import greedy_distances, predict
+from .schedule import Budget, learning_rate
+from .state import State
 
 # Steps with a loss that is no number are skipped; so many in a row mean that the run is lost.
 STREAK = 20
 # Held-out utterances scored each epoch, to be seen while training; the whole fold is scored at the end.
 GLIMPSE = 150
+# At most so much work is lost to a kill.
+SAVE_SECONDS = 600.0
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -48,167 +50,139 @@ class Task:
     folder: Path
     title: str
 
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoint"
 
-@dataclass
-class Progress:
-    """Where a run stands; `total` follows from the plan, the rest goes into its checkpoints."""
-
-    total: int
-    step: int = 0
-    best: float | None = None
-    streak: int = 0
-
-    def skip(self, task: Task, batch: Batch) -> None:
-        """Count a step whose loss or gradient is no number. Raises InputError after too many in a row."""
-        self.streak += 1
-        if self.streak == STREAK:
-            names = ", ".join(task.dataset.train.ids[i] for i in batch.indices[:3])
-            raise InputError(
-                f"{task.title}: loss or gradient was no number {STREAK} times in a row, last with {names}, …: "
-                "delete the run's folder and try a smaller --lr, or --precision fp32"
-            )
+    def batches(self, recipe: Recipe, epoch: int) -> list[np.ndarray]:
+        """The batches of an epoch, as positions in `fitted`."""
+        lengths = self.dataset.train.lengths[self.fitted]
+        return plan(lengths, frames=recipe.batch_frames, seed=self.seed, epoch=epoch)
 
 
 def fit(model: CTCNetwork, task: Task, recipe: Recipe) -> None:
     """Fit `model` in place, from the newest checkpoint under `task.folder` where there is one.
 
-    Writes checkpoint/, metrics.jsonl, timing.jsonl and tensorboard/ under the folder.
+    Writes checkpoint/, metrics.jsonl, timing.jsonl and tensorboard/ under the folder. Raises Stopped after SIGTERM or
+    Ctrl-C, when the state is saved; InputError when losses are no numbers for too long.
     """
-    split, device = task.dataset.train, task.device
-    lengths = split.lengths[task.fitted]
-    plans = [plan(lengths, frames=recipe.batch_frames, seed=task.seed, epoch=e) for e in range(1, recipe.epochs + 1)]
-    total = sum(len(batches) for batches in plans)
-    optimizer = _optimizer(model, recipe)
-    scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
-    folder = task.folder / "checkpoint"
-    labels = np.concatenate([split.labels(i) for i in task.fitted])
-    frames = int(model.output_lengths(torch.from_numpy(lengths)).sum())
-    model.start_from_prior(log_prior(torch.from_numpy(labels), task.dataset.alphabet.classes, frames))
-    done, state = checkpoint.load(folder, model, optimizer) or (0, {"progress": {}, "scaler": {}})
-    progress = Progress(total=total, **state["progress"])
-    if state["scaler"]:
-        scaler.load_state_dict(state["scaler"])
-    for name in ("metrics.jsonl", "timing.jsonl"):
-        _truncate(task.folder / name, done)
-    print(
-        f"{task.title}: {len(task.fitted)} utterances to fit, {len(task.held_out)} held out, {total} steps, "
-        f"padding {100 * padding_share(lengths, plans[0]):.1f} %" + (f", going on after epoch {done}" if done else ""),
-        flush=True,
-    )
-    glimpse = task.held_out[:: max(1, len(task.held_out) // GLIMPSE)] if recipe.select == "last" else task.held_out
-    bar = tqdm(total=total, initial=progress.step, unit="step", desc=task.title, disable=None, smoothing=0.1)
-    with _tensorboard(task.folder, progress.step) as board, bar:
-        for epoch in range(done + 1, recipe.epochs + 1):
-            clock, cpu = time.perf_counter(), time.process_time()
-            sums = _epoch(model, optimizer, scaler, task, recipe, epoch, plans[epoch - 1], progress, bar)
-            guess = predict(
-                model, split, glimpse, frames=recipe.batch_frames, alphabet=task.dataset.alphabet.hash, device=device
-            )
-            lost = np.isnan(guess.values).any()
-            distance = math.inf if lost else float(greedy_distances(guess, split, glimpse).mean())
-            row = {"epoch": epoch, "step": progress.step, **sums, "held_out": None if lost else round(distance, 4)}
-            _append(task.folder / "metrics.jsonl", row)
-            wall, spent = time.perf_counter() - clock, time.process_time() - cpu
-            speed = float(lengths.sum()) / wall
-            timing = {"wall_s": round(wall, 1), "cpu_s": round(spent, 1), "frames_per_s": round(speed)}
-            _append(task.folder / "timing.jsonl", {"epoch": epoch, **timing})
-            for key, value in {**row, **timing, "held_out": distance}.items():
-                board.add_scalar(key, value, progress.step)
-            bar.set_postfix(loss=f"{sums['loss']:.3f}", distance=f"{distance:.2f}", frames_s=f"{speed:.0f}")
-            seen = f"{len(glimpse)} utterances, greedy"
-            bar.write(
-                f"{task.title} epoch {epoch}/{recipe.epochs}: loss {sums['loss']:.4f}, "
-                f"held-out distance {distance:.2f} ({seen}), {speed:.0f} frames/s, {spent / 60:.1f} CPU-minutes"
-            )
-            if recipe.select == "best" and (progress.best is None or distance < progress.best):
-                progress.best = distance
-                checkpoint.save_weights(folder / "best.safetensors", model)
-            kept = {"step": progress.step, "best": progress.best, "streak": progress.streak}
-            checkpoint.save(folder, epoch, model, optimizer, {"progress": kept, "scaler": scaler.state_dict()})
+    _start_from_prior(model, task)
+    state = State(model, recipe, task.device, task.seed)
+    resumed = state.restore(task.checkpoints)
+    at = state.at
+    epochs = recipe.epochs if recipe.minutes is None else None
+    budget = Budget(recipe, sum(len(task.batches(recipe, epoch + 1)) for epoch in range(epochs or 1)))
+    _announce(task, recipe, budget, f", going on after step {at.step}" if resumed else "")
+    done = budget.progress(at.step, at.elapsed)
+    with Interrupts() as interrupts, Journal(task.folder, task.title, at.epoch - 1, at.step, done) as journal:
+        while budget.progress(at.step, at.elapsed) < 1:
+            _epoch(state, task, recipe, budget, journal, interrupts)
+            _close_epoch(state, task, recipe, journal, epochs)
     if recipe.select == "best":
-        checkpoint.load_weights(folder / "best.safetensors", model)
+        checkpoint.load_weights(task.checkpoints / "best.safetensors", model)
+    elif state.average is not None:
+        state.average.store()
 
 
 def _epoch(
-    model: CTCNetwork,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    task: Task,
-    recipe: Recipe,
-    epoch: int,
-    batches: list[np.ndarray],
-    progress: Progress,
-    bar: tqdm,
-) -> dict[str, float]:
-    """One pass over the fitted utterances; returns the epoch's metrics."""
-    torch.manual_seed(task.seed * 1_000_003 + epoch)
-    generator = torch.Generator().manual_seed(task.seed * 1_000_003 + epoch)
-    autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
-    model.train()
-    sum_loss = sum_norm = weight = 0.0
-    skipped = 0
-    for batch in prefetched(task.dataset.train, [task.fitted[chosen] for chosen in batches]):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * schedule(progress.step / progress.total, recipe.warmup)
-        progress.step += 1
-        bar.update()
-        masked = augment(batch.features, batch.lengths, recipe.augment, generator)
-        moved = replace(batch, features=masked).to(task.device)
-        with torch.autocast(task.device.type, dtype=autocast, enabled=autocast is not None):
-            total_loss, loss = objective(model, moved, intermediate=recipe.intermediate)
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(total_loss).backward()
-        scaler.unscale_(optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-        # The scaler looks for infinite gradients itself, and lowers its scale when it finds some.
-        if not scaler.is_enabled() and not (torch.isfinite(total_loss) and torch.isfinite(norm)):
-            skipped += 1
-            progress.skip(task, batch)
-            continue
-        progress.streak = 0
-        scaler.step(optimizer)
-        scaler.update()
-        count = float(batch.target_lengths.sum())
-        sum_loss, sum_norm, weight = sum_loss + float(loss) * count, sum_norm + float(norm) * count, weight + count
-    metrics = {"loss": sum_loss / max(weight, 1.0), "grad_norm": sum_norm / max(weight, 1.0)}
-    return {key: round(value, 6) for key, value in metrics.items()} | {"skipped": skipped}
+    state: State, task: Task, recipe: Recipe, budget: Budget, journal: Journal, interrupts: Interrupts
+) -> None:
+    """The rest of the epoch in hand, or as much of it as the budget holds."""
+    at = state.at
+    saved = time.monotonic()
+    journal.begin_epoch()
+    state.model.train()
+    batches = [task.fitted[chosen] for chosen in task.batches(recipe, at.epoch)[at.position :]]
+    for batch in prefetched(task.dataset.train, batches):
+        progress = budget.progress(at.step, at.elapsed)
+        if progress >= 1:
+            return
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate(progress, recipe)
+        loss = _step(state, task, recipe, batch)
+        at.step, at.position, at.elapsed = at.step + 1, at.position + 1, at.elapsed + budget.tick()
+        if state.average is not None:
+            state.average.update(at.step, budget.total_steps(at.step, at.elapsed))
+        journal.step(budget.progress(at.step, at.elapsed), int(batch.lengths.sum()), loss)
+        if interrupts.caught is not None:
+            state.save(task.checkpoints)
+            raise Stopped(interrupts.caught)
+        if time.monotonic() - saved > SAVE_SECONDS:
+            state.save(task.checkpoints)
+            saved = time.monotonic()
 
 
-def schedule(progress: float, warmup: float) -> float:
-    """Share of the highest learning rate at `progress` 0 to 1: linear warm-up, then a cosine to 0."""
-    if progress < warmup:
-        return (progress + 1e-3) / (warmup + 1e-3)
-    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+def _step(state: State, task: Task, recipe: Recipe, batch: Batch) -> float:
+    """Mask, forward, backward, update; returns the loss. A step whose loss or gradient is no number changes nothing."""
+    masked = augment(batch.features, batch.lengths, recipe.augment, state.masks)
+    moved = replace(batch, features=masked).to(task.device)
+    autocast = AUTOCAST[recipe.precision]
+    with torch.autocast(task.device.type, dtype=autocast, enabled=autocast is not None):
+        total, loss = objective(state.model, moved, intermediate=recipe.intermediate)
+    state.optimizer.zero_grad(set_to_none=True)
+    state.scaler.scale(total).backward()
+    state.scaler.unscale_(state.optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip)
+    # The scaler looks for infinite gradients itself, and lowers its scale when it finds some.
+    if not state.scaler.is_enabled() and not (torch.isfinite(total) and torch.isfinite(norm)):
+        _skip(state, task, batch)
+        return float(loss)
+    state.at.streak = 0
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    labels = float(batch.target_lengths.sum())
+    for name, value in (("loss", float(loss) * labels), ("grad_norm", float(norm) * labels), ("labels", labels)):
+        state.at.sums[name] = state.at.sums.get(name, 0.0) + value
+    return float(loss)
 
 
-def _optimizer(model: CTCNetwork, recipe: Recipe) -> torch.optim.Optimizer:
-    # Decay pulls matrices towards 0; on biases and norms' gains it does harm.
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.lr)
+def _skip(state: State, task: Task, batch: Batch) -> None:
+    """Count a step that changed nothing. Raises InputError after too many in a row."""
+    state.at.sums["skipped"] = state.at.sums.get("skipped", 0.0) + 1
+    state.at.streak += 1
+    if state.at.streak == STREAK:
+        names = ", ".join(task.dataset.train.ids[i] for i in batch.indices[:3])
+        raise InputError(
+            f"{task.title}: loss or gradient was no number {STREAK} times in a row, last with {names}, …: "
+            "delete the run's folder and try a smaller --lr, or --precision fp32"
+        )
 
 
-def _append(path: Path, row: dict[str, Any]) -> None:
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+def _close_epoch(state: State, task: Task, recipe: Recipe, journal: Journal, epochs: int | None) -> None:
+    """Score held-out utterances, write the epoch's metrics, then a checkpoint that begins the next epoch."""
+    at, model, split = state.at, state.model, task.dataset.train
+    chosen = task.held_out[:: max(1, len(task.held_out) // GLIMPSE)] if recipe.select == "last" else task.held_out
+    with state.average.applied() if state.average is not None else contextlib.nullcontext():
+        guess = predict(
+            model, split, chosen, frames=recipe.batch_frames, alphabet=task.dataset.alphabet.hash, device=task.device
+        )
+        lost = bool(np.isnan(guess.values).any())
+        distance = None if lost else round(float(greedy_distances(guess, split, chosen).mean()), 4)
+        if recipe.select == "best" and not lost and (at.best is None or distance < at.best):
+            at.best = distance
+            checkpoint.save_weights(task.checkpoints / "best.safetensors", model)
+    labels = max(at.sums.get("labels", 0.0), 1.0)
+    means = {name: round(at.sums.get(name, 0.0) / labels, 6) for name in ("loss", "grad_norm")}
+    row = {"epoch": at.epoch, "step": at.step, **means, "skipped": int(at.sums.get("skipped", 0)), "held_out": distance}
+    journal.epoch(f"{at.epoch}/{epochs}" if epochs else str(at.epoch), row, f"{len(chosen)} utterances, greedy")
+    at.epoch += 1
+    state.begin_epoch()
+    state.save(task.checkpoints)
 
 
-def _truncate(path: Path, epochs: int) -> None:
-    """Keep the first `epochs` lines: what follows was measured after the checkpoint, and will be again."""
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:epochs]
-    with atomic_write(path) as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8")
+def _start_from_prior(model: CTCNetwork, task: Task) -> None:
+    split = task.dataset.train
+    labels = np.concatenate([split.labels(i) for i in task.fitted])
+    frames = int(model.output_lengths(torch.from_numpy(split.lengths[task.fitted])).sum())
+    model.start_from_prior(log_prior(torch.from_numpy(labels), task.dataset.alphabet.classes, frames))
 
 
-@contextlib.contextmanager
-def _tensorboard(folder: Path, step: int) -> Iterator[Any]:
-    from torch.utils.tensorboard import SummaryWriter  # slow to import, and only a run that fits needs it
-
-    board = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
-    try:
-        yield board
-    finally:
-        board.close()
+def _announce(task: Task, recipe: Recipe, budget: Budget, more: str) -> None:
+    lengths = task.dataset.train.lengths[task.fitted]
+    padding = 100 * padding_share(lengths, task.batches(recipe, 1))
+    budgeted = f"{budget.steps} steps" if recipe.minutes is None else f"{recipe.minutes:g} {recipe.clock} minutes"
+    print(
+        f"{task.title}: {len(task.fitted)} utterances to fit, {len(task.held_out)} held out, {budgeted}, "
+        f"padding {padding:.1f} %{more}",
+        flush=True,
+    )

@@ -19,6 +19,10 @@ class Recipe:
 
     epochs: int = 40
     """Passes over the training folds; warm-up and cosine are planned to end with the last."""
+    minutes: float | None = None
+    """Instead of epochs: plan warm-up and cosine to end after so many minutes of training."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """What --minutes counts: time, or CPU time of this process, which other work on the machine does not stretch."""
     lr: float = 2e-3
     """Highest learning rate."""
     warmup: float = 0.05
@@ -29,6 +33,8 @@ class Recipe:
     """Largest gradient norm."""
     batch_frames: int = 16_000
     """Padded input frames a batch."""
+    average: float = 0.0
+    """Predict from an exponential moving average of the weights that looks back over so large a share of the run."""
     intermediate: float = 0.3
     """Weight of CTC on the middle layer; the output's gets the rest."""
     augment: tyro.conf.OmitArgPrefixes[Augment] = Augment()
@@ -47,6 +53,10 @@ class Recipe:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
         if not (self.lr > 0 and 0 <= self.warmup < 1 and self.clip > 0 and 0 <= self.intermediate < 1):
             raise InputError("--lr and --clip must be above 0, --warmup and --intermediate from 0 to below 1")
+        if self.minutes is not None and not self.minutes > 0:
+            raise InputError(f"--minutes {self.minutes}: expected more than 0")
+        if not 0 <= self.average < 1:
+            raise InputError(f"--average {self.average}: expected a share from 0 to below 1")
         if self.limit is not None and self.limit < 1:
             raise InputError(f"--limit {self.limit}: expected at least 1")
 

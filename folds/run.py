@@ -19,6 +19,7 @@ from registry import InputError, create_model, describe, model_config
 from .cache import Dataset, too_short
 from .checkpoint import files as checkpoints
 from .fit import Task, fit
+from .journal import cpu_minutes
 from .options import TrainOptions
 from .partition import speaker_folds
 from .predict import greedy_distances, predict
@@ -73,11 +74,10 @@ def _predictions(model: CTCNetwork, task: Task, options: TrainOptions) -> None:
         write_log_probs(task.folder / f"{name}.safetensors", log_probs)
         if split.tokens is not None:
             summary[name] = round(float(greedy_distances(log_probs, split, indices).mean()), 4)
-    timing = task.folder / "timing.jsonl"
-    seconds = sum(json.loads(line)["cpu_s"] for line in timing.read_text().splitlines())
-    write_json(task.folder / "summary.json", {"greedy_distance": summary, "cpu_minutes": round(seconds / 60, 2)})
+    minutes = cpu_minutes(task.folder)
+    write_json(task.folder / "summary.json", {"greedy_distance": summary, "cpu_minutes": round(minutes, 2)})
     found = ", ".join(f"{name} {value:.3f}" for name, value in summary.items())
-    print(f"{task.title}: greedy distance {found}; {seconds / 60:.1f} CPU-minutes; wrote {task.folder}")
+    print(f"{task.title}: greedy distance {found}; {minutes:.1f} CPU-minutes; wrote {task.folder}")
 
 
 def _record(

@@ -17,6 +17,7 @@ from registry import MODELS, command, model_config
 
 from .cache import load_dataset
 from .competition import data_root
+from .interrupt import Stopped
 from .options import TrainOptions
 from .run import train_member
 
@@ -44,8 +45,8 @@ def parse(arguments: list[str]) -> tuple[TrainOptions, dict[str, Any]]:
     return chosen.options, {name: value for name, value in given.items() if value != getattr(defaults, name)}
 
 
-def main() -> None:
-    """Train what the command line asks for, one run after the other."""
+def main() -> int:
+    """Train what the command line asks for, one run after the other; the exit status."""
     options, overrides = parse(sys.argv[1:])
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -54,9 +55,14 @@ def main() -> None:
     for name in names:  # an unknown name is told before the first run takes its hours
         model_config(name, features=1, classes=2, **overrides)
     dataset = load_dataset(data_root(options.data), allow_pickle=options.allow_pickle)
-    for name in names:
-        for fold in folds:
-            train_member(options, dataset, name, fold, overrides)
+    try:
+        for name in names:
+            for fold in folds:
+                train_member(options, dataset, name, fold, overrides)
+    except Stopped as stopped:
+        print(f"stopped by {stopped}; the state is saved: the same command with --resume goes on", file=sys.stderr)
+        return stopped.status
+    return 0
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import torch
 
 from folds import checkpoint
 from folds.batches import Batch
-from folds.fit import schedule
 from folds.objective import ctc, log_prior, objective
+from folds.options import Recipe
+from folds.schedule import learning_rate
 from folds.store import LogProbs, find_members, read_log_probs, run_dir, unfinished, write_json, write_log_probs
 from registry import InputError, create_model
 
@@ -47,7 +48,7 @@ def test_the_prior_counts_labels_and_gives_the_rest_to_the_blank():
 
 
 def test_the_schedule_rises_then_falls_to_nothing():
-    values = [schedule(p / 1000, 0.1) for p in range(1001)]
+    values = [learning_rate(p / 1000, Recipe(lr=1.0, warmup=0.1)) for p in range(1001)]
     assert max(values) == values[100] == 1.0 and values[0] < 0.02 and values[-1] == pytest.approx(0, abs=1e-9)
     assert values[:101] == sorted(values[:101]) and values[100:] == sorted(values[100:], reverse=True)
     assert values[550] == pytest.approx(0.5)
@@ -70,9 +71,10 @@ def step_more(model, optimizer, steps):
 
 def test_a_restored_optimizer_goes_on_as_if_never_stopped(tmp_path):
     model, optimizer = trained(3)
-    checkpoint.save(tmp_path, 3, model, optimizer, {"step": 3})
+    checkpoint.save(tmp_path, 3, model, optimizer, {"step": 3}, {"more": torch.arange(2)})
     other, other_optimizer = trained(0, seed=7)
-    assert checkpoint.load(tmp_path, other, other_optimizer) == (3, {"step": 3})
+    header, more = checkpoint.load(tmp_path, other, other_optimizer)
+    assert header == {"step": 3} and more["more"].tolist() == [0, 1]
     for pair in ((model, optimizer), (other, other_optimizer)):
         step_more(*pair, 4)
     assert torch.equal(model.weight, other.weight) and torch.equal(model.bias, other.bias)
@@ -80,12 +82,13 @@ def test_a_restored_optimizer_goes_on_as_if_never_stopped(tmp_path):
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, capsys):
     model, optimizer = trained(1)
-    for epoch in (1, 2, 3):
-        checkpoint.save(tmp_path, epoch, model, optimizer, {"step": epoch})
-    assert [path.name for path in checkpoint.files(tmp_path)] == ["epoch0002.safetensors", "epoch0003.safetensors"]
+    for step in (1, 20, 300):
+        checkpoint.save(tmp_path, step, model, optimizer, {"step": step}, {})
+    names = [path.name for path in checkpoint.files(tmp_path)]
+    assert names == ["step00000020.safetensors", "step00000300.safetensors"]
     newest = checkpoint.files(tmp_path)[-1]
     newest.write_bytes(newest.read_bytes()[:-20])
-    assert checkpoint.load(tmp_path, model, optimizer) == (2, {"step": 2})
+    assert checkpoint.load(tmp_path, model, optimizer) == ({"step": 20}, {})
     assert f"{newest} is damaged" in capsys.readouterr().err
     assert checkpoint.load(tmp_path / "none", model, optimizer) is None
 

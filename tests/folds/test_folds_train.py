@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from folds import train
+from folds import fit, train
+from folds.batches import plan
 from folds.cache import load_dataset
 from folds.partition import speaker_folds
 from folds.predict import greedy_distances
+from folds.state import State
 from folds.store import find_members, read_log_probs
 from registry import InputError, command
 
@@ -85,6 +87,64 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_metrics(undisturbed, tiny, 
     for split in ("oof", "dev", "test"):
         one, other = (read_log_probs(path / f"{split}.safetensors") for path in (folder, undisturbed))
         assert np.array_equal(one.values, other.values) and one.ids == other.ids
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_told_to_stop_saves_and_goes_on(undisturbed, tiny, tmp_path, monkeypatch, number, status):
+    """The signal comes in the middle of the third epoch; the rest of it repeats every bit."""
+    run_step, seen = fit._step, []
+
+    def stopping(*arguments):
+        seen.append(1)
+        if len(seen) == 11:  # epochs have four batches
+            os.kill(os.getpid(), number)
+        return run_step(*arguments)
+
+    monkeypatch.setattr(fit, "_step", stopping)
+    arguments = ["train", "--data", str(tiny), "--runs", str(tmp_path), *QUICK, "--epochs", "6"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert train.main() == status
+    folder = tmp_path / "lstm_small" / "fold0"
+    assert len(metrics(folder).splitlines()) == 2 and len(seen) == 11
+    run(monkeypatch, tiny, tmp_path, "--epochs", "6", "--resume")
+    assert len(seen) == batches_of_six_epochs(tiny) and metrics(folder) == metrics(undisturbed)
+
+
+def batches_of_six_epochs(tiny) -> int:
+    dataset = load_dataset(tiny)
+    lengths = dataset.train.lengths[speaker_folds(dataset.train, 2) != 0]
+    return sum(len(plan(lengths, frames=400, seed=0, epoch=epoch)) for epoch in range(1, 7))
+
+
+def test_a_budget_of_minutes_is_kept_and_ends_at_rate_zero(tiny, tmp_path, monkeypatch):
+    before = time.process_time()
+    run(monkeypatch, tiny, tmp_path, "--minutes", "0.05", "--clock", "cpu", "--average", "0.1")
+    assert 3.0 <= time.process_time() - before < 8.0
+    rows = [json.loads(line) for line in metrics(tmp_path / "lstm_small" / "fold0").splitlines()]
+    assert len(rows) > 3 and rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_averaged_weights_predict_and_survive_a_stop(tiny, tmp_path, monkeypatch):
+    options = ["--epochs", "4", "--average", "0.3"]
+    run(monkeypatch, tiny, tmp_path / "whole", *options)
+    whole = tmp_path / "whole" / "lstm_small" / "fold0"
+    save, saved = State.save, []
+
+    def save_twice(state, folder):
+        save(state, folder)
+        saved.append(1)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(State, "save", save_twice)
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, tiny, tmp_path, *options)
+    run(monkeypatch, tiny, tmp_path, *options, "--resume")
+    assert metrics(tmp_path / "lstm_small" / "fold0") == metrics(whole)
+    run(monkeypatch, tiny, tmp_path / "plain", "--epochs", "4")
+    plain = tmp_path / "plain" / "lstm_small" / "fold0"
+    one, other = (read_log_probs(folder / "dev.safetensors").values for folder in (whole, plain))
+    assert not np.array_equal(one, other)
 
 
 def test_a_finished_run_is_left_alone(undisturbed, tiny, monkeypatch, capsys):

@@ -1,0 +1,94 @@
+"""The state of a run in memory: what a checkpoint holds, and what a resumed run must have to repeat every bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models import CTCNetwork
+
+from . import checkpoint
+from .average import Average
+from .options import Recipe
+
+
+@dataclass
+class Counters:
+    """Where a run stands. Floating-point sums survive JSON to the last bit."""
+
+    epoch: int = 1
+    """The epoch in hand, from 1."""
+    position: int = 0
+    """Batches of it that are done."""
+    step: int = 0
+    elapsed: float = 0.0
+    """Seconds, by the budget's clock."""
+    streak: int = 0
+    """Steps in a row whose loss was no number."""
+    best: float | None = None
+    """Least held-out distance so far."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """The epoch's metrics so far, summed over labels."""
+
+
+class State:
+    """Model, optimizer, loss scaler, averaged weights, random numbers and counters of one run."""
+
+    def __init__(self, model: CTCNetwork, recipe: Recipe, device: torch.device, seed: int) -> None:
+        self.model = model
+        self.optimizer = _optimizer(model, recipe)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+        self.average = Average(model, recipe.average) if recipe.average else None
+        self.masks = torch.Generator()
+        self.at = Counters()
+        self._seed = seed
+        self._cuda = device if device.type == "cuda" else None
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Draw this epoch's random numbers from seed and epoch alone."""
+        torch.manual_seed(self._seed * 1_000_003 + self.at.epoch)
+        self.masks.manual_seed(self._seed * 1_000_003 + self.at.epoch)
+        self.at.position, self.at.sums = 0, {}
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint of everything."""
+        more = {"random": torch.get_rng_state(), "masks": self.masks.get_state()}
+        if self._cuda is not None:
+            more["cuda"] = torch.cuda.get_rng_state(self._cuda)
+        if self.average is not None:
+            more |= {f"average.{name}": value for name, value in self.average.values.items()}
+        header = {"at": vars(self.at), "scaler": self.scaler.state_dict()}
+        checkpoint.save(folder, self.at.step, self.model, self.optimizer, header, more)
+
+    def restore(self, folder: Path) -> bool:
+        """Go back to the newest whole checkpoint; False where there is none."""
+        loaded = checkpoint.load(folder, self.model, self.optimizer)
+        if loaded is None:
+            return False
+        header, more = loaded
+        self.at = Counters(**header["at"])
+        if header["scaler"]:
+            self.scaler.load_state_dict(header["scaler"])
+        torch.set_rng_state(more["random"])
+        self.masks.set_state(more["masks"])
+        if self._cuda is not None and "cuda" in more:
+            torch.cuda.set_rng_state(more["cuda"], self._cuda)
+        if self.average is not None:
+            for name, value in self.average.values.items():
+                value.copy_(more[f"average.{name}"])
+        return True
+
+
+def _optimizer(model: CTCNetwork, recipe: Recipe) -> torch.optim.Optimizer:
+    # Decay pulls matrices towards 0; on biases and norms' gains it does harm.
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.lr)
