@@ -1,13 +1,19 @@
-"""SpecAugment drawn for each utterance by itself (Park et al. 2019, arXiv 1904.08779), in whole-batch operations."""
+"""Each utterance is spoken a little faster or slower and masked by itself, in whole-batch operations.
+
+Masks over time and features are SpecAugment's (Park et al. 2019, arXiv 1904.08779); a change of speed is an
+interpolation of frames, the features' stand-in for resampled audio (Ko et al. 2015).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from registry import InputError
+
+from .batches import Batch
 
 
 @dataclass(frozen=True)
@@ -22,14 +28,51 @@ class Augment:
     """Widest feature mask, values; 0 for none."""
     feature_masks: int = 1
     """Feature masks an utterance."""
+    speed: float = 0.0
+    """Change an utterance's speed by up to this share, up or down; 0 for none."""
 
     def __post_init__(self) -> None:
         if min(self.time_mask, self.feature_mask, self.feature_masks) < 0 or self.time_every < 1:
             raise InputError("--time-mask, --feature-mask, --feature-masks: at least 0; --time-every: at least 1")
+        if not 0 <= self.speed < 1:
+            raise InputError(f"--speed {self.speed}: expected a share from 0 to below 1")
 
 
-def augment(features: Tensor, lengths: Tensor, options: Augment, generator: torch.Generator) -> Tensor:
-    """Masked copy of features `(N, T, F)`, lengths `(N,)`; the generator and the tensors live on the CPU."""
+def augment(batch: Batch, options: Augment, stride: int, generator: torch.Generator) -> Batch:
+    """Changed copy of a batch; it and the generator live on the CPU.
+
+    `stride` is the model's: no utterance becomes too short for its labels.
+    """
+    features, lengths = batch.features, batch.lengths
+    if options.speed:
+        features, lengths = _stretched(batch, options.speed, stride, generator)
+    return replace(batch, features=_masked(features, lengths, options, generator), lengths=lengths)
+
+
+def _stretched(batch: Batch, share: float, stride: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Features and lengths at speeds of 1 - share to 1 + share, by linear interpolation between frames."""
+    rate = 1 + share * (2 * torch.rand(len(batch.lengths), generator=generator) - 1)
+    # CTC needs a frame a label and one more between equal neighbours.
+    starts = batch.target_lengths.cumsum(0) - batch.target_lengths
+    again = torch.cat([torch.zeros(1, dtype=torch.long), (batch.targets[1:] == batch.targets[:-1]).long()])
+    again[starts[batch.target_lengths > 0]] = 0
+    owner = torch.repeat_interleave(torch.arange(len(starts)), batch.target_lengths)
+    needed = batch.target_lengths + torch.zeros_like(starts).index_add(0, owner, again)
+    lengths = (batch.lengths / rate).round().long().clamp(min=1)
+    lengths = torch.where(lengths >= needed * stride, lengths, batch.lengths)
+    # Frame j of the new utterance lies at j (T - 1) / (T' - 1) of the old one.
+    step = (batch.lengths - 1) / (lengths - 1).clamp(min=1)
+    place = torch.arange(int(lengths.max())) * step[:, None]
+    place = torch.minimum(place, batch.lengths[:, None] - 1.0)
+    before = place.floor().long()
+    after = torch.minimum(before + 1, batch.lengths[:, None] - 1)
+    rows = torch.arange(len(lengths))[:, None]
+    part = (place - before)[:, :, None]
+    mixed = batch.features[rows, before] * (1 - part) + batch.features[rows, after] * part
+    return mixed * (torch.arange(mixed.shape[1]) < lengths[:, None])[:, :, None], lengths
+
+
+def _masked(features: Tensor, lengths: Tensor, options: Augment, generator: torch.Generator) -> Tensor:
     batch, frames, size = features.shape
     features = features.clone()
     if options.time_mask:

@@ -76,6 +76,21 @@ def collate(split: Split, indices: Sequence[int]) -> Batch:
     return Batch(padded, lengths, targets, torch.tensor([len(y) for y in labels]), tuple(int(i) for i in indices))
 
 
+def joined(views: Sequence[Batch]) -> Batch:
+    """Views of the same utterances as one batch, one view after the other; they may differ in length."""
+    if len(views) == 1:
+        return views[0]
+    frames = max(view.features.shape[1] for view in views)
+    padded = [torch.nn.functional.pad(v.features, (0, 0, 0, frames - v.features.shape[1])) for v in views]
+    return Batch(
+        torch.cat(padded),
+        torch.cat([view.lengths for view in views]),
+        torch.cat([view.targets for view in views]),
+        torch.cat([view.target_lengths for view in views]),
+        sum((view.indices for view in views), ()),
+    )
+
+
 def prefetched(split: Split, batches: Sequence[np.ndarray]) -> Iterator[Batch]:
     """Collate `batches` in order, the next one on a thread while the last one is used."""
     with ThreadPoolExecutor(max_workers=1) as pool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from registry import InputError
 
 from . import checkpoint
 from .augment import augment
-from .batches import Batch, padding_share, plan, prefetched
+from .batches import Batch, joined, padding_share, plan, prefetched
 from .cache import Dataset
 from .interrupt import Interrupts, Stopped
 from .journal import Journal
@@ -114,11 +114,14 @@ def _epoch(
 
 def _step(state: State, task: Task, recipe: Recipe, batch: Batch) -> float:
     """Mask, forward, backward, update; returns the loss. A step whose loss or gradient is no number changes nothing."""
-    masked = augment(batch.features, batch.lengths, recipe.augment, state.masks)
-    moved = replace(batch, features=masked).to(task.device)
+    count = 2 if recipe.consistency else 1
+    views = [augment(batch, recipe.augment, state.model.stride, state.masks) for _ in range(count)]
+    moved = joined(views).to(task.device)
     autocast = AUTOCAST[recipe.precision]
     with torch.autocast(task.device.type, dtype=autocast, enabled=autocast is not None):
-        total, loss = objective(state.model, moved, intermediate=recipe.intermediate)
+        total, loss = objective(
+            state.model, moved, intermediate=recipe.intermediate, consistency=recipe.consistency
+        )
     state.optimizer.zero_grad(set_to_none=True)
     state.scaler.scale(total).backward()
     state.scaler.unscale_(state.optimizer)

@@ -1,6 +1,6 @@
 """What training minimises: CTC on the output and, weighted, on a middle layer.
 
-Intermediate CTC is of Lee & Watanabe 2021 (arXiv 2102.03216).
+Intermediate CTC is of Lee & Watanabe 2021 (arXiv 2102.03216). Two views of an utterance may be asked to agree (CR-CTC).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models import BLANK, CTCNetwork
+from models.layers import valid
 
 from .batches import Batch
 
@@ -26,13 +27,30 @@ def ctc(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
     return loss / batch.target_lengths.sum()
 
 
-def objective(model: CTCNetwork, batch: Batch, *, intermediate: float) -> tuple[Tensor, Tensor]:
-    """(what is minimised, the output's own CTC loss), both in nats a label."""
+def objective(
+    model: CTCNetwork, batch: Batch, *, intermediate: float, consistency: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """(what is minimised, the output's own CTC loss), both in nats a label.
+
+    With `consistency`, the batch is two views of the same utterances, one after the other.
+    """
     log_probs, lengths, middle, middle_lengths = model.heads(batch.features, batch.lengths)
-    loss = ctc(log_probs, lengths, batch)
-    if not intermediate:
-        return loss, loss.detach()
-    return (1 - intermediate) * loss + intermediate * ctc(middle, middle_lengths, batch), loss.detach()
+    loss = total = ctc(log_probs, lengths, batch)
+    if intermediate:
+        total = (1 - intermediate) * loss + intermediate * ctc(middle, middle_lengths, batch)
+    if consistency:
+        total = total + consistency * disagreement(log_probs, lengths) / batch.target_lengths.sum()
+    return total, loss.detach()
+
+
+def disagreement(log_probs: Tensor, lengths: Tensor) -> Tensor:
+    """Sum over valid frames of KL(the other view, held fixed || this view), for both views of `(2 N, T', C)`.
+
+    The consistency loss of CR-CTC (Yao et al. 2024, arXiv 2410.05101).
+    """
+    other = log_probs.detach().roll(len(log_probs) // 2, dims=0)
+    by_frame = functional.kl_div(log_probs, other, reduction="none", log_target=True).sum(dim=2)
+    return (by_frame * valid(lengths, log_probs.shape[1])).sum()
 
 
 def log_prior(labels: Tensor, classes: int, frames: int) -> Tensor:

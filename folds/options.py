@@ -37,6 +37,9 @@ class Recipe:
     """Predict from an exponential moving average of the weights that looks back over so large a share of the run."""
     intermediate: float = 0.3
     """Weight of CTC on the middle layer; the output's gets the rest."""
+    consistency: float = 0.0
+    """CR-CTC: train on two views of each batch, with so much weight on their agreement (0.2 is usual). Twice the work a
+    step, so halve --batch-frames; it wants larger time masks."""
     augment: tyro.conf.OmitArgPrefixes[Augment] = Augment()
     """SpecAugment."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -53,6 +56,8 @@ class Recipe:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
         if not (self.lr > 0 and 0 <= self.warmup < 1 and self.clip > 0 and 0 <= self.intermediate < 1):
             raise InputError("--lr and --clip must be above 0, --warmup and --intermediate from 0 to below 1")
+        if self.consistency < 0:
+            raise InputError(f"--consistency {self.consistency}: expected 0 or more")
         if self.minutes is not None and not self.minutes > 0:
             raise InputError(f"--minutes {self.minutes}: expected more than 0")
         if not 0 <= self.average < 1:

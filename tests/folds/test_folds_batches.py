@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from folds.augment import Augment, augment
-from folds.batches import collate, padding_share, plan, prefetched
+from folds.batches import Batch, collate, joined, padding_share, plan, prefetched
 from folds.cache import Split
 from folds.partition import speaker_folds
 from registry import InputError
@@ -90,11 +90,18 @@ def test_a_number_of_folds_the_speakers_cannot_fill_is_refused(folds):
         speaker_folds(split_of([5, 5, 5], [1, 2, 3]), folds)
 
 
+def noise(features: torch.Tensor, lengths: torch.Tensor | None = None) -> Batch:
+    """A batch of these features, one label an utterance."""
+    count = len(features)
+    lengths = torch.full((count,), features.shape[1]) if lengths is None else lengths
+    return Batch(features, lengths, torch.ones(count).long(), torch.ones(count).long(), tuple(range(count)))
+
+
 def test_masks_are_drawn_for_each_utterance_and_stay_inside_it():
     lengths = torch.tensor([600, 600, 130])
     x = torch.ones(3, 600, 13)
     options = Augment(time_mask=30, time_every=120, feature_mask=0)
-    y = augment(x, lengths, options, torch.Generator().manual_seed(3))
+    y = augment(noise(x, lengths), options, 4, torch.Generator().manual_seed(3)).features
     hidden = (y == 0).all(dim=2)
     assert not torch.equal(hidden[0], hidden[1]) and torch.equal((y == 0).any(dim=2), hidden)
     assert hidden[0].sum() <= 5 * 30 and hidden[2].sum() <= 30 and not hidden[2, 130:].any()
@@ -103,15 +110,44 @@ def test_masks_are_drawn_for_each_utterance_and_stay_inside_it():
 
 def test_feature_masks_cover_the_whole_utterance():
     options = Augment(time_mask=0, feature_mask=3, feature_masks=1)
-    y = augment(torch.ones(50, 20, 13), torch.full((50,), 20), options, torch.Generator().manual_seed(0))
+    y = augment(noise(torch.ones(50, 20, 13)), options, 4, torch.Generator().manual_seed(0)).features
     hidden = (y == 0).all(dim=1)
     assert torch.equal((y == 0).any(dim=1), hidden)
     assert set(hidden.sum(dim=1).tolist()) == {0, 1, 2, 3}
     none = Augment(time_mask=0, feature_mask=0)
-    assert torch.equal(augment(y, torch.full((50,), 20), none, torch.Generator()), y)
+    assert torch.equal(augment(noise(y), none, 4, torch.Generator()).features, y)
 
 
 def test_masks_follow_the_generator():
-    x, lengths = torch.ones(4, 300, 13), torch.full((4,), 300)
-    first, second, other = (augment(x, lengths, Augment(), torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    x = noise(torch.ones(4, 300, 13))
+    options = Augment(speed=0.1)
+    first, second, other = (augment(x, options, 4, torch.Generator().manual_seed(s)).features for s in (1, 1, 2))
     assert torch.equal(first, second) and not torch.equal(first, other)
+
+
+def test_a_change_of_speed_interpolates_and_keeps_both_ends():
+    """A straight line stays a straight line between the same ends, whatever the speed."""
+    line = torch.linspace(0, 1, 101).view(1, 101, 1).repeat(20, 1, 1)
+    options = Augment(time_mask=0, feature_mask=0, speed=0.2)
+    faster = augment(noise(line), options, 4, torch.Generator().manual_seed(0))
+    assert 80 <= int(faster.lengths.min()) < 95 and 107 < int(faster.lengths.max()) <= 127
+    for row, length in zip(faster.features[:, :, 0], faster.lengths.tolist(), strict=True):
+        torch.testing.assert_close(row[:length], torch.linspace(0, 1, length), atol=1e-5, rtol=0)
+        assert not row[length:].any()
+
+
+def test_no_speed_makes_an_utterance_too_short_for_its_labels():
+    """Two equal labels need three output frames: 12 input frames at stride 4, and no frame fewer."""
+    batch = Batch(torch.ones(50, 12, 1), torch.full((50,), 12), torch.ones(100).long(), torch.full((50,), 2), ())
+    options = Augment(time_mask=0, feature_mask=0, speed=0.3)
+    assert int(augment(batch, options, 4, torch.Generator().manual_seed(0)).lengths.min()) == 12
+    different = Batch(batch.features, batch.lengths, torch.tensor([1, 2] * 50), batch.target_lengths, ())
+    assert int(augment(different, options, 4, torch.Generator().manual_seed(0)).lengths.min()) < 11
+
+
+def test_views_are_joined_one_after_the_other():
+    one, two = collate(split_of([3, 1]), [0, 1]), collate(split_of([5, 2]), [0, 1])
+    both = joined([one, two])
+    assert both.lengths.tolist() == [3, 1, 5, 2] and both.features.shape == (4, 5, 2)
+    assert both.features[0, :, 0].tolist() == [0, 1, 2, 0, 0] and both.target_lengths.sum() == len(both.targets)
+    assert joined([one]) is one

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from folds import checkpoint
-from folds.batches import Batch
-from folds.objective import ctc, log_prior, objective
+from folds.batches import Batch, joined
+from folds.objective import ctc, disagreement, log_prior, objective
 from folds.options import Recipe
 from folds.schedule import learning_rate
 from folds.store import LogProbs, find_members, read_log_probs, run_dir, unfinished, write_json, write_log_probs
@@ -39,6 +40,34 @@ def test_the_middle_layer_has_its_weight():
     assert float(total.detach()) == pytest.approx(0.7 * one + 0.3 * two, rel=1e-5)
     assert float(own) == pytest.approx(one, rel=1e-5)
     assert float(objective(model, batch, intermediate=0.0)[0].detach()) == pytest.approx(one, rel=1e-5)
+
+
+def test_views_disagree_by_the_divergence_over_valid_frames():
+    torch.manual_seed(0)
+    log_probs = torch.randn(4, 5, 3).log_softmax(dim=2).requires_grad_()
+    lengths = torch.tensor([5, 2, 5, 2])
+    p = log_probs.detach().exp()
+    expected = 0.0
+    for one, other in ((0, 2), (2, 0), (1, 3), (3, 1)):
+        for t in range(int(lengths[one])):
+            expected += float((p[other, t] * (p[other, t] / p[one, t]).log()).sum())
+    found = disagreement(log_probs, lengths)
+    assert float(found.detach()) == pytest.approx(expected, rel=1e-5)
+    found.backward()
+    assert log_probs.grad[1, 2:].abs().sum() == 0  # padding pulls at nothing
+    assert float(disagreement(log_probs.detach()[:2].repeat(2, 1, 1), lengths)) == pytest.approx(0, abs=1e-6)
+
+
+def test_agreement_has_its_weight():
+    model = create_model("lstm_small", features=5, classes=6, hidden=8, dropout=0.0)
+    batch = a_batch()
+    other = replace(batch, features=batch.features.flip(2))
+    both = joined([batch, other])
+    final, lengths, _, _ = model.heads(both.features, both.lengths)
+    without, own = objective(model, both, intermediate=0.3)
+    total, _ = objective(model, both, intermediate=0.3, consistency=0.2)
+    extra = 0.2 * float(disagreement(final, lengths).detach()) / int(both.target_lengths.sum())
+    assert float(total.detach()) == pytest.approx(float(without.detach()) + extra, rel=1e-5)
 
 
 def test_the_prior_counts_labels_and_gives_the_rest_to_the_blank():

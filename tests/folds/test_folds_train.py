@@ -233,6 +233,12 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tiny, tmp_path):
     assert [json.loads(line)["epoch"] for line in metrics(member.path).splitlines()] == [1, 2]
 
 
+def test_two_views_at_changed_speeds_train(tiny, tmp_path, monkeypatch):
+    run(monkeypatch, tiny, tmp_path, "--epochs", "3", "--consistency", "0.2", "--speed", "0.1")
+    rows = [json.loads(line) for line in metrics(tmp_path / "lstm_small" / "fold0").splitlines()]
+    assert rows[2]["loss"] < rows[0]["loss"] and rows[2]["skipped"] == 0
+
+
 def test_reduced_precision_trains(tiny, tmp_path, monkeypatch):
     run(monkeypatch, tiny, tmp_path, "--epochs", "2", "--precision", "bf16")
     rows = [json.loads(line) for line in metrics(tmp_path / "lstm_small" / "fold0").splitlines()]
