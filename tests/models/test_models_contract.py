@@ -27,7 +27,7 @@ def batch(*lengths: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_families_have_three_sizes():
-    for family in ("gru", "lstm", "pblstm", "cnn_lstm"):
+    for family in ("gru", "lstm", "pblstm", "cnn_lstm", "conformer"):
         small, base, large = (describe(name).parameters for name in (f"{family}_small", family, f"{family}_large"))
         assert small < base < large < 20_000_000
 

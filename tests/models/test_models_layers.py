@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.conformer import rotated
 from models.layers import Bidirectional, Convolution, FrameNorm, LockedDropout, Pyramid, valid
 
 
@@ -70,3 +71,14 @@ def test_locked_dropout_holds_its_mask_over_time():
     assert torch.equal(y, y[:, :1].expand_as(y)) and set(y.unique().tolist()) == {0.0, 2.0}
     assert not torch.equal(y[0], y[1])
     assert torch.equal(LockedDropout(0.5).eval()(y), y)
+
+
+def test_rotation_makes_products_depend_on_distance_only():
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 1, 1, 1, 8).expand(2, 1, 1, 12, 8)
+    products = rotated(query) @ rotated(key).transpose(2, 3)
+    for distance in (-5, 0, 3):
+        along = products[0, 0].diagonal(distance)
+        torch.testing.assert_close(along, along[:1].expand_as(along), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(products[0, 0, 0, 0], products[0, 0, 0, 5], atol=1e-2)
+    torch.testing.assert_close(rotated(query).norm(dim=3), query.norm(dim=3))

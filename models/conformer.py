@@ -1,0 +1,151 @@
+"""The Conformer (Gulati et al. 2020, arXiv 2005.08100): attention for what is far, convolution for what is near.
+
+Positions enter by rotating queries and keys (Su et al. 2021, arXiv 2104.09864) rather than by the paper's relative
+encodings: as relative, and PyTorch's fused attention can be used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from registry import InputError, register_model
+
+from .layers import Convolution, FrameNorm, LockedDropout, valid, zero_padding
+from .network import CTCNetwork, ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConformerConfig(ModelConfig):
+    """Convolutional subsampling, then Conformer blocks."""
+
+    strides: tuple[int, ...] = (2, 2)
+    """Stride of each convolution in front."""
+    size: int = 256
+    """Width of the blocks."""
+    heads: int = 4
+    """Attention heads; their width, size / heads, is even."""
+    blocks: int = 8
+    """Conformer blocks."""
+    expansion: int = 4
+    """Width of the feed-forward layers, in sizes."""
+    kernel: int = 15
+    """Frames the depthwise convolution sees; odd."""
+    dropout: float = 0.1
+    """Locked dropout after each module of a block."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size % (2 * self.heads):
+            raise InputError(f"--size {self.size} --heads {self.heads}: size must be a multiple of twice the heads")
+        if self.kernel % 2 == 0:
+            raise InputError(f"--kernel {self.kernel}: expected an odd number")
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with rotated queries and keys; no frame attends to padding."""
+
+    def __init__(self, size: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(size)
+        self.input = nn.Linear(size, 3 * size)
+        self.output = nn.Linear(size, size)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """`(N, T, D)` in and out."""
+        batch, frames, size = x.shape
+        parts = self.input(self.norm(x)).view(batch, frames, 3, self.heads, size // self.heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4)
+        seen = valid(lengths, frames)[:, None, None, :]
+        mixed = functional.scaled_dot_product_attention(rotated(query), rotated(key), value, attn_mask=seen)
+        return self.output(mixed.transpose(1, 2).reshape(batch, frames, size))
+
+
+def rotated(x: Tensor) -> Tensor:
+    """Rotate pairs of values of `(N, H, T, D)` by angles that grow with time, so that products see only distances."""
+    half = x.shape[3] // 2
+    rates = 10_000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    angles = torch.arange(x.shape[2], device=x.device)[:, None] * rates
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    one, two = x[..., :half], x[..., half:]
+    return torch.cat([one * cos - two * sin, one * sin + two * cos], dim=3)
+
+
+class Neighbours(nn.Module):
+    """The convolution module: a gate, a depthwise convolution, norm, SiLU."""
+
+    def __init__(self, size: int, kernel: int) -> None:
+        super().__init__()
+        self.before = nn.LayerNorm(size)
+        self.gate = nn.Linear(size, 2 * size)
+        self.depthwise = nn.Conv1d(size, size, kernel, padding=kernel // 2, groups=size, bias=False)
+        self.norm = FrameNorm(size)
+        self.output = nn.Linear(size, size)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """`(N, T, D)` in and out."""
+        x = zero_padding(functional.glu(self.gate(self.before(x)), dim=2), lengths)
+        x = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
+        return self.output(functional.silu(self.norm(x, lengths)))
+
+
+class Block(nn.Module):
+    """Half a feed-forward layer, attention, convolution, the other half, each beside a skip connection."""
+
+    stride = 1
+
+    def __init__(self, config: ConformerConfig) -> None:
+        super().__init__()
+        self.size = config.size
+
+        def feed_forward() -> nn.Module:
+            wide = config.expansion * config.size
+            layers = nn.LayerNorm(config.size), nn.Linear(config.size, wide), nn.SiLU(), nn.Linear(wide, config.size)
+            return nn.Sequential(*layers)
+
+        self.first, self.last = feed_forward(), feed_forward()
+        self.attention = Attention(config.size, config.heads)
+        self.neighbours = Neighbours(config.size, config.kernel)
+        self.norm = nn.LayerNorm(config.size)
+        self.dropout = LockedDropout(config.dropout)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """`(N, T, D)` in and out."""
+        x = x + 0.5 * self.dropout(self.first(x))
+        x = x + self.dropout(self.attention(x, lengths))
+        x = x + self.dropout(self.neighbours(x, lengths))
+        x = x + 0.5 * self.dropout(self.last(x))
+        return self.norm(x), lengths
+
+
+def conformer_chain(config: ConformerConfig) -> CTCNetwork:
+    """The chain; intermediate CTC reads after half of the blocks."""
+    chain: list[nn.Module] = []
+    size = config.features
+    for stride in config.strides:
+        chain.append(Convolution(size, config.size, stride=stride))
+        size = config.size
+    blocks = [Block(config) for _ in range(config.blocks)]
+    return CTCNetwork(config, [*chain, *blocks], tap=len(chain) + (config.blocks + 1) // 2)
+
+
+@register_model("conformer_small", tags=("attention", "convolution", "cpu"), size=144, blocks=4, expansion=2)
+def conformer_small(config: ConformerConfig) -> nn.Module:
+    """Two stride-2 convolutions, 4 Conformer blocks of width 144: trains on two CPU cores."""
+    return conformer_chain(config)
+
+
+@register_model("conformer", tags=("attention", "convolution"))
+def conformer(config: ConformerConfig) -> nn.Module:
+    """Two stride-2 convolutions, 8 Conformer blocks of width 256."""
+    return conformer_chain(config)
+
+
+@register_model("conformer_large", tags=("attention", "convolution"), size=320, blocks=8, heads=5)
+def conformer_large(config: ConformerConfig) -> nn.Module:
+    """Two stride-2 convolutions, 8 Conformer blocks of width 320: close under 20 M parameters."""
+    return conformer_chain(config)
