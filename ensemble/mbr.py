@@ -10,7 +10,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .blender import BLENDERS, Recipe, named, used
 from .edits import pairwise
+from .evidence import Evidence
+from .pool import least_risk
+from .rescore import BONUSES, LM_WEIGHTS, combine
+from .weights import coordinate_search, greedy_selection, refine
+
+# The posterior is proportional to exp(sharpness * score): below 1 it is flatter than the models, which are too sure.
+SHARPNESS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.7, 2.5)
 
 
 def mbr(hypotheses: Sequence[Sequence[int]], log_posteriors: Sequence[float]) -> tuple[list[int], float]:
@@ -31,3 +39,44 @@ def mbr(hypotheses: Sequence[Sequence[int]], log_posteriors: Sequence[float]) ->
     order = [(round(float(expected[i]), 9), -float(posterior[i]), tuple(hypotheses[i])) for i in range(len(hypotheses))]
     best = min(range(len(hypotheses)), key=order.__getitem__)
     return list(hypotheses[best]), float(expected[best])
+
+
+@BLENDERS.register("mbr")
+class MinimumBayesRisk:
+    """Of the rescored pool, the string with the least expected edit distance under the members' joint posterior."""
+
+    def fit(self, evidence: Evidence, seed: int = 0) -> Recipe:
+        """Starts from the rescoring recipe, then searches the posterior's sharpness, LM weight, bonus and weights."""
+        start = BLENDERS.get("rescore")().fit(evidence, seed)
+        pool, members_of = evidence.pool(), evidence.members_of()
+        pairs, pair_offsets = evidence.pairs()
+
+        def loss(weights: np.ndarray, settings: dict) -> float:
+            scores = settings["sharpness"] * combine(pool, members_of, weights, settings)
+            return float(pool.distance[least_risk(scores, pool.offsets, pairs, pair_offsets)[0]].mean())
+
+        weights, settings = start.array(evidence.names), start.settings | {"sharpness": 1.0}
+        grid = {"sharpness": SHARPNESS, "lm_weight": LM_WEIGHTS, "length_bonus": BONUSES}
+        settings, _ = coordinate_search(lambda s: loss(weights, s), settings, grid, rounds=2)
+        selection = greedy_selection(
+            lambda counts: loss(counts / counts.sum(), settings),
+            len(evidence.names),
+            rounds=12,
+            seed=seed,
+            costs=evidence.panel.costs,
+            budget=evidence.panel.budget,
+            patience=3,
+        )
+        if selection.loss < loss(weights, settings):
+            weights = selection.weights
+        weights, _ = refine(lambda w: loss(w, settings), weights)
+        settings, _ = coordinate_search(lambda s: loss(weights, s), settings, grid, rounds=1)
+        return Recipe("mbr", named(evidence.names, weights), settings)
+
+    def predict(self, evidence: Evidence, recipe: Recipe) -> list[list[int]]:
+        """Strings from the pool of the members that have weight."""
+        members = used(recipe, evidence.names)
+        pool = evidence.pool(members)
+        scores = combine(pool, evidence.members_of(members), recipe.array(evidence.names), recipe.settings)
+        chosen, _ = least_risk(recipe.settings["sharpness"] * scores, pool.offsets, *evidence.pairs(members))
+        return pool.strings(chosen)

@@ -7,11 +7,30 @@ searches the scheme, alpha, the null's confidence and who votes on out-of-fold p
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
-from .network import METHODS, NULL, align, vote
+import numpy as np
+
+from folds.metric import edit_distances
+
+from .blender import BLENDERS, Recipe, named, used
+from .evidence import Evidence, single_pool, stack
+from .network import METHODS, NULL, Network, align, as_log_probs, vote
+from .pool import Pool, choose, nbest_of, stream_weights
+from .rescore import LM_WEIGHTS
+from .weights import coordinate_search, greedy_selection
 
 Token = TypeVar("Token", bound=Hashable)
+
+GRID = {
+    "method": METHODS,
+    "alpha": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
+    "null_confidence": (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+}
+# Slots have a null where a token may go missing, so far less of a bonus is needed than CTC's blanks ask for.
+SLOT_BONUSES = (-0.5, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.5, 0.8)
+DEPTH = 50
 
 
 def rover(
@@ -41,3 +60,87 @@ def rover(
     winners, _ = vote(align(numbered, confidences), method, alpha, null_confidence)
     words = list(vocabulary)
     return [words[w] for w in winners if w != NULL]
+
+
+@dataclass(frozen=True)
+class _Votes:
+    """The aligned networks of a split, built once: a trial of another scheme only counts again."""
+
+    networks: list[Network]
+    member_of: list[int]
+
+
+@BLENDERS.register("rover")
+class Rover:
+    """NIST ROVER among the members' best strings, the best member first; the slots go through the beam search."""
+
+    def fit(self, evidence: Evidence, seed: int = 0) -> Recipe:
+        """Greedy weights by plain votes, then scheme, alpha and null confidence, then LM weight and bonus."""
+        alone = [
+            float(edit_distances([list(s[0]) for s in evidence.nbest(stream).strings], evidence.references).mean())
+            for stream in evidence.streams_of()
+        ]
+        order = [evidence.names[m] for m in sorted(range(len(alone)), key=lambda m: (alone[m], m))]
+        votes = _votes(evidence, order, range(len(evidence.names)))
+        references = evidence.references
+
+        def loss(weights: np.ndarray, settings: dict) -> float:
+            return float(edit_distances(_strings(votes, weights, settings), references).mean())
+
+        settings = {"method": "avgconf", "alpha": 1.0, "null_confidence": 0.0}
+        weights = greedy_selection(
+            lambda counts: loss(counts, settings),
+            len(evidence.names),
+            rounds=12,
+            seed=seed,
+            costs=evidence.panel.costs,
+            budget=evidence.panel.budget,
+            patience=3,
+        ).weights
+        settings, _ = coordinate_search(lambda s: loss(weights, s), settings, GRID, rounds=2)
+        recipe = Recipe("rover", named(evidence.names, weights), settings | {"order": order, "search": False})
+        pool = _pool(evidence, recipe)
+        searched, value = coordinate_search(
+            lambda s: float(pool.distance[choose(pool, s)].mean()),
+            {"lm_weight": 0.0, "length_bonus": 0.0},
+            {"lm_weight": LM_WEIGHTS, "length_bonus": SLOT_BONUSES},
+        )
+        # The search is kept only where it beats the vote as NIST counts it.
+        better = value < loss(weights, settings)
+        return Recipe("rover", recipe.weights, recipe.settings | searched | {"search": better})
+
+    def predict(self, evidence: Evidence, recipe: Recipe) -> list[list[int]]:
+        """The vote of the members with weight, each member's weight shared by its fold models."""
+        if recipe.settings["search"]:
+            pool = _pool(evidence, recipe)
+            return pool.strings(choose(pool, recipe.settings))
+        votes = _votes(evidence, recipe.settings["order"], used(recipe, evidence.names))
+        return _strings(votes, recipe.array(evidence.names), recipe.settings)
+
+
+def _votes(evidence: Evidence, order: Sequence[str], members: Sequence[int]) -> _Votes:
+    ranked = [evidence.names.index(name) for name in order if evidence.names.index(name) in members]
+    streams = [stream for member in ranked for stream in evidence.streams_of([member])]
+    member_of = [evidence.panel.streams[stream].member for stream in streams]
+    return _Votes([evidence.network(row, streams) for row in range(len(evidence))], member_of)
+
+
+def _vote(votes: _Votes, row: int, weights: np.ndarray, settings: dict) -> tuple[np.ndarray, np.ndarray]:
+    shares = stream_weights(votes.member_of, weights)
+    return vote(votes.networks[row], settings["method"], settings["alpha"], settings["null_confidence"], shares)
+
+
+def _strings(votes: _Votes, weights: np.ndarray, settings: dict) -> list[list[int]]:
+    winners = (_vote(votes, row, weights, settings)[0] for row in range(len(votes.networks)))
+    return [row[row != NULL].tolist() for row in winners]
+
+
+def _pool(evidence: Evidence, recipe: Recipe) -> Pool:
+    """N-best of the slots read as a CTC matrix, as a pool of one column."""
+    votes = _votes(evidence, recipe.settings["order"], used(recipe, evidence.names))
+    weights = recipe.array(evidence.names)
+    matrices = [
+        as_log_probs(votes.networks[row], _vote(votes, row, weights, recipe.settings)[1], evidence.panel.classes)
+        for row in range(len(evidence))
+    ]
+    return single_pool(nbest_of(stack(matrices), DEPTH, "rover"), evidence)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -85,3 +86,47 @@ def _recall(known: dict[bytes, float], counts: np.ndarray, loss: Callable[[np.nd
     if key not in known:
         known[key] = float(loss(reduced))
     return known[key]
+
+
+def coordinate_search(
+    loss: Callable[[dict[str, Any]], float], start: dict[str, Any], grid: dict[str, Sequence[Any]], rounds: int = 3
+) -> tuple[dict[str, Any], float]:
+    """Improve one setting at a time over its `grid` until a round changes nothing; a tie keeps what is there.
+
+    >>> coordinate_search(lambda s: abs(s["x"] - 2) + abs(s["y"]), {"x": 0, "y": 1}, {"x": [1, 2], "y": [0, 1]})
+    ({'x': 2, 'y': 0}, 0.0)
+    """
+    best, best_loss = dict(start), float(loss(start))
+    for _ in range(rounds):
+        before = best_loss
+        for name, values in grid.items():
+            for value in values:
+                trial = best | {name: value}
+                trial_loss = float(loss(trial))
+                if trial_loss < best_loss - 1e-12:
+                    best, best_loss = trial, trial_loss
+        if best_loss == before:
+            break
+    return best, best_loss
+
+
+def refine(
+    loss: Callable[[np.ndarray], float], weights: np.ndarray, factors: Sequence[float] = (0.0, 0.5, 0.8, 1.25, 2.0)
+) -> tuple[np.ndarray, float]:
+    """Continuous refinement of positive weights: each in turn is scaled and all renormalised, while the loss falls."""
+    best, best_loss = np.asarray(weights, np.float64), float(loss(weights))
+    for _ in range(2):
+        before = best_loss
+        for member in np.flatnonzero(best):
+            for factor in factors:
+                trial = best.copy()
+                trial[member] *= factor
+                if trial.sum() <= 0:
+                    continue
+                trial /= trial.sum()
+                trial_loss = float(loss(trial))
+                if trial_loss < best_loss - 1e-12:
+                    best, best_loss = trial, trial_loss
+        if best_loss == before:
+            break
+    return best, best_loss

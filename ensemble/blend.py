@@ -1,0 +1,206 @@
+"""`python -m ensemble.blend`: from finished members to a submission, with what it is worth.
+
+Prints each member's and each blender's distance (fitted on out-of-fold predictions, nested, and on dev, which nothing
+was fitted on), picks the method by the nested one, writes the submission and beside it `<out>.json` with the recipe
+and everything needed to make it again. The arithmetic is in the other modules of this room.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from folds.cache import Dataset, load_dataset
+from folds.competition import data_root
+from folds.metric import edit_distances
+from folds.store import find_members, unfinished, write_json
+from folds.submission import write_submission
+from registry import InputError, command
+
+from .best import Fitted, as_best, fit_all, winner
+from .blender import BLENDERS, Recipe
+from .bootstrap import Interval, bootstrap, paired_bootstrap
+from .evidence import Evidence
+from .members import Group, group_members
+from .panels import open_panels
+from .rules import Rules, admitted, all_tags, costs, parse_count, total_parameters, within_budget
+from .single import Alone, alone, best_alone
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Blend the finished members under a folder of runs into a submission."""
+
+    data: Path | None = None
+    """The competition's folder; else $HW3P2_DATA, else the demo's."""
+    runs: Path = Path("runs")
+    """Folder of trained members."""
+    method: str = "best"
+    """A registered blender: average, rover, rescore, mbr, or best (whichever the out-of-fold predictions favour)."""
+    out: Path = Path("submission.csv")
+    """The submission to write; `<out>.json` beside it tells how it was made."""
+    members: tuple[str, ...] = ("*",)
+    """Globs over members' names: only those are blended."""
+    max_params: str | None = None
+    """Most parameters of all fold models used together, such as 20M."""
+    forbid: tuple[str, ...] = ()
+    """Tags no model used may have, such as attention, pretrained, external-data."""
+    nbest: int = 100
+    """Strings each model proposes for an utterance."""
+    pool: int = 200
+    """Most strings an utterance's pool holds."""
+    lm_order: int = 5
+    """Order of the phone language model."""
+    fit_limit: int = 4000
+    """Most out-of-fold utterances the weights are fitted on."""
+    seed: int = 0
+    """Decides ties in the choice of members, and the bootstrap."""
+    allow_pickle: bool = False
+    """Read object arrays of the competition's files (the formats of F20 and F21 need it)."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a blend came to: the recipe, the members and folds used, and edit distances by split."""
+
+    recipe: Recipe
+    groups: list[Group]
+    fitted: dict[str, Fitted]
+    dev: dict[str, np.ndarray]
+    alone: list[Alone]
+    strings: list[str]
+
+
+def blend(options: Blend, dataset: Dataset, groups: Sequence[Group], rules: Rules) -> Outcome:
+    """Measure the members, fit, choose, predict; printing on the way. Writes nothing."""
+    opened = open_panels(
+        groups, dataset, options.lm_order, options.fit_limit, options.seed, costs(groups), rules.max_params
+    )
+    print("\n".join(opened.notes))
+    panels, depth = opened.panels, min(options.nbest, options.pool)
+    oof, dev, test = (Evidence(panels[split], depth, options.pool) for split in ("oof", "dev", "test"))
+    singles = alone(oof, dev)
+    print_members(groups, singles)
+    methods = [name for name in BLENDERS.names() if name != "best"] if options.method == "best" else [options.method]
+    fitted = fit_all(oof, methods, options.seed)
+    kept = {name: within_budget(groups, each.recipe.weights, rules.max_params) for name, each in fitted.items()}
+    references = dev.references
+    on_dev = {
+        name: edit_distances(predict(dev, fitted[name].recipe, kept[name], groups), references) for name in fitted
+    }
+    print_blenders(fitted, on_dev, best_alone(singles))
+    chosen = winner(fitted)
+    recipe = as_best(fitted) if options.method == "best" else fitted[chosen].recipe
+    tokens = predict(test, fitted[chosen].recipe, kept[chosen], groups)
+    strings = [dataset.alphabet.to_string(row) for row in tokens]
+    return Outcome(recipe, kept[chosen], fitted, on_dev, singles, strings)
+
+
+def predict(evidence: Evidence, recipe: Recipe, kept: Sequence[Group], groups: Sequence[Group]) -> list[list[int]]:
+    """Strings of a split from the fold models that a blend keeps."""
+    folds = {(group.name, fold) for group in kept for fold in group.folds}
+    names = [f"{name} fold {fold}" for name, fold in folds]
+    streams = [s for s, stream in enumerate(evidence.panel.streams) if stream.name in names]
+    weights = {group.name: recipe.weights[group.name] for group in kept}
+    total = sum(weights.values())
+    # A budget may have no room for a member at all; the others keep their proportions.
+    recipe = replace(recipe, weights={name: weight / total for name, weight in weights.items()})
+    return BLENDERS.get(recipe.method)().predict(evidence.only(streams), recipe)
+
+
+def print_members(groups: Sequence[Group], singles: Sequence[Alone]) -> None:
+    """One line a member."""
+    width = max(len(group.name) for group in groups)
+    print(f"\n{'member':{width}}  folds      parameters  stride     oof     dev  dev, folds' mean frame")
+    for group, each in zip(groups, singles, strict=True):
+        folds = ",".join(map(str, group.folds))
+        print(
+            f"{group.name:{width}}  {folds:9}  {group.parameters:10,}  {group.members[0].stride:6}"
+            f"  {each.oof.mean():6.3f}  {each.dev.mean():6.3f}  {each.dev_mean.mean():6.3f}"
+        )
+
+
+def print_blenders(fitted: dict[str, Fitted], on_dev: dict[str, np.ndarray], reference: Alone) -> None:
+    """One line a blender, with 95 % bootstrap intervals over utterances."""
+    base = reference.best_dev
+    print("\nedit distances, with 95 % intervals over utterances")
+    print(f"the best member on dev is {reference.name}: {base.mean():.3f}")
+    print("blender       oof (fitted)  oof (nested)  dev                      dev - best member")
+    for name, each in fitted.items():
+        difference = paired_bootstrap(on_dev[name], base)
+        print(
+            f"{name:12}  {each.oof.mean():12.3f}  {each.nested.mean():12.3f}  {_told(bootstrap(on_dev[name])):23}"
+            f"  {difference} ({100 * difference.mean / base.mean():+.1f} %)"
+        )
+    chosen = winner(fitted)
+    print(f"\nchosen by the nested out-of-fold distance: {chosen}")
+    verdict = paired_bootstrap(on_dev[chosen], base)
+    told = "the difference is certain at 95 %" if verdict.certain else "the difference may be chance"
+    print(f"dev says: {on_dev[chosen].mean():.3f}, {verdict} against {reference.name}: {told}")
+
+
+def _told(interval: Interval) -> str:
+    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def sidecar(options: Blend, dataset: Dataset, outcome: Outcome) -> dict:
+    """What `<out>.json` holds: enough to say what the submission is and to make it again."""
+    chosen = winner(outcome.fitted)
+    each = outcome.fitted[chosen]
+    reference = best_alone(outcome.alone)
+    difference = paired_bootstrap(outcome.dev[chosen], reference.best_dev)
+    return {
+        "recipe": outcome.recipe.to_json()
+        | {"members": {g.name: [str(member.path) for member in g.members] for g in outcome.groups}},
+        "oof": float(each.oof.mean()),
+        "nested": float(each.nested.mean()),
+        "dev": float(outcome.dev[chosen].mean()),
+        "dev_minus_best_member": {
+            "member": reference.name,
+            "mean": difference.mean,
+            "low": difference.low,
+            "high": difference.high,
+        },
+        "parameters": total_parameters(outcome.groups),
+        "tags": all_tags(outcome.groups),
+        "sha256": hashlib.sha256(options.out.read_bytes()).hexdigest(),
+        "data": dataset.hash,
+        "options": {name: str(value) for name, value in vars(options).items()},
+    }
+
+
+def main() -> None:
+    """The command."""
+    options = tyro.cli(Blend, prog="python -m ensemble.blend", description=__doc__)
+    BLENDERS.entry(options.method)
+    rules = Rules(None if options.max_params is None else parse_count(options.max_params), tuple(options.forbid))
+    found = find_members(options.runs)
+    begun = unfinished(options.runs)
+    if not found:
+        told = f"; {len(begun)} were begun, such as {begun[0]}: finish them with --resume" if begun else ""
+        raise InputError(f"{options.runs}: no finished member{told}; train one with python -m folds.train")
+    for path in begun:
+        print(f"not finished, left out: {path}", file=sys.stderr)
+    dataset = load_dataset(data_root(options.data), allow_pickle=options.allow_pickle)
+    groups, notes = admitted(group_members(found, options.members), rules)
+    print("\n".join(notes), end="\n" if notes else "")
+    outcome = blend(options, dataset, groups, rules)
+    write_submission(options.out, dataset, outcome.strings)
+    told = sidecar(options, dataset, outcome)
+    write_json(options.out.with_name(options.out.name + ".json"), told)
+    weights = ", ".join(f"{name} {weight:.3f}" for name, weight in outcome.recipe.weights.items())
+    print(f"weights: {weights}")
+    count = sum(len(group.members) for group in outcome.groups)
+    tags = ", ".join(told["tags"]) or "none"
+    print(f"uses {count} models, {told['parameters']:,} parameters in all; tags: {tags}")
+    print(f"wrote {options.out} ({len(outcome.strings)} rows) and {options.out}.json")
+
+
+if __name__ == "__main__":
+    command(main)

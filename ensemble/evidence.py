@@ -1,0 +1,185 @@
+"""What a blender sees of one split: members' log-probabilities, N-best, pools and, where known, the references.
+
+Everything here is made when first asked for and kept, once for the whole split; `take` gives a view of some
+utterances that shares it, which is what makes a nested fit affordable. It fits nothing and chooses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from folds.store import LogProbs
+
+if TYPE_CHECKING:
+    from .lm import PhoneLM
+from .members import Stream
+from .network import Network, align, as_log_probs, vote
+from .pool import NBest, Pool, build_pool, likelihoods, nbest_of, pair_distances, union
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One split: members' `names`, sorted; `streams` of log-probabilities; `ids` (N,); and what else is known of it.
+
+    `references` are class sequences, None where there are none. `parts` (N,) tells which part an utterance belongs to
+    when a fit is nested; `languages[part]` is a phone language model that has not seen that part's transcripts.
+    `costs` are the members' parameters and `budget` the most that a blend may use (`rules`).
+    """
+
+    split: str
+    names: tuple[str, ...]
+    streams: tuple[Stream, ...]
+    ids: tuple[str, ...]
+    classes: int
+    parts: np.ndarray
+    languages: tuple[PhoneLM, ...]
+    references: tuple[Sequence[int], ...] | None = None
+    costs: tuple[int, ...] | None = None
+    budget: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """A panel with what has been worked out of it. `depth` is the N of N-best, `size` the most strings of a pool.
+
+    `rows` and `allowed` make it a view of some utterances and of some streams.
+    """
+
+    panel: Panel
+    depth: int = 100
+    size: int = 200
+    rows: np.ndarray | None = None
+    allowed: frozenset[int] | None = None
+    _kept: dict[Any, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.panel.ids) if self.rows is None else len(self.rows)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.panel.names
+
+    @property
+    def references(self) -> list[Sequence[int]] | None:
+        told = self.panel.references
+        return told if told is None else [told[row] for row in self._numbers]
+
+    @property
+    def parts(self) -> np.ndarray:
+        return self.panel.parts[self._numbers]
+
+    def language(self, row: int) -> PhoneLM:
+        """The language model that may score utterance `row` of this view."""
+        return self.panel.languages[int(self.parts[row])]
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Evidence:
+        """A view of some of these utterances; what the whole split has worked out is shared."""
+        return replace(self, rows=self._numbers[np.asarray(rows, np.int64)])
+
+    def only(self, streams: Sequence[int]) -> Evidence:
+        """A view of some streams, for a blend that may not use all fold models."""
+        return replace(self, allowed=frozenset(streams))
+
+    def streams_of(self, members: Sequence[int] | None = None) -> list[int]:
+        """Numbers of the streams that belong to some members, or to all."""
+        wanted = range(len(self.names)) if members is None else members
+        found = [s for s, stream in enumerate(self.panel.streams) if stream.member in wanted]
+        return found if self.allowed is None else [s for s in found if s in self.allowed]
+
+    def members_of(self, members: Sequence[int] | None = None) -> list[int]:
+        """The member of each stream of `streams_of(members)`: of each column of `pool(members).ctc`."""
+        return [self.panel.streams[s].member for s in self.streams_of(members)]
+
+    def load(self, stream: int) -> LogProbs:
+        """A stream's log-probabilities of this view's utterances, read anew: they are not kept."""
+        found = self.panel.streams[stream].load()
+        if self.rows is None:
+            return found
+        parts = [found.values[found.offsets[row] : found.offsets[row + 1]] for row in self.rows]
+        return LogProbs.of(parts, [found.ids[row] for row in self.rows], found)
+
+    def nbest(self, stream: int) -> NBest:
+        """A stream's N-best of this view's utterances."""
+        key = ("nbest", stream)
+        if key not in self._kept:
+            each = self.panel.streams[stream]
+            self._kept[key] = nbest_of(each.load(), self.depth, f"{self.panel.split} {each.name}")
+        return self._kept[key] if self.rows is None else self._kept[key].take(self.rows)
+
+    def pool(self, members: Sequence[int] | None = None) -> Pool:
+        """The pool made of some members' hypotheses alone, scored by them alone; of all members without an argument.
+
+        A blend that gives a member no weight must not live on its hypotheses either, or its parameters would be used
+        without being counted.
+        """
+        key = ("pool", tuple(self.streams_of(members)))
+        if key not in self._kept:
+            self._kept[key] = self._whole()._build(list(key[1]))
+        return self._kept[key] if self.rows is None else self._kept[key].take(self._numbers)
+
+    def pairs(self, members: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Edit distances within `pool(members)`, as `pool.pair_distances` gives them."""
+        key = ("pairs", tuple(self.streams_of(members)))
+        if key not in self._kept:
+            self._kept[key] = pair_distances(self._whole().pool(members))
+        if self.rows is None:
+            return self._kept[key]
+        flat, offsets = self._kept[key]
+        cut = np.concatenate([[0], np.cumsum(np.diff(offsets)[self.rows])]).astype(np.int64)
+        return np.concatenate([flat[offsets[row] : offsets[row + 1]] for row in self.rows]), cut
+
+    def network(self, row: int, streams: Sequence[int]) -> Network:
+        """The confusion network of the streams' best strings of one utterance, the first stream its skeleton."""
+        best = [self.nbest_row(stream, row) for stream in streams]
+        return align([list(string) for string, _ in best], [sure for _, sure in best])
+
+    def nbest_row(self, stream: int, row: int) -> tuple[bytes, np.ndarray]:
+        """A stream's best string of one utterance of this view, with its tokens' confidences."""
+        if ("nbest", stream) not in self._kept:
+            self.nbest(stream)
+        number = self._numbers[row]
+        kept = self._kept["nbest", stream]
+        return kept.strings[number][0], kept.confidences[number]
+
+    @property
+    def _numbers(self) -> np.ndarray:
+        return np.arange(len(self.panel.ids)) if self.rows is None else self.rows
+
+    def _whole(self) -> Evidence:
+        return replace(self, rows=None)
+
+    def _build(self, streams: list[int]) -> Pool:
+        lists = [self.nbest(stream) for stream in streams]
+        if len(streams) > 1:
+            lists.append(self._recombined(streams))
+        strings = union(lists, self.size)
+        columns = [likelihoods(self.load(s), strings, self.panel.streams[s].name) for s in streams]
+        panel = self.panel
+        return build_pool(strings, np.stack(columns, axis=1), panel.languages, panel.parts, panel.references)
+
+    def _recombined(self, streams: list[int]) -> NBest:
+        """N-best of the vote among the streams: strings that no single model had, one's start with another's end."""
+        order = sorted(streams, key=lambda s: self.panel.streams[s].name)
+        matrices = []
+        for row in range(len(self)):
+            network = self.network(row, order)
+            matrices.append(as_log_probs(network, vote(network)[1], self.panel.classes))
+        return nbest_of(stack(matrices), self.depth, "recombined")
+
+
+def stack(matrices: Sequence[np.ndarray]) -> LogProbs:
+    """CTC matrices (T, C), one an utterance, as log-probabilities that belong to no member and no file."""
+    offsets = np.concatenate([[0], np.cumsum([len(matrix) for matrix in matrices])]).astype(np.int64)
+    return LogProbs(np.concatenate(matrices), offsets, tuple(map(str, range(len(matrices)))), "", 0, 1)
+
+
+def single_pool(found: NBest, evidence: Evidence) -> Pool:
+    """An N-best made by one matrix an utterance, as a pool of one column."""
+    orders = [sorted(range(len(strings)), key=strings.__getitem__) for strings in found.strings]
+    strings = [[s[i] for i in order] for s, order in zip(found.strings, orders, strict=True)]
+    scores = np.concatenate([s[order] for s, order in zip(found.scores, orders, strict=True)])
+    return build_pool(strings, scores[:, None], evidence.panel.languages, evidence.parts, evidence.references)

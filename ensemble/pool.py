@@ -1,0 +1,268 @@
+"""Pools: for each utterance the union of all members' N-best, with every model's exact log-likelihood of each string.
+
+A pool holds what a search over weights asks again and again (scores, lengths, distances to the reference) in flat
+arrays, so that a trial of new weights is one product and one maximum. Hypotheses of an utterance stand in the order
+of their tokens, so a pool does not depend on the order of the members. It chooses nothing: `rescore` and `mbr` do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numba
+import numpy as np
+from tqdm import tqdm
+
+from folds.store import LogProbs
+from models.ctc import log_likelihood
+
+from .beam import beam_search
+from .edits import distance, flatten, to_references
+
+if TYPE_CHECKING:
+    from .lm import PhoneLM
+
+BATCH = 64
+# A hypothesis that does not fit a member's frames has likelihood zero there. One member must not veto what the others
+# agree on, so no member may disbelieve a string more than this below the best of the pool.
+DISBELIEF = 50.0
+
+
+@dataclass(frozen=True)
+class NBest:
+    """One stream's N-best: per utterance the strings (class numbers as bytes) and their log-probabilities, best first.
+
+    `confidences` are those of the best string's tokens, for ROVER.
+    """
+
+    strings: list[tuple[bytes, ...]]
+    scores: list[np.ndarray]
+    confidences: list[np.ndarray]
+
+    def take(self, rows: Sequence[int]) -> NBest:
+        return NBest(*([column[row] for row in rows] for column in (self.strings, self.scores, self.confidences)))
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Hypotheses of N utterances in flat arrays; utterance u has hypotheses `offsets[u]:offsets[u + 1]`.
+
+    `tokens` int16 with `token_offsets` (H + 1,); `ctc` (H, streams) float64 log-likelihoods; `lm` (H,) the phone
+    language model's log-probability; `distance` (H,) edits to the reference, None where there is none.
+    """
+
+    offsets: np.ndarray
+    tokens: np.ndarray
+    token_offsets: np.ndarray
+    ctc: np.ndarray
+    lm: np.ndarray
+    distance: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.token_offsets)
+
+    def hypotheses(self, utterance: int) -> list[list[int]]:
+        """The strings of one utterance."""
+        span = range(self.offsets[utterance], self.offsets[utterance + 1])
+        return [self.tokens[self.token_offsets[h] : self.token_offsets[h + 1]].tolist() for h in span]
+
+    def strings(self, chosen: np.ndarray) -> list[list[int]]:
+        """The strings of flat hypothesis numbers (N,)."""
+        return [self.tokens[self.token_offsets[h] : self.token_offsets[h + 1]].tolist() for h in chosen]
+
+    def take(self, rows: Sequence[int]) -> Pool:
+        """The pool of some utterances."""
+        keep = np.concatenate([np.arange(self.offsets[u], self.offsets[u + 1]) for u in rows]).astype(np.int64)
+        sizes = self.lengths[keep]
+        token_offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        at = np.repeat(self.token_offsets[keep] - token_offsets[:-1], sizes) + np.arange(token_offsets[-1])
+        offsets = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[list(rows)])]).astype(np.int64)
+        told = None if self.distance is None else self.distance[keep]
+        return Pool(offsets, self.tokens[at], token_offsets, self.ctc[keep], self.lm[keep], told)
+
+
+def nbest_of(log_probs: LogProbs, depth: int, what: str = "") -> NBest:
+    """The `depth`-best strings of every utterance under one stream, without a language model."""
+    order = np.argsort(log_probs.lengths, kind="stable")
+    found: dict[int, tuple[tuple[bytes, ...], np.ndarray, np.ndarray]] = {}
+    with tqdm(total=len(order), desc=f"beam {what}", unit="utt", leave=False) as bar:
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH].tolist()
+            decoded = beam_search(*log_probs.padded(rows), beam=depth, nbest=depth)
+            for row, hypotheses in zip(rows, decoded, strict=True):
+                found[row] = (
+                    tuple(bytes(h.tokens) for h in hypotheses),
+                    np.array([h.ctc for h in hypotheses]),
+                    np.array(hypotheses[0].confidences),
+                )
+            bar.update(len(rows))
+    columns = zip(*(found[row] for row in range(len(log_probs))), strict=True)
+    return NBest(*(list(column) for column in columns))
+
+
+def union(lists: Sequence[NBest], size: int) -> list[list[bytes]]:
+    """Per utterance the `size` strings with the largest mean posterior over the lists, in the order of their tokens.
+
+    A string's posterior in a list is its share of that list's mass, so what one member is sure of stays in.
+    """
+    pools = []
+    for row in range(len(lists[0].strings)):
+        mass: dict[bytes, float] = {}
+        for each in lists:
+            shares = np.exp(each.scores[row] - each.scores[row].max())
+            for string, share in zip(each.strings[row], (shares / shares.sum()).tolist(), strict=True):
+                mass[string] = mass.get(string, 0.0) + share
+        best = sorted(mass, key=lambda s: (-mass[s], s))[:size]
+        pools.append(sorted(best))
+    return pools
+
+
+def likelihoods(log_probs: LogProbs, pools: Sequence[Sequence[bytes]], what: str = "") -> np.ndarray:
+    """Exact log P(string | utterance) of every string of every pool under one stream, flat (H,) float64.
+
+    Floored `DISBELIEF` below the best of its pool; zeros where no string of the pool is possible.
+    """
+
+    def one(row: int) -> np.ndarray:
+        found = log_likelihood(log_probs[row], [list(string) for string in pools[row]])
+        best = found.max()
+        return np.maximum(found, best - DISBELIEF) if np.isfinite(best) else np.zeros(len(found))
+
+    with ThreadPoolExecutor(numba.get_num_threads()) as threads:
+        rows = tqdm(threads.map(one, range(len(pools))), f"score {what}", len(pools), leave=False, unit="utt")
+        return np.concatenate(list(rows))
+
+
+def build_pool(
+    pools: Sequence[Sequence[bytes]],
+    ctc: np.ndarray,
+    languages: Sequence[PhoneLM],
+    parts: np.ndarray,
+    references: Sequence[Sequence[int]] | None,
+) -> Pool:
+    """Pack strings and their (H, streams) log-likelihoods; `languages[parts[u]]` scores utterance u."""
+    offsets = np.concatenate([[0], np.cumsum([len(pool) for pool in pools])]).astype(np.int64)
+    flat = [string for pool in pools for string in pool]
+    tokens = np.frombuffer(b"".join(flat), np.uint8).astype(np.int16)
+    token_offsets = np.concatenate([[0], np.cumsum([len(s) for s in flat])]).astype(np.int64)
+    rows = np.repeat(np.arange(len(pools)), np.diff(offsets))
+    lm = np.zeros(len(flat))
+    for part, language in enumerate(languages):
+        mine = np.flatnonzero(np.asarray(parts)[rows] == part)
+        lm[mine] = _language(
+            tokens, token_offsets, mine, language.log_probs.astype(np.float64), language.next_state
+        )
+    told = None
+    if references is not None:
+        told = to_references(tokens, token_offsets, rows, *flatten(references))
+    return Pool(offsets, tokens, token_offsets, ctc, lm, told)
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _language(tokens, offsets, chosen, log_probs, next_state):
+    out = np.zeros(len(chosen))
+    for i in numba.prange(len(chosen)):
+        state = 0  # where every sentence begins
+        for k in range(offsets[chosen[i]], offsets[chosen[i] + 1]):
+            out[i] += log_probs[state, tokens[k]]
+            state = next_state[state, tokens[k]]
+        out[i] += log_probs[state, 0]
+    return out
+
+
+def gather(pool: Pool, member_of: Sequence[int], weights: np.ndarray, mean: str) -> np.ndarray:
+    """Each hypothesis's combined log-likelihood (H,) under member weights that sum to 1.
+
+    A member's weight is shared equally by its streams (its fold models). "geometric" is the weighted mean of
+    log-likelihoods; "arithmetic" the logarithm of the weighted mean of likelihoods.
+    """
+    shares = stream_weights(member_of, weights)
+    used = np.flatnonzero(shares)
+    columns = pool.ctc[:, used]
+    if mean == "geometric":
+        return columns @ shares[used]
+    columns = columns + np.log(shares[used])
+    peaks = columns.max(axis=1)
+    return peaks + np.log(np.exp(columns - peaks[:, None]).sum(axis=1))
+
+
+def stream_weights(member_of: Sequence[int], weights: np.ndarray) -> np.ndarray:
+    """Stream weights (streams,): a member's weight shared equally by its fold models, since OOF cannot rank those."""
+    member_of = np.asarray(member_of)
+    counts = np.bincount(member_of, minlength=len(weights))
+    return np.asarray(weights, np.float64)[member_of] / counts[member_of]
+
+
+@numba.njit(cache=True, nogil=True)
+def highest(scores, offsets):
+    """Flat number (N,) of each utterance's best-scored hypothesis; on a tie the first in the order of tokens."""
+    chosen = np.zeros(len(offsets) - 1, np.int64)
+    for u in range(len(chosen)):
+        best = offsets[u]
+        for h in range(offsets[u] + 1, offsets[u + 1]):
+            if scores[h] > scores[best] + 1e-9:
+                best = h
+        chosen[u] = best
+    return chosen
+
+
+def choose(pool: Pool, settings: dict) -> np.ndarray:
+    """Flat numbers (N,) of the best of a pool of one column, with the settings' LM weight and length bonus."""
+    scores = pool.ctc[:, 0] + settings["lm_weight"] * pool.lm + settings["length_bonus"] * pool.lengths
+    return highest(scores, pool.offsets)
+
+
+def pair_distances(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
+    """Edit distances between all hypotheses of an utterance, flat uint8 (capped at 255), and the offsets (N + 1,)."""
+    sizes = np.diff(pool.offsets)
+    offsets = np.concatenate([[0], np.cumsum(sizes**2)]).astype(np.int64)
+    return _pairs(pool.tokens, pool.token_offsets, pool.offsets, offsets), offsets
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _pairs(tokens, token_offsets, offsets, pair_offsets):
+    out = np.zeros(pair_offsets[-1], np.uint8)
+    for u in numba.prange(len(offsets) - 1):
+        first, count = offsets[u], offsets[u + 1] - offsets[u]
+        for i in range(count):
+            a = tokens[token_offsets[first + i] : token_offsets[first + i + 1]]
+            for j in range(i + 1, count):
+                b = tokens[token_offsets[first + j] : token_offsets[first + j + 1]]
+                d = min(distance(a, b), 255)
+                out[pair_offsets[u] + i * count + j] = d
+                out[pair_offsets[u] + j * count + i] = d
+    return out
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def least_risk(scores, offsets, pairs, pair_offsets):
+    """Flat number (N,) of each utterance's hypothesis of least expected distance, and that expectation (N,).
+
+    `scores` (H,) are log-posteriors up to a constant. Ties go to the higher score, then to the order of tokens.
+    """
+    chosen = np.zeros(len(offsets) - 1, np.int64)
+    risks = np.zeros(len(offsets) - 1)
+    for u in numba.prange(len(chosen)):
+        first, count = offsets[u], offsets[u + 1] - offsets[u]
+        posterior = np.exp(scores[first : first + count] - scores[first : first + count].max())
+        posterior /= posterior.sum()
+        best, least = -1, np.inf
+        # What has no mass cannot change an expectation; leaving it out makes the sum several times shorter.
+        massive = np.flatnonzero(posterior > 1e-7)
+        for i in range(count):
+            risk = 0.0
+            for j in massive:
+                risk += posterior[j] * pairs[pair_offsets[u] + i * count + j]
+            tied = best >= 0 and abs(risk - least) <= 1e-9
+            if (not tied and risk < least) or (tied and scores[first + i] > scores[first + best] + 1e-9):
+                best, least = i, risk
+        chosen[u] = first + best
+        risks[u] = least
+    return chosen, risks

@@ -1,0 +1,131 @@
+"""The contract every registered blender keeps, on simulated members of unequal strides."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import simulated_members as simulated
+
+from ensemble.blender import BLENDERS, Recipe, distances, nested_distances
+from folds.metric import edit_distances
+
+STRIDES = {"a": 4, "b": 2, "c": 4}
+ERRORS = {"a": 0.25, "b": 0.3, "c": 0.35}
+
+
+@pytest.fixture(scope="module")
+def strings():
+    return simulated.references(40, length=12)
+
+
+@pytest.fixture(scope="module")
+def oof(strings):
+    members = {n: [simulated.log_probs(strings, STRIDES[n], ERRORS[n], seed=i)] for i, n in enumerate(STRIDES)}
+    return simulated.evidence(members, strings)
+
+
+@pytest.fixture(scope="module")
+def dev_strings():
+    return simulated.references(40, length=12, seed=7)
+
+
+@pytest.fixture(scope="module")
+def dev(dev_strings):
+    members = {
+        n: [simulated.log_probs(dev_strings, STRIDES[n], ERRORS[n], seed=100 + 10 * i + fold) for fold in range(2)]
+        for i, n in enumerate(STRIDES)
+    }
+    return simulated.evidence(members, dev_strings, parts=1)
+
+
+@pytest.fixture(scope="module")
+def recipes(oof):
+    return {name: BLENDERS.get(name)().fit(oof, seed=0) for name in BLENDERS.names() if name != "best"}
+
+
+def alone(evidence, stream):
+    return edit_distances([list(best[0]) for best in evidence.nbest(stream).strings], evidence.references).mean()
+
+
+@pytest.mark.parametrize("name", [name for name in BLENDERS.names() if name != "best"])
+class TestContract:
+    def test_weights_are_of_members_and_sum_to_one(self, name, recipes, oof):
+        recipe = recipes[name]
+        assert recipe.method == name
+        assert set(recipe.weights) <= set(oof.names)
+        assert sum(recipe.weights.values()) == pytest.approx(1)
+        assert all(weight > 0 for weight in recipe.weights.values())
+
+    def test_survives_json(self, name, recipes, oof):
+        again = Recipe(**json.loads(json.dumps(recipes[name].to_json())))
+        blender = BLENDERS.get(name)()
+        assert blender.predict(oof, again) == blender.predict(oof, recipes[name])
+
+    def test_is_no_worse_than_the_best_member_out_of_fold(self, name, recipes, oof):
+        found = distances(BLENDERS.get(name)(), oof, recipes[name]).mean()
+        assert found <= min(alone(oof, stream) for stream in range(3)) + 1e-9
+
+    def test_predicts_from_several_fold_models_about_as_well_or_better(self, name, recipes, dev):
+        found = distances(BLENDERS.get(name)(), dev, recipes[name]).mean()
+        assert found < 1.05 * np.mean([alone(dev, stream) for stream in dev.streams_of([0])])
+
+    def test_does_not_look_at_references(self, name, recipes, dev):
+        blind = replace(dev, panel=replace(dev.panel, references=None), _kept={})
+        blender = BLENDERS.get(name)()
+        assert blender.predict(blind, recipes[name]) == blender.predict(dev, recipes[name])
+
+    def test_one_member_alone_works(self, name, strings):
+        one = simulated.evidence({"only": [simulated.log_probs(strings)]}, strings)
+        recipe = BLENDERS.get(name)().fit(one)
+        assert recipe.weights == {"only": 1.0}
+        assert distances(BLENDERS.get(name)(), one, recipe).mean() <= alone(one, 0)
+
+    def test_budget_is_kept(self, name, strings, oof):
+        panel = replace(oof.panel, costs=(10, 10, 10), budget=20)
+        recipe = BLENDERS.get(name)().fit(replace(oof, panel=panel))
+        assert len(recipe.weights) <= 2
+
+
+def test_same_seed_same_recipe(oof, recipes):
+    assert BLENDERS.get("rescore")().fit(oof, seed=0) == recipes["rescore"]
+
+
+@pytest.mark.parametrize("name", ["rescore", "mbr"])
+def test_order_of_members_changes_nothing(name, oof, strings, recipes):
+    order = ("c", "a", "b")
+    members = {n: [oof.panel.streams[oof.names.index(n)].load()] for n in order}
+    shuffled = simulated.evidence(members, strings)
+    blender = BLENDERS.get(name)()
+    assert blender.fit(shuffled) == recipes[name]
+    assert blender.predict(shuffled, recipes[name]) == blender.predict(oof, recipes[name])
+
+
+def test_sequence_level_is_no_worse_than_the_frame_average_on_unequal_strides(oof, dev, recipes):
+    found = {name: distances(BLENDERS.get(name)(), dev, recipe).mean() for name, recipe in recipes.items()}
+    assert min(found["rescore"], found["mbr"]) <= found["average"]
+
+
+def test_nested_distances_come_from_recipes_that_did_not_see_the_part(oof):
+    class Peeking:
+        """Its recipe is the first utterance it was fitted on."""
+
+        def fit(self, evidence, seed=0):
+            return Recipe("peeking", {}, {"string": list(evidence.references[0])})
+
+        def predict(self, evidence, recipe):
+            return [recipe.settings["string"]] * len(evidence)
+
+    found = nested_distances(Peeking(), oof)
+    first_of_other_part = [oof.references[1], oof.references[0]]
+    expected = edit_distances([first_of_other_part[part] for part in oof.parts], oof.references)
+    assert found.tolist() == expected.tolist()
+
+
+def test_a_member_without_weight_proposes_nothing(oof):
+    alone = set(oof.nbest(0).strings[0])
+    pool = {bytes(h) for h in oof.pool([0]).hypotheses(0)}
+    assert pool <= alone
+    assert oof.pool([0]).ctc.shape[1] == 1
