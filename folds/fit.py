@@ -7,7 +7,10 @@ epoch, every few minutes of a long one, and when the run is told to stop.
 from __future__ import annotations
 
 import contextlib
+import math
+import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +26,9 @@ from .batches import Batch, joined, padding_share, plan, prefetched
 from .cache import Dataset
 from .interrupt import Interrupts, Stopped
 from .journal import Journal
-from .objective import log_prior, objective
+from .objective import log_prior
 from .options import Recipe
+from .parallel import Group
 from .predict import greedy_distances, predict
 from .schedule import Budget, learning_rate
 from .state import State
@@ -49,6 +53,7 @@ class Task:
     device: torch.device
     folder: Path
     title: str
+    group: Group = Group()
 
     @property
     def checkpoints(self) -> Path:
@@ -67,14 +72,18 @@ def fit(model: CTCNetwork, task: Task, recipe: Recipe) -> None:
     Ctrl-C, when the state is saved; InputError when losses are no numbers for too long.
     """
     _start_from_prior(model, task)
-    state = State(model, recipe, task.device, task.seed)
+    state = State(model, recipe, task.device, task.seed, task.group)
     resumed = state.restore(task.checkpoints)
     at = state.at
     epochs = recipe.epochs if recipe.minutes is None else None
-    budget = Budget(recipe, sum(len(task.batches(recipe, epoch + 1)) for epoch in range(epochs or 1)))
-    _announce(task, recipe, budget, f", going on after step {at.step}" if resumed else "")
+    budget = Budget(recipe, sum(-(-len(task.batches(recipe, e + 1)) // recipe.accumulate) for e in range(epochs or 1)))
+    task.group.wait()  # all have read the checkpoint before the first writes another
     done = budget.progress(at.step, at.elapsed)
-    with Interrupts() as interrupts, Journal(task.folder, task.title, at.epoch - 1, at.step, done) as journal:
+    journal = None
+    if task.group.first:
+        _announce(task, recipe, budget, f", going on after step {at.step}" if resumed else "")
+        journal = Journal(task.folder, task.title, at.epoch - 1, at.step, done)
+    with Interrupts() as interrupts, journal or contextlib.nullcontext():
         while budget.progress(at.step, at.elapsed) < 1:
             _epoch(state, task, recipe, budget, journal, interrupts)
             _close_epoch(state, task, recipe, journal, epochs)
@@ -85,58 +94,77 @@ def fit(model: CTCNetwork, task: Task, recipe: Recipe) -> None:
 
 
 def _epoch(
-    state: State, task: Task, recipe: Recipe, budget: Budget, journal: Journal, interrupts: Interrupts
+    state: State, task: Task, recipe: Recipe, budget: Budget, journal: Journal | None, interrupts: Interrupts
 ) -> None:
     """The rest of the epoch in hand, or as much of it as the budget holds."""
-    at = state.at
+    at, group = state.at, task.group
     saved = time.monotonic()
-    journal.begin_epoch()
+    if journal is not None:
+        journal.begin_epoch()
     state.model.train()
-    batches = [task.fitted[chosen] for chosen in task.batches(recipe, at.epoch)[at.position :]]
-    for batch in prefetched(task.dataset.train, batches):
+    planned = [task.fitted[chosen] for chosen in task.batches(recipe, at.epoch)[at.position :]]
+    arriving = prefetched(task.dataset.train, [group.share(batch) for batch in planned])
+    for start in range(0, len(planned), recipe.accumulate):
         progress = budget.progress(at.step, at.elapsed)
         if progress >= 1:
             return
-        for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate(progress, recipe)
-        loss = _step(state, task, recipe, batch)
-        at.step, at.position, at.elapsed = at.step + 1, at.position + 1, at.elapsed + budget.tick()
+        for each in state.optimizer.param_groups:
+            each["lr"] = learning_rate(progress, recipe)
+        shares = [(next(arriving), group.weight(batch)) for batch in planned[start : start + recipe.accumulate]]
+        loss, stop = _step(state, task, recipe, shares, interrupts)
+        spent = group.same(budget.tick())
+        at.step, at.position, at.elapsed = at.step + 1, at.position + len(shares), at.elapsed + spent
         if state.average is not None:
             state.average.update(at.step, budget.total_steps(at.step, at.elapsed))
-        journal.step(budget.progress(at.step, at.elapsed), int(batch.lengths.sum()), loss)
-        if interrupts.caught is not None:
-            state.save(task.checkpoints)
-            raise Stopped(interrupts.caught)
-        if time.monotonic() - saved > SAVE_SECONDS:
+        if journal is not None:
+            frames = sum(int(batch.lengths.sum()) for batch, _ in shares) * group.size
+            journal.step(budget.progress(at.step, at.elapsed), frames, loss)
+        if group.first and (stop or time.monotonic() - saved > SAVE_SECONDS):
             state.save(task.checkpoints)
             saved = time.monotonic()
+        if stop:
+            group.wait()
+            raise Stopped(interrupts.caught or signal.SIGTERM)
 
 
-def _step(state: State, task: Task, recipe: Recipe, batch: Batch) -> float:
-    """Mask, forward, backward, update; returns the loss. A step whose loss or gradient is no number changes nothing."""
-    count = 2 if recipe.consistency else 1
-    views = [augment(batch, recipe.augment, state.model.stride, state.masks) for _ in range(count)]
-    moved = joined(views).to(task.device)
+def _step(
+    state: State, task: Task, recipe: Recipe, shares: Sequence[tuple[Batch, float]], interrupts: Interrupts
+) -> tuple[float, bool]:
+    """Mask, forward, backward, update: (loss, whether any process was told to stop).
+
+    `shares` are this process's parts of the batches that make the step, with their weights. A step whose loss or
+    gradient is no number changes nothing.
+    """
     autocast = AUTOCAST[recipe.precision]
-    with torch.autocast(task.device.type, dtype=autocast, enabled=autocast is not None):
-        total, loss = objective(
-            state.model, moved, intermediate=recipe.intermediate, consistency=recipe.consistency
-        )
+    own = [weight * float(batch.target_lengths.sum()) for batch, weight in shares]
+    (labels,) = task.group.total(sum(own))
     state.optimizer.zero_grad(set_to_none=True)
-    state.scaler.scale(total).backward()
+    loss = 0.0
+    for (batch, _), count in zip(shares, own, strict=True):
+        views = [augment(batch, recipe.augment, state.model.stride, state.masks) for _ in range(views_of(recipe))]
+        with torch.autocast(task.device.type, dtype=autocast, enabled=autocast is not None):
+            total, one = state.objective(joined(views).to(task.device))
+        # Losses are means over the share's labels, and gradients are averaged over processes.
+        state.scaler.scale(total * (count * task.group.size / labels)).backward()
+        loss += float(one) * count
     state.scaler.unscale_(state.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip)
+    loss, stop = task.group.total(loss, float(interrupts.caught is not None))
     # The scaler looks for infinite gradients itself, and lowers its scale when it finds some.
-    if not state.scaler.is_enabled() and not (torch.isfinite(total) and torch.isfinite(norm)):
-        _skip(state, task, batch)
-        return float(loss)
+    if not state.scaler.is_enabled() and not (math.isfinite(loss) and torch.isfinite(norm)):
+        _skip(state, task, shares[0][0])
+        return loss / labels, stop > 0
     state.at.streak = 0
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    labels = float(batch.target_lengths.sum())
-    for name, value in (("loss", float(loss) * labels), ("grad_norm", float(norm) * labels), ("labels", labels)):
+    for name, value in (("loss", loss), ("grad_norm", float(norm) * labels), ("labels", labels)):
         state.at.sums[name] = state.at.sums.get(name, 0.0) + value
-    return float(loss)
+    return loss / labels, stop > 0
+
+
+def views_of(recipe: Recipe) -> int:
+    """How many views of a batch a step sees."""
+    return 2 if recipe.consistency else 1
 
 
 def _skip(state: State, task: Task, batch: Batch) -> None:
@@ -151,8 +179,18 @@ def _skip(state: State, task: Task, batch: Batch) -> None:
         )
 
 
-def _close_epoch(state: State, task: Task, recipe: Recipe, journal: Journal, epochs: int | None) -> None:
+def _close_epoch(state: State, task: Task, recipe: Recipe, journal: Journal | None, epochs: int | None) -> None:
     """Score held-out utterances, write the epoch's metrics, then a checkpoint that begins the next epoch."""
+    if journal is not None:
+        _measure(state, task, recipe, journal, epochs)
+    state.at.epoch += 1
+    state.begin_epoch()
+    if journal is not None:
+        state.save(task.checkpoints)
+    task.group.wait()
+
+
+def _measure(state: State, task: Task, recipe: Recipe, journal: Journal, epochs: int | None) -> None:
     at, model, split = state.at, state.model, task.dataset.train
     chosen = task.held_out[:: max(1, len(task.held_out) // GLIMPSE)] if recipe.select == "last" else task.held_out
     with state.average.applied() if state.average is not None else contextlib.nullcontext():
@@ -168,9 +206,6 @@ def _close_epoch(state: State, task: Task, recipe: Recipe, journal: Journal, epo
     means = {name: round(at.sums.get(name, 0.0) / labels, 6) for name in ("loss", "grad_norm")}
     row = {"epoch": at.epoch, "step": at.step, **means, "skipped": int(at.sums.get("skipped", 0)), "held_out": distance}
     journal.epoch(f"{at.epoch}/{epochs}" if epochs else str(at.epoch), row, f"{len(chosen)} utterances, greedy")
-    at.epoch += 1
-    state.begin_epoch()
-    state.save(task.checkpoints)
 
 
 def _start_from_prior(model: CTCNetwork, task: Task) -> None:

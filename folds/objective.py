@@ -6,7 +6,7 @@ Intermediate CTC is of Lee & Watanabe 2021 (arXiv 2102.03216). Two views of an u
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from models import BLANK, CTCNetwork
@@ -41,6 +41,22 @@ def objective(
     if consistency:
         total = total + consistency * disagreement(log_probs, lengths) / batch.target_lengths.sum()
     return total, loss.detach()
+
+
+class Objective(nn.Module):
+    """`objective` as a module, so that the gradients of several processes can be averaged around it."""
+
+    def __init__(self, model: CTCNetwork, *, intermediate: float, consistency: float) -> None:
+        super().__init__()
+        self.model = model
+        self.intermediate = intermediate
+        self.consistency = consistency
+        # A head that no loss reads has no gradient to wait for.
+        model.middle.requires_grad_(intermediate > 0)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """As `objective`."""
+        return objective(self.model, batch, intermediate=self.intermediate, consistency=self.consistency)
 
 
 def disagreement(log_probs: Tensor, lengths: Tensor) -> Tensor:

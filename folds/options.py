@@ -35,6 +35,8 @@ class Recipe:
     """Padded input frames a batch."""
     average: float = 0.0
     """Predict from an exponential moving average of the weights that looks back over so large a share of the run."""
+    accumulate: int = 1
+    """Batches whose gradients make one step."""
     intermediate: float = 0.3
     """Weight of CTC on the middle layer; the output's gets the rest."""
     consistency: float = 0.0
@@ -51,7 +53,7 @@ class Recipe:
     """Fit on the first so many training utterances only, to try things out; predictions stay complete."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_frames"):
+        for name in ("epochs", "batch_frames", "accumulate"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
         if not (self.lr > 0 and 0 <= self.warmup < 1 and self.clip > 0 and 0 <= self.intermediate < 1):

@@ -21,6 +21,7 @@ from .checkpoint import files as checkpoints
 from .fit import Task, fit
 from .journal import cpu_minutes
 from .options import TrainOptions
+from .parallel import Group
 from .partition import speaker_folds
 from .predict import greedy_distances, predict
 from .store import SPLITS, read_json, run_dir, run_name, write_json, write_log_probs
@@ -29,7 +30,9 @@ from .store import SPLITS, read_json, run_dir, run_name, write_json, write_log_p
 FREE = ("data", "model", "fold", "runs", "resume", "device", "threads", "allow_pickle")
 
 
-def train_member(options: TrainOptions, dataset: Dataset, name: str, fold: int, overrides: dict[str, Any]) -> Path:
+def train_member(
+    options: TrainOptions, dataset: Dataset, name: str, fold: int, overrides: dict[str, Any], group: Group
+) -> Path:
     """Train model `name` on all folds but `fold` and write its folder; returns that folder.
 
     Raises InputError for a run begun before and not resumed, or resumed with other settings; utterances too short for
@@ -50,14 +53,19 @@ def train_member(options: TrainOptions, dataset: Dataset, name: str, fold: int, 
         fitted=_fitted(model, dataset, np.flatnonzero(fold_of != fold)[: options.recipe.limit], options.skip_bad),
         held_out=held_out,
         seed=options.seed,
-        device=pick_device(options.device),
+        device=pick_device(options.device, group),
         folder=folder,
         title=f"{run_name(name, options.seed)} fold {fold}",
+        group=group,
     )
-    write_json(folder / "config.json", record)
+    group.wait()  # all have looked before the first writes
+    if group.first:
+        write_json(folder / "config.json", record)
     model.to(task.device)
     fit(model, task, options.recipe)
-    _predictions(model, task, options)
+    if group.first:
+        _predictions(model, task, options)
+    group.wait()
     return folder
 
 
@@ -144,10 +152,12 @@ def _fitted(model: CTCNetwork, dataset: Dataset, chosen: np.ndarray, skip_bad: b
     return fitted
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of `--device`. Raises InputError for one that this machine has not."""
+def pick_device(name: str, group: Group) -> torch.device:
+    """The device of `--device`, each process of a group its own. Raises InputError for one this machine has not."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and group.size > 1:
+        name = f"cuda:{group.local_rank}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

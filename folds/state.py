@@ -12,7 +12,9 @@ from models import CTCNetwork
 
 from . import checkpoint
 from .average import Average
+from .objective import Objective
 from .options import Recipe
+from .parallel import Group
 
 
 @dataclass
@@ -37,21 +39,24 @@ class Counters:
 class State:
     """Model, optimizer, loss scaler, averaged weights, random numbers and counters of one run."""
 
-    def __init__(self, model: CTCNetwork, recipe: Recipe, device: torch.device, seed: int) -> None:
+    def __init__(self, model: CTCNetwork, recipe: Recipe, device: torch.device, seed: int, group: Group) -> None:
         self.model = model
+        objective = Objective(model, intermediate=recipe.intermediate, consistency=recipe.consistency)
+        self.objective = group.wrap(objective, device)
         self.optimizer = _optimizer(model, recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.average = Average(model, recipe.average) if recipe.average else None
         self.masks = torch.Generator()
         self.at = Counters()
-        self._seed = seed
+        # Each process draws masks and dropout of its own; the epochs of one run are far apart from those of the next.
+        self._seed = seed * 1_000_003 + group.rank * 10_007
         self._cuda = device if device.type == "cuda" else None
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
         """Draw this epoch's random numbers from seed and epoch alone."""
-        torch.manual_seed(self._seed * 1_000_003 + self.at.epoch)
-        self.masks.manual_seed(self._seed * 1_000_003 + self.at.epoch)
+        torch.manual_seed(self._seed + self.at.epoch)
+        self.masks.manual_seed(self._seed + self.at.epoch)
         self.at.position, self.at.sums = 0, {}
 
     def save(self, folder: Path) -> None:
@@ -85,8 +90,8 @@ class State:
 
 def _optimizer(model: CTCNetwork, recipe: Recipe) -> torch.optim.Optimizer:
     # Decay pulls matrices towards 0; on biases and norms' gains it does harm.
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
     groups: list[dict[str, Any]] = [
         {"params": matrices, "weight_decay": recipe.weight_decay},
         {"params": vectors, "weight_decay": 0.0},

@@ -19,6 +19,7 @@ from .cache import load_dataset
 from .competition import data_root
 from .interrupt import Stopped
 from .options import TrainOptions
+from .parallel import joined_group
 from .run import train_member
 
 
@@ -56,9 +57,10 @@ def main() -> int:
         model_config(name, features=1, classes=2, **overrides)
     dataset = load_dataset(data_root(options.data), allow_pickle=options.allow_pickle)
     try:
-        for name in names:
-            for fold in folds:
-                train_member(options, dataset, name, fold, overrides)
+        with joined_group(options.device) as group:
+            for name in names:
+                for fold in folds:
+                    train_member(options, dataset, name, fold, overrides, group)
     except Stopped as stopped:
         print(f"stopped by {stopped}; the state is saved: the same command with --resume goes on", file=sys.stderr)
         return stopped.status

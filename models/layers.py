@@ -7,6 +7,7 @@ utterance alone and in a batch give the same output. No model is defined here.
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -41,14 +42,33 @@ class LockedDropout(nn.Module):
 
 
 class FrameNorm(nn.BatchNorm1d):
-    """Batch normalisation over valid frames only: statistics that padding cannot move."""
+    """Batch normalisation over valid frames only: statistics that padding cannot move.
+
+    When several processes share a batch, the statistics are those of the whole batch.
+    """
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """`(N, T, D)` in and out; zero past each utterance's end."""
         rows = valid(lengths, x.shape[1]).flatten().nonzero().squeeze(1)
         flat = x.flatten(0, 1)
-        normed = super().forward(flat.index_select(0, rows))
+        frames = flat.index_select(0, rows)
+        shared = self.training and dist.is_available() and dist.is_initialized()
+        normed = self._shared(frames) if shared else super().forward(frames)
         return torch.zeros_like(flat, dtype=normed.dtype).index_copy(0, rows, normed).view_as(x)
+
+    def _shared(self, frames: Tensor) -> Tensor:
+        """Frames `(M, D)` normalised over the frames of all processes."""
+        from torch.distributed.nn.functional import all_reduce  # gradients flow through it
+
+        count = all_reduce(torch.full((1,), float(len(frames)), device=frames.device))
+        mean = all_reduce(frames.float().sum(dim=0)) / count
+        centred = frames.float() - mean
+        variance = all_reduce(centred.square().sum(dim=0)) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), self.momentum)
+        return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
 
 
 class Convolution(nn.Module):

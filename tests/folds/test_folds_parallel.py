@@ -1,0 +1,57 @@
+"""Several processes, or several batches a step, train what one process with one batch trains."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from folds.store import find_members
+
+# No dropout and no masks: each process would draw its own.
+PLAIN = ["--model", "lstm_small", "--hidden", "24", "--channels", "16", "16", "--strides", "2", "1", "--layers", "1"]
+PLAIN += ["--folds", "2", "--threads", "1", "--lr", "0.01", "--dropout", "0", "--time-mask", "0", "--feature-mask", "0"]
+
+
+def rows(runs: Path) -> list[dict]:
+    return [json.loads(line) for line in (runs / "lstm_small" / "fold0" / "metrics.jsonl").read_text().splitlines()]
+
+
+def train(data: Path, runs: Path, *more: str, processes: int = 1) -> list[dict]:
+    command = [sys.executable]
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+        command += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
+    command += ["-m", "folds.train", "--data", str(data), "--runs", str(runs), *PLAIN, *more]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return rows(runs)
+
+
+@pytest.fixture(scope="module")
+def alone(tiny, tmp_path_factory):
+    return train(tiny, tmp_path_factory.mktemp("alone"), "--epochs", "3", "--batch-frames", "400")
+
+
+def test_two_processes_have_the_loss_curve_of_one(alone, tiny, tmp_path):
+    together = train(tiny, tmp_path, "--epochs", "3", "--batch-frames", "400", processes=2)
+    assert [row["step"] for row in together] == [row["step"] for row in alone]
+    for name in ("loss", "grad_norm"):
+        assert [row[name] for row in together] == pytest.approx([row[name] for row in alone], rel=1e-3)
+    assert len(find_members(tmp_path)) == 1
+
+
+def test_accumulated_batches_make_one_step(alone, tiny, tmp_path):
+    """Losses differ a little from those of whole batches: normalisation sees each batch by itself."""
+    halves = train(tiny, tmp_path, "--epochs", "3", "--batch-frames", "200", "--accumulate", "2")
+    assert [row["step"] for row in halves] == [row["step"] for row in alone]
+    assert [row["loss"] for row in halves] == pytest.approx([row["loss"] for row in alone], rel=0.1)
