@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import tyro
@@ -33,6 +34,17 @@ class ModelConfig:
             raise InputError(f"features {self.features} and classes {self.classes}: at least 1 and 2 are needed")
 
 
+class Heads(NamedTuple):
+    """What a training step reads: log-probabilities `(N, T', C)` of output and middle layer, and what the first saw."""
+
+    log_probs: Tensor
+    lengths: Tensor
+    middle: Tensor
+    middle_lengths: Tensor
+    states: Tensor
+    """The last layer's values `(N, T', D)`."""
+
+
 class CTCNetwork(nn.Module):
     """Layers in a row, then log-probabilities.
 
@@ -53,11 +65,15 @@ class CTCNetwork(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Features `(N, T, F)`, lengths `(N,)` → log-probabilities float32 `(N, T', C)`, lengths `(N,)`."""
-        log_probs, lengths, _, _ = self.heads(features, lengths)
-        return log_probs, lengths
+        heads = self.heads(features, lengths)
+        return heads.log_probs, heads.lengths
 
-    def heads(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`forward`'s two results, then the intermediate layer's log-probabilities and lengths."""
+    def more_loss(self, heads: Heads, targets: Tensor, target_lengths: Tensor) -> tuple[float, Tensor] | None:
+        """(weight, loss in nats a label) of what a model learns beside CTC, if anything; CTC gets the rest."""
+        return None
+
+    def heads(self, features: Tensor, lengths: Tensor) -> Heads:
+        """Everything a training step reads."""
         x = zero_padding(features, lengths)
         middle, middle_lengths = x, lengths
         for count, layer in enumerate(self.layers, start=1):
@@ -66,7 +82,7 @@ class CTCNetwork(nn.Module):
                 middle, middle_lengths = x, lengths
         # The loss is a sum of many small numbers: in float32 whatever autocast made of the layers.
         final = self.output(x).float().log_softmax(dim=2)
-        return final, lengths, self.middle(middle).float().log_softmax(dim=2), middle_lengths
+        return Heads(final, lengths, self.middle(middle).float().log_softmax(dim=2), middle_lengths, x)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Output frames for `lengths` input frames."""

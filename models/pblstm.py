@@ -39,7 +39,12 @@ class PyramidConfig(ModelConfig):
 
 
 def pyramid(config: PyramidConfig) -> CTCNetwork:
-    """The chain; intermediate CTC reads after the first layer of the pyramid."""
+    """The network of `pyramid_layers`."""
+    return CTCNetwork(config, *pyramid_layers(config))
+
+
+def pyramid_layers(config: PyramidConfig) -> tuple[list[nn.Module], int]:
+    """The chain, and after how many of its layers intermediate CTC reads: after the first of the pyramid."""
     chain: list[nn.Module] = [
         Convolution(config.features, config.channels, kernel=config.kernel, stride=config.stride),
         Bidirectional(config.channels, config.bottom, dropout=config.dropout),
@@ -48,7 +53,7 @@ def pyramid(config: PyramidConfig) -> CTCNetwork:
         chain.append(Pyramid(chain[-1].size))
         for _ in range(config.layers):
             chain.append(Bidirectional(chain[-1].size, config.hidden, dropout=config.dropout))
-    return CTCNetwork(config, chain, tap=4 if config.reductions else 2)
+    return chain, 4 if config.reductions else 2
 
 
 @register_model(

@@ -34,7 +34,7 @@ def test_ctc_is_the_sum_over_alignments_a_label():
 def test_the_middle_layer_has_its_weight():
     model = create_model("lstm_small", features=5, classes=6, hidden=8, dropout=0.0)
     batch = a_batch()
-    final, lengths, middle, middle_lengths = model.heads(batch.features, batch.lengths)
+    final, lengths, middle, middle_lengths, _ = model.heads(batch.features, batch.lengths)
     one, two = (float(ctc(*pair, batch).detach()) for pair in ((final, lengths), (middle, middle_lengths)))
     total, own = objective(model, batch, intermediate=0.3)
     assert float(total.detach()) == pytest.approx(0.7 * one + 0.3 * two, rel=1e-5)
@@ -63,7 +63,7 @@ def test_agreement_has_its_weight():
     batch = a_batch()
     other = replace(batch, features=batch.features.flip(2))
     both = joined([batch, other])
-    final, lengths, _, _ = model.heads(both.features, both.lengths)
+    final, lengths, *_ = model.heads(both.features, both.lengths)
     without, own = objective(model, both, intermediate=0.3)
     total, _ = objective(model, both, intermediate=0.3, consistency=0.2)
     extra = 0.2 * float(disagreement(final, lengths).detach()) / int(both.target_lengths.sum())

@@ -27,7 +27,7 @@ def batch(*lengths: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_families_have_three_sizes():
-    for family in ("gru", "lstm", "pblstm", "cnn_lstm", "conformer"):
+    for family in ("gru", "lstm", "pblstm", "cnn_lstm", "conformer", "las"):
         small, base, large = (describe(name).parameters for name in (f"{family}_small", family, f"{family}_large"))
         assert small < base < large < 20_000_000
 
@@ -91,9 +91,11 @@ def test_padding_does_not_change_training(name):
 @pytest.mark.parametrize("name", RUN)
 def test_gradients_reach_every_parameter(name):
     model = build(name).train()
-    final, _, middle, _ = model.heads(*batch(64, 50))
+    heads = model.heads(*batch(64, 50))
     weights = torch.randn(CLASSES)
-    ((final * weights).mean() + (middle * weights).mean()).backward()
+    more = model.more_loss(heads, torch.tensor([1, 2, 2, 3]), torch.tensor([3, 1]))
+    beside = 0.0 if more is None else more[1]
+    ((heads.log_probs * weights).mean() + (heads.middle * weights).mean() + beside).backward()
     dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert dead == []
 

@@ -1,0 +1,171 @@
+"""Listen, Attend and Spell with a CTC head: a pyramidal listener, trained for CTC and for an attention speller at once.
+
+After Chan et al. 2016 (arXiv 1508.01211) and, for the joint training and decoding, Watanabe et al. 2017 (Hybrid
+CTC/Attention). Its CTC log-probabilities blend like any model's; the speller gives log P(string | utterance) of any
+string, a second opinion on it, and `joint_search` decodes with both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from registry import InputError, register_model
+
+from .network import BLANK, CTCNetwork, Heads
+from .pblstm import PyramidConfig, pyramid_layers
+from .speller import END, Speller
+
+
+@dataclass(frozen=True, kw_only=True)
+class LASConfig(PyramidConfig):
+    """A pyramidal listener with a CTC head, and an attention speller."""
+
+    spelling: float = 0.3
+    """Weight of the speller's loss; CTC gets the rest."""
+    speller: int = 384
+    """Units of each of the speller's two layers."""
+    attention: int = 256
+    """Width of the speller's attention."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.spelling < 1:
+            raise InputError(f"--spelling {self.spelling}: expected a share between 0 and 1")
+
+
+class LAS(CTCNetwork):
+    """The listener is the CTC network; the speller reads its last layer."""
+
+    def __init__(self, config: LASConfig) -> None:
+        layers, tap = pyramid_layers(config)
+        super().__init__(config, layers, tap)
+        self.spelling = config.spelling
+        self.speller = Speller(layers[-1].size, config.classes, config.speller, config.attention, config.dropout)
+
+    def more_loss(self, heads: Heads, targets: Tensor, target_lengths: Tensor) -> tuple[float, Tensor]:
+        """The speller's weight and its cross-entropy, in nats a label."""
+        memory = self.speller.memory(heads.states, heads.lengths)
+        strings = targets.split(target_lengths.tolist())
+        return self.spelling, -self.speller.log_likelihood(memory, strings).sum() / target_lengths.sum()
+
+    @torch.no_grad()
+    def spelled(self, features: Tensor, strings: list[list[int]]) -> Tensor:
+        """The speller's log P(string | utterance) `(H,)` of one utterance's features `(T, F)`."""
+        heads = self.heads(features[None], torch.tensor([len(features)], device=features.device))
+        memory = self.speller.memory(heads.states, heads.lengths)
+        memory = type(memory)(*(_repeated(part, len(strings)) for part in memory))
+        return self.speller.log_likelihood(memory, [torch.tensor(string, dtype=torch.long) for string in strings])
+
+
+def _repeated(part: Tensor | tuple[Tensor, ...], count: int) -> Tensor | tuple[Tensor, ...]:
+    if isinstance(part, tuple):
+        return tuple(_repeated(each, count) for each in part)
+    return part.expand(count, *part.shape[1:])
+
+
+@torch.no_grad()
+def joint_search(
+    model: LAS, features: Tensor, beam: int = 10, ctc_weight: float = 0.5, length: int | None = None
+) -> list[tuple[list[int], float]]:
+    """Label-synchronous beam search for one utterance, features `(T, F)`: (tokens, score), best first.
+
+    A string's score is ctc_weight log P_ctc + (1 - ctc_weight) log P_speller, exact for every string returned; on the
+    way a prefix is scored by the CTC probability of all strings it begins (Watanabe et al. 2017). `length` bounds the
+    strings, by default to the frames there are. Raises InputError for a beam below 1 or a weight outside 0 to 1.
+    """
+    if beam < 1 or not 0 <= ctc_weight <= 1:
+        raise InputError(f"joint search: beam {beam}, CTC weight {ctc_weight}; expected at least 1, and 0 to 1")
+    heads = model.heads(features[None], torch.tensor([len(features)], device=features.device))
+    memory = model.speller.memory(heads.states, heads.lengths)
+    ctc = PrefixScores(heads.log_probs[0, : int(heads.lengths)].double().cpu().numpy())
+    live = [((), 0.0, ctc.start(), None)]
+    done: list[tuple[list[int], float]] = []
+    for _ in range((length if length is not None else int(heads.lengths)) + 1):
+        grown = []
+        for tokens, spelled, state, cells in live:
+            last = torch.tensor([[tokens[-1] if tokens else END]], device=features.device)
+            log_probs, cells = model.speller(memory, last, cells)
+            spell = spelled + log_probs[0, 0].double().cpu().numpy()
+            done.append((list(tokens), _mixed(ctc_weight, ctc.whole(state), float(spell[END]))))
+            prefix, states = ctc.extend(tokens, state)
+            for token in range(1, len(prefix)):
+                score = _mixed(ctc_weight, prefix[token], float(spell[token]))
+                grown.append((score, (*tokens, token), float(spell[token]), states[:, :, token], cells))
+        done = sorted(done, key=lambda each: -each[1])[:beam]
+        grown.sort(key=lambda each: -each[0])
+        # Scores of prefixes bound those of the strings they begin, so what is below the worst kept may go.
+        floor = done[-1][1] if len(done) == beam else -np.inf
+        live = [tuple(each[1:]) for each in grown[:beam] if each[0] > floor]
+        if not live:
+            break
+    return done
+
+
+def _mixed(weight: float, ctc: float, spelled: float) -> float:
+    # 0 times minus infinity is no number; a weight of 0 means not to ask.
+    return (weight * ctc if weight else 0.0) + ((1 - weight) * spelled if weight < 1 else 0.0)
+
+
+class PrefixScores:
+    """CTC's log-probability of all strings that begin with a prefix (Graves 2008, chapter 7), for one utterance.
+
+    `log_probs` `(T, C)`. A prefix's state `(T, 2)` is the log-mass of paths that make just the prefix and end at each
+    frame, in its last token or in a blank.
+    """
+
+    def __init__(self, log_probs: np.ndarray) -> None:
+        self.log_probs = log_probs
+
+    def start(self) -> np.ndarray:
+        """The empty prefix."""
+        state = np.full((len(self.log_probs), 2), -np.inf)
+        state[:, 1] = np.cumsum(self.log_probs[:, BLANK])
+        return state
+
+    def whole(self, state: np.ndarray) -> float:
+        """log P(the prefix and nothing more)."""
+        return float(np.logaddexp(*state[-1]))
+
+    def extend(self, tokens: tuple[int, ...], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For every class: log P of all strings that begin with the prefix and it `(C,)`, and its state `(T, 2, C)`."""
+        frames, classes = self.log_probs.shape
+        # What flows into a new token at frame t: the prefix finished by t - 1, not in the same token without a blank.
+        before = np.full((frames, classes), -np.inf)
+        before[1:] = np.logaddexp(state[:-1, 0], state[:-1, 1])[:, None]
+        if tokens:
+            before[1:, tokens[-1]] = state[:-1, 1]
+        else:
+            before[0] = 0.0
+        new = np.full((frames, 2, classes), -np.inf)
+        token, blank = np.full(classes, -np.inf), np.full(classes, -np.inf)
+        for t, row in enumerate(self.log_probs):
+            token, blank = np.logaddexp(token, before[t]) + row, np.logaddexp(token, blank) + row[BLANK]
+            new[t, 0], new[t, 1] = token, blank
+        return np.logaddexp.reduce(before + self.log_probs, axis=0), new
+
+
+@register_model(
+    "las_small", tags=("attention", "recurrent", "pyramid", "cpu"), channels=128, bottom=96, hidden=160, dropout=0.1,
+    speller=160, attention=128,
+)
+def las_small(config: LASConfig) -> nn.Module:
+    """The listener of pblstm_small with an attention speller of 160 units: trains on two CPU cores."""
+    return LAS(config)
+
+
+@register_model("las", tags=("attention", "recurrent", "pyramid"), dropout=0.3)
+def las(config: LASConfig) -> nn.Module:
+    """Stride-2 convolution, BiLSTM of 256, one pyramid reduction, 2 BiLSTM of 384, attention speller of 384 units."""
+    return LAS(config)
+
+
+@register_model(
+    "las_large", tags=("attention", "recurrent", "pyramid"), bottom=288, hidden=416, layers=3, dropout=0.35, speller=416
+)
+def las_large(config: LASConfig) -> nn.Module:
+    """Stride-2 convolution, BiLSTM of 288, one pyramid reduction, 3 BiLSTM of 416, attention speller of 416 units."""
+    return LAS(config)
