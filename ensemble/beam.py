@@ -1,8 +1,8 @@
 """Prefix beam search for CTC over a batch: exact pruning, N-best, phone language model, all cores.
 
-The search sums the paths of equal label sequences (Graves et al. 2006; Hannun et al. 2014) and returns what the unpruned
-search with the same beam returns. The arithmetic is in `_beam_kernel`; this module checks the input, shares the
-utterances among threads and builds the hypotheses. It does not read files, and it does not estimate language models.
+The search sums the paths of equal label sequences (Graves et al. 2006; Hannun et al. 2014) and returns what the
+unpruned search with the same beam returns. The arithmetic is in `_beam_kernel`; this module checks the input, shares
+the utterances among threads and builds the hypotheses. It does not read files, and it does not estimate language models.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ensemble._beam_kernel import search
+from ensemble._beam_state import Graph
+from ensemble.lm import PhoneLM, sum_tokens
 from models.ctc import check_batch, frame_fault
 from registry.errors import InputError
-
-if TYPE_CHECKING:
-    from ensemble.lm import PhoneLM
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ def beam_search(
     length_bonus: float = 0.0,
     threads: int | None = None,
 ) -> list[list[Hypothesis]]:
-    """Decode `(N, T, C)` log-probabilities (blank 0) of `(N,)` lengths: per utterance up to `nbest` hypotheses, best first.
+    """Decode `(N, T, C)` log-probabilities, blank 0, of `(N,)` lengths: up to `nbest` hypotheses each, best first.
 
     Fewer than `nbest` come back where fewer label sequences have a probability above zero. `threads` is how many
     utterances are decoded at once, by default every core this process may use; the GIL is not held meanwhile.
@@ -75,7 +73,7 @@ def beam_search(
 
     def decode(utterance: int) -> list[Hypothesis]:
         rows = values[utterance, : frames[utterance]]
-        found = search(rows, beam, nbest, *graph)
+        found = search(rows, beam, nbest, graph)
         if found[-1] >= 0:
             raise InputError(frame_fault(rows[found[-1]], utterance, found[-1]))
         return _hypotheses(*found[:-1], lm, lm_weight, length_bonus)
@@ -90,33 +88,37 @@ def beam_search(
     return [decoded[utterance] for utterance in range(len(values))]
 
 
-def _score_graph(classes: int, lm: PhoneLM | None, lm_weight: float, length_bonus: float) -> tuple[np.ndarray, ...]:
-    """What a token adds to a score in each language model state, where it leads, the most it can add, what the end adds.
+def _score_graph(classes: int, lm: PhoneLM | None, lm_weight: float, length_bonus: float) -> Graph:
+    """What tokens add to a score: language model and length bonus, weighted.
 
     Weight and bonus are in the table, so the search's bound is exact for a weight or bonus of either sign.
     """
     if lm is None:
         edges = np.full((1, classes), length_bonus, dtype=np.float32)
-        return edges, np.zeros((1, classes), np.int32), edges[:, 0].copy(), np.zeros(1, np.float32)
+        return Graph(edges, np.zeros((1, classes), np.int32), edges[:, 0].copy(), np.zeros(1, np.float32))
     if lm.classes != classes:
         raise InputError(
-            f"the language model has {lm.classes} classes and the log-probabilities {classes}; expected the same alphabet"
+            f"the language model has {lm.classes} classes, the log-probabilities {classes}; expected the same alphabet"
         )
     edges = (lm_weight * lm.log_probs + length_bonus).astype(np.float32)
     end = (lm_weight * lm.log_probs[:, 0]).astype(np.float32)
-    return edges, lm.next_state, edges[:, 1:].max(axis=1, initial=-np.inf), end
+    return Graph(edges, lm.next_state, edges[:, 1:].max(axis=1), end)
 
 
 def _hypotheses(lengths, tokens, frames, confidences, scores, lm, lm_weight, length_bonus) -> list[Hypothesis]:
-    found = []
-    first = 0
-    for length, score in zip(lengths.tolist(), scores.tolist(), strict=True):
-        span = slice(first, first + length)
-        labels = tuple(tokens[span].tolist())
-        language = lm.score(labels) if lm is not None else 0.0
-        ctc = score - lm_weight * language - length_bonus * length
-        found.append(
-            Hypothesis(labels, score, ctc, language, tuple(frames[span].tolist()), tuple(confidences[span].tolist()))
+    language = np.zeros(len(lengths)) if lm is None else sum_tokens(lm.log_probs, lm.next_state, tokens, lengths)
+    ctc = scores - lm_weight * language - length_bonus * lengths
+    stops = np.cumsum(lengths)
+    return [
+        Hypothesis(
+            tuple(tokens[start:stop].tolist()),
+            score,
+            acoustic,
+            linguistic,
+            tuple(frames[start:stop].tolist()),
+            tuple(confidences[start:stop].tolist()),
         )
-        first += length
-    return found
+        for start, stop, score, acoustic, linguistic in zip(
+            (stops - lengths).tolist(), stops.tolist(), scores.tolist(), ctc.tolist(), language.tolist(), strict=True
+        )
+    ]
