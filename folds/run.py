@@ -18,6 +18,7 @@ from registry import InputError, create_model, describe, model_config
 
 from .cache import Dataset, too_short
 from .checkpoint import files as checkpoints
+from .checkpoint import save_weights
 from .fit import Task, fit
 from .journal import cpu_minutes
 from .options import TrainOptions
@@ -64,6 +65,8 @@ def train_member(
     model.to(task.device)
     fit(model, task, options.recipe)
     if group.first:
+        # Those that predict, whichever they are: what else is asked of the model later is asked of them.
+        save_weights(task.checkpoints / "weights.safetensors", model)
         _predictions(model, task, options)
     group.wait()
     return folder
