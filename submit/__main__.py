@@ -13,11 +13,12 @@ from pathlib import Path
 
 import tyro
 
+from ensemble.rules import parse_count
 from folds.competition import DATA_VARIABLE, open_competition
 from registry.errors import InputError, command
 from submit import ledger, report
 from submit.advice import SITE, Credentials, advise
-from submit.check import Checked, check
+from submit.check import Checked, check, method_of
 from submit.client import Client, Failure, Patience
 from submit.download import download
 from submit.send import Sender
@@ -47,6 +48,10 @@ class Options:
     """Submit content that was submitted before."""
     allow_empty: bool = False
     """Allow rows without a label."""
+    max_params: str | None = None
+    """The most parameters the rules allow all models of the blend together, such as 20M."""
+    forbid: tuple[str, ...] = ()
+    """Tags that no model of the blend may have, such as attention."""
     ledger: bool = False
     """Print the ledger as a table and draw it beside itself as a PNG; with --competition, fetch new scores first."""
     ledger_file: Path = Path("submissions.jsonl")
@@ -133,7 +138,8 @@ class _Session:
 
     def submit(self) -> int:
         options = self._options
-        checked = check(options.file, _data(options), options.allow_empty)
+        most = None if options.max_params is None else parse_count(options.max_params)
+        checked = check(options.file, _data(options), options.allow_empty, most, options.forbid)
         for note in checked.notes:
             say(note)
         if options.dry_run:
@@ -200,9 +206,7 @@ def _data(options: Options) -> Path | None:
 
 
 def _message(checked: Checked) -> str:
-    recipe = checked.blend.get("recipe")
-    name = recipe.get("method") if isinstance(recipe, dict) else recipe
-    return f"{name or checked.path.name}{_distances(checked)}"
+    return (method_of(checked.blend) or checked.path.name) + _distances(checked)
 
 
 def _distances(checked: Checked) -> str:

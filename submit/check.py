@@ -22,6 +22,8 @@ from registry.errors import InputError
 _MOST_BYTES = 50 * 2**20
 """No semester's test set comes near it: a larger file is another file."""
 
+_KEPT = ("recipe", "oof", "nested", "dev", "parameters", "tags")
+
 _ALPHABETS = [each for each in vars(alphabets).values() if isinstance(each, Alphabet)]
 
 
@@ -34,13 +36,23 @@ class Checked:
     size: int
     rows: int
     blend: dict[str, Any] = field(default_factory=dict)
-    """The blend's figures, where it left them: recipe, oof, dev, parameters, tags, rules."""
+    """The blend's figures, where it left them: recipe, oof, nested, dev, parameters, tags."""
     notes: tuple[str, ...] = ()
     """What was checked against what, one line each, for the user."""
 
 
-def check(path: Path, data: Path | None = None, allow_empty: bool = False) -> Checked:
-    """Check a submission file, against the competition in `data` where given. Raises `InputError`."""
+def check(
+    path: Path,
+    data: Path | None = None,
+    allow_empty: bool = False,
+    max_params: int | None = None,
+    forbid: Sequence[str] = (),
+) -> Checked:
+    """Check a submission file, against the competition in `data` where given. Raises `InputError`.
+
+    `max_params` and `forbid` are the competition's rules on all models of the blend together, checked by the figures it
+    left beside the file.
+    """
     path = Path(path)
     try:
         content = path.read_bytes()
@@ -56,7 +68,8 @@ def check(path: Path, data: Path | None = None, allow_empty: bool = False) -> Ch
         rows, note = _with_sample(path, Path(data), allow_empty)
     sha256 = hashlib.sha256(content).hexdigest()
     blend, told = _figures(path, sha256)
-    return Checked(path, sha256, len(content), rows, blend, (note, *told))
+    _check_rules(path, blend, max_params, forbid)
+    return Checked(path, sha256, len(content), rows, blend, (note, told))
 
 
 def _with_sample(path: Path, data: Path, allow_empty: bool) -> tuple[int, str]:
@@ -105,30 +118,53 @@ def _alphabet(path: Path, rows: Sequence[tuple[str, str]]) -> Alphabet:
     )
 
 
-def _figures(path: Path, sha256: str) -> tuple[dict[str, Any], list[str]]:
-    """What the blend left beside the file, `<file>.json`, and the lines to tell. `InputError` when a rule is broken."""
+def _figures(path: Path, sha256: str) -> tuple[dict[str, Any], str]:
+    """What the blend left beside the file, `<file>.json`, and the line to tell of it."""
     sidecar = path.with_name(path.name + ".json")
     try:
         blend = json.loads(sidecar.read_bytes())
     except FileNotFoundError:
-        return {}, [f"blend: no {sidecar.name} beside the file: its recipe and figures are not known"]
+        return {}, f"blend: no {sidecar.name} beside the file, so its recipe and figures are not known"
     except (OSError, ValueError) as error:
-        return {}, [f"blend: {sidecar.name} cannot be read ({error}): ignored"]
+        return {}, f"blend: {sidecar.name} cannot be read ({error}): ignored"
     if not isinstance(blend, dict):
-        return {}, [f"blend: {sidecar.name} holds no figures: ignored"]
+        return {}, f"blend: {sidecar.name} holds no figures: ignored"
     if blend.get("sha256") != sha256:
-        return {}, [f"blend: {sidecar.name} belongs to another version of the file: ignored"]
-    del blend["sha256"]
-    rules = blend.get("rules") if isinstance(blend.get("rules"), dict) else {}
-    parameters, tags = blend.get("parameters"), blend.get("tags") or []
-    most, forbidden = rules.get("max_params"), rules.get("forbid") or []
-    if isinstance(parameters, int) and isinstance(most, int) and parameters > most:
-        raise InputError(f"{path}: the blend has {parameters:,} parameters; the rules it was made under allow {most:,}")
-    if broken := sorted(set(tags) & set(forbidden)):
-        raise InputError(f"{path}: the blend uses {', '.join(broken)}, which the rules it was made under forbid")
-    figures = [f"{name} {blend[name]}" for name in ("recipe", "oof", "dev") if blend.get(name) is not None]
-    if isinstance(parameters, int):
-        figures.append(f"{parameters:,} parameters" + (f" of {most:,} allowed" if isinstance(most, int) else ""))
-    if tags:
-        figures.append("tags " + ", ".join(map(str, tags)))
-    return blend, ["blend: " + ("; ".join(figures) or "no figures")]
+        return {}, f"blend: {sidecar.name} belongs to another version of the file: ignored"
+    blend = {name: blend[name] for name in _KEPT if blend.get(name) is not None}
+    told = [method] if (method := method_of(blend)) else []
+    told += [f"{name} {blend[name]:.3f}" for name in ("oof", "nested", "dev") if isinstance(blend.get(name), float)]
+    if isinstance(blend.get("parameters"), int):
+        told.append(f"{blend['parameters']:,} parameters")
+    if "tags" in blend:
+        told.append(f"tags {', '.join(map(str, blend['tags'])) or 'none'}")
+    return blend, f"blend: {'; '.join(told) or 'no figures'}"
+
+
+def method_of(blend: dict[str, Any]) -> str:
+    """The blend's recipe in a few words; empty where there is none."""
+    recipe = blend.get("recipe") or ""
+    if not isinstance(recipe, dict):
+        return str(recipe)
+    weights = recipe.get("weights") or {}
+    return f"{recipe.get('method', 'blend')}" + (f" of {len(weights)} members" if weights else "")
+
+
+def _check_rules(path: Path, blend: dict[str, Any], max_params: int | None, forbid: Sequence[str]) -> None:
+    """`InputError` when the blend's figures break the competition's rules, or there are none to tell by."""
+    needed = [name for name, asked in (("parameters", max_params is not None), ("tags", bool(forbid))) if asked]
+    if lacking := [name for name in needed if name not in blend]:
+        raise InputError(
+            f"{path}: no {' and '.join(lacking)} of a blend beside it, so the rules cannot be checked; "
+            f"write it again with `python -m ensemble.blend`"
+        )
+    if max_params is not None and blend["parameters"] > max_params:
+        raise InputError(
+            f"{path}: the blend has {blend['parameters']:,} parameters; the rules allow {max_params:,}; "
+            f"blend again with --max-params {max_params}"
+        )
+    if forbid and (found := sorted(set(blend["tags"]) & set(forbid))):
+        raise InputError(
+            f"{path}: the blend uses {', '.join(found)}, which the rules forbid; blend again with "
+            f"--forbid {' '.join(forbid)}"
+        )

@@ -41,7 +41,7 @@ class Attempt:
     """By when it had been sent, if it was at all."""
     message: str = ""
     blend: dict[str, Any] = field(default_factory=dict)
-    """The blend's figures: recipe, oof, dev, parameters, tags."""
+    """The blend's figures: recipe, oof, nested, dev, parameters, tags."""
     state: str = "open"
     """`open`, `submitted` or `failed`."""
     ref: int | None = None

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from registry.errors import atomic_write
+from submit.advice import shorten
+from submit.check import method_of
 from submit.ledger import Attempt
 
 _COLUMNS = ("date", "competition", "file", "recipe", "OOF", "dev", "public", "private", "public-OOF", "ref", "status")
@@ -31,7 +33,7 @@ def _row(attempt: Attempt) -> tuple[str, ...]:
         attempt.date,
         attempt.competition,
         Path(attempt.file).name,
-        _recipe(attempt),
+        shorten(method_of(attempt.blend) or attempt.message or "-", 40),
         _shown(oof),
         _shown(_number(attempt.blend.get("dev"))),
         attempt.public_score or "-",
@@ -70,13 +72,6 @@ def plot(attempts: Sequence[Attempt], path: Path) -> int:
         figure.savefig(temporary, format="png", dpi=120)
     pyplot.close(figure)
     return len({each.id for _, each in points})
-
-
-def _recipe(attempt: Attempt) -> str:
-    recipe = attempt.blend.get("recipe")
-    name = recipe.get("method", "") if isinstance(recipe, dict) else recipe
-    text = str(name or attempt.message or "-")
-    return text if len(text) <= 40 else text[:39] + "…"
 
 
 def _number(value: object) -> float | None:
