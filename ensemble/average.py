@@ -8,7 +8,8 @@ the sequence-level blenders keep; it is here because it is simple and, among ali
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 
 import numba
 import numpy as np
@@ -16,11 +17,12 @@ import numpy as np
 from folds.store import LogProbs
 
 from .blender import BLENDERS, Recipe, named
+from .calibrate import temperatures, tempered
 from .edits import distance, flatten
 from .evidence import Evidence, single_pool
 from .pool import Pool, choose, nbest_of
-from .rescore import BONUSES, LM_WEIGHTS
-from .weights import coordinate_search, greedy_selection, refine
+from .rescore import PRIOR
+from .weights import greedy_selection, grid_search, refine
 
 DOMAINS = ("probability", "log")
 FLOOR = 1e-8
@@ -32,11 +34,14 @@ class Average:
     """Weighted mean of frame posteriors, or of their logarithms, then beam search with an LM and a bonus."""
 
     def fit(self, evidence: Evidence, seed: int = 0) -> Recipe:
-        """Greedy weights on the greedily decoded mean for both domains, then LM weight and bonus on its N-best."""
+        """Greedy weights on the greedily decoded mean, both domains, calibrated or not; then LM weight and bonus."""
         tokens, token_offsets = flatten(evidence.references)
+        names = evidence.names
+        heat = dict(zip(names, temperatures(evidence), strict=True))
+        plain = dict.fromkeys(names, 1.0)
         found = []
-        for domain in DOMAINS:
-            frames, offsets = quantised(evidence, domain)
+        for domain, warmth in itertools.product(DOMAINS, [plain] if heat == plain else [plain, heat]):
+            frames, offsets = quantised(evidence, domain, warmth)
 
             def loss(weights: np.ndarray, frames=frames, offsets=offsets) -> float:
                 shares = np.asarray(weights / weights.sum(), np.float32)
@@ -52,14 +57,12 @@ class Average:
                 patience=3,
             )
             weights, value = refine(loss, selection.weights, factors=(0.0, 0.7, 1.4))
-            found.append((value, domain, weights))
-        _, domain, weights = min(found, key=lambda each: each[0])
-        recipe = Recipe("average", named(evidence.names, weights), {"domain": domain})
+            found.append((value, domain, warmth, weights))
+        _, domain, warmth, weights = min(found, key=lambda each: each[0])
+        recipe = Recipe("average", named(names, weights), {"domain": domain, "temperatures": warmth})
         pool = averaged_pool(evidence, recipe)
-        settings, _ = coordinate_search(
-            lambda s: float(pool.distance[choose(pool, s)].mean()),
-            {"lm_weight": 0.0, "length_bonus": 0.0},
-            {"lm_weight": LM_WEIGHTS, "length_bonus": BONUSES},
+        settings, _ = grid_search(
+            lambda s: float(pool.distance[choose(pool, s)].mean()), {"lm_weight": 0.0, "length_bonus": 0.0}, PRIOR
         )
         return Recipe("average", recipe.weights, recipe.settings | settings)
 
@@ -71,15 +74,25 @@ class Average:
 
 def averaged_pool(evidence: Evidence, recipe: Recipe) -> Pool:
     """N-best of the averaged posteriors as a pool of one column, in the order of tokens."""
-    found = nbest_of(average(evidence, recipe.array(evidence.names), recipe.settings["domain"]), DEPTH, "average")
+    settings = recipe.settings
+    mean = average(evidence, recipe.array(evidence.names), settings["domain"], settings["temperatures"])
+    found = nbest_of(mean, DEPTH, "average")
     return single_pool(found, evidence)
 
 
-def average(evidence: Evidence, weights: np.ndarray, domain: str) -> LogProbs:
-    """The weighted mean (sum of T', C) float32 of the members with weight, normalised per frame, at a common rate."""
+def average(
+    evidence: Evidence, weights: np.ndarray, domain: str = "probability", heat: Mapping[str, float] | None = None
+) -> LogProbs:
+    """The weighted mean (sum of T', C) float32 of the members with weight, normalised per frame, at a common rate.
+
+    `heat` gives members' temperatures by name.
+    """
     members = [member for member, weight in enumerate(weights) if weight > 0]
     offsets = common_offsets(evidence, members)
-    mean = sum(np.float32(weights[member]) * member_frames(evidence, member, offsets, domain) for member in members)
+    mean = np.float32(0)
+    for member in members:
+        warmth = 1.0 if heat is None else heat[evidence.names[member]]
+        mean = mean + np.float32(weights[member]) * member_frames(evidence, member, offsets, domain, warmth)
     logs = np.log(np.maximum(mean, FLOOR)) if domain == "probability" else mean
     logs -= np.logaddexp.reduce(logs, axis=1, keepdims=True)
     return LogProbs(logs, offsets, tuple(map(str, range(len(evidence)))), "", 0, 1)
@@ -91,7 +104,9 @@ def common_offsets(evidence: Evidence, members: Sequence[int]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def member_frames(evidence: Evidence, member: int, offsets: np.ndarray, domain: str) -> np.ndarray:
+def member_frames(
+    evidence: Evidence, member: int, offsets: np.ndarray, domain: str, temperature: float = 1.0
+) -> np.ndarray:
     """A member's posteriors (sum of T', C) float32 at the common rate, its fold models averaged as probabilities.
 
     In the "log" domain they are log-probabilities, floored as the probabilities are.
@@ -101,10 +116,15 @@ def member_frames(evidence: Evidence, member: int, offsets: np.ndarray, domain: 
     for stream in streams:
         found = evidence.load(stream)
         mean += np.exp(found.values[resampled_rows(found.offsets, offsets)].astype(np.float32)) / len(streams)
-    return mean if domain == "probability" else np.log(np.maximum(mean, FLOOR))
+    if temperature == 1.0 and domain == "probability":
+        return mean
+    logs = np.log(np.maximum(mean, FLOOR))
+    if temperature != 1.0:
+        logs = np.maximum(tempered(logs, temperature), np.float32(np.log(FLOOR)))
+    return np.exp(logs) if domain == "probability" else logs
 
 
-def quantised(evidence: Evidence, domain: str) -> tuple[np.ndarray, np.ndarray]:
+def quantised(evidence: Evidence, domain: str, heat: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
     """All members' frames (members, sum of T', C) as 16-bit steps of one scale, and the offsets (N + 1,).
 
     Only for the search: twenty members of a whole split fit into memory so, and a maximum over a weighted sum does not
@@ -116,7 +136,7 @@ def quantised(evidence: Evidence, domain: str) -> tuple[np.ndarray, np.ndarray]:
     high = 1.0 if domain == "probability" else 0.0
     out = np.empty((len(members), offsets[-1], evidence.panel.classes), np.uint16)
     for member in members:
-        frames = member_frames(evidence, member, offsets, domain)
+        frames = member_frames(evidence, member, offsets, domain, heat[evidence.names[member]])
         out[member] = np.clip((frames - low) / (high - low) * 65535 + 0.5, 0, 65535)
     return out, offsets
 

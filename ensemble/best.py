@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 from .blender import BLENDERS, Recipe, distances, nested_distances
 from .evidence import Evidence
@@ -26,7 +27,7 @@ class Fitted:
 def fit_all(evidence: Evidence, methods: Sequence[str], seed: int = 0) -> dict[str, Fitted]:
     """Fit some registered blenders."""
     found = {}
-    for method in methods:
+    for method in tqdm(methods, desc="fitting", unit="blender", leave=False):
         blender = BLENDERS.get(method)()
         recipe = blender.fit(evidence, seed)
         found[method] = Fitted(

@@ -12,9 +12,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tyro
+from tqdm import tqdm
 
 from folds.cache import Dataset, load_dataset
 from folds.competition import data_root
@@ -55,6 +57,8 @@ class Blend:
     """Strings each model proposes for an utterance."""
     pool: int = 200
     """Most strings an utterance's pool holds."""
+    fold_mean: Literal["sequence", "frames"] = "sequence"
+    """What becomes of one member's fold models on dev and test: combined as strings, or averaged frame by frame."""
     lm_order: int = 5
     """Order of the phone language model."""
     fit_limit: int = 4000
@@ -79,17 +83,29 @@ class Outcome:
 
 def blend(options: Blend, dataset: Dataset, groups: Sequence[Group], rules: Rules) -> Outcome:
     """Measure the members, fit, choose, predict; printing on the way. Writes nothing."""
+    frames = options.fold_mean == "frames"
     opened = open_panels(
-        groups, dataset, options.lm_order, options.fit_limit, options.seed, costs(groups), rules.max_params
+        groups,
+        dataset,
+        options.lm_order,
+        options.fit_limit,
+        options.seed,
+        costs(groups, whole=frames),
+        rules.max_params,
+        options.fold_mean,
     )
     print("\n".join(opened.notes))
+    streams = [stream for panel in opened.panels.values() for stream in panel.streams]
+    for stream in tqdm(streams, desc="checking members", leave=False):
+        stream.load()  # whatever is wrong with the last file is better told now than after the fit
     panels, depth = opened.panels, min(options.nbest, options.pool)
     oof, dev, test = (Evidence(panels[split], depth, options.pool) for split in ("oof", "dev", "test"))
     singles = alone(oof, dev)
     print_members(groups, singles)
     methods = [name for name in BLENDERS.names() if name != "best"] if options.method == "best" else [options.method]
     fitted = fit_all(oof, methods, options.seed)
-    kept = {name: within_budget(groups, each.recipe.weights, rules.max_params) for name, each in fitted.items()}
+    limit = None if frames else rules.max_params
+    kept = {name: within_budget(groups, each.recipe.weights, limit) for name, each in fitted.items()}
     references = dev.references
     on_dev = {
         name: edit_distances(predict(dev, fitted[name].recipe, kept[name], groups), references) for name in fitted
@@ -104,9 +120,9 @@ def blend(options: Blend, dataset: Dataset, groups: Sequence[Group], rules: Rule
 
 def predict(evidence: Evidence, recipe: Recipe, kept: Sequence[Group], groups: Sequence[Group]) -> list[list[int]]:
     """Strings of a split from the fold models that a blend keeps."""
-    folds = {(group.name, fold) for group in kept for fold in group.folds}
-    names = [f"{name} fold {fold}" for name, fold in folds]
-    streams = [s for s, stream in enumerate(evidence.panel.streams) if stream.name in names]
+    left_out = {f"{g.name} fold {fold}" for g in groups for fold in g.folds}
+    left_out -= {f"{g.name} fold {fold}" for g in kept for fold in g.folds}
+    streams = [s for s, stream in enumerate(evidence.panel.streams) if stream.name not in left_out]
     weights = {group.name: recipe.weights[group.name] for group in kept}
     total = sum(weights.values())
     # A budget may have no room for a member at all; the others keep their proportions.

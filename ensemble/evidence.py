@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from folds.store import LogProbs
 
-if TYPE_CHECKING:
-    from .lm import PhoneLM
+from .lm import PhoneLM
 from .members import Stream
 from .network import Network, align, as_log_probs, vote
-from .pool import NBest, Pool, build_pool, likelihoods, nbest_of, pair_distances, union
+from .pool import NBest, Pool, build_pool, likelihoods, look_up, nbest_of, pair_distances, union
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,6 @@ class Evidence:
     @property
     def parts(self) -> np.ndarray:
         return self.panel.parts[self._numbers]
-
-    def language(self, row: int) -> PhoneLM:
-        """The language model that may score utterance `row` of this view."""
-        return self.panel.languages[int(self.parts[row])]
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Evidence:
         """A view of some of these utterances; what the whole split has worked out is shared."""
@@ -132,10 +127,16 @@ class Evidence:
         cut = np.concatenate([[0], np.cumsum(np.diff(offsets)[self.rows])]).astype(np.int64)
         return np.concatenate([flat[offsets[row] : offsets[row + 1]] for row in self.rows]), cut
 
-    def network(self, row: int, streams: Sequence[int]) -> Network:
-        """The confusion network of the streams' best strings of one utterance, the first stream its skeleton."""
+    def network(self, row: int, streams: Sequence[int], skeleton: Sequence[int] | None = None) -> Network:
+        """The confusion network of the streams' best strings of one utterance, the first stream its skeleton.
+
+        A string given as `skeleton` comes before them all, as a system of its own.
+        """
         best = [self.nbest_row(stream, row) for stream in streams]
-        return align([list(string) for string, _ in best], [sure for _, sure in best])
+        strings, sure = [list(string) for string, _ in best], [list(each) for _, each in best]
+        if skeleton is not None:
+            strings, sure = [list(skeleton), *strings], [[1.0] * len(skeleton), *sure]
+        return align(strings, sure)
 
     def nbest_row(self, stream: int, row: int) -> tuple[bytes, np.ndarray]:
         """A stream's best string of one utterance of this view, with its tokens' confidences."""
@@ -157,9 +158,21 @@ class Evidence:
         if len(streams) > 1:
             lists.append(self._recombined(streams))
         strings = union(lists, self.size)
-        columns = [likelihoods(self.load(s), strings, self.panel.streams[s].name) for s in streams]
+        columns = np.stack([self._column(stream, strings) for stream in streams], axis=1)
+        self._kept.setdefault("scored", []).append((streams, strings, columns))
         panel = self.panel
-        return build_pool(strings, np.stack(columns, axis=1), panel.languages, panel.parts, panel.references)
+        return build_pool(strings, columns, panel.languages, panel.parts, panel.references)
+
+    def _column(self, stream: int, strings: list[list[bytes]]) -> np.ndarray:
+        """Log-likelihoods under one stream; pools of fewer members share most strings with the pool of all."""
+        known = np.full(sum(map(len, strings)), np.nan)
+        for streams, others, columns in self._kept.get("scored", ()):
+            if stream in streams:
+                known = look_up(strings, others, columns[:, streams.index(stream)])
+                break
+        if not np.isnan(known).any():
+            return known
+        return likelihoods(self.load(stream), strings, known, self.panel.streams[stream].name)
 
     def _recombined(self, streams: list[int]) -> NBest:
         """N-best of the vote among the streams: strings that no single model had, one's start with another's end."""

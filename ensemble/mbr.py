@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .blender import BLENDERS, Recipe, named, used
+from .blender import BLENDERS, Recipe, named
 from .edits import pairwise
 from .evidence import Evidence
-from .pool import least_risk
-from .rescore import BONUSES, LM_WEIGHTS, combine
+from .pool import Mixture, least_risk
+from .rescore import PRIOR, scores, with_prior
 from .weights import coordinate_search, greedy_selection, refine
 
 # The posterior is proportional to exp(sharpness * score): below 1 it is flatter than the models, which are too sure.
@@ -32,8 +32,8 @@ def mbr(hypotheses: Sequence[Sequence[int]], log_posteriors: Sequence[float]) ->
     """
     if len(hypotheses) == 0 or len(hypotheses) != len(log_posteriors):
         raise ValueError(f"mbr: {len(hypotheses)} hypotheses with {len(log_posteriors)} log-posteriors")
-    scores = np.asarray(log_posteriors, np.float64)
-    posterior = np.exp(scores - scores.max())
+    logs = np.asarray(log_posteriors, np.float64)
+    posterior = np.exp(logs - logs.max())
     posterior /= posterior.sum()
     expected = pairwise(hypotheses) @ posterior
     order = [(round(float(expected[i]), 9), -float(posterior[i]), tuple(hypotheses[i])) for i in range(len(hypotheses))]
@@ -48,15 +48,16 @@ class MinimumBayesRisk:
     def fit(self, evidence: Evidence, seed: int = 0) -> Recipe:
         """Starts from the rescoring recipe, then searches the posterior's sharpness, LM weight, bonus and weights."""
         start = BLENDERS.get("rescore")().fit(evidence, seed)
-        pool, members_of = evidence.pool(), evidence.members_of()
+        pool = evidence.pool()
+        mixture = Mixture(pool, evidence.members_of(), start.settings["mean"])
         pairs, pair_offsets = evidence.pairs()
 
         def loss(weights: np.ndarray, settings: dict) -> float:
-            scores = settings["sharpness"] * combine(pool, members_of, weights, settings)
-            return float(pool.distance[least_risk(scores, pool.offsets, pairs, pair_offsets)[0]].mean())
+            log_posterior = settings["sharpness"] * with_prior(mixture(weights), pool, settings)
+            return float(pool.distance[least_risk(log_posterior, pool.offsets, pairs, pair_offsets)[0]].mean())
 
         weights, settings = start.array(evidence.names), start.settings | {"sharpness": 1.0}
-        grid = {"sharpness": SHARPNESS, "lm_weight": LM_WEIGHTS, "length_bonus": BONUSES}
+        grid = {"sharpness": SHARPNESS} | PRIOR
         settings, _ = coordinate_search(lambda s: loss(weights, s), settings, grid, rounds=2)
         selection = greedy_selection(
             lambda counts: loss(counts / counts.sum(), settings),
@@ -75,8 +76,6 @@ class MinimumBayesRisk:
 
     def predict(self, evidence: Evidence, recipe: Recipe) -> list[list[int]]:
         """Strings from the pool of the members that have weight."""
-        members = used(recipe, evidence.names)
-        pool = evidence.pool(members)
-        scores = combine(pool, evidence.members_of(members), recipe.array(evidence.names), recipe.settings)
-        chosen, _ = least_risk(recipe.settings["sharpness"] * scores, pool.offsets, *evidence.pairs(members))
+        pool, scored, members = scores(evidence, recipe)
+        chosen, _ = least_risk(recipe.settings["sharpness"] * scored, pool.offsets, *evidence.pairs(members))
         return pool.strings(chosen)

@@ -52,27 +52,12 @@ class Group:
 class Stream:
     """Log-probabilities of one fold model, or of one member out of fold; read when asked for, so that 100 can wait.
 
-    `member` is the index of the member in its panel; `temperature` divides the log-probabilities, which are then
-    normalised again.
+    `member` is the index of the member in its panel; `load` gives the log-probabilities of the panel's utterances.
     """
 
     name: str
     member: int
-    read: Callable[[], LogProbs]
-    temperature: float = 1.0
-
-    def load(self) -> LogProbs:
-        """Float16 log-probabilities of the panel's utterances, in their order."""
-        found = self.read()
-        return found if self.temperature == 1.0 else tempered(found, self.temperature)
-
-
-def tempered(log_probs: LogProbs, temperature: float) -> LogProbs:
-    """Log-probabilities divided by `temperature` and normalised per frame."""
-    values = log_probs.values.astype(np.float32) / temperature
-    peaks = values.max(axis=1, keepdims=True)
-    values -= peaks + np.log(np.exp(values - peaks).sum(axis=1, keepdims=True))
-    return replace(log_probs, values=np.maximum(values, -6e4).astype(np.float16))
+    load: Callable[[], LogProbs]
 
 
 def group_members(members: Sequence[Member], patterns: Sequence[str] = ("*",)) -> list[Group]:
@@ -181,6 +166,25 @@ def split_streams(group: Group, index: int, split: str, ids: Sequence[str], alph
         Stream(f"{group.name} fold {member.fold}", index, _reader(member, split, tuple(ids), alphabet))
         for member in group.members
     ]
+
+
+def mean_stream(group: Group, index: int, split: str, ids: Sequence[str], alphabet: str) -> Stream:
+    """One stream for all the member's fold models: the mean of their probabilities, frame by frame.
+
+    Raises InputError, when read, where the fold models have different numbers of frames.
+    """
+    streams = split_streams(group, index, split, ids, alphabet)
+
+    def load() -> LogProbs:
+        found = [stream.load() for stream in streams]
+        if any((each.offsets != found[0].offsets).any() for each in found):
+            raise InputError(f"member {group.name}: its fold models differ in stride: use --fold-mean sequence")
+        mean = np.zeros(found[0].values.shape, np.float32)
+        for each in found:
+            mean += np.exp(each.values.astype(np.float32)) / len(found)
+        return replace(found[0], values=np.log(np.maximum(mean, 1e-9)).astype(np.float16))
+
+    return Stream(f"{group.name} folds' mean", index, load)
 
 
 def _reader(member: Member, split: str, ids: tuple[str, ...], alphabet: str) -> Callable[[], LogProbs]:

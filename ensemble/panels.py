@@ -15,7 +15,7 @@ from folds.cache import Dataset, Split
 
 from .evidence import Panel
 from .lm import PhoneLM, estimate
-from .members import Group, common_oof, oof_stream, split_streams
+from .members import Group, common_oof, mean_stream, oof_stream, split_streams
 
 # How a nested fit is cut when all out-of-fold predictions come from one fold.
 SPEAKER_PARTS = 4
@@ -37,8 +37,13 @@ def open_panels(
     seed: int = 0,
     costs: tuple[int, ...] | None = None,
     budget: int | None = None,
+    fold_mean: str = "sequence",
 ) -> Opened:
-    """Panels of oof, dev and test. `limit` bounds the out-of-fold utterances a fit sees, drawn by `seed`."""
+    """Panels of oof, dev and test. `limit` bounds the out-of-fold utterances a fit sees, drawn by `seed`.
+
+    `fold_mean` tells what becomes of a member's fold models on dev and test: "sequence" keeps each as a stream, to be
+    combined as strings; "frames" averages their probabilities into one stream first.
+    """
     groups = sorted(groups, key=lambda group: group.name)
     names = tuple(group.name for group in groups)
     alphabet, classes = dataset.alphabet.hash, dataset.alphabet.classes
@@ -68,7 +73,12 @@ def open_panels(
     }
     whole = _language(dataset, classes, lm_order, [], np.zeros(0, bool))
     for split in (dataset.dev, dataset.test):
-        streams = [s for i, g in enumerate(groups) for s in split_streams(g, i, split.name, split.ids, alphabet)]
+        streams = []
+        for i, group in enumerate(groups):
+            if fold_mean == "frames":
+                streams.append(mean_stream(group, i, split.name, split.ids, alphabet))
+            else:
+                streams += split_streams(group, i, split.name, split.ids, alphabet)
         panels[split.name] = Panel(
             split=split.name,
             names=names,
@@ -81,7 +91,8 @@ def open_panels(
         )
     for group in groups:
         if len(group.members) > 1:
-            notes.append(f"dev and test: {group.describe()} is the mean of its {len(group.members)} fold models")
+            how = "the mean frames of its" if fold_mean == "frames" else "combined over its"
+            notes.append(f"dev and test: {group.describe()} is {how} {len(group.members)} fold models")
         else:
             notes.append(f"dev and test: {group.describe()} is one fold model")
     return Opened(panels, notes)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
@@ -21,9 +20,7 @@ from models.ctc import log_likelihood
 
 from .beam import beam_search
 from .edits import distance, flatten, to_references
-
-if TYPE_CHECKING:
-    from .lm import PhoneLM
+from .lm import PhoneLM, sum_tokens
 
 BATCH = 64
 # A hypothesis that does not fit a member's frames has likelihood zero there. One member must not veto what the others
@@ -124,20 +121,34 @@ def union(lists: Sequence[NBest], size: int) -> list[list[bytes]]:
     return pools
 
 
-def likelihoods(log_probs: LogProbs, pools: Sequence[Sequence[bytes]], what: str = "") -> np.ndarray:
+def likelihoods(log_probs: LogProbs, pools: Sequence[Sequence[bytes]], known: np.ndarray, what: str = "") -> np.ndarray:
     """Exact log P(string | utterance) of every string of every pool under one stream, flat (H,) float64.
 
-    Floored `DISBELIEF` below the best of its pool; zeros where no string of the pool is possible.
+    `known` (H,) holds what has been worked out before and NaN elsewhere; only the latter is computed.
     """
+    offsets = np.concatenate([[0], np.cumsum([len(pool) for pool in pools])]).astype(np.int64)
+    out = known.copy()
 
-    def one(row: int) -> np.ndarray:
-        found = log_likelihood(log_probs[row], [list(string) for string in pools[row]])
-        best = found.max()
-        return np.maximum(found, best - DISBELIEF) if np.isfinite(best) else np.zeros(len(found))
+    def one(row: int) -> None:
+        span = out[offsets[row] : offsets[row + 1]]
+        unknown = np.flatnonzero(np.isnan(span))
+        if len(unknown):
+            span[unknown] = log_likelihood(log_probs[row], [list(pools[row][i]) for i in unknown])
 
     with ThreadPoolExecutor(numba.get_num_threads()) as threads:
-        rows = tqdm(threads.map(one, range(len(pools))), f"score {what}", len(pools), leave=False, unit="utt")
-        return np.concatenate(list(rows))
+        for _ in tqdm(threads.map(one, range(len(pools))), f"score {what}", len(pools), leave=False, unit="utt"):
+            pass
+    return out
+
+
+def look_up(pools: Sequence[Sequence[bytes]], other: Sequence[Sequence[bytes]], values: np.ndarray) -> np.ndarray:
+    """Values (H,) for the strings of `pools` from those of `other` pools of the same utterances; else NaN."""
+    out, start = [], 0
+    for wanted, there in zip(pools, other, strict=True):
+        table = dict(zip(there, values[start : start + len(there)].tolist(), strict=True))
+        out += [table.get(string, np.nan) for string in wanted]
+        start += len(there)
+    return np.array(out)
 
 
 def build_pool(
@@ -147,7 +158,10 @@ def build_pool(
     parts: np.ndarray,
     references: Sequence[Sequence[int]] | None,
 ) -> Pool:
-    """Pack strings and their (H, streams) log-likelihoods; `languages[parts[u]]` scores utterance u."""
+    """Pack strings and their (H, streams) log-likelihoods; `languages[parts[u]]` scores utterance u.
+
+    Log-likelihoods are floored `DISBELIEF` below the best of their pool; to zero where a stream finds none possible.
+    """
     offsets = np.concatenate([[0], np.cumsum([len(pool) for pool in pools])]).astype(np.int64)
     flat = [string for pool in pools for string in pool]
     tokens = np.frombuffer(b"".join(flat), np.uint8).astype(np.int16)
@@ -156,41 +170,33 @@ def build_pool(
     lm = np.zeros(len(flat))
     for part, language in enumerate(languages):
         mine = np.flatnonzero(np.asarray(parts)[rows] == part)
-        lm[mine] = _language(
-            tokens, token_offsets, mine, language.log_probs.astype(np.float64), language.next_state
-        )
+        sizes = np.diff(token_offsets)[mine]
+        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        symbols = tokens[np.repeat(token_offsets[mine], sizes) + within].astype(np.int64)
+        lm[mine] = sum_tokens(language.log_probs, language.next_state, symbols, sizes)
     told = None
     if references is not None:
         told = to_references(tokens, token_offsets, rows, *flatten(references))
-    return Pool(offsets, tokens, token_offsets, ctc, lm, told)
+    best = np.maximum.reduceat(ctc, offsets[:-1], axis=0)[rows]
+    floored = np.where(np.isfinite(best), np.maximum(ctc, best - DISBELIEF), 0.0)
+    return Pool(offsets, tokens, token_offsets, floored, lm, told)
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
-def _language(tokens, offsets, chosen, log_probs, next_state):
-    out = np.zeros(len(chosen))
-    for i in numba.prange(len(chosen)):
-        state = 0  # where every sentence begins
-        for k in range(offsets[chosen[i]], offsets[chosen[i] + 1]):
-            out[i] += log_probs[state, tokens[k]]
-            state = next_state[state, tokens[k]]
-        out[i] += log_probs[state, 0]
-    return out
+class Mixture:
+    """Every hypothesis's combined log-likelihood (H,) as a function of member weights (members,) that sum to 1.
 
-
-def gather(pool: Pool, member_of: Sequence[int], weights: np.ndarray, mean: str) -> np.ndarray:
-    """Each hypothesis's combined log-likelihood (H,) under member weights that sum to 1.
-
-    A member's weight is shared equally by its streams (its fold models). "geometric" is the weighted mean of
-    log-likelihoods; "arithmetic" the logarithm of the weighted mean of likelihoods.
+    "geometric" is the weighted mean of log-likelihoods, "arithmetic" the logarithm of the weighted mean likelihood.
+    Either is one product a call: a search calls it thousands of times.
     """
-    shares = stream_weights(member_of, weights)
-    used = np.flatnonzero(shares)
-    columns = pool.ctc[:, used]
-    if mean == "geometric":
-        return columns @ shares[used]
-    columns = columns + np.log(shares[used])
-    peaks = columns.max(axis=1)
-    return peaks + np.log(np.exp(columns - peaks[:, None]).sum(axis=1))
+
+    def __init__(self, pool: Pool, member_of: Sequence[int], mean: str) -> None:
+        self.member_of, self.mean = member_of, mean
+        self.peaks = pool.ctc.max(axis=1) if mean == "arithmetic" else 0.0
+        self.columns = np.exp(pool.ctc - self.peaks[:, None]) if mean == "arithmetic" else pool.ctc
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:
+        mixed = self.columns @ stream_weights(self.member_of, weights)
+        return mixed if self.mean == "geometric" else self.peaks + np.log(np.maximum(mixed, 1e-300))
 
 
 def stream_weights(member_of: Sequence[int], weights: np.ndarray) -> np.ndarray:

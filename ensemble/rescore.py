@@ -12,18 +12,28 @@ import numpy as np
 
 from .blender import BLENDERS, Recipe, named, used
 from .evidence import Evidence
-from .pool import Pool, gather, highest
-from .weights import coordinate_search, greedy_selection, refine
+from .pool import Mixture, Pool, highest
+from .weights import greedy_selection, grid_search, refine
 
-LM_WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
-BONUSES = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+# A language model takes off some two nats a phoneme, which the bonus gives back: they are searched together.
+PRIOR = {
+    "lm_weight": (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7),
+    "length_bonus": (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0),
+}
 MEANS = ("geometric", "arithmetic")
 
 
-def combine(pool: Pool, members_of: list[int], weights: np.ndarray, settings: dict) -> np.ndarray:
-    """Every hypothesis's score (H,)."""
-    acoustic = gather(pool, members_of, weights, settings["mean"])
+def with_prior(acoustic: np.ndarray, pool: Pool, settings: dict) -> np.ndarray:
+    """Every hypothesis's score (H,): its acoustic one with language model and length bonus."""
     return acoustic + settings["lm_weight"] * pool.lm + settings["length_bonus"] * pool.lengths
+
+
+def scores(evidence: Evidence, recipe: Recipe) -> tuple[Pool, np.ndarray, list[int]]:
+    """The pool of a recipe's members, every hypothesis's score (H,) and those members' numbers."""
+    members = used(recipe, evidence.names)
+    pool = evidence.pool(members)
+    mixture = Mixture(pool, evidence.members_of(members), recipe.settings["mean"])
+    return pool, with_prior(mixture(recipe.array(evidence.names)), pool, recipe.settings), members
 
 
 @BLENDERS.register("rescore")
@@ -31,37 +41,33 @@ class Rescore:
     """Union of N-best, rescored by the weighted exact log-likelihoods of all members, a phone LM and a length bonus."""
 
     def fit(self, evidence: Evidence, seed: int = 0) -> Recipe:
-        """Greedy weights and a coordinate search over LM weight and bonus, in turns, for both means."""
+        """Greedy weights and a search over LM weight and bonus, in turns, for both means."""
         pool, members_of = evidence.pool(), evidence.members_of()
         found = []
         for mean in MEANS:
+            mixture = Mixture(pool, members_of, mean)
             settings = {"mean": mean, "lm_weight": 0.0, "length_bonus": 0.0}
             for _ in range(2):
                 selection = greedy_selection(
-                    lambda counts, s=settings: _loss(pool, members_of, counts / counts.sum(), s),
+                    lambda counts, m=mixture, s=settings: _loss(m(counts / counts.sum()), pool, s),
                     len(evidence.names),
                     seed=seed,
                     costs=evidence.panel.costs,
                     budget=evidence.panel.budget,
                 )
                 weights = selection.weights
-                settings, _ = coordinate_search(
-                    lambda s, w=weights: _loss(pool, members_of, w, s),
-                    settings,
-                    {"lm_weight": LM_WEIGHTS, "length_bonus": BONUSES},
-                )
-            weights, loss = refine(lambda w, s=settings: _loss(pool, members_of, w, s), weights)
+                acoustic = mixture(weights)
+                settings, _ = grid_search(lambda s, a=acoustic: _loss(a, pool, s), settings, PRIOR)
+            weights, loss = refine(lambda w, m=mixture, s=settings: _loss(m(w), pool, s), weights)
             found.append((loss, weights, settings))
         _, weights, settings = min(found, key=lambda each: each[0])
         return Recipe("rescore", named(evidence.names, weights), settings)
 
     def predict(self, evidence: Evidence, recipe: Recipe) -> list[list[int]]:
         """Strings from the pool of the members that have weight."""
-        members = used(recipe, evidence.names)
-        pool = evidence.pool(members)
-        scores = combine(pool, evidence.members_of(members), recipe.array(evidence.names), recipe.settings)
-        return pool.strings(highest(scores, pool.offsets))
+        pool, scored, _ = scores(evidence, recipe)
+        return pool.strings(highest(scored, pool.offsets))
 
 
-def _loss(pool: Pool, members_of: list[int], weights: np.ndarray, settings: dict) -> float:
-    return float(pool.distance[highest(combine(pool, members_of, weights, settings), pool.offsets)].mean())
+def _loss(acoustic: np.ndarray, pool: Pool, settings: dict) -> float:
+    return float(pool.distance[highest(with_prior(acoustic, pool, settings), pool.offsets)].mean())

@@ -18,8 +18,7 @@ from .blender import BLENDERS, Recipe, named, used
 from .evidence import Evidence, single_pool, stack
 from .network import METHODS, NULL, Network, align, as_log_probs, vote
 from .pool import Pool, choose, nbest_of, stream_weights
-from .rescore import LM_WEIGHTS
-from .weights import coordinate_search, greedy_selection
+from .weights import coordinate_search, greedy_selection, grid_search
 
 Token = TypeVar("Token", bound=Hashable)
 
@@ -28,8 +27,11 @@ GRID = {
     "alpha": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
     "null_confidence": (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
 }
-# Slots have a null where a token may go missing, so far less of a bonus is needed than CTC's blanks ask for.
-SLOT_BONUSES = (-0.5, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.5, 0.8)
+# A slot has a null where a token may be missing, so it needs far less of a bonus than CTC's blanks do.
+PRIOR = {
+    "lm_weight": (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3),
+    "length_bonus": (-0.4, -0.2, 0.0, 0.1, 0.2, 0.3, 0.5, 0.8),
+}
 DEPTH = 50
 
 
@@ -100,10 +102,8 @@ class Rover:
         settings, _ = coordinate_search(lambda s: loss(weights, s), settings, GRID, rounds=2)
         recipe = Recipe("rover", named(evidence.names, weights), settings | {"order": order, "search": False})
         pool = _pool(evidence, recipe)
-        searched, value = coordinate_search(
-            lambda s: float(pool.distance[choose(pool, s)].mean()),
-            {"lm_weight": 0.0, "length_bonus": 0.0},
-            {"lm_weight": LM_WEIGHTS, "length_bonus": SLOT_BONUSES},
+        searched, value = grid_search(
+            lambda s: float(pool.distance[choose(pool, s)].mean()), {"lm_weight": 0.0, "length_bonus": 0.0}, PRIOR
         )
         # The search is kept only where it beats the vote as NIST counts it.
         better = value < loss(weights, settings)

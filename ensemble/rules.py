@@ -53,8 +53,10 @@ def admitted(groups: Sequence[Group], rules: Rules) -> tuple[list[Group], list[s
     return kept, notes
 
 
-def costs(groups: Sequence[Group]) -> tuple[int, ...]:
-    """What using a member costs at least, in parameters: one fold model, since out of fold one is seen an utterance."""
+def costs(groups: Sequence[Group], whole: bool = False) -> tuple[int, ...]:
+    """What using a member costs, in parameters: at least one fold model, or all of them where they go together."""
+    if whole:
+        return tuple(group.parameters for group in groups)
     return tuple(min(member.parameters for member in group.members) for group in groups)
 
 

@@ -42,7 +42,7 @@ def alone(oof: Evidence, dev: Evidence) -> list[Alone]:
         folds = np.mean([_distances(dev, stream) for stream in streams], axis=0)
         if len(streams) > 1:
             weights = np.eye(len(oof.names))[member]
-            strings = nbest_of(average(dev, weights, "probability"), 20, f"{name} dev").strings
+            strings = nbest_of(average(dev, weights), 20, f"{name} dev").strings
             mean = edit_distances([list(best[0]) for best in strings], dev.references)
         else:
             mean = folds

@@ -7,6 +7,7 @@ over the size. Knows nothing of what a member is: the loss is a function of the 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -107,6 +108,23 @@ def coordinate_search(
                     best, best_loss = trial, trial_loss
         if best_loss == before:
             break
+    return best, best_loss
+
+
+def grid_search(
+    loss: Callable[[dict[str, Any]], float], start: dict[str, Any], grid: dict[str, Sequence[Any]]
+) -> tuple[dict[str, Any], float]:
+    """The best of every combination, for settings that pull against each other; a tie keeps what came first.
+
+    >>> grid_search(lambda s: abs(s["x"] - s["y"]) + s["x"], {"x": 5, "y": 5}, {"x": [1, 2], "y": [1, 2]})
+    ({'x': 1, 'y': 1}, 1.0)
+    """
+    best, best_loss = dict(start), float(loss(start))
+    for values in itertools.product(*grid.values()):
+        trial = start | dict(zip(grid, values, strict=True))
+        trial_loss = float(loss(trial))
+        if trial_loss < best_loss - 1e-12:
+            best, best_loss = trial, trial_loss
     return best, best_loss
 
 
