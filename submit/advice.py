@@ -58,6 +58,7 @@ def advise(failure: Failure, competition: str, credentials: Credentials | None =
         "credentials": f"no Kaggle credentials: make a token at {TOKENS} and save it as ~/.kaggle/access_token "
         "(or set KAGGLE_API_TOKEN), or run `kaggle auth login`",
         "import": f"the official client does not import ({text}): install it with `pip install kaggle six`",
+        "damaged": f"the download was damaged ({text}): try again later",
         "archive": text,
     }.get(failure.kind, f"the Kaggle client failed: {text}")
 

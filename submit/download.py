@@ -78,13 +78,13 @@ def _fetch(client: Client, patience: Patience, competition: str, archive: Path, 
             _verify(archive, offered)
             return
         except Failure as failure:
-            turn = 0 if _size(archive) > have else turn + 1
             if failure.kind == "damaged":
                 archive.unlink(missing_ok=True)
                 marker.unlink(missing_ok=True)
-                turn += 1
             elif not failure.passing:
                 raise
+            # A stop after some progress is no reason to give up, however many there are.
+            turn = 0 if _size(archive) > have else turn + 1
             if turn >= TRIES:
                 raise
             patience.rest(turn, failure)
@@ -110,7 +110,7 @@ class _Progress:
         if size != self._last:
             self._bar.update(size - self._last)
             self._last, self._moved = size, now
-        elif now - self._moved > self._patience.timeout + 20:
+        elif now - self._moved > self._patience.timeout:
             raise Failure("timeout", f"no byte within {now - self._moved:.0f} s")
 
 
@@ -182,8 +182,8 @@ def _room(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(
-            f"{folder}: {what} need {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; make room or choose "
-            f"another --out"
+            f"{folder}: no room for {what}: {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free; make room or "
+            f"choose another --out"
         )
 
 

@@ -286,8 +286,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body if cut is None else body[:cut])
             self.wfile.flush()
         self.close_connection = True
-        if cut is not None:
-            self._reset()
 
     def _reset(self) -> None:
         with contextlib.suppress(OSError):

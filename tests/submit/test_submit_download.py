@@ -21,6 +21,7 @@ def packed(files: dict[str, bytes], inside: str = "") -> bytes:
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             member = zipfile.ZipInfo()
+            member.compress_type = zipfile.ZIP_DEFLATED
             member.filename = member.orig_filename = inside + name  # as it is: ZipInfo would mend it
             archive.writestr(member, content)
     return stream.getvalue()
@@ -54,9 +55,11 @@ def test_data_arrives_in_the_layout_that_training_takes(desk: Desk, files: dict[
     assert outcome.out.splitlines()[-1] == f"format F22-S26: python -m folds.train --data {root}"
     assert len(open_competition(desk.folder / "data").train.ids) == 48
 
+    assert "hw.zip: 100%" in outcome.err and "unpacking: 100%" in outcome.err
+
     again = fetch(desk)
     assert again.status == 0 and "holds this version already" in again.out
-    assert served(desk)[1:] == ["archive from 0"]  # the first is the look at the headers
+    assert served(desk) == ["archive from 0"] * 3  # a look at the headers, the download, and another look
 
 
 def test_broken_download_is_resumed(desk: Desk, files: dict[str, bytes]) -> None:
@@ -74,7 +77,7 @@ def test_download_that_was_killed_is_resumed_by_the_next_run(desk: Desk, files: 
     desk.kaggle.archive = packed(files | {"noise.bin": noise})
     desk.kaggle.cut = [2 << 20]
     desk.kaggle.faults["archive"] = ["", "", *["hang"] * 9]
-    first = fetch(desk, deadline=12.0)
+    first = fetch(desk, deadline=6.0)
     assert first.status == 1, first
     desk.kaggle.faults.clear()
     desk.kaggle.requests.clear()
@@ -146,11 +149,11 @@ def test_free_space_is_looked_at_first(desk: Desk, monkeypatch: pytest.MonkeyPat
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**6, 10**6, 10))
     outcome = fetch(desk)
-    assert outcome.status == 2 and "the zip need" in outcome.err
+    assert outcome.status == 2 and "no room for the zip" in outcome.err
     assert len(served(desk)) == 1
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**6, 10**6, 50_000))
     outcome = fetch(desk)
-    assert outcome.status == 2 and "the unpacked files need" in outcome.err
+    assert outcome.status == 2 and "no room for the unpacked files" in outcome.err
     assert not (desk.folder / "data" / "a.bin").exists()
     assert json.loads((desk.folder / "data" / ".download.json").read_text())["state"] == "fetched"
 
