@@ -53,8 +53,8 @@ class DemoConfig:
     """Make nothing: score this submission against the answers of the demo in --out."""
 
     def __post_init__(self) -> None:
-        if self.speakers < 4:
-            raise InputError(f"--speakers is {self.speakers}, expected at least 4: 2 to train, 1 for dev, 1 for test")
+        if not 4 <= self.speakers <= 1000:
+            raise InputError(f"--speakers is {self.speakers}, expected 4 (2 to train, 1 for dev, 1 for test) to 1000")
         if not 1 <= self.utterances <= 9999:
             raise InputError(f"--utterances is {self.utterances}, expected 1 to 9999 a speaker")
         if self.seed < 0:
@@ -195,12 +195,13 @@ def _settings_of(root: Path) -> dict[str, object] | None:
         settings = json.loads((root / SETTINGS).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError, json.JSONDecodeError):
         return None
-    return settings if isinstance(settings, dict) and "demo" in settings else None
+    ours = isinstance(settings, dict) and {"demo", "seed", "speakers"} <= settings.keys()
+    return settings if ours else None
 
 
 def main() -> None:
     config = tyro.cli(DemoConfig, prog="python -m folds.demo", description=__doc__)
-    if config.score:
+    if config.score is not None:
         distance, length = score(config.out, config.score)
         print(f"{config.score}: mean distance {distance:.3f} on the demo's test set, mean length {length:.1f}")
         return

@@ -195,7 +195,7 @@ def test_made_again_only_when_the_settings_differ(tmp_path):
 def test_a_foreign_folder_or_file_is_refused_and_kept(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("draft")
-    (tmp_path / "mine" / demo.SETTINGS).write_text("[1]")
+    (tmp_path / "mine" / demo.SETTINGS).write_text('{"demo": true}')
     (tmp_path / "file").write_text("text")
     for name in ("mine", "file"):
         with pytest.raises(InputError, match=f"{name} holds something that is no demo competition"):
@@ -232,7 +232,12 @@ def test_stopped_half_way_nothing_changes(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"speakers": 3}, "--speakers is 3"), ({"utterances": 0}, "--utterances is 0"), ({"seed": -1}, "--seed is -1")],
+    [
+        ({"speakers": 3}, "--speakers is 3"),
+        ({"speakers": 1001}, "--speakers is 1001"),
+        ({"utterances": 0}, "--utterances is 0"),
+        ({"seed": -1}, "--seed is -1"),
+    ],
 )
 def test_sizes_that_make_no_competition(settings, message):
     with pytest.raises(InputError, match=message):
