@@ -21,7 +21,7 @@ import threading
 import time
 import traceback
 from types import FrameType, ModuleType
-from typing import Any
+from typing import IO, Any
 
 OVERTIME = {"before": 91, "upload": 92, "create": 93}
 """Exit status of a call past its limit, by the phase a submission was in (see `phase`)."""
@@ -40,8 +40,11 @@ def phase(functions: list[str]) -> str:
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    # Standard input too is ours alone: without credentials the client calls exit(), which closes sys.stdin.
+    source = os.fdopen(os.dup(0), encoding="utf-8")
+    sys.stdin = open(os.devnull)  # noqa: SIM115
     requests: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(requests,), daemon=True).start()
+    threading.Thread(target=_read, args=(source, requests), daemon=True).start()
     here = threading.get_ident()
     while True:
         request = json.loads(requests.get())
@@ -57,8 +60,8 @@ def main() -> None:
         answers.flush()
 
 
-def _read(requests: queue.SimpleQueue[str]) -> None:
-    for line in sys.stdin:
+def _read(source: IO[str], requests: queue.SimpleQueue[str]) -> None:
+    for line in source:
         requests.put(line)
     # The parent is gone. An upload it no longer waits for must not become a submission it does not know of.
     os._exit(0)
