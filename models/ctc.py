@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 from numba import njit
@@ -92,7 +93,7 @@ def log_likelihood(log_probs: np.ndarray, hypotheses: Sequence[Sequence[int]]) -
     check_frames(rows, 0)
     offsets = np.zeros(len(hypotheses) + 1, dtype=np.int64)
     np.cumsum([len(tokens) for tokens in hypotheses], out=offsets[1:])
-    tokens = np.fromiter((token for tokens in hypotheses for token in tokens), dtype=np.int64, count=int(offsets[-1]))
+    tokens = np.fromiter(chain.from_iterable(hypotheses), dtype=np.int64, count=int(offsets[-1]))
     for wrong in np.flatnonzero((tokens < 1) | (tokens >= rows.shape[1]))[:1]:
         which = int(np.searchsorted(offsets, wrong, side="right")) - 1
         raise InputError(f"hypothesis {which} has token {tokens[wrong]}; expected 1 to {rows.shape[1] - 1}")

@@ -1,0 +1,263 @@
+"""`python -m ensemble.decode`: decode members' stored log-probabilities, tell distance and speed; tune with --tune.
+
+A language model is made of training transcripts, and for out-of-fold utterances of those outside the utterance's fold,
+or it is read from an ARPA file. It writes no submission (`ensemble.blend` does).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from folds.cache import Dataset, load_dataset
+from folds.competition import data_root
+from folds.metric import edit_distances
+from folds.store import LogProbs, find_members
+from registry.errors import InputError, command
+
+from .arpa import read_arpa, write_arpa
+from .beam import Hypothesis
+from .decoders import Decoder, decoder
+from .lm import PhoneLM, estimate, estimate_folds
+from .members import Group, group_members, mean_stream, oof_ids, oof_stream
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Decode members of the store."""
+
+    data: Path | None = None
+    """The competition's folder; else $HW3P2_DATA, else the demo's."""
+    runs: Path = Path("runs")
+    """Folder of trained members."""
+    members: tuple[str, ...] = ("*",)
+    """Globs over members' names; each is decoded on its own."""
+    split: Literal["oof", "dev", "test"] = "dev"
+    """Which utterances; a member's fold models are averaged on dev and test."""
+    decoder: str = "beam"
+    """A registered decoder: greedy, beam, or an installed peer."""
+    beam: int = 50
+    """Prefixes kept at each frame."""
+    nbest: int = 1
+    """Hypotheses for each utterance; the distance of the best of them is printed too."""
+    lm: str = "none"
+    """`train`: a phone language model of the training transcripts; `none`; or an ARPA file, as it is for any fold."""
+    lm_order: int = 4
+    """Order of the model that `--lm train` makes."""
+    lm_weight: float = 0.3
+    """Weight of the language model, and where --tune begins."""
+    length_bonus: float = 0.0
+    """What each label adds to a score, and where --tune begins."""
+    tune: bool = False
+    """Find weight and bonus by out-of-fold distance first, then decode the split with them."""
+    limit: int | None = None
+    """Decode only so many utterances, drawn by a fixed seed."""
+    arpa: Path | None = None
+    """Write the language model of all training transcripts here, for KenLM and others."""
+    allow_pickle: bool = False
+    """Read object arrays of the competition's files (the formats of F20 and F21 need it)."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.nbest <= self.beam:
+            raise InputError(f"--nbest {self.nbest} --beam {self.beam}: expected 1 or more, and nbest at most beam")
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"--limit {self.limit}: expected 1 or more")
+        if self.tune and self.lm == "none":
+            raise InputError("--tune without a language model: say --lm train, or name an ARPA file")
+
+
+@dataclass(frozen=True)
+class Task:
+    """Utterances to decode: their log-probabilities, references if there are, and each one's language model."""
+
+    log_probs: LogProbs
+    references: list[list[int]] | None
+    parts: np.ndarray  # (N,) which language model
+    models: Mapping[int, PhoneLM | None]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """N-best lists in the order of the task, with the seconds they took."""
+
+    hypotheses: list[list[Hypothesis]]
+    wall: float
+    cpu: float
+
+    def distances(self, references: list[list[int]]) -> np.ndarray:
+        """Edit distance `(N,)` of each best hypothesis."""
+        return edit_distances([found[0].tokens for found in self.hypotheses], references)
+
+    def oracle(self, references: list[list[int]]) -> np.ndarray:
+        """Edit distance `(N,)` of the hypothesis nearest to the reference."""
+        return np.array(
+            [
+                edit_distances([h.tokens for h in found], [reference] * len(found)).min()
+                for found, reference in zip(self.hypotheses, references, strict=True)
+            ]
+        )
+
+
+def decode_task(task: Task, search: Decoder, what: str = "", **settings) -> Decoded:
+    """Decode in batches of like length, with a progress bar. `settings` are the decoder's."""
+    found: list[list[Hypothesis]] = [[] for _ in range(len(task.log_probs))]
+    wall = cpu = 0.0
+    with tqdm(total=len(found), desc=what or "decode", unit="utt", leave=False) as bar:
+        for part in np.unique(task.parts):
+            rows = np.flatnonzero(task.parts == part)
+            rows = rows[np.argsort(task.log_probs.lengths[rows], kind="stable")]
+            for start in range(0, len(rows), BATCH):
+                batch = rows[start : start + BATCH].tolist()
+                padded, lengths = task.log_probs.padded(batch)
+                model = task.models[int(part)]
+                language = {} if model is None else {"lm": model, "lm_weight": settings["lm_weight"]}
+                begun = time.perf_counter(), time.process_time()
+                decoded = search(
+                    padded,
+                    lengths,
+                    beam=settings["beam"],
+                    nbest=settings["nbest"],
+                    length_bonus=settings["length_bonus"],
+                    **language,
+                )
+                wall, cpu = wall + time.perf_counter() - begun[0], cpu + time.process_time() - begun[1]
+                for row, hypotheses in zip(batch, decoded, strict=True):
+                    found[row] = hypotheses
+                bar.update(len(batch))
+    return Decoded(found, wall, cpu)
+
+
+def open_task(group: Group, split: str, dataset: Dataset, options: Decode) -> Task:
+    """A member's utterances of one split. The language model of an out-of-fold utterance never saw its fold."""
+    alphabet = dataset.alphabet.hash
+    if split == "oof":
+        fold_of = oof_ids(group)
+        ids = [name for name in dataset.train.ids if name in fold_of]
+        if len(ids) < len(fold_of):
+            raise InputError(f"member {group.name}: was trained on other data; leave it out with --members")
+    else:
+        ids = list((dataset.dev if split == "dev" else dataset.test).ids)
+    if options.limit is not None and options.limit < len(ids):
+        drawn = np.random.default_rng(0).choice(len(ids), options.limit, replace=False)
+        ids = [ids[i] for i in np.sort(drawn)]
+    if split == "oof":
+        parts = np.array([fold_of[name] for name in ids], np.int64)
+        row_of = {name: row for row, name in enumerate(dataset.train.ids)}
+        references = [dataset.train.labels(row_of[name]).tolist() for name in ids]
+        folds = np.array([fold_of.get(name, -1) for name in dataset.train.ids])
+        stream = oof_stream(group, 0, ids, alphabet)
+        log_probs = stream.load()
+    else:
+        source = dataset.dev if split == "dev" else dataset.test
+        parts, folds = np.zeros(len(ids), np.int64), None
+        row_of = {name: row for row, name in enumerate(source.ids)}
+        references = None if source.tokens is None else [source.labels(row_of[name]).tolist() for name in ids]
+        log_probs = mean_stream(group, 0, split, source.ids, alphabet).load().select(ids)
+    return Task(log_probs, references, parts, language_models(dataset, options, parts, folds))
+
+
+def language_models(
+    dataset: Dataset, options: Decode, parts: np.ndarray, folds: np.ndarray | None
+) -> Mapping[int, PhoneLM | None]:
+    """One language model for each part; `folds (N,)` of the training utterances tells which to leave out of each."""
+    if options.lm == "none":
+        return dict.fromkeys(map(int, np.unique(parts)))
+    if options.lm != "train":
+        return dict.fromkeys(map(int, np.unique(parts)), read_arpa(options.lm, dataset.alphabet.phonemes))
+    transcripts = [dataset.train.labels(row) for row in range(len(dataset.train))]
+    if folds is None:
+        return {0: estimate(transcripts, dataset.alphabet.classes, options.lm_order)}
+    return estimate_folds(transcripts, folds, dataset.alphabet.classes, options.lm_order)
+
+
+def tune(loss: Callable[[float, float], float], weight: float, bonus: float) -> tuple[float, float]:
+    """Weight and bonus of the least loss by pattern search: eight neighbours, then half the step (Hooke & Jeeves 1961).
+
+    Each point is tried once; ties stay with the point found first, so the same losses give the same result.
+    """
+    known: dict[tuple[float, float], float] = {}
+
+    def tried(point: tuple[float, float]) -> float:
+        if point not in known:
+            known[point] = loss(*point)
+        return known[point]
+
+    best, step = (weight, bonus), (0.2, 0.8)
+    while step[0] > 0.04:
+        around = [
+            (round(max(0.0, best[0] + i * step[0]), 6), round(best[1] + j * step[1], 6))
+            for i in (-1, 0, 1)
+            for j in (-1, 0, 1)
+        ]
+        found = min([best, *around], key=tried)
+        if found == best:
+            step = (step[0] / 2, step[1] / 2)
+        best = found
+    return best
+
+
+def report(group: Group, task: Task, decoded: Decoded, nbest: int) -> str:
+    """One line: distance, distance of the best of the N-best, utterances per second."""
+    count = len(task.log_probs)
+    line = f"{group.name}: {count} utterances"
+    if task.references is not None:
+        line += f", distance {decoded.distances(task.references).mean():.3f}"
+        if nbest > 1:
+            line += f", best of {nbest} {decoded.oracle(task.references).mean():.3f}"
+    return line + f", {count / decoded.wall:.0f} utterances/s, {count / decoded.cpu:.0f} utterances/CPU-s"
+
+
+def main() -> None:
+    """The command."""
+    options = tyro.cli(Decode, prog="python -m ensemble.decode", description=__doc__)
+    search = decoder(options.decoder)
+    groups = group_members(find_members(options.runs), options.members)
+    dataset = load_dataset(data_root(options.data), allow_pickle=options.allow_pickle)
+    if options.arpa is not None:
+        transcripts = [dataset.train.labels(row) for row in range(len(dataset.train))]
+        model = estimate(transcripts, dataset.alphabet.classes, options.lm_order)
+        write_arpa(options.arpa, model, dataset.alphabet.phonemes)
+        print(f"wrote {options.arpa}")
+    for group in groups:
+        weight, bonus = options.lm_weight if options.lm != "none" else 0.0, options.length_bonus
+        if options.tune:
+            weight, bonus = tune_group(group, dataset, options, search)
+        task = open_task(group, options.split, dataset, options)
+        settings = {"beam": options.beam, "nbest": options.nbest, "lm_weight": weight, "length_bonus": bonus}
+        # The first call loads compiled code, which is no part of the speed.
+        search(*task.log_probs.padded([0]), beam=options.beam)
+        print(report(group, task, decode_task(task, search, group.name, **settings), options.nbest))
+
+
+def tune_group(group: Group, dataset: Dataset, options: Decode, search: Decoder) -> tuple[float, float]:
+    """Weight and bonus by the member's out-of-fold distance, and the options that repeat them."""
+    task = open_task(group, "oof", dataset, options)
+
+    def loss(weight: float, bonus: float) -> float:
+        settings = {"beam": options.beam, "nbest": 1, "lm_weight": weight, "length_bonus": bonus}
+        value = float(
+            decode_task(task, search, f"weight {weight:g} bonus {bonus:g}", **settings)
+            .distances(task.references)
+            .mean()
+        )
+        print(f"  weight {weight:.3f} bonus {bonus:+.3f}: out-of-fold distance {value:.3f}", file=sys.stderr)
+        return value
+
+    weight, bonus = tune(loss, options.lm_weight, options.length_bonus)
+    found = f"--lm-weight {weight:g} --length-bonus {bonus:g}"
+    print(f"{group.name}: tuned on {len(task.log_probs)} out-of-fold utterances: {found}")
+    return weight, bonus
+
+
+if __name__ == "__main__":
+    command(main)
