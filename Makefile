@@ -11,7 +11,7 @@ INSTALLED := .venv/.installed
 DEMO ?= demo
 DEMO_ARGS ?=
 DEMO_MODELS ?= gru_small,pblstm_small
-TRAIN_ARGS ?= --epochs 10 --batch-frames 3000
+TRAIN_ARGS ?= --epochs 12 --batch-frames 3000
 
 .PHONY: help install demo test bench ctcdecode clean
 
