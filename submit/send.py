@@ -51,20 +51,6 @@ class Sender:
     """Seconds after which a submission that Kaggle does not list never arrived."""
     say: Say
 
-    def remaining(self) -> int | None:
-        """Submissions left today; None for who is in no team yet, of whom Kaggle says 0 of everything.
-
-        `Failure("limit")` when none is left.
-        """
-        limits = self.client.ask("limits", self.patience, competition=self.competition)
-        if limits["allowed"] > 0:
-            self.say(f"limits: {limits['allowed']} submissions left today, {limits['today']} made")
-            return limits["allowed"]
-        if limits["today"] or limits["total"]:
-            raise Failure("limit", f"{limits['today']} made today, {limits['total']} in all, none left")
-        self.say("limits: Kaggle counts no submissions of yours yet")
-        return None
-
     def submit(self, checked: Checked, message: str, again: bool) -> Attempt:
         """Submit once and answer the attempt that made it, or that an interrupted earlier run turns out to have made.
 
@@ -74,15 +60,16 @@ class Sender:
             for attempt in self._ready(checked, again):
                 self.say(f"this file had arrived as ref {attempt.ref}: nothing is sent")
                 return attempt
-            for turn in range(SENDINGS):
+            turn = 0
+            while True:
                 try:
                     return self._send(checked, message)
                 except Failure as failure:
-                    if not failure.passing or turn == SENDINGS - 1:
+                    turn += 1
+                    if not failure.passing or turn == SENDINGS:
                         raise
                     self.say(f"no submission was made ({shorten(str(failure))}): trying again")
-                    self.patience.rest(turn, failure)
-        raise AssertionError("the last turn returns or raises")
+                    self.patience.rest(turn - 1, failure)
 
     def rehearse(self, checked: Checked, again: bool) -> None:
         """Everything `submit` does before it sends, and raises."""
@@ -96,8 +83,19 @@ class Sender:
             return same
         if not again:
             self._refuse_duplicate(checked.sha256, listed)
-        self.remaining()
+        self._check_limits()
         return []
+
+    def _check_limits(self) -> None:
+        """`Failure("limit")` when no submission is left today."""
+        limits = self.client.ask("limits", self.patience, competition=self.competition)
+        if limits["allowed"] > 0:
+            self.say(f"limits: {limits['allowed']} submissions left today, {limits['today']} made")
+        elif limits["today"] or limits["total"]:
+            raise Failure("limit", f"{limits['today']} made today, {limits['total']} in all, none left")
+        else:
+            # Kaggle says 0 of everything to who is in no team yet, as before one's first submission.
+            self.say("limits: Kaggle counts no submissions of yours yet")
 
     def _refuse_duplicate(self, sha256: str, listed: list[dict[str, Any]]) -> None:
         """`InputError` when the ledger or Kaggle's list has this content already."""
@@ -123,10 +121,11 @@ class Sender:
         """
         arrived, start, turn = [], time.time(), 0
         while True:
+            asked = time.time()  # the list is as old as the question, however long the answer took
             listed = self._listed()
             arrived += self._absorb(listed)
             for attempt in self._open():
-                if time.time() >= min(attempt.until, start) + self.settle:
+                if asked >= min(attempt.until, start) + self.settle:
                     reason = f"not among Kaggle's submissions {self.settle:g} s after it was sent"
                     ledger.append(self.ledger, "failed", attempt.id, reason=reason)
             if not (still_open := self._open()):
@@ -148,7 +147,7 @@ class Sender:
             if attempt is None:
                 continue
             if attempt.state != "submitted":
-                ledger.append(self.ledger, "submitted", attempt.id, ref=submission["ref"], how="listed")
+                ledger.append(self.ledger, "submitted", attempt.id, ref=int(submission["ref"]), how="listed")
                 arrived.append(attempt.id)
             self._score(attempt, submission)
         return [self._attempt(id) for id in arrived]
@@ -187,12 +186,13 @@ class Sender:
         """One attempt. Returns it when it made a submission; a `Failure` raised says that it did not, or `unclear`."""
         id = uuid.uuid4().hex[:12]
         description = _described(id, checked.sha256, message)
-        # Three requests and the file itself; a third of the time left is kept for looking whether it arrived.
-        limit = min(3 * self.patience.timeout, self.patience.left * 2 / 3)
         ledger.append(
             self.ledger, "attempt", id, competition=self.competition, file=str(checked.path), sha256=checked.sha256,
-            bytes=checked.size, message=message, description=description, blend=checked.blend, limit=limit,
+            bytes=checked.size, message=message, description=description, blend=checked.blend,
+            limit=self.patience.left,
         )
+        # Three requests and the file itself; a third of the time left is kept for looking whether it arrived.
+        limit = min(3 * self.patience.timeout, self.patience.left * 2 / 3)
         try:
             answer = self.client.call(
                 "submit", self.patience, limit,
@@ -210,9 +210,9 @@ class Sender:
         if answer["ref"] > 0:
             ledger.append(self.ledger, "submitted", id, ref=answer["ref"], how="answer")
             return self._attempt(id)
-        # The client sends its last request only after a whole upload, and reports a failed one by this answer.
         reason = shorten(answer["printed"] or answer["message"] or "no reason given")
-        if answer["message"] == "Could not submit to competition":
+        if not answer["uploaded"]:
+            # The client sends its last request only after a whole upload.
             ledger.append(self.ledger, "failed", id, reason=reason)
             raise Failure("upload", reason)
         ledger.append(self.ledger, "unclear", id, reason=f"no ref in Kaggle's answer: {reason}")
@@ -253,7 +253,7 @@ class Sender:
 
     def _score(self, attempt: Attempt, submission: dict[str, Any]) -> None:
         """Record a submission's status and scores where they are news."""
-        news = {"status": _status(submission)} | {name: submission.get(key) or "" for name, key in _SCORES.items()}
+        news = {"status": _status(submission)} | {name: _text(submission.get(key)) for name, key in _SCORES.items()}
         if any(getattr(attempt, name) != value for name, value in news.items()):
             ledger.append(self.ledger, "score", attempt.id, **news)
 
@@ -271,6 +271,11 @@ _TAG = re.compile(r"\[id ([0-9a-f]{12}), file ([0-9a-f]{16})\]")
 def _status(submission: dict[str, Any]) -> str:
     # Proto names with their prefix, plain ones, and PENDING left out as a default, all occur.
     return str(submission.get("status") or "PENDING").upper().removeprefix("SUBMISSION_STATUS_")
+
+
+def _text(value: object) -> str:
+    """A score or an error text, empty where Kaggle gives none."""
+    return "" if value is None else str(value)
 
 
 def _described(id: str, sha256: str, message: str) -> str:

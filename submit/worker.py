@@ -129,7 +129,12 @@ def submit(competition: str, file: str, description: str) -> dict[str, Any]:
     """Upload and submit. After a failed upload the client raises nothing: `ref` is 0, and it may have printed why."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         answer = _api().competition_submit(file, description, competition, quiet=True)
-    return {"ref": answer.ref, "message": answer.message, "printed": _without_secrets(printed.getvalue().strip())}
+    return {
+        "ref": answer.ref,
+        "message": answer.message,
+        "printed": _without_secrets(printed.getvalue().strip()),
+        "uploaded": answer.message != _api().COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE,
+    }
 
 
 def listed(competition: str, token: str = "") -> dict[str, Any]:
@@ -140,6 +145,8 @@ def listed(competition: str, token: str = "") -> dict[str, Any]:
     request.competition_name = competition
     request.page_size = 100
     request.page_token = token
+    if not token:
+        request.page = 1  # as the client's own call does
     answer = _untyped("ListSubmissions", request)
     return {"submissions": answer.get("submissions") or [], "next": answer.get("nextPageToken") or ""}
 
