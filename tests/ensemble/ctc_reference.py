@@ -1,0 +1,70 @@
+"""Slow and plain: all alignments of a small case, and the prefix beam search as its papers write it, nothing pruned."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from hypothesis import strategies as st
+
+from ensemble.lm import PhoneLM
+
+Tokens = tuple[int, ...]
+
+
+def every_sequence(log_probs: np.ndarray) -> dict[Tokens, float]:
+    """log P of each label sequence with a probability above zero, summed over all alignments."""
+    frames, classes = log_probs.shape
+    found: dict[Tokens, float] = {}
+    for path in itertools.product(range(classes), repeat=frames):
+        tokens = tuple(c for i, c in enumerate(path) if c and (i == 0 or path[i - 1] != c))
+        score = sum(float(log_probs[t, c]) for t, c in enumerate(path))
+        found[tokens] = np.logaddexp(found.get(tokens, -np.inf), score)
+    return {tokens: score for tokens, score in found.items() if score > -np.inf}
+
+
+def language_score(tokens: Tokens, lm: PhoneLM | None, weight: float, bonus: float, end: bool) -> float:
+    """Weighted language model and bonus of a prefix, or of a whole sequence with its end."""
+    total, state = bonus * len(tokens), 0
+    for token in tokens if lm is not None else ():
+        total += weight * float(lm.log_probs[state, token])
+        state = lm.next_state[state, token]
+    return total + (weight * float(lm.log_probs[state, 0]) if end and lm is not None else 0.0)
+
+
+def plain_beam_search(
+    log_probs: np.ndarray, beam: int, lm: PhoneLM | None = None, weight: float = 0.0, bonus: float = 0.0
+) -> dict[Tokens, float]:
+    """Scores of the last frame's beam; every prefix is extended by every token in every frame, in float64."""
+    live = {(): (0.0, -np.inf)}  # log-probability of paths that end in a blank, and in the last token
+    for row in log_probs.astype(np.float64):
+        grown: dict[Tokens, list[float]] = {}
+        for tokens, (blank, token) in live.items():
+            total = np.logaddexp(blank, token)
+            moves = [(tokens, 0, total + row[0])]
+            if tokens:
+                moves.append((tokens, 1, token + row[tokens[-1]]))
+            for c in range(1, len(row)):
+                moves.append(((*tokens, c), 1, (blank if tokens[-1:] == (c,) else total) + row[c]))
+            for prefix, which, score in moves:
+                entry = grown.setdefault(prefix, [-np.inf, -np.inf])
+                entry[which] = np.logaddexp(entry[which], score)
+        ranked = sorted(
+            (p for p in grown if np.logaddexp(*grown[p]) > -np.inf),
+            key=lambda p: -np.logaddexp(*grown[p]) - language_score(p, lm, weight, bonus, end=False),
+        )
+        live = {prefix: tuple(grown[prefix]) for prefix in ranked[:beam]}
+    return {p: np.logaddexp(*live[p]) + language_score(p, lm, weight, bonus, end=True) for p in live}
+
+
+@st.composite
+def log_prob_rows(draw, frames=5, classes=4, impossible=True):
+    """Normalised `(T, C)` float32 log-probabilities from flat to peaky, some of them -inf."""
+    shape = draw(st.integers(1, frames)), draw(st.integers(1, classes))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    logits = random.normal(size=shape) * draw(st.sampled_from([0.3, 1.0, 5.0, 30.0]))
+    if impossible and draw(st.booleans()):
+        gone = random.random(shape) < 0.4
+        gone[np.arange(shape[0]), random.integers(0, shape[1], shape[0])] = False
+        logits[gone] = -np.inf
+    return (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)).astype(np.float32)
