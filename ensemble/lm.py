@@ -198,7 +198,7 @@ def compile_lm(orders: Sequence[NGrams], classes: int) -> PhoneLM:
         by_key = np.argsort(keys[n - 1])
         where = by_key[np.searchsorted(keys[n - 1], histories[known], sorter=by_key)]
         backoffs[known] = orders[n - 1].backoffs[where]
-        grown = int(states.max()) + 1
+        grown = max(len(rows), int(states.max(initial=0)) + 1)
         rows = np.concatenate([rows, np.empty((grown - len(rows), classes))])
         following = np.concatenate([following, np.empty((grown - len(following), classes), np.int32)])
         rows[states] = rows[shorter] + backoffs[:, None]
@@ -214,6 +214,8 @@ def _longest_state(levels, histories: np.ndarray, classes: int, length: int) -> 
     state = np.ones(len(histories), dtype=np.int64)
     for n in range(length + 1):
         keys, states = levels[n]
+        if not len(keys):
+            continue
         suffix = histories % classes**n
         place = np.searchsorted(keys, suffix).clip(max=len(keys) - 1)
         found = keys[place] == suffix
