@@ -180,7 +180,7 @@ class Evidence:
         matrices = []
         for row in range(len(self)):
             network = self.network(row, order)
-            matrices.append(as_log_probs(network, vote(network)[1], self.panel.classes))
+            matrices.append(as_log_probs(network.arcs, vote(network)[1], self.panel.classes))
         return nbest_of(stack(matrices), self.depth, "recombined")
 
 

@@ -77,13 +77,14 @@ def vote(
     )
 
 
-def as_log_probs(network: Network, scores: np.ndarray, classes: int) -> np.ndarray:
-    """The network as a CTC matrix (2 * slots - 1, classes): one row a slot with the null as blank, sure blanks between.
+def as_log_probs(arcs: np.ndarray, scores: np.ndarray, classes: int) -> np.ndarray:
+    """A network's `arcs` as a CTC matrix (2 * slots - 1, classes).
 
-    Each slot's scores are normalised over its distinct tokens, so that a beam search, with or without a language
+    One row a slot, with the null as blank, and a sure blank between two slots. `scores` (slots, systems) are those of
+    `vote`; each slot's are normalised over its distinct tokens, so that a beam search, with or without a language
     model, reads strings off the network. An empty network gives one sure-blank row.
     """
-    return _matrix(network.arcs, scores, classes)
+    return _matrix(arcs, scores, classes)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -6,6 +6,7 @@ searches the scheme, alpha, the null's confidence and who votes on out-of-fold p
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,6 +16,7 @@ import numpy as np
 from folds.metric import edit_distances
 
 from .blender import BLENDERS, Recipe, named, used
+from .edits import flatten, to_references
 from .evidence import Evidence, single_pool, stack
 from .network import METHODS, NULL, Network, align, as_log_probs, vote
 from .pool import Pool, choose, nbest_of, stream_weights
@@ -65,11 +67,24 @@ def rover(
 
 
 @dataclass(frozen=True)
-class _Votes:
-    """The aligned networks of a split, built once: a trial of another scheme only counts again."""
+class _Slots:
+    """The aligned networks of a split one after the other, `offsets` (N + 1,) in slots.
 
-    networks: list[Network]
+    Slots are counted each by itself, so a trial of another scheme is one count over them all.
+    """
+
+    network: Network
+    offsets: np.ndarray
     member_of: list[int]
+
+    def vote(self, weights: np.ndarray, settings: dict) -> tuple[np.ndarray, np.ndarray]:
+        shares = stream_weights(self.member_of, weights)
+        return vote(self.network, settings["method"], settings["alpha"], settings["null_confidence"], shares)
+
+    def strings(self, winners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The winners without nulls: tokens int16 and their offsets (N + 1,)."""
+        said = winners != NULL
+        return winners[said].astype(np.int16), np.concatenate([[0], np.cumsum(said)])[self.offsets]
 
 
 @BLENDERS.register("rover")
@@ -83,11 +98,11 @@ class Rover:
             for stream in evidence.streams_of()
         ]
         order = [evidence.names[m] for m in sorted(range(len(alone)), key=lambda m: (alone[m], m))]
-        votes = _votes(evidence, order, range(len(evidence.names)))
-        references = evidence.references
+        slots = _slots(evidence, order, range(len(evidence.names)))
+        references, rows = flatten(evidence.references), np.arange(len(evidence))
 
         def loss(weights: np.ndarray, settings: dict) -> float:
-            return float(edit_distances(_strings(votes, weights, settings), references).mean())
+            return float(to_references(*slots.strings(slots.vote(weights, settings)[0]), rows, *references).mean())
 
         settings = {"method": "avgconf", "alpha": 1.0, "null_confidence": 0.0}
         weights = greedy_selection(
@@ -100,6 +115,7 @@ class Rover:
             patience=3,
         ).weights
         settings, _ = coordinate_search(lambda s: loss(weights, s), settings, GRID, rounds=2)
+        weights = weights / weights.sum()
         recipe = Recipe("rover", named(evidence.names, weights), settings | {"order": order, "search": False})
         pool = _pool(evidence, recipe)
         searched, value = grid_search(
@@ -114,33 +130,25 @@ class Rover:
         if recipe.settings["search"]:
             pool = _pool(evidence, recipe)
             return pool.strings(choose(pool, recipe.settings))
-        votes = _votes(evidence, recipe.settings["order"], used(recipe, evidence.names))
-        return _strings(votes, recipe.array(evidence.names), recipe.settings)
+        slots = _slots(evidence, recipe.settings["order"], used(recipe, evidence.names))
+        tokens, offsets = slots.strings(slots.vote(recipe.array(evidence.names), recipe.settings)[0])
+        return [tokens[first:last].tolist() for first, last in itertools.pairwise(offsets)]
 
 
-def _votes(evidence: Evidence, order: Sequence[str], members: Sequence[int]) -> _Votes:
+def _slots(evidence: Evidence, order: Sequence[str], members: Sequence[int]) -> _Slots:
     ranked = [evidence.names.index(name) for name in order if evidence.names.index(name) in members]
     streams = [stream for member in ranked for stream in evidence.streams_of([member])]
-    member_of = [evidence.panel.streams[stream].member for stream in streams]
-    return _Votes([evidence.network(row, streams) for row in range(len(evidence))], member_of)
-
-
-def _vote(votes: _Votes, row: int, weights: np.ndarray, settings: dict) -> tuple[np.ndarray, np.ndarray]:
-    shares = stream_weights(votes.member_of, weights)
-    return vote(votes.networks[row], settings["method"], settings["alpha"], settings["null_confidence"], shares)
-
-
-def _strings(votes: _Votes, weights: np.ndarray, settings: dict) -> list[list[int]]:
-    winners = (_vote(votes, row, weights, settings)[0] for row in range(len(votes.networks)))
-    return [row[row != NULL].tolist() for row in winners]
+    networks = [evidence.network(row, streams) for row in range(len(evidence))]
+    whole = Network(*(np.concatenate([getattr(n, part) for n in networks]) for part in ("arcs", "confidences")))
+    offsets = np.concatenate([[0], np.cumsum([len(n.arcs) for n in networks])])
+    return _Slots(whole, offsets, [evidence.panel.streams[stream].member for stream in streams])
 
 
 def _pool(evidence: Evidence, recipe: Recipe) -> Pool:
     """N-best of the slots read as a CTC matrix, as a pool of one column."""
-    votes = _votes(evidence, recipe.settings["order"], used(recipe, evidence.names))
-    weights = recipe.array(evidence.names)
-    matrices = [
-        as_log_probs(votes.networks[row], _vote(votes, row, weights, recipe.settings)[1], evidence.panel.classes)
-        for row in range(len(evidence))
-    ]
+    slots = _slots(evidence, recipe.settings["order"], used(recipe, evidence.names))
+    _, shares = slots.vote(recipe.array(evidence.names), recipe.settings)
+    arcs, classes = slots.network.arcs, evidence.panel.classes
+    spans = [slice(first, last) for first, last in itertools.pairwise(slots.offsets)]
+    matrices = [as_log_probs(arcs[span], shares[span], classes) for span in spans]
     return single_pool(nbest_of(stack(matrices), DEPTH, "rover"), evidence)

@@ -121,7 +121,7 @@ def test_matrix_reads_back_as_the_vote():
     rows = [[1, 1, 2], [1, 2], [1, 1, 3]]
     network = align(rows)
     winners, scores = vote(network)
-    matrix = as_log_probs(network, scores, 5)
+    matrix = as_log_probs(network.arcs, scores, 5)
     assert matrix.shape == (2 * len(winners) - 1, 5)
     np.testing.assert_allclose(np.exp(matrix).sum(axis=1), 1, atol=1e-6)
     path = matrix.argmax(axis=1)
@@ -133,4 +133,4 @@ def test_empty_network_is_one_blank_row():
     network = align([[], []])
     winners, scores = vote(network)
     assert winners.tolist() == []
-    assert as_log_probs(network, scores, 3).argmax(axis=1).tolist() == [0]
+    assert as_log_probs(network.arcs, scores, 3).argmax(axis=1).tolist() == [0]
