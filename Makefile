@@ -47,6 +47,9 @@ bench: $(INSTALLED)
 	@for benchmark in tests/benchmarks/bench_*.py; do \
 		echo "== $$benchmark"; $(BIN)/python "$$benchmark" || exit 1; done
 
+ctcdecode: $(INSTALLED)
+	sh docs/build_ctcdecode.sh $(BIN)/python
+
 clean:
 	rm -rf .venv demo build dist .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -not -path './.git/*' -type d -prune -exec rm -rf {} +

@@ -1,9 +1,9 @@
 """What a prefix beam search keeps between frames: slots, trie, emission records; and how new prefixes replace old ones.
 
-A slot is a place in the beam. A live prefix keeps its slot, so what a frame costs here is in proportion to what changes.
-The trie has a node for each prefix that was ever live; the node of a prefix that left and comes back is found again, so
-that its children that stayed take its mass. This module chooses nothing: `_beam_kernel` does. Everything is compiled into
-`_beam_kernel.search`; numba's cache of it does not see changes to this file (remove `__pycache__` after editing).
+A slot is a place in the beam. A live prefix keeps its slot, so a frame costs here in proportion to what changes. The
+trie has a node for each prefix that was ever live; the node of a prefix that left and comes back is found again, so
+that its children that stayed take its mass. This module chooses nothing: `_beam_kernel` does. Everything is compiled
+into `_beam_kernel.search`; numba's cache of it does not see changes to this file (remove `__pycache__` after editing).
 """
 
 from __future__ import annotations

@@ -2,16 +2,16 @@
 
 The search sums the paths of equal label sequences (Graves et al. 2006; Hannun et al. 2014) and returns what the
 unpruned search with the same beam returns. The arithmetic is in `_beam_kernel`; this module checks the input, shares
-the utterances among threads and builds the hypotheses. It does not read files, and it does not estimate language models.
+the utterances among threads and builds the hypotheses. It reads no files, and it estimates no language models.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 
 from ensemble._beam_kernel import search
@@ -78,7 +78,7 @@ def beam_search(
             raise InputError(frame_fault(rows[found[-1]], utterance, found[-1]))
         return _hypotheses(*found[:-1], lm, lm_weight, length_bonus)
 
-    workers = min(len(values), threads or len(os.sched_getaffinity(0)))
+    workers = min(len(values), threads or numba.config.NUMBA_NUM_THREADS)
     if workers <= 1:
         return [decode(utterance) for utterance in range(len(values))]
     # The longest first, so that no thread is left with a long one at the end.

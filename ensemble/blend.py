@@ -29,7 +29,7 @@ from .best import Fitted, as_best, fit_all, winner
 from .blender import BLENDERS, Recipe
 from .bootstrap import Interval, bootstrap, paired_bootstrap
 from .evidence import Evidence
-from .members import Group, group_members
+from .members import Group, group_members, with_folds
 from .panels import open_panels
 from .rules import Rules, admitted, all_tags, costs, parse_count, total_parameters, within_budget
 from .single import Alone, alone, best_alone
@@ -196,13 +196,13 @@ def main() -> None:
     options = tyro.cli(Blend, prog="python -m ensemble.blend", description=__doc__)
     BLENDERS.entry(options.method)
     rules = Rules(None if options.max_params is None else parse_count(options.max_params), tuple(options.forbid))
-    found = find_members(options.runs)
+    found, whole = with_folds(find_members(options.runs))
     begun = unfinished(options.runs)
     if not found:
         told = f"; {len(begun)} were begun, such as {begun[0]}: finish them with --resume" if begun else ""
         raise InputError(f"{options.runs}: no finished member{told}; train one with python -m folds.train")
-    for path in begun:
-        print(f"not finished, left out: {path}", file=sys.stderr)
+    for note in (*(f"not finished, left out: {path}" for path in begun), *whole):
+        print(note, file=sys.stderr)
     dataset = load_dataset(data_root(options.data), allow_pickle=options.allow_pickle)
     groups, notes = admitted(group_members(found, options.members), rules)
     print("\n".join(notes), end="\n" if notes else "")

@@ -1,7 +1,7 @@
 """`python -m ensemble.decode`: decode members' stored log-probabilities, tell distance and speed; tune with --tune.
 
 A language model is made of training transcripts, and for out-of-fold utterances of those outside the utterance's fold,
-or it is read from an ARPA file. It writes no submission (`ensemble.blend` does).
+or it is read from an ARPA file. With --out it writes one member's submission; `ensemble.blend` writes that of several.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from folds.cache import Dataset, load_dataset
 from folds.competition import data_root
 from folds.metric import edit_distances
 from folds.store import LogProbs, find_members
+from folds.submission import write_submission
 from registry.errors import InputError, command
 
 from .arpa import read_arpa, write_arpa
@@ -62,6 +63,8 @@ class Decode:
     """Find weight and bonus by out-of-fold distance first, then decode the split with them."""
     limit: int | None = None
     """Decode only so many utterances, drawn by a fixed seed."""
+    out: Path | None = None
+    """Write the best hypotheses here as a submission; for one member and --split test."""
     arpa: Path | None = None
     """Write the language model of all training transcripts here, for KenLM and others."""
     allow_pickle: bool = False
@@ -72,6 +75,8 @@ class Decode:
             raise InputError(f"--nbest {self.nbest} --beam {self.beam}: expected 1 or more, and nbest at most beam")
         if self.limit is not None and self.limit < 1:
             raise InputError(f"--limit {self.limit}: expected 1 or more")
+        if self.out is not None and self.split != "test":
+            raise InputError(f"--out with --split {self.split}: a submission holds the test split; say --split test")
         if self.tune and self.lm == "none":
             raise InputError("--tune without a language model: say --lm train, or name an ARPA file")
 
@@ -142,6 +147,11 @@ def open_task(group: Group, split: str, dataset: Dataset, options: Decode) -> Ta
     alphabet = dataset.alphabet.hash
     if split == "oof":
         fold_of = oof_ids(group)
+        if not fold_of:
+            raise InputError(
+                f"member {group.name}: was fitted on everything and has nothing out of fold: tune a member with folds "
+                "of the same model, and give its --lm-weight and --length-bonus here"
+            )
         ids = [name for name in dataset.train.ids if name in fold_of]
         if len(ids) < len(fold_of):
             raise InputError(f"member {group.name}: was trained on other data; leave it out with --members")
@@ -222,6 +232,9 @@ def main() -> None:
     options = tyro.cli(Decode, prog="python -m ensemble.decode", description=__doc__)
     search = decoder(options.decoder)
     groups = group_members(find_members(options.runs), options.members)
+    if options.out is not None and len(groups) > 1:
+        names = ", ".join(group.name for group in groups)
+        raise InputError(f"--out with {len(groups)} members ({names}): choose one with --members, or blend them")
     dataset = load_dataset(data_root(options.data), allow_pickle=options.allow_pickle)
     if options.arpa is not None:
         transcripts = [dataset.train.labels(row) for row in range(len(dataset.train))]
@@ -236,7 +249,12 @@ def main() -> None:
         settings = {"beam": options.beam, "nbest": options.nbest, "lm_weight": weight, "length_bonus": bonus}
         # The first call loads compiled code, which is no part of the speed.
         search(*task.log_probs.padded([0]), beam=options.beam)
-        print(report(group, task, decode_task(task, search, group.name, **settings), options.nbest))
+        decoded = decode_task(task, search, group.name, **settings)
+        print(report(group, task, decoded, options.nbest))
+        if options.out is not None:
+            strings = [dataset.alphabet.to_string(found[0].tokens) for found in decoded.hypotheses]
+            write_submission(options.out, dataset, strings)
+            print(f"wrote {options.out} ({len(strings)} rows)")
 
 
 def tune_group(group: Group, dataset: Dataset, options: Decode, search: Decoder) -> tuple[float, float]:

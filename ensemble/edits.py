@@ -1,8 +1,9 @@
 """Edit distances for pools of hypotheses: hundreds of near-equal strings an utterance, held in flat arrays.
 
 `folds.metric` measures one hypothesis against one reference; a pool of 100 needs 5,000 distances an utterance, between
-strings that mostly agree. So common ends are stripped first and what is left goes through Myers' bit-vector algorithm
-(J. ACM 46(3), 1999, in Hyyrö's form), or plain dynamic programming beyond 64 tokens. Tokens are small integers from 0.
+strings that mostly agree. So the bit masks of a string are made once for all its partners, and only what lies between
+the common ends of a pair is walked. Myers, "A fast bit-vector algorithm for approximate string matching based on
+dynamic programming" (J. ACM 46(3), 1999), in blocks of 64 tokens as Hyyrö (2003) has them. Tokens are 0 to 127.
 """
 
 from __future__ import annotations
@@ -11,6 +12,10 @@ from collections.abc import Sequence
 
 import numba
 import numpy as np
+
+_CLASSES = 128
+_ONE, _NONE, _ALL = np.uint64(1), np.uint64(0), ~np.uint64(0)
+_TOP = np.uint64(1) << np.uint64(63)
 
 
 def flatten(sequences: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -29,70 +34,83 @@ def pairwise(hypotheses: Sequence[Sequence[int]]) -> np.ndarray:
     """
     tokens, offsets = flatten(hypotheses)
     out = np.zeros((len(hypotheses), len(hypotheses)), np.int32)
-    _fill(tokens, offsets, 0, len(hypotheses), out)
+    fill_pairs(tokens, offsets, out)
     return out
 
 
 @numba.njit(cache=True, nogil=True)
+def fill_pairs(tokens, offsets, out):
+    """Distances between all strings of flat `tokens`, into a square `out`, capped at 255 where it holds bytes."""
+    count = len(offsets) - 1
+    longest = 0
+    for i in range(count):
+        longest = max(longest, offsets[i + 1] - offsets[i])
+    cap = 255 if out.itemsize == 1 else 1 << 30
+    masks = np.zeros((_CLASSES, longest // 64 + 1), np.uint64)
+    up, down = np.empty(masks.shape[1], np.uint64), np.empty(masks.shape[1], np.uint64)
+    for i in range(count):
+        a = tokens[offsets[i] : offsets[i + 1]]
+        for k in range(len(a)):
+            masks[a[k], k >> 6] |= _ONE << np.uint64(k & 63)
+        for j in range(i + 1, count):
+            d = min(_between(a, masks, tokens[offsets[j] : offsets[j + 1]], up, down), cap)
+            out[i, j] = d
+            out[j, i] = d
+        for k in range(len(a)):
+            masks[a[k]] = _NONE
+
+
+@numba.njit(cache=True, nogil=True)
 def distance(a, b):
-    """Edit distance of two int16 arrays of tokens 0..127."""
+    """Edit distance of two arrays of tokens."""
+    masks = np.zeros((_CLASSES, len(a) // 64 + 1), np.uint64)
+    for k in range(len(a)):
+        masks[a[k], k >> 6] |= _ONE << np.uint64(k & 63)
+    return _between(a, masks, b, np.empty(masks.shape[1], np.uint64), np.empty(masks.shape[1], np.uint64))
+
+
+@numba.njit(cache=True, nogil=True)
+def _between(a, masks, b, up, down):
+    """Edit distance, `masks` (classes, blocks) holding where in `a` each token stands; `up`, `down` are scratch."""
     start, end_a, end_b = 0, len(a), len(b)
     while start < end_a and start < end_b and a[start] == b[start]:
         start += 1
     while end_a > start and end_b > start and a[end_a - 1] == b[end_b - 1]:
         end_a -= 1
         end_b -= 1
-    m, n = end_a - start, end_b - start
-    if m == 0 or n == 0:
-        return m + n
-    if m == 1 and n == 1:
-        return 1
-    if m > n:
-        a, b, end_a, end_b, m, n = b, a, end_b, end_a, n, m
-    if m > 64:
-        return _table(a[start:end_a], b[start:end_b])
-    masks = np.zeros(128, np.uint64)
-    one = np.uint64(1)
-    for i in range(m):
-        masks[a[start + i]] |= one << np.uint64(i)
-    top = one << np.uint64(m - 1)
-    up, down, result = ~np.uint64(0), np.uint64(0), m
+    if end_a == start or end_b == start:
+        return end_a - start + end_b - start
+    # Column `start` of the table is known: the distance of a's first i tokens to the common beginning is |i - start|.
+    # So vertical differences are -1 up to it and +1 from there, and the walk begins with the first token that differs.
+    blocks = ((end_a - 1) >> 6) + 1
+    for w in range(blocks):
+        low = min(max(start - 64 * w, 0), 64)
+        down[w] = _ALL if low == 64 else (_ONE << np.uint64(low)) - _ONE
+        up[w] = ~down[w]
+    last = np.uint64(1) << np.uint64((end_a - 1) & 63)
+    result = end_a - start
     for j in range(start, end_b):
-        match = masks[b[j]]
-        diagonal = (((match & up) + up) ^ up) | match | down
-        above = down | ~(diagonal | up)
-        below = up & diagonal
-        if above & top:
-            result += 1
-        if below & top:
-            result -= 1
-        above = (above << one) | one
-        up = (below << one) | ~(diagonal | above)
-        down = above & diagonal
+        carry_up, carry_down = _ONE, _NONE
+        for w in range(blocks):
+            match = masks[b[j], w]
+            vertical = match | down[w]
+            match |= carry_down
+            diagonal = (((match & up[w]) + up[w]) ^ up[w]) | match
+            above = down[w] | ~(diagonal | up[w])
+            below = up[w] & diagonal
+            if w == blocks - 1:
+                if above & last:
+                    result += 1
+                elif below & last:
+                    result -= 1
+            next_up = _ONE if above & _TOP else _NONE
+            next_down = _ONE if below & _TOP else _NONE
+            above = (above << _ONE) | carry_up
+            below = (below << _ONE) | carry_down
+            up[w] = below | ~(vertical | above)
+            down[w] = above & vertical
+            carry_up, carry_down = next_up, next_down
     return result
-
-
-@numba.njit(cache=True, nogil=True)
-def _table(a, b):
-    row = np.arange(len(b) + 1)
-    for i in range(len(a)):
-        corner = row[0]
-        row[0] = i + 1
-        for j in range(len(b)):
-            best = corner + (a[i] != b[j])
-            corner = row[j + 1]
-            row[j + 1] = min(best, corner + 1, row[j] + 1)
-    return row[len(b)]
-
-
-@numba.njit(cache=True, nogil=True)
-def _fill(tokens, offsets, first, count, out):
-    for i in range(count):
-        a = tokens[offsets[first + i] : offsets[first + i + 1]]
-        for j in range(i + 1, count):
-            d = distance(a, tokens[offsets[first + j] : offsets[first + j + 1]])
-            out[i, j] = d
-            out[j, i] = d
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)

@@ -2,7 +2,8 @@
 
 Sentence ends are symbols of the model: a history starts with `<s>`, and every history has a probability for `</s>`.
 Both share index 0 with the blank, which no transcript holds: as the oldest symbol of a history 0 is `<s>`, as a
-prediction it is `</s>`. `[SIL]` is an ordinary label. ARPA files are `ensemble.arpa`'s; weights are tuned by `ensemble.decode`.
+prediction it is `</s>`. `[SIL]` is an ordinary label. ARPA files are `ensemble.arpa`'s; weights are tuned by
+`ensemble.decode`.
 """
 
 from __future__ import annotations

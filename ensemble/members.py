@@ -77,6 +77,13 @@ def group_members(members: Sequence[Member], patterns: Sequence[str] = ("*",)) -
     return groups
 
 
+def with_folds(members: Sequence[Member]) -> tuple[list[Member], list[str]]:
+    """The members that hold something out, which a blend can weigh, and a note for each that does not."""
+    kept = [member for member in members if member.folds > 1]
+    notes = [f"fitted on everything, nothing to weigh it by, left out: {m.name}" for m in members if m.folds == 1]
+    return kept, notes
+
+
 def load_checked(member: Member, split: str, alphabet: str) -> LogProbs:
     """One split of one fold model. Raises InputError naming the member for another alphabet or a NaN."""
     where = f"member {member.name}, fold {member.fold} ({member.path}), {split}"

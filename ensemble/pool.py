@@ -19,7 +19,7 @@ from folds.store import LogProbs
 from models.ctc import log_likelihood
 
 from .beam import beam_search
-from .edits import distance, flatten, to_references
+from .edits import fill_pairs, flatten, to_references
 from .lm import PhoneLM, sum_tokens
 
 BATCH = 64
@@ -236,14 +236,9 @@ def pair_distances(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
 def _pairs(tokens, token_offsets, offsets, pair_offsets):
     out = np.zeros(pair_offsets[-1], np.uint8)
     for u in numba.prange(len(offsets) - 1):
-        first, count = offsets[u], offsets[u + 1] - offsets[u]
-        for i in range(count):
-            a = tokens[token_offsets[first + i] : token_offsets[first + i + 1]]
-            for j in range(i + 1, count):
-                b = tokens[token_offsets[first + j] : token_offsets[first + j + 1]]
-                d = min(distance(a, b), 255)
-                out[pair_offsets[u] + i * count + j] = d
-                out[pair_offsets[u] + j * count + i] = d
+        first, last = offsets[u], offsets[u + 1]
+        square = out[pair_offsets[u] : pair_offsets[u + 1]].reshape((last - first, last - first))
+        fill_pairs(tokens, token_offsets[first : last + 1], square)
     return out
 
 
@@ -269,9 +264,8 @@ def least_risk(scores, offsets, pairs, pair_offsets):
                 # What is left of the mass is too little to change an expectation.
                 if risk > least + 1e-9 or posterior[j] < 1e-9:
                     break
-            if risk < least - 1e-9:
-                best, least = i, risk
-            elif risk <= least + 1e-9 and (posterior[i], -i) > (posterior[best], -best):
+            equal = abs(risk - least) <= 1e-9
+            if equal and (posterior[i], -i) > (posterior[best], -best) or risk < least - 1e-9:
                 best, least = i, risk
         chosen[u] = first + best
         risks[u] = least

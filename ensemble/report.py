@@ -26,7 +26,7 @@ from registry import InputError, atomic_write, command
 from .bootstrap import bootstrap
 from .confusions import Errors, count_errors
 from .evidence import Evidence
-from .members import Group, group_members
+from .members import Group, group_members, with_folds
 from .network import NULL
 from .panels import open_panels
 from .single import Alone, alone
@@ -62,7 +62,7 @@ class Report:
 
 def page(options: Report) -> str:
     """The whole page."""
-    found = find_members(options.runs)
+    found, _ = with_folds(find_members(options.runs))
     if not found:
         raise InputError(f"{options.runs}: no finished member to report on; train one with python -m folds.train")
     dataset = load_dataset(data_root(options.data), allow_pickle=options.allow_pickle)

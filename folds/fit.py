@@ -23,7 +23,7 @@ from registry import InputError
 from . import checkpoint
 from .augment import augment
 from .batches import Batch, joined, padding_share, plan, prefetched
-from .cache import Dataset
+from .cache import Dataset, Split
 from .interrupt import Interrupts, Stopped
 from .journal import Journal
 from .objective import log_prior
@@ -58,6 +58,14 @@ class Task:
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoint"
+
+    @property
+    def watched(self) -> tuple[Split, np.ndarray]:
+        """What is scored while training: the held-out utterances; dev where none are held out."""
+        dataset = self.dataset
+        if len(self.held_out):
+            return dataset.train, self.held_out
+        return dataset.dev, np.arange(len(dataset.dev))
 
     def batches(self, recipe: Recipe, epoch: int) -> list[np.ndarray]:
         """The batches of an epoch, as positions in `fitted`."""
@@ -191,8 +199,9 @@ def _close_epoch(state: State, task: Task, recipe: Recipe, journal: Journal | No
 
 
 def _measure(state: State, task: Task, recipe: Recipe, journal: Journal, epochs: int | None) -> None:
-    at, model, split = state.at, state.model, task.dataset.train
-    chosen = task.held_out[:: max(1, len(task.held_out) // GLIMPSE)] if recipe.select == "last" else task.held_out
+    at, model, (split, chosen) = state.at, state.model, task.watched
+    if recipe.select == "last":
+        chosen = chosen[:: max(1, len(chosen) // GLIMPSE)]
     with state.average.applied() if state.average is not None else contextlib.nullcontext():
         guess = predict(
             model, split, chosen, frames=recipe.batch_frames, alphabet=task.dataset.alphabet.hash, device=task.device

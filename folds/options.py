@@ -79,7 +79,8 @@ class TrainOptions:
     fold: str = "0"
     """A fold, several (0,2), or all."""
     folds: int = 5
-    """Speaker-disjoint folds the training data are cut into."""
+    """Speaker-disjoint folds the training data are cut into. With 1 all are fitted and none held out: a member of its
+    own, <model>.all, which no blend takes, since nothing is out of its fold; ensemble.decode writes its submission."""
     runs: Path = Path("runs")
     """The store."""
     seed: int = 0
@@ -102,6 +103,8 @@ class TrainOptions:
             raise InputError(f"--threads {self.threads}: expected 0 or more")
         if self.seed < 0:
             raise InputError(f"--seed {self.seed}: expected 0 or more")
+        if self.folds == 1 and self.recipe.select == "best":
+            raise InputError("--select best with --folds 1: nothing is held out to select by; say --select last")
 
     def fold_list(self) -> list[int]:
         """The folds asked for. Raises InputError for what is none, or out of range."""

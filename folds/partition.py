@@ -20,12 +20,15 @@ GRAIN = 100
 def speaker_folds(split: Split, folds: int) -> np.ndarray:
     """The fold of each utterance, int64 `(N,)`, no speaker in two folds, frames balanced.
 
-    Raises InputError when there are fewer speakers than folds.
+    One fold is no partition: all get -1, so that every utterance is fitted and none held out. Raises InputError when
+    there are fewer speakers than folds.
     """
+    if folds == 1:
+        return np.full(len(split), -1, dtype=np.int64)
     speakers = np.asarray(split.speakers)
     known = np.unique(speakers)
-    if folds < 2 or folds > len(known):
-        raise InputError(f"--folds {folds}: expected 2 to {len(known)}, the number of speakers in {split.name}")
+    if folds < 1 or folds > len(known):
+        raise InputError(f"--folds {folds}: expected 1 to {len(known)}, the number of speakers in {split.name}")
     weights = np.maximum(1, split.lengths // GRAIN)
     samples = np.repeat(speakers, weights)
     fold_of = {}

@@ -24,7 +24,8 @@ def predict(
     was_training = model.training
     model.eval()
     chosen = np.asarray(indices)
-    parts: list[np.ndarray] = [np.zeros(0)] * len(chosen)
+    # No utterance is a prediction too: of no rows.
+    parts = [np.zeros((0, model.output.out_features), np.float16)] * max(1, len(chosen))
     for positions in plan(split.lengths[chosen], frames=frames):
         batch = collate(split, chosen[positions]).to(device)
         log_probs, lengths = model(batch.features, batch.lengths)
@@ -33,7 +34,7 @@ def predict(
             parts[position] = values[row, : ends[row]]
     model.train(was_training)
     ids = tuple(split.ids[i] for i in chosen)
-    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts[: len(chosen)]])]).astype(np.int64)
     return LogProbs(np.concatenate(parts), offsets, ids, alphabet, BLANK, model.stride)
 
 

@@ -39,7 +39,7 @@ def train_member(
     Raises InputError for a run begun before and not resumed, or resumed with other settings; utterances too short for
     their labels; predictions that are no numbers.
     """
-    folder = run_dir(options.runs, name, fold, options.seed)
+    folder = run_dir(options.runs, name, fold, options.seed, options.folds)
     config = model_config(name, features=dataset.features, classes=dataset.alphabet.classes, **overrides)
     torch.manual_seed(options.seed)
     model: CTCNetwork = create_model(name, **dataclasses.asdict(config))
@@ -56,7 +56,7 @@ def train_member(
         seed=options.seed,
         device=pick_device(options.device, group),
         folder=folder,
-        title=f"{run_name(name, options.seed)} fold {fold}",
+        title=f"{run_name(name, options.seed, options.folds)} fold {fold}",
         group=group,
     )
     group.wait()  # all have looked before the first writes
@@ -83,7 +83,7 @@ def _predictions(model: CTCNetwork, task: Task, options: TrainOptions) -> None:
         frames = options.recipe.batch_frames
         log_probs = predict(model, split, indices, frames=frames, alphabet=dataset.alphabet.hash, device=task.device)
         write_log_probs(task.folder / f"{name}.safetensors", log_probs)
-        if split.tokens is not None:
+        if split.tokens is not None and len(indices):
             summary[name] = round(float(greedy_distances(log_probs, split, indices).mean()), 4)
     minutes = cpu_minutes(task.folder)
     write_json(task.folder / "summary.json", {"greedy_distance": summary, "cpu_minutes": round(minutes, 2)})

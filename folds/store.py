@@ -157,22 +157,22 @@ class Member:
 
     @property
     def name(self) -> str:
-        """The model's name, with the seed where it is not 0: members of one name are folds of one another."""
-        return run_name(self.model, self.seed)
+        """The model's name, with what `run_name` adds: members of one name are folds of one another."""
+        return run_name(self.model, self.seed, self.folds)
 
     def load(self, split: str) -> LogProbs:
         """Log-probabilities of split "oof", "dev" or "test"."""
         return read_log_probs(self.path / f"{split}.safetensors")
 
 
-def run_name(model: str, seed: int) -> str:
-    """The folder of a (model, seed) in the store."""
-    return model if seed == 0 else f"{model}.seed{seed}"
+def run_name(model: str, seed: int, folds: int = 2) -> str:
+    """The folder of a (model, seed) in the store: `gru`, `gru.seed1`; `gru.all` with one fold, nothing held out."""
+    return model + (f".seed{seed}" if seed else "") + (".all" if folds == 1 else "")
 
 
-def run_dir(runs: Path, model: str, fold: int, seed: int = 0) -> Path:
-    """The folder of a (model, fold, seed) in the store."""
-    return runs / run_name(model, seed) / f"fold{fold}"
+def run_dir(runs: Path, model: str, fold: int, seed: int = 0, folds: int = 2) -> Path:
+    """The folder of a (model, fold, seed) in the store; see `run_name`."""
+    return runs / run_name(model, seed, folds) / f"fold{fold}"
 
 
 def write_json(path: Path, content: Any) -> None:

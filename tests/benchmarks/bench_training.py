@@ -1,7 +1,7 @@
 """Training speed of each variant beside the same network with packed sequences and with plain padding, in one run.
 
-`python tests/benchmarks/bench_training.py [PATTERN] [--utterances N] [--frames T]` prints input frames per CPU-second of
-forward and backward, the median of several steps taken in turn. Plain padding gives wrong results for the backward
+`python tests/benchmarks/bench_training.py [PATTERN] [--utterances N] [--frames T]` prints input frames per CPU-second
+of forward and backward, the median of several steps taken in turn. Plain padding gives wrong results for the backward
 direction: it is the floor of what padded recurrence can cost. Packing is what the result must equal.
 """
 

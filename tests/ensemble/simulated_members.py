@@ -16,7 +16,7 @@ import numpy as np
 from ensemble.evidence import Evidence, Panel
 from ensemble.lm import estimate
 from ensemble.members import Stream
-from folds.store import LogProbs, write_log_probs
+from folds.store import LogProbs, run_dir, write_log_probs
 
 # A parallel kernel waits for its slowest thread; on a busy machine hundreds of short ones would wait for minutes.
 numba.set_num_threads(1)
@@ -102,7 +102,7 @@ def evidence(
 def write_run(runs: Path, name: str, fold: int, splits: dict[str, LogProbs], **config) -> Path:
     """A finished run in the store's layout; `config` overrides what its config.json says."""
     told = {"model": name, "fold": fold, "folds": 2, "seed": 0, "parameters": 1000, "tags": [], "stride": 4} | config
-    path = runs / (name if told["seed"] == 0 else f"{name}.seed{told['seed']}") / f"fold{fold}"
+    path = run_dir(runs, name, fold, told["seed"], told["folds"])
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(told))
     for split, found in splits.items():

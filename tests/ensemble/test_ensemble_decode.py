@@ -16,6 +16,7 @@ from ensemble.lm import estimate
 from ensemble.members import group_members
 from folds.cache import load_dataset
 from folds.store import find_members
+from folds.submission import check_submission
 from registry.errors import InputError
 
 FOLDS = 2
@@ -124,9 +125,21 @@ def test_an_arpa_file_is_written_and_read(run, dataset, tmp_path, capsys):
     assert "3 utterances" in capsys.readouterr().out
 
 
+def test_a_member_s_best_hypotheses_become_a_submission(run, dataset, runs, tmp_path, capsys):
+    out = tmp_path / "one.csv"
+    run("--split", "test", "--out", out)
+    check_submission(out, dataset.header, dataset.sample_ids, dataset.alphabet, allow_empty=True)
+    task = open_task(group_members(find_members(runs))[0], "test", dataset, Decode())
+    best = decode_task(task, decoder("beam"), beam=50, nbest=1, length_bonus=0.0).hypotheses
+    rows = [line.split(",")[1] for line in out.read_text().splitlines()[1:]]
+    assert rows == [dataset.alphabet.to_string(found[0].tokens) for found in best]
+    assert f"wrote {out} ({len(dataset.test)} rows)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"out": Path("one.csv")}, "--out with --split dev"),
         ({"beam": 5, "nbest": 6}, "--nbest 6 --beam 5"),
         ({"beam": 0}, "--beam 0"),
         ({"limit": 0}, "--limit 0"),

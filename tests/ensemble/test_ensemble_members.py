@@ -7,7 +7,7 @@ import pytest
 import simulated_members as simulated
 
 from ensemble.average import resampled_rows
-from ensemble.members import common_oof, group_members, load_checked, oof_stream, split_streams
+from ensemble.members import common_oof, group_members, load_checked, oof_stream, split_streams, with_folds
 from ensemble.rules import Rules, admitted, parse_count, total_parameters, within_budget
 from folds.store import LogProbs, find_members
 from registry import InputError
@@ -42,6 +42,14 @@ def test_patterns_choose_members_and_name_what_they_miss(tmp_path):
     assert [g.name for g in group_members(found, ["l*"])] == ["lstm"]
     with pytest.raises(InputError, match="--members conformer.*gru, lstm"):
         group_members(found, ["conformer"])
+
+
+def test_a_member_with_nothing_held_out_is_left_out_and_said(tmp_path):
+    add(tmp_path, "gru", 0)
+    add(tmp_path, "gru", 0, folds=1)
+    kept, notes = with_folds(find_members(tmp_path))
+    assert [(m.name, m.folds) for m in kept] == [("gru", 2)]
+    assert notes == ["fitted on everything, nothing to weigh it by, left out: gru.all"]
 
 
 def test_oof_is_the_union_of_a_members_folds_and_the_intersection_over_members(tmp_path):

@@ -84,10 +84,14 @@ def test_folds_are_balanced_in_frames_and_not_in_utterances():
     assert frames == [4000, 4000]
 
 
-@pytest.mark.parametrize("folds", [0, 1, 4])
+@pytest.mark.parametrize("folds", [0, 4])
 def test_a_number_of_folds_the_speakers_cannot_fill_is_refused(folds):
-    with pytest.raises(InputError, match=f"--folds {folds}: expected 2 to 3, the number of speakers"):
+    with pytest.raises(InputError, match=f"--folds {folds}: expected 1 to 3, the number of speakers"):
         speaker_folds(split_of([5, 5, 5], [1, 2, 3]), folds)
+
+
+def test_one_fold_holds_nothing_out():
+    assert speaker_folds(split_of([5, 5, 5], [1, 2, 2]), 1).tolist() == [-1, -1, -1]
 
 
 def noise(features: torch.Tensor, lengths: torch.Tensor | None = None) -> Batch:

@@ -184,13 +184,27 @@ def test_several_models_folds_and_seeds(tiny, tmp_path, monkeypatch):
     assert found == [(f"{name}.seed4", fold) for name in ("gru_small", "lstm_small") for fold in (0, 1)]
 
 
+def test_one_fold_fits_everything_and_is_a_member_of_its_own(tiny, tmp_path, monkeypatch, capsys):
+    run(monkeypatch, tiny, tmp_path, "--epochs", "1", "--folds", "1")
+    (member,) = find_members(tmp_path)
+    dataset = load_dataset(tiny)
+    assert (member.name, member.folds, member.path.parent.name) == ("lstm_small.all", 1, "lstm_small.all")
+    assert (len(member.load("oof")), len(member.load("dev"))) == (0, len(dataset.dev))
+    assert f"{len(dataset.train)} utterances to fit, 0 held out" in capsys.readouterr().out
+    # What is shown while training is then the distance on dev.
+    assert json.loads(metrics(member.path))["held_out"] == pytest.approx(
+        greedy_distances(member.load("dev"), dataset.dev, np.arange(len(dataset.dev))).mean(), abs=1e-4
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--folds", "1", "--select", "best"], "nothing is held out to select by"),
         (["--model", "pbltsm"], "there is no 'pbltsm'; did you mean pblstm"),
         (["--fold", "2"], "--fold 2: out of range, with --folds 2 it is 0 to 1"),
         (["--fold", "x"], "--fold x: expected a number"),
-        (["--folds", "99"], "--folds 99: expected 2 to 6, the number of speakers"),
+        (["--folds", "99"], "--folds 99: expected 1 to 6, the number of speakers"),
         (["--epochs", "0"], "--epochs 0: expected at least 1"),
         (["--device", "nonsense"], "--device nonsense: not on this machine"),
         (["--data", "/no/such/folder"], "no folder /no/such/folder"),

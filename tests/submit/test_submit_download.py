@@ -77,7 +77,7 @@ def test_download_that_was_killed_is_resumed_by_the_next_run(desk: Desk, files: 
     desk.kaggle.archive = packed(files | {"noise.bin": noise})
     desk.kaggle.cut = [2 << 20]
     desk.kaggle.faults["archive"] = ["", "", *["hang"] * 9]
-    first = fetch(desk, deadline=6.0)
+    first = fetch(desk, deadline=4.0)
     assert first.status == 1, first
     desk.kaggle.faults.clear()
     desk.kaggle.requests.clear()

@@ -7,7 +7,7 @@ import random
 from conftest import Desk
 
 SEQUENCES = 200
-OTHER_VERSION = 40
+OTHER_VERSION = 20
 
 # A fault that ends the child costs the second its successor needs to start: such faults are rare in the sequences.
 DEAR = 0.02
@@ -46,13 +46,13 @@ def test_server_and_ledger_agree_after_every_run_of_random_faults(desk: Desk) ->
             drawn = faults(rng, dear=rng.random() < DEAR)
             for endpoint, queue in drawn.items():
                 kaggle.faults[endpoint] = [kill if each == "kill" else each for each in queue]
-            outcome = desk.run(wait=rng.random() < 0.5, settle=0.1, pause=0.003, timeout=1.0, deadline=15.0)
+            outcome = desk.run(wait=rng.random() < 0.5, settle=0.06, pause=0.003, timeout=1.0, deadline=15.0)
             outcomes[outcome.status] += 1
             assert len(kaggle.submissions) <= 1, (sequence, drawn, outcome)
             assert outcome.seconds < 15.5
             desk.expect_agreement()
         kaggle.faults.clear()
-        last = desk.run(settle=0.1)
+        last = desk.run(settle=0.06)
         # 2: an earlier run of the sequence submitted it, and knew.
         assert last.status in (0, 2), (sequence, last)
         (submission,) = kaggle.submissions
@@ -60,4 +60,4 @@ def test_server_and_ledger_agree_after_every_run_of_random_faults(desk: Desk) ->
         assert [attempt.ref for attempt in submitted] == [submission["ref"]]
         assert all(attempt.state != "open" for attempt in desk.attempts)
         assert kaggle.contents[submission["ref"]] == desk.file.read_bytes()
-    assert min(outcomes.values()) >= 5  # the sequences do reach success, failure and refusal
+    assert min(outcomes.values()) >= 3  # the sequences do reach success, failure and refusal

@@ -1,0 +1,179 @@
+"""Decoders on the same log-probabilities: `python tests/benchmarks/bench_decoders.py [--runs DIR --data DIR]`.
+
+Every installed peer at its default and at a tuned setting beside our beam: utterances per CPU-second, mean exact CTC
+log-likelihood of the best hypothesis, mean edit distance; on synthetic posteriors and, with --runs, on a real member's
+dev set. Also how long a new process takes to its first decoded utterance once the compiled code is cached.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from ensemble.adapters import decode_with_ctcdecode, decode_with_fast_ctc_decode, decode_with_flashlight
+from ensemble.beam import beam_search
+from ensemble.decoders import DECODERS
+from ensemble.members import group_members, mean_stream
+from folds.cache import load_dataset
+from folds.competition import data_root
+from folds.metric import edit_distances
+from folds.store import find_members
+from models.ctc import greedy, log_likelihood
+from registry import InputError, command
+
+CLASSES = 41
+START = """
+import resource, sys, time
+import numpy as np
+from ensemble.beam import beam_search
+beam_search(np.zeros((1, 2, 3), np.float32), [2], beam=2)
+usage = resource.getrusage(resource.RUSAGE_SELF)
+print(usage.ru_utime + usage.ru_stime)
+"""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Compare decoders."""
+
+    utterances: int = 200
+    """Size of the synthetic set, and the most of a real one."""
+    beam: int = 50
+    """Prefixes kept, the same for every decoder."""
+    repeats: int = 3
+    """The fastest of so many runs counts; settings slower than 50 utterances a second run once."""
+    seed: int = 0
+    """Seed of the synthetic set."""
+    runs: Path | None = None
+    """Folder of trained members: the first that --members finds is decoded too."""
+    members: str = "*"
+    """Glob over members' names."""
+    data: Path | None = None
+    """The competition's folder, for the real set's references; else $HW3P2_DATA, else the demo's."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row: a name and what is timed, from nothing to the best tokens of each utterance."""
+
+    name: str
+    decode: Callable[[], list[Sequence[int]]]
+
+
+def synthetic(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
+    """Peaky posteriors of 300 to 800 frames, 15 % of them confused: `(N, T, C)`, lengths `(N,)`, references.
+
+    Labels follow a sparse bigram, one in 5.5 frames on average. A label is sure in its first frame and shares the
+    second with the blank, other frames are blank. A confused frame gives 10 to 60 % of its mass to a random rival;
+    every class has noise around e^-10.
+    """
+    random = np.random.default_rng(seed)
+    bigram = random.dirichlet(np.full(CLASSES - 1, 0.1), CLASSES)
+    lengths = random.integers(300, 801, count)
+    log_probs = np.full((count, lengths.max(), CLASSES), -30.0, np.float32)
+    log_probs[:, :, 0] = 0.0
+    references = []
+    for row, length in enumerate(lengths):
+        clean = np.zeros((length, CLASSES))
+        clean[:, 0] = 1.0
+        tokens, frame = [0], int(random.integers(1, 6))
+        while frame + 2 < length:
+            tokens.append(1 + int(random.choice(CLASSES - 1, p=bigram[tokens[-1]])))
+            share = random.random()
+            clean[frame : frame + 2, 0] = 0.0, 1 - share
+            clean[frame : frame + 2, tokens[-1]] = 1.0, share
+            frame += 2 + int(random.integers(1, 7))
+        lost = random.uniform(0.1, 0.6, length) * (random.random(length) < 0.15)
+        clean *= 1 - lost[:, None]
+        clean[np.arange(length), random.integers(1, CLASSES, length)] += lost
+        noisy = np.log(clean + np.exp(random.normal(-10.0, 1.0, clean.shape)))
+        log_probs[row, :length] = noisy - np.logaddexp.reduce(noisy, axis=1, keepdims=True)
+        references.append(tokens[1:])
+    return log_probs, lengths, references
+
+
+def settings_of(log_probs: np.ndarray, lengths: np.ndarray, beam: int) -> list[Setting]:
+    """Ours and every installed peer, at its default and at a tuned setting, one thread each."""
+    probs = [np.exp(rows[:length]) for rows, length in zip(log_probs, lengths, strict=True)]
+
+    def ours(nbest: int = 1) -> list[Sequence[int]]:
+        return [found[0].tokens for found in beam_search(log_probs, lengths, beam=beam, nbest=nbest, threads=1)]
+
+    def best(found: list) -> list[Sequence[int]]:
+        return [hypotheses[0][0] for hypotheses in found]
+
+    rows = [
+        Setting("greedy", lambda: greedy(log_probs, lengths)),
+        Setting("beam (ours)", ours),
+        Setting(f"beam (ours), {beam}-best", lambda: ours(beam)),
+    ]
+    if "fast_ctc_decode" in DECODERS:
+        rows += [
+            Setting("fast_ctc_decode, default (cut 0)", lambda: best(decode_with_fast_ctc_decode(probs, beam))),
+            Setting("fast_ctc_decode, cut 1e-3", lambda: best(decode_with_fast_ctc_decode(probs, beam, 1e-3))),
+        ]
+    if "ctcdecode" in DECODERS:
+        rows += [
+            Setting("ctcdecode, default", lambda: best(decode_with_ctcdecode(log_probs, lengths, beam, 1, 40))),
+            Setting("ctcdecode, top 5", lambda: best(decode_with_ctcdecode(log_probs, lengths, beam, 1, 5))),
+        ]
+    if "flashlight" in DECODERS:
+        rows += [
+            Setting("flashlight, no limits", lambda: best(decode_with_flashlight(log_probs, lengths, beam, 1))),
+            Setting(
+                "flashlight, 5 tokens, 10 nats",
+                lambda: best(decode_with_flashlight(log_probs, lengths, beam, 1, 5, 10.0)),
+            ),
+        ]
+    return rows
+
+
+def compare(log_probs: np.ndarray, lengths: np.ndarray, references: list[list[int]], options: Bench) -> None:
+    """Print a row for each setting."""
+    print(f"{'decoder':36} utt/CPU-s  log-likelihood  distance")
+    for setting in settings_of(log_probs, lengths, options.beam):
+        setting.decode()  # what is compiled or loaded at the first call is no part of the speed
+        fastest = np.inf
+        for _ in range(options.repeats):
+            begun = time.process_time()
+            found = setting.decode()
+            fastest = min(fastest, time.process_time() - begun)
+            if len(lengths) < 50 * fastest:
+                break
+        scores = [
+            log_likelihood(rows[:length], [tokens])[0]
+            for rows, length, tokens in zip(log_probs, lengths, found, strict=True)
+        ]
+        distance = edit_distances(found, references).mean()
+        print(f"{setting.name:36} {len(lengths) / fastest:9.1f}  {np.mean(scores):14.3f}  {distance:8.3f}", flush=True)
+
+
+def main() -> None:
+    """Print the tables."""
+    options = tyro.cli(Bench, description=__doc__)
+    print(f"synthetic, {options.utterances} utterances, beam {options.beam}, one thread")
+    compare(*synthetic(options.utterances, options.seed), options)
+    if options.runs is not None:
+        group = group_members(find_members(options.runs), (options.members,))[0]
+        dataset = load_dataset(data_root(options.data))
+        dev = mean_stream(group, 0, "dev", dataset.dev.ids, dataset.alphabet.hash).load()
+        rows = list(range(min(options.utterances, len(dev))))
+        if not rows:
+            raise InputError(f"{options.runs}: the dev set of {group.name} is empty")
+        print(f"\n{group.name}, {len(rows)} utterances of dev, stride {dev.stride}, beam {options.beam}, one thread")
+        compare(*dev.padded(rows), [dataset.dev.labels(row).tolist() for row in rows], options)
+    told = [subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, check=True) for _ in range(2)]
+    print(f"\na new process to its first decoded utterance: {float(told[-1].stdout):.2f} CPU-seconds")
+
+
+if __name__ == "__main__":
+    command(main)
