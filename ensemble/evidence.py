@@ -18,6 +18,7 @@ from .lm import PhoneLM
 from .members import Stream
 from .network import Network, align, as_log_probs, vote
 from .pool import NBest, Pool, build_pool, likelihoods, look_up, nbest_of, pair_distances, union
+from .spellers import spelled_pool
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,9 @@ class Evidence:
         columns = np.stack([self._column(stream, strings) for stream in streams], axis=1)
         self._kept.setdefault("scored", []).append((streams, strings, columns))
         panel = self.panel
-        return build_pool(strings, columns, panel.languages, panel.parts, panel.references)
+        spells = [panel.streams[s].spell for s in streams if panel.streams[s].spell is not None]
+        spelled = spelled_pool(spells, panel.ids, strings, columns)
+        return build_pool(strings, columns, panel.languages, panel.parts, panel.references, spelled)
 
     def _column(self, stream: int, strings: list[list[bytes]]) -> np.ndarray:
         """Log-likelihoods under one stream; pools of fewer members share most strings with the pool of all."""

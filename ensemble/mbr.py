@@ -14,7 +14,7 @@ from .blender import BLENDERS, Recipe, named
 from .edits import pairwise
 from .evidence import Evidence
 from .pool import Mixture, least_risk
-from .rescore import PRIOR, scores, with_prior
+from .rescore import prior_grid, scores, with_prior
 from .weights import coordinate_search, greedy_selection, refine
 
 # The posterior is proportional to exp(sharpness * score): below 1 it is flatter than the models, which are too sure.
@@ -57,7 +57,7 @@ class MinimumBayesRisk:
             return float(pool.distance[least_risk(log_posterior, pool.offsets, pairs, pair_offsets)[0]].mean())
 
         weights, settings = start.array(evidence.names), start.settings | {"sharpness": 1.0}
-        grid = {"sharpness": SHARPNESS} | PRIOR
+        grid = {"sharpness": SHARPNESS} | prior_grid(pool)
         settings, _ = coordinate_search(lambda s: loss(weights, s), settings, grid, rounds=2)
         selection = greedy_selection(
             lambda counts: loss(counts / counts.sum(), settings),

@@ -53,11 +53,13 @@ class Stream:
     """Log-probabilities of one fold model, or of one member out of fold; read when asked for, so that 100 can wait.
 
     `member` is the index of the member in its panel; `load` gives the log-probabilities of the panel's utterances.
+    `spell`, where the member has an attention speller, gives log P(string | utterance) of strings of some utterances.
     """
 
     name: str
     member: int
     load: Callable[[], LogProbs]
+    spell: Callable[[Sequence[str], Sequence[Sequence[bytes]]], list[np.ndarray]] | None = None
 
 
 def group_members(members: Sequence[Member], patterns: Sequence[str] = ("*",)) -> list[Group]:

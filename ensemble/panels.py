@@ -7,7 +7,7 @@ its speaker's other transcripts (one speaker reads one book): each part gets a m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from folds.cache import Dataset, Split
 from .evidence import Panel
 from .lm import PhoneLM, estimate
 from .members import Group, common_oof, mean_stream, oof_stream, split_streams
+from .spellers import ASKED, spell_with
 
 # How a nested fit is cut when all out-of-fold predictions come from one fold.
 SPEAKER_PARTS = 4
@@ -61,7 +62,10 @@ def open_panels(
         "oof": Panel(
             split="oof",
             names=names,
-            streams=tuple(oof_stream(group, i, ids, alphabet) for i, group in enumerate(groups)),
+            streams=tuple(
+                replace(oof_stream(group, i, ids, alphabet), spell=spell_with(group.members, "oof", dataset.train))
+                for i, group in enumerate(groups)
+            ),
             ids=tuple(ids),
             classes=classes,
             parts=parts,
@@ -76,9 +80,14 @@ def open_panels(
         streams = []
         for i, group in enumerate(groups):
             if fold_mean == "frames":
-                streams.append(mean_stream(group, i, split.name, split.ids, alphabet))
-            else:
-                streams += split_streams(group, i, split.name, split.ids, alphabet)
+                mean = mean_stream(group, i, split.name, split.ids, alphabet)
+                streams.append(replace(mean, spell=spell_with(group.members, split.name, split)))
+                continue
+            each = split_streams(group, i, split.name, split.ids, alphabet)
+            streams += [
+                replace(stream, spell=spell_with([member], split.name, split))
+                for stream, member in zip(each, group.members, strict=True)
+            ]
         panels[split.name] = Panel(
             split=split.name,
             names=names,
@@ -95,6 +104,8 @@ def open_panels(
             notes.append(f"dev and test: {group.describe()} is {how} {len(group.members)} fold models")
         else:
             notes.append(f"dev and test: {group.describe()} is one fold model")
+        if all(member.spells for member in group.members):
+            notes.append(f"  the attention speller of {group.name} scores the {ASKED} likeliest strings of each pool")
     return Opened(panels, notes)
 
 

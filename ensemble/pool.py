@@ -48,7 +48,8 @@ class Pool:
     """Hypotheses of N utterances in flat arrays; utterance u has hypotheses `offsets[u]:offsets[u + 1]`.
 
     `tokens` int16 with `token_offsets` (H + 1,); `ctc` (H, streams) float64 log-likelihoods; `lm` (H,) the phone
-    language model's log-probability; `distance` (H,) edits to the reference, None where there is none.
+    language model's log-probability; `spelled` (H,) the attention spellers', zeros without any; `distance` (H,) edits
+    to the reference, None where there is none.
     """
 
     offsets: np.ndarray
@@ -56,6 +57,7 @@ class Pool:
     token_offsets: np.ndarray
     ctc: np.ndarray
     lm: np.ndarray
+    spelled: np.ndarray
     distance: np.ndarray | None
 
     def __len__(self) -> int:
@@ -82,7 +84,7 @@ class Pool:
         at = np.repeat(self.token_offsets[keep] - token_offsets[:-1], sizes) + np.arange(token_offsets[-1])
         offsets = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[list(rows)])]).astype(np.int64)
         told = None if self.distance is None else self.distance[keep]
-        return Pool(offsets, self.tokens[at], token_offsets, self.ctc[keep], self.lm[keep], told)
+        return Pool(offsets, self.tokens[at], token_offsets, self.ctc[keep], self.lm[keep], self.spelled[keep], told)
 
 
 def nbest_of(log_probs: LogProbs, depth: int, what: str = "") -> NBest:
@@ -157,8 +159,11 @@ def build_pool(
     languages: Sequence[PhoneLM],
     parts: np.ndarray,
     references: Sequence[Sequence[int]] | None,
+    spelled: np.ndarray | None = None,
 ) -> Pool:
     """Pack strings and their (H, streams) log-likelihoods; `languages[parts[u]]` scores utterance u.
+
+    `spelled` (H,) are the spellers' log-likelihoods, where there are any.
 
     Log-likelihoods are floored `DISBELIEF` below the best of their pool; to zero where a stream finds none possible.
     """
@@ -179,7 +184,8 @@ def build_pool(
         told = to_references(tokens, token_offsets, rows, *flatten(references))
     best = np.maximum.reduceat(ctc, offsets[:-1], axis=0)[rows]
     floored = np.where(np.isfinite(best), np.maximum(ctc, best - DISBELIEF), 0.0)
-    return Pool(offsets, tokens, token_offsets, floored, lm, told)
+    spelled = np.zeros(len(flat)) if spelled is None else spelled
+    return Pool(offsets, tokens, token_offsets, floored, lm, spelled, told)
 
 
 class Mixture:

@@ -1,9 +1,10 @@
 """Rescoring: of all members' N-best, the string with the highest weighted mean of exact CTC log-likelihoods.
 
-score(y) = mean over members of log P_m(y|x), weighted, + lm_weight * log P_LM(y) + length_bonus * len(y). The mean is
-geometric (of log-likelihoods) or arithmetic (the logarithm of the mean likelihood). Weights, mean, language model and
-bonus are fitted on out-of-fold edit distance; each trial is one product over the pool's table. A member's weight is
-shared equally by its fold models: out of fold there is one model an utterance, so nothing tells folds apart.
+score(y) = mean over members of log P_m(y|x), weighted, + lm_weight * log P_LM(y) + length_bonus * len(y), and, where a
+member has an attention speller, + speller_weight * log P_speller(y|x). The mean is geometric (of log-likelihoods) or
+arithmetic (the logarithm of the mean likelihood). Weights, mean and the rest are fitted on out-of-fold edit distance;
+each trial is one product over the pool's table. A member's weight is shared equally by its fold models: out of fold
+there is one model an utterance, so nothing tells folds apart.
 """
 
 from __future__ import annotations
@@ -20,12 +21,19 @@ PRIOR = {
     "lm_weight": (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7),
     "length_bonus": (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0),
 }
+SPELLER = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
 MEANS = ("geometric", "arithmetic")
 
 
 def with_prior(acoustic: np.ndarray, pool: Pool, settings: dict) -> np.ndarray:
-    """Every hypothesis's score (H,): its acoustic one with language model and length bonus."""
-    return acoustic + settings["lm_weight"] * pool.lm + settings["length_bonus"] * pool.lengths
+    """Every hypothesis's score (H,): its acoustic one with language model, length bonus and spellers."""
+    prior = settings["lm_weight"] * pool.lm + settings["length_bonus"] * pool.lengths
+    return acoustic + prior + settings["speller_weight"] * pool.spelled
+
+
+def prior_grid(pool: Pool) -> dict:
+    """What is searched besides the members' weights."""
+    return PRIOR | ({"speller_weight": SPELLER} if pool.spelled.any() else {})
 
 
 def scores(evidence: Evidence, recipe: Recipe) -> tuple[Pool, np.ndarray, list[int]]:
@@ -46,7 +54,7 @@ class Rescore:
         found = []
         for mean in MEANS:
             mixture = Mixture(pool, members_of, mean)
-            settings = {"mean": mean, "lm_weight": 0.0, "length_bonus": 0.0}
+            settings = {"mean": mean, "lm_weight": 0.0, "length_bonus": 0.0, "speller_weight": 0.0}
             for _ in range(2):
                 selection = greedy_selection(
                     lambda counts, m=mixture, s=settings: _loss(m(counts / counts.sum()), pool, s),
@@ -57,7 +65,7 @@ class Rescore:
                 )
                 weights = selection.weights
                 acoustic = mixture(weights)
-                settings, _ = grid_search(lambda s, a=acoustic: _loss(a, pool, s), settings, PRIOR)
+                settings, _ = grid_search(lambda s, a=acoustic: _loss(a, pool, s), settings, prior_grid(pool))
             weights, loss = refine(lambda w, m=mixture, s=settings: _loss(m(w), pool, s), weights)
             found.append((loss, weights, settings))
         _, weights, settings = min(found, key=lambda each: each[0])

@@ -104,6 +104,7 @@ def _record(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "tags": list(describe(name).tags),
         "stride": model.stride,
+        "speller": hasattr(model, "spelled"),
         "select": options.recipe.select,
         "model_config": json.loads(json.dumps(dataclasses.asdict(config))),
         "options": chosen,

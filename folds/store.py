@@ -2,7 +2,8 @@
 
 Log-probabilities are float16 rows `[sum of T', C]` with int64 offsets `[N+1]` in safetensors, whose header names the
 utterances, the alphabet, the blank, the stride and the schema version. Every file appears whole or not at all. It does
-not train, decode or combine; and nothing in it is ever unpickled.
+not train, decode or combine; and nothing in it is ever unpickled. An attention speller's scores of whole strings are
+kept beside the log-probabilities.
 """
 
 from __future__ import annotations
@@ -156,6 +157,16 @@ class Member:
     config: dict[str, Any]
 
     @property
+    def weights(self) -> Path:
+        """The weights that predict."""
+        return self.path / "checkpoint" / "weights.safetensors"
+
+    @property
+    def spells(self) -> bool:
+        """Whether its attention speller can be asked: it has one, and its weights were copied along."""
+        return self.config.get("speller", False) and self.weights.exists()
+
+    @property
     def name(self) -> str:
         """The model's name, with what `run_name` adds: members of one name are folds of one another."""
         return run_name(self.model, self.seed, self.folds)
@@ -163,6 +174,42 @@ class Member:
     def load(self, split: str) -> LogProbs:
         """Log-probabilities of split "oof", "dev" or "test"."""
         return read_log_probs(self.path / f"{split}.safetensors")
+
+
+def read_spelled(path: Path, weights: str) -> dict[str, dict[bytes, float]]:
+    """What the speller with these `weights` (a hash) said before: log P(string | utterance) by utterance and string.
+
+    Strings are class numbers as bytes. Nothing, where the file is missing, damaged, or of other weights.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            if (file.metadata() or {}).get("weights") != weights:
+                return {}
+            tokens, ids, scores = (file.get_tensor(name) for name in ("tokens", "ids", "scores"))
+            ends, counts = file.get_tensor("token_offsets"), file.get_tensor("counts")
+    except (SafetensorError, OSError):
+        return {}
+    flat = tokens.tobytes()
+    strings = [flat[start:end] for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)]
+    found, at = {}, 0
+    for name, count in zip(ids.tobytes().decode().split("\n"), counts.tolist(), strict=True):
+        found[name] = dict(zip(strings[at : at + count], scores[at : at + count].tolist(), strict=True))
+        at += count
+    return found
+
+
+def write_spelled(path: Path, weights: str, found: dict[str, dict[bytes, float]]) -> None:
+    """Write what `read_spelled` reads."""
+    strings = [string for scores in found.values() for string in scores]
+    tensors = {
+        "tokens": np.frombuffer(b"".join(strings), np.uint8),
+        "token_offsets": np.concatenate([[0], np.cumsum([len(string) for string in strings])]).astype(np.int64),
+        "scores": np.array([score for scores in found.values() for score in scores.values()], np.float32),
+        "counts": np.array([len(scores) for scores in found.values()], np.int64),
+        "ids": np.frombuffer("\n".join(found).encode(), np.uint8),
+    }
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(to_bytes(tensors, metadata={"schema": SCHEMA, "weights": weights}))
 
 
 def run_name(model: str, seed: int, folds: int = 2) -> str:

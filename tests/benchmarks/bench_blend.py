@@ -77,7 +77,7 @@ def measure(utterances: int, members: int, pool: int, fit: bool) -> None:
     recipe = Recipe(
         "mbr",
         {name: 1 / members for name in names},
-        {"mean": "geometric", "lm_weight": 0.0, "length_bonus": 0.0, "sharpness": 0.5},
+        {"mean": "geometric", "lm_weight": 0.0, "length_bonus": 0.0, "speller_weight": 0.0, "sharpness": 0.5},
     )
     if fit:
         recipe = BLENDERS.get("mbr")().fit(evidence)
