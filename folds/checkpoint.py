@@ -1,12 +1,13 @@
 """A training state on disk, without pickle: tensors in safetensors, the rest as JSON in its header.
 
-Two checkpoints are kept, so that one damaged by a failing disk costs some steps and not the run.
+At least two checkpoints are kept, so that one damaged by a failing disk costs some steps and not the run.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,21 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from registry import atomic_write
+from registry import InputError, atomic_write
 
 KEEP = 2
 
 
 def save(
-    folder: Path, step: int, model: nn.Module, optimizer: Optimizer, header: dict[str, Any], more: dict[str, Tensor]
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: Optimizer,
+    header: dict[str, Any],
+    more: dict[str, Tensor],
+    keep: int = KEEP,
 ) -> None:
-    """Write the state after `step` steps, `header` (JSON) and `more` with it, and drop all but the newest ones."""
+    """Write the state after `step` steps, `header` (JSON) and `more` with it, and drop all but the newest `keep`."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for index, slots in optimizer.state_dict()["state"].items():
         for name, value in slots.items():
@@ -34,7 +41,7 @@ def save(
         # Through Python's own write, so that a full disk is an OSError as everywhere else.
         whole = {name: value.contiguous() for name, value in tensors.items()}
         temporary.write_bytes(to_bytes(whole, metadata={"header": json.dumps(header)}))
-    for old in files(folder)[:-KEEP]:
+    for old in files(folder)[: -max(KEEP, keep)]:
         old.unlink()
 
 
@@ -72,6 +79,27 @@ def load_weights(path: Path, model: nn.Module) -> None:
     """Read what `save_weights` wrote."""
     with safe_open(path, framework="pt") as file:
         model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+
+
+def mean_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
+    """The mean of the weights that some checkpoints hold, computed in double; whole numbers are the last one's.
+
+    Raises InputError for a checkpoint that cannot be read.
+    """
+    loaded = []
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = [name for name in file.keys() if name.startswith("model.")]  # noqa: SIM118 - not a mapping
+                loaded.append(_part({name: file.get_tensor(name) for name in names}, "model."))
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: damaged ({error}): delete it and say a smaller --last") from None
+    return {
+        name: torch.stack([each[name].double() for each in loaded]).mean(dim=0).to(value.dtype)
+        if value.is_floating_point()
+        else value
+        for name, value in loaded[-1].items()
+    }
 
 
 def files(folder: Path) -> list[Path]:

@@ -49,11 +49,13 @@ class Recipe:
     select: Literal["last", "best"] = "last"
     """Which weights predict: those at the end of the schedule, or of the epoch with the best held-out distance. The
     latter flatters OOF, and the member says so."""
+    keep: int = 2
+    """Checkpoints kept; `python -m folds.soup` averages them."""
     limit: int | None = None
     """Fit on the first so many training utterances only, to try things out; predictions stay complete."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_frames", "accumulate"):
+        for name in ("epochs", "batch_frames", "accumulate", "keep"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
         if not (self.lr > 0 and 0 <= self.warmup < 1 and self.clip > 0 and 0 <= self.intermediate < 1):

@@ -67,12 +67,16 @@ def train_member(
     if group.first:
         # Those that predict, whichever they are: what else is asked of the model later is asked of them.
         save_weights(task.checkpoints / "weights.safetensors", model)
-        _predictions(model, task, options)
+        write_predictions(model, task, options.recipe.batch_frames, cpu_minutes(folder))
     group.wait()
     return folder
 
 
-def _predictions(model: CTCNetwork, task: Task, options: TrainOptions) -> None:
+def write_predictions(model: CTCNetwork, task: Task, frames: int, minutes: float) -> None:
+    """Predict all splits into the store, in batches of `frames` frames, and tell the greedy distances.
+
+    `minutes` are the CPU-minutes the member took to train.
+    """
     dataset, summary = task.dataset, {}
     everything = {
         "oof": (dataset.train, task.held_out),
@@ -80,12 +84,10 @@ def _predictions(model: CTCNetwork, task: Task, options: TrainOptions) -> None:
         "test": (dataset.test, np.arange(len(dataset.test))),
     }
     for name, (split, indices) in everything.items():
-        frames = options.recipe.batch_frames
         log_probs = predict(model, split, indices, frames=frames, alphabet=dataset.alphabet.hash, device=task.device)
         write_log_probs(task.folder / f"{name}.safetensors", log_probs)
         if split.tokens is not None and len(indices):
             summary[name] = round(float(greedy_distances(log_probs, split, indices).mean()), 4)
-    minutes = cpu_minutes(task.folder)
     write_json(task.folder / "summary.json", {"greedy_distance": summary, "cpu_minutes": round(minutes, 2)})
     found = ", ".join(f"{name} {value:.3f}" for name, value in summary.items())
     print(f"{task.title}: greedy distance {found}; {minutes:.1f} CPU-minutes; wrote {task.folder}")

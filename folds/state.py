@@ -47,6 +47,7 @@ class State:
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.average = Average(model, recipe.average) if recipe.average else None
         self.masks = torch.Generator()
+        self._keep = recipe.keep
         self.at = Counters()
         # Each process draws masks and dropout of its own; the epochs of one run are far apart from those of the next.
         self._seed = seed * 1_000_003 + group.rank * 10_007
@@ -67,7 +68,7 @@ class State:
         if self.average is not None:
             more |= {f"average.{name}": value for name, value in self.average.values.items()}
         header = {"at": vars(self.at), "scaler": self.scaler.state_dict()}
-        checkpoint.save(folder, self.at.step, self.model, self.optimizer, header, more)
+        checkpoint.save(folder, self.at.step, self.model, self.optimizer, header, more, self._keep)
 
     def restore(self, folder: Path) -> bool:
         """Go back to the newest whole checkpoint; False where there is none."""

@@ -168,8 +168,8 @@ class Member:
 
     @property
     def name(self) -> str:
-        """The model's name, with what `run_name` adds: members of one name are folds of one another."""
-        return run_name(self.model, self.seed, self.folds)
+        """Its folder's name, the model's with what `run_name` adds: members of one name are folds of one another."""
+        return self.path.parent.name
 
     def load(self, split: str) -> LogProbs:
         """Log-probabilities of split "oof", "dev" or "test"."""
