@@ -118,7 +118,7 @@ def test_a_model_without_a_config_dataclass_is_refused():
 
 def test_lists_filter_by_glob_tags_and_parameters():
     assert list_models("pblstm*") == ["pblstm", "pblstm_large", "pblstm_small"]
-    assert set(list_models(tags=("pyramid", "cpu"))) == {"pblstm_small"}
+    assert set(list_models(tags=("pyramid", "cpu"))) == {"pblstm_small", "las_small"}
     limit = describe("lstm_small").parameters
     assert "lstm_small" in list_models(max_params=limit) and "lstm_small" not in list_models(max_params=limit - 1)
     assert is_model("gru") and not is_model("no_such_model")
