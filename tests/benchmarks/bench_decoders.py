@@ -17,7 +17,9 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.append(str(Path(__file__).parents[1] / "ensemble"))
+
+from ctc_reference import plain_beam_search
 
 from ensemble.adapters import decode_with_ctcdecode, decode_with_fast_ctc_decode, decode_with_flashlight
 from ensemble.beam import beam_search
@@ -31,6 +33,8 @@ from models.ctc import greedy, log_likelihood
 from registry import InputError, command
 
 CLASSES = 41
+# Utterances that the plain search decodes too: it takes a second each.
+UNPRUNED = 20
 START = """
 import resource, sys, time
 import numpy as np
@@ -157,6 +161,18 @@ def compare(log_probs: np.ndarray, lengths: np.ndarray, references: list[list[in
         print(f"{setting.name:36} {len(lengths) / fastest:9.1f}  {np.mean(scores):14.3f}  {distance:8.3f}", flush=True)
 
 
+def against_unpruned(log_probs: np.ndarray, lengths: np.ndarray, beam: int = 10) -> str:
+    """The largest difference between our N-best and that of a search which prunes nothing but the beam."""
+    largest, edges = 0.0, 0
+    for rows, length in zip(log_probs, lengths, strict=True):
+        (found,) = beam_search(rows[None, :length], [length], beam=beam, nbest=beam)
+        ours = {hypothesis.tokens: hypothesis.ctc for hypothesis in found}
+        plain = plain_beam_search(rows[:length], beam)
+        edges += len(set(ours) ^ set(plain))
+        largest = max(largest, *(abs(ours[tokens] - plain[tokens]) for tokens in set(ours) & set(plain)))
+    return f"{len(lengths)} utterances, beam {beam}: {edges} hypotheses differ, scores by at most {largest:.1e}"
+
+
 def main() -> None:
     """Print the tables."""
     options = tyro.cli(Bench, description=__doc__)
@@ -171,6 +187,7 @@ def main() -> None:
             raise InputError(f"{options.runs}: the dev set of {group.name} is empty")
         print(f"\n{group.name}, {len(rows)} utterances of dev, stride {dev.stride}, beam {options.beam}, one thread")
         compare(*dev.padded(rows), [dataset.dev.labels(row).tolist() for row in rows], options)
+        print(f"against the unpruned search: {against_unpruned(*dev.padded(rows[:UNPRUNED]))}")
     told = [subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, check=True) for _ in range(2)]
     print(f"\na new process to its first decoded utterance: {float(told[-1].stdout):.2f} CPU-seconds")
 

@@ -47,7 +47,7 @@ def test_pairwise_equals_the_reference(rows):
     assert pairwise(rows).tolist() == expected
 
 
-def test_long_differing_cores_take_the_table():
+def test_strings_longer_than_a_machine_word():
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 40, 150).tolist(), rng.integers(0, 40, 130).tolist()
     assert pairwise([a, b])[0, 1] == Levenshtein.distance(a, b)
