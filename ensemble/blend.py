@@ -32,7 +32,7 @@ from .evidence import Evidence
 from .members import Group, group_members, with_folds
 from .panels import open_panels
 from .rules import Rules, admitted, all_tags, costs, parse_count, total_parameters, within_budget
-from .single import Alone, alone, best_alone
+from .single import Alone, alone, best_alone, best_with_language
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def blend(options: Blend, dataset: Dataset, groups: Sequence[Group], rules: Rule
     on_dev = {
         name: edit_distances(predict(dev, fitted[name].recipe, kept[name], groups), references) for name in fitted
     }
-    print_blenders(fitted, on_dev, best_alone(singles))
+    print_blenders(fitted, on_dev, singles)
     chosen = winner(fitted)
     recipe = as_best(fitted) if options.method == "best" else fitted[chosen].recipe
     tokens = predict(test, fitted[chosen].recipe, kept[chosen], groups)
@@ -133,32 +133,39 @@ def predict(evidence: Evidence, recipe: Recipe, kept: Sequence[Group], groups: S
 def print_members(groups: Sequence[Group], singles: Sequence[Alone]) -> None:
     """One line a member."""
     width = max(len(group.name) for group in groups)
-    print(f"\n{'member':{width}}  folds      parameters  stride     oof     dev  dev, folds' mean frame")
+    print(f"\n{'member':{width}}  folds      parameters  stride     oof     dev  dev, folds' mean frame  dev, with LM")
     for group, each in zip(groups, singles, strict=True):
         folds = ",".join(map(str, group.folds))
         print(
             f"{group.name:{width}}  {folds:9}  {group.parameters:10,}  {group.members[0].stride:6}"
-            f"  {each.oof.mean():6.3f}  {each.dev.mean():6.3f}  {each.dev_mean.mean():6.3f}"
+            f"  {each.oof.mean():6.3f}  {each.dev.mean():6.3f}  {each.dev_mean.mean():22.3f}"
+            f"  {each.dev_lm.mean():12.3f}"
         )
 
 
-def print_blenders(fitted: dict[str, Fitted], on_dev: dict[str, np.ndarray], reference: Alone) -> None:
+def print_blenders(fitted: dict[str, Fitted], on_dev: dict[str, np.ndarray], singles: Sequence[Alone]) -> None:
     """One line a blender, with 95 % bootstrap intervals over utterances."""
+    reference, informed = best_alone(singles), best_with_language(singles)
     base = reference.best_dev
     print("\nedit distances, with 95 % intervals over utterances")
     print(f"the best member on dev is {reference.name}: {base.mean():.3f}")
+    print(f"the best with a language model is {informed.name}: {_told(bootstrap(informed.dev_lm))}")
     print("blender       oof (fitted)  oof (nested)  dev                      dev - best member")
     for name, each in fitted.items():
-        difference = paired_bootstrap(on_dev[name], base)
         print(
             f"{name:12}  {each.oof.mean():12.3f}  {each.nested.mean():12.3f}  {_told(bootstrap(on_dev[name])):23}"
-            f"  {difference} ({100 * difference.mean / base.mean():+.1f} %)"
+            f"  {_against(on_dev[name], base)}; with LM {_against(on_dev[name], informed.dev_lm)}"
         )
     chosen = winner(fitted)
     print(f"\nchosen by the nested out-of-fold distance: {chosen}")
     verdict = paired_bootstrap(on_dev[chosen], base)
     told = "the difference is certain at 95 %" if verdict.certain else "the difference may be chance"
     print(f"dev says: {on_dev[chosen].mean():.3f}, {verdict} against {reference.name}: {told}")
+
+
+def _against(found: np.ndarray, base: np.ndarray) -> str:
+    difference = paired_bootstrap(found, base)
+    return f"{difference} ({100 * difference.mean / base.mean():+.1f} %)"
 
 
 def _told(interval: Interval) -> str:

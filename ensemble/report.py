@@ -117,9 +117,10 @@ def _members(groups: Sequence[Group], singles: Sequence[Alone]) -> str:
         sure = bootstrap(each.best_dev)
         folds = ", ".join(map(str, group.folds))
         interval = f"{sure.low:.2f} to {sure.high:.2f}"
-        numbers = [float(d.mean()) for d in (each.oof, each.dev, each.dev_mean)]
+        numbers = [float(d.mean()) for d in (each.oof, each.dev, each.dev_mean, each.dev_lm)]
         rows.append([group.name, folds, f"{group.parameters:,}", group.members[0].stride, *numbers, interval])
-    header = ["member", "folds", "parameters", "stride", "oof", "dev, a fold", "dev, mean frame", "95 % on dev"]
+    measured = ["oof", "dev, a fold", "dev, mean frame", "dev, with LM", "95 % on dev"]
+    header = ["member", "folds", "parameters", "stride", *measured]
     return table(header, rows)
 
 

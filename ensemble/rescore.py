@@ -22,6 +22,7 @@ PRIOR = {
     "length_bonus": (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0),
 }
 SPELLER = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
+NO_PRIOR = {"lm_weight": 0.0, "length_bonus": 0.0, "speller_weight": 0.0}
 MEANS = ("geometric", "arithmetic")
 
 
@@ -54,7 +55,7 @@ class Rescore:
         found = []
         for mean in MEANS:
             mixture = Mixture(pool, members_of, mean)
-            settings = {"mean": mean, "lm_weight": 0.0, "length_bonus": 0.0, "speller_weight": 0.0}
+            settings = NO_PRIOR | {"mean": mean}
             for _ in range(2):
                 selection = greedy_selection(
                     lambda counts, m=mixture, s=settings: _loss(m(counts / counts.sum()), pool, s),
@@ -64,8 +65,7 @@ class Rescore:
                     budget=evidence.panel.budget,
                 )
                 weights = selection.weights
-                acoustic = mixture(weights)
-                settings, _ = grid_search(lambda s, a=acoustic: _loss(a, pool, s), settings, prior_grid(pool))
+                settings = fit_prior(mixture(weights), pool, settings)
             weights, loss = refine(lambda w, m=mixture, s=settings: _loss(m(w), pool, s), weights)
             found.append((loss, weights, settings))
         _, weights, settings = min(found, key=lambda each: each[0])
@@ -75,6 +75,11 @@ class Rescore:
         """Strings from the pool of the members that have weight."""
         pool, scored, _ = scores(evidence, recipe)
         return pool.strings(highest(scored, pool.offsets))
+
+
+def fit_prior(acoustic: np.ndarray, pool: Pool, settings: dict) -> dict:
+    """The settings with the LM weight, length bonus and speller weight of the least out-of-fold distance."""
+    return grid_search(lambda trial: _loss(acoustic, pool, trial), settings, prior_grid(pool))[0]
 
 
 def _loss(acoustic: np.ndarray, pool: Pool, settings: dict) -> float:
