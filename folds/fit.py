@@ -29,6 +29,7 @@ from .journal import Journal
 from .objective import log_prior
 from .options import Recipe
 from .parallel import Group
+from .precision import autocast_dtype
 from .predict import greedy_distances, predict
 from .schedule import Budget, learning_rate
 from .state import State
@@ -39,7 +40,6 @@ STREAK = 20
 GLIMPSE = 150
 # At most so much work is lost to a kill.
 SAVE_SECONDS = 600.0
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _step(
     `shares` are this process's parts of the batches that make the step, with their weights. A step whose loss or
     gradient is no number changes nothing.
     """
-    autocast = AUTOCAST[recipe.precision]
+    autocast = autocast_dtype(recipe.precision, task.device)
     own = [weight * float(batch.target_lengths.sum()) for batch, weight in shares]
     (labels,) = task.group.total(sum(own))
     state.optimizer.zero_grad(set_to_none=True)

@@ -44,8 +44,9 @@ class Recipe:
     step, so halve --batch-frames; it wants larger time masks."""
     augment: tyro.conf.OmitArgPrefixes[Augment] = Augment()
     """SpecAugment."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Autocast; the loss is in float32 in any case. fp16 is for CUDA."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast; the loss is in float32 in any case. auto is bf16 on a device that computes in it (CUDA from Ampere on,
+    CPUs with AVX-512 BF16 or AMX), else fp32. fp16 is for older CUDA."""
     select: Literal["last", "best"] = "last"
     """Which weights predict: those at the end of the schedule, or of the epoch with the best held-out distance. The
     latter flatters OOF, and the member says so."""

@@ -101,6 +101,6 @@ class _Recurrence(torch.autograd.Function):
 
 def gru_direction(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
     """Outputs `(T, N, H)` of one GRU direction over x `(T, N, D)`, on CPU; weights as `torch.nn.GRU` names them."""
-    with torch.autocast("cpu", enabled=False):  # the compiled loop is float32
-        inputs = torch.nn.functional.linear(x.float(), weight_ih, bias_ih)
-        return _Recurrence.apply(inputs, weight_hh, bias_hh)
+    inputs = torch.nn.functional.linear(x, weight_ih, bias_ih)
+    # The compiled loop is float32, whatever autocast made of its inputs.
+    return _Recurrence.apply(inputs.float(), weight_hh, bias_hh)

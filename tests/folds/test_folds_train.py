@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from folds import fit, train
 from folds.batches import plan
 from folds.cache import load_dataset
 from folds.partition import speaker_folds
+from folds.precision import autocast_dtype
 from folds.predict import greedy_distances
 from folds.state import State
 from folds.store import find_members, read_log_probs
@@ -257,6 +259,16 @@ def test_reduced_precision_trains(tiny, tmp_path, monkeypatch):
     run(monkeypatch, tiny, tmp_path, "--epochs", "2", "--precision", "bf16")
     rows = [json.loads(line) for line in metrics(tmp_path / "lstm_small" / "fold0").splitlines()]
     assert rows[1]["loss"] < rows[0]["loss"] and rows[1]["skipped"] == 0
+
+
+def test_bf16_is_chosen_where_a_cpu_computes_in_it(monkeypatch):
+    cpu = torch.device("cpu")
+    bf16 = torch.bfloat16
+    for capabilities, dtype in (({"amx_bf16": True}, bf16), ({"avx512_bf16": True}, bf16), ({"avx2": True}, None)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
+        assert autocast_dtype("auto", cpu) is dtype
+    assert autocast_dtype("fp32", cpu) is None and autocast_dtype("fp16", cpu) is torch.float16
+    assert autocast_dtype("auto", torch.device("mps")) is None
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_utterances(tiny, tmp_path, monkeypatch):
