@@ -23,7 +23,7 @@ from folds.competition import data_root
 from folds.metric import edit_distances
 from folds.store import find_members, unfinished, write_json
 from folds.submission import write_submission
-from registry import InputError, command
+from registry import InputError, check_place, command
 
 from .best import Fitted, as_best, fit_all, winner
 from .blender import BLENDERS, Recipe
@@ -67,6 +67,11 @@ class Blend:
     """Decides ties in the choice of members, and the bootstrap."""
     allow_pickle: bool = False
     """Read object arrays of the competition's files (the formats of F20 and F21 need it)."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("nbest", 1), ("pool", 1), ("lm_order", 1), ("fit_limit", 2)):
+            if getattr(self, name) < least:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least {least}")
 
 
 @dataclass(frozen=True)
@@ -202,6 +207,7 @@ def main() -> None:
     """The command."""
     options = tyro.cli(Blend, prog="python -m ensemble.blend", description=__doc__)
     BLENDERS.entry(options.method)
+    check_place(options.out)
     rules = Rules(None if options.max_params is None else parse_count(options.max_params), tuple(options.forbid))
     found, whole = with_folds(find_members(options.runs))
     begun = unfinished(options.runs)
@@ -211,7 +217,7 @@ def main() -> None:
     for note in (*(f"not finished, left out: {path}" for path in begun), *whole):
         print(note, file=sys.stderr)
     dataset = load_dataset(data_root(options.data), allow_pickle=options.allow_pickle)
-    groups, notes = admitted(group_members(found, options.members), rules)
+    groups, notes = admitted(group_members(found, options.members), rules, options.fold_mean == "frames")
     print("\n".join(notes), end="\n" if notes else "")
     outcome = blend(options, dataset, groups, rules)
     write_submission(options.out, dataset, outcome.strings)

@@ -22,7 +22,7 @@ from folds.competition import data_root
 from folds.metric import edit_distances
 from folds.store import LogProbs, find_members
 from folds.submission import write_submission
-from registry.errors import InputError, command
+from registry.errors import InputError, check_place, command
 
 from .arpa import read_arpa, write_arpa
 from .beam import Hypothesis
@@ -75,6 +75,8 @@ class Decode:
             raise InputError(f"--nbest {self.nbest} --beam {self.beam}: expected 1 or more, and nbest at most beam")
         if self.limit is not None and self.limit < 1:
             raise InputError(f"--limit {self.limit}: expected 1 or more")
+        if self.out is not None and self.limit is not None:
+            raise InputError("--out with --limit: a submission holds every utterance; say one of the two")
         if self.out is not None and self.split != "test":
             raise InputError(f"--out with --split {self.split}: a submission holds the test split; say --split test")
         if self.tune and self.lm == "none":
@@ -235,6 +237,8 @@ def main() -> None:
     if options.out is not None and len(groups) > 1:
         names = ", ".join(group.name for group in groups)
         raise InputError(f"--out with {len(groups)} members ({names}): choose one with --members, or blend them")
+    for path in filter(None, (options.out, options.arpa)):
+        check_place(path)
     dataset = load_dataset(data_root(options.data), allow_pickle=options.allow_pickle)
     if options.arpa is not None:
         transcripts = [dataset.train.labels(row) for row in range(len(dataset.train))]

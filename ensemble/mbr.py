@@ -6,7 +6,7 @@ probable string minimises the chance of any error; the competition counts edits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -48,16 +48,10 @@ class MinimumBayesRisk:
     def fit(self, evidence: Evidence, seed: int = 0) -> Recipe:
         """Starts from the rescoring recipe, then searches the posterior's sharpness, LM weight, bonus and weights."""
         start = BLENDERS.get("rescore")().fit(evidence, seed)
-        pool = evidence.pool()
-        mixture = Mixture(pool, evidence.members_of(), start.settings["mean"])
-        pairs, pair_offsets = evidence.pairs()
-
-        def loss(weights: np.ndarray, settings: dict) -> float:
-            log_posterior = settings["sharpness"] * with_prior(mixture(weights), pool, settings)
-            return float(pool.distance[least_risk(log_posterior, pool.offsets, pairs, pair_offsets)[0]].mean())
+        loss = _loss(evidence, range(len(evidence.names)), start.settings["mean"])
 
         weights, settings = start.array(evidence.names), start.settings | {"sharpness": 1.0}
-        grid = {"sharpness": SHARPNESS} | prior_grid(pool)
+        grid = {"sharpness": SHARPNESS} | prior_grid(evidence.pool())
         settings, _ = coordinate_search(lambda s: loss(weights, s), settings, grid, rounds=2)
         selection = greedy_selection(
             lambda counts: loss(counts / counts.sum(), settings),
@@ -71,6 +65,8 @@ class MinimumBayesRisk:
         if selection.loss < loss(weights, settings):
             weights = selection.weights
         weights, _ = refine(lambda w: loss(w, settings), weights)
+        if not weights.all():  # as in rescoring: prediction takes its pool from the members with weight alone
+            loss = _loss(evidence, np.flatnonzero(weights), start.settings["mean"])
         settings, _ = coordinate_search(lambda s: loss(weights, s), settings, grid, rounds=1)
         return Recipe("mbr", named(evidence.names, weights), settings)
 
@@ -79,3 +75,16 @@ class MinimumBayesRisk:
         pool, scored, members = scores(evidence, recipe)
         chosen, _ = least_risk(recipe.settings["sharpness"] * scored, pool.offsets, *evidence.pairs(members))
         return pool.strings(chosen)
+
+
+def _loss(evidence: Evidence, members: Sequence[int], mean: str) -> Callable[[np.ndarray, dict], float]:
+    """Mean distance as a function of all members' weights and the settings, on the pool of some members."""
+    pool = evidence.pool(members)
+    mixture = Mixture(pool, evidence.members_of(members), mean)
+    pairs, offsets = evidence.pairs(members)
+
+    def loss(weights: np.ndarray, settings: dict) -> float:
+        log_posterior = settings["sharpness"] * with_prior(mixture(weights), pool, settings)
+        return float(pool.distance[least_risk(log_posterior, pool.offsets, pairs, offsets)[0]].mean())
+
+    return loss

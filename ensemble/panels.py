@@ -99,6 +99,12 @@ def open_panels(
             references=_references(split),
         )
     for group in groups:
+        flattered = [str(member.fold) for member in group.members if member.config.get("select") == "best"]
+        if flattered:
+            notes.append(
+                f"  {group.name}, fold {', '.join(flattered)}: its epoch was chosen on the held-out fold "
+                "(--select best), so its out-of-fold distance is too good, and its weight too high"
+            )
         if len(group.members) > 1:
             how = "the mean frames of its" if fold_mean == "frames" else "combined over its"
             notes.append(f"dev and test: {group.describe()} is {how} {len(group.members)} fold models")
@@ -119,6 +125,9 @@ def _parts(folds: np.ndarray, speakers: Sequence[str]) -> tuple[np.ndarray, list
     """Parts (N,) numbered from 0 for the nested fit: the folds, or groups of speakers where there is one fold."""
     if len(np.unique(folds)) > 1:
         return np.unique(folds, return_inverse=True)[1], []
+    if len(set(speakers)) == 1:
+        note = f"  one fold of one speaker only: nested figures are fitted over {SPEAKER_PARTS} groups of utterances"
+        return np.arange(len(speakers)) % min(SPEAKER_PARTS, len(speakers)), [note]
     order = {speaker: i for i, speaker in enumerate(sorted(set(speakers)))}
     parts = np.array([order[speaker] % SPEAKER_PARTS for speaker in speakers])
     count = len(np.unique(parts))

@@ -164,8 +164,6 @@ def build_pool(
     """Pack strings and their (H, streams) log-likelihoods; `languages[parts[u]]` scores utterance u.
 
     `spelled` (H,) are the spellers' log-likelihoods, where there are any.
-
-    Log-likelihoods are floored `DISBELIEF` below the best of their pool; to zero where a stream finds none possible.
     """
     offsets = np.concatenate([[0], np.cumsum([len(pool) for pool in pools])]).astype(np.int64)
     flat = [string for pool in pools for string in pool]
@@ -182,10 +180,17 @@ def build_pool(
     told = None
     if references is not None:
         told = to_references(tokens, token_offsets, rows, *flatten(references))
-    best = np.maximum.reduceat(ctc, offsets[:-1], axis=0)[rows]
-    floored = np.where(np.isfinite(best), np.maximum(ctc, best - DISBELIEF), 0.0)
     spelled = np.zeros(len(flat)) if spelled is None else spelled
-    return Pool(offsets, tokens, token_offsets, floored, lm, spelled, told)
+    return Pool(offsets, tokens, token_offsets, disbelieved(ctc, offsets), lm, spelled, told)
+
+
+def disbelieved(ctc: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Log-likelihoods (H, streams) floored `DISBELIEF` below the best of their pool.
+
+    They are 0 where a stream finds no string of the pool possible, so that it has no say.
+    """
+    best = np.repeat(np.maximum.reduceat(ctc, offsets[:-1], axis=0), np.diff(offsets), axis=0)
+    return np.where(np.isfinite(best), np.maximum(ctc, best - DISBELIEF), 0.0)
 
 
 class Mixture:

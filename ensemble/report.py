@@ -205,7 +205,7 @@ def _lengths(dev: Evidence, singles: Sequence[Alone]) -> str:
     edges = np.quantile(lengths, [0, 0.25, 0.5, 0.75, 1]).astype(int)
     rows = []
     for low, high in zip(edges[:-1], edges[1:], strict=True):
-        inside = (lengths >= low) & (lengths <= high)
+        inside = (lengths >= low) & ((lengths < high) | (high == edges[-1]) & (lengths == high))
         rates = [float(100 * each.dev[inside].sum() / max(lengths[inside].sum(), 1)) for each in singles]
         rows.append([f"{low} to {high} phonemes", int(inside.sum()), *rates])
     return table(["length", "utterances", *(f"{each.name}, error %" for each in singles)], rows)

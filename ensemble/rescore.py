@@ -9,6 +9,8 @@ there is one model an utterance, so nothing tells folds apart.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from .blender import BLENDERS, Recipe, named, used
@@ -41,8 +43,13 @@ def scores(evidence: Evidence, recipe: Recipe) -> tuple[Pool, np.ndarray, list[i
     """The pool of a recipe's members, every hypothesis's score (H,) and those members' numbers."""
     members = used(recipe, evidence.names)
     pool = evidence.pool(members)
-    mixture = Mixture(pool, evidence.members_of(members), recipe.settings["mean"])
-    return pool, with_prior(mixture(recipe.array(evidence.names)), pool, recipe.settings), members
+    return pool, with_prior(acoustic(evidence, recipe, pool), pool, recipe.settings), members
+
+
+def acoustic(evidence: Evidence, recipe: Recipe, pool: Pool) -> np.ndarray:
+    """The members' joint log-likelihood (H,) of every string of their pool."""
+    mixture = Mixture(pool, evidence.members_of(used(recipe, evidence.names)), recipe.settings["mean"])
+    return mixture(recipe.array(evidence.names))
 
 
 @BLENDERS.register("rescore")
@@ -69,7 +76,12 @@ class Rescore:
             weights, loss = refine(lambda w, m=mixture, s=settings: _loss(m(w), pool, s), weights)
             found.append((loss, weights, settings))
         _, weights, settings = min(found, key=lambda each: each[0])
-        return Recipe("rescore", named(evidence.names, weights), settings)
+        recipe = Recipe("rescore", named(evidence.names, weights), settings)
+        if weights.all():
+            return recipe
+        # Prediction takes its pool from the members with weight alone, so what is not weights is fitted on that pool.
+        pool = evidence.pool(used(recipe, evidence.names))
+        return replace(recipe, settings=fit_prior(acoustic(evidence, recipe, pool), pool, settings))
 
     def predict(self, evidence: Evidence, recipe: Recipe) -> list[list[int]]:
         """Strings from the pool of the members that have weight."""

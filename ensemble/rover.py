@@ -114,8 +114,10 @@ class Rover:
             budget=evidence.panel.budget,
             patience=3,
         ).weights
-        settings, _ = coordinate_search(lambda s: loss(weights, s), settings, GRID, rounds=2)
         weights = weights / weights.sum()
+        if not weights.all():  # prediction aligns only those with weight, so the rest is fitted on that alignment
+            slots = _slots(evidence, order, np.flatnonzero(weights))
+        settings, _ = coordinate_search(lambda s: loss(weights, s), settings, GRID, rounds=2)
         recipe = Recipe("rover", named(evidence.names, weights), settings | {"order": order, "search": False})
         pool = _pool(evidence, recipe)
         searched, value = grid_search(

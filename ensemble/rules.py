@@ -33,19 +33,19 @@ def parse_count(text: str) -> int:
     return int(float(found[1]) * _UNITS[found[2]])
 
 
-def admitted(groups: Sequence[Group], rules: Rules) -> tuple[list[Group], list[str]]:
-    """The members inside the rules one by one, and what there is to say of the others.
+def admitted(groups: Sequence[Group], rules: Rules, whole: bool = False) -> tuple[list[Group], list[str]]:
+    """The members inside the rules one by one, and what there is to say of the others; `whole` as in `costs`.
 
     Raises InputError when none is left.
     """
     kept, notes = [], []
-    for group in groups:
+    for group, smallest in zip(groups, costs(groups, whole), strict=True):
         banned = [tag for tag in group.tags if tag in rules.forbid]
-        smallest = min(member.parameters for member in group.members)
         if banned:
             notes.append(f"left out by the rules: {group.name} (tag {', '.join(banned)})")
         elif rules.max_params is not None and smallest > rules.max_params:
-            notes.append(f"left out by the rules: {group.name} ({smallest:,} parameters a fold model)")
+            told = "in all its fold models" if whole else "a fold model"
+            notes.append(f"left out by the rules: {group.name} ({smallest:,} parameters {told})")
         else:
             kept.append(group)
     if not kept:

@@ -14,6 +14,8 @@ from folds.cache import Split
 from folds.spell import spelled
 from folds.store import Member
 
+from .pool import disbelieved
+
 # Strings of an utterance that a speller is asked for; the posterior outside the best 40 is too small to matter.
 ASKED = 40
 
@@ -54,7 +56,8 @@ def spelled_pool(
     if not spells:
         return out
     offsets = np.concatenate([[0], np.cumsum([len(pool) for pool in strings])]).astype(np.int64)
-    mean = columns.mean(axis=1)
+    # A stream too coarse for a string's length finds it impossible; that is no veto here either.
+    mean = disbelieved(columns, offsets).mean(axis=1)
     spans = list(zip(offsets[:-1], offsets[1:], strict=True))
     best = [np.argsort(-mean[start:end], kind="stable")[:ASKED] for start, end in spans]
     asked = [[pool[i] for i in top] for pool, top in zip(strings, best, strict=True)]

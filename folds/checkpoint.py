@@ -5,6 +5,7 @@ At least two checkpoints are kept, so that one damaged by a failing disk costs s
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -48,16 +49,20 @@ def save(
 def load(folder: Path, model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """Restore model and optimizer from the newest whole checkpoint: (header, more), or None where there is none.
 
-    One that cannot be read is named on stderr and removed, and the one before it is used.
+    A damaged one is named on stderr and set aside, and the one before it is used. One that cannot be read for another
+    reason (no permission, a network drive that is away) is an OSError: steps are not thrown away for that.
     """
     for path in reversed(files(folder)):
         try:
             with safe_open(path, framework="pt") as file:
                 header = json.loads(file.metadata()["header"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        except (SafetensorError, OSError) as error:
+        except FileNotFoundError:
+            continue  # another process of the group has set it aside
+        except SafetensorError as error:
             print(f"warning: {path} is damaged ({error}): going back to the checkpoint before it", file=sys.stderr)
-            path.unlink()
+            with contextlib.suppress(FileNotFoundError):
+                path.replace(path.with_suffix(".damaged"))
             continue
         model.load_state_dict(_part(tensors, "model."))
         slots: dict[int, dict[str, Tensor]] = {}

@@ -78,7 +78,7 @@ def data_root(option: Path | None = None) -> Path:
         raise InputError(f"{named}: no folder {root}: expected the competition's folder, unzipped")
     raise InputError(
         f"no competition's folder is named: give --data DIR or set {DATA_VARIABLE}, "
-        f"or make the demo's with `python -m folds.demo --out {DEMO_FOLDER.parent}`"
+        f"or make the demo's with `python -m folds.demo --out {DEMO_FOLDER}`"
     )
 
 

@@ -85,7 +85,8 @@ def make(config: DemoConfig) -> bool:
     present = _settings_of(out)
     if present == config.settings:
         return False
-    if present is None and (out.is_file() or out.is_dir() and any(out.iterdir())):
+    ours = {*SPLITS, ANSWERS, SETTINGS} if present else set()
+    if out.is_file() or out.is_dir() and {path.name for path in out.iterdir()} - ours:
         raise InputError(f"{config.out} holds something that is no demo competition: give another --out, or remove it")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

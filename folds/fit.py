@@ -1,7 +1,7 @@
 """The fitting loop: one model, one fold. Stopped or killed at any moment and run again, it ends in the same metrics.
 
-An epoch's random numbers follow from seed and epoch, and checkpoints hold where they stand; one is written after each
-epoch, every few minutes of a long one, and when the run is told to stop.
+A step's random numbers follow from seed, process and step. A checkpoint is written after each epoch, every few minutes
+of a long one, and when the run is told to stop.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -34,7 +35,8 @@ from .predict import greedy_distances, predict
 from .schedule import Budget, learning_rate
 from .state import State
 
-# Steps with a loss that is no number are skipped; so many in a row mean that the run is lost.
+# Steps with a loss that is no number are skipped; so many in a row mean that the run is lost. fp16 needs some to find
+# its scale, which begins at 2 ** 16 and is halved after each.
 STREAK = 20
 # Held-out utterances scored each epoch, to be seen while training; the whole fold is scored at the end.
 GLIMPSE = 150
@@ -143,6 +145,7 @@ def _step(
     `shares` are this process's parts of the batches that make the step, with their weights. A step whose loss or
     gradient is no number changes nothing.
     """
+    state.begin_step()
     autocast = autocast_dtype(recipe.precision, task.device)
     own = [weight * float(batch.target_lengths.sum()) for batch, weight in shares]
     (labels,) = task.group.total(sum(own))
@@ -158,15 +161,17 @@ def _step(
     state.scaler.unscale_(state.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip)
     loss, stop = task.group.total(loss, float(interrupts.caught is not None))
-    # The scaler looks for infinite gradients itself, and lowers its scale when it finds some.
-    if not state.scaler.is_enabled() and not (math.isfinite(loss) and torch.isfinite(norm)):
-        _skip(state, task, shares[0][0])
-        return loss / labels, stop > 0
-    state.at.streak = 0
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    for name, value in (("loss", loss), ("grad_norm", float(norm) * labels), ("labels", labels)):
+    finite = math.isfinite(loss) and bool(torch.isfinite(norm))
+    state.at.streak = 0 if finite else state.at.streak + 1
+    sums = {"loss": loss, "grad_norm": float(norm) * labels, "labels": labels} if finite else {"skipped": 1.0}
+    for name, value in sums.items():
         state.at.sums[name] = state.at.sums.get(name, 0.0) + value
+    if finite:
+        state.scaler.step(state.optimizer)
+    # After gradients too large for fp16 the next scale is half of this one.
+    state.scaler.update()
+    if state.at.streak == STREAK:
+        _give_up(task, shares[0][0])
     return loss / labels, stop > 0
 
 
@@ -175,16 +180,12 @@ def views_of(recipe: Recipe) -> int:
     return 2 if recipe.consistency else 1
 
 
-def _skip(state: State, task: Task, batch: Batch) -> None:
-    """Count a step that changed nothing. Raises InputError after too many in a row."""
-    state.at.sums["skipped"] = state.at.sums.get("skipped", 0.0) + 1
-    state.at.streak += 1
-    if state.at.streak == STREAK:
-        names = ", ".join(task.dataset.train.ids[i] for i in batch.indices[:3])
-        raise InputError(
-            f"{task.title}: loss or gradient was no number {STREAK} times in a row, last with {names}, …: "
-            "delete the run's folder and try a smaller --lr, or --precision fp32"
-        )
+def _give_up(task: Task, batch: Batch) -> NoReturn:
+    names = ", ".join(task.dataset.train.ids[i] for i in batch.indices[:3])
+    raise InputError(
+        f"{task.title}: loss or gradient was no number {STREAK} times in a row, last with {names}, …: "
+        "delete the run's folder and try a smaller --lr, or --precision fp32"
+    )
 
 
 def _close_epoch(state: State, task: Task, recipe: Recipe, journal: Journal | None, epochs: int | None) -> None:

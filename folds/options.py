@@ -106,6 +106,8 @@ class TrainOptions:
             raise InputError(f"--threads {self.threads}: expected 0 or more")
         if self.seed < 0:
             raise InputError(f"--seed {self.seed}: expected 0 or more")
+        if self.folds < 1:
+            raise InputError(f"--folds {self.folds}: expected 1 or more")
         if self.folds == 1 and self.recipe.select == "best":
             raise InputError("--select best with --folds 1: nothing is held out to select by; say --select last")
 

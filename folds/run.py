@@ -32,7 +32,7 @@ FREE = ("data", "model", "fold", "runs", "resume", "device", "threads", "allow_p
 
 
 def train_member(
-    options: TrainOptions, dataset: Dataset, name: str, fold: int, overrides: dict[str, Any], group: Group
+    options: TrainOptions, dataset: Dataset, name: str, fold: int, settings: dict[str, Any], group: Group
 ) -> Path:
     """Train model `name` on all folds but `fold` and write its folder; returns that folder.
 
@@ -40,7 +40,7 @@ def train_member(
     their labels; predictions that are no numbers.
     """
     folder = run_dir(options.runs, name, fold, options.seed, options.folds)
-    config = model_config(name, features=dataset.features, classes=dataset.alphabet.classes, **overrides)
+    config = model_config(name, features=dataset.features, classes=dataset.alphabet.classes, **settings)
     torch.manual_seed(options.seed)
     model: CTCNetwork = create_model(name, **dataclasses.asdict(config))
     record = _record(options, dataset, name, fold, config, model)
@@ -85,10 +85,11 @@ def write_predictions(model: CTCNetwork, task: Task, frames: int, minutes: float
     }
     for name, (split, indices) in everything.items():
         log_probs = predict(model, split, indices, frames=frames, alphabet=dataset.alphabet.hash, device=task.device)
-        write_log_probs(task.folder / f"{name}.safetensors", log_probs)
         if split.tokens is not None and len(indices):
             summary[name] = round(float(greedy_distances(log_probs, split, indices).mean()), 4)
-    write_json(task.folder / "summary.json", {"greedy_distance": summary, "cpu_minutes": round(minutes, 2)})
+        # With the last of the splits the member is finished, so everything else is written before it.
+        write_json(task.folder / "summary.json", {"greedy_distance": summary, "cpu_minutes": round(minutes, 2)})
+        write_log_probs(task.folder / f"{name}.safetensors", log_probs)
     found = ", ".join(f"{name} {value:.3f}" for name, value in summary.items())
     print(f"{task.title}: greedy distance {found}; {minutes:.1f} CPU-minutes; wrote {task.folder}")
 
@@ -126,7 +127,8 @@ def _begun(folder: Path, record: dict[str, Any], resume: bool) -> bool:
         return {"data": of["data"], "model": of["model_config"], **options.pop("recipe"), **options}
 
     old, new = settings(before), settings(record)
-    changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    # An option that is newer than the run counts as what it is now.
+    changed = sorted(key for key in {*old, *new} if old.get(key, new.get(key)) != new.get(key))
     if changed:
         key = changed[0]
         raise InputError(

@@ -38,6 +38,8 @@ class Soup:
     """Read object arrays of the competition's files."""
 
     def __post_init__(self) -> None:
+        if not self.run:
+            raise InputError("no run is named: give the folder of one, runs/<model>/fold<k>")
         if len(self.run) > 1:
             told = ", ".join(map(str, self.run))
             raise InputError(
@@ -51,8 +53,8 @@ class Soup:
 
 def make(options: Soup) -> Path:
     """Write the member's folder, and return it."""
-    run = options.run[0]
-    config = read_json(run / "config.json")
+    run = options.run[0].resolve()
+    config, summary = read_json(run / "config.json"), read_json(run / "summary.json")
     found = files(run / "checkpoint")
     if len(found) < options.last:
         raise InputError(
@@ -75,8 +77,7 @@ def make(options: Soup) -> Path:
     )
     write_json(task.folder / "config.json", config | {"soup": [path.name for path in found[-options.last :]]})
     save_weights(task.checkpoints / "weights.safetensors", model)
-    minutes = read_json(run / "summary.json")["cpu_minutes"]
-    write_predictions(model, task, config["options"]["recipe"]["batch_frames"], minutes)
+    write_predictions(model, task, config["options"]["recipe"]["batch_frames"], summary["cpu_minutes"])
     return task.folder
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from models import CTCNetwork
@@ -37,7 +38,7 @@ class Counters:
 
 
 class State:
-    """Model, optimizer, loss scaler, averaged weights, random numbers and counters of one run."""
+    """Model, optimizer, loss scaler, averaged weights and counters of one run; its random numbers follow from those."""
 
     def __init__(self, model: CTCNetwork, recipe: Recipe, device: torch.device, seed: int, group: Group) -> None:
         self.model = model
@@ -49,24 +50,23 @@ class State:
         self.masks = torch.Generator()
         self._keep = recipe.keep
         self.at = Counters()
-        # Each process draws masks and dropout of its own; the epochs of one run are far apart from those of the next.
-        self._seed = seed * 1_000_003 + group.rank * 10_007
-        self._cuda = device if device.type == "cuda" else None
-        self.begin_epoch()
+        # Each process draws masks and dropout of its own.
+        self._seed, self._rank = seed, group.rank
 
     def begin_epoch(self) -> None:
-        """Draw this epoch's random numbers from seed and epoch alone."""
-        torch.manual_seed(self._seed + self.at.epoch)
-        self.masks.manual_seed(self._seed + self.at.epoch)
+        """Begin at the first batch, with nothing summed up."""
         self.at.position, self.at.sums = 0, {}
+
+    def begin_step(self) -> None:
+        """Draw this step's random numbers from seed, process and step alone: a resumed run draws the same."""
+        dropout, masks = np.random.SeedSequence([self._seed, self._rank, self.at.step]).generate_state(2, np.uint64)
+        torch.manual_seed(int(dropout))
+        self.masks.manual_seed(int(masks))
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint of everything."""
-        more = {"random": torch.get_rng_state(), "masks": self.masks.get_state()}
-        if self._cuda is not None:
-            more["cuda"] = torch.cuda.get_rng_state(self._cuda)
-        if self.average is not None:
-            more |= {f"average.{name}": value for name, value in self.average.values.items()}
+        averaged = self.average.values if self.average is not None else {}
+        more = {f"average.{name}": value for name, value in averaged.items()}
         header = {"at": vars(self.at), "scaler": self.scaler.state_dict()}
         checkpoint.save(folder, self.at.step, self.model, self.optimizer, header, more, self._keep)
 
@@ -79,10 +79,6 @@ class State:
         self.at = Counters(**header["at"])
         if header["scaler"]:
             self.scaler.load_state_dict(header["scaler"])
-        torch.set_rng_state(more["random"])
-        self.masks.set_state(more["masks"])
-        if self._cuda is not None and "cuda" in more:
-            torch.cuda.set_rng_state(more["cuda"], self._cuda)
         if self.average is not None:
             for name, value in self.average.values.items():
                 value.copy_(more[f"average.{name}"])

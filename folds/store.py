@@ -274,7 +274,8 @@ def unfinished(runs: Path) -> list[Path]:
 def _run_dirs(runs: Path) -> list[Path]:
     if not runs.is_dir():
         raise InputError(f"{runs}: no such folder of runs: train a model first (python -m folds.train), or give --runs")
-    found = [config.parent for config in runs.glob("*/fold*/config.json")]
+    # Copies ("fold0.bak") are no runs.
+    found = [config.parent for config in runs.glob("*/fold*/config.json") if config.parent.name[4:].isdecimal()]
     return sorted(found, key=lambda path: (path.parent.name, int(path.name.removeprefix("fold"))))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import tyro
 
-from registry import MODELS, command, model_config
+from registry import command, model_config
 
 from .cache import load_dataset
 from .competition import data_root
@@ -23,44 +23,42 @@ from .parallel import joined_group
 from .run import train_member
 
 
-def parse(arguments: list[str]) -> tuple[TrainOptions, dict[str, Any]]:
-    """The options, and what was given of the model's own options.
+def parse(arguments: list[str]) -> tuple[TrainOptions, dict[str, dict[str, Any]]]:
+    """The options, and for each model named its own, which are offered when all share one config dataclass.
 
-    Those are offered when all models named share one config dataclass; their defaults are the first model's.
+    What is not given is each model's default; the help text shows the first model's.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--model", default=TrainOptions.model)
     names = first.parse_known_args(arguments)[0].model.split(",")
-    defaults = model_config(names[0], features=1, classes=2)
-    for name in names[1:]:
-        if MODELS.entry(name).info.get("config") is not type(defaults):
-            return tyro.cli(TrainOptions, args=arguments, prog="python -m folds.train"), {}
+    defaults = {name: model_config(name, features=1, classes=2) for name in names}
+    config = type(defaults[names[0]])
+    if any(type(each) is not config for each in defaults.values()):
+        return tyro.cli(TrainOptions, args=arguments, prog="python -m folds.train"), {name: {} for name in names}
     schema = dataclasses.make_dataclass(
-        "Train",
-        [("options", tyro.conf.OmitArgPrefixes[TrainOptions]), ("config", tyro.conf.OmitArgPrefixes[type(defaults)])],
+        "Train", [("options", tyro.conf.OmitArgPrefixes[TrainOptions]), ("config", tyro.conf.OmitArgPrefixes[config])]
     )
     schema.__doc__ = TrainOptions.__doc__
-    chosen = tyro.cli(schema, args=arguments, default=schema(TrainOptions(), defaults), prog="python -m folds.train")
-    fields = [field.name for field in dataclasses.fields(defaults)]
-    given = {name: getattr(chosen.config, name) for name in fields}
-    return chosen.options, {name: value for name, value in given.items() if value != getattr(defaults, name)}
+    configs = {}
+    for name in names:
+        default = schema(TrainOptions(), defaults[name])
+        chosen = tyro.cli(schema, args=arguments, default=default, prog="python -m folds.train")
+        configs[name] = {key: value for key, value in vars(chosen.config).items() if key not in ("features", "classes")}
+    return chosen.options, configs
 
 
 def main() -> int:
     """Train what the command line asks for, one run after the other; the exit status."""
-    options, overrides = parse(sys.argv[1:])
+    options, configs = parse(sys.argv[1:])
     if options.threads:
         torch.set_num_threads(options.threads)
     folds = options.fold_list()
-    names = options.model.split(",")
-    for name in names:  # an unknown name is told before the first run takes its hours
-        model_config(name, features=1, classes=2, **overrides)
     dataset = load_dataset(data_root(options.data), allow_pickle=options.allow_pickle)
     try:
         with joined_group(options.device) as group:
-            for name in names:
+            for name, config in configs.items():
                 for fold in folds:
-                    train_member(options, dataset, name, fold, overrides, group)
+                    train_member(options, dataset, name, fold, config, group)
     except Stopped as stopped:
         print(f"stopped by {stopped}; the state is saved: the same command with --resume goes on", file=sys.stderr)
         return stopped.status

@@ -41,8 +41,6 @@ class ConformerConfig(ModelConfig):
         super().__post_init__()
         if self.size % (2 * self.heads):
             raise InputError(f"--size {self.size} --heads {self.heads}: size must be a multiple of twice the heads")
-        if self.kernel % 2 == 0:
-            raise InputError(f"--kernel {self.kernel}: expected an odd number")
 
 
 class Attention(nn.Module):

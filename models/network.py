@@ -32,6 +32,17 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.features < 1 or self.classes < 2:
             raise InputError(f"features {self.features} and classes {self.classes}: at least 1 and 2 are needed")
+        for name, value in vars(self).items():
+            option = f"--{name.replace('_', '-')} {value}"
+            numbers = value if isinstance(value, tuple) else (value,)
+            if name != "reductions" and any(isinstance(number, int) and number < 1 for number in numbers):
+                raise InputError(f"{option}: expected at least 1")
+            if name == "reductions" and value < 0:
+                raise InputError(f"{option}: expected 0 or more")
+            if name == "kernel" and value % 2 == 0:
+                raise InputError(f"{option}: expected an odd number, so that lengths are exact")
+            if name == "dropout" and not 0 <= value < 1:
+                raise InputError(f"{option}: expected a share from 0 to below 1")
 
 
 class Heads(NamedTuple):

@@ -1,6 +1,6 @@
 """What exists, by name: models and, for the rooms after this one, anything else that is registered."""
 
-from .errors import InputError, atomic_write, command
+from .errors import InputError, atomic_write, check_place, command
 from .models import MODELS, create_model, describe, is_model, list_models, model_config, register_model
 from .registry import Registry
 
@@ -9,6 +9,7 @@ __all__ = [
     "InputError",
     "Registry",
     "atomic_write",
+    "check_place",
     "command",
     "create_model",
     "describe",

@@ -110,10 +110,11 @@ def describe(name: str) -> ModelRow:
     try:
         with torch.device("meta"):
             model = create_model(name, features=LISTING_FEATURES, classes=LISTING_CLASSES)
+        stride = model.stride
     except Exception as error:  # noqa: BLE001 - one model that cannot be built must not take the listing down
         return ModelRow(name, family, 0, 0, tags, entry.doc, f"{type(error).__name__}: {error}")
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return ModelRow(name, family, parameters, model.stride, tags, entry.doc)
+    return ModelRow(name, family, parameters, stride, tags, entry.doc)
 
 
 def _config_type(function: Callable) -> type:

@@ -72,6 +72,14 @@ def check(
     return Checked(path, sha256, len(content), rows, blend, (note, told))
 
 
+def unchanged(checked: Checked) -> bool:
+    """Whether the file still is what was checked."""
+    try:
+        return hashlib.sha256(checked.path.read_bytes()).hexdigest() == checked.sha256
+    except OSError:
+        return False
+
+
 def _with_sample(path: Path, data: Path, allow_empty: bool) -> tuple[int, str]:
     """Check against a competition's folder, or what there is of one: its sample file is enough."""
     sample = sample_of(data) if data.is_dir() else None

@@ -26,7 +26,7 @@ from typing import Any
 from registry.errors import InputError
 from submit import ledger
 from submit.advice import shorten
-from submit.check import Checked
+from submit.check import Checked, unchanged
 from submit.client import Client, Failure, Patience
 from submit.ledger import Attempt
 
@@ -184,6 +184,8 @@ class Sender:
 
     def _send(self, checked: Checked, message: str) -> Attempt:
         """One attempt. Returns it when it made a submission; a `Failure` raised says that it did not, or `unclear`."""
+        if not unchanged(checked):
+            raise InputError(f"{checked.path}: changed since it was checked, nothing was sent; run the command again")
         id = uuid.uuid4().hex[:12]
         description = _described(id, checked.sha256, message)
         ledger.append(

@@ -93,6 +93,23 @@ def test_same_seed_same_recipe(oof, recipes):
     assert BLENDERS.get("rescore")().fit(oof, seed=0) == recipes["rescore"]
 
 
+@pytest.mark.parametrize("name", ["rescore", "mbr", "rover"])
+def test_settings_are_fitted_on_what_the_members_with_weight_propose(name, strings):
+    """A member that knows nothing gets no weight, and then is as good as never there."""
+    useful = {n: [simulated.log_probs(strings, STRIDES[n], ERRORS[n], seed=i)] for i, n in enumerate(STRIDES)}
+    lost = replace(useful["a"][0], values=np.random.default_rng(0).permutation(useful["a"][0].values))
+    crowd = simulated.evidence(useful | {"z": [lost]}, strings)
+    blender = BLENDERS.get(name)()
+    recipe = blender.fit(crowd)
+    assert "z" not in recipe.weights
+    found = distances(blender, crowd, recipe).mean()
+    grid = {"lm_weight": (0.0, 0.1, 0.3), "length_bonus": (-0.2, 0.0, 0.5)}
+    for key, values in grid.items():
+        for value in values if key in recipe.settings else ():
+            other = replace(recipe, settings=recipe.settings | {key: value})
+            assert distances(blender, crowd, other).mean() >= found - 1e-9
+
+
 @pytest.mark.parametrize("name", ["rescore", "mbr"])
 def test_order_of_members_changes_nothing(name, oof, strings, recipes):
     order = ("c", "a", "b")

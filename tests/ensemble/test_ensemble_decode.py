@@ -140,6 +140,7 @@ def test_a_member_s_best_hypotheses_become_a_submission(run, dataset, runs, tmp_
     ("options", "message"),
     [
         ({"out": Path("one.csv")}, "--out with --split dev"),
+        ({"out": Path("one.csv"), "split": "test", "limit": 3}, "--out with --limit"),
         ({"beam": 5, "nbest": 6}, "--nbest 6 --beam 5"),
         ({"beam": 0}, "--beam 0"),
         ({"limit": 0}, "--limit 0"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import simulated_members as simulated
@@ -33,6 +35,13 @@ def test_seeds_are_members_of_their_own_and_folds_are_not(tmp_path):
     groups = group_members(find_members(tmp_path))
     assert [g.describe() for g in groups] == ["gru (folds 0, 1 of 2)", "gru.seed1 (folds 0 of 2)"]
     assert groups[0].parameters == 2000
+
+
+def test_copies_are_no_runs(tmp_path):
+    run = add(tmp_path, "gru", 0)
+    shutil.copytree(run, run.with_name("fold0.bak"))
+    shutil.copytree(run, run.with_name("fold0 (1)"))
+    assert [member.path for member in find_members(tmp_path)] == [run]
 
 
 def test_patterns_choose_members_and_name_what_they_miss(tmp_path):
@@ -139,6 +148,16 @@ def test_rules_leave_out_and_say_so(tmp_path):
     assert "conformer (tag attention)" in notes[0] and "huge (5,000 parameters" in notes[1]
     with pytest.raises(InputError, match="no member is inside the rules"):
         admitted(groups, Rules(10))
+
+
+def test_fold_models_that_go_together_are_admitted_together(tmp_path):
+    for name, folds in (("gru", 2), ("lstm", 1)):
+        for fold in range(folds):
+            add(tmp_path, name, fold)
+    groups = group_members(find_members(tmp_path))
+    assert [g.name for g in admitted(groups, Rules(1500))[0]] == ["gru", "lstm"]
+    kept, notes = admitted(groups, Rules(1500), whole=True)
+    assert [g.name for g in kept] == ["lstm"] and "gru (2,000 parameters in all its fold models)" in notes[0]
 
 
 def test_budget_buys_members_first_and_folds_with_what_is_left(tmp_path):

@@ -99,6 +99,21 @@ def test_a_pool_holds_the_likeliest_strings_scores_and_the_lowest_for_the_rest()
     assert spelled_pool([], "ab", strings, ctc).tolist() == [0.0] * (ASKED + 4)
 
 
+def test_a_coarse_stream_does_not_veto_what_a_speller_is_asked():
+    """One stream finds all long strings impossible; what the two others find likeliest is asked for nevertheless."""
+    strings = [[bytes([1] * length) for length in range(1, 2 * ASKED + 1)]]
+    fine = -np.abs(np.arange(1, 2 * ASKED + 1) - 2.0 * ASKED) * 2
+    coarse = np.where(np.arange(1, 2 * ASKED + 1) <= ASKED, -1.0, -np.inf)
+    asked = []
+
+    def spell(ids, chosen):
+        asked.extend(chosen[0])
+        return [np.zeros(len(chosen[0]))]
+
+    spelled_pool([spell], "a", strings, np.stack([fine, fine, coarse], axis=1))
+    assert strings[0][-1] in asked
+
+
 def test_panels_of_a_las_blend_carry_its_scores(runs, dataset):
     opened = open_panels(group_members(find_members(runs)), dataset)
     assert any("attention speller of las_small" in note for note in opened.notes)

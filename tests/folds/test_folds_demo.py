@@ -206,6 +206,15 @@ def test_a_foreign_folder_or_file_is_refused_and_kept(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_demo_with_the_user_s_files_in_it_is_not_replaced(tmp_path):
+    out = tmp_path / "demo"
+    demo.make(DemoConfig(out=out, speakers=4, utterances=1))
+    (out / "runs").mkdir()
+    with pytest.raises(InputError, match="holds something that is no demo competition"):
+        demo.make(DemoConfig(out=out, speakers=4, utterances=1, seed=3))
+    assert (out / "runs").is_dir() and (out / demo.SETTINGS).exists()
+
+
 def test_an_empty_folder_is_taken(tmp_path):
     (tmp_path / "empty").mkdir()
     assert demo.make(DemoConfig(out=tmp_path / "empty", speakers=4, utterances=1))

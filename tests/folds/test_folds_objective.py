@@ -119,7 +119,26 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, caps
     newest.write_bytes(newest.read_bytes()[:-20])
     assert checkpoint.load(tmp_path, model, optimizer) == ({"step": 20}, {})
     assert f"{newest} is damaged" in capsys.readouterr().err
+    assert checkpoint.files(tmp_path)[-1] != newest and newest.with_suffix(".damaged").exists()
     assert checkpoint.load(tmp_path / "none", model, optimizer) is None
+
+
+@pytest.mark.parametrize("size", [0, 4, 60])
+def test_a_checkpoint_cut_short_anywhere_is_damaged(size, tmp_path, capsys):
+    model, optimizer = trained(1)
+    checkpoint.save(tmp_path, 1, model, optimizer, {"step": 1}, {})
+    (only,) = checkpoint.files(tmp_path)
+    only.write_bytes(only.read_bytes()[:size])
+    assert checkpoint.load(tmp_path, model, optimizer) is None
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_cannot_be_opened_is_kept(tmp_path):
+    model, optimizer = trained(1)
+    (tmp_path / "step00000007.safetensors").mkdir()  # opening it fails, as on a network drive that is away
+    with pytest.raises(OSError):
+        checkpoint.load(tmp_path, model, optimizer)
+    assert checkpoint.files(tmp_path)
 
 
 def some_log_probs(lengths=(3, 0, 2)) -> LogProbs:

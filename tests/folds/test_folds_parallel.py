@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from folds.store import find_members
+from folds.checkpoint import files
+from folds.store import SPLITS, find_members
 
+MODEL = ["--model", "lstm_small", "--hidden", "24", "--channels", "16", "16", "--strides", "2", "1", "--layers", "1"]
+MODEL += ["--folds", "2", "--threads", "1", "--lr", "0.01", "--epochs", "3"]
 # No dropout and no masks: each process would draw its own. float32: sums over shares round differently in bf16.
-PLAIN = ["--model", "lstm_small", "--hidden", "24", "--channels", "16", "16", "--strides", "2", "1", "--layers", "1"]
-PLAIN += ["--folds", "2", "--threads", "1", "--lr", "0.01", "--dropout", "0", "--time-mask", "0", "--feature-mask", "0"]
-PLAIN += ["--precision", "fp32"]
+PLAIN = ["--dropout", "0", "--time-mask", "0", "--feature-mask", "0", "--precision", "fp32"]
 
 
 def rows(runs: Path) -> list[dict]:
@@ -31,7 +32,7 @@ def train(data: Path, runs: Path, *more: str, processes: int = 1) -> list[dict]:
             port = free.getsockname()[1]
         command += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
         command += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
-    command += ["-m", "folds.train", "--data", str(data), "--runs", str(runs), *PLAIN, *more]
+    command += ["-m", "folds.train", "--data", str(data), "--runs", str(runs), *MODEL, *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -40,19 +41,29 @@ def train(data: Path, runs: Path, *more: str, processes: int = 1) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def alone(tiny, tmp_path_factory):
-    return train(tiny, tmp_path_factory.mktemp("alone"), "--epochs", "3", "--batch-frames", "400")
+    return train(tiny, tmp_path_factory.mktemp("alone"), *PLAIN, "--batch-frames", "400")
 
 
 def test_two_processes_have_the_loss_curve_of_one(alone, tiny, tmp_path):
-    together = train(tiny, tmp_path, "--epochs", "3", "--batch-frames", "400", processes=2)
+    together = train(tiny, tmp_path, *PLAIN, "--batch-frames", "400", processes=2)
     assert [row["step"] for row in together] == [row["step"] for row in alone]
     for name in ("loss", "grad_norm"):
         assert [row[name] for row in together] == pytest.approx([row[name] for row in alone], rel=1e-3)
     assert len(find_members(tmp_path)) == 1
 
 
+def test_two_processes_that_go_on_draw_what_each_would_have_drawn(tiny, tmp_path):
+    random = ["--dropout", "0.3", "--time-mask", "4", "--feature-mask", "1", "--batch-frames", "400"]
+    whole = train(tiny, tmp_path, *random, processes=2)
+    run = tmp_path / "lstm_small" / "fold0"
+    files(run / "checkpoint")[-1].unlink()
+    for split in SPLITS:
+        (run / f"{split}.safetensors").unlink()
+    assert train(tiny, tmp_path, *random, "--resume", processes=2) == whole
+
+
 def test_accumulated_batches_make_one_step(alone, tiny, tmp_path):
     """Losses differ a little from those of whole batches: normalisation sees each batch by itself."""
-    halves = train(tiny, tmp_path, "--epochs", "3", "--batch-frames", "200", "--accumulate", "2")
+    halves = train(tiny, tmp_path, *PLAIN, "--batch-frames", "200", "--accumulate", "2")
     assert [row["step"] for row in halves] == [row["step"] for row in alone]
     assert [row["loss"] for row in halves] == pytest.approx([row["loss"] for row in alone], rel=0.1)

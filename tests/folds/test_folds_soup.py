@@ -52,6 +52,8 @@ def test_a_soup_is_a_member_of_its_own(tiny, trained):
 
 
 def test_faults_say_what_to_do(tiny, trained):
+    with pytest.raises(InputError, match="no run is named"):
+        Soup(())
     run = trained("--epochs", "1") / "lstm_small" / "fold0"
     with pytest.raises(InputError, match="a soup is of one run: .*nothing would be out of fold"):
         Soup((run, run.with_name("fold1")))

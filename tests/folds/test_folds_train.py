@@ -22,7 +22,7 @@ from folds.precision import autocast_dtype
 from folds.predict import greedy_distances
 from folds.state import State
 from folds.store import find_members, read_log_probs
-from registry import InputError, command
+from registry import InputError, command, model_config
 
 MODEL = ["--model", "lstm_small", "--hidden", "24", "--channels", "16", "16", "--strides", "2", "1", "--layers", "1"]
 QUICK = [*MODEL, "--folds", "2", "--threads", "1", "--batch-frames", "400", "--lr", "0.01", "--time-mask", "4"]
@@ -271,6 +271,49 @@ def test_bf16_is_chosen_where_a_cpu_computes_in_it(monkeypatch):
     assert autocast_dtype("auto", torch.device("mps")) is None
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_names_utterances(tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_loss_that_is_no_number_stops_the_run_and_names_utterances(precision, tiny, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"loss or gradient was no number 20 times in a row, last with \d-1-"):
-        run(monkeypatch, tiny, tmp_path, "--epochs", "60", "--lr", "1e30", "--clip", "1e30")
+        run(monkeypatch, tiny, tmp_path, "--epochs", "60", "--lr", "1e30", "--clip", "1e30", "--precision", precision)
+    assert "NaN" not in metrics(tmp_path / "lstm_small" / "fold0")
+
+
+def test_fp16_finds_its_scale(tiny, tmp_path, monkeypatch):
+    run(monkeypatch, tiny, tmp_path, "--epochs", "6", "--precision", "fp16")
+    rows = [json.loads(line) for line in metrics(tmp_path / "lstm_small" / "fold0").splitlines()]
+    assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["skipped"] == 0
+
+
+def test_each_model_named_has_its_own_defaults_and_what_is_given():
+    options, configs = train.parse(["--model", "gru_small,gru", "--hidden", "176", "--folds", "3"])
+    defaults = {name: model_config(name, features=1, classes=2) for name in configs}
+    assert options.folds == 3 and list(configs) == ["gru_small", "gru"]
+    for name, config in configs.items():
+        assert config["hidden"] == 176
+        assert config["channels"] == defaults[name].channels and config["dropout"] == defaults[name].dropout
+    assert train.parse(["--model", "gru_small,conformer_small"])[1] == {"gru_small": {}, "conformer_small": {}}
+
+
+def test_a_run_begun_before_an_option_existed_goes_on(tiny, tmp_path, monkeypatch, capsys):
+    run(monkeypatch, tiny, tmp_path, "--epochs", "1")
+    path = tmp_path / "lstm_small" / "fold0" / "config.json"
+    config = json.loads(path.read_text())
+    del config["options"]["recipe"]["keep"]
+    path.write_text(json.dumps(config))
+    run(monkeypatch, tiny, tmp_path, "--epochs", "1", "--resume")
+    assert "finished before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--kernel", "4"], "--kernel 4: expected an odd number"),
+        (["--layers", "0"], "--layers 0: expected at least 1"),
+        (["--strides", "0", "2"], r"--strides \(0, 2\): expected at least 1"),
+        (["--dropout", "1"], "--dropout 1.0: expected a share"),
+        (["--folds", "0"], "--folds 0: expected 1 or more"),
+    ],
+)
+def test_options_no_model_can_have_are_one_line(option, message, tiny, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=message):
+        run(monkeypatch, tiny, tmp_path, *option)

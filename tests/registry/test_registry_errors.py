@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from registry import InputError, atomic_write, command
+from registry import InputError, atomic_write, check_place, command
 
 
 def _status(main) -> int:
@@ -48,3 +48,13 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
         temporary.write_text("torn")
         raise RuntimeError
     assert path.read_text() == "one" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    for place, reason in ((tmp_path, "Is a directory"), (tmp_path / "file" / "below", "File exists|Not a directory")):
+        with pytest.raises(InputError, match=f"cannot be written \\(({reason})\\): name another place"):
+            check_place(place)
+        with pytest.raises(InputError, match="cannot be written"), atomic_write(place):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "kept"

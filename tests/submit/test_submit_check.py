@@ -10,7 +10,7 @@ import pytest
 
 from registry.errors import InputError
 from submit.__main__ import Options, run
-from submit.check import check
+from submit.check import check, unchanged
 from submit.client import Client
 
 ROWS = [f"{number},-@-" for number in range(6)]
@@ -94,6 +94,16 @@ def test_empty_labels_are_allowed_on_demand(file: Path, tiny: Path) -> None:
     assert check(file, allow_empty=True).rows == 6
     with pytest.raises(InputError, match="--allow-empty"):
         check(file)
+
+
+def test_a_file_written_anew_after_the_check_is_noticed(file: Path) -> None:
+    file.write_bytes(GOOD)
+    checked = check(file)
+    assert unchanged(checked)
+    file.write_bytes(GOOD.replace(b"-@-", b"-@@"))
+    assert not unchanged(checked)
+    file.unlink()
+    assert not unchanged(checked)
 
 
 def test_missing_file_and_missing_folder(file: Path, tmp_path: Path) -> None:
