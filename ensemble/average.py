@@ -76,7 +76,7 @@ def averaged_pool(evidence: Evidence, recipe: Recipe) -> Pool:
     """N-best of the averaged posteriors as a pool of one column, in the order of tokens."""
     settings = recipe.settings
     mean = average(evidence, recipe.array(evidence.names), settings["domain"], settings["temperatures"])
-    found = nbest_of(mean, DEPTH, "average")
+    found = nbest_of(mean, DEPTH, "average", evidence.panel.languages, evidence.parts)
     return single_pool(found, evidence)
 
 

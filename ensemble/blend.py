@@ -170,7 +170,8 @@ def print_blenders(fitted: dict[str, Fitted], on_dev: dict[str, np.ndarray], sin
 
 def _against(found: np.ndarray, base: np.ndarray) -> str:
     difference = paired_bootstrap(found, base)
-    return f"{difference} ({100 * difference.mean / base.mean():+.1f} %)"
+    share = f" ({100 * difference.mean / base.mean():+.1f} %)" if base.any() else ""
+    return f"{difference}{share}"
 
 
 def _told(interval: Interval) -> str:

@@ -99,12 +99,9 @@ class Evidence:
         return LogProbs.of(parts, [found.ids[row] for row in self.rows], found)
 
     def nbest(self, stream: int) -> NBest:
-        """A stream's N-best of this view's utterances."""
-        key = ("nbest", stream)
-        if key not in self._kept:
-            each = self.panel.streams[stream]
-            self._kept[key] = nbest_of(each.load(), self.depth, f"{self.panel.split} {each.name}")
-        return self._kept[key] if self.rows is None else self._kept[key].take(self.rows)
+        """A stream's N-best of this view's utterances, without a language model."""
+        found = self._searched(stream, fused=False)
+        return found if self.rows is None else found.take(self.rows)
 
     def pool(self, members: Sequence[int] | None = None) -> Pool:
         """The pool made of some members' hypotheses alone, scored by them alone; of all members without an argument.
@@ -140,12 +137,9 @@ class Evidence:
         return align(strings, sure)
 
     def nbest_row(self, stream: int, row: int) -> tuple[bytes, np.ndarray]:
-        """A stream's best string of one utterance of this view, with its tokens' confidences."""
-        if ("nbest", stream) not in self._kept:
-            self.nbest(stream)
-        number = self._numbers[row]
-        kept = self._kept["nbest", stream]
-        return kept.strings[number][0], kept.confidences[number]
+        """A stream's best string of one utterance of this view, by fused search, with its tokens' confidences."""
+        number, found = self._numbers[row], self._searched(stream, fused=True)
+        return found.strings[number][0], found.confidences[number]
 
     @property
     def _numbers(self) -> np.ndarray:
@@ -154,8 +148,18 @@ class Evidence:
     def _whole(self) -> Evidence:
         return replace(self, rows=None)
 
+    def _searched(self, stream: int, fused: bool) -> NBest:
+        """A stream's N-best of the whole split."""
+        key = ("nbest", stream, fused)
+        if key not in self._kept:
+            panel, each = self.panel, self.panel.streams[stream]
+            told = f"{panel.split} {each.name}" + (" with LM" if fused else "")
+            fusion = (panel.languages, panel.parts) if fused else ()
+            self._kept[key] = nbest_of(each.load(), self.depth, told, *fusion)
+        return self._kept[key]
+
     def _build(self, streams: list[int]) -> Pool:
-        lists = [self.nbest(stream) for stream in streams]
+        lists = [self._searched(stream, fused) for stream in streams for fused in (False, True)]
         if len(streams) > 1:
             lists.append(self._recombined(streams))
         strings = union(lists, self.size)
@@ -197,5 +201,5 @@ def single_pool(found: NBest, evidence: Evidence) -> Pool:
     """An N-best made by one matrix an utterance, as a pool of one column."""
     orders = [sorted(range(len(strings)), key=strings.__getitem__) for strings in found.strings]
     strings = [[s[i] for i in order] for s, order in zip(found.strings, orders, strict=True)]
-    scores = np.concatenate([s[order] for s, order in zip(found.scores, orders, strict=True)])
+    scores = np.concatenate([s[order] for s, order in zip(found.ctc, orders, strict=True)])
     return build_pool(strings, scores[:, None], evidence.panel.languages, evidence.parts, evidence.references)

@@ -89,17 +89,18 @@ class _Slots:
 
 @BLENDERS.register("rover")
 class Rover:
-    """NIST ROVER among the members' best strings, the best member first; the slots go through the beam search."""
+    """NIST ROVER among the members' best strings, found with the language model; slots go through the beam search."""
 
     def fit(self, evidence: Evidence, seed: int = 0) -> Recipe:
         """Greedy weights by plain votes, then scheme, alpha and null confidence, then LM weight and bonus."""
+        rows = np.arange(len(evidence))
         alone = [
-            float(edit_distances([list(s[0]) for s in evidence.nbest(stream).strings], evidence.references).mean())
-            for stream in evidence.streams_of()
+            float(edit_distances([list(evidence.nbest_row(s, row)[0]) for row in rows], evidence.references).mean())
+            for s in evidence.streams_of()
         ]
         order = [evidence.names[m] for m in sorted(range(len(alone)), key=lambda m: (alone[m], m))]
         slots = _slots(evidence, order, range(len(evidence.names)))
-        references, rows = flatten(evidence.references), np.arange(len(evidence))
+        references = flatten(evidence.references)
 
         def loss(weights: np.ndarray, settings: dict) -> float:
             return float(to_references(*slots.strings(slots.vote(weights, settings)[0]), rows, *references).mean())
