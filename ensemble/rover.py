@@ -7,7 +7,7 @@ searches the scheme, alpha, the null's confidence and who votes on out-of-fold p
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -114,8 +114,8 @@ class Rover:
             costs=evidence.panel.costs,
             budget=evidence.panel.budget,
             patience=3,
+            start=_best_few(evidence, order, lambda counts: loss(counts, settings)),
         ).weights
-        weights = weights / weights.sum()
         if not weights.all():  # prediction aligns only those with weight, so the rest is fitted on that alignment
             slots = _slots(evidence, order, np.flatnonzero(weights))
         settings, _ = coordinate_search(lambda s: loss(weights, s), settings, GRID, rounds=2)
@@ -136,6 +136,19 @@ class Rover:
         slots = _slots(evidence, recipe.settings["order"], used(recipe, evidence.names))
         tokens, offsets = slots.strings(slots.vote(recipe.array(evidence.names), recipe.settings)[0])
         return [tokens[first:last].tolist() for first, last in itertools.pairwise(offsets)]
+
+
+def _best_few(evidence: Evidence, order: Sequence[str], loss: Callable[[np.ndarray], float]) -> np.ndarray | None:
+    """Counts of the first so many of `order`, one vote each, with the lowest loss; None where the budget allows none.
+
+    Two votes are a tie or a veto, so from one member alone greedy selection never gets to the three that outvote it.
+    """
+    costs, budget = evidence.panel.costs, evidence.panel.budget
+    ranks = [order.index(name) for name in evidence.names]
+    trials = [(np.array(ranks) < count).astype(np.int64) for count in range(1, len(order) + 1)]
+    if costs is not None and budget is not None:
+        trials = [trial for trial in trials if float(np.dot(trial, costs)) <= budget]
+    return min(trials, key=loss, default=None)
 
 
 def _slots(evidence: Evidence, order: Sequence[str], members: Sequence[int]) -> _Slots:

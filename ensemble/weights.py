@@ -37,8 +37,9 @@ def greedy_selection(
     costs: Sequence[float] | None = None,
     budget: float | None = None,
     patience: int = 8,
+    start: np.ndarray | None = None,
 ) -> Selection:
-    """Pick members with replacement so that `loss(counts)` falls.
+    """Pick members with replacement so that `loss(counts)` falls, from nothing or from the counts `start`.
 
     `costs` and `budget` bound the sum of the costs of the distinct members used. Ties prefer members already used
     (a smaller blend for the same loss), then the seed decides. `patience` rounds without a new best end the search.
@@ -54,6 +55,9 @@ def greedy_selection(
     best_counts, best_loss, since = counts.copy(), np.inf, 0
     trajectory: list[tuple[int, float]] = []
     known: dict[bytes, float] = {}
+    if start is not None:
+        counts = np.asarray(start, np.int64).copy()
+        best_counts, best_loss = counts.copy(), _recall(known, counts, loss)
     for _ in range(rounds):
         choice, choice_loss = -1, np.inf
         # Members in use come first, and only a strictly lower loss displaces a choice: that is the preference on ties.
@@ -75,7 +79,7 @@ def greedy_selection(
             since += 1
             if since >= patience:
                 break
-    if not trajectory:
+    if not best_counts.any():
         raise ValueError(f"greedy_selection: no member costs {budget} or less")
     return Selection(best_counts, float(best_loss), tuple(trajectory))
 

@@ -20,6 +20,17 @@ def test_reaches_the_weights_that_minimise_the_loss():
     assert found.loss == pytest.approx(0)
 
 
+def test_a_start_opens_what_single_steps_do_not_reach():
+    """Three together are good, one is fair, two are worse than one: a vote."""
+
+    def vote(counts):
+        return {1: 1.0, 2: 2.0, 3: 0.5}[int(np.count_nonzero(counts))] + 0.1 * counts.argmax()
+
+    assert greedy_selection(vote, 3, patience=3).counts.tolist() == [1, 0, 0]
+    found = greedy_selection(vote, 3, patience=3, start=np.array([1, 1, 1]))
+    assert found.counts.tolist() == [1, 1, 1] and found.loss == 0.5
+
+
 def test_keeps_the_best_point_of_the_trajectory():
     # One member alone is best; the search goes on past it, and comes back to it.
     found = greedy_selection(lambda counts: float((counts > 0).sum()) + 0.1 * (counts.sum() % 3), 3, rounds=6)
