@@ -65,15 +65,22 @@ def padding_share(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
 
 
 def collate(split: Split, indices: Sequence[int]) -> Batch:
-    """The utterances at `indices` as one batch; targets are empty where the split has no transcripts."""
+    """The utterances at `indices` as one batch; targets are empty where the split has no transcripts.
+
+    NumPy does the work, because this runs on a thread of its own: torch's parallel loops would give that thread a team
+    of its own, and OpenMP, with more threads than cores, then sleeps between the recurrent layers' many short loops. On
+    two cores that made training five times slower.
+    """
     features = [split.features(i) for i in indices]
-    lengths = torch.tensor([len(x) for x in features])
-    padded = torch.zeros(len(features), int(lengths.max()), features[0].shape[1])
+    lengths = np.array([len(x) for x in features])
+    padded = np.zeros((len(features), lengths.max(), features[0].shape[1]), np.float32)
     for row, x in enumerate(features):
-        padded[row, : len(x)] = torch.from_numpy(np.array(x))
+        padded[row, : len(x)] = x
     labels = [split.labels(i) for i in indices] if split.tokens is not None else [np.zeros(0, np.int16)] * len(features)
-    targets = torch.from_numpy(np.concatenate(labels).astype(np.int64))
-    return Batch(padded, lengths, targets, torch.tensor([len(y) for y in labels]), tuple(int(i) for i in indices))
+    targets = np.concatenate(labels).astype(np.int64)
+    sizes = np.array([len(y) for y in labels])
+    tensors = (torch.from_numpy(each) for each in (padded, lengths, targets, sizes))
+    return Batch(*tensors, tuple(int(i) for i in indices))
 
 
 def joined(views: Sequence[Batch]) -> Batch:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -155,3 +158,25 @@ def test_views_are_joined_one_after_the_other():
     assert both.lengths.tolist() == [3, 1, 5, 2] and both.features.shape == (4, 5, 2)
     assert both.features[0, :, 0].tolist() == [0, 1, 2, 0, 0] and both.target_lengths.sum() == len(both.targets)
     assert joined([one]) is one
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
+def test_collating_on_a_thread_starts_no_second_team_of_threads():
+    """A second OpenMP team on as many cores makes recurrent layers several times slower."""
+    script = """
+import os
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+import numpy as np, torch
+from folds.batches import collate
+torch.set_num_threads(2)
+torch.ones(1_000_000).exp()  # the main thread's team
+split = SimpleNamespace(features=lambda i: np.ones((4000, 28), np.float16), tokens=None)
+with ThreadPoolExecutor(1) as pool:
+    pool.submit(int).result()
+    before = len(os.listdir("/proc/self/task"))
+    pool.submit(collate, split, range(20)).result()
+    print(len(os.listdir("/proc/self/task")) - before)
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300)
+    assert told.stdout.strip() == "0"
