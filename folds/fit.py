@@ -56,6 +56,8 @@ class Task:
     folder: Path
     title: str
     group: Group = Group()
+    start: Path | None = None
+    """Weights to begin from."""
 
     @property
     def checkpoints(self) -> Path:
@@ -81,7 +83,10 @@ def fit(model: CTCNetwork, task: Task, recipe: Recipe) -> None:
     Writes checkpoint/, metrics.jsonl, timing.jsonl and tensorboard/ under the folder. Raises Stopped after SIGTERM or
     Ctrl-C, when the state is saved; InputError when losses are no numbers for too long.
     """
-    _start_from_prior(model, task)
+    if task.start is not None:
+        checkpoint.load_weights(task.start, model)
+    elif recipe.prior:
+        _start_from_prior(model, task)
     state = State(model, recipe, task.device, task.seed, task.group)
     resumed = state.restore(task.checkpoints)
     at = state.at

@@ -37,6 +37,8 @@ class Recipe:
     """Predict from an exponential moving average of the weights that looks back over so large a share of the run."""
     accumulate: int = 1
     """Batches whose gradients make one step."""
+    prior: bool = True
+    """Start the output's biases from how often each label, and the blank, is to be expected."""
     intermediate: float = 0.3
     """Weight of CTC on the middle layer; the output's gets the rest."""
     consistency: float = 0.0
@@ -45,8 +47,8 @@ class Recipe:
     augment: tyro.conf.OmitArgPrefixes[Augment] = Augment()
     """SpecAugment."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Autocast; the loss is in float32 in any case. auto is bf16 on a device that computes in it (CUDA from Ampere on,
-    CPUs with AVX-512 BF16 or AMX), else fp32. fp16 is for older CUDA."""
+    """Autocast; the loss is in float32 in any case. auto is bf16 where that is faster (CUDA from Ampere on, CPUs with
+    AMX), else fp32. fp16 is for older CUDA."""
     select: Literal["last", "best"] = "last"
     """Which weights predict: those at the end of the schedule, or of the epoch with the best held-out distance. The
     latter flatters OOF, and the member says so."""
@@ -90,6 +92,9 @@ class TrainOptions:
     """Seeds initial weights, batches and masks; a member of another seed gets a folder of its own."""
     resume: bool = False
     """Go on from the last checkpoint of a run that was stopped; finished runs are skipped."""
+    restart_from: Path | None = None
+    """Another store: begin each member from the weights that the same member, finished, predicts with there, rather
+    than at random. A late restart: with --select best there, from its best."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
     threads: int = 0

@@ -25,7 +25,7 @@ from .options import TrainOptions
 from .parallel import Group
 from .partition import speaker_folds
 from .predict import greedy_distances, predict
-from .store import SPLITS, read_json, run_dir, run_name, write_json, write_log_probs
+from .store import SPLITS, Member, find_members, read_json, run_dir, run_name, write_json, write_log_probs
 
 # What may differ between a run and its resumption.
 FREE = ("data", "model", "fold", "runs", "resume", "device", "threads", "allow_pickle")
@@ -47,6 +47,11 @@ def train_member(
     if _begun(folder, record, options.resume) and all((folder / f"{s}.safetensors").exists() for s in SPLITS):
         print(f"{folder}: finished before, left as it is")
         return folder
+    source = None
+    if options.restart_from is not None:
+        source = _restart(options, record)
+        if source.config["select"] == "best":
+            record["select"] = "best"  # what it flatters there, it flatters here
     fold_of = speaker_folds(dataset.train, options.folds)
     held_out = np.flatnonzero(fold_of == fold)
     task = Task(
@@ -58,6 +63,7 @@ def train_member(
         folder=folder,
         title=f"{run_name(name, options.seed, options.folds)} fold {fold}",
         group=group,
+        start=None if source is None else source.weights,
     )
     group.wait()  # all have looked before the first writes
     if group.first:
@@ -67,7 +73,8 @@ def train_member(
     if group.first:
         # Those that predict, whichever they are: what else is asked of the model later is asked of them.
         save_weights(task.checkpoints / "weights.safetensors", model)
-        write_predictions(model, task, options.recipe.batch_frames, cpu_minutes(folder))
+        before = 0.0 if source is None else read_json(source.path / "summary.json")["cpu_minutes"]
+        write_predictions(model, task, options.recipe.batch_frames, before + cpu_minutes(folder))
     group.wait()
     return folder
 
@@ -139,6 +146,24 @@ def _begun(folder: Path, record: dict[str, Any], resume: bool) -> bool:
     if not resume and not finished and checkpoints(folder / "checkpoint"):
         raise InputError(f"{folder}: begun before and not finished: add --resume to go on, or delete the folder")
     return True
+
+
+def _restart(options: TrainOptions, record: dict[str, Any]) -> Member:
+    """The finished member of --restart-from. Raises InputError where there is none, or it is not the same but longer.
+
+    It must have held out what this one holds out: else what is out of fold here was fitted there.
+    """
+    where = run_dir(options.restart_from, record["model"], record["fold"], options.seed, options.folds)
+    asked = f"--restart-from {options.restart_from}"
+    for member in find_members(options.restart_from):
+        if member.path == where and member.weights.exists():
+            break
+    else:
+        raise InputError(f"{asked}: {where} is no finished run with its checkpoint/weights.safetensors: train it first")
+    for key, what in (("folds", "--folds"), ("data", "data"), ("model_config", "model options")):
+        if member.config[key] != record[key]:
+            raise InputError(f"{asked}: {where} was trained with other {what}: give the same here")
+    return member
 
 
 def _fitted(model: CTCNetwork, dataset: Dataset, chosen: np.ndarray, skip_bad: bool) -> np.ndarray:

@@ -1,8 +1,10 @@
-"""Training speed of each variant beside the same network with packed sequences and with plain padding, in one run.
+"""Training speed of each model beside other ways to compute the same, in one run.
 
-`python tests/benchmarks/bench_training.py [PATTERN] [--utterances N] [--frames T]` prints input frames per CPU-second
-of forward and backward, the median of several steps taken in turn. Plain padding gives wrong results for the backward
-direction: it is the floor of what padded recurrence can cost. Packing is what the result must equal.
+`python tests/benchmarks/bench_training.py [PATTERN] [--kinds padded,packed,bf16,compiled]` prints input frames per
+CPU-second of forward and backward, the median of several steps taken in turn, and each way's time as a multiple of
+ours. Plain padding gives wrong results for the backward direction: it is the floor of what padded recurrence can cost.
+Packing is what the result must equal. bf16 is ours under autocast, compiled is ours through `torch.compile`, whose
+first step, a step that compiles, is timed apart.
 """
 
 from __future__ import annotations
@@ -11,12 +13,13 @@ import argparse
 import statistics
 import time
 import types
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from folds.batches import Batch
-from folds.objective import objective
+from folds.objective import Objective
 from models.layers import Bidirectional
 from registry import create_model, list_models
 
@@ -42,23 +45,27 @@ def a_batch(utterances: int, frames: int) -> Batch:
     return Batch(torch.randn(utterances, frames, FEATURES), lengths, targets, labels, tuple(range(utterances)))
 
 
-def variants(name: str) -> dict[str, torch.nn.Module]:
-    """The model with each kind of recurrence, equal weights."""
-    models = {}
-    for kind, forward in (("ours", None), ("padded", padded), ("packed", packed)):
-        torch.manual_seed(0)
-        models[kind] = create_model(name, features=FEATURES, classes=CLASSES)
-        for layer in models[kind].modules():
-            if forward is not None and isinstance(layer, Bidirectional):
-                layer.forward = types.MethodType(forward, layer)
-    return models
+KINDS: dict[str, Callable | None] = {"ours": None, "padded": padded, "packed": packed, "bf16": None, "compiled": None}
 
 
-def step(model: torch.nn.Module, batch: Batch) -> float:
+def variant(name: str, kind: str) -> torch.nn.Module:
+    """The model's objective, computed in one of the ways; weights are equal."""
+    torch.manual_seed(0)
+    model = create_model(name, features=FEATURES, classes=CLASSES)
+    for layer in model.modules():
+        if KINDS[kind] is not None and isinstance(layer, Bidirectional):
+            layer.forward = types.MethodType(KINDS[kind], layer)
+    module = Objective(model, intermediate=0.3, consistency=0.0)
+    return torch.compile(module, dynamic=True) if kind == "compiled" else module
+
+
+def step(module: torch.nn.Module, batch: Batch, kind: str) -> float:
     """CPU seconds of one forward and backward."""
     start = time.process_time()
-    objective(model, batch, intermediate=0.3)[0].backward()
-    model.zero_grad(set_to_none=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=kind == "bf16"):
+        loss = module(batch)[0]
+    loss.backward()
+    module.zero_grad(set_to_none=True)
     return time.process_time() - start
 
 
@@ -66,6 +73,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pattern", nargs="?", default="*_small")
+    parser.add_argument("--kinds", default="padded,packed")
     parser.add_argument("--utterances", type=int, default=10)
     parser.add_argument("--frames", type=int, default=600)
     parser.add_argument("--steps", type=int, default=3)
@@ -73,23 +81,18 @@ def main() -> None:
     torch.set_num_threads(1)
     batch = a_batch(options.utterances, options.frames)
     total = int(batch.lengths.sum())
+    kinds = ["ours", *options.kinds.split(",")]
     print(f"{options.utterances} utterances of up to {options.frames} frames, 1 thread; input frames per CPU-second")
-    print(f"{'model':16}  {'ours':>8}  {'padded':>8}  {'packed':>8}  ours/padded  packed/ours (time)")
+    print("".join([f"{'model':16}", *(f"{kind:>10}" for kind in kinds), *(f"{k + '/ours':>14}" for k in kinds[1:])]))
     for name in list_models(options.pattern):
-        models = variants(name)
-        times: dict[str, list[float]] = {kind: [] for kind in models}
-        for turn in range(options.steps + 1):
-            for kind, model in models.items():
-                spent = step(model, batch)
-                if turn:  # the first turn warms up
-                    times[kind].append(spent)
-        middle = {kind: statistics.median(values) for kind, values in times.items()}
-        speed = {kind: total / value for kind, value in middle.items()}
-        print(
-            f"{name:16}  {speed['ours']:8.0f}  {speed['padded']:8.0f}  {speed['packed']:8.0f}"
-            f"  {middle['ours'] / middle['padded']:11.2f}  {middle['packed'] / middle['ours']:8.1f}",
-            flush=True,
-        )
+        modules = {kind: variant(name, kind) for kind in kinds}
+        first = {kind: step(module, batch, kind) for kind, module in modules.items()}
+        turns = [{kind: step(modules[kind], batch, kind) for kind in kinds} for _ in range(options.steps)]
+        middle = {kind: statistics.median(turn[kind] for turn in turns) for kind in kinds}
+        cells = [f"{total / middle[kind]:10.0f}" for kind in kinds]
+        cells += [f"{middle[kind] / middle['ours']:14.2f}" for kind in kinds[1:]]
+        told = f"  (compiling: {first['compiled']:.0f} CPU-s)" if "compiled" in kinds else ""
+        print("".join([f"{name:16}", *cells, told]), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from folds import fit, train
 from folds.batches import plan
@@ -261,11 +262,11 @@ def test_reduced_precision_trains(tiny, tmp_path, monkeypatch):
     assert rows[1]["loss"] < rows[0]["loss"] and rows[1]["skipped"] == 0
 
 
-def test_bf16_is_chosen_where_a_cpu_computes_in_it(monkeypatch):
+def test_bf16_is_chosen_where_a_cpu_has_matrix_units_for_it(monkeypatch):
     cpu = torch.device("cpu")
-    bf16 = torch.bfloat16
-    for capabilities, dtype in (({"amx_bf16": True}, bf16), ({"avx512_bf16": True}, bf16), ({"avx2": True}, None)):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
+    for amx, dtype in ((True, torch.bfloat16), (False, None)):
+        found = {"amx_bf16": amx, "avx512_bf16": True}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found, raising=False)
         assert autocast_dtype("auto", cpu) is dtype
     assert autocast_dtype("fp32", cpu) is None and autocast_dtype("fp16", cpu) is torch.float16
     assert autocast_dtype("auto", torch.device("mps")) is None
@@ -302,6 +303,59 @@ def test_a_run_begun_before_an_option_existed_goes_on(tiny, tmp_path, monkeypatc
     path.write_text(json.dumps(config))
     run(monkeypatch, tiny, tmp_path, "--epochs", "1", "--resume")
     assert "finished before" in capsys.readouterr().out
+
+
+def test_a_restart_begins_from_the_weights_of_the_run_before(undisturbed, tiny, tmp_path, monkeypatch):
+    """To the last bit; its minutes are those of both runs, and once begun it goes on from its own checkpoint."""
+    began = []
+
+    class Watched(State):
+        def __init__(self, model, *more):
+            began.append({name: value.clone() for name, value in model.state_dict().items()})
+            super().__init__(model, *more)
+
+    monkeypatch.setattr(fit, "State", Watched)
+    options = ["--epochs", "2", "--restart-from", str(undisturbed.parents[1])]
+    run(monkeypatch, tiny, tmp_path, *options)
+    before = load_file(undisturbed / "checkpoint" / "weights.safetensors")
+    assert before.keys() == began[0].keys() and all(torch.equal(began[0][name], before[name]) for name in before)
+    folder = tmp_path / "lstm_small" / "fold0"
+    minutes = [json.loads((path / "summary.json").read_text())["cpu_minutes"] for path in (undisturbed, folder)]
+    assert minutes[1] >= minutes[0]
+    finished = metrics(folder)
+    (folder / "test.safetensors").unlink()
+    run(monkeypatch, tiny, tmp_path, *options, "--resume")
+    assert metrics(folder) == finished
+
+
+def test_a_restart_from_a_flattered_run_is_flattered(tiny, tmp_path, monkeypatch):
+    run(monkeypatch, tiny, tmp_path / "best", "--epochs", "2", "--select", "best")
+    run(monkeypatch, tiny, tmp_path / "on", "--epochs", "1", "--restart-from", str(tmp_path / "best"))
+    (member,) = find_members(tmp_path / "on")
+    assert member.config["select"] == "best"
+
+
+def test_a_restart_wants_the_same_model_finished_elsewhere(undisturbed, tiny, tmp_path, monkeypatch):
+    before = undisturbed.parents[1]
+    for options, message in (
+        (["--fold", "1"], "fold1 is no finished run"),
+        (["--dropout", "0.5"], "trained with other model options"),
+        (["--folds", "3"], "trained with other --folds"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run(monkeypatch, tiny, tmp_path, "--restart-from", str(before), *options)
+    with pytest.raises(InputError, match="no such folder of runs"):
+        run(monkeypatch, tiny, tmp_path, "--restart-from", str(tmp_path / "nowhere"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_the_prior_biases_begin_at_random(tiny, tmp_path, monkeypatch):
+    """The first epoch's loss tells: with the prior, that most frames are blank need not be learned."""
+    losses = {}
+    for name, more in (("with", []), ("without", ["--no-prior"])):
+        run(monkeypatch, tiny, tmp_path / name, "--epochs", "1", "--lr", "1e-12", *more)
+        losses[name] = json.loads(metrics(tmp_path / name / "lstm_small" / "fold0").splitlines()[0])["loss"]
+    assert losses["with"] < losses["without"]
 
 
 @pytest.mark.parametrize(
