@@ -13,11 +13,19 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from models import CTCNetwork
 from registry import create_model
 
 from .cache import Split
 from .checkpoint import load_weights
 from .store import Member, read_spelled, write_spelled
+
+
+def model_of(member: Member) -> CTCNetwork:
+    """The model that made the member's predictions, on the CPU, ready to predict."""
+    model = create_model(member.model, **member.config["model_config"])
+    load_weights(member.weights, model)
+    return model.eval()
 
 
 def spelled(
@@ -32,9 +40,7 @@ def spelled(
     known = read_spelled(path, key)
     new = [[s for s in each if s not in known.get(name, {})] for name, each in zip(ids, strings, strict=True)]
     if any(new):
-        model = create_model(member.model, **member.config["model_config"])
-        load_weights(member.weights, model)
-        model.eval()
+        model = model_of(member)
         row_of = {name: row for row, name in enumerate(split.ids)}
         for name, each in zip(tqdm(ids, f"spell {member.name} {what}", leave=False, unit="utt"), new, strict=True):
             if each:

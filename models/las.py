@@ -82,30 +82,34 @@ def joint_search(
     heads = model.heads(features[None], torch.tensor([len(features)], device=features.device))
     memory = model.speller.memory(heads.states, heads.lengths)
     ctc = PrefixScores(heads.log_probs[0, : int(heads.lengths)].double().cpu().numpy())
-    live = [((), 0.0, ctc.start(), None)]
+    strings: list[list[int]] = [[]]
+    spelled, states, cells = np.zeros(1), ctc.start(), None
     done: list[tuple[list[int], float]] = []
     for _ in range((length if length is not None else int(heads.lengths)) + 1):
-        grown = []
-        for tokens, spelled, state, cells in live:
-            last = torch.tensor([[tokens[-1] if tokens else END]], device=features.device)
-            log_probs, cells = model.speller(memory, last, cells)
-            spell = spelled + log_probs[0, 0].double().cpu().numpy()
-            done.append((list(tokens), _mixed(ctc_weight, ctc.whole(state), float(spell[END]))))
-            prefix, states = ctc.extend(tokens, state)
-            for token in range(1, len(prefix)):
-                score = _mixed(ctc_weight, prefix[token], float(spell[token]))
-                grown.append((score, (*tokens, token), float(spell[token]), states[:, :, token], cells))
+        last = np.array([string[-1] if string else END for string in strings])
+        repeated = type(memory)(*(_repeated(part, len(strings)) for part in memory))
+        log_probs, cells = model.speller(repeated, torch.from_numpy(last).to(features.device)[:, None], cells)
+        spells = spelled[:, None] + log_probs[:, 0].double().cpu().numpy()
+        ended = _mixed(ctc_weight, ctc.whole(states), spells[:, END])
+        done += zip(strings, ended.tolist(), strict=True)
         done = sorted(done, key=lambda each: -each[1])[:beam]
-        grown.sort(key=lambda each: -each[0])
+        prefixes, grown = ctc.extend(last, states)
+        scores = _mixed(ctc_weight, prefixes, spells)
+        scores[:, END] = -np.inf
+        best = np.argsort(-scores, axis=None, kind="stable")[:beam]
         # Scores of prefixes bound those of the strings they begin, so what is below the worst kept may go.
-        floor = done[-1][1] if len(done) == beam else -np.inf
-        live = [tuple(each[1:]) for each in grown[:beam] if each[0] > floor]
-        if not live:
+        best = best[scores.flat[best] > (done[-1][1] if len(done) == beam else -np.inf)]
+        if not len(best):
             break
+        parents, tokens = np.unravel_index(best, scores.shape)
+        strings = [[*strings[parent], token] for parent, token in zip(parents, tokens.tolist(), strict=True)]
+        spelled, states = spells[parents, tokens], grown[parents, :, :, tokens]
+        kept = torch.from_numpy(parents).to(features.device)
+        cells = tuple(tuple(part.index_select(1, kept) for part in cell) for cell in cells)
     return done
 
 
-def _mixed(weight: float, ctc: float, spelled: float) -> float:
+def _mixed(weight: float, ctc: np.ndarray, spelled: np.ndarray) -> np.ndarray:
     # 0 times minus infinity is no number; a weight of 0 means not to ask.
     return (weight * ctc if weight else 0.0) + ((1 - weight) * spelled if weight < 1 else 0.0)
 
@@ -113,39 +117,42 @@ def _mixed(weight: float, ctc: float, spelled: float) -> float:
 class PrefixScores:
     """CTC's log-probability of all strings that begin with a prefix (Graves 2008, chapter 7), for one utterance.
 
-    `log_probs` `(T, C)`. A prefix's state `(T, 2)` is the log-mass of paths that make just the prefix and end at each
-    frame, in its last token or in a blank.
+    `log_probs` `(T, C)`. The states of P prefixes `(P, T, 2)` are the log-mass of paths that make just the prefix and
+    end at each frame, in its last token or in a blank.
     """
 
     def __init__(self, log_probs: np.ndarray) -> None:
         self.log_probs = log_probs
 
     def start(self) -> np.ndarray:
-        """The empty prefix."""
-        state = np.full((len(self.log_probs), 2), -np.inf)
-        state[:, 1] = np.cumsum(self.log_probs[:, BLANK])
+        """The empty prefix alone: `(1, T, 2)`."""
+        state = np.full((1, len(self.log_probs), 2), -np.inf)
+        state[0, :, 1] = np.cumsum(self.log_probs[:, BLANK])
         return state
 
-    def whole(self, state: np.ndarray) -> float:
-        """log P(the prefix and nothing more)."""
-        return float(np.logaddexp(*state[-1]))
+    def whole(self, states: np.ndarray) -> np.ndarray:
+        """log P(the prefix and nothing more) `(P,)`."""
+        return np.logaddexp(states[:, -1, 0], states[:, -1, 1])
 
-    def extend(self, tokens: tuple[int, ...], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For every class: log P of all strings that begin with the prefix and it `(C,)`, and its state `(T, 2, C)`."""
-        frames, classes = self.log_probs.shape
+    def extend(self, last: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For every class: log P of all strings that begin with prefix and class `(P, C)`, and states `(P, T, 2, C)`.
+
+        `last` `(P,)` is each prefix's last token, 0 for the empty one's.
+        """
+        (count, frames, _), classes = states.shape, self.log_probs.shape[1]
         # What flows into a new token at frame t: the prefix finished by t - 1, not in the same token without a blank.
-        before = np.full((frames, classes), -np.inf)
-        before[1:] = np.logaddexp(state[:-1, 0], state[:-1, 1])[:, None]
-        if tokens:
-            before[1:, tokens[-1]] = state[:-1, 1]
-        else:
-            before[0] = 0.0
-        new = np.full((frames, 2, classes), -np.inf)
-        token, blank = np.full(classes, -np.inf), np.full(classes, -np.inf)
+        before = np.full((frames, count, classes), -np.inf)
+        before[1:] = np.logaddexp(states[:, :-1, 0], states[:, :-1, 1]).T[:, :, None]
+        before[0, last == END] = 0.0
+        again = np.flatnonzero(last != END)
+        before[1:, again, last[again]] = states[again, :-1, 1].T
+        new = np.full((frames, 2, count, classes), -np.inf)
+        token, blank = np.full((count, classes), -np.inf), np.full((count, classes), -np.inf)
         for t, row in enumerate(self.log_probs):
             token, blank = np.logaddexp(token, before[t]) + row, np.logaddexp(token, blank) + row[BLANK]
             new[t, 0], new[t, 1] = token, blank
-        return np.logaddexp.reduce(before + self.log_probs, axis=0), new
+        scores = np.logaddexp.reduce(before + self.log_probs[:, None], axis=0)
+        return scores, new.transpose(2, 0, 1, 3)
 
 
 @register_model(

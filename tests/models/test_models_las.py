@@ -75,15 +75,20 @@ def test_a_prefix_has_the_mass_of_all_strings_it_begins():
     everything = strings(4)
     mass = np.exp(log_likelihood(log_probs, everything))
     scores = PrefixScores(log_probs)
+    states, expected = [], []
     for prefix in ([], [1], [2, 2], [1, 2]):
         state = scores.start()
         for size, token in enumerate(prefix):
-            state = scores.extend(tuple(prefix[:size]), state)[1][:, :, token]
-        assert np.exp(scores.whole(state)) == pytest.approx(mass[everything.index(prefix)], abs=1e-12)
-        found, _ = scores.extend(tuple(prefix), state)
+            state = scores.extend(np.array([prefix[size - 1] if size else 0]), state)[1][:, :, :, token]
+        assert np.exp(scores.whole(state)[0]) == pytest.approx(mass[everything.index(prefix)], abs=1e-12)
+        (found,), _ = scores.extend(np.array([prefix[-1] if prefix else 0]), state)
+        states.append(state)
+        expected.append(found)
         for token in range(1, CLASSES):
             begun = [s[: len(prefix) + 1] == [*prefix, token] for s in everything]
             assert np.exp(found[token]) == pytest.approx(mass[begun].sum(), abs=1e-12)
+    together, _ = scores.extend(np.array([0, 1, 2, 2]), np.concatenate(states))
+    np.testing.assert_allclose(together, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])

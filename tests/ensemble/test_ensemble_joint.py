@@ -1,0 +1,115 @@
+"""The joint decoding command on a LAS of two folds: whose model speaks, what is printed, written and refused."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from ensemble import joint
+from folds import train
+from folds.cache import load_dataset
+from folds.metric import edit_distances
+from folds.spell import model_of
+from folds.store import find_members
+from folds.submission import check_submission
+from models.las import joint_search
+from registry import InputError
+
+SMALL = ["--channels", "8", "--bottom", "6", "--hidden", "8", "--layers", "1", "--speller", "7", "--attention", "5"]
+
+
+@pytest.fixture(scope="module")
+def dataset(tiny):
+    return load_dataset(tiny, progress=False)
+
+
+@pytest.fixture(scope="module")
+def runs(tiny, tmp_path_factory):
+    """A LAS of two folds, trained for some seconds, and an LSTM, which has no speller."""
+    path = tmp_path_factory.mktemp("joint")
+    fixed = ["train", "--data", str(tiny), "--runs", str(path), "--folds", "2", "--threads", "1", "--lr", "0.01"]
+    fixed += ["--batch-frames", "400"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [*fixed, "--model", "las_small", "--fold", "all", "--epochs", "12", *SMALL])
+        train.main()
+        patch.setattr(sys, "argv", [*fixed, "--model", "lstm_small", "--epochs", "1", "--hidden", "8"])
+        train.main()
+    return path
+
+
+@pytest.fixture
+def run(tiny, runs, monkeypatch):
+    def call(*more: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["joint", "--data", str(tiny), "--runs", str(runs), *map(str, more)])
+        joint.main()
+
+    return call
+
+
+def strings_of(member, split, ids, weight) -> list[list[int]]:
+    """The best string of each utterance, one at a time."""
+    row_of = {name: row for row, name in enumerate(split.ids)}
+    model = model_of(member)
+    features = [torch.tensor(split.features(row_of[name])) for name in ids]
+    return [joint_search(model, each, beam=5, ctc_weight=weight)[0][0] for each in features]
+
+
+def test_out_of_fold_each_model_decodes_what_it_held_out(run, runs, dataset, capsys):
+    run("--split", "oof", "--ctc-weight", "1", "0.3")
+    told = capsys.readouterr().out.splitlines()
+    expected = []
+    for member in find_members(runs)[:2]:
+        ids = member.load("oof").ids
+        references = [dataset.train.labels(dataset.train.ids.index(name)) for name in ids]
+        for weight in (1.0, 0.3):
+            distance = edit_distances(strings_of(member, dataset.train, ids, weight), references).mean()
+            expected.append((member.fold, f"{weight:g}", len(ids), distance))
+    pattern = r"las_small fold (\d), CTC weight (\S+): (\d+) utterances of oof, distance (\S+), \S+ utterances/s"
+    found = [re.fullmatch(pattern, line).groups() for line in told]
+    assert [(int(f), w, int(n), float(d)) for f, w, n, d in found] == [
+        (f, w, n, pytest.approx(d, abs=5e-4)) for f, w, n, d in expected
+    ]
+    assert len({d for *_, d in expected}) > 1
+
+
+def test_one_fold_model_s_strings_become_a_submission(run, runs, dataset, tmp_path, capsys):
+    out = tmp_path / "joint.csv"
+    with pytest.raises(InputError, match="--out with 2 fold models: a joint search is of one"):
+        run("--split", "test", "--out", out)
+    assert not out.exists()
+    path = tmp_path / "one" / "las_small"
+    path.mkdir(parents=True)
+    (path / "fold0").symlink_to(runs / "las_small" / "fold0")
+    run("--runs", tmp_path / "one", "--split", "test", "--out", out)
+    check_submission(out, dataset.header, dataset.sample_ids, dataset.alphabet, allow_empty=True)
+    strings = strings_of(find_members(runs)[0], dataset.test, dataset.test.ids, 0.5)
+    assert [row.split(",")[1] for row in out.read_text().splitlines()[1:]] == [
+        dataset.alphabet.to_string(string) for string in strings
+    ]
+    assert f"wrote {out} ({len(dataset.test)} rows)" in capsys.readouterr().out
+
+
+def test_a_limit_draws_the_same_utterances_for_all(runs, dataset):
+    rows = [joint.chosen_rows(member, "dev", dataset, 3)[1] for member in find_members(runs)[:2]]
+    assert len(rows[0]) == 3 and np.array_equal(*rows)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--members", "lstm_small"], "lstm_small/fold0: has no attention speller"),
+        (["--members", "gru*"], r"--members gru\*: no finished member"),
+        (["--ctc-weight", "1.5"], "--ctc-weight 1.5: expected shares from 0 to 1"),
+        (["--beam", "0"], "--beam 0: expected 1 or more"),
+        (["--limit", "-1"], "--limit -1: expected 1 or more"),
+        (["--out", "x.csv"], "--out: a submission is of all of --split test"),
+        (["--out", "x.csv", "--split", "test", "--limit", "3"], "--out: a submission is of all of --split test"),
+    ],
+)
+def test_what_cannot_be_is_refused(run, options, message):
+    with pytest.raises(InputError, match=message):
+        run(*options)
