@@ -24,7 +24,7 @@ from folds.metric import edit_distances
 from folds.spell import model_of
 from folds.store import Member, find_members
 from folds.submission import write_submission
-from models.las import joint_search
+from models.las import LAS, joint_search
 from registry.errors import InputError, check_place, command
 
 from .members import group_members
@@ -40,6 +40,8 @@ class Joint:
     """Folder of trained members."""
     members: tuple[str, ...] = ("las*",)
     """Globs over members' names; each fold model is decoded on its own."""
+    fold: int | None = None
+    """The fold model to decode; all there are, where none is given."""
     split: Literal["oof", "dev", "test"] = "dev"
     """Which utterances."""
     ctc_weight: tuple[float, ...] = (0.5,)
@@ -80,10 +82,9 @@ def chosen_rows(member: Member, split: str, dataset: Dataset, limit: int | None)
 
 
 def decode_rows(
-    member: Member, source: Split, rows: Sequence[int], weights: Sequence[float], beam: int
+    member: Member, model: LAS, source: Split, rows: Sequence[int], weights: Sequence[float], beam: int
 ) -> list[list[list[int]]]:
     """The best string of each utterance, for each weight."""
-    model = model_of(member)
     found: list[list[list[int]]] = [[] for _ in weights]
     for row in tqdm(rows, f"{member.name} fold {member.fold}", leave=False, unit="utt"):
         features = torch.from_numpy(np.array(source.features(row)))
@@ -96,7 +97,10 @@ def main() -> None:
     """The command."""
     options = tyro.cli(Joint, prog="python -m ensemble.joint", description=__doc__)
     groups = group_members(find_members(options.runs), options.members)
-    members = [member for group in groups for member in group.members]
+    members = [m for group in groups for m in group.members if options.fold in (None, m.fold)]
+    if not members:
+        told = "; ".join(group.describe() for group in groups)
+        raise InputError(f"--fold {options.fold}: no fold model of these members is of that fold: {told}")
     for member in members:
         if not member.spells:
             raise InputError(
@@ -105,13 +109,15 @@ def main() -> None:
             )
     if options.out is not None:
         if len(members) > 1:
-            raise InputError(f"--out with {len(members)} fold models: a joint search is of one; blend them instead")
+            count = f"--out with {len(members)} fold models"
+            raise InputError(f"{count}: a joint search is of one: choose it with --members and --fold, or blend them")
         check_place(options.out)
     dataset = load_dataset(data_root(options.data), allow_pickle=options.allow_pickle)
-    for member in members:
-        source, rows = chosen_rows(member, options.split, dataset, options.limit)
+    # All are read before the first is decoded.
+    opened = [(m, model_of(m), *chosen_rows(m, options.split, dataset, options.limit)) for m in members]
+    for member, model, source, rows in opened:
         begun = time.perf_counter()
-        found = decode_rows(member, source, rows.tolist(), options.ctc_weight, options.beam)
+        found = decode_rows(member, model, source, rows.tolist(), options.ctc_weight, options.beam)
         speed = len(rows) * len(found) / (time.perf_counter() - begun)
         for weight, strings in zip(options.ctc_weight, found, strict=True):
             line = f"{member.name} fold {member.fold}, CTC weight {weight:g}: {len(rows)} utterances of {options.split}"

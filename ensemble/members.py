@@ -65,6 +65,8 @@ class Stream:
 def group_members(members: Sequence[Member], patterns: Sequence[str] = ("*",)) -> list[Group]:
     """Members whose name matches one of the globs, by name. Raises InputError where a pattern matches none."""
     names = sorted({member.name for member in members})
+    if not patterns:
+        raise InputError(f"--members: none is named; there are: {', '.join(names)}")
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise InputError(f"--members {pattern}: no finished member is called so; there are: {', '.join(names)}")

@@ -81,9 +81,13 @@ def save_weights(path: Path, model: nn.Module) -> None:
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Read what `save_weights` wrote."""
-    with safe_open(path, framework="pt") as file:
-        model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    """Read what `save_weights` wrote. Raises InputError for a file that is missing, damaged, or of another model."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not these weights ({told}): train this run again, in a folder of its own") from None
 
 
 def mean_weights(paths: Sequence[Path]) -> dict[str, Tensor]:

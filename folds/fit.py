@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import numpy as np
 import torch
@@ -56,8 +56,8 @@ class Task:
     folder: Path
     title: str
     group: Group = Group()
-    start: Path | None = None
-    """Weights to begin from."""
+    start: Literal["random", "given", "checkpoint"] = "random"
+    """Where a run without a checkpoint begins: from weights at random, from those the model comes with, or nowhere."""
 
     @property
     def checkpoints(self) -> Path:
@@ -83,12 +83,12 @@ def fit(model: CTCNetwork, task: Task, recipe: Recipe) -> None:
     Writes checkpoint/, metrics.jsonl, timing.jsonl and tensorboard/ under the folder. Raises Stopped after SIGTERM or
     Ctrl-C, when the state is saved; InputError when losses are no numbers for too long.
     """
-    if task.start is not None:
-        checkpoint.load_weights(task.start, model)
-    elif recipe.prior:
+    if task.start == "random" and recipe.prior:
         _start_from_prior(model, task)
     state = State(model, recipe, task.device, task.seed, task.group)
     resumed = state.restore(task.checkpoints)
+    if not resumed and task.start == "checkpoint":
+        raise InputError(f"{task.checkpoints}: no whole checkpoint is left: delete {task.folder} and restart it again")
     at = state.at
     epochs = recipe.epochs if recipe.minutes is None else None
     budget = Budget(recipe, sum(-(-len(task.batches(recipe, e + 1)) // recipe.accumulate) for e in range(epochs or 1)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,17 +18,18 @@ from registry import InputError, create_model, describe, model_config
 
 from .cache import Dataset, too_short
 from .checkpoint import files as checkpoints
-from .checkpoint import save_weights
+from .checkpoint import load_weights, save_weights
 from .fit import Task, fit
 from .journal import cpu_minutes
 from .options import TrainOptions
 from .parallel import Group
 from .partition import speaker_folds
 from .predict import greedy_distances, predict
-from .store import SPLITS, Member, find_members, read_json, run_dir, run_name, write_json, write_log_probs
+from .restart import open_source
+from .store import SPLITS, read_json, run_dir, run_name, write_json, write_log_probs
 
 # What may differ between a run and its resumption.
-FREE = ("data", "model", "fold", "runs", "resume", "device", "threads", "allow_pickle")
+FREE = ("data", "model", "fold", "runs", "restart_from", "resume", "device", "threads", "allow_pickle")
 
 
 def train_member(
@@ -44,26 +45,37 @@ def train_member(
     torch.manual_seed(options.seed)
     model: CTCNetwork = create_model(name, **dataclasses.asdict(config))
     record = _record(options, dataset, name, fold, config, model)
-    if _begun(folder, record, options.resume) and all((folder / f"{s}.safetensors").exists() for s in SPLITS):
-        print(f"{folder}: finished before, left as it is")
-        return folder
-    source = None
-    if options.restart_from is not None:
-        source = _restart(options, record)
-        if source.config["select"] == "best":
-            record["select"] = "best"  # what it flatters there, it flatters here
+    before = read_json(folder / "config.json") if (folder / "config.json").exists() else None
+    if before is not None:
+        _check_same(folder, before, record, options)
+        if all((folder / f"{s}.safetensors").exists() for s in SPLITS):
+            print(f"{folder}: finished before, left as it is")
+            return folder
     fold_of = speaker_folds(dataset.train, options.folds)
     held_out = np.flatnonzero(fold_of == fold)
+    fitted = _fitted(model, dataset, np.flatnonzero(fold_of != fold)[: options.recipe.limit], options.skip_bad)
+    start: Literal["random", "given", "checkpoint"] = "random"
+    if before is not None and before.get("restart") and checkpoints(folder / "checkpoint"):
+        start = "checkpoint"  # the source has done its part, and may be gone
+        record["restart"] = before["restart"]
+    elif options.restart_from is not None:
+        source = open_source(options.restart_from, record, [dataset.train.ids[row] for row in held_out])
+        load_weights(source.weights, model)
+        start = "given"
+        record["restart"] = source.facts
+    restart = record["restart"] or {"cpu_minutes": 0.0, "select": "last"}
+    if restart["select"] == "best":
+        record["select"] = "best"  # what it flatters there, it flatters here
     task = Task(
         dataset=dataset,
-        fitted=_fitted(model, dataset, np.flatnonzero(fold_of != fold)[: options.recipe.limit], options.skip_bad),
+        fitted=fitted,
         held_out=held_out,
         seed=options.seed,
         device=pick_device(options.device, group),
         folder=folder,
         title=f"{run_name(name, options.seed, options.folds)} fold {fold}",
         group=group,
-        start=None if source is None else source.weights,
+        start=start,
     )
     group.wait()  # all have looked before the first writes
     if group.first:
@@ -73,8 +85,8 @@ def train_member(
     if group.first:
         # Those that predict, whichever they are: what else is asked of the model later is asked of them.
         save_weights(task.checkpoints / "weights.safetensors", model)
-        before = 0.0 if source is None else read_json(source.path / "summary.json")["cpu_minutes"]
-        write_predictions(model, task, options.recipe.batch_frames, before + cpu_minutes(folder))
+        minutes = restart["cpu_minutes"] + cpu_minutes(folder)
+        write_predictions(model, task, options.recipe.batch_frames, minutes)
     group.wait()
     return folder
 
@@ -105,7 +117,6 @@ def _record(
     options: TrainOptions, dataset: Dataset, name: str, fold: int, config: Any, model: CTCNetwork
 ) -> dict[str, Any]:
     """What config.json holds: the resolved configuration, and what a blend must know of the member."""
-    chosen = json.loads(json.dumps(dataclasses.asdict(options), default=str))
     return {
         "model": name,
         "fold": fold,
@@ -117,53 +128,40 @@ def _record(
         "speller": hasattr(model, "spelled"),
         "select": options.recipe.select,
         "model_config": json.loads(json.dumps(dataclasses.asdict(config))),
-        "options": chosen,
+        "restart": None,
+        "options": _plain(options),
         "data": {"format": dataset.format, "hash": dataset.hash, "alphabet": dataset.alphabet.hash},
         "torch": torch.__version__,
     }
 
 
-def _begun(folder: Path, record: dict[str, Any], resume: bool) -> bool:
-    """Whether this run was begun before. Raises InputError when it was, and may not be gone on with."""
-    if not (folder / "config.json").exists():
-        return False
-    before = read_json(folder / "config.json")
+def _check_same(folder: Path, before: dict[str, Any], record: dict[str, Any], options: TrainOptions) -> None:
+    """Raises InputError where the run in `folder`, begun before, is not this one, or not to be gone on with."""
 
     def settings(of: dict[str, Any]) -> dict[str, Any]:
-        options = {key: value for key, value in of["options"].items() if key not in FREE}
-        return {"data": of["data"], "model": of["model_config"], **options.pop("recipe"), **options}
+        chosen = {key: value for key, value in of["options"].items() if key not in FREE}
+        # Where the source of a restart lies is free; that there is one is not.
+        restarted = {"restart_from": "given" if of["options"].get("restart_from") else "not given"}
+        return {"data": of["data"], "model": of["model_config"], **chosen.pop("recipe"), **chosen, **restarted}
 
     old, new = settings(before), settings(record)
-    # An option that is newer than the run counts as what it is now.
-    changed = sorted(key for key in {*old, *new} if old.get(key, new.get(key)) != new.get(key))
+    # An option that is newer than the run: the run was begun as its default has it.
+    default = settings(record | {"options": _plain(TrainOptions())})
+    changed = sorted(key for key in {*old, *new} if old.get(key, default.get(key)) != new.get(key))
     if changed:
         key = changed[0]
         raise InputError(
-            f"{folder}: begun with other settings ({key} was {old.get(key)}, now {new.get(key)}): "
+            f"{folder}: begun with other settings ({key} was {old.get(key, default.get(key))}, now {new.get(key)}): "
             "give the same again, another --seed or --runs, or delete the folder"
         )
     finished = all((folder / f"{split}.safetensors").exists() for split in SPLITS)
-    if not resume and not finished and checkpoints(folder / "checkpoint"):
+    if not options.resume and not finished and checkpoints(folder / "checkpoint"):
         raise InputError(f"{folder}: begun before and not finished: add --resume to go on, or delete the folder")
-    return True
 
 
-def _restart(options: TrainOptions, record: dict[str, Any]) -> Member:
-    """The finished member of --restart-from. Raises InputError where there is none, or it is not the same but longer.
-
-    It must have held out what this one holds out: else what is out of fold here was fitted there.
-    """
-    where = run_dir(options.restart_from, record["model"], record["fold"], options.seed, options.folds)
-    asked = f"--restart-from {options.restart_from}"
-    for member in find_members(options.restart_from):
-        if member.path == where and member.weights.exists():
-            break
-    else:
-        raise InputError(f"{asked}: {where} is no finished run with its checkpoint/weights.safetensors: train it first")
-    for key, what in (("folds", "--folds"), ("data", "data"), ("model_config", "model options")):
-        if member.config[key] != record[key]:
-            raise InputError(f"{asked}: {where} was trained with other {what}: give the same here")
-    return member
+def _plain(options: TrainOptions) -> dict[str, Any]:
+    """As JSON would give it back."""
+    return json.loads(json.dumps(dataclasses.asdict(options), default=str))
 
 
 def _fitted(model: CTCNetwork, dataset: Dataset, chosen: np.ndarray, skip_bad: bool) -> np.ndarray:

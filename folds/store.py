@@ -162,6 +162,11 @@ class Member:
         return self.path / "checkpoint" / "weights.safetensors"
 
     @property
+    def finished(self) -> bool:
+        """Whether all its predictions are there."""
+        return _finished(self.path)
+
+    @property
     def spells(self) -> bool:
         """Whether its attention speller can be asked: it has one, and its weights were copied along."""
         return self.config.get("speller", False) and self.weights.exists()
@@ -241,29 +246,27 @@ def read_json(path: Path) -> Any:
 
 def find_members(runs: Path) -> list[Member]:
     """The finished members under `runs`, sorted by name and fold. Raises InputError when there is no such folder."""
-    members = []
-    for path in _run_dirs(runs):
-        if not _finished(path):
-            continue
-        config = read_json(path / "config.json")
-        try:
-            members.append(
-                Member(
-                    model=config["model"],
-                    fold=config["fold"],
-                    folds=config["folds"],
-                    seed=config["seed"],
-                    path=path,
-                    parameters=config["parameters"],
-                    tags=tuple(config["tags"]),
-                    stride=config["stride"],
-                    config=config,
-                )
-            )
-        except KeyError as error:
-            message = f"{path / 'config.json'}: no {error}: delete this run's folder and train it again"
-            raise InputError(message) from None
-    return members
+    return [read_member(path) for path in _run_dirs(runs) if _finished(path)]
+
+
+def read_member(path: Path) -> Member:
+    """The run in the folder `path`, finished or not. Raises InputError for a config.json that lacks something."""
+    config = read_json(path / "config.json")
+    try:
+        return Member(
+            model=config["model"],
+            fold=config["fold"],
+            folds=config["folds"],
+            seed=config["seed"],
+            path=path,
+            parameters=config["parameters"],
+            tags=tuple(config["tags"]),
+            stride=config["stride"],
+            config=config,
+        )
+    except KeyError as error:
+        message = f"{path / 'config.json'}: no {error}: delete this run's folder and train it again"
+        raise InputError(message) from None
 
 
 def unfinished(runs: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import sys
 from typing import Any
 
@@ -20,7 +21,9 @@ from .competition import data_root
 from .interrupt import Stopped
 from .options import TrainOptions
 from .parallel import joined_group
+from .restart import find_source
 from .run import train_member
+from .store import run_dir
 
 
 def parse(arguments: list[str]) -> tuple[TrainOptions, dict[str, dict[str, Any]]]:
@@ -53,6 +56,11 @@ def main() -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     folds = options.fold_list()
+    if options.restart_from is not None:
+        # Before the first is trained: the last must not turn out to have nothing to begin from.
+        for name, fold in itertools.product(configs, folds):
+            if not (run_dir(options.runs, name, fold, options.seed, options.folds) / "config.json").exists():
+                find_source(options.restart_from, name, fold, options.seed, options.folds)
     dataset = load_dataset(data_root(options.data), allow_pickle=options.allow_pickle)
     try:
         with joined_group(options.device) as group:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -81,12 +82,9 @@ def test_one_fold_model_s_strings_become_a_submission(run, runs, dataset, tmp_pa
     with pytest.raises(InputError, match="--out with 2 fold models: a joint search is of one"):
         run("--split", "test", "--out", out)
     assert not out.exists()
-    path = tmp_path / "one" / "las_small"
-    path.mkdir(parents=True)
-    (path / "fold0").symlink_to(runs / "las_small" / "fold0")
-    run("--runs", tmp_path / "one", "--split", "test", "--out", out)
+    run("--fold", 1, "--split", "test", "--out", out)
     check_submission(out, dataset.header, dataset.sample_ids, dataset.alphabet, allow_empty=True)
-    strings = strings_of(find_members(runs)[0], dataset.test, dataset.test.ids, 0.5)
+    strings = strings_of(find_members(runs)[1], dataset.test, dataset.test.ids, 0.5)
     assert [row.split(",")[1] for row in out.read_text().splitlines()[1:]] == [
         dataset.alphabet.to_string(string) for string in strings
     ]
@@ -98,11 +96,21 @@ def test_a_limit_draws_the_same_utterances_for_all(runs, dataset):
     assert len(rows[0]) == 3 and np.array_equal(*rows)
 
 
+def test_damaged_weights_are_one_line_before_anything_is_decoded(run, runs, tmp_path, capsys):
+    shutil.copytree(runs / "las_small", tmp_path / "las_small")
+    (tmp_path / "las_small" / "fold1" / "checkpoint" / "weights.safetensors").write_bytes(b"torn")
+    with pytest.raises(InputError, match="fold1/checkpoint/weights.safetensors: not these weights"):
+        run("--runs", tmp_path)
+    assert not capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--members", "lstm_small"], "lstm_small/fold0: has no attention speller"),
         (["--members", "gru*"], r"--members gru\*: no finished member"),
+        (["--members", "--fold", "0"], "--members: none is named; there are: las_small, lstm_small"),
+        (["--fold", "4"], r"--fold 4: no fold model .* las_small \(folds 0, 1 of 2\)"),
         (["--ctc-weight", "1.5"], "--ctc-weight 1.5: expected shares from 0 to 1"),
         (["--beam", "0"], "--beam 0: expected 1 or more"),
         (["--limit", "-1"], "--limit -1: expected 1 or more"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -305,27 +306,61 @@ def test_a_run_begun_before_an_option_existed_goes_on(tiny, tmp_path, monkeypatc
     assert "finished before" in capsys.readouterr().out
 
 
-def test_a_restart_begins_from_the_weights_of_the_run_before(undisturbed, tiny, tmp_path, monkeypatch):
-    """To the last bit; its minutes are those of both runs, and once begun it goes on from its own checkpoint."""
-    began = []
+@pytest.fixture(scope="module")
+def restarted(undisturbed, tiny, tmp_path_factory):
+    """A late restart of two epochs, never stopped, and the weights it began with."""
+    runs, began = tmp_path_factory.mktemp("restarted"), []
 
     class Watched(State):
         def __init__(self, model, *more):
             began.append({name: value.clone() for name, value in model.state_dict().items()})
             super().__init__(model, *more)
 
-    monkeypatch.setattr(fit, "State", Watched)
-    options = ["--epochs", "2", "--restart-from", str(undisturbed.parents[1])]
-    run(monkeypatch, tiny, tmp_path, *options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "State", Watched)
+        run(patch, tiny, runs, "--epochs", "2", "--restart-from", str(undisturbed.parents[1]))
+    return runs / "lstm_small" / "fold0", began[0]
+
+
+def test_a_restart_begins_from_the_weights_of_the_run_before(undisturbed, restarted):
+    """To the last bit; its minutes are those of both runs."""
+    folder, began = restarted
     before = load_file(undisturbed / "checkpoint" / "weights.safetensors")
-    assert before.keys() == began[0].keys() and all(torch.equal(began[0][name], before[name]) for name in before)
-    folder = tmp_path / "lstm_small" / "fold0"
+    assert before.keys() == began.keys() and all(torch.equal(began[name], before[name]) for name in before)
     minutes = [json.loads((path / "summary.json").read_text())["cpu_minutes"] for path in (undisturbed, folder)]
-    assert minutes[1] >= minutes[0]
-    finished = metrics(folder)
+    assert minutes[1] >= minutes[0] and len(metrics(folder).splitlines()) == 2
+
+
+def test_a_restart_that_was_stopped_goes_on_without_its_source(restarted, undisturbed, tiny, tmp_path, monkeypatch):
+    folder, source, steps = tmp_path / "on" / "lstm_small" / "fold0", tmp_path / "source", []
+    shutil.copytree(undisturbed.parents[1], source)
+    run_step = fit._step
+
+    def stopping(*arguments):
+        steps.append(1)
+        if len(steps) == 6:  # in the second epoch of four batches
+            os.kill(os.getpid(), signal.SIGTERM)
+        return run_step(*arguments)
+
+    monkeypatch.setattr(fit, "_step", stopping)
+    run(monkeypatch, tiny, tmp_path / "on", "--epochs", "2", "--restart-from", str(source))
+    shutil.rmtree(source)
+    with pytest.raises(InputError, match="begun with other settings .restart_from was given, now not given"):
+        run(monkeypatch, tiny, tmp_path / "on", "--epochs", "2", "--resume")
+    run(monkeypatch, tiny, tmp_path / "on", "--epochs", "2", "--resume", "--restart-from", "moved")
+    assert len(steps) == 8 and metrics(folder) == metrics(restarted[0])
+    one, other = (read_log_probs(path / "test.safetensors").values for path in (folder, restarted[0]))
+    assert np.array_equal(one, other)
+
+
+def test_a_restart_without_a_whole_checkpoint_does_not_begin_at_random(restarted, tiny, tmp_path, monkeypatch):
+    folder = tmp_path / "lstm_small" / "fold0"
+    shutil.copytree(restarted[0], folder)
     (folder / "test.safetensors").unlink()
-    run(monkeypatch, tiny, tmp_path, *options, "--resume")
-    assert metrics(folder) == finished
+    for path in folder.glob("checkpoint/step*.safetensors"):
+        path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="no whole checkpoint is left"):
+        run(monkeypatch, tiny, tmp_path, "--epochs", "2", "--resume", "--restart-from", "gone")
 
 
 def test_a_restart_from_a_flattered_run_is_flattered(tiny, tmp_path, monkeypatch):
@@ -335,18 +370,39 @@ def test_a_restart_from_a_flattered_run_is_flattered(tiny, tmp_path, monkeypatch
     assert member.config["select"] == "best"
 
 
+def test_a_run_begun_without_a_restart_is_not_taken_for_one(undisturbed, tiny, tmp_path, monkeypatch):
+    """Nor one that is older than the option."""
+    shutil.copytree(undisturbed, tmp_path / "lstm_small" / "fold0")
+    path = tmp_path / "lstm_small" / "fold0" / "config.json"
+    config = json.loads(path.read_text())
+    del config["options"]["restart_from"], config["options"]["recipe"]["prior"]
+    path.write_text(json.dumps(config))
+    run(monkeypatch, tiny, tmp_path, "--epochs", "6")
+    for more in (["--restart-from", str(undisturbed.parents[1])], ["--no-prior"]):
+        with pytest.raises(InputError, match="begun with other settings"):
+            run(monkeypatch, tiny, tmp_path, "--epochs", "6", *more)
+
+
 def test_a_restart_wants_the_same_model_finished_elsewhere(undisturbed, tiny, tmp_path, monkeypatch):
-    before = undisturbed.parents[1]
+    source = tmp_path / "source"
+    shutil.copytree(undisturbed.parents[1], source)
+    shutil.copytree(undisturbed, source / "lstm_small" / "fold1")  # under a false name
+    shutil.copytree(undisturbed, source / "lstm_small.seed1" / "fold0")
+    (source / "lstm_small.seed1" / "fold0" / "checkpoint" / "weights.safetensors").write_bytes(b"torn")
+    shutil.copytree(undisturbed, source / "lstm_small.seed2" / "fold0")
+    (source / "lstm_small.seed2" / "fold0" / "summary.json").unlink()
     for options, message in (
-        (["--fold", "1"], "fold1 is no finished run"),
+        (["--fold", "all", "--seed", "1"], "lstm_small.seed1/fold1 is no finished run"),
         (["--dropout", "0.5"], "trained with other model options"),
-        (["--folds", "3"], "trained with other --folds"),
+        (["--folds", "3"], "held out other utterances"),
+        (["--fold", "1"], "held out other utterances"),
+        (["--seed", "1"], "not these weights"),
+        (["--seed", "2"], "summary.json: no such file"),
+        (["--restart-from", str(tmp_path / "nowhere")], "nowhere/lstm_small/fold0 is no finished run"),
     ):
         with pytest.raises(InputError, match=message):
-            run(monkeypatch, tiny, tmp_path, "--restart-from", str(before), *options)
-    with pytest.raises(InputError, match="no such folder of runs"):
-        run(monkeypatch, tiny, tmp_path, "--restart-from", str(tmp_path / "nowhere"))
-    assert not list(tmp_path.iterdir())
+            run(monkeypatch, tiny, tmp_path / "on", "--restart-from", str(source), *options)
+    assert not (tmp_path / "on").exists()
 
 
 def test_without_the_prior_biases_begin_at_random(tiny, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import numpy as np
@@ -102,6 +103,40 @@ def test_joint_search_equals_brute_force(model, features, weight):
     found = joint_search(model, features, beam=40, ctc_weight=weight, length=4)[:5]
     assert [tokens for tokens, _ in found] == [everything[i] for i in best]
     assert [score for _, score in found] == pytest.approx(joint[best].tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("beam", "weight"), [(1, 0.3), (3, 0.0), (3, 0.5), (8, 0.5), (8, 1.0)])
+def test_a_narrow_beam_finds_what_a_search_without_pruning_finds(model, beam, weight, seed):
+    """Beam search by its definition: whole strings scored apart, every prefix by all strings it begins, none pruned."""
+    everything = strings(4)
+    features = 3 * torch.randn(15, 4, generator=torch.Generator().manual_seed(seed))
+    model = copy.deepcopy(model)
+    for bias in (model.output.bias, model.speller.output.bias):  # reluctant to end, so that strings are long
+        bias.data[0] -= 3.0
+    heads = model.heads(features[None], torch.tensor([15]))
+    likelihoods = log_likelihood(heads.log_probs[0].detach().numpy(), everything)
+    ctc = dict(zip(map(tuple, everything), likelihoods, strict=True))
+    ends = dict(zip(ctc, model.spelled(features, everything).double().tolist(), strict=True))
+    memory = model.speller.memory(heads.states, heads.lengths)
+
+    def score(ctc: float, spelled: float) -> float:
+        return (weight * ctc if weight else 0.0) + (1 - weight) * spelled
+
+    def begun(prefix: tuple[int, ...]) -> float:
+        rows, _ = model.speller(memory, torch.tensor([[0, *prefix[:-1]]]))
+        spelled = float(rows[0, range(len(prefix)), prefix].double().sum().detach())
+        return score(np.logaddexp.reduce([p for s, p in ctc.items() if s[: len(prefix)] == prefix]), spelled)
+
+    live, ever = [()], []
+    for _ in range(5):
+        ever += live
+        grown = [(*prefix, token) for prefix in live for token in range(1, CLASSES) if len(prefix) < 4]
+        live = sorted((p for p in grown if begun(p) > -np.inf), key=begun, reverse=True)[:beam]
+    best = sorted(ever, key=lambda s: score(ctc[s], ends[s]), reverse=True)[:beam]
+    found = joint_search(model, features, beam=beam, ctc_weight=weight, length=4)
+    assert [tuple(tokens) for tokens, _ in found] == best
+    assert [score for _, score in found] == pytest.approx([score(ctc[s], ends[s]) for s in best], abs=1e-4)
 
 
 def test_a_search_that_cannot_be_is_refused(model, features):
