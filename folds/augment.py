@@ -28,7 +28,7 @@ class Augment:
     """Widest feature mask, values; 0 for none."""
     feature_masks: int = 1
     """Feature masks an utterance."""
-    speed: float = 0.0
+    speed: float = 0.1
     """Change an utterance's speed by up to this share, up or down; 0 for none."""
 
     def __post_init__(self) -> None:
