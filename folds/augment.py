@@ -13,7 +13,7 @@ from torch import Tensor
 
 from registry import InputError
 
-from .batches import Batch
+from .batches import Batch, repeated
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,20 @@ class Augment:
             raise InputError(f"--speed {self.speed}: expected a share from 0 to below 1")
 
 
-def augment(batch: Batch, options: Augment, stride: int, generator: torch.Generator) -> Batch:
-    """Changed copy of a batch; it and the generator live on the CPU.
+def augment(batch: Batch, options: Augment, stride: int, generator: torch.Generator, views: int = 1) -> Batch:
+    """Changed copies of a batch, `views` of them one after the other; it and the generator live on the CPU.
 
-    `stride` is the model's: no utterance becomes too short for its labels.
+    Copies differ in their masks alone: at two speeds their frames would not be the same sounds. `stride` is the
+    model's: no utterance becomes too short for its labels.
     """
-    features, lengths = batch.features, batch.lengths
     if options.speed:
-        features, lengths = _stretched(batch, options.speed, stride, generator)
-    return replace(batch, features=_masked(features, lengths, options, generator), lengths=lengths)
+        batch = _stretched(batch, options.speed, stride, generator)
+    batch = repeated(batch, views)
+    return replace(batch, features=_masked(batch.features, batch.lengths, options, generator))
 
 
-def _stretched(batch: Batch, share: float, stride: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Features and lengths at speeds of 1 - share to 1 + share, by linear interpolation between frames."""
+def _stretched(batch: Batch, share: float, stride: int, generator: torch.Generator) -> Batch:
+    """Each utterance at a speed from 1 - share to 1 + share, by linear interpolation between frames."""
     rate = 1 + share * (2 * torch.rand(len(batch.lengths), generator=generator) - 1)
     # CTC needs a frame a label and one more between equal neighbours.
     starts = batch.target_lengths.cumsum(0) - batch.target_lengths
@@ -69,7 +70,8 @@ def _stretched(batch: Batch, share: float, stride: int, generator: torch.Generat
     rows = torch.arange(len(lengths))[:, None]
     part = (place - before)[:, :, None]
     mixed = batch.features[rows, before] * (1 - part) + batch.features[rows, after] * part
-    return mixed * (torch.arange(mixed.shape[1]) < lengths[:, None])[:, :, None], lengths
+    mixed *= (torch.arange(mixed.shape[1]) < lengths[:, None])[:, :, None]
+    return replace(batch, features=mixed, lengths=lengths)
 
 
 def _masked(features: Tensor, lengths: Tensor, options: Augment, generator: torch.Generator) -> Tensor:

@@ -83,19 +83,11 @@ def collate(split: Split, indices: Sequence[int]) -> Batch:
     return Batch(*tensors, tuple(int(i) for i in indices))
 
 
-def joined(views: Sequence[Batch]) -> Batch:
-    """Views of the same utterances as one batch, one view after the other; they may differ in length."""
-    if len(views) == 1:
-        return views[0]
-    frames = max(view.features.shape[1] for view in views)
-    padded = [torch.nn.functional.pad(v.features, (0, 0, 0, frames - v.features.shape[1])) for v in views]
-    return Batch(
-        torch.cat(padded),
-        torch.cat([view.lengths for view in views]),
-        torch.cat([view.targets for view in views]),
-        torch.cat([view.target_lengths for view in views]),
-        sum((view.indices for view in views), ()),
-    )
+def repeated(batch: Batch, times: int) -> Batch:
+    """The batch so many times over, as one batch: all of its utterances, then all of them again."""
+    features, lengths, targets, sizes = batch.features, batch.lengths, batch.targets, batch.target_lengths
+    copies = features.repeat(times, 1, 1), lengths.repeat(times), targets.repeat(times), sizes.repeat(times)
+    return Batch(*copies, batch.indices * times)
 
 
 def prefetched(split: Split, batches: Sequence[np.ndarray]) -> Iterator[Batch]:

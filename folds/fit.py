@@ -23,7 +23,7 @@ from registry import InputError
 
 from . import checkpoint
 from .augment import augment
-from .batches import Batch, joined, padding_share, plan, prefetched
+from .batches import Batch, padding_share, plan, prefetched
 from .cache import Dataset, Split
 from .interrupt import Interrupts, Stopped
 from .journal import Journal
@@ -157,9 +157,9 @@ def _step(
     state.optimizer.zero_grad(set_to_none=True)
     loss = 0.0
     for (batch, _), count in zip(shares, own, strict=True):
-        views = [augment(batch, recipe.augment, state.model.stride, state.masks) for _ in range(views_of(recipe))]
+        views = augment(batch, recipe.augment, state.model.stride, state.masks, views_of(recipe))
         with torch.autocast(task.device.type, dtype=autocast, enabled=autocast is not None):
-            total, one = state.objective(joined(views).to(task.device))
+            total, one = state.objective(views.to(task.device))
         # Losses are means over the share's labels, and gradients are averaged over processes.
         state.scaler.scale(total * (count * task.group.size / labels)).backward()
         loss += float(one) * count

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from folds.augment import Augment, augment
-from folds.batches import Batch, collate, joined, padding_share, plan, prefetched
+from folds.batches import Batch, collate, padding_share, plan, prefetched, repeated
 from folds.cache import Split
 from folds.partition import speaker_folds
 from registry import InputError
@@ -107,7 +107,7 @@ def noise(features: torch.Tensor, lengths: torch.Tensor | None = None) -> Batch:
 def test_masks_are_drawn_for_each_utterance_and_stay_inside_it():
     lengths = torch.tensor([600, 600, 130])
     x = torch.ones(3, 600, 13)
-    options = Augment(time_mask=30, time_every=120, feature_mask=0)
+    options = Augment(time_mask=30, time_every=120, feature_mask=0, speed=0)
     y = augment(noise(x, lengths), options, 4, torch.Generator().manual_seed(3)).features
     hidden = (y == 0).all(dim=2)
     assert not torch.equal(hidden[0], hidden[1]) and torch.equal((y == 0).any(dim=2), hidden)
@@ -116,12 +116,12 @@ def test_masks_are_drawn_for_each_utterance_and_stay_inside_it():
 
 
 def test_feature_masks_cover_the_whole_utterance():
-    options = Augment(time_mask=0, feature_mask=3, feature_masks=1)
+    options = Augment(time_mask=0, feature_mask=3, feature_masks=1, speed=0)
     y = augment(noise(torch.ones(50, 20, 13)), options, 4, torch.Generator().manual_seed(0)).features
     hidden = (y == 0).all(dim=1)
     assert torch.equal((y == 0).any(dim=1), hidden)
     assert set(hidden.sum(dim=1).tolist()) == {0, 1, 2, 3}
-    none = Augment(time_mask=0, feature_mask=0)
+    none = Augment(time_mask=0, feature_mask=0, speed=0)
     assert torch.equal(augment(noise(y), none, 4, torch.Generator()).features, y)
 
 
@@ -152,12 +152,23 @@ def test_no_speed_makes_an_utterance_too_short_for_its_labels():
     assert int(augment(different, options, 4, torch.Generator().manual_seed(0)).lengths.min()) < 11
 
 
-def test_views_are_joined_one_after_the_other():
-    one, two = collate(split_of([3, 1]), [0, 1]), collate(split_of([5, 2]), [0, 1])
-    both = joined([one, two])
-    assert both.lengths.tolist() == [3, 1, 5, 2] and both.features.shape == (4, 5, 2)
-    assert both.features[0, :, 0].tolist() == [0, 1, 2, 0, 0] and both.target_lengths.sum() == len(both.targets)
-    assert joined([one]) is one
+def test_a_batch_is_repeated_utterance_by_utterance():
+    one = Batch(torch.rand(2, 3, 4), torch.tensor([3, 1]), torch.tensor([5, 6, 7]), torch.tensor([2, 1]), (8, 9))
+    both = repeated(one, 2)
+    assert torch.equal(both.features[:2], one.features) and torch.equal(both.features[2:], one.features)
+    assert both.lengths.tolist() == [3, 1, 3, 1] and both.targets.tolist() == [5, 6, 7, 5, 6, 7]
+    assert both.target_lengths.tolist() == [2, 1, 2, 1] and both.indices == (8, 9, 8, 9)
+
+
+def test_views_are_at_one_speed_and_masked_apart():
+    """Agreement is asked for frame by frame, so frame j of both views has to be the same sound."""
+    x = noise(torch.rand(20, 200, 13) + 1)
+    options = Augment(time_mask=30, feature_mask=0, speed=0.1)
+    both = augment(x, options, 4, torch.Generator().manual_seed(0), views=2)
+    assert both.lengths[:20].tolist() == both.lengths[20:].tolist() and both.lengths[:20].unique().numel() > 5
+    first, second = both.features[:20], both.features[20:]
+    seen = (first != 0) & (second != 0)
+    assert torch.equal(first[seen], second[seen]) and not torch.equal(first, second)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")

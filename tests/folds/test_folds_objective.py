@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from folds import checkpoint
-from folds.batches import Batch, joined
+from folds.batches import Batch, repeated
 from folds.objective import ctc, disagreement, log_prior, objective
 from folds.options import Recipe
 from folds.schedule import learning_rate
@@ -61,8 +61,8 @@ def test_views_disagree_by_the_divergence_over_valid_frames():
 def test_agreement_has_its_weight():
     model = create_model("lstm_small", features=5, classes=6, hidden=8, dropout=0.0)
     batch = a_batch()
-    other = replace(batch, features=batch.features.flip(2))
-    both = joined([batch, other])
+    twice = repeated(batch, 2)
+    both = replace(twice, features=torch.cat([batch.features, batch.features.flip(2)]))
     final, lengths, *_ = model.heads(both.features, both.lengths)
     without, own = objective(model, both, intermediate=0.3)
     total, _ = objective(model, both, intermediate=0.3, consistency=0.2)
