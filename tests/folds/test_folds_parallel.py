@@ -16,7 +16,7 @@ from folds.store import SPLITS, find_members
 
 MODEL = ["--model", "lstm_small", "--hidden", "24", "--channels", "16", "16", "--strides", "2", "1", "--layers", "1"]
 MODEL += ["--folds", "2", "--threads", "1", "--lr", "0.01", "--epochs", "3"]
-# No dropout, masks or changes of speed: each process would draw its own. float32: sums over shares round differently in bf16.
+# Nothing at random, of which each process would draw its own. float32: sums over shares round differently in bf16.
 PLAIN = ["--dropout", "0", "--time-mask", "0", "--feature-mask", "0", "--speed", "0", "--precision", "fp32"]
 
 
