@@ -39,7 +39,7 @@ class Recipe:
     """Batches whose gradients make one step."""
     prior: bool = True
     """Start the output's biases from how often each label, and the blank, is to be expected."""
-    intermediate: float = 0.3
+    intermediate: float = 0.0
     """Weight of CTC on the middle layer; the output's gets the rest."""
     consistency: float = 0.0
     """CR-CTC: train on two views of each batch, with so much weight on their agreement (0.2 is usual). Twice the work a
