@@ -18,21 +18,22 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from folds.cache import Dataset, load_dataset
-from folds.competition import data_root
-from folds.metric import edit_distances
-from folds.store import find_members, unfinished, write_json
-from folds.submission import write_submission
+from ensemble.blenders.base import BLENDERS, Recipe
+from ensemble.blenders.best import Fitted, as_best, fit_all, winner
+from ensemble.hypotheses.blend_inputs import Evidence
+from ensemble.hypotheses.open_inputs import open_panels
+from ensemble.members.eligibility import Rules, admitted, all_tags, costs, total_parameters, within_budget
+from ensemble.members.groups import Group, group_members, with_folds
+from ensemble.statistics.bootstrap import Interval, bootstrap, paired_bootstrap
+from ensemble.statistics.member_baselines import Alone, alone, best_alone, best_with_language
+from folds.competition.detect import data_root
+from folds.competition.metric import edit_distances
+from folds.competition.submission import write_submission
+from folds.data.cache import load_dataset
+from folds.data.dataset import Dataset
+from folds.store.runs import find_members, unfinished, write_json
 from registry import InputError, check_place, command
-
-from .best import Fitted, as_best, fit_all, winner
-from .blender import BLENDERS, Recipe
-from .bootstrap import Interval, bootstrap, paired_bootstrap
-from .evidence import Evidence
-from .members import Group, group_members, with_folds
-from .panels import open_panels
-from .rules import Rules, admitted, all_tags, costs, parse_count, total_parameters, within_budget
-from .single import Alone, alone, best_alone, best_with_language
+from registry.models import parse_count
 
 
 @dataclass(frozen=True)

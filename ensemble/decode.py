@@ -7,30 +7,27 @@ or it is read from an ARPA file. With --out it writes one member's submission; `
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import tyro
-from tqdm import tqdm
 
-from folds.cache import Dataset, load_dataset
-from folds.competition import data_root
-from folds.metric import edit_distances
-from folds.store import LogProbs, find_members
-from folds.submission import write_submission
+from ensemble.decoding.batched import Decoded, Task, decode_task
+from ensemble.decoding.decoders import Decoder, decoder
+from ensemble.fitting.settings import tune
+from ensemble.lm.arpa import read_arpa, write_arpa
+from ensemble.lm.ngram import PhoneLM, estimate, estimate_folds
+from ensemble.members.groups import Group, group_members, oof_ids
+from ensemble.members.predictions import mean_stream, oof_stream
+from folds.competition.detect import data_root
+from folds.competition.submission import write_submission
+from folds.data.cache import load_dataset
+from folds.data.dataset import Dataset
+from folds.store.runs import find_members
 from registry.errors import InputError, check_place, command
-
-from .arpa import read_arpa, write_arpa
-from .beam import Hypothesis
-from .decoders import Decoder, decoder
-from .lm import PhoneLM, estimate, estimate_folds
-from .members import Group, group_members, mean_stream, oof_ids, oof_stream
-
-BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -83,65 +80,10 @@ class Decode:
             raise InputError("--tune without a language model: say --lm train, or name an ARPA file")
 
 
-@dataclass(frozen=True)
-class Task:
-    """Utterances to decode: their log-probabilities, references if there are, and each one's language model."""
-
-    log_probs: LogProbs
-    references: list[list[int]] | None
-    parts: np.ndarray  # (N,) which language model
-    models: Mapping[int, PhoneLM | None]
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """N-best lists in the order of the task, with the seconds they took."""
-
-    hypotheses: list[list[Hypothesis]]
-    wall: float
-    cpu: float
-
-    def distances(self, references: list[list[int]]) -> np.ndarray:
-        """Edit distance `(N,)` of each best hypothesis."""
-        return edit_distances([found[0].tokens for found in self.hypotheses], references)
-
-    def oracle(self, references: list[list[int]]) -> np.ndarray:
-        """Edit distance `(N,)` of the hypothesis nearest to the reference."""
-        return np.array(
-            [
-                edit_distances([h.tokens for h in found], [reference] * len(found)).min()
-                for found, reference in zip(self.hypotheses, references, strict=True)
-            ]
-        )
 
 
-def decode_task(task: Task, search: Decoder, what: str = "", **settings) -> Decoded:
-    """Decode in batches of like length, with a progress bar. `settings` are the decoder's."""
-    found: list[list[Hypothesis]] = [[] for _ in range(len(task.log_probs))]
-    wall = cpu = 0.0
-    with tqdm(total=len(found), desc=what or "decode", unit="utt", leave=False) as bar:
-        for part in np.unique(task.parts):
-            rows = np.flatnonzero(task.parts == part)
-            rows = rows[np.argsort(task.log_probs.lengths[rows], kind="stable")]
-            for start in range(0, len(rows), BATCH):
-                batch = rows[start : start + BATCH].tolist()
-                padded, lengths = task.log_probs.padded(batch)
-                model = task.models[int(part)]
-                language = {} if model is None else {"lm": model, "lm_weight": settings["lm_weight"]}
-                begun = time.perf_counter(), time.process_time()
-                decoded = search(
-                    padded,
-                    lengths,
-                    beam=settings["beam"],
-                    nbest=settings["nbest"],
-                    length_bonus=settings["length_bonus"],
-                    **language,
-                )
-                wall, cpu = wall + time.perf_counter() - begun[0], cpu + time.process_time() - begun[1]
-                for row, hypotheses in zip(batch, decoded, strict=True):
-                    found[row] = hypotheses
-                bar.update(len(batch))
-    return Decoded(found, wall, cpu)
 
 
 def open_task(group: Group, split: str, dataset: Dataset, options: Decode) -> Task:
@@ -192,30 +134,6 @@ def language_models(
     return estimate_folds(transcripts, folds, dataset.alphabet.classes, options.lm_order)
 
 
-def tune(loss: Callable[[float, float], float], weight: float, bonus: float) -> tuple[float, float]:
-    """Weight and bonus of the least loss by pattern search: eight neighbours, then half the step (Hooke & Jeeves 1961).
-
-    Each point is tried once; ties stay with the point found first, so the same losses give the same result.
-    """
-    known: dict[tuple[float, float], float] = {}
-
-    def tried(point: tuple[float, float]) -> float:
-        if point not in known:
-            known[point] = loss(*point)
-        return known[point]
-
-    best, step = (weight, bonus), (0.2, 0.8)
-    while step[0] > 0.04:
-        around = [
-            (round(max(0.0, best[0] + i * step[0]), 6), round(best[1] + j * step[1], 6))
-            for i in (-1, 0, 1)
-            for j in (-1, 0, 1)
-        ]
-        found = min([best, *around], key=tried)
-        if found == best:
-            step = (step[0] / 2, step[1] / 2)
-        best = found
-    return best
 
 
 def report(group: Group, task: Task, decoded: Decoded, nbest: int) -> str:

@@ -18,16 +18,15 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from folds.cache import Dataset, Split, load_dataset
-from folds.competition import data_root
-from folds.metric import edit_distances
-from folds.spell import model_of
-from folds.store import Member, find_members
-from folds.submission import write_submission
+from ensemble.members.groups import group_members
+from folds.competition.detect import data_root
+from folds.competition.metric import edit_distances
+from folds.competition.submission import write_submission
+from folds.data.cache import load_dataset
+from folds.data.dataset import Dataset, Split
+from folds.store.runs import Member, find_members, model_of
 from models.las import LAS, joint_search
 from registry.errors import InputError, check_place, command
-
-from .members import group_members
 
 
 @dataclass(frozen=True)

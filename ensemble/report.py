@@ -16,20 +16,19 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from folds.alphabets import Alphabet
-from folds.cache import load_dataset
-from folds.competition import data_root
-from folds.metric import edit_distances
-from folds.store import find_members
+from ensemble.hypotheses.blend_inputs import Evidence
+from ensemble.hypotheses.open_inputs import open_panels
+from ensemble.members.groups import Group, group_members, with_folds
+from ensemble.rover import NULL
+from ensemble.statistics.bootstrap import bootstrap
+from ensemble.statistics.confusions import Errors, count_errors
+from ensemble.statistics.member_baselines import Alone, alone
+from folds.competition.alphabets import Alphabet
+from folds.competition.detect import data_root
+from folds.competition.metric import edit_distances
+from folds.data.cache import load_dataset
+from folds.store.runs import find_members
 from registry import InputError, atomic_write, command
-
-from .bootstrap import bootstrap
-from .confusions import Errors, count_errors
-from .evidence import Evidence
-from .members import Group, group_members, with_folds
-from .network import NULL
-from .panels import open_panels
-from .single import Alone, alone
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #1c2430 }

@@ -6,35 +6,15 @@ searches the scheme, alpha, the null's confidence and who votes on out-of-fold p
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numba
 import numpy as np
-
-from folds.metric import edit_distances
-
-from .blender import BLENDERS, Recipe, named, used
-from .edits import flatten, to_references
-from .evidence import Evidence, single_pool, stack
-from .network import METHODS, NULL, Network, align, as_log_probs, vote
-from .pool import Pool, choose, nbest_of, stream_weights
-from .weights import coordinate_search, greedy_selection, grid_search
 
 Token = TypeVar("Token", bound=Hashable)
 
-GRID = {
-    "method": METHODS,
-    "alpha": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
-    "null_confidence": (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
-}
-# A slot has a null where a token may be missing, so it needs far less of a bonus than CTC's blanks do.
-PRIOR = {
-    "lm_weight": (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3),
-    "length_bonus": (-0.4, -0.2, 0.0, 0.1, 0.2, 0.3, 0.5, 0.8),
-}
-DEPTH = 50
 
 
 def rover(
@@ -66,105 +46,228 @@ def rover(
     return [words[w] for w in winners if w != NULL]
 
 
+
+
+
+
+
+
+
+
+
+
+NULL = -1
+
+
+METHODS = ("meth1", "maxconf", "avgconf")
+
+
 @dataclass(frozen=True)
-class _Slots:
-    """The aligned networks of a split one after the other, `offsets` (N + 1,) in slots.
+class Network:
+    """`arcs` (slots, systems) int32, NULL where a system has nothing; `confidences` (slots, systems) float64 in 0..1.
 
-    Slots are counted each by itself, so a trial of another scheme is one count over them all.
+    The confidence of a NULL arc is not stored: it is the search's `null_confidence`.
     """
 
-    network: Network
-    offsets: np.ndarray
-    member_of: list[int]
-
-    def vote(self, weights: np.ndarray, settings: dict) -> tuple[np.ndarray, np.ndarray]:
-        shares = stream_weights(self.member_of, weights)
-        return vote(self.network, settings["method"], settings["alpha"], settings["null_confidence"], shares)
-
-    def strings(self, winners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The winners without nulls: tokens int16 and their offsets (N + 1,)."""
-        said = winners != NULL
-        return winners[said].astype(np.int16), np.concatenate([[0], np.cumsum(said)])[self.offsets]
+    arcs: np.ndarray
+    confidences: np.ndarray
 
 
-@BLENDERS.register("rover")
-class Rover:
-    """NIST ROVER among the members' best strings, found with the language model; slots go through the beam search."""
+def align(hypotheses: Sequence[Sequence[int]], confidences: Sequence[Sequence[float]] | None = None) -> Network:
+    """Build the network of an utterance; the first hypothesis is the skeleton, so put the best system first.
 
-    def fit(self, evidence: Evidence, seed: int = 0) -> Recipe:
-        """Greedy weights by plain votes, then scheme, alpha and null confidence, then LM weight and bonus."""
-        rows = np.arange(len(evidence))
-        alone = [
-            float(edit_distances([list(evidence.nbest_row(s, row)[0]) for row in rows], evidence.references).mean())
-            for s in evidence.streams_of()
-        ]
-        order = [evidence.names[m] for m in sorted(range(len(alone)), key=lambda m: (alone[m], m))]
-        slots = _slots(evidence, order, range(len(evidence.names)))
-        references = flatten(evidence.references)
+    Tokens are integers from 0. Without confidences every token has confidence 1.
 
-        def loss(weights: np.ndarray, settings: dict) -> float:
-            return float(to_references(*slots.strings(slots.vote(weights, settings)[0]), rows, *references).mean())
-
-        settings = {"method": "avgconf", "alpha": 1.0, "null_confidence": 0.0}
-        weights = greedy_selection(
-            lambda counts: loss(counts, settings),
-            len(evidence.names),
-            rounds=12,
-            seed=seed,
-            costs=evidence.panel.costs,
-            budget=evidence.panel.budget,
-            patience=3,
-            start=_best_few(evidence, order, lambda counts: loss(counts, settings)),
-        ).weights
-        if not weights.all():  # prediction aligns only those with weight, so the rest is fitted on that alignment
-            slots = _slots(evidence, order, np.flatnonzero(weights))
-        settings, _ = coordinate_search(lambda s: loss(weights, s), settings, GRID, rounds=2)
-        recipe = Recipe("rover", named(evidence.names, weights), settings | {"order": order, "search": False})
-        pool = _pool(evidence, recipe)
-        searched, value = grid_search(
-            lambda s: float(pool.distance[choose(pool, s)].mean()), {"lm_weight": 0.0, "length_bonus": 0.0}, PRIOR
-        )
-        # The search is kept only where it beats the vote as NIST counts it.
-        better = value < loss(weights, settings)
-        return Recipe("rover", recipe.weights, recipe.settings | searched | {"search": better})
-
-    def predict(self, evidence: Evidence, recipe: Recipe) -> list[list[int]]:
-        """The vote of the members with weight, each member's weight shared by its fold models."""
-        if recipe.settings["search"]:
-            pool = _pool(evidence, recipe)
-            return pool.strings(choose(pool, recipe.settings))
-        slots = _slots(evidence, recipe.settings["order"], used(recipe, evidence.names))
-        tokens, offsets = slots.strings(slots.vote(recipe.array(evidence.names), recipe.settings)[0])
-        return [tokens[first:last].tolist() for first, last in itertools.pairwise(offsets)]
-
-
-def _best_few(evidence: Evidence, order: Sequence[str], loss: Callable[[np.ndarray], float]) -> np.ndarray | None:
-    """Counts of the first so many of `order`, one vote each, with the lowest loss; None where the budget allows none.
-
-    Two votes are a tie or a veto, so from one member alone greedy selection never gets to the three that outvote it.
+    >>> align([[1, 2, 3], [1, 3]]).arcs.tolist()
+    [[1, 1], [2, -1], [3, 3]]
     """
-    costs, budget = evidence.panel.costs, evidence.panel.budget
-    ranks = [order.index(name) for name in evidence.names]
-    trials = [(np.array(ranks) < count).astype(np.int64) for count in range(1, len(order) + 1)]
-    if costs is not None and budget is not None:
-        trials = [trial for trial in trials if float(np.dot(trial, costs)) <= budget]
-    return min(trials, key=loss, default=None)
+    lengths = np.array([len(h) for h in hypotheses], np.int64)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    tokens = np.array([token for h in hypotheses for token in h], np.int32)
+    if confidences is None:
+        flat = np.ones(len(tokens))
+    else:
+        flat = np.array([c for row in confidences for c in row], np.float64)
+    classes = int(tokens.max()) + 1 if len(tokens) else 1
+    arcs, held = _align(tokens, flat, offsets, classes)
+    return Network(arcs, held)
 
 
-def _slots(evidence: Evidence, order: Sequence[str], members: Sequence[int]) -> _Slots:
-    ranked = [evidence.names.index(name) for name in order if evidence.names.index(name) in members]
-    streams = [stream for member in ranked for stream in evidence.streams_of([member])]
-    networks = [evidence.network(row, streams) for row in range(len(evidence))]
-    whole = Network(*(np.concatenate([getattr(n, part) for n in networks]) for part in ("arcs", "confidences")))
-    offsets = np.concatenate([[0], np.cumsum([len(n.arcs) for n in networks])])
-    return _Slots(whole, offsets, [evidence.panel.streams[stream].member for stream in streams])
+def vote(
+    network: Network,
+    method: str = "avgconf",
+    alpha: float = 1.0,
+    null_confidence: float = 0.0,
+    weights: Sequence[float] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The winner of each slot, and every arc's score.
+
+    Returns winners (slots,) int32 with NULL where the null wins, and scores (slots, systems): the score of the token
+    that stands in that cell. With N(w) votes for token w among Narc arcs, and its confidences c:
+
+        meth1    alpha * N(w)/Narc + (1 - alpha) * sum(c)/N(w)
+        maxconf  alpha * N(w)/Narc + (1 - alpha) * max(c)
+        avgconf  alpha * N(w)/Narc + (1 - alpha) * sum(c)/sum(all c)
+
+    A system's weight counts as that many systems with the same hypothesis; a weight of zero keeps the column out of
+    the vote. Ties go to the token of the earliest system, as in SCTK.
+    """
+    systems = network.arcs.shape[1]
+    shares = np.ones(systems) if weights is None else np.asarray(weights, np.float64)
+    return _vote(
+        network.arcs, network.confidences, METHODS.index(method), float(alpha), float(null_confidence), shares
+    )
 
 
-def _pool(evidence: Evidence, recipe: Recipe) -> Pool:
-    """N-best of the slots read as a CTC matrix, as a pool of one column."""
-    slots = _slots(evidence, recipe.settings["order"], used(recipe, evidence.names))
-    _, shares = slots.vote(recipe.array(evidence.names), recipe.settings)
-    arcs, classes = slots.network.arcs, evidence.panel.classes
-    spans = [slice(first, last) for first, last in itertools.pairwise(slots.offsets)]
-    matrices = [as_log_probs(arcs[span], shares[span], classes) for span in spans]
-    return single_pool(nbest_of(stack(matrices), DEPTH, "rover"), evidence)
+def as_log_probs(arcs: np.ndarray, scores: np.ndarray, classes: int) -> np.ndarray:
+    """A network's `arcs` as a CTC matrix (2 * slots - 1, classes).
+
+    One row a slot, with the null as blank, and a sure blank between two slots. `scores` (slots, systems) are those of
+    `vote`; each slot's are normalised over its distinct tokens, so that a beam search, with or without a language
+    model, reads strings off the network. An empty network gives one sure-blank row.
+    """
+    return _matrix(arcs, scores, classes)
+
+
+@numba.njit(cache=True, nogil=True)
+def _align(tokens, confidences, offsets, classes):
+    systems = len(offsets) - 1
+    room = len(tokens) + 1
+    arcs = np.full((room, systems), NULL, np.int32)
+    held = np.zeros((room, systems))
+    present = np.zeros((room, classes), np.bool_)
+    has_null = np.zeros(room, np.bool_)
+    slots = 0
+    for k in range(offsets[1]):
+        arcs[slots, 0] = tokens[k]
+        held[slots, 0] = confidences[k]
+        present[slots, tokens[k]] = True
+        slots += 1
+    for system in range(1, systems):
+        start, stop = offsets[system], offsets[system + 1]
+        moves = _moves(present, has_null, slots, tokens[start:stop])
+        # Walk back from the end, writing the merged network from its last slot down to its first.
+        count, i, j = 0, slots, stop - start
+        while i > 0 or j > 0:
+            move = moves[i, j]
+            i -= move != 2
+            j -= move != 1
+            count += 1
+        if count > room:
+            raise AssertionError("network: more slots than tokens")
+        i, j, at = slots, stop - start, count
+        while i > 0 or j > 0:
+            move = moves[i, j]
+            at -= 1
+            if move == 2:
+                j -= 1
+                arcs[at, :system] = NULL
+                held[at, :system] = 0.0
+                present[at] = False
+                has_null[at] = True
+            else:
+                i -= 1
+                if at != i:
+                    arcs[at] = arcs[i]
+                    held[at] = held[i]
+                    present[at] = present[i]
+                    has_null[at] = has_null[i]
+                if move == 0:
+                    j -= 1
+            if move == 1:
+                arcs[at, system] = NULL
+                held[at, system] = 0.0
+                has_null[at] = True
+            else:
+                arcs[at, system] = tokens[start + j]
+                held[at, system] = confidences[start + j]
+                present[at, tokens[start + j]] = True
+        slots = count
+    return arcs[:slots].copy(), held[:slots].copy()
+
+
+@numba.njit(cache=True, nogil=True)
+def _moves(present, has_null, slots, tokens):
+    """Dynamic programming with SCTK's costs and its preference on a tie: align, then insert, then skip the slot."""
+    length = len(tokens)
+    cost = np.zeros((slots + 1, length + 1))
+    moves = np.zeros((slots + 1, length + 1), np.int8)
+    for j in range(1, length + 1):
+        cost[0, j] = 3.0 * j
+        moves[0, j] = 2
+    for i in range(1, slots + 1):
+        skip = 0.001 if has_null[i - 1] else 3.0
+        other = 1.0 if has_null[i - 1] else 4.0
+        cost[i, 0] = cost[i - 1, 0] + skip
+        moves[i, 0] = 1
+        for j in range(1, length + 1):
+            align = cost[i - 1, j - 1] + (0.0 if present[i - 1, tokens[j - 1]] else other)
+            delete = cost[i - 1, j] + skip
+            insert = cost[i, j - 1] + 3.0
+            if align <= delete and align <= insert:
+                cost[i, j] = align
+            elif delete < insert:
+                cost[i, j] = delete
+                moves[i, j] = 1
+            else:
+                cost[i, j] = insert
+                moves[i, j] = 2
+    return moves
+
+
+@numba.njit(cache=True, nogil=True)
+def _vote(arcs, confidences, method, alpha, null_confidence, weights):
+    slots, systems = arcs.shape
+    winners = np.full(slots, NULL, np.int32)
+    scores = np.zeros((slots, systems))
+    votes_in_all = weights.sum()
+    for slot in range(slots):
+        total = 0.0
+        for s in range(systems):
+            total += weights[s] * (null_confidence if arcs[slot, s] == NULL else confidences[slot, s])
+        best = -1.0
+        for s in range(systems):
+            if weights[s] <= 0.0:
+                continue
+            token = arcs[slot, s]
+            votes, summed, largest = 0.0, 0.0, 0.0
+            for r in range(systems):
+                if arcs[slot, r] == token and weights[r] > 0.0:
+                    c = null_confidence if token == NULL else confidences[slot, r]
+                    votes += weights[r]
+                    summed += weights[r] * c
+                    largest = max(largest, c)
+            share = votes / votes_in_all
+            if method == 0:
+                trust = summed / votes
+            elif method == 1:
+                trust = largest
+            else:
+                trust = summed / total if total > 0.0 else 0.0
+            score = alpha * share + (1.0 - alpha) * trust
+            scores[slot, s] = score
+            # A hair's breadth, or rounding would decide between tokens whose votes are equal.
+            if score > best + 1e-12:
+                best = score
+                winners[slot] = token
+    return winners, scores
+
+
+@numba.njit(cache=True, nogil=True)
+def _matrix(arcs, scores, classes):
+    slots, systems = arcs.shape
+    out = np.full((max(2 * slots - 1, 1), classes), -1e4, np.float32)
+    for slot in range(slots):
+        if slot > 0:
+            out[2 * slot - 1, 0] = 0.0
+        row = np.zeros(classes)
+        for s in range(systems):
+            token = arcs[slot, s]
+            row[0 if token == NULL else token] = scores[slot, s]
+        total = row.sum()
+        for token in range(classes):
+            if row[token] > 0.0:
+                out[2 * slot, token] = np.log(row[token] / total)
+    if slots == 0:
+        out[0, 0] = 0.0
+    return out

@@ -3,10 +3,12 @@
 What it hands on here needs no PyTorch; `folds.train` is the training command, `folds.demo` makes a competition.
 """
 
-from .cache import Dataset, Split, load_dataset
-from .competition import data_root, open_competition
-from .metric import edit_distances, mean_distance
-from .store import LogProbs, Member, find_members, unfinished
+from folds.competition.detect import data_root, open_competition
+from folds.competition.metric import edit_distances, mean_distance
+from folds.data.cache import load_dataset
+from folds.data.dataset import Dataset, Split
+from folds.store.log_probs import LogProbs
+from folds.store.runs import Member, find_members, unfinished
 
 __all__ = [
     "Dataset",

@@ -23,10 +23,10 @@ import tyro
 from scipy.signal import lfilter
 from tqdm import tqdm
 
-from folds import lexicon, speech
-from folds.alphabets import F22
-from folds.metric import edit_distances
-from folds.submission import check_submission, read_submission
+from folds.competition.alphabets import F22
+from folds.competition.metric import edit_distances
+from folds.competition.submission import check_submission, read_submission
+from folds.synthesis import lexicon, speech
 from registry.errors import InputError, command
 
 HEADER = ("index", "label")

@@ -13,15 +13,14 @@ import numpy as np
 import torch
 import tyro
 
+from folds.competition.detect import data_root
+from folds.data.cache import load_dataset
+from folds.data.speaker_folds import speaker_folds
+from folds.store.checkpoint import files, mean_weights, save_weights
+from folds.store.runs import read_json, write_json
+from folds.training.loop import Task
+from folds.training.train_fold_model import write_predictions
 from registry import InputError, command, create_model
-
-from .cache import load_dataset
-from .checkpoint import files, mean_weights, save_weights
-from .competition import data_root
-from .fit import Task
-from .partition import speaker_folds
-from .run import write_predictions
-from .store import read_json, write_json
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,15 @@ from typing import Any
 import torch
 import tyro
 
+from folds.competition.detect import data_root
+from folds.data.cache import load_dataset
+from folds.store.runs import run_dir
+from folds.training.distributed import joined_group
+from folds.training.options import TrainOptions
+from folds.training.signals import Stopped
+from folds.training.train_fold_model import train_member
+from folds.training.warm_restart import find_source
 from registry import command, model_config
-
-from .cache import load_dataset
-from .competition import data_root
-from .interrupt import Stopped
-from .options import TrainOptions
-from .parallel import joined_group
-from .restart import find_source
-from .run import train_member
-from .store import run_dir
 
 
 def parse(arguments: list[str]) -> tuple[TrainOptions, dict[str, dict[str, Any]]]:

@@ -3,6 +3,6 @@
 One family a file; a new file with a `@register_model` function is found by itself.
 """
 
-from .network import BLANK, CTCNetwork, ModelConfig
+from models.network import BLANK, CTCNetwork, ModelConfig
 
 __all__ = ["BLANK", "CTCNetwork", "ModelConfig"]

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from models.layers.frames import Convolution, ResidualConvolution
+from models.layers.recurrent import Bidirectional
+from models.network import CTCNetwork, ModelConfig
 from registry import register_model
-
-from .layers import Bidirectional, Convolution, ResidualConvolution
-from .network import CTCNetwork, ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.layers.frames import Convolution, FrameNorm, LockedDropout, valid, zero_padding
+from models.network import CTCNetwork, ModelConfig
 from registry import InputError, register_model
-
-from .layers import Convolution, FrameNorm, LockedDropout, valid, zero_padding
-from .network import CTCNetwork, ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)

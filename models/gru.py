@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from models.lstm import RecurrentConfig, recurrent
 from registry import register_model
-
-from .lstm import RecurrentConfig, recurrent
 
 
 @register_model("gru_small", tags=("recurrent", "cpu"), hidden=176, dropout=0.1)

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.layers.attention_decoder import END, Speller
+from models.network import BLANK, CTCNetwork, Heads
+from models.pblstm import PyramidConfig, pyramid_layers
 from registry import InputError, register_model
-
-from .network import BLANK, CTCNetwork, Heads
-from .pblstm import PyramidConfig, pyramid_layers
-from .speller import END, Speller
 
 
 @dataclass(frozen=True, kw_only=True)

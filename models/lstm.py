@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from models.layers.frames import Convolution
+from models.layers.recurrent import Bidirectional
+from models.network import CTCNetwork, ModelConfig
 from registry import InputError, register_model
-
-from .layers import Bidirectional, Convolution
-from .network import CTCNetwork, ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)

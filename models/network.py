@@ -13,9 +13,8 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from models.layers.frames import reduced, zero_padding
 from registry import InputError
-
-from .layers import reduced, zero_padding
 
 BLANK = 0
 

@@ -1,8 +1,8 @@
 """What exists, by name: models and, for the rooms after this one, anything else that is registered."""
 
-from .errors import InputError, atomic_write, check_place, command
-from .models import MODELS, create_model, describe, is_model, list_models, model_config, register_model
-from .registry import Registry
+from registry.errors import InputError, atomic_write, check_place, command
+from registry.models import MODELS, create_model, describe, is_model, list_models, model_config, register_model
+from registry.registry import Registry
 
 __all__ = [
     "MODELS",

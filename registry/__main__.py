@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from . import MODELS, InputError, command, describe, list_models
+from registry import MODELS, InputError, command, describe, list_models
 
 
 @dataclasses.dataclass(frozen=True)

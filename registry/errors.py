@@ -103,3 +103,8 @@ def _told(path: Path) -> Iterator[None]:
         if error.errno not in REFUSED:
             raise
         raise InputError(f"{path}: cannot be written ({error.strerror}): name another place") from None
+
+
+def and_more(count: int, what: str = "") -> str:
+    """A short tail for a message about the first of many."""
+    return f" (and {count} more{' ' + what if what else ''})" if count > 0 else ""

@@ -8,13 +8,14 @@ themselves live in the room `models`, which is imported by name at the first loo
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from .errors import InputError
-from .registry import Registry
+from registry.errors import InputError
+from registry.registry import Registry
 
 if TYPE_CHECKING:
     from torch import nn
@@ -122,3 +123,14 @@ def _config_type(function: Callable) -> type:
     if len(hints) != 1 or not dataclasses.is_dataclass(hints[0]):
         raise TypeError(f"{function.__qualname__}: a model takes one parameter, annotated with its config dataclass")
     return hints[0]
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+
+
+def parse_count(text: str) -> int:
+    """A number of parameters: `20M`, `950k`, `1.5M` or plain digits. Raises InputError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)", text.strip().upper())
+    if not found:
+        raise InputError(f"--max-params {text}: expected a number such as 20M, 950k or 20000000")
+    return int(float(found[1]) * _UNITS[found[2]])

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 import catalogue
 
-from .errors import InputError
+from registry.errors import InputError
 
 T = TypeVar("T", bound=Callable[..., Any])
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import tyro
 
-from ensemble.rules import parse_count
-from folds.competition import DATA_VARIABLE, open_competition
+from folds.competition.detect import DATA_VARIABLE, open_competition
 from registry.errors import InputError, command
-from submit import ledger, report
+from registry.models import parse_count
+from submit import ledger
+from submit import ledger_table as report
 from submit.advice import SITE, Credentials, advise
 from submit.check import Checked, check, method_of
 from submit.client import Client, Failure, Patience

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from folds import alphabets
-from folds.alphabets import Alphabet
-from folds.competition import open_competition
-from folds.submission import check_submission, read_submission, sample_of
+from folds.competition import alphabets
+from folds.competition.alphabets import Alphabet
+from folds.competition.detect import open_competition
+from folds.competition.submission import check_submission, read_submission, sample_of
 from registry.errors import InputError
 
 _MOST_BYTES = 50 * 2**20

@@ -15,12 +15,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from ensemble.blender import BLENDERS, Recipe
-from ensemble.evidence import Evidence, Panel
-from ensemble.lm import estimate
-from ensemble.members import Stream
-from folds.metric import mean_distance
-from folds.store import LogProbs
+from ensemble.blenders.base import BLENDERS, Recipe
+from ensemble.hypotheses.blend_inputs import Evidence, Panel
+from ensemble.lm.ngram import estimate
+from ensemble.members.predictions import Stream
+from folds.competition.metric import mean_distance
+from folds.store.log_probs import LogProbs
 
 CLASSES = 41
 

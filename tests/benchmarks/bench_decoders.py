@@ -21,14 +21,15 @@ sys.path.append(str(Path(__file__).parents[1] / "ensemble"))
 
 from ctc_reference import plain_beam_search
 
-from ensemble.adapters import decode_with_ctcdecode, decode_with_fast_ctc_decode, decode_with_flashlight
-from ensemble.beam import beam_search
-from ensemble.decoders import DECODERS
-from ensemble.members import group_members, mean_stream
-from folds.cache import load_dataset
-from folds.competition import data_root
-from folds.metric import edit_distances
-from folds.store import find_members
+from ensemble.beam.search import beam_search
+from ensemble.decoding.decoders import DECODERS
+from ensemble.decoding.third_party import decode_with_ctcdecode, decode_with_fast_ctc_decode, decode_with_flashlight
+from ensemble.members.groups import group_members
+from ensemble.members.predictions import mean_stream
+from folds.competition.detect import data_root
+from folds.competition.metric import edit_distances
+from folds.data.cache import load_dataset
+from folds.store.runs import find_members
 from models.ctc import greedy, log_likelihood
 from registry import InputError, command
 

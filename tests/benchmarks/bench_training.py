@@ -18,9 +18,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from folds.batches import Batch
-from folds.objective import Objective
-from models.layers import Bidirectional
+from folds.data.batches import Batch
+from folds.training.objective import Objective
+from models.layers.recurrent import Bidirectional
 from registry import create_model, list_models
 
 FEATURES, CLASSES = 28, 41

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble.bootstrap import paired_bootstrap
-from folds.cache import Dataset, load_dataset
-from folds.competition import data_root
-from folds.predict import greedy_distances
-from folds.store import Member, find_members, read_json
+from ensemble.statistics.bootstrap import paired_bootstrap
+from folds.competition.detect import data_root
+from folds.data.cache import load_dataset
+from folds.data.dataset import Dataset
+from folds.store.runs import Member, find_members, read_json
+from folds.training.predict import greedy_distances
 
 
 def distances(member: Member, split: str, dataset: Dataset) -> np.ndarray:

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 from hypothesis import strategies as st
 
-from ensemble.lm import PhoneLM
+from ensemble.lm.ngram import PhoneLM
 
 Tokens = tuple[int, ...]
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from ensemble.evidence import Evidence, Panel
-from ensemble.lm import estimate
-from ensemble.members import Stream
-from folds.store import LogProbs, run_dir, write_log_probs
+from ensemble.hypotheses.blend_inputs import Evidence, Panel
+from ensemble.lm.ngram import estimate
+from ensemble.members.predictions import Stream
+from folds.store.log_probs import LogProbs, write_log_probs
+from folds.store.runs import run_dir
 
 # A parallel kernel waits for its slowest thread; on a busy machine hundreds of short ones would wait for minutes.
 numba.set_num_threads(1)

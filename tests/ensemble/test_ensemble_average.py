@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import simulated_members as simulated
 
-from ensemble.average import FLOOR, average, common_offsets, resampled_rows
-from ensemble.calibrate import temperatures, tempered
-from folds.store import LogProbs
+from ensemble.blenders.average import FLOOR, average, common_offsets, resampled_rows
+from ensemble.blenders.temperature import temperatures, tempered
+from folds.store.log_probs import LogProbs
 
 STRINGS = simulated.references(6, length=8)
 

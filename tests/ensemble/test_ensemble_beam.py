@@ -11,8 +11,8 @@ from ctc_reference import every_sequence, language_score, log_prob_rows, plain_b
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemble.beam import beam_search
-from ensemble.lm import estimate
+from ensemble.beam.search import beam_search
+from ensemble.lm.ngram import estimate
 from models.ctc import log_likelihood
 from registry.errors import InputError
 

@@ -13,8 +13,8 @@ import pytest
 import simulated_members as simulated
 
 from ensemble.blend import main
-from folds.cache import load_dataset
-from folds.store import write_log_probs
+from folds.data.cache import load_dataset
+from folds.store.log_probs import write_log_probs
 from registry import InputError
 
 

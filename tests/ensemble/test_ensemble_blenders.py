@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import simulated_members as simulated
 
-from ensemble.blender import BLENDERS, Recipe, distances, nested_distances
-from folds.metric import edit_distances
+from ensemble.blenders.base import BLENDERS, Recipe, distances, nested_distances
+from folds.competition.metric import edit_distances
 
 STRIDES = {"a": 4, "b": 2, "c": 4}
 ERRORS = {"a": 0.25, "b": 0.3, "c": 0.35}

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import simulated_members as simulated
 
-from ensemble.decode import Decode, decode_task, language_models, main, open_task, tune, tune_group
-from ensemble.decoders import decoder
-from ensemble.lm import estimate
-from ensemble.members import group_members
-from folds.cache import load_dataset
-from folds.store import find_members
-from folds.submission import check_submission
+from ensemble.decode import Decode, language_models, main, open_task, tune_group
+from ensemble.decoding.batched import decode_task
+from ensemble.decoding.decoders import decoder
+from ensemble.fitting.settings import tune
+from ensemble.lm.ngram import estimate
+from ensemble.members.groups import group_members
+from folds.competition.submission import check_submission
+from folds.data.cache import load_dataset
+from folds.store.runs import find_members
 from registry.errors import InputError
 
 FOLDS = 2

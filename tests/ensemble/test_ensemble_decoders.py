@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ensemble.adapters import installed
-from ensemble.beam import beam_search
-from ensemble.decoders import DECODERS, HOW_TO_GET, collapse, decoder
-from ensemble.lm import estimate
+from ensemble.beam.search import beam_search
+from ensemble.decoding.decoders import DECODERS, HOW_TO_GET, collapse, decoder
+from ensemble.decoding.third_party import installed
+from ensemble.lm.ngram import estimate
 from models.ctc import greedy, log_likelihood
 from registry.errors import InputError
 

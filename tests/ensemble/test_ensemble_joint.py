@@ -12,11 +12,10 @@ import torch
 
 from ensemble import joint
 from folds import train
-from folds.cache import load_dataset
-from folds.metric import edit_distances
-from folds.spell import model_of
-from folds.store import find_members
-from folds.submission import check_submission
+from folds.competition.metric import edit_distances
+from folds.competition.submission import check_submission
+from folds.data.cache import load_dataset
+from folds.store.runs import find_members, model_of
 from models.las import joint_search
 from registry import InputError
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemble.arpa import read_arpa, write_arpa
-from ensemble.lm import PhoneLM, estimate, estimate_folds
+from ensemble.lm.arpa import read_arpa, write_arpa
+from ensemble.lm.ngram import PhoneLM, estimate, estimate_folds
 from registry.errors import InputError
 
 PHONEMES = ("", "[SIL]", "AA", "B", "K")

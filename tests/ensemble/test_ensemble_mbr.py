@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
-from ensemble.edits import flatten, pairwise, to_references
+from ensemble.hypotheses.edit_distance import flatten, pairwise, to_references
 from ensemble.mbr import mbr
 
 TOKENS = st.lists(st.integers(0, 3), max_size=7)

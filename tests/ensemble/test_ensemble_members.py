@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import simulated_members as simulated
 
-from ensemble.average import resampled_rows
-from ensemble.members import common_oof, group_members, load_checked, oof_stream, split_streams, with_folds
-from ensemble.rules import Rules, admitted, parse_count, total_parameters, within_budget
-from folds.store import LogProbs, find_members
+from ensemble.blenders.average import resampled_rows
+from ensemble.members.eligibility import Rules, admitted, total_parameters, within_budget
+from ensemble.members.groups import common_oof, group_members, with_folds
+from ensemble.members.predictions import load_checked, oof_stream, split_streams
+from folds.store.log_probs import LogProbs
+from folds.store.runs import find_members
 from registry import InputError
+from registry.models import parse_count
 
 IDS = [f"{i}-0-0" for i in range(8)]
 STRINGS = simulated.references(8, length=6)

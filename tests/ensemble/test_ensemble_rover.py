@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemble.network import NULL, align, as_log_probs, vote
-from ensemble.rover import rover
+from ensemble.rover import NULL, align, as_log_probs, rover, vote
 
 STRINGS = st.lists(st.lists(st.integers(0, 4), max_size=8), min_size=1, max_size=5)
 

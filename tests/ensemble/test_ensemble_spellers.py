@@ -10,17 +10,16 @@ import pytest
 import simulated_members as simulated
 import torch
 
-import folds.spell
-from ensemble.evidence import Evidence
-from ensemble.members import group_members
-from ensemble.panels import open_panels
-from ensemble.rescore import Rescore
-from ensemble.spellers import ASKED, spell_with, spelled_pool
+from ensemble.blenders.rescore import Rescore
+from ensemble.hypotheses.attention_scores import ASKED, spell_with, spelled, spelled_pool
+from ensemble.hypotheses.blend_inputs import Evidence
+from ensemble.hypotheses.open_inputs import open_panels
+from ensemble.members.groups import group_members
 from folds import train
-from folds.cache import load_dataset
-from folds.checkpoint import load_weights
-from folds.spell import spelled
-from folds.store import find_members
+from folds.data.cache import load_dataset
+from folds.store import runs as runs_module
+from folds.store.checkpoint import load_weights
+from folds.store.runs import find_members
 from registry import create_model
 
 SMALL = ["--channels", "8", "--bottom", "6", "--hidden", "8", "--layers", "1", "--speller", "7", "--attention", "5"]
@@ -54,13 +53,13 @@ def test_scores_are_the_model_s_and_are_not_asked_for_twice(runs, dataset, monke
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
     asked = []
-    monkeypatch.setattr(folds.spell, "create_model", lambda *_, **__: asked.append(1) or model)
+    monkeypatch.setattr(runs_module, "create_model", lambda *_, **__: asked.append(1) or model)
     again = spelled(member, "dev", dataset.dev, ids, strings)
     assert not asked and [each.tolist() for each in again] == [each.tolist() for each in found]
     spelled(member, "dev", dataset.dev, ids[:1], [[b"\x07"]])
     assert asked  # a new string is
     member.weights.write_bytes(member.weights.read_bytes() + b" ")
-    monkeypatch.setattr(folds.spell, "load_weights", lambda *_: asked.append(2))
+    monkeypatch.setattr(runs_module, "load_weights", lambda *_: asked.append(2))
     spelled(member, "dev", dataset.dev, ids[:1], [[b"\x07"]])
     assert asked == [1, 1, 2]  # and so is what other weights said
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ensemble.bootstrap import bootstrap, paired_bootstrap
-from ensemble.weights import greedy_selection
+from ensemble.fitting.member_weights import greedy_selection
+from ensemble.statistics.bootstrap import bootstrap, paired_bootstrap
 
 
 def towards(target):

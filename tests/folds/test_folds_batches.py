@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from folds.augment import Augment, augment
-from folds.batches import Batch, collate, padding_share, plan, prefetched, repeated
-from folds.cache import Split
-from folds.partition import speaker_folds
+from folds.data.augmentation import Augment, augment
+from folds.data.batches import Batch, collate, padding_share, plan, prefetched, repeated
+from folds.data.dataset import Split
+from folds.data.speaker_folds import speaker_folds
 from registry import InputError
 
 lengths_of = st.lists(st.integers(1, 400), min_size=1, max_size=60)
@@ -179,7 +179,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 import numpy as np, torch
-from folds.batches import collate
+from folds.data.batches import collate
 torch.set_num_threads(2)
 torch.ones(1_000_000).exp()  # the main thread's team
 split = SimpleNamespace(features=lambda i: np.ones((4000, 28), np.float16), tokens=None)

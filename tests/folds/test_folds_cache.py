@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from folds import packed
-from folds.alphabets import F22
-from folds.cache import Dataset, Split, cache_folder, load_dataset, too_short
-from folds.packed import PackWriter, open_packed
+from folds.competition.alphabets import F22
+from folds.data import packed_file as packed
+from folds.data.cache import cache_folder, load_dataset
+from folds.data.dataset import Dataset, Split, too_short
+from folds.data.packed_file import PackWriter, open_packed
 from registry.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -220,7 +221,7 @@ def test_a_damaged_cache_is_made_again(small: Path, tmp_path: Path, damage):
 
 
 _CHILD = """
-import sys; from pathlib import Path; from folds.cache import load_dataset
+import sys; from pathlib import Path; from folds.data.cache import load_dataset
 dataset = load_dataset(Path(sys.argv[1]), Path(sys.argv[2]))
 print(dataset.hash, float(abs(dataset.train.frames).sum()))
 """

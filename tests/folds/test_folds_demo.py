@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from folds import demo, lexicon, speech
-from folds.alphabets import F22
-from folds.competition import open_competition
+from folds import demo
+from folds.competition.alphabets import F22
+from folds.competition.detect import open_competition
 from folds.demo import DemoConfig
+from folds.synthesis import lexicon, speech
 from registry.errors import InputError
 
 TINY = {"speakers": 4, "utterances": 2}

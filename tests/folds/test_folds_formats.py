@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from folds.alphabets import F18, F20, F22, S22, Alphabet
-from folds.arrays import read_array
-from folds.competition import data_root, open_competition
+from folds.competition.alphabets import F18, F20, F22, S22, Alphabet
+from folds.competition.detect import data_root, open_competition
+from folds.competition.npy_files import read_array
 from registry.errors import InputError
 
 ALPHABETS = (F18, F20, S22, F22)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from folds.metric import batch_mean_distance, edit_distances, mean_distance
+from folds.competition.metric import batch_mean_distance, edit_distances, mean_distance
 
 _tokens = st.lists(st.integers(0, 46), max_size=8)
 

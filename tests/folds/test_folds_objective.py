@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from folds import checkpoint
-from folds.batches import Batch, repeated
-from folds.objective import ctc, disagreement, log_prior, objective
-from folds.options import Recipe
-from folds.schedule import learning_rate
-from folds.store import LogProbs, find_members, read_log_probs, run_dir, unfinished, write_json, write_log_probs
+from folds.data.batches import Batch, repeated
+from folds.store import checkpoint
+from folds.store.log_probs import LogProbs, read_log_probs, write_log_probs
+from folds.store.runs import find_members, run_dir, unfinished, write_json
+from folds.training.objective import ctc, disagreement, log_prior, objective
+from folds.training.options import Recipe
+from folds.training.schedule import learning_rate
 from registry import InputError, create_model
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from folds.checkpoint import files
-from folds.store import SPLITS, find_members
+from folds.store.checkpoint import files
+from folds.store.runs import SPLITS, find_members
 
 MODEL = ["--model", "lstm_small", "--hidden", "24", "--channels", "16", "16", "--strides", "2", "1", "--layers", "1"]
 MODEL += ["--folds", "2", "--threads", "1", "--lr", "0.01", "--epochs", "3"]

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from folds import train
-from folds.batches import padding_share, plan
-from folds.cache import load_dataset, too_short
-from folds.partition import speaker_folds
-from folds.store import find_members
+from folds.data.batches import padding_share, plan
+from folds.data.cache import load_dataset
+from folds.data.dataset import too_short
+from folds.data.speaker_folds import speaker_folds
+from folds.store.runs import find_members
 
 pytestmark = pytest.mark.real
 

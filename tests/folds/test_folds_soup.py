@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_folds_train import run as train_quick
 
-from folds.checkpoint import files, mean_weights
 from folds.soup import Soup, make
-from folds.store import find_members
+from folds.store.checkpoint import files, mean_weights
+from folds.store.runs import find_members
 from registry import InputError
 
 

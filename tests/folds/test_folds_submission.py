@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from folds.alphabets import F18, F22
-from folds.cache import load_dataset
-from folds.submission import check_submission, read_sample, read_submission, sample_of, write_submission
+from folds.competition.alphabets import F18, F22
+from folds.competition.submission import check_submission, read_sample, read_submission, sample_of, write_submission
+from folds.data.cache import load_dataset
 from registry.errors import InputError
 
 HEADER, IDS = ("index", "label"), ["0", "1", "2"]

@@ -16,14 +16,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from folds import fit, train
-from folds.batches import plan
-from folds.cache import load_dataset
-from folds.partition import speaker_folds
-from folds.precision import autocast_dtype
-from folds.predict import greedy_distances
-from folds.state import State
-from folds.store import find_members, read_log_probs
+from folds import train
+from folds.data.batches import plan
+from folds.data.cache import load_dataset
+from folds.data.speaker_folds import speaker_folds
+from folds.store.log_probs import read_log_probs
+from folds.store.runs import find_members
+from folds.training import loop as fit
+from folds.training.precision import autocast_dtype
+from folds.training.predict import greedy_distances
+from folds.training.state import State
 from registry import InputError, command, model_config
 
 MODEL = ["--model", "lstm_small", "--hidden", "24", "--channels", "16", "16", "--strides", "2", "1", "--layers", "1"]

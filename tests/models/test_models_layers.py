@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.conformer import rotated
-from models.layers import Bidirectional, Convolution, FrameNorm, LockedDropout, Pyramid, valid
+from models.layers.frames import Convolution, FrameNorm, LockedDropout, Pyramid, valid
+from models.layers.recurrent import Bidirectional
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])

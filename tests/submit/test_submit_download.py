@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import Desk, Outcome
 
-from folds.competition import open_competition
+from folds.competition.detect import open_competition
 
 
 def packed(files: dict[str, bytes], inside: str = "") -> bytes:

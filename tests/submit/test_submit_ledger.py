@@ -12,7 +12,8 @@ from conftest import ROOT
 from filelock import FileLock
 
 from registry.errors import InputError
-from submit import ledger, report
+from submit import ledger
+from submit import ledger_table as report
 from submit.__main__ import Options, run
 from submit.client import Client, Failure, Patience, _seconds
 

@@ -1,0 +1,290 @@
+"""The compiled heart of the prefix beam search: one utterance, flat arrays, no Python objects, no GIL.
+
+It does not check shapes, share work among threads or build hypotheses: `ensemble.beam` does.
+
+What makes it fast without changing its result:
+1. A live prefix keeps its slot of the beam from frame to frame. Mass that flows from a live prefix into a live child is
+   merged first, for all slots at once, in loops without branches that become vector code.
+2. A frame's tokens are taken best first, against a running threshold, the worst score that would still stay. It ends
+   at the first token whose upper bound (best prefix + token) is not above the threshold: most frames at once, because
+   no token can bring a new prefix into the beam.
+3. The trie is flat arrays, and a node is made only for a survivor of the selection.
+Masses are float32 logarithms relative to the last frame's best prefix, so they stay small and their rounding harmless;
+what was taken out is summed in float64. Language model terms are part of a prefix's mass, a constant factor in it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from ensemble.beam.log_add import FAST, log_add
+from ensemble.beam.state import (
+    BEFORE,
+    FLOOR,
+    FRAME,
+    IMPOSSIBLE,
+    PARENT,
+    SLOT,
+    TOKEN,
+    Candidates,
+    Slots,
+    Trie,
+    bear,
+    note_emissions,
+    replace,
+)
+
+LANES = 8  # arrays over slots are padded to whole vectors
+_ONE = np.float32(1.0)
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def _prepare(values, shift, row):
+    """Copy one frame into `row`, `shift` taken out and log 0 made finite. False if no decoder can use the frame."""
+    peak = IMPOSSIBLE
+    bad = 0
+    for c in range(len(values)):
+        value = values[c]
+        bad |= not value < np.inf  # NaN compares false
+        peak = value if value > peak else peak
+        row[c] = (value if value > IMPOSSIBLE else IMPOSSIBLE) - shift
+    return bad == 0 and peak > FLOOR
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def _propagate(row, slots, mass, new_mass, inflow, token):
+    """Let every live prefix stay (blank, or its last token again) and take what flows in from a live parent.
+
+    `inflow` is left holding by how much the inflow exceeds what stayed: above 0 the token was emitted anew.
+    """
+    last, source, edge, nonblank = slots.last, slots.source, slots.edge, slots.nonblank
+    width = len(last)
+    silence = row[0]
+    for j in range(width):
+        token[j] = row[last[j]]
+        inflow[j] = mass[source[j]]
+    # Two loops, because the second sum waits for the first: apart, many of each are in flight at once.
+    for j in range(width):
+        entering = inflow[j] + edge[j] + token[j]
+        again = nonblank[j] + token[j]
+        blank = mass[j] + silence
+        nonblank[j] = log_add(again, entering)
+        new_mass[width + j] = blank
+        inflow[j] = entering - max(again, blank)
+    for j in range(width):
+        new_mass[j] = log_add(nonblank[j], new_mass[width + j])
+
+
+@njit(error_model="numpy", fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
+def _extremes(values, count):
+    """Smallest and largest of the first `count` values."""
+    low, high = values[0], values[0]
+    for k in range(count):
+        low = min(low, values[k])
+        high = max(high, values[k])
+    return low, high
+
+
+@njit(error_model="numpy")
+def _sort_tokens(row, enough, first, token, token_key):
+    """Tokens but `first` whose log-probability exceeds `enough`, best first, from index 1; returns how many and one."""
+    count = 1
+    for c in range(1, len(row)):
+        value = row[c]
+        if value > enough and c != first:
+            k = count
+            while k > 1 and token_key[k - 1] < value:
+                token_key[k] = token_key[k - 1]
+                token[k] = token[k - 1]
+                k -= 1
+            token_key[k] = value
+            token[k] = c
+            count += 1
+    return count
+
+
+@njit(error_model="numpy")
+def _keep_best(candidates, count, beam):
+    """Move the best `beam` of `count` entries to the front, in any order; returns the worst score kept.
+
+    The score that parts them is found by interpolation on counts, since counting is vector code and sorting is not.
+    """
+    key, what = candidates.key, candidates.what
+    low, high = _extremes(key, count)
+    above_low, above_high = count, 0
+    low -= _ONE + abs(low) * np.float32(0.01)
+    while above_high < beam:
+        share = np.float32(above_low - beam + 0.5) / np.float32(above_low - above_high)
+        share = min(max(share, np.float32(0.1)), np.float32(0.9))
+        middle = low + (high - low) * share
+        if middle <= low or middle >= high:
+            break  # neighbouring floats: the rest is a tie
+        above = 0
+        for k in range(count):
+            above += key[k] > middle
+        if above >= beam:
+            low, above_low = middle, above
+        if above <= beam:
+            high, above_high = middle, above
+    ties = beam - above_high
+    kept = 0
+    worst = key[0] + np.float32(1e30)
+    for k in range(count):
+        tie = low < key[k] <= high and ties > 0
+        if key[k] > high or tie:
+            ties -= tie
+            worst = min(worst, key[k])
+            key[kept], what[kept] = key[k], what[k]
+            kept += 1
+    return worst
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def _compete(row, beam, worst, top, graph, slots, mass, new_mass, candidates, token, token_key):
+    """Choose the best `beam` of live and new prefixes, into `candidates`; returns how many, or 0 if the live all stay.
+
+    `worst` is the score of the worst live prefix, `top` an upper bound of a prefix's score with its next token's edge.
+    """
+    threshold = max(FLOOR, worst)
+    best = 1
+    for c in range(2, len(row)):
+        best = c if row[c] > row[best] else best
+    if len(row) < 2 or top + row[best] <= threshold:
+        return 0
+    width = len(slots.last)
+    key, what = candidates.key, candidates.what
+    count = 0
+    for slot in range(beam):
+        if new_mass[slot] > FLOOR:
+            key[count], what[count] = new_mass[slot], slot
+            count += 1
+    token[0], token_key[0] = best, row[best]
+    tokens = 1
+    n = 0
+    while n < tokens and top + token_key[n] > threshold:
+        c, value = token[n], token_key[n]
+        for slot in range(beam):
+            if mass[slot] + slots.best_edge[slot] + value > threshold and not slots.live_child[slot, c]:
+                before = mass[width + slot] if c == slots.last[slot] else mass[slot]
+                score = before + graph.edges[slots.state[slot], c] + value
+                if score > threshold:
+                    key[count], what[count] = score, slot + width * c
+                    count += 1
+        if count > beam:
+            threshold = max(FLOOR, _keep_best(candidates, count, beam))
+            count = beam
+        if n == 0:
+            # The best token has raised the threshold so far that most others need not be sorted.
+            tokens = _sort_tokens(row, threshold - top, best, token, token_key)
+        n += 1
+    return count
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=FAST)
+def search(log_probs, beam, nbest, graph):
+    """Search one utterance `(T, C)` float32; returns the `nbest` best prefixes.
+
+    Returns (lengths, tokens, frames, confidences, scores, fault): the H hypotheses' lengths and scores, best first,
+    their tokens, frames and confidences one after the other, and the first frame that cannot be used, or -1.
+    """
+    frame_count, classes = log_probs.shape
+    width = (beam + LANES - 1) // LANES * LANES
+    nowhere = 2 * width  # a place in `mass` that is always impossible: the source of those whose parent is not live
+    # [0, width) holds the mass of all paths of a slot's prefix, [width, 2 width) of those that end in a blank.
+    mass = np.full(2 * width + 1, IMPOSSIBLE)
+    new_mass = np.full(2 * width + 1, IMPOSSIBLE)
+    slots = Slots(
+        node=np.full(width, -1, np.int32),
+        last=np.zeros(width, np.uint32),
+        state=np.zeros(width, np.int32),
+        record=np.full(width, -1, np.int32),
+        parent=np.full(width, -1, np.int32),
+        source=np.full(width, nowhere, np.uint32),
+        edge=np.zeros(width, np.float32),
+        best_edge=np.full(width, graph.best_edge[0]),
+        nonblank=np.full(width, IMPOSSIBLE),
+        live_child=np.zeros((width, classes), np.uint8),
+    )
+    # A frame makes at most `beam` nodes, and a record for each prefix it makes or keeps.
+    trie = Trie(
+        nodes=np.empty((beam * frame_count + 1, 5), np.int32),
+        records=np.empty((beam * frame_count + 1, 2), np.int32),
+        counts=np.array([1, 0], np.int32),
+    )
+    trie.nodes[0] = -1
+    trie.nodes[0, SLOT] = 0
+    slots.node[0] = 0
+    mass[0] = mass[width] = 0.0
+
+    row = np.empty(classes, np.float32)
+    inflow = np.empty(width, np.float32)
+    token_mass = np.empty(width, np.float32)
+    token = np.empty(classes, np.int32)
+    token_key = np.empty(classes, np.float32)
+    candidates = Candidates(np.empty(2 * beam, np.float32), np.empty(2 * beam, np.int32))
+    stays = np.ones(width, np.uint8)
+    births = np.empty((beam, 4), np.int32)
+    any_edge = graph.best_edge.max()
+    shift = np.float32(0.0)
+    offset = 0.0
+
+    for t in range(frame_count):
+        if not _prepare(log_probs[t], shift, row):
+            return _read_back(log_probs, 0, graph, slots, trie, mass, offset, t)
+        offset += shift
+        top = shift + any_edge
+        _propagate(row, slots, mass, new_mass, inflow, token_mass)
+        worst, shift = _extremes(new_mass, beam)
+        count = _compete(row, beam, worst, top, graph, slots, mass, new_mass, candidates, token, token_key)
+        born = bear(count, t, graph, slots, trie, candidates, stays, births) if count > 0 else 0
+        if _extremes(inflow, beam)[1] > 0:
+            note_emissions(beam, t, slots, trie, stays, inflow)
+        if born > 0:
+            shift = max(shift, _extremes(candidates.key, born)[1])
+            replace(beam, born, nowhere, graph, slots, trie, new_mass, candidates, stays, births)
+        stays[:] = 1
+        mass, new_mass = new_mass, mass
+    return _read_back(log_probs, nbest, graph, slots, trie, mass, offset, -1)
+
+
+@njit(error_model="numpy")
+def _read_back(log_probs, nbest, graph, slots, trie, mass, offset, fault):
+    """The best `nbest` prefixes of the beam, from the trie: what `search` returns."""
+    width = len(slots.last)
+    key = np.full(width, -np.inf)
+    possible = 0
+    for slot in range(width):
+        if mass[slot] > FLOOR and slots.node[slot] >= 0:
+            key[slot] = offset + mass[slot] + graph.end[slots.state[slot]]
+            possible += 1
+    order = np.argsort(-key, kind="mergesort")[: min(nbest, possible)]
+    lengths = np.zeros(len(order), np.int64)
+    for h in range(len(order)):
+        node = slots.node[order[h]]
+        while node > 0:
+            lengths[h] += 1
+            node = trie.nodes[node, PARENT]
+
+    total = lengths.sum()
+    tokens = np.empty(total, np.int32)
+    frames = np.empty(total, np.int32)
+    confidences = np.empty(total, np.float32)
+    first = 0
+    for h in range(len(order)):
+        node, record = slots.node[order[h]], slots.record[order[h]]
+        until = len(log_probs)
+        for k in range(first + lengths[h] - 1, first - 1, -1):
+            token, start = trie.nodes[node, TOKEN], trie.records[record, FRAME]
+            # From its emission to the next token's, the token is where it is most probable.
+            peak = start
+            for t in range(start + 1, until):
+                if log_probs[t, token] > log_probs[peak, token]:
+                    peak = t
+            tokens[k] = token
+            frames[k] = peak
+            confidences[k] = min(_ONE, np.exp(log_probs[peak, token]))
+            until = start
+            node, record = trie.nodes[node, PARENT], trie.records[record, BEFORE]
+        first += lengths[h]
+    return lengths, tokens, frames, confidences, key[order], fault

@@ -1,0 +1,42 @@
+"""Temperature: how much too sure, or too unsure, each member's frames are.
+
+A member's temperature maximises the CTC likelihood of the out-of-fold transcripts. Dividing log-probabilities by it
+changes no single model's greedy string, only how members weigh against each other in an average of frames; there it
+is one of the settings searched, so it is kept only where it helps. The sequence-level blenders need none: a weight and
+the posterior's sharpness do the same to whole strings.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ensemble.hypotheses.blend_inputs import Evidence
+from models.ctc import log_likelihood
+
+GRID = (0.6, 0.75, 0.9, 1.0, 1.15, 1.35, 1.6, 2.0)
+UTTERANCES = 200
+
+
+def tempered(log_probs: np.ndarray, temperature: float) -> np.ndarray:
+    """Log-probabilities (…, C) divided by `temperature` and normalised again."""
+    scaled = np.asarray(log_probs, np.float32) / np.float32(temperature)
+    return scaled - np.logaddexp.reduce(scaled, axis=-1, keepdims=True)
+
+
+def temperatures(evidence: Evidence) -> list[float]:
+    """The temperature of each member, of `GRID`, by the likelihood of at most `UTTERANCES` references."""
+    rows = np.unique(np.linspace(0, len(evidence) - 1, min(UTTERANCES, len(evidence))).astype(int))
+    seen = evidence.take(rows)
+    found = []
+    for stream in seen.streams_of():
+        frames = seen.load(stream)
+        values = []
+        for temperature in GRID:
+            scores = [
+                log_likelihood(tempered(frames[row], temperature), [reference])[0]
+                for row, reference in enumerate(seen.references)
+            ]
+            # A transcript that does not fit into a member's frames is impossible at any temperature.
+            values.append(float(np.mean([score for score in scores if np.isfinite(score)] or [0.0])))
+        found.append(GRID[int(np.argmax(values))])
+    return found

@@ -1,0 +1,40 @@
+"""How far a run is, and what learning rate that means: warm-up and cosine over a budget of epochs or of minutes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from folds.training.options import Recipe
+
+
+def learning_rate(progress: float, recipe: Recipe) -> float:
+    """The learning rate at `progress` 0 to 1: a linear warm-up, then a cosine to 0."""
+    if progress < recipe.warmup:
+        return recipe.lr * (progress + 1e-3) / (recipe.warmup + 1e-3)
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - recipe.warmup) / (1 - recipe.warmup))))
+
+
+class Budget:
+    """What a run may spend: `steps` of so many epochs, or minutes. Under minutes the number of steps is what it is."""
+
+    def __init__(self, recipe: Recipe, steps: int) -> None:
+        self.minutes = recipe.minutes
+        self.steps = steps
+        self._clock: Callable[[], float] = time.process_time if recipe.clock == "cpu" else time.monotonic
+        self._last = self._clock()
+
+    def tick(self) -> float:
+        """Seconds since the last tick."""
+        now = self._clock()
+        spent, self._last = now - self._last, now
+        return spent
+
+    def progress(self, step: int, elapsed: float) -> float:
+        """Share of the budget that is spent after `step` steps and `elapsed` seconds."""
+        return elapsed / (60 * self.minutes) if self.minutes is not None else step / self.steps
+
+    def total_steps(self, step: int, elapsed: float) -> float:
+        """How many steps the run will have, as far as can be told now."""
+        return self.steps if self.minutes is None else step / max(self.progress(step, elapsed), 1e-6)
