@@ -18,26 +18,27 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from ensemble.blenders.base import BLENDERS, Recipe
-from ensemble.blenders.best import Fitted, as_best, fit_all, winner
-from ensemble.hypotheses.blend_inputs import Evidence
-from ensemble.hypotheses.open_inputs import open_panels
+from ensemble.blenders.base import BLENDERS, BlendRecipe
+from ensemble.blenders.best import FittedBlender, as_best, fit_all, winner
+from ensemble.hypotheses.blend_inputs import BlendInputs
+from ensemble.hypotheses.open_inputs import open_inputs
 from ensemble.members.eligibility import Rules, admitted, all_tags, costs, total_parameters, within_budget
-from ensemble.members.groups import Group, group_members, with_folds
+from ensemble.members.member import Member, group_by_member, with_held_out
 from ensemble.statistics.bootstrap import Interval, bootstrap, paired_bootstrap
-from ensemble.statistics.member_baselines import Alone, alone, best_alone, best_with_language
+from ensemble.statistics.member_baselines import MemberBaseline, alone, best_baseline, best_baseline_with_lm
 from folds.competition.detect import data_root
 from folds.competition.metric import edit_distances
 from folds.competition.submission import write_submission
 from folds.data.cache import load_dataset
 from folds.data.dataset import Dataset
-from folds.store.runs import find_members, unfinished, write_json
+from folds.store.fold_model import find_fold_models, unfinished_runs
+from folds.store.json_files import write_json
 from registry import InputError, check_place, command
 from registry.models import parse_count
 
 
 @dataclass(frozen=True)
-class Blend:
+class BlendOptions:
     """Blend the finished members under a folder of runs into a submission."""
 
     data: Path | None = None
@@ -76,21 +77,21 @@ class Blend:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BlendResult:
     """What a blend came to: the recipe, the members and folds used, and edit distances by split."""
 
-    recipe: Recipe
-    groups: list[Group]
-    fitted: dict[str, Fitted]
+    recipe: BlendRecipe
+    groups: list[Member]
+    fitted: dict[str, FittedBlender]
     dev: dict[str, np.ndarray]
-    alone: list[Alone]
+    alone: list[MemberBaseline]
     strings: list[str]
 
 
-def blend(options: Blend, dataset: Dataset, groups: Sequence[Group], rules: Rules) -> Outcome:
+def blend(options: BlendOptions, dataset: Dataset, groups: Sequence[Member], rules: Rules) -> BlendResult:
     """Measure the members, fit, choose, predict; printing on the way. Writes nothing."""
     frames = options.fold_mean == "frames"
-    opened = open_panels(
+    opened = open_inputs(
         groups,
         dataset,
         options.lm_order,
@@ -101,11 +102,11 @@ def blend(options: Blend, dataset: Dataset, groups: Sequence[Group], rules: Rule
         options.fold_mean,
     )
     print("\n".join(opened.notes))
-    streams = [stream for panel in opened.panels.values() for stream in panel.streams]
-    for stream in tqdm(streams, desc="checking members", leave=False):
+    predictions = [stream for split in opened.splits.values() for stream in split.predictions]
+    for stream in tqdm(predictions, desc="checking members", leave=False):
         stream.load()  # whatever is wrong with the last file is better told now than after the fit
-    panels, depth = opened.panels, min(options.nbest, options.pool)
-    oof, dev, test = (Evidence(panels[split], depth, options.pool) for split in ("oof", "dev", "test"))
+    splits, depth = opened.splits, min(options.nbest, options.pool)
+    oof, dev, test = (BlendInputs(splits[split], depth, options.pool) for split in ("oof", "dev", "test"))
     singles = alone(oof, dev)
     print_members(groups, singles)
     methods = [name for name in BLENDERS.names() if name != "best"] if options.method == "best" else [options.method]
@@ -121,22 +122,22 @@ def blend(options: Blend, dataset: Dataset, groups: Sequence[Group], rules: Rule
     recipe = as_best(fitted) if options.method == "best" else fitted[chosen].recipe
     tokens = predict(test, fitted[chosen].recipe, kept[chosen], groups)
     strings = [dataset.alphabet.to_string(row) for row in tokens]
-    return Outcome(recipe, kept[chosen], fitted, on_dev, singles, strings)
+    return BlendResult(recipe, kept[chosen], fitted, on_dev, singles, strings)
 
 
-def predict(evidence: Evidence, recipe: Recipe, kept: Sequence[Group], groups: Sequence[Group]) -> list[list[int]]:
+def predict(inputs: BlendInputs, recipe: BlendRecipe, kept: Sequence[Member], groups: Sequence[Member]) -> list[list[int]]:
     """Strings of a split from the fold models that a blend keeps."""
     left_out = {f"{g.name} fold {fold}" for g in groups for fold in g.folds}
     left_out -= {f"{g.name} fold {fold}" for g in kept for fold in g.folds}
-    streams = [s for s, stream in enumerate(evidence.panel.streams) if stream.name not in left_out]
+    predictions = [s for s, stream in enumerate(inputs.split.predictions) if stream.name not in left_out]
     weights = {group.name: recipe.weights[group.name] for group in kept}
     total = sum(weights.values())
     # A budget may have no room for a member at all; the others keep their proportions.
     recipe = replace(recipe, weights={name: weight / total for name, weight in weights.items()})
-    return BLENDERS.get(recipe.method)().predict(evidence.only(streams), recipe)
+    return BLENDERS.get(recipe.method)().predict(inputs.only(predictions), recipe)
 
 
-def print_members(groups: Sequence[Group], singles: Sequence[Alone]) -> None:
+def print_members(groups: Sequence[Member], singles: Sequence[MemberBaseline]) -> None:
     """One line a member."""
     width = max(len(group.name) for group in groups)
     print(f"\n{'member':{width}}  folds      parameters  stride     oof     dev  dev, folds' mean frame  dev, with LM")
@@ -149,9 +150,9 @@ def print_members(groups: Sequence[Group], singles: Sequence[Alone]) -> None:
         )
 
 
-def print_blenders(fitted: dict[str, Fitted], on_dev: dict[str, np.ndarray], singles: Sequence[Alone]) -> None:
+def print_blenders(fitted: dict[str, FittedBlender], on_dev: dict[str, np.ndarray], singles: Sequence[MemberBaseline]) -> None:
     """One line a blender, with 95 % bootstrap intervals over utterances."""
-    reference, informed = best_alone(singles), best_with_language(singles)
+    reference, informed = best_baseline(singles), best_baseline_with_lm(singles)
     base = reference.best_dev
     print("\nedit distances, with 95 % intervals over utterances")
     print(f"the best member on dev is {reference.name}: {base.mean():.3f}")
@@ -179,11 +180,11 @@ def _told(interval: Interval) -> str:
     return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
-def sidecar(options: Blend, dataset: Dataset, outcome: Outcome) -> dict:
+def sidecar(options: BlendOptions, dataset: Dataset, outcome: BlendResult) -> dict:
     """What `<out>.json` holds: enough to say what the submission is and to make it again."""
     chosen = winner(outcome.fitted)
     each = outcome.fitted[chosen]
-    reference = best_alone(outcome.alone)
+    reference = best_baseline(outcome.alone)
     difference = paired_bootstrap(outcome.dev[chosen], reference.best_dev)
     return {
         "recipe": outcome.recipe.to_json()
@@ -207,19 +208,19 @@ def sidecar(options: Blend, dataset: Dataset, outcome: Outcome) -> dict:
 
 def main() -> None:
     """The command."""
-    options = tyro.cli(Blend, prog="python -m ensemble.blend", description=__doc__)
+    options = tyro.cli(BlendOptions, prog="python -m ensemble.blend", description=__doc__)
     BLENDERS.entry(options.method)
     check_place(options.out)
     rules = Rules(None if options.max_params is None else parse_count(options.max_params), tuple(options.forbid))
-    found, whole = with_folds(find_members(options.runs))
-    begun = unfinished(options.runs)
+    found, whole = with_held_out(find_fold_models(options.runs))
+    begun = unfinished_runs(options.runs)
     if not found:
         told = f"; {len(begun)} were begun, such as {begun[0]}: finish them with --resume" if begun else ""
         raise InputError(f"{options.runs}: no finished member{told}; train one with python -m folds.train")
     for note in (*(f"not finished, left out: {path}" for path in begun), *whole):
         print(note, file=sys.stderr)
     dataset = load_dataset(data_root(options.data), allow_pickle=options.allow_pickle)
-    groups, notes = admitted(group_members(found, options.members), rules, options.fold_mean == "frames")
+    groups, notes = admitted(group_by_member(found, options.members), rules, options.fold_mean == "frames")
     print("\n".join(notes), end="\n" if notes else "")
     outcome = blend(options, dataset, groups, rules)
     write_submission(options.out, dataset, outcome.strings)

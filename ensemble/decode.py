@@ -15,23 +15,23 @@ from typing import Literal
 import numpy as np
 import tyro
 
-from ensemble.decoding.batched import Decoded, Task, decode_task
+from ensemble.decoding.batched import Decoded, DecodingTask, decode_in_batches
 from ensemble.decoding.decoders import Decoder, decoder
 from ensemble.fitting.settings import tune
 from ensemble.lm.arpa import read_arpa, write_arpa
 from ensemble.lm.ngram import PhoneLM, estimate, estimate_folds
-from ensemble.members.groups import Group, group_members, oof_ids
-from ensemble.members.predictions import mean_stream, oof_stream
+from ensemble.members.member import Member, group_by_member, oof_folds
+from ensemble.members.predictions import mean_predictions, oof_predictions
 from folds.competition.detect import data_root
 from folds.competition.submission import write_submission
 from folds.data.cache import load_dataset
 from folds.data.dataset import Dataset
-from folds.store.runs import find_members
+from folds.store.fold_model import find_fold_models
 from registry.errors import InputError, check_place, command
 
 
 @dataclass(frozen=True)
-class Decode:
+class DecodeOptions:
     """Decode members of the store."""
 
     data: Path | None = None
@@ -86,11 +86,11 @@ class Decode:
 
 
 
-def open_task(group: Group, split: str, dataset: Dataset, options: Decode) -> Task:
+def open_task(group: Member, split: str, dataset: Dataset, options: DecodeOptions) -> DecodingTask:
     """A member's utterances of one split. The language model of an out-of-fold utterance never saw its fold."""
     alphabet = dataset.alphabet.hash
     if split == "oof":
-        fold_of = oof_ids(group)
+        fold_of = oof_folds(group)
         if not fold_of:
             raise InputError(
                 f"member {group.name}: was fitted on everything and has nothing out of fold: tune a member with folds "
@@ -109,19 +109,19 @@ def open_task(group: Group, split: str, dataset: Dataset, options: Decode) -> Ta
         row_of = {name: row for row, name in enumerate(dataset.train.ids)}
         references = [dataset.train.labels(row_of[name]).tolist() for name in ids]
         folds = np.array([fold_of.get(name, -1) for name in dataset.train.ids])
-        stream = oof_stream(group, 0, ids, alphabet)
+        stream = oof_predictions(group, 0, ids, alphabet)
         log_probs = stream.load()
     else:
         source = dataset.dev if split == "dev" else dataset.test
         parts, folds = np.zeros(len(ids), np.int64), None
         row_of = {name: row for row, name in enumerate(source.ids)}
         references = None if source.tokens is None else [source.labels(row_of[name]).tolist() for name in ids]
-        log_probs = mean_stream(group, 0, split, source.ids, alphabet).load().select(ids)
-    return Task(log_probs, references, parts, language_models(dataset, options, parts, folds))
+        log_probs = mean_predictions(group, 0, split, source.ids, alphabet).load().select(ids)
+    return DecodingTask(log_probs, references, parts, language_models(dataset, options, parts, folds))
 
 
 def language_models(
-    dataset: Dataset, options: Decode, parts: np.ndarray, folds: np.ndarray | None
+    dataset: Dataset, options: DecodeOptions, parts: np.ndarray, folds: np.ndarray | None
 ) -> Mapping[int, PhoneLM | None]:
     """One language model for each part; `folds (N,)` of the training utterances tells which to leave out of each."""
     if options.lm == "none":
@@ -136,7 +136,7 @@ def language_models(
 
 
 
-def report(group: Group, task: Task, decoded: Decoded, nbest: int) -> str:
+def report(group: Member, task: DecodingTask, decoded: Decoded, nbest: int) -> str:
     """One line: distance, distance of the best of the N-best, utterances per second."""
     count = len(task.log_probs)
     line = f"{group.name}: {count} utterances"
@@ -149,9 +149,9 @@ def report(group: Group, task: Task, decoded: Decoded, nbest: int) -> str:
 
 def main() -> None:
     """The command."""
-    options = tyro.cli(Decode, prog="python -m ensemble.decode", description=__doc__)
+    options = tyro.cli(DecodeOptions, prog="python -m ensemble.decode", description=__doc__)
     search = decoder(options.decoder)
-    groups = group_members(find_members(options.runs), options.members)
+    groups = group_by_member(find_fold_models(options.runs), options.members)
     if options.out is not None and len(groups) > 1:
         names = ", ".join(group.name for group in groups)
         raise InputError(f"--out with {len(groups)} members ({names}): choose one with --members, or blend them")
@@ -171,7 +171,7 @@ def main() -> None:
         settings = {"beam": options.beam, "nbest": options.nbest, "lm_weight": weight, "length_bonus": bonus}
         # The first call loads compiled code, which is no part of the speed.
         search(*task.log_probs.padded([0]), beam=options.beam)
-        decoded = decode_task(task, search, group.name, **settings)
+        decoded = decode_in_batches(task, search, group.name, **settings)
         print(report(group, task, decoded, options.nbest))
         if options.out is not None:
             strings = [dataset.alphabet.to_string(found[0].tokens) for found in decoded.hypotheses]
@@ -179,14 +179,14 @@ def main() -> None:
             print(f"wrote {options.out} ({len(strings)} rows)")
 
 
-def tune_group(group: Group, dataset: Dataset, options: Decode, search: Decoder) -> tuple[float, float]:
+def tune_group(group: Member, dataset: Dataset, options: DecodeOptions, search: Decoder) -> tuple[float, float]:
     """Weight and bonus by the member's out-of-fold distance, and the options that repeat them."""
     task = open_task(group, "oof", dataset, options)
 
     def loss(weight: float, bonus: float) -> float:
         settings = {"beam": options.beam, "nbest": 1, "lm_weight": weight, "length_bonus": bonus}
         value = float(
-            decode_task(task, search, f"weight {weight:g} bonus {bonus:g}", **settings)
+            decode_in_batches(task, search, f"weight {weight:g} bonus {bonus:g}", **settings)
             .distances(task.references)
             .mean()
         )

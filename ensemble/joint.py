@@ -18,19 +18,19 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from ensemble.members.groups import group_members
+from ensemble.members.member import group_by_member
 from folds.competition.detect import data_root
 from folds.competition.metric import edit_distances
 from folds.competition.submission import write_submission
 from folds.data.cache import load_dataset
 from folds.data.dataset import Dataset, Split
-from folds.store.runs import Member, find_members, model_of
+from folds.store.fold_model import FoldModel, find_fold_models, load_model
 from models.las import LAS, joint_search
 from registry.errors import InputError, check_place, command
 
 
 @dataclass(frozen=True)
-class Joint:
+class JointOptions:
     """Decode members with an attention speller by CTC and speller together."""
 
     data: Path | None = None
@@ -65,7 +65,7 @@ class Joint:
             raise InputError("--out: a submission is of all of --split test, with one --ctc-weight and no --limit")
 
 
-def chosen_rows(member: Member, split: str, dataset: Dataset, limit: int | None) -> tuple[Split, np.ndarray]:
+def chosen_rows(member: FoldModel, split: str, dataset: Dataset, limit: int | None) -> tuple[Split, np.ndarray]:
     """The data and, of them, the rows of one fold model's utterances. Raises InputError where it has none."""
     source = {"oof": dataset.train, "dev": dataset.dev, "test": dataset.test}[split]
     row_of = {name: row for row, name in enumerate(source.ids)}
@@ -81,7 +81,7 @@ def chosen_rows(member: Member, split: str, dataset: Dataset, limit: int | None)
 
 
 def decode_rows(
-    member: Member, model: LAS, source: Split, rows: Sequence[int], weights: Sequence[float], beam: int
+    member: FoldModel, model: LAS, source: Split, rows: Sequence[int], weights: Sequence[float], beam: int
 ) -> list[list[list[int]]]:
     """The best string of each utterance, for each weight."""
     found: list[list[list[int]]] = [[] for _ in weights]
@@ -94,14 +94,14 @@ def decode_rows(
 
 def main() -> None:
     """The command."""
-    options = tyro.cli(Joint, prog="python -m ensemble.joint", description=__doc__)
-    groups = group_members(find_members(options.runs), options.members)
+    options = tyro.cli(JointOptions, prog="python -m ensemble.joint", description=__doc__)
+    groups = group_by_member(find_fold_models(options.runs), options.members)
     members = [m for group in groups for m in group.members if options.fold in (None, m.fold)]
     if not members:
         told = "; ".join(group.describe() for group in groups)
         raise InputError(f"--fold {options.fold}: no fold model of these members is of that fold: {told}")
     for member in members:
-        if not member.spells:
+        if not member.has_attention_scores:
             raise InputError(
                 f"{member.path}: has no attention speller, or its checkpoint/weights.safetensors was not copied along: "
                 "choose others with --members"
@@ -113,7 +113,7 @@ def main() -> None:
         check_place(options.out)
     dataset = load_dataset(data_root(options.data), allow_pickle=options.allow_pickle)
     # All are read before the first is decoded.
-    opened = [(m, model_of(m), *chosen_rows(m, options.split, dataset, options.limit)) for m in members]
+    opened = [(m, load_model(m), *chosen_rows(m, options.split, dataset, options.limit)) for m in members]
     for member, model, source, rows in opened:
         begun = time.perf_counter()
         found = decode_rows(member, model, source, rows.tolist(), options.ctc_weight, options.beam)

@@ -16,18 +16,18 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from ensemble.hypotheses.blend_inputs import Evidence
-from ensemble.hypotheses.open_inputs import open_panels
-from ensemble.members.groups import Group, group_members, with_folds
+from ensemble.hypotheses.blend_inputs import BlendInputs
+from ensemble.hypotheses.open_inputs import open_inputs
+from ensemble.members.member import Member, group_by_member, with_held_out
 from ensemble.rover import NULL
 from ensemble.statistics.bootstrap import bootstrap
-from ensemble.statistics.confusions import Errors, count_errors
-from ensemble.statistics.member_baselines import Alone, alone
+from ensemble.statistics.confusions import EditCounts, count_edits
+from ensemble.statistics.member_baselines import MemberBaseline, alone
 from folds.competition.alphabets import Alphabet
 from folds.competition.detect import data_root
 from folds.competition.metric import edit_distances
 from folds.data.cache import load_dataset
-from folds.store.runs import find_members
+from folds.store.fold_model import find_fold_models
 from registry import InputError, atomic_write, command
 
 STYLE = """
@@ -40,7 +40,7 @@ code { font: 13px ui-monospace, monospace } .network td { padding: .1rem .25rem;
 
 
 @dataclass(frozen=True)
-class Report:
+class ReportOptions:
     """Write a report on the finished members, and on the submission blended from them if there is one."""
 
     data: Path | None = None
@@ -59,15 +59,15 @@ class Report:
     """Read object arrays of the competition's files."""
 
 
-def page(options: Report) -> str:
+def page(options: ReportOptions) -> str:
     """The whole page."""
-    found, _ = with_folds(find_members(options.runs))
+    found, _ = with_held_out(find_fold_models(options.runs))
     if not found:
         raise InputError(f"{options.runs}: no finished member to report on; train one with python -m folds.train")
     dataset = load_dataset(data_root(options.data), allow_pickle=options.allow_pickle)
-    groups = group_members(found, options.members)
-    opened = open_panels(groups, dataset, lm_order=2)
-    oof, dev = (Evidence(opened.panels[split], depth=20) for split in ("oof", "dev"))
+    groups = group_by_member(found, options.members)
+    opened = open_inputs(groups, dataset, lm_order=2)
+    oof, dev = (BlendInputs(opened.splits[split], depth=20) for split in ("oof", "dev"))
     singles = alone(oof, dev)
     sections = [
         _section("Members", _members(groups, singles) + "".join(f"<div>{escape(n)}</div>" for n in opened.notes)),
@@ -110,7 +110,7 @@ def _cell(cell: object) -> str:
     return f"<td>{escape(f'{cell:.3f}' if isinstance(cell, float) else str(cell))}</td>"
 
 
-def _members(groups: Sequence[Group], singles: Sequence[Alone]) -> str:
+def _members(groups: Sequence[Member], singles: Sequence[MemberBaseline]) -> str:
     rows = []
     for group, each in zip(groups, singles, strict=True):
         sure = bootstrap(each.best_dev)
@@ -123,7 +123,7 @@ def _members(groups: Sequence[Group], singles: Sequence[Alone]) -> str:
     return table(header, rows)
 
 
-def _curves(groups: Sequence[Group]) -> str:
+def _curves(groups: Sequence[Member]) -> str:
     """Held-out greedy distance by epoch, one line a fold model."""
     lines = []
     for group in groups:
@@ -167,9 +167,9 @@ def _sidecar(submission: Path) -> str:
     )
 
 
-def _errors(oof: Evidence, alphabet: Alphabet) -> str:
+def _errors(oof: BlendInputs, alphabet: Alphabet) -> str:
     counted = [
-        count_errors([list(s[0]) for s in oof.nbest(stream).strings], oof.references) for stream in oof.streams_of()
+        count_edits([list(s[0]) for s in oof.nbest(stream).strings], oof.references) for stream in oof.predictions_of()
     ]
     rows = [
         [name, each.substitutions / len(oof), each.insertions / len(oof), each.deletions / len(oof)]
@@ -179,7 +179,7 @@ def _errors(oof: Evidence, alphabet: Alphabet) -> str:
     return table(header, rows) + _confusions(counted, alphabet, len(oof) * len(counted))
 
 
-def _confusions(counted: Sequence[Errors], alphabet: Alphabet, utterances: int) -> str:
+def _confusions(counted: Sequence[EditCounts], alphabet: Alphabet, utterances: int) -> str:
     total: dict[tuple[int, int], int] = {}
     for each in counted:
         for pair, count in each.pairs.items():
@@ -190,16 +190,16 @@ def _confusions(counted: Sequence[Errors], alphabet: Alphabet, utterances: int) 
     return table(["heard for spoken, all members", "an utterance"], rows)
 
 
-def _disagreement(dev: Evidence) -> str:
-    best = {stream: [list(s[0]) for s in dev.nbest(stream).strings] for stream in dev.streams_of()}
-    names = [dev.panel.streams[stream].name for stream in best]
+def _disagreement(dev: BlendInputs) -> str:
+    best = {stream: [list(s[0]) for s in dev.nbest(stream).strings] for stream in dev.predictions_of()}
+    names = [dev.split.predictions[stream].name for stream in best]
     rows = []
     for a, name in zip(best, names, strict=True):
         rows.append([name, *(float(edit_distances(best[a], best[b]).mean()) for b in best)])
     return table(["edits between strings", *names], rows)
 
 
-def _lengths(dev: Evidence, singles: Sequence[Alone]) -> str:
+def _lengths(dev: BlendInputs, singles: Sequence[MemberBaseline]) -> str:
     lengths = np.array([len(reference) for reference in dev.references])
     edges = np.quantile(lengths, [0, 0.25, 0.5, 0.75, 1]).astype(int)
     rows = []
@@ -210,11 +210,11 @@ def _lengths(dev: Evidence, singles: Sequence[Alone]) -> str:
     return table(["length", "utterances", *(f"{each.name}, error %" for each in singles)], rows)
 
 
-def _networks(dev: Evidence, singles: Sequence[Alone], alphabet: Alphabet, count: int) -> str:
+def _networks(dev: BlendInputs, singles: Sequence[MemberBaseline], alphabet: Alphabet, count: int) -> str:
     """Confusion networks of all fold models, the reference above: grey where all agree, coloured by who is right."""
     mean = np.mean([each.dev for each in singles], axis=0)
-    order = sorted(dev.streams_of(), key=lambda s: float(singles[dev.panel.streams[s].member].dev.mean()))
-    names = ["reference", *(dev.panel.streams[stream].name for stream in order)]
+    order = sorted(dev.predictions_of(), key=lambda s: float(singles[dev.split.predictions[s].member].dev.mean()))
+    names = ["reference", *(dev.split.predictions[stream].name for stream in order)]
     shown = []
     for row in np.argsort(-mean, kind="stable")[:count]:
         network = dev.network(int(row), order, dev.references[row])
@@ -234,7 +234,7 @@ def _networks(dev: Evidence, singles: Sequence[Alone], alphabet: Alphabet, count
 
 def main() -> None:
     """The command."""
-    options = tyro.cli(Report, prog="python -m ensemble.report", description=__doc__)
+    options = tyro.cli(ReportOptions, prog="python -m ensemble.report", description=__doc__)
     text = page(options)
     with atomic_write(options.out) as temporary:
         temporary.write_text(text, encoding="utf-8")

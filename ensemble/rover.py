@@ -63,7 +63,7 @@ METHODS = ("meth1", "maxconf", "avgconf")
 
 
 @dataclass(frozen=True)
-class Network:
+class ConfusionNetwork:
     """`arcs` (slots, systems) int32, NULL where a system has nothing; `confidences` (slots, systems) float64 in 0..1.
 
     The confidence of a NULL arc is not stored: it is the search's `null_confidence`.
@@ -73,7 +73,7 @@ class Network:
     confidences: np.ndarray
 
 
-def align(hypotheses: Sequence[Sequence[int]], confidences: Sequence[Sequence[float]] | None = None) -> Network:
+def align(hypotheses: Sequence[Sequence[int]], confidences: Sequence[Sequence[float]] | None = None) -> ConfusionNetwork:
     """Build the network of an utterance; the first hypothesis is the skeleton, so put the best system first.
 
     Tokens are integers from 0. Without confidences every token has confidence 1.
@@ -90,11 +90,11 @@ def align(hypotheses: Sequence[Sequence[int]], confidences: Sequence[Sequence[fl
         flat = np.array([c for row in confidences for c in row], np.float64)
     classes = int(tokens.max()) + 1 if len(tokens) else 1
     arcs, held = _align(tokens, flat, offsets, classes)
-    return Network(arcs, held)
+    return ConfusionNetwork(arcs, held)
 
 
 def vote(
-    network: Network,
+    network: ConfusionNetwork,
     method: str = "avgconf",
     alpha: float = 1.0,
     null_confidence: float = 0.0,

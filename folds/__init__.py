@@ -7,19 +7,19 @@ from folds.competition.detect import data_root, open_competition
 from folds.competition.metric import edit_distances, mean_distance
 from folds.data.cache import load_dataset
 from folds.data.dataset import Dataset, Split
+from folds.store.fold_model import FoldModel, find_fold_models, unfinished_runs
 from folds.store.log_probs import LogProbs
-from folds.store.runs import Member, find_members, unfinished
 
 __all__ = [
     "Dataset",
     "LogProbs",
-    "Member",
+    "FoldModel",
     "Split",
     "data_root",
     "edit_distances",
-    "find_members",
+    "find_fold_models",
     "load_dataset",
     "mean_distance",
     "open_competition",
-    "unfinished",
+    "unfinished_runs",
 ]

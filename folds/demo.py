@@ -38,7 +38,7 @@ SPLITS = ("train-clean-100", "dev-clean", "test-clean")
 
 
 @dataclass(frozen=True)
-class DemoConfig:
+class DemoOptions:
     """Make a small competition spoken by a synthesiser, or score a submission to it."""
 
     out: Path = Path("demo/competition")
@@ -76,7 +76,7 @@ class Speaker:
     snr: float
 
 
-def make(config: DemoConfig) -> bool:
+def make(config: DemoOptions) -> bool:
     """Make the demo in `config.out`, whole or not at all. False if it is there already, with these settings.
 
     `InputError` if the folder holds anything that is not a demo of ours: nothing foreign is ever replaced.
@@ -113,7 +113,7 @@ def score(root: Path, submission: Path) -> tuple[float, float]:
     return float(edit_distances(strings, answers).mean()), float(np.mean([len(answer) for answer in answers]))
 
 
-def cast(config: DemoConfig) -> tuple[tuple[Speaker, ...], ...]:
+def cast(config: DemoOptions) -> tuple[tuple[Speaker, ...], ...]:
     """The speakers of train, dev and test: nobody is in two of them."""
     rng = np.random.default_rng([config.seed, VERSION])
     variants = rng.permutation(speech.VOICES)
@@ -156,7 +156,7 @@ def _pause(rng: np.random.Generator) -> np.ndarray:
     return np.zeros(round(speech.SAMPLE_RATE * rng.uniform(0.1, 0.3)), dtype=np.float32)
 
 
-def _write(root: Path, config: DemoConfig) -> None:
+def _write(root: Path, config: DemoOptions) -> None:
     progress = tqdm(total=config.speakers * config.utterances, desc="speaking", unit="utt", disable=None)
     answers: dict[str, str] = {}
     with progress, speech.Speech() as synthesiser:
@@ -182,7 +182,7 @@ def _write(root: Path, config: DemoConfig) -> None:
 
 
 def _utterances(
-    synthesiser: speech.Speech, speakers: tuple[Speaker, ...], config: DemoConfig
+    synthesiser: speech.Speech, speakers: tuple[Speaker, ...], config: DemoOptions
 ) -> Iterator[tuple[str, np.ndarray, list[str]]]:
     for speaker in speakers:
         for index in range(config.utterances):
@@ -201,7 +201,7 @@ def _settings_of(root: Path) -> dict[str, object] | None:
 
 
 def main() -> None:
-    config = tyro.cli(DemoConfig, prog="python -m folds.demo", description=__doc__)
+    config = tyro.cli(DemoOptions, prog="python -m folds.demo", description=__doc__)
     if config.score is not None:
         distance, length = score(config.out, config.score)
         print(f"{config.score}: mean distance {distance:.3f} on the demo's test set, mean length {length:.1f}")

@@ -17,14 +17,14 @@ from folds.competition.detect import data_root
 from folds.data.cache import load_dataset
 from folds.data.speaker_folds import speaker_folds
 from folds.store.checkpoint import files, mean_weights, save_weights
-from folds.store.runs import read_json, write_json
-from folds.training.loop import Task
+from folds.store.json_files import read_json, write_json
+from folds.training.loop import TrainingTask
 from folds.training.train_fold_model import write_predictions
 from registry import InputError, command, create_model
 
 
 @dataclass(frozen=True)
-class Soup:
+class SoupOptions:
     """Average the last checkpoints of one run into a member of its own, <model>.soup."""
 
     run: tyro.conf.Positional[tuple[Path, ...]]
@@ -50,7 +50,7 @@ class Soup:
             raise InputError(f"--last {self.last}: expected at least 2")
 
 
-def make(options: Soup) -> Path:
+def make(options: SoupOptions) -> Path:
     """Write the member's folder, and return it."""
     run = options.run[0].resolve()
     config, summary = read_json(run / "config.json"), read_json(run / "summary.json")
@@ -65,7 +65,7 @@ def make(options: Soup) -> Path:
     model = create_model(config["model"], **config["model_config"])
     model.load_state_dict(mean_weights(found[-options.last :]))
     fold_of = speaker_folds(dataset.train, config["folds"])
-    task = Task(
+    task = TrainingTask(
         dataset=dataset,
         fitted=np.flatnonzero(fold_of != config["fold"]),
         held_out=np.flatnonzero(fold_of == config["fold"]),
@@ -82,7 +82,7 @@ def make(options: Soup) -> Path:
 
 def main() -> None:
     """The command."""
-    make(tyro.cli(Soup, prog="python -m folds.soup", description=__doc__))
+    make(tyro.cli(SoupOptions, prog="python -m folds.soup", description=__doc__))
 
 
 if __name__ == "__main__":

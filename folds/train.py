@@ -16,11 +16,11 @@ import tyro
 
 from folds.competition.detect import data_root
 from folds.data.cache import load_dataset
-from folds.store.runs import run_dir
+from folds.store.run_folder import RunFolder
 from folds.training.distributed import joined_group
 from folds.training.options import TrainOptions
 from folds.training.signals import Stopped
-from folds.training.train_fold_model import train_member
+from folds.training.train_fold_model import train_fold_model
 from folds.training.warm_restart import find_source
 from registry import command, model_config
 
@@ -58,14 +58,14 @@ def main() -> int:
     if options.restart_from is not None:
         # Before the first is trained: the last must not turn out to have nothing to begin from.
         for name, fold in itertools.product(configs, folds):
-            if not (run_dir(options.runs, name, fold, options.seed, options.folds) / "config.json").exists():
+            if not RunFolder.of(options.runs, name, fold, options.seed, options.folds).begun:
                 find_source(options.restart_from, name, fold, options.seed, options.folds)
     dataset = load_dataset(data_root(options.data), allow_pickle=options.allow_pickle)
     try:
         with joined_group(options.device) as group:
             for name, config in configs.items():
                 for fold in folds:
-                    train_member(options, dataset, name, fold, config, group)
+                    train_fold_model(options, dataset, name, fold, config, group)
     except Stopped as stopped:
         print(f"stopped by {stopped}; the state is saved: the same command with --resume goes on", file=sys.stderr)
         return stopped.status

@@ -3,6 +3,7 @@
 One family a file; a new file with a `@register_model` function is found by itself.
 """
 
-from models.network import BLANK, CTCNetwork, ModelConfig
+from models.network import BLANK, CTCModel, CTCNetwork, ModelConfig
+from models.trained import WEIGHTS_FILE
 
-__all__ = ["BLANK", "CTCNetwork", "ModelConfig"]
+__all__ = ["BLANK", "WEIGHTS_FILE", "CTCModel", "CTCNetwork", "ModelConfig"]

@@ -72,7 +72,7 @@ def rotated(x: Tensor) -> Tensor:
     return torch.cat([one * cos - two * sin, one * sin + two * cos], dim=3)
 
 
-class Neighbours(nn.Module):
+class ConvolutionModule(nn.Module):
     """The convolution module: a gate, a depthwise convolution, norm, SiLU."""
 
     def __init__(self, size: int, kernel: int) -> None:
@@ -106,7 +106,7 @@ class Block(nn.Module):
 
         self.first, self.last = feed_forward(), feed_forward()
         self.attention = Attention(config.size, config.heads)
-        self.neighbours = Neighbours(config.size, config.kernel)
+        self.convolution = ConvolutionModule(config.size, config.kernel)
         self.norm = nn.LayerNorm(config.size)
         self.dropout = LockedDropout(config.dropout)
 
@@ -114,7 +114,7 @@ class Block(nn.Module):
         """`(N, T, D)` in and out."""
         x = x + 0.5 * self.dropout(self.first(x))
         x = x + self.dropout(self.attention(x, lengths))
-        x = x + self.dropout(self.neighbours(x, lengths))
+        x = x + self.dropout(self.convolution(x, lengths))
         x = x + 0.5 * self.dropout(self.last(x))
         return self.norm(x), lengths
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers.attention_decoder import END, Speller
-from models.network import BLANK, CTCNetwork, Heads
+from models.network import BLANK, CTCNetwork, TrainingOutputs
 from models.pblstm import PyramidConfig, pyramid_layers
 from registry import InputError, register_model
 
@@ -45,7 +45,7 @@ class LAS(CTCNetwork):
         self.spelling = config.spelling
         self.speller = Speller(layers[-1].size, config.classes, config.speller, config.attention, config.dropout)
 
-    def more_loss(self, heads: Heads, targets: Tensor, target_lengths: Tensor) -> tuple[float, Tensor]:
+    def auxiliary_loss(self, heads: TrainingOutputs, targets: Tensor, target_lengths: Tensor) -> tuple[float, Tensor]:
         """The speller's weight and its cross-entropy, in nats a label."""
         memory = self.speller.memory(heads.states, heads.lengths)
         strings = targets.split(target_lengths.tolist())
@@ -54,7 +54,7 @@ class LAS(CTCNetwork):
     @torch.no_grad()
     def spelled(self, features: Tensor, strings: list[list[int]]) -> Tensor:
         """The speller's log P(string | utterance) `(H,)` of one utterance's features `(T, F)`."""
-        heads = self.heads(features[None], torch.tensor([len(features)], device=features.device))
+        heads = self.training_outputs(features[None], torch.tensor([len(features)], device=features.device))
         memory = self.speller.memory(heads.states, heads.lengths)
         memory = type(memory)(*(_repeated(part, len(strings)) for part in memory))
         return self.speller.log_likelihood(memory, [torch.tensor(string, dtype=torch.long) for string in strings])
@@ -78,7 +78,7 @@ def joint_search(
     """
     if beam < 1 or not 0 <= ctc_weight <= 1:
         raise InputError(f"joint search: beam {beam}, CTC weight {ctc_weight}; expected at least 1, and 0 to 1")
-    heads = model.heads(features[None], torch.tensor([len(features)], device=features.device))
+    heads = model.training_outputs(features[None], torch.tensor([len(features)], device=features.device))
     memory = model.speller.memory(heads.states, heads.lengths)
     ctc = PrefixScores(heads.log_probs[0, : int(heads.lengths)].double().cpu().numpy())
     strings: list[list[int]] = [[]]

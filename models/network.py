@@ -44,7 +44,7 @@ class ModelConfig:
                 raise InputError(f"{option}: expected a share from 0 to below 1")
 
 
-class Heads(NamedTuple):
+class TrainingOutputs(NamedTuple):
     """What a training step reads: log-probabilities `(N, T', C)` of output and middle layer, and what the first saw."""
 
     log_probs: Tensor
@@ -55,7 +55,39 @@ class Heads(NamedTuple):
     """The last layer's values `(N, T', D)`."""
 
 
-class CTCNetwork(nn.Module):
+class CTCModel(nn.Module):
+    """What training and prediction need of a model: the contract `create_model` returns.
+
+    `stride` is input frames per output frame, `classes` C with the blank.
+    """
+
+    stride: int
+    classes: int
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Features `(N, T, F)`, lengths `(N,)` → log-probabilities float32 `(N, T', C)`, lengths `(N,)`."""
+        outputs = self.training_outputs(features, lengths)
+        return outputs.log_probs, outputs.lengths
+
+    def training_outputs(self, features: Tensor, lengths: Tensor) -> TrainingOutputs:
+        """Everything a training step reads."""
+        raise NotImplementedError
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Output frames for `lengths` input frames."""
+        return reduced(lengths, self.stride)
+
+    def start_from_prior(self, log_prior: Tensor) -> None:
+        """Begin from the classes' log-frequencies `(C,)`, where the model has a bias to put them in."""
+
+    def auxiliary_loss(
+        self, outputs: TrainingOutputs, targets: Tensor, target_lengths: Tensor
+    ) -> tuple[float, Tensor] | None:
+        """(weight, loss in nats per label) of what a model learns beside CTC, if anything; CTC gets the rest."""
+        return None
+
+
+class CTCNetwork(CTCModel):
     """Layers in a row, then log-probabilities.
 
     `layers` each map (x, lengths) to (x, lengths) and have `stride` and `size`. `tap` is the number of layers after
@@ -67,22 +99,14 @@ class CTCNetwork(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.tap = tap
+        self.classes = config.classes
         self.stride = 1
         for layer in layers:
             self.stride *= layer.stride
         self.output = nn.Linear(layers[-1].size, config.classes)
         self.middle = nn.Linear(layers[tap - 1].size, config.classes)
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Features `(N, T, F)`, lengths `(N,)` → log-probabilities float32 `(N, T', C)`, lengths `(N,)`."""
-        heads = self.heads(features, lengths)
-        return heads.log_probs, heads.lengths
-
-    def more_loss(self, heads: Heads, targets: Tensor, target_lengths: Tensor) -> tuple[float, Tensor] | None:
-        """(weight, loss in nats a label) of what a model learns beside CTC, if anything; CTC gets the rest."""
-        return None
-
-    def heads(self, features: Tensor, lengths: Tensor) -> Heads:
+    def training_outputs(self, features: Tensor, lengths: Tensor) -> TrainingOutputs:
         """Everything a training step reads."""
         x = zero_padding(features, lengths)
         middle, middle_lengths = x, lengths
@@ -92,7 +116,7 @@ class CTCNetwork(nn.Module):
                 middle, middle_lengths = x, lengths
         # The loss is a sum of many small numbers: in float32 whatever autocast made of the layers.
         final = self.output(x).float().log_softmax(dim=2)
-        return Heads(final, lengths, self.middle(middle).float().log_softmax(dim=2), middle_lengths, x)
+        return TrainingOutputs(final, lengths, self.middle(middle).float().log_softmax(dim=2), middle_lengths, x)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Output frames for `lengths` input frames."""

@@ -30,8 +30,8 @@ from ensemble.beam.state import (
     Candidates,
     Slots,
     Trie,
-    bear,
-    note_emissions,
+    create_prefixes,
+    record_emissions,
     replace,
 )
 
@@ -237,9 +237,9 @@ def search(log_probs, beam, nbest, graph):
         _propagate(row, slots, mass, new_mass, inflow, token_mass)
         worst, shift = _extremes(new_mass, beam)
         count = _compete(row, beam, worst, top, graph, slots, mass, new_mass, candidates, token, token_key)
-        born = bear(count, t, graph, slots, trie, candidates, stays, births) if count > 0 else 0
+        born = create_prefixes(count, t, graph, slots, trie, candidates, stays, births) if count > 0 else 0
         if _extremes(inflow, beam)[1] > 0:
-            note_emissions(beam, t, slots, trie, stays, inflow)
+            record_emissions(beam, t, slots, trie, stays, inflow)
         if born > 0:
             shift = max(shift, _extremes(candidates.key, born)[1])
             replace(beam, born, nowhere, graph, slots, trie, new_mass, candidates, stays, births)

@@ -102,7 +102,7 @@ def _adopt(graph, slots, parent, slot):
 
 
 @njit(error_model="numpy")
-def bear(count, frame, graph, slots, trie, candidates, stays, births):
+def create_prefixes(count, frame, graph, slots, trie, candidates, stays, births):
     """Make the nodes and records of the new prefixes among the `count` candidates; returns how many there are.
 
     Their scores and tokens move to the front of `candidates`; `stays` is left holding 1 for the live that stay.
@@ -126,7 +126,7 @@ def bear(count, frame, graph, slots, trie, candidates, stays, births):
 
 
 @njit(error_model="numpy")
-def note_emissions(beam, frame, slots, trie, stays, inflow):
+def record_emissions(beam, frame, slots, trie, stays, inflow):
     """Give tokens that were emitted anew a record of this frame, on top of their parents' records of the last."""
     first = trie.counts[1]
     for slot in range(beam):

@@ -11,13 +11,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ensemble.hypotheses.blend_inputs import Evidence
+from ensemble.hypotheses.blend_inputs import BlendInputs
 from folds.competition.metric import edit_distances
 from registry import InputError, Registry
 
 
 @dataclass(frozen=True)
-class Recipe:
+class BlendRecipe:
     """How to blend: the method, the weight of each member used (they sum to 1), and the method's own settings."""
 
     method: str
@@ -38,11 +38,11 @@ class Recipe:
 class Blender(Protocol):
     """The contract every registered blender keeps; `tests/ensemble/test_ensemble_blenders.py` runs over them all."""
 
-    def fit(self, evidence: Evidence, seed: int = 0) -> Recipe:
+    def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
         """The best recipe for this evidence, whose references are known. The same seed gives the same recipe."""
         ...
 
-    def predict(self, evidence: Evidence, recipe: Recipe) -> list[list[int]]:
+    def predict(self, inputs: BlendInputs, recipe: BlendRecipe) -> list[list[int]]:
         """One class sequence an utterance, in their order. References, if there, are not looked at."""
         ...
 
@@ -55,22 +55,22 @@ def named(names: tuple[str, ...], weights: np.ndarray) -> dict[str, float]:
     return {name: float(weight) for name, weight in zip(names, weights, strict=True) if weight > 0}
 
 
-def used(recipe: Recipe, names: tuple[str, ...]) -> list[int]:
+def used(recipe: BlendRecipe, names: tuple[str, ...]) -> list[int]:
     """Numbers of the members a recipe gives weight."""
     return [number for number, weight in enumerate(recipe.array(names)) if weight > 0]
 
 
-def distances(blender: Blender, evidence: Evidence, recipe: Recipe) -> np.ndarray:
+def distances(blender: Blender, inputs: BlendInputs, recipe: BlendRecipe) -> np.ndarray:
     """Edit distance (N,) of the blender's strings to the evidence's references."""
-    return edit_distances(blender.predict(evidence, recipe), evidence.references)
+    return edit_distances(blender.predict(inputs, recipe), inputs.references)
 
 
-def nested_distances(blender: Blender, evidence: Evidence, seed: int = 0) -> np.ndarray:
+def nested_distances(blender: Blender, inputs: BlendInputs, seed: int = 0) -> np.ndarray:
     """Edit distance (N,) where each part's strings come from a recipe fitted on the other parts."""
-    parts = evidence.parts
-    out = np.zeros(len(evidence), np.int64)
+    parts = inputs.parts
+    out = np.zeros(len(inputs), np.int64)
     for part in np.unique(parts):
         held = np.flatnonzero(parts == part)
-        recipe = blender.fit(evidence.take(np.flatnonzero(parts != part)), seed)
-        out[held] = distances(blender, evidence.take(held), recipe)
+        recipe = blender.fit(inputs.take(np.flatnonzero(parts != part)), seed)
+        out[held] = distances(blender, inputs.take(held), recipe)
     return out

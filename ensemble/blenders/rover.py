@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemble.blenders.base import BLENDERS, Recipe, named, used
+from ensemble.blenders.base import BLENDERS, BlendRecipe, named, used
 from ensemble.fitting.member_weights import greedy_selection
 from ensemble.fitting.settings import coordinate_search, grid_search
-from ensemble.hypotheses.blend_inputs import Evidence, single_pool, stack
+from ensemble.hypotheses.blend_inputs import BlendInputs, pool_of_nbest, stack
 from ensemble.hypotheses.edit_distance import flatten, to_references
 from ensemble.hypotheses.nbest import nbest_of
 from ensemble.hypotheses.pool import Pool
-from ensemble.hypotheses.scoring import choose, stream_weights
-from ensemble.rover import METHODS, NULL, Network, as_log_probs, vote
+from ensemble.hypotheses.scoring import best_of_column, prediction_weights
+from ensemble.rover import METHODS, NULL, ConfusionNetwork, as_log_probs, vote
 from folds.competition.metric import edit_distances
 
 GRID = {
@@ -27,7 +27,7 @@ GRID = {
 
 
 # A slot has a null where a token may be missing, so it needs far less of a bonus than CTC's blanks do.
-PRIOR = {
+LM_GRID = {
     "lm_weight": (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3),
     "length_bonus": (-0.4, -0.2, 0.0, 0.1, 0.2, 0.3, 0.5, 0.8),
 }
@@ -43,12 +43,12 @@ class _Slots:
     Slots are counted each by itself, so a trial of another scheme is one count over them all.
     """
 
-    network: Network
+    network: ConfusionNetwork
     offsets: np.ndarray
     member_of: list[int]
 
     def vote(self, weights: np.ndarray, settings: dict) -> tuple[np.ndarray, np.ndarray]:
-        shares = stream_weights(self.member_of, weights)
+        shares = prediction_weights(self.member_of, weights)
         return vote(self.network, settings["method"], settings["alpha"], settings["null_confidence"], shares)
 
     def strings(self, winners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -61,16 +61,16 @@ class _Slots:
 class Rover:
     """NIST ROVER among the members' best strings, found with the language model; slots go through the beam search."""
 
-    def fit(self, evidence: Evidence, seed: int = 0) -> Recipe:
+    def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
         """Greedy weights by plain votes, then scheme, alpha and null confidence, then LM weight and bonus."""
-        rows = np.arange(len(evidence))
+        rows = np.arange(len(inputs))
         alone = [
-            float(edit_distances([list(evidence.nbest_row(s, row)[0]) for row in rows], evidence.references).mean())
-            for s in evidence.streams_of()
+            float(edit_distances([list(inputs.nbest_row(s, row)[0]) for row in rows], inputs.references).mean())
+            for s in inputs.predictions_of()
         ]
-        order = [evidence.names[m] for m in sorted(range(len(alone)), key=lambda m: (alone[m], m))]
-        slots = _slots(evidence, order, range(len(evidence.names)))
-        references = flatten(evidence.references)
+        order = [inputs.names[m] for m in sorted(range(len(alone)), key=lambda m: (alone[m], m))]
+        slots = _slots(inputs, order, range(len(inputs.names)))
+        references = flatten(inputs.references)
 
         def loss(weights: np.ndarray, settings: dict) -> float:
             return float(to_references(*slots.strings(slots.vote(weights, settings)[0]), rows, *references).mean())
@@ -78,63 +78,63 @@ class Rover:
         settings = {"method": "avgconf", "alpha": 1.0, "null_confidence": 0.0}
         weights = greedy_selection(
             lambda counts: loss(counts, settings),
-            len(evidence.names),
+            len(inputs.names),
             rounds=12,
             seed=seed,
-            costs=evidence.panel.costs,
-            budget=evidence.panel.budget,
+            costs=inputs.split.costs,
+            budget=inputs.split.budget,
             patience=3,
-            start=_best_few(evidence, order, lambda counts: loss(counts, settings)),
+            start=_best_few(inputs, order, lambda counts: loss(counts, settings)),
         ).weights
         if not weights.all():  # prediction aligns only those with weight, so the rest is fitted on that alignment
-            slots = _slots(evidence, order, np.flatnonzero(weights))
+            slots = _slots(inputs, order, np.flatnonzero(weights))
         settings, _ = coordinate_search(lambda s: loss(weights, s), settings, GRID, rounds=2)
-        recipe = Recipe("rover", named(evidence.names, weights), settings | {"order": order, "search": False})
-        pool = _pool(evidence, recipe)
+        recipe = BlendRecipe("rover", named(inputs.names, weights), settings | {"order": order, "search": False})
+        pool = _pool(inputs, recipe)
         searched, value = grid_search(
-            lambda s: float(pool.distance[choose(pool, s)].mean()), {"lm_weight": 0.0, "length_bonus": 0.0}, PRIOR
+            lambda s: float(pool.distance[best_of_column(pool, s)].mean()), {"lm_weight": 0.0, "length_bonus": 0.0}, LM_GRID
         )
         # The search is kept only where it beats the vote as NIST counts it.
         better = value < loss(weights, settings)
-        return Recipe("rover", recipe.weights, recipe.settings | searched | {"search": better})
+        return BlendRecipe("rover", recipe.weights, recipe.settings | searched | {"search": better})
 
-    def predict(self, evidence: Evidence, recipe: Recipe) -> list[list[int]]:
+    def predict(self, inputs: BlendInputs, recipe: BlendRecipe) -> list[list[int]]:
         """The vote of the members with weight, each member's weight shared by its fold models."""
         if recipe.settings["search"]:
-            pool = _pool(evidence, recipe)
-            return pool.strings(choose(pool, recipe.settings))
-        slots = _slots(evidence, recipe.settings["order"], used(recipe, evidence.names))
-        tokens, offsets = slots.strings(slots.vote(recipe.array(evidence.names), recipe.settings)[0])
+            pool = _pool(inputs, recipe)
+            return pool.strings(best_of_column(pool, recipe.settings))
+        slots = _slots(inputs, recipe.settings["order"], used(recipe, inputs.names))
+        tokens, offsets = slots.strings(slots.vote(recipe.array(inputs.names), recipe.settings)[0])
         return [tokens[first:last].tolist() for first, last in itertools.pairwise(offsets)]
 
 
-def _best_few(evidence: Evidence, order: Sequence[str], loss: Callable[[np.ndarray], float]) -> np.ndarray | None:
+def _best_few(inputs: BlendInputs, order: Sequence[str], loss: Callable[[np.ndarray], float]) -> np.ndarray | None:
     """Counts of the first so many of `order`, one vote each, with the lowest loss; None where the budget allows none.
 
     Two votes are a tie or a veto, so from one member alone greedy selection never gets to the three that outvote it.
     """
-    costs, budget = evidence.panel.costs, evidence.panel.budget
-    ranks = [order.index(name) for name in evidence.names]
+    costs, budget = inputs.split.costs, inputs.split.budget
+    ranks = [order.index(name) for name in inputs.names]
     trials = [(np.array(ranks) < count).astype(np.int64) for count in range(1, len(order) + 1)]
     if costs is not None and budget is not None:
         trials = [trial for trial in trials if float(np.dot(trial, costs)) <= budget]
     return min(trials, key=loss, default=None)
 
 
-def _slots(evidence: Evidence, order: Sequence[str], members: Sequence[int]) -> _Slots:
-    ranked = [evidence.names.index(name) for name in order if evidence.names.index(name) in members]
-    streams = [stream for member in ranked for stream in evidence.streams_of([member])]
-    networks = [evidence.network(row, streams) for row in range(len(evidence))]
-    whole = Network(*(np.concatenate([getattr(n, part) for n in networks]) for part in ("arcs", "confidences")))
+def _slots(inputs: BlendInputs, order: Sequence[str], members: Sequence[int]) -> _Slots:
+    ranked = [inputs.names.index(name) for name in order if inputs.names.index(name) in members]
+    predictions = [stream for member in ranked for stream in inputs.predictions_of([member])]
+    networks = [inputs.network(row, predictions) for row in range(len(inputs))]
+    whole = ConfusionNetwork(*(np.concatenate([getattr(n, part) for n in networks]) for part in ("arcs", "confidences")))
     offsets = np.concatenate([[0], np.cumsum([len(n.arcs) for n in networks])])
-    return _Slots(whole, offsets, [evidence.panel.streams[stream].member for stream in streams])
+    return _Slots(whole, offsets, [inputs.split.predictions[stream].member for stream in predictions])
 
 
-def _pool(evidence: Evidence, recipe: Recipe) -> Pool:
+def _pool(inputs: BlendInputs, recipe: BlendRecipe) -> Pool:
     """N-best of the slots read as a CTC matrix, as a pool of one column."""
-    slots = _slots(evidence, recipe.settings["order"], used(recipe, evidence.names))
-    _, shares = slots.vote(recipe.array(evidence.names), recipe.settings)
-    arcs, classes = slots.network.arcs, evidence.panel.classes
+    slots = _slots(inputs, recipe.settings["order"], used(recipe, inputs.names))
+    _, shares = slots.vote(recipe.array(inputs.names), recipe.settings)
+    arcs, classes = slots.network.arcs, inputs.split.classes
     spans = [slice(first, last) for first, last in itertools.pairwise(slots.offsets)]
     matrices = [as_log_probs(arcs[span], shares[span], classes) for span in spans]
-    return single_pool(nbest_of(stack(matrices), DEPTH, "rover"), evidence)
+    return pool_of_nbest(nbest_of(stack(matrices), DEPTH, "rover"), inputs)

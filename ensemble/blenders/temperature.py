@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ensemble.hypotheses.blend_inputs import Evidence
+from ensemble.hypotheses.blend_inputs import BlendInputs
 from models.ctc import log_likelihood
 
 GRID = (0.6, 0.75, 0.9, 1.0, 1.15, 1.35, 1.6, 2.0)
@@ -23,12 +23,12 @@ def tempered(log_probs: np.ndarray, temperature: float) -> np.ndarray:
     return scaled - np.logaddexp.reduce(scaled, axis=-1, keepdims=True)
 
 
-def temperatures(evidence: Evidence) -> list[float]:
+def temperatures(inputs: BlendInputs) -> list[float]:
     """The temperature of each member, of `GRID`, by the likelihood of at most `UTTERANCES` references."""
-    rows = np.unique(np.linspace(0, len(evidence) - 1, min(UTTERANCES, len(evidence))).astype(int))
-    seen = evidence.take(rows)
+    rows = np.unique(np.linspace(0, len(inputs) - 1, min(UTTERANCES, len(inputs))).astype(int))
+    seen = inputs.take(rows)
     found = []
-    for stream in seen.streams_of():
+    for stream in seen.predictions_of():
         frames = seen.load(stream)
         values = []
         for temperature in GRID:

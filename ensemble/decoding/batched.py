@@ -19,7 +19,7 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
-class Task:
+class DecodingTask:
     """Utterances to decode: their log-probabilities, references if there are, and each one's language model."""
 
     log_probs: LogProbs
@@ -50,7 +50,7 @@ class Decoded:
         )
 
 
-def decode_task(task: Task, search: Decoder, what: str = "", **settings) -> Decoded:
+def decode_in_batches(task: DecodingTask, search: Decoder, what: str = "", **settings) -> Decoded:
     """Decode in batches of like length, with a progress bar. `settings` are the decoder's."""
     found: list[list[Hypothesis]] = [[] for _ in range(len(task.log_probs))]
     wall = cpu = 0.0

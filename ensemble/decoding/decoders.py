@@ -36,7 +36,7 @@ class Decoder(Protocol):
 DECODERS: Registry[Decoder] = Registry("decoders", package="ensemble.decoding")
 
 # The adapters that this room has, each with how to get its package.
-HOW_TO_GET = {
+HOW_TO_INSTALL = {
     "ctcdecode": "build it with `make ctcdecode` (a C++ compiler and a few minutes)",
     "flashlight": "pip install flashlight-text",
     "fast_ctc_decode": "pip install fast-ctc-decode",
@@ -68,8 +68,8 @@ def greedy(
 
 def decoder(name: str) -> Decoder:
     """The decoder called `name`. Raises `InputError` for an unknown one, or saying how to get one not installed."""
-    if name in HOW_TO_GET and name not in DECODERS:
-        raise InputError(f"decoders: '{name}' is not installed: {HOW_TO_GET[name]}")
+    if name in HOW_TO_INSTALL and name not in DECODERS:
+        raise InputError(f"decoders: '{name}' is not installed: {HOW_TO_INSTALL[name]}")
     return DECODERS.get(name)
 
 

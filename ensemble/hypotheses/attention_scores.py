@@ -13,23 +13,23 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ensemble.hypotheses.likelihoods import disbelieved
+from ensemble.hypotheses.likelihoods import floor_likelihoods
 from folds.data.dataset import Split
-from folds.store.attention_scores import read_spelled, write_spelled
-from folds.store.runs import Member, model_of
+from folds.store.attention_scores import read_attention_scores, write_attention_scores
+from folds.store.fold_model import FoldModel, load_model
 
 # Strings of an utterance that a speller is asked for; the posterior outside the best 40 is too small to matter.
-ASKED = 40
+SCORED_STRINGS = 40
 
-Spell = Callable[[Sequence[str], Sequence[Sequence[bytes]]], list[np.ndarray]]
+AttentionScorer = Callable[[Sequence[str], Sequence[Sequence[bytes]]], list[np.ndarray]]
 
 
-def spell_with(members: Sequence[Member], what: str, split: Split) -> Spell | None:
+def attention_scorer(members: Sequence[FoldModel], what: str, split: Split) -> AttentionScorer | None:
     """Mean log-likelihood under the members that may speak of an utterance: out of fold, those that held it out.
 
     None unless all of them have a speller.
     """
-    if not all(member.spells for member in members):
+    if not all(member.has_attention_scores for member in members):
         return None
 
     def spell(ids: Sequence[str], strings: Sequence[Sequence[bytes]]) -> list[np.ndarray]:
@@ -46,8 +46,8 @@ def spell_with(members: Sequence[Member], what: str, split: Split) -> Spell | No
     return spell
 
 
-def spelled_pool(
-    spells: Sequence[Spell], ids: Sequence[str], strings: Sequence[Sequence[bytes]], columns: np.ndarray
+def pool_attention_scores(
+    spells: Sequence[AttentionScorer], ids: Sequence[str], strings: Sequence[Sequence[bytes]], columns: np.ndarray
 ) -> np.ndarray:
     """Mean log-likelihood (H,) of every string of every pool under the spellers; zeros without any.
 
@@ -59,9 +59,9 @@ def spelled_pool(
         return out
     offsets = np.concatenate([[0], np.cumsum([len(pool) for pool in strings])]).astype(np.int64)
     # A stream too coarse for a string's length finds it impossible; that is no veto here either.
-    mean = disbelieved(columns, offsets).mean(axis=1)
+    mean = floor_likelihoods(columns, offsets).mean(axis=1)
     spans = list(zip(offsets[:-1], offsets[1:], strict=True))
-    best = [np.argsort(-mean[start:end], kind="stable")[:ASKED] for start, end in spans]
+    best = [np.argsort(-mean[start:end], kind="stable")[:SCORED_STRINGS] for start, end in spans]
     asked = [[pool[i] for i in top] for pool, top in zip(strings, best, strict=True)]
     scores = [np.mean(each, axis=0) for each in zip(*(spell(ids, asked) for spell in spells), strict=True)]
     for (start, end), top, found in zip(spans, best, scores, strict=True):
@@ -71,23 +71,23 @@ def spelled_pool(
 
 
 def spelled(
-    member: Member, what: str, split: Split, ids: Sequence[str], strings: Sequence[Sequence[bytes]]
+    member: FoldModel, what: str, split: Split, ids: Sequence[str], strings: Sequence[Sequence[bytes]]
 ) -> list[np.ndarray]:
     """log P(string | utterance) under the member's speller: for each of `ids` an array like its `strings`.
 
     `what` is "oof", "dev" or "test", `split` the data that hold those utterances. Runs on the CPU.
     """
     path = member.path / f"{what}.spelled.safetensors"
-    key = hashlib.sha256(member.weights.read_bytes()).hexdigest()[:16]
-    known = read_spelled(path, key)
+    key = hashlib.sha256(member.folder.weights.read_bytes()).hexdigest()[:16]
+    known = read_attention_scores(path, key)
     new = [[s for s in each if s not in known.get(name, {})] for name, each in zip(ids, strings, strict=True)]
     if any(new):
-        model = model_of(member)
+        model = load_model(member)
         row_of = {name: row for row, name in enumerate(split.ids)}
         for name, each in zip(tqdm(ids, f"spell {member.name} {what}", leave=False, unit="utt"), new, strict=True):
             if each:
                 features = torch.from_numpy(np.array(split.features(row_of[name])))
                 scores = model.spelled(features, [list(string) for string in each]).tolist()
                 known.setdefault(name, {}).update(zip(each, scores, strict=True))
-        write_spelled(path, key, known)
+        write_attention_scores(path, key, known)
     return [np.array([known[name][s] for s in each]) for name, each in zip(ids, strings, strict=True)]

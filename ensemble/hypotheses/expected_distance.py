@@ -9,7 +9,7 @@ from ensemble.hypotheses.edit_distance import fill_pairs
 from ensemble.hypotheses.pool import Pool
 
 
-def pair_distances(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
+def pairwise_distances(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
     """Edit distances between all hypotheses of an utterance, flat uint8 (capped at 255), and the offsets (N + 1,)."""
     sizes = np.diff(pool.offsets)
     offsets = np.concatenate([[0], np.cumsum(sizes**2)]).astype(np.int64)
@@ -27,7 +27,7 @@ def _pairs(tokens, token_offsets, offsets, pair_offsets):
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def least_risk(scores, offsets, pairs, pair_offsets):
+def least_expected_distance(scores, offsets, pairs, pair_offsets):
     """Flat number (N,) of each utterance's hypothesis of least expected distance, and that expectation (N,).
 
     `scores` (H,) are log-posteriors up to a constant. Ties go to the higher score, then to the order of tokens.

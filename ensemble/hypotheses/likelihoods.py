@@ -14,7 +14,7 @@ from models.ctc import log_likelihood
 
 # A hypothesis that does not fit a member's frames has likelihood zero there. One member must not veto what the others
 # agree on, so no member may disbelieve a string more than this below the best of the pool.
-DISBELIEF = 50.0
+LIKELIHOOD_FLOOR = 50.0
 
 
 def likelihoods(log_probs: LogProbs, pools: Sequence[Sequence[bytes]], known: np.ndarray, what: str = "") -> np.ndarray:
@@ -47,10 +47,10 @@ def look_up(pools: Sequence[Sequence[bytes]], other: Sequence[Sequence[bytes]], 
     return np.array(out)
 
 
-def disbelieved(ctc: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def floor_likelihoods(ctc: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Log-likelihoods (H, streams) floored `DISBELIEF` below the best of their pool.
 
     They are 0 where a stream finds no string of the pool possible, so that it has no say.
     """
     best = np.repeat(np.maximum.reduceat(ctc, offsets[:-1], axis=0), np.diff(offsets), axis=0)
-    return np.where(np.isfinite(best), np.maximum(ctc, best - DISBELIEF), 0.0)
+    return np.where(np.isfinite(best), np.maximum(ctc, best - LIKELIHOOD_FLOOR), 0.0)

@@ -15,7 +15,7 @@ from folds.store.log_probs import LogProbs
 
 # Fusion of the search that proposes strings with a language model: near the best of single members out of fold on real
 # speech. Rescoring the plain N-best alone gets a third of what fusion gets, for the strings it wants are not there.
-PROPOSING = {"lm_weight": 0.45, "length_bonus": 1.0}
+PROPOSAL_FUSION = {"lm_weight": 0.45, "length_bonus": 1.0}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def nbest_of(
     found: dict[int, tuple[tuple[bytes, ...], np.ndarray, np.ndarray, np.ndarray]] = {}
     with tqdm(total=len(log_probs), desc=f"beam {what}", unit="utt", leave=False) as bar:
         for part in np.unique(parts):
-            fusion = {} if languages is None else {"lm": languages[part], **PROPOSING}
+            fusion = {} if languages is None else {"lm": languages[part], **PROPOSAL_FUSION}
             mine = np.flatnonzero(parts == part)
             mine = mine[np.argsort(log_probs.lengths[mine], kind="stable")]
             for start in range(0, len(mine), BATCH):

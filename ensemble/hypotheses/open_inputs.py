@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ensemble.hypotheses.attention_scores import ASKED, spell_with
-from ensemble.hypotheses.blend_inputs import Panel
+from ensemble.hypotheses.attention_scores import SCORED_STRINGS, attention_scorer
+from ensemble.hypotheses.blend_inputs import SplitPredictions
 from ensemble.lm.ngram import PhoneLM, estimate
-from ensemble.members.groups import Group, common_oof
-from ensemble.members.predictions import mean_stream, oof_stream, split_streams
+from ensemble.members.member import Member, common_oof
+from ensemble.members.predictions import fold_predictions, mean_predictions, oof_predictions
 from folds.data.dataset import Dataset, Split
 
 # How a nested fit is cut when all out-of-fold predictions come from one fold.
@@ -23,15 +23,15 @@ SPEAKER_PARTS = 4
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedInputs:
     """The panels by split, and what there is to say about what they cover."""
 
-    panels: dict[str, Panel]
+    splits: dict[str, SplitPredictions]
     notes: list[str]
 
 
-def open_panels(
-    groups: Sequence[Group],
+def open_inputs(
+    groups: Sequence[Member],
     dataset: Dataset,
     lm_order: int = 5,
     limit: int | None = None,
@@ -39,7 +39,7 @@ def open_panels(
     costs: tuple[int, ...] | None = None,
     budget: int | None = None,
     fold_mean: str = "sequence",
-) -> Opened:
+) -> OpenedInputs:
     """Panels of oof, dev and test. `limit` bounds the out-of-fold utterances a fit sees, drawn by `seed`.
 
     `fold_mean` tells what becomes of a member's fold models on dev and test: "sequence" keeps each as a stream, to be
@@ -58,12 +58,12 @@ def open_panels(
     parts, told = _parts(folds, [dataset.train.speakers[row] for row in rows])
     notes += told
     languages = [_language(dataset, classes, lm_order, rows, parts == part) for part in range(parts.max() + 1)]
-    panels = {
-        "oof": Panel(
-            split="oof",
+    splits = {
+        "oof": SplitPredictions(
+            name="oof",
             names=names,
-            streams=tuple(
-                replace(oof_stream(group, i, ids, alphabet), spell=spell_with(group.members, "oof", dataset.train))
+            predictions=tuple(
+                replace(oof_predictions(group, i, ids, alphabet), spell=attention_scorer(group.members, "oof", dataset.train))
                 for i, group in enumerate(groups)
             ),
             ids=tuple(ids),
@@ -77,21 +77,21 @@ def open_panels(
     }
     whole = _language(dataset, classes, lm_order, [], np.zeros(0, bool))
     for split in (dataset.dev, dataset.test):
-        streams = []
+        predictions = []
         for i, group in enumerate(groups):
             if fold_mean == "frames":
-                mean = mean_stream(group, i, split.name, split.ids, alphabet)
-                streams.append(replace(mean, spell=spell_with(group.members, split.name, split)))
+                mean = mean_predictions(group, i, split.name, split.ids, alphabet)
+                predictions.append(replace(mean, spell=attention_scorer(group.members, split.name, split)))
                 continue
-            each = split_streams(group, i, split.name, split.ids, alphabet)
-            streams += [
-                replace(stream, spell=spell_with([member], split.name, split))
+            each = fold_predictions(group, i, split.name, split.ids, alphabet)
+            predictions += [
+                replace(stream, spell=attention_scorer([member], split.name, split))
                 for stream, member in zip(each, group.members, strict=True)
             ]
-        panels[split.name] = Panel(
-            split=split.name,
+        splits[split.name] = SplitPredictions(
+            name=split.name,
             names=names,
-            streams=tuple(streams),
+            predictions=tuple(predictions),
             ids=split.ids,
             classes=classes,
             parts=np.zeros(len(split), np.int64),
@@ -110,9 +110,9 @@ def open_panels(
             notes.append(f"dev and test: {group.describe()} is {how} {len(group.members)} fold models")
         else:
             notes.append(f"dev and test: {group.describe()} is one fold model")
-        if all(member.spells for member in group.members):
-            notes.append(f"  the attention speller of {group.name} scores the {ASKED} likeliest strings of each pool")
-    return Opened(panels, notes)
+        if all(member.has_attention_scores for member in group.members):
+            notes.append(f"  the attention speller of {group.name} scores the {SCORED_STRINGS} likeliest strings of each pool")
+    return OpenedInputs(splits, notes)
 
 
 def _references(split: Split) -> tuple[list[int], ...] | None:

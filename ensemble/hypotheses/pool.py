@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ensemble.hypotheses.edit_distance import flatten, to_references
-from ensemble.hypotheses.likelihoods import disbelieved
+from ensemble.hypotheses.likelihoods import floor_likelihoods
 from ensemble.lm.ngram import PhoneLM, sum_tokens
 
 
@@ -97,7 +97,7 @@ def build_pool(
     if references is not None:
         told = to_references(tokens, token_offsets, rows, *flatten(references))
     spelled = np.zeros(len(flat)) if spelled is None else spelled
-    return Pool(offsets, tokens, token_offsets, disbelieved(ctc, offsets), lm, spelled, told)
+    return Pool(offsets, tokens, token_offsets, floor_likelihoods(ctc, offsets), lm, spelled, told)
 
 
 

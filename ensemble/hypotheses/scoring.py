@@ -23,11 +23,11 @@ class Mixture:
         self.columns = np.exp(pool.ctc - self.peaks[:, None]) if mean == "arithmetic" else pool.ctc
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
-        mixed = self.columns @ stream_weights(self.member_of, weights)
+        mixed = self.columns @ prediction_weights(self.member_of, weights)
         return mixed if self.mean == "geometric" else self.peaks + np.log(np.maximum(mixed, 1e-300))
 
 
-def stream_weights(member_of: Sequence[int], weights: np.ndarray) -> np.ndarray:
+def prediction_weights(member_of: Sequence[int], weights: np.ndarray) -> np.ndarray:
     """Stream weights (streams,): a member's weight shared equally by its fold models, since OOF cannot rank those."""
     member_of = np.asarray(member_of)
     counts = np.bincount(member_of, minlength=len(weights))
@@ -35,7 +35,7 @@ def stream_weights(member_of: Sequence[int], weights: np.ndarray) -> np.ndarray:
 
 
 @numba.njit(cache=True, nogil=True)
-def highest(scores, offsets):
+def best_per_utterance(scores, offsets):
     """Flat number (N,) of each utterance's best-scored hypothesis; on a tie the first in the order of tokens."""
     chosen = np.zeros(len(offsets) - 1, np.int64)
     for u in range(len(chosen)):
@@ -47,34 +47,34 @@ def highest(scores, offsets):
     return chosen
 
 
-def choose(pool: Pool, settings: dict) -> np.ndarray:
+def best_of_column(pool: Pool, settings: dict) -> np.ndarray:
     """Flat numbers (N,) of the best of a pool of one column, with the settings' LM weight and length bonus."""
     scores = pool.ctc[:, 0] + settings["lm_weight"] * pool.lm + settings["length_bonus"] * pool.lengths
-    return highest(scores, pool.offsets)
+    return best_per_utterance(scores, pool.offsets)
 
 
 # A language model takes off some two nats a phoneme, which the bonus gives back: they are searched together.
-PRIOR = {
+LM_GRID = {
     "lm_weight": (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7),
     "length_bonus": (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0),
 }
 
 
-SPELLER = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
+ATTENTION_GRID = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
 
 
-NO_PRIOR = {"lm_weight": 0.0, "length_bonus": 0.0, "speller_weight": 0.0}
+NO_LM = {"lm_weight": 0.0, "length_bonus": 0.0, "speller_weight": 0.0}
 
 
 MEANS = ("geometric", "arithmetic")
 
 
-def with_prior(acoustic: np.ndarray, pool: Pool, settings: dict) -> np.ndarray:
+def combined_scores(acoustic: np.ndarray, pool: Pool, settings: dict) -> np.ndarray:
     """Every hypothesis's score (H,): its acoustic one with language model, length bonus and spellers."""
     prior = settings["lm_weight"] * pool.lm + settings["length_bonus"] * pool.lengths
     return acoustic + prior + settings["speller_weight"] * pool.spelled
 
 
-def prior_grid(pool: Pool) -> dict:
+def lm_grid(pool: Pool) -> dict:
     """What is searched besides the members' weights."""
-    return PRIOR | ({"speller_weight": SPELLER} if pool.spelled.any() else {})
+    return LM_GRID | ({"speller_weight": ATTENTION_GRID} if pool.spelled.any() else {})

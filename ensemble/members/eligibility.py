@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ensemble.members.groups import Group
+from ensemble.members.member import Member
 from registry import InputError
 
 
@@ -23,7 +23,7 @@ class Rules:
 
 
 
-def admitted(groups: Sequence[Group], rules: Rules, whole: bool = False) -> tuple[list[Group], list[str]]:
+def admitted(groups: Sequence[Member], rules: Rules, whole: bool = False) -> tuple[list[Member], list[str]]:
     """The members inside the rules one by one, and what there is to say of the others; `whole` as in `costs`.
 
     Raises InputError when none is left.
@@ -43,14 +43,14 @@ def admitted(groups: Sequence[Group], rules: Rules, whole: bool = False) -> tupl
     return kept, notes
 
 
-def costs(groups: Sequence[Group], whole: bool = False) -> tuple[int, ...]:
+def costs(groups: Sequence[Member], whole: bool = False) -> tuple[int, ...]:
     """What using a member costs, in parameters: at least one fold model, or all of them where they go together."""
     if whole:
         return tuple(group.parameters for group in groups)
     return tuple(min(member.parameters for member in group.members) for group in groups)
 
 
-def within_budget(groups: Sequence[Group], weights: dict[str, float], budget: int | None) -> list[Group]:
+def within_budget(groups: Sequence[Member], weights: dict[str, float], budget: int | None) -> list[Member]:
     """The members with weight, each with as many of its fold models as the budget has room for.
 
     Every member gets one first, the smallest; what is left buys further ones, a round at a time, the heaviest member
@@ -73,11 +73,11 @@ def within_budget(groups: Sequence[Group], weights: dict[str, float], budget: in
     return sorted((g.keep(kept[g.name]) for g in chosen if kept[g.name]), key=lambda g: g.name)
 
 
-def total_parameters(groups: Sequence[Group]) -> int:
+def total_parameters(groups: Sequence[Member]) -> int:
     """Parameters of all fold models together."""
     return sum(group.parameters for group in groups)
 
 
-def all_tags(groups: Sequence[Group]) -> list[str]:
+def all_tags(groups: Sequence[Member]) -> list[str]:
     """Every tag of every model used, sorted."""
     return sorted({tag for group in groups for tag in group.tags})

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ensemble.members.groups import Group
+from ensemble.members.member import Member
+from folds.store.fold_model import FoldModel
 from folds.store.log_probs import LogProbs
-from folds.store.runs import Member
 from registry import InputError
 
 
 @dataclass(frozen=True)
-class Stream:
+class Predictions:
     """Log-probabilities of one fold model, or of one member out of fold; read when asked for, so that 100 can wait.
 
     `member` is the index of the member in its panel; `load` gives the log-probabilities of the panel's utterances.
@@ -27,7 +27,7 @@ class Stream:
     spell: Callable[[Sequence[str], Sequence[Sequence[bytes]]], list[np.ndarray]] | None = None
 
 
-def load_checked(member: Member, split: str, alphabet: str) -> LogProbs:
+def load_checked(member: FoldModel, split: str, alphabet: str) -> LogProbs:
     """One split of one fold model. Raises InputError naming the member for another alphabet or a NaN."""
     where = f"member {member.name}, fold {member.fold} ({member.path}), {split}"
     found = member.load(split)
@@ -46,7 +46,7 @@ def load_checked(member: Member, split: str, alphabet: str) -> LogProbs:
     return found
 
 
-def oof_stream(group: Group, index: int, ids: Sequence[str], alphabet: str) -> Stream:
+def oof_predictions(group: Member, index: int, ids: Sequence[str], alphabet: str) -> Predictions:
     """The member's held-out predictions of `ids`, its fold models put together."""
 
     def read() -> LogProbs:
@@ -59,26 +59,26 @@ def oof_stream(group: Group, index: int, ids: Sequence[str], alphabet: str) -> S
         rows = {name: i for i, name in enumerate(names)}
         return LogProbs.of([parts[rows[name]] for name in ids], ids, like)
 
-    return Stream(group.name, index, read)
+    return Predictions(group.name, index, read)
 
 
-def split_streams(group: Group, index: int, split: str, ids: Sequence[str], alphabet: str) -> list[Stream]:
+def fold_predictions(group: Member, index: int, split: str, ids: Sequence[str], alphabet: str) -> list[Predictions]:
     """One stream a fold model on dev or test. Raises InputError, when read, for a missing or foreign utterance."""
     return [
-        Stream(f"{group.name} fold {member.fold}", index, _reader(member, split, tuple(ids), alphabet))
+        Predictions(f"{group.name} fold {member.fold}", index, _reader(member, split, tuple(ids), alphabet))
         for member in group.members
     ]
 
 
-def mean_stream(group: Group, index: int, split: str, ids: Sequence[str], alphabet: str) -> Stream:
+def mean_predictions(group: Member, index: int, split: str, ids: Sequence[str], alphabet: str) -> Predictions:
     """One stream for all the member's fold models: the mean of their probabilities, frame by frame.
 
     Raises InputError, when read, where the fold models have different numbers of frames.
     """
-    streams = split_streams(group, index, split, ids, alphabet)
+    predictions = fold_predictions(group, index, split, ids, alphabet)
 
     def load() -> LogProbs:
-        found = [stream.load() for stream in streams]
+        found = [stream.load() for stream in predictions]
         if any((each.offsets != found[0].offsets).any() for each in found):
             raise InputError(f"member {group.name}: its fold models differ in stride: use --fold-mean sequence")
         mean = np.zeros(found[0].values.shape, np.float32)
@@ -86,10 +86,10 @@ def mean_stream(group: Group, index: int, split: str, ids: Sequence[str], alphab
             mean += np.exp(each.values.astype(np.float32)) / len(found)
         return replace(found[0], values=np.log(np.maximum(mean, 1e-9)).astype(np.float16))
 
-    return Stream(f"{group.name} folds' mean", index, load)
+    return Predictions(f"{group.name} folds' mean", index, load)
 
 
-def _reader(member: Member, split: str, ids: tuple[str, ...], alphabet: str) -> Callable[[], LogProbs]:
+def _reader(member: FoldModel, split: str, ids: tuple[str, ...], alphabet: str) -> Callable[[], LogProbs]:
     def read() -> LogProbs:
         found = load_checked(member, split, alphabet)
         if found.ids == ids:

@@ -10,7 +10,7 @@ from rapidfuzz.distance import Levenshtein
 
 
 @dataclass(frozen=True)
-class Errors:
+class EditCounts:
     """Counts over utterances; `pairs[true, said]` counts each edit, with 0 for nothing spoken or nothing said."""
 
     substitutions: int
@@ -19,7 +19,7 @@ class Errors:
     pairs: dict[tuple[int, int], int]
 
 
-def count_errors(hypotheses: Sequence[Sequence[int]], references: Sequence[Sequence[int]]) -> Errors:
+def count_edits(hypotheses: Sequence[Sequence[int]], references: Sequence[Sequence[int]]) -> EditCounts:
     """Edits that turn references into hypotheses, on one optimal alignment an utterance.
 
     >>> count_errors([[1, 2, 4]], [[1, 3, 4, 5]]).pairs
@@ -33,4 +33,4 @@ def count_errors(hypotheses: Sequence[Sequence[int]], references: Sequence[Seque
             true = 0 if edit.tag == "insert" else reference[edit.src_pos]
             said = 0 if edit.tag == "delete" else hypothesis[edit.dest_pos]
             pairs[true, said] += 1
-    return Errors(kinds["replace"], kinds["insert"], kinds["delete"], dict(pairs))
+    return EditCounts(kinds["replace"], kinds["insert"], kinds["delete"], dict(pairs))

@@ -16,7 +16,7 @@ from registry import InputError
 
 
 @dataclass(frozen=True)
-class Augment:
+class SpecAugment:
     """Masks over time and over features; a masked value becomes 0, the mean of normalised features."""
 
     time_mask: int = 30
@@ -37,7 +37,7 @@ class Augment:
             raise InputError(f"--speed {self.speed}: expected a share from 0 to below 1")
 
 
-def augment(batch: Batch, options: Augment, stride: int, generator: torch.Generator, views: int = 1) -> Batch:
+def augment(batch: Batch, options: SpecAugment, stride: int, generator: torch.Generator, views: int = 1) -> Batch:
     """Changed copies of a batch, `views` of them one after the other; it and the generator live on the CPU.
 
     Copies differ in their masks alone: at two speeds their frames would not be the same sounds. `stride` is the
@@ -73,7 +73,7 @@ def _stretched(batch: Batch, share: float, stride: int, generator: torch.Generat
     return replace(batch, features=mixed, lengths=lengths)
 
 
-def _masked(features: Tensor, lengths: Tensor, options: Augment, generator: torch.Generator) -> Tensor:
+def _masked(features: Tensor, lengths: Tensor, options: SpecAugment, generator: torch.Generator) -> Tensor:
     batch, frames, size = features.shape
     features = features.clone()
     if options.time_mask:

@@ -24,7 +24,8 @@ from folds.competition.description import Competition
 from folds.competition.detect import open_competition
 from folds.data.dataset import Dataset, Split
 from folds.data.packed_file import PackWriter, open_packed
-from folds.data.validation import Dimensions, Faults, checked_features, checked_labels
+from folds.data.validation import Faults, FeatureDimensions, checked_features, checked_labels
+from models.features import normalize
 from registry.errors import InputError, atomic_write
 
 # Goes up when the meaning of the packed numbers changes, so that older caches are not read.
@@ -124,7 +125,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 def _pack(path: Path, competition: Competition, progress: bool) -> None:
     """Check all of a competition and write its cache; the first fault is raised when all have been counted."""
-    faults, dimensions = Faults(), Dimensions()
+    faults, dimensions = Faults(), FeatureDimensions()
     small: dict[str, np.ndarray] = {}
     total = sum(len(split.ids) for split in competition.splits)
     with (
@@ -145,7 +146,7 @@ def _pack(path: Path, competition: Competition, progress: bool) -> None:
                 except InputError as error:
                     faults.add(str(error))
                 if not faults and dimensions.agree:
-                    writer.stream(_normalised(features))
+                    writer.stream(normalize(features))
                     lengths.append(len(features))
             small[f"{split.name}.offsets"] = np.cumsum([0, *lengths], dtype="<i8")
             if split.labels is not None:
@@ -156,12 +157,6 @@ def _pack(path: Path, competition: Competition, progress: bool) -> None:
         dimensions.report(faults)
         faults.raise_any()
         writer.finish(small)
-
-
-def _normalised(features: np.ndarray) -> np.ndarray:
-    """`(x - mean over time) / (std over time + 1e-8)`, summed in float64 so that a constant feature becomes 0."""
-    wide = features.astype(np.float64)
-    return ((wide - wide.mean(axis=0)) / (wide.std(axis=0) + 1e-8)).astype("<f4")
 
 
 def _dataset(competition: Competition, packed: dict[str, np.ndarray], path: Path) -> Dataset:

@@ -65,7 +65,7 @@ def checked_labels(split: Utterances, index: int) -> np.ndarray:
     return labels
 
 
-class Dimensions:
+class FeatureDimensions:
     """The feature dimensions seen so far: all must be one, and the odd one out is named against the majority."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from folds.store.log_probs import SCHEMA
 from registry import atomic_write
 
 
-def read_spelled(path: Path, weights: str) -> dict[str, dict[bytes, float]]:
+def read_attention_scores(path: Path, weights: str) -> dict[str, dict[bytes, float]]:
     """What the speller with these `weights` (a hash) said before: log P(string | utterance) by utterance and string.
 
     Strings are class numbers as bytes. Nothing, where the file is missing, damaged, or of other weights.
@@ -34,7 +34,7 @@ def read_spelled(path: Path, weights: str) -> dict[str, dict[bytes, float]]:
     return found
 
 
-def write_spelled(path: Path, weights: str, found: dict[str, dict[bytes, float]]) -> None:
+def write_attention_scores(path: Path, weights: str, found: dict[str, dict[bytes, float]]) -> None:
     """Write what `read_spelled` reads."""
     strings = [string for scores in found.values() for string in scores]
     tensors = {

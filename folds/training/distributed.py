@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
-class Group:
+class ProcessGroup:
     """This process among its fellows."""
 
     rank: int = 0
@@ -73,12 +73,12 @@ class Group:
 
 
 @contextlib.contextmanager
-def joined_group(device: str) -> Iterator[Group]:
+def joined_group(device: str) -> Iterator[ProcessGroup]:
     """The group torchrun's environment names, or this process alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Group()
+        yield ProcessGroup()
         return
-    group = Group(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    group = ProcessGroup(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if cuda:
         torch.cuda.set_device(group.local_rank)

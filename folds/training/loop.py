@@ -22,29 +22,29 @@ from folds.data.augmentation import augment
 from folds.data.batches import Batch, padding_share, plan, prefetched
 from folds.data.dataset import Dataset, Split
 from folds.store import checkpoint
-from folds.training.distributed import Group
-from folds.training.metrics_logger import Journal
+from folds.training.distributed import ProcessGroup
+from folds.training.metrics_logger import MetricsLogger
 from folds.training.objective import log_prior
-from folds.training.options import Recipe
+from folds.training.options import TrainingRecipe
 from folds.training.precision import autocast_dtype
 from folds.training.predict import greedy_distances, predict
 from folds.training.schedule import Budget, learning_rate
-from folds.training.signals import Interrupts, Stopped
+from folds.training.signals import SignalCatcher, Stopped
 from folds.training.state import State
 from models import CTCNetwork
 from registry import InputError
 
 # Steps with a loss that is no number are skipped; so many in a row mean that the run is lost. fp16 needs some to find
 # its scale, which begins at 2 ** 16 and is halved after each.
-STREAK = 20
+MAX_NONFINITE_STEPS = 20
 # Held-out utterances scored each epoch, to be seen while training; the whole fold is scored at the end.
-GLIMPSE = 150
+WATCHED_UTTERANCES = 150
 # At most so much work is lost to a kill.
 SAVE_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingTask:
     """What one run trains on: utterances to fit and, held out, those to predict, as indices into the train split."""
 
     dataset: Dataset
@@ -54,7 +54,7 @@ class Task:
     device: torch.device
     folder: Path
     title: str
-    group: Group = Group()
+    group: ProcessGroup = ProcessGroup()
     start: Literal["random", "given", "checkpoint"] = "random"
     """Where a run without a checkpoint begins: from weights at random, from those the model comes with, or nowhere."""
 
@@ -70,13 +70,13 @@ class Task:
             return dataset.train, self.held_out
         return dataset.dev, np.arange(len(dataset.dev))
 
-    def batches(self, recipe: Recipe, epoch: int) -> list[np.ndarray]:
+    def batches(self, recipe: TrainingRecipe, epoch: int) -> list[np.ndarray]:
         """The batches of an epoch, as positions in `fitted`."""
         lengths = self.dataset.train.lengths[self.fitted]
         return plan(lengths, frames=recipe.batch_frames, seed=self.seed, epoch=epoch)
 
 
-def fit(model: CTCNetwork, task: Task, recipe: Recipe) -> None:
+def fit(model: CTCNetwork, task: TrainingTask, recipe: TrainingRecipe) -> None:
     """Fit `model` in place, from the newest checkpoint under `task.folder` where there is one.
 
     Writes checkpoint/, metrics.jsonl, timing.jsonl and tensorboard/ under the folder. Raises Stopped after SIGTERM or
@@ -96,8 +96,8 @@ def fit(model: CTCNetwork, task: Task, recipe: Recipe) -> None:
     journal = None
     if task.group.first:
         _announce(task, recipe, budget, f", going on after step {at.step}" if resumed else "")
-        journal = Journal(task.folder, task.title, at.epoch - 1, at.step, done)
-    with Interrupts() as interrupts, journal or contextlib.nullcontext():
+        journal = MetricsLogger(task.folder, task.title, at.epoch - 1, at.step, done)
+    with SignalCatcher() as interrupts, journal or contextlib.nullcontext():
         while budget.progress(at.step, at.elapsed) < 1:
             _epoch(state, task, recipe, budget, journal, interrupts)
             _close_epoch(state, task, recipe, journal, epochs)
@@ -108,7 +108,7 @@ def fit(model: CTCNetwork, task: Task, recipe: Recipe) -> None:
 
 
 def _epoch(
-    state: State, task: Task, recipe: Recipe, budget: Budget, journal: Journal | None, interrupts: Interrupts
+    state: State, task: TrainingTask, recipe: TrainingRecipe, budget: Budget, journal: MetricsLogger | None, interrupts: SignalCatcher
 ) -> None:
     """The rest of the epoch in hand, or as much of it as the budget holds."""
     at, group = state.at, task.group
@@ -142,7 +142,7 @@ def _epoch(
 
 
 def _step(
-    state: State, task: Task, recipe: Recipe, shares: Sequence[tuple[Batch, float]], interrupts: Interrupts
+    state: State, task: TrainingTask, recipe: TrainingRecipe, shares: Sequence[tuple[Batch, float]], interrupts: SignalCatcher
 ) -> tuple[float, bool]:
     """Mask, forward, backward, update: (loss, whether any process was told to stop).
 
@@ -166,7 +166,7 @@ def _step(
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip)
     loss, stop = task.group.total(loss, float(interrupts.caught is not None))
     finite = math.isfinite(loss) and bool(torch.isfinite(norm))
-    state.at.streak = 0 if finite else state.at.streak + 1
+    state.at.nonfinite_steps = 0 if finite else state.at.nonfinite_steps + 1
     sums = {"loss": loss, "grad_norm": float(norm) * labels, "labels": labels} if finite else {"skipped": 1.0}
     for name, value in sums.items():
         state.at.sums[name] = state.at.sums.get(name, 0.0) + value
@@ -174,25 +174,25 @@ def _step(
         state.scaler.step(state.optimizer)
     # After gradients too large for fp16 the next scale is half of this one.
     state.scaler.update()
-    if state.at.streak == STREAK:
+    if state.at.nonfinite_steps == MAX_NONFINITE_STEPS:
         _give_up(task, shares[0][0])
     return loss / labels, stop > 0
 
 
-def views_of(recipe: Recipe) -> int:
+def views_of(recipe: TrainingRecipe) -> int:
     """How many views of a batch a step sees."""
     return 2 if recipe.consistency else 1
 
 
-def _give_up(task: Task, batch: Batch) -> NoReturn:
+def _give_up(task: TrainingTask, batch: Batch) -> NoReturn:
     names = ", ".join(task.dataset.train.ids[i] for i in batch.indices[:3])
     raise InputError(
-        f"{task.title}: loss or gradient was no number {STREAK} times in a row, last with {names}, …: "
+        f"{task.title}: loss or gradient was no number {MAX_NONFINITE_STEPS} times in a row, last with {names}, …: "
         "delete the run's folder and try a smaller --lr, or --precision fp32"
     )
 
 
-def _close_epoch(state: State, task: Task, recipe: Recipe, journal: Journal | None, epochs: int | None) -> None:
+def _close_epoch(state: State, task: TrainingTask, recipe: TrainingRecipe, journal: MetricsLogger | None, epochs: int | None) -> None:
     """Score held-out utterances, write the epoch's metrics, then a checkpoint that begins the next epoch."""
     if journal is not None:
         _measure(state, task, recipe, journal, epochs)
@@ -203,10 +203,10 @@ def _close_epoch(state: State, task: Task, recipe: Recipe, journal: Journal | No
     task.group.wait()
 
 
-def _measure(state: State, task: Task, recipe: Recipe, journal: Journal, epochs: int | None) -> None:
+def _measure(state: State, task: TrainingTask, recipe: TrainingRecipe, journal: MetricsLogger, epochs: int | None) -> None:
     at, model, (split, chosen) = state.at, state.model, task.watched
     if recipe.select == "last":
-        chosen = chosen[:: max(1, len(chosen) // GLIMPSE)]
+        chosen = chosen[:: max(1, len(chosen) // WATCHED_UTTERANCES)]
     with state.average.applied() if state.average is not None else contextlib.nullcontext():
         guess = predict(
             model, split, chosen, frames=recipe.batch_frames, alphabet=task.dataset.alphabet.hash, device=task.device
@@ -222,14 +222,14 @@ def _measure(state: State, task: Task, recipe: Recipe, journal: Journal, epochs:
     journal.epoch(f"{at.epoch}/{epochs}" if epochs else str(at.epoch), row, f"{len(chosen)} utterances, greedy")
 
 
-def _start_from_prior(model: CTCNetwork, task: Task) -> None:
+def _start_from_prior(model: CTCNetwork, task: TrainingTask) -> None:
     split = task.dataset.train
     labels = np.concatenate([split.labels(i) for i in task.fitted])
     frames = int(model.output_lengths(torch.from_numpy(split.lengths[task.fitted])).sum())
     model.start_from_prior(log_prior(torch.from_numpy(labels), task.dataset.alphabet.classes, frames))
 
 
-def _announce(task: Task, recipe: Recipe, budget: Budget, more: str) -> None:
+def _announce(task: TrainingTask, recipe: TrainingRecipe, budget: Budget, more: str) -> None:
     lengths = task.dataset.train.lengths[task.fitted]
     padding = 100 * padding_share(lengths, task.batches(recipe, 1))
     budgeted = f"{budget.steps} steps" if recipe.minutes is None else f"{recipe.minutes:g} {recipe.clock} minutes"

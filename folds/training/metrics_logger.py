@@ -16,7 +16,7 @@ from tqdm import tqdm
 from registry import atomic_write
 
 
-class Journal:
+class MetricsLogger:
     """Opened for the time of a run: `with Journal(folder, title, epochs_done, step, progress) as journal`."""
 
     def __init__(self, folder: Path, title: str, epochs: int, step: int, progress: float) -> None:
@@ -32,7 +32,7 @@ class Journal:
         self._distance = "?"
         self.begin_epoch()
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> MetricsLogger:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -33,13 +33,13 @@ def objective(
 
     With `consistency`, the batch is two views of the same utterances, one after the other.
     """
-    heads = model.heads(batch.features, batch.lengths)
+    heads = model.training_outputs(batch.features, batch.lengths)
     loss = total = ctc(heads.log_probs, heads.lengths, batch)
     if intermediate:
         total = (1 - intermediate) * loss + intermediate * ctc(heads.middle, heads.middle_lengths, batch)
     if consistency:
         total = total + consistency * disagreement(heads.log_probs, heads.lengths) / batch.target_lengths.sum()
-    more = model.more_loss(heads, batch.targets, batch.target_lengths)
+    more = model.auxiliary_loss(heads, batch.targets, batch.target_lengths)
     if more is not None:
         total = (1 - more[0]) * total + more[0] * more[1]
     return total, loss.detach()

@@ -8,12 +8,12 @@ from typing import Literal
 
 import tyro
 
-from folds.data.augmentation import Augment
+from folds.data.augmentation import SpecAugment
 from registry import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """How a member is fitted. A run that is resumed must have the recipe it was begun with."""
 
     epochs: int = 40
@@ -43,7 +43,7 @@ class Recipe:
     consistency: float = 0.0
     """CR-CTC: train on two views of each batch, with so much weight on their agreement (0.2 is usual). Twice the work a
     step, so halve --batch-frames; it wants larger time masks."""
-    augment: tyro.conf.OmitArgPrefixes[Augment] = Augment()
+    augment: tyro.conf.OmitArgPrefixes[SpecAugment] = SpecAugment()
     """SpecAugment."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast; the loss is in float32 in any case. auto is bf16 where that is faster (CUDA from Ampere on, CPUs with
@@ -102,7 +102,7 @@ class TrainOptions:
     """Leave out utterances too short for their labels, instead of stopping."""
     allow_pickle: bool = False
     """Unpickle the object arrays of the F18 to F21 formats. Only for files you trust: a pickle can run any code."""
-    recipe: tyro.conf.OmitArgPrefixes[Recipe] = Recipe()
+    recipe: tyro.conf.OmitArgPrefixes[TrainingRecipe] = TrainingRecipe()
     """How a member is fitted."""
 
     def __post_init__(self) -> None:

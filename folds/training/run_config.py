@@ -11,7 +11,7 @@ import torch
 
 from folds.data.dataset import Dataset
 from folds.store.checkpoint import files as checkpoints
-from folds.store.runs import SPLITS
+from folds.store.run_folder import SPLITS
 from folds.training.options import TrainOptions
 from models import CTCNetwork
 from registry import InputError, describe

@@ -6,10 +6,10 @@ import math
 import time
 from collections.abc import Callable
 
-from folds.training.options import Recipe
+from folds.training.options import TrainingRecipe
 
 
-def learning_rate(progress: float, recipe: Recipe) -> float:
+def learning_rate(progress: float, recipe: TrainingRecipe) -> float:
     """The learning rate at `progress` 0 to 1: a linear warm-up, then a cosine to 0."""
     if progress < recipe.warmup:
         return recipe.lr * (progress + 1e-3) / (recipe.warmup + 1e-3)
@@ -19,7 +19,7 @@ def learning_rate(progress: float, recipe: Recipe) -> float:
 class Budget:
     """What a run may spend: `steps` of so many epochs, or minutes. Under minutes the number of steps is what it is."""
 
-    def __init__(self, recipe: Recipe, steps: int) -> None:
+    def __init__(self, recipe: TrainingRecipe, steps: int) -> None:
         self.minutes = recipe.minutes
         self.steps = steps
         self._clock: Callable[[], float] = time.process_time if recipe.clock == "cpu" else time.monotonic

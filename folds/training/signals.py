@@ -15,14 +15,14 @@ class Stopped(Exception):
         self.status = 128 + number
 
 
-class Interrupts:
+class SignalCatcher:
     """Within its `with` block the first SIGTERM or SIGINT is only noted in `caught`; a second one acts as usual."""
 
     def __init__(self) -> None:
         self.caught: int | None = None
         self._before: dict[int, signal.Handlers] = {}
 
-    def __enter__(self) -> Interrupts:
+    def __enter__(self) -> SignalCatcher:
         # Only the main thread may set handlers; elsewhere the program that runs us decides about signals.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):

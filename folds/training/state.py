@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from folds.store import checkpoint
-from folds.training.distributed import Group
+from folds.training.distributed import ProcessGroup
 from folds.training.objective import Objective
-from folds.training.options import Recipe
-from folds.training.weight_average import Average
+from folds.training.options import TrainingRecipe
+from folds.training.weight_average import WeightAverage
 from models import CTCNetwork
 
 
@@ -28,7 +28,7 @@ class Counters:
     step: int = 0
     elapsed: float = 0.0
     """Seconds, by the budget's clock."""
-    streak: int = 0
+    nonfinite_steps: int = 0
     """Steps in a row whose loss was no number."""
     best: float | None = None
     """Least held-out distance so far."""
@@ -39,13 +39,13 @@ class Counters:
 class State:
     """Model, optimizer, loss scaler, averaged weights and counters of one run; its random numbers follow from those."""
 
-    def __init__(self, model: CTCNetwork, recipe: Recipe, device: torch.device, seed: int, group: Group) -> None:
+    def __init__(self, model: CTCNetwork, recipe: TrainingRecipe, device: torch.device, seed: int, group: ProcessGroup) -> None:
         self.model = model
         objective = Objective(model, intermediate=recipe.intermediate, consistency=recipe.consistency)
         self.objective = group.wrap(objective, device)
         self.optimizer = _optimizer(model, recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
-        self.average = Average(model, recipe.average) if recipe.average else None
+        self.average = WeightAverage(model, recipe.average) if recipe.average else None
         self.masks = torch.Generator()
         self._keep = recipe.keep
         self.at = Counters()
@@ -84,7 +84,7 @@ class State:
         return True
 
 
-def _optimizer(model: CTCNetwork, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(model: CTCNetwork, recipe: TrainingRecipe) -> torch.optim.Optimizer:
     # Decay pulls matrices towards 0; on biases and norms' gains it does harm.
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]

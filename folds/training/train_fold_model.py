@@ -16,10 +16,11 @@ from folds.data.dataset import Dataset, too_short
 from folds.data.speaker_folds import speaker_folds
 from folds.store.checkpoint import files as checkpoints
 from folds.store.checkpoint import load_weights, save_weights
+from folds.store.json_files import read_json, write_json
 from folds.store.log_probs import write_log_probs
-from folds.store.runs import SPLITS, read_json, run_dir, run_name, write_json
-from folds.training.distributed import Group
-from folds.training.loop import Task, fit
+from folds.store.run_folder import SPLITS, RunFolder, member_name
+from folds.training.distributed import ProcessGroup
+from folds.training.loop import TrainingTask, fit
 from folds.training.metrics_logger import cpu_minutes
 from folds.training.options import TrainOptions
 from folds.training.predict import greedy_distances, predict
@@ -29,15 +30,15 @@ from models import CTCNetwork
 from registry import InputError, create_model, model_config
 
 
-def train_member(
-    options: TrainOptions, dataset: Dataset, name: str, fold: int, settings: dict[str, Any], group: Group
+def train_fold_model(
+    options: TrainOptions, dataset: Dataset, name: str, fold: int, settings: dict[str, Any], group: ProcessGroup
 ) -> Path:
     """Train model `name` on all folds but `fold` and write its folder; returns that folder.
 
     Raises InputError for a run begun before and not resumed, or resumed with other settings; utterances too short for
     their labels; predictions that are no numbers.
     """
-    folder = run_dir(options.runs, name, fold, options.seed, options.folds)
+    folder = RunFolder.of(options.runs, name, fold, options.seed, options.folds).path
     config = model_config(name, features=dataset.features, classes=dataset.alphabet.classes, **settings)
     torch.manual_seed(options.seed)
     model: CTCNetwork = create_model(name, **dataclasses.asdict(config))
@@ -63,14 +64,14 @@ def train_member(
     restart = record["restart"] or {"cpu_minutes": 0.0, "select": "last"}
     if restart["select"] == "best":
         record["select"] = "best"  # what it flatters there, it flatters here
-    task = Task(
+    task = TrainingTask(
         dataset=dataset,
         fitted=fitted,
         held_out=held_out,
         seed=options.seed,
         device=pick_device(options.device, group),
         folder=folder,
-        title=f"{run_name(name, options.seed, options.folds)} fold {fold}",
+        title=f"{member_name(name, options.seed, options.folds)} fold {fold}",
         group=group,
         start=start,
     )
@@ -88,7 +89,7 @@ def train_member(
     return folder
 
 
-def write_predictions(model: CTCNetwork, task: Task, frames: int, minutes: float) -> None:
+def write_predictions(model: CTCNetwork, task: TrainingTask, frames: int, minutes: float) -> None:
     """Predict all splits into the store, in batches of `frames` frames, and tell the greedy distances.
 
     `minutes` are the CPU-minutes the member took to train.
@@ -135,7 +136,7 @@ def _fitted(model: CTCNetwork, dataset: Dataset, chosen: np.ndarray, skip_bad: b
     return fitted
 
 
-def pick_device(name: str, group: Group) -> torch.device:
+def pick_device(name: str, group: ProcessGroup) -> torch.device:
     """The device of `--device`, each process of a group its own. Raises InputError for one this machine has not."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

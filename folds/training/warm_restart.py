@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from folds.store.runs import Member, read_json, read_member, run_dir
+from folds.store.fold_model import FoldModel, read_fold_model
+from folds.store.json_files import read_json
+from folds.store.run_folder import RunFolder
 from registry import InputError
 
 
@@ -24,13 +26,13 @@ class Source:
     facts: dict[str, Any]
 
 
-def find_source(runs: Path, name: str, fold: int, seed: int, folds: int) -> Member:
+def find_source(runs: Path, name: str, fold: int, seed: int, folds: int) -> FoldModel:
     """The finished (model, fold, seed) in the store `runs`. Raises InputError where it is not there as a whole."""
-    where = run_dir(runs, name, fold, seed, folds)
-    member = read_member(where) if (where / "config.json").exists() else None
-    if member is None or not (member.finished and member.weights.exists()):
+    folder = RunFolder.of(runs, name, fold, seed, folds)
+    member = read_fold_model(folder) if folder.begun else None
+    if member is None or not (folder.finished and folder.weights.exists()):
         raise InputError(
-            f"--restart-from {runs}: {where} is no finished run with its checkpoint/weights.safetensors: train it first"
+            f"--restart-from {runs}: {folder.path} is no finished run with its checkpoint/weights.safetensors: train it first"
         )
     return member
 
@@ -47,13 +49,13 @@ def open_source(runs: Path, record: dict[str, Any], held_out: Sequence[str]) -> 
             raise InputError(f"--restart-from {runs}: {member.path} was trained with other {what}: give the same here")
     if member.load("oof").ids != tuple(held_out):
         raise InputError(f"--restart-from {runs}: {member.path} held out other utterances: train it again")
-    minutes = read_json(member.path / "summary.json").get("cpu_minutes")
+    minutes = read_json(member.folder.summary).get("cpu_minutes")
     if minutes is None:
         raise InputError(f"{member.path / 'summary.json'}: does not tell cpu_minutes: train this run again")
     facts = {
         "from": str(runs),
-        "weights": hashlib.sha256(member.weights.read_bytes()).hexdigest()[:16],
+        "weights": hashlib.sha256(member.folder.weights.read_bytes()).hexdigest()[:16],
         "cpu_minutes": minutes,
         "select": member.config.get("select", "last"),
     }
-    return Source(member.weights, facts)
+    return Source(member.folder.weights, facts)

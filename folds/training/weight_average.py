@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Average:
+class WeightAverage:
     """The averaged copy of `model`'s floating-point state."""
 
     def __init__(self, model: nn.Module, share: float) -> None:

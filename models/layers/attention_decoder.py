@@ -21,7 +21,7 @@ from models.layers.frames import LockedDropout, valid
 END = 0
 
 
-class Memory(NamedTuple):
+class AttentionMemory(NamedTuple):
     """Listener states made ready to be attended to: keys and values of both layers `(N, T', A)`, valid `(N, T')`."""
 
     keys: tuple[Tensor, Tensor]
@@ -46,14 +46,14 @@ class Speller(nn.Module):
         self.output = nn.Linear(hidden + attention, classes)
         self.dropout = LockedDropout(dropout)
 
-    def memory(self, states: Tensor, lengths: Tensor) -> Memory:
+    def memory(self, states: Tensor, lengths: Tensor) -> AttentionMemory:
         """States `(N, T', D)`, lengths `(N,)` made ready."""
         keys = tuple(layer(states) for layer in self.keys)
         values = tuple(layer(states) for layer in self.values)
-        return Memory(keys, values, valid(lengths, states.shape[1]))
+        return AttentionMemory(keys, values, valid(lengths, states.shape[1]))
 
     def forward(
-        self, memory: Memory, tokens: Tensor, cells: tuple[Cell, Cell] | None = None
+        self, memory: AttentionMemory, tokens: Tensor, cells: tuple[Cell, Cell] | None = None
     ) -> tuple[Tensor, tuple[Cell, Cell]]:
         """Log-probabilities `(N, L, C)` of what follows each of `tokens` `(N, L)`, and the cells to go on from."""
         lower_cell, upper_cell = cells or (None, None)
@@ -65,7 +65,7 @@ class Speller(nn.Module):
         scores = self.output(torch.cat([high, self._attend(memory, 1, high)], dim=2))
         return scores.float().log_softmax(dim=2), (lower_cell, upper_cell)
 
-    def log_likelihood(self, memory: Memory, targets: Sequence[Tensor]) -> Tensor:
+    def log_likelihood(self, memory: AttentionMemory, targets: Sequence[Tensor]) -> Tensor:
         """log P(string and end | states) `(N,)` of one string `(L,)` a row of the memory."""
         device = memory.seen.device
         tokens = pad_sequence([nn.functional.pad(t, (1, 0), value=END) for t in targets], batch_first=True).to(device)
@@ -76,7 +76,7 @@ class Speller(nn.Module):
         sizes = torch.tensor([len(target) + 1 for target in targets], device=device)
         return (chosen * valid(sizes, chosen.shape[1])).sum(dim=1)
 
-    def _attend(self, memory: Memory, layer: int, x: Tensor) -> Tensor:
+    def _attend(self, memory: AttentionMemory, layer: int, x: Tensor) -> Tensor:
         query, key = self.queries[layer](x), memory.keys[layer]
         scores = query @ key.transpose(1, 2) / math.sqrt(key.shape[2])
         shares = scores.masked_fill(~memory.seen[:, None, :], -torch.inf).softmax(dim=2)

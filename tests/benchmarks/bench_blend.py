@@ -15,10 +15,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from ensemble.blenders.base import BLENDERS, Recipe
-from ensemble.hypotheses.blend_inputs import Evidence, Panel
+from ensemble.blenders.base import BLENDERS, BlendRecipe
+from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
 from ensemble.lm.ngram import estimate
-from ensemble.members.predictions import Stream
+from ensemble.members.predictions import Predictions
 from folds.competition.metric import mean_distance
 from folds.store.log_probs import LogProbs
 
@@ -54,13 +54,13 @@ def member(strings: list[np.ndarray], seed: int) -> LogProbs:
 
 def measure(utterances: int, members: int, pool: int, fit: bool) -> None:
     strings = truth(utterances)
-    streams = tuple(Stream(f"m{i:02}", i, lambda i=i: member(strings, 10 + i)) for i in range(members))
-    names = tuple(stream.name for stream in streams)
+    predictions = tuple(Predictions(f"m{i:02}", i, lambda i=i: member(strings, 10 + i)) for i in range(members))
+    names = tuple(stream.name for stream in predictions)
     parts = np.arange(utterances) % 2
     language = estimate([string.tolist() for string in truth(300, 5)], CLASSES, 3)
     references = tuple(string.tolist() for string in strings)
-    panel = Panel("oof", names, streams, streams[0].load().ids, CLASSES, parts, (language, language), references)
-    evidence = Evidence(panel, depth=pool, size=pool)
+    split = SplitPredictions("oof", names, predictions, predictions[0].load().ids, CLASSES, parts, (language, language), references)
+    inputs = BlendInputs(split, depth=pool, size=pool)
     started, cpu = time.perf_counter(), time.process_time()
     spent = {}
 
@@ -70,19 +70,19 @@ def measure(utterances: int, members: int, pool: int, fit: bool) -> None:
         started, cpu = time.perf_counter(), time.process_time()
 
     for stream in range(members):
-        evidence.nbest(stream)
+        inputs.nbest(stream)
     lap("n-best")
-    evidence.pool()
+    inputs.pool()
     lap("pool")
-    recipe = Recipe(
+    recipe = BlendRecipe(
         "mbr",
         {name: 1 / members for name in names},
         {"mean": "geometric", "lm_weight": 0.0, "length_bonus": 0.0, "speller_weight": 0.0, "sharpness": 0.5},
     )
     if fit:
-        recipe = BLENDERS.get("mbr")().fit(evidence)
+        recipe = BLENDERS.get("mbr")().fit(inputs)
         lap("fit mbr")
-    blind = replace(evidence, panel=replace(panel, references=None))
+    blind = replace(inputs, split=replace(split, references=None))
     found = mean_distance(BLENDERS.get("mbr")().predict(blind, recipe), references)
     lap("predict")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

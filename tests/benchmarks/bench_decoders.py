@@ -24,12 +24,12 @@ from ctc_reference import plain_beam_search
 from ensemble.beam.search import beam_search
 from ensemble.decoding.decoders import DECODERS
 from ensemble.decoding.third_party import decode_with_ctcdecode, decode_with_fast_ctc_decode, decode_with_flashlight
-from ensemble.members.groups import group_members
-from ensemble.members.predictions import mean_stream
+from ensemble.members.member import group_by_member
+from ensemble.members.predictions import mean_predictions
 from folds.competition.detect import data_root
 from folds.competition.metric import edit_distances
 from folds.data.cache import load_dataset
-from folds.store.runs import find_members
+from folds.store.fold_model import find_fold_models
 from models.ctc import greedy, log_likelihood
 from registry import InputError, command
 
@@ -180,9 +180,9 @@ def main() -> None:
     print(f"synthetic, {options.utterances} utterances, beam {options.beam}, one thread")
     compare(*synthetic(options.utterances, options.seed), options)
     if options.runs is not None:
-        group = group_members(find_members(options.runs), (options.members,))[0]
+        group = group_by_member(find_fold_models(options.runs), (options.members,))[0]
         dataset = load_dataset(data_root(options.data))
-        dev = mean_stream(group, 0, "dev", dataset.dev.ids, dataset.alphabet.hash).load()
+        dev = mean_predictions(group, 0, "dev", dataset.dev.ids, dataset.alphabet.hash).load()
         rows = list(range(min(options.utterances, len(dev))))
         if not rows:
             raise InputError(f"{options.runs}: the dev set of {group.name} is empty")

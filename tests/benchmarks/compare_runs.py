@@ -16,11 +16,12 @@ from ensemble.statistics.bootstrap import paired_bootstrap
 from folds.competition.detect import data_root
 from folds.data.cache import load_dataset
 from folds.data.dataset import Dataset
-from folds.store.runs import Member, find_members, read_json
+from folds.store.fold_model import FoldModel, find_fold_models
+from folds.store.json_files import read_json
 from folds.training.predict import greedy_distances
 
 
-def distances(member: Member, split: str, dataset: Dataset) -> np.ndarray:
+def distances(member: FoldModel, split: str, dataset: Dataset) -> np.ndarray:
     """Greedy edit distances `(N,)` of a fold model, in the order of its utterances."""
     source = dataset.train if split == "oof" else dataset.dev
     found = member.load(split)
@@ -28,10 +29,10 @@ def distances(member: Member, split: str, dataset: Dataset) -> np.ndarray:
     return greedy_distances(found, source, [row_of[name] for name in found.ids])
 
 
-def runs_of(store: Path) -> dict[str, dict[tuple[int, int], Member]]:
+def runs_of(store: Path) -> dict[str, dict[tuple[int, int], FoldModel]]:
     """The store's runs by what they are of, `model` or `model.soup`, then by (fold, seed)."""
-    runs: dict[str, dict[tuple[int, int], Member]] = {}
-    for member in find_members(store):
+    runs: dict[str, dict[tuple[int, int], FoldModel]] = {}
+    for member in find_fold_models(store):
         kind = member.name.replace(f".seed{member.seed}", "")
         runs.setdefault(kind, {})[member.fold, member.seed] = member
     return runs

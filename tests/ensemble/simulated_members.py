@@ -13,11 +13,11 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from ensemble.hypotheses.blend_inputs import Evidence, Panel
+from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
 from ensemble.lm.ngram import estimate
-from ensemble.members.predictions import Stream
+from ensemble.members.predictions import Predictions
 from folds.store.log_probs import LogProbs, write_log_probs
-from folds.store.runs import run_dir
+from folds.store.run_folder import RunFolder
 
 # A parallel kernel waits for its slowest thread; on a busy machine hundreds of short ones would wait for minutes.
 numba.set_num_threads(1)
@@ -76,18 +76,18 @@ def log_probs(
     return LogProbs(np.concatenate(parts).astype(np.float16), offsets, tuple(ids), alphabet, 0, stride)
 
 
-def evidence(
+def inputs(
     members: dict[str, list[LogProbs]],
     strings: list[list[int]] | None,
     parts: int = 2,
     depth: int = 20,
     size: int = 40,
-    **panel,
-) -> Evidence:
+    **split,
+) -> BlendInputs:
     """Evidence of members given by name as their streams (one each out of fold, one a fold model otherwise)."""
     names = tuple(sorted(members))
-    streams = tuple(
-        Stream(f"{name} fold {fold}", number, lambda found=found: found)
+    predictions = tuple(
+        Predictions(f"{name} fold {fold}", number, lambda found=found: found)
         for number, name in enumerate(names)
         for fold, found in enumerate(members[name])
     )
@@ -96,14 +96,14 @@ def evidence(
     classes = first.classes
     languages = [estimate(references(200, seed=50 + part, classes=classes), classes, 3) for part in range(parts)]
     told = None if strings is None else tuple(strings)
-    seen = Panel("oof", names, streams, first.ids, classes, number_of, tuple(languages), told, **panel)
-    return Evidence(seen, depth, size)
+    seen = SplitPredictions("oof", names, predictions, first.ids, classes, number_of, tuple(languages), told, **split)
+    return BlendInputs(seen, depth, size)
 
 
 def write_run(runs: Path, name: str, fold: int, splits: dict[str, LogProbs], **config) -> Path:
     """A finished run in the store's layout; `config` overrides what its config.json says."""
     told = {"model": name, "fold": fold, "folds": 2, "seed": 0, "parameters": 1000, "tags": [], "stride": 4} | config
-    path = run_dir(runs, name, fold, told["seed"], told["folds"])
+    path = RunFolder.of(runs, name, fold, told["seed"], told["folds"]).path
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(told))
     for split, found in splits.items():

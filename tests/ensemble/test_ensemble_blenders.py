@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import simulated_members as simulated
 
-from ensemble.blenders.base import BLENDERS, Recipe, distances, nested_distances
+from ensemble.blenders.base import BLENDERS, BlendRecipe, distances, nested_distances
 from folds.competition.metric import edit_distances
 
 STRIDES = {"a": 4, "b": 2, "c": 4}
@@ -24,7 +24,7 @@ def strings():
 @pytest.fixture(scope="module")
 def oof(strings):
     members = {n: [simulated.log_probs(strings, STRIDES[n], ERRORS[n], seed=i)] for i, n in enumerate(STRIDES)}
-    return simulated.evidence(members, strings)
+    return simulated.inputs(members, strings)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def dev(dev_strings):
         n: [simulated.log_probs(dev_strings, STRIDES[n], ERRORS[n], seed=100 + 10 * i + fold) for fold in range(2)]
         for i, n in enumerate(STRIDES)
     }
-    return simulated.evidence(members, dev_strings, parts=1)
+    return simulated.inputs(members, dev_strings, parts=1)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,8 @@ def recipes(oof):
     return {name: BLENDERS.get(name)().fit(oof, seed=0) for name in BLENDERS.names() if name != "best"}
 
 
-def alone(evidence, stream):
-    return edit_distances([list(best[0]) for best in evidence.nbest(stream).strings], evidence.references).mean()
+def alone(inputs, stream):
+    return edit_distances([list(best[0]) for best in inputs.nbest(stream).strings], inputs.references).mean()
 
 
 @pytest.mark.parametrize("name", [name for name in BLENDERS.names() if name != "best"])
@@ -60,7 +60,7 @@ class TestContract:
         assert all(weight > 0 for weight in recipe.weights.values())
 
     def test_survives_json(self, name, recipes, oof):
-        again = Recipe(**json.loads(json.dumps(recipes[name].to_json())))
+        again = BlendRecipe(**json.loads(json.dumps(recipes[name].to_json())))
         blender = BLENDERS.get(name)()
         assert blender.predict(oof, again) == blender.predict(oof, recipes[name])
 
@@ -70,22 +70,22 @@ class TestContract:
 
     def test_predicts_from_several_fold_models_about_as_well_or_better(self, name, recipes, dev):
         found = distances(BLENDERS.get(name)(), dev, recipes[name]).mean()
-        assert found < 1.05 * np.mean([alone(dev, stream) for stream in dev.streams_of([0])])
+        assert found < 1.05 * np.mean([alone(dev, stream) for stream in dev.predictions_of([0])])
 
     def test_does_not_look_at_references(self, name, recipes, dev):
-        blind = replace(dev, panel=replace(dev.panel, references=None), _kept={})
+        blind = replace(dev, split=replace(dev.split, references=None), _kept={})
         blender = BLENDERS.get(name)()
         assert blender.predict(blind, recipes[name]) == blender.predict(dev, recipes[name])
 
     def test_one_member_alone_works(self, name, strings):
-        one = simulated.evidence({"only": [simulated.log_probs(strings)]}, strings)
+        one = simulated.inputs({"only": [simulated.log_probs(strings)]}, strings)
         recipe = BLENDERS.get(name)().fit(one)
         assert recipe.weights == {"only": 1.0}
         assert distances(BLENDERS.get(name)(), one, recipe).mean() <= alone(one, 0)
 
     def test_budget_is_kept(self, name, strings, oof):
-        panel = replace(oof.panel, costs=(10, 10, 10), budget=20)
-        recipe = BLENDERS.get(name)().fit(replace(oof, panel=panel))
+        split = replace(oof.split, costs=(10, 10, 10), budget=20)
+        recipe = BLENDERS.get(name)().fit(replace(oof, split=split))
         assert len(recipe.weights) <= 2
 
 
@@ -98,7 +98,7 @@ def test_settings_are_fitted_on_what_the_members_with_weight_propose(name, strin
     """A member that knows nothing gets no weight, and then is as good as never there."""
     useful = {n: [simulated.log_probs(strings, STRIDES[n], ERRORS[n], seed=i)] for i, n in enumerate(STRIDES)}
     lost = replace(useful["a"][0], values=np.random.default_rng(0).permutation(useful["a"][0].values))
-    crowd = simulated.evidence(useful | {"z": [lost]}, strings)
+    crowd = simulated.inputs(useful | {"z": [lost]}, strings)
     blender = BLENDERS.get(name)()
     recipe = blender.fit(crowd)
     assert "z" not in recipe.weights
@@ -113,8 +113,8 @@ def test_settings_are_fitted_on_what_the_members_with_weight_propose(name, strin
 @pytest.mark.parametrize("name", ["rescore", "mbr"])
 def test_order_of_members_changes_nothing(name, oof, strings, recipes):
     order = ("c", "a", "b")
-    members = {n: [oof.panel.streams[oof.names.index(n)].load()] for n in order}
-    shuffled = simulated.evidence(members, strings)
+    members = {n: [oof.split.predictions[oof.names.index(n)].load()] for n in order}
+    shuffled = simulated.inputs(members, strings)
     blender = BLENDERS.get(name)()
     assert blender.fit(shuffled) == recipes[name]
     assert blender.predict(shuffled, recipes[name]) == blender.predict(oof, recipes[name])
@@ -129,11 +129,11 @@ def test_nested_distances_come_from_recipes_that_did_not_see_the_part(oof):
     class Peeking:
         """Its recipe is the first utterance it was fitted on."""
 
-        def fit(self, evidence, seed=0):
-            return Recipe("peeking", {}, {"string": list(evidence.references[0])})
+        def fit(self, inputs, seed=0):
+            return BlendRecipe("peeking", {}, {"string": list(inputs.references[0])})
 
-        def predict(self, evidence, recipe):
-            return [recipe.settings["string"]] * len(evidence)
+        def predict(self, inputs, recipe):
+            return [recipe.settings["string"]] * len(inputs)
 
     found = nested_distances(Peeking(), oof)
     first_of_other_part = [oof.references[1], oof.references[0]]
@@ -142,7 +142,7 @@ def test_nested_distances_come_from_recipes_that_did_not_see_the_part(oof):
 
 
 def test_a_member_without_weight_proposes_nothing(oof, strings):
-    alone = simulated.evidence({"a": [oof.panel.streams[0].load()]}, strings)
+    alone = simulated.inputs({"a": [oof.split.predictions[0].load()]}, strings)
     for row in range(len(oof)):
         assert oof.pool([0]).hypotheses(row) == alone.pool().hypotheses(row)
 

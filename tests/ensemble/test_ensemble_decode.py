@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import simulated_members as simulated
 
-from ensemble.decode import Decode, language_models, main, open_task, tune_group
-from ensemble.decoding.batched import decode_task
+from ensemble.decode import DecodeOptions, language_models, main, open_task, tune_group
+from ensemble.decoding.batched import decode_in_batches
 from ensemble.decoding.decoders import decoder
 from ensemble.fitting.settings import tune
 from ensemble.lm.ngram import estimate
-from ensemble.members.groups import group_members
+from ensemble.members.member import group_by_member
 from folds.competition.submission import check_submission
 from folds.data.cache import load_dataset
-from folds.store.runs import find_members
+from folds.store.fold_model import find_fold_models
 from registry.errors import InputError
 
 FOLDS = 2
@@ -73,21 +73,21 @@ def test_it_prints_distance_and_speed_with_a_progress_bar(run, capsys):
 
 
 def test_tuning_prints_options_and_does_not_make_out_of_fold_worse(dataset, runs, capsys):
-    group = group_members(find_members(runs))[0]
-    options = Decode(lm="train", beam=8, lm_weight=0.0)
+    group = group_by_member(find_fold_models(runs))[0]
+    options = DecodeOptions(lm="train", beam=8, lm_weight=0.0)
     weight, bonus = tune_group(group, dataset, options, decoder("beam"))
     assert f"--lm-weight {weight:g} --length-bonus {bonus:g}" in capsys.readouterr().out
     task = open_task(group, "oof", dataset, options)
     plain, tuned = (
-        decode_task(task, decoder("beam"), beam=8, nbest=1, lm_weight=w, length_bonus=b).distances(task.references)
+        decode_in_batches(task, decoder("beam"), beam=8, nbest=1, lm_weight=w, length_bonus=b).distances(task.references)
         for w, b in ((0.0, 0.0), (weight, bonus))
     )
     assert tuned.mean() <= plain.mean()
 
 
 def test_an_out_of_fold_utterance_meets_a_model_without_its_fold(dataset, runs):
-    group = group_members(find_members(runs))[0]
-    task = open_task(group, "oof", dataset, Decode(lm="train"))
+    group = group_by_member(find_fold_models(runs))[0]
+    task = open_task(group, "oof", dataset, DecodeOptions(lm="train"))
     assert len(task.log_probs) == len(dataset.train)
     transcripts = [dataset.train.labels(row) for row in range(len(dataset.train))]
     for fold in range(FOLDS):
@@ -98,8 +98,8 @@ def test_an_out_of_fold_utterance_meets_a_model_without_its_fold(dataset, runs):
 
 
 def test_dev_meets_a_model_of_all_training_transcripts_and_the_mean_of_the_folds(dataset, runs):
-    group = group_members(find_members(runs))[0]
-    task = open_task(group, "dev", dataset, Decode(lm="train"))
+    group = group_by_member(find_fold_models(runs))[0]
+    task = open_task(group, "dev", dataset, DecodeOptions(lm="train"))
     transcripts = [dataset.train.labels(row) for row in range(len(dataset.train))]
     expected = estimate(transcripts, dataset.alphabet.classes, 4)
     np.testing.assert_array_equal(task.models[0].log_probs, expected.log_probs)
@@ -121,8 +121,8 @@ def test_the_pattern_search_finds_the_valley_and_is_deterministic():
 def test_an_arpa_file_is_written_and_read(run, dataset, tmp_path, capsys):
     path = tmp_path / "lm.arpa"
     run("--arpa", path, "--lm", "train", "--limit", 3)
-    read = language_models(dataset, Decode(lm=str(path)), np.zeros(1, np.int64), None)[0]
-    made = language_models(dataset, Decode(lm="train"), np.zeros(1, np.int64), None)[0]
+    read = language_models(dataset, DecodeOptions(lm=str(path)), np.zeros(1, np.int64), None)[0]
+    made = language_models(dataset, DecodeOptions(lm="train"), np.zeros(1, np.int64), None)[0]
     np.testing.assert_allclose(read.log_probs, made.log_probs, atol=1e-6)
     assert "3 utterances" in capsys.readouterr().out
 
@@ -131,8 +131,8 @@ def test_a_member_s_best_hypotheses_become_a_submission(run, dataset, runs, tmp_
     out = tmp_path / "one.csv"
     run("--split", "test", "--out", out)
     check_submission(out, dataset.header, dataset.sample_ids, dataset.alphabet, allow_empty=True)
-    task = open_task(group_members(find_members(runs))[0], "test", dataset, Decode())
-    best = decode_task(task, decoder("beam"), beam=50, nbest=1, length_bonus=0.0).hypotheses
+    task = open_task(group_by_member(find_fold_models(runs))[0], "test", dataset, DecodeOptions())
+    best = decode_in_batches(task, decoder("beam"), beam=50, nbest=1, length_bonus=0.0).hypotheses
     rows = [line.split(",")[1] for line in out.read_text().splitlines()[1:]]
     assert rows == [dataset.alphabet.to_string(found[0].tokens) for found in best]
     assert f"wrote {out} ({len(dataset.test)} rows)" in capsys.readouterr().out
@@ -151,7 +151,7 @@ def test_a_member_s_best_hypotheses_become_a_submission(run, dataset, runs, tmp_
 )
 def test_options_that_do_not_fit_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        Decode(**options)
+        DecodeOptions(**options)
 
 
 def test_faults_are_one_line(run, tmp_path):

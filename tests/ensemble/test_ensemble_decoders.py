@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ensemble.beam.search import beam_search
-from ensemble.decoding.decoders import DECODERS, HOW_TO_GET, collapse, decoder
+from ensemble.decoding.decoders import DECODERS, HOW_TO_INSTALL, collapse, decoder
 from ensemble.decoding.third_party import installed
 from ensemble.lm.ngram import estimate
 from models.ctc import greedy, log_likelihood
@@ -31,7 +31,7 @@ def test_ours_are_always_there_and_peers_where_their_packages_are():
     assert {"greedy", "beam"} <= set(DECODERS.names())
     for name, package in PACKAGES.items():
         assert (name in DECODERS) == installed(package)
-    assert set(HOW_TO_GET) == set(PACKAGES)
+    assert set(HOW_TO_INSTALL) == set(PACKAGES)
 
 
 @pytest.mark.parametrize("name", DECODERS.names())

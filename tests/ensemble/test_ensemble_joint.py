@@ -15,7 +15,7 @@ from folds import train
 from folds.competition.metric import edit_distances
 from folds.competition.submission import check_submission
 from folds.data.cache import load_dataset
-from folds.store.runs import find_members, model_of
+from folds.store.fold_model import find_fold_models, load_model
 from models.las import joint_search
 from registry import InputError
 
@@ -53,7 +53,7 @@ def run(tiny, runs, monkeypatch):
 def strings_of(member, split, ids, weight) -> list[list[int]]:
     """The best string of each utterance, one at a time."""
     row_of = {name: row for row, name in enumerate(split.ids)}
-    model = model_of(member)
+    model = load_model(member)
     features = [torch.tensor(split.features(row_of[name])) for name in ids]
     return [joint_search(model, each, beam=5, ctc_weight=weight)[0][0] for each in features]
 
@@ -62,7 +62,7 @@ def test_out_of_fold_each_model_decodes_what_it_held_out(run, runs, dataset, cap
     run("--split", "oof", "--ctc-weight", "1", "0.3")
     told = capsys.readouterr().out.splitlines()
     expected = []
-    for member in find_members(runs)[:2]:
+    for member in find_fold_models(runs)[:2]:
         ids = member.load("oof").ids
         references = [dataset.train.labels(dataset.train.ids.index(name)) for name in ids]
         for weight in (1.0, 0.3):
@@ -83,7 +83,7 @@ def test_one_fold_model_s_strings_become_a_submission(run, runs, dataset, tmp_pa
     assert not out.exists()
     run("--fold", 1, "--split", "test", "--out", out)
     check_submission(out, dataset.header, dataset.sample_ids, dataset.alphabet, allow_empty=True)
-    strings = strings_of(find_members(runs)[1], dataset.test, dataset.test.ids, 0.5)
+    strings = strings_of(find_fold_models(runs)[1], dataset.test, dataset.test.ids, 0.5)
     assert [row.split(",")[1] for row in out.read_text().splitlines()[1:]] == [
         dataset.alphabet.to_string(string) for string in strings
     ]
@@ -91,7 +91,7 @@ def test_one_fold_model_s_strings_become_a_submission(run, runs, dataset, tmp_pa
 
 
 def test_a_limit_draws_the_same_utterances_for_all(runs, dataset):
-    rows = [joint.chosen_rows(member, "dev", dataset, 3)[1] for member in find_members(runs)[:2]]
+    rows = [joint.chosen_rows(member, "dev", dataset, 3)[1] for member in find_fold_models(runs)[:2]]
     assert len(rows[0]) == 3 and np.array_equal(*rows)
 
 

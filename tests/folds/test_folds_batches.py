@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from folds.data.augmentation import Augment, augment
+from folds.data.augmentation import SpecAugment, augment
 from folds.data.batches import Batch, collate, padding_share, plan, prefetched, repeated
 from folds.data.dataset import Split
 from folds.data.speaker_folds import speaker_folds
@@ -107,7 +107,7 @@ def noise(features: torch.Tensor, lengths: torch.Tensor | None = None) -> Batch:
 def test_masks_are_drawn_for_each_utterance_and_stay_inside_it():
     lengths = torch.tensor([600, 600, 130])
     x = torch.ones(3, 600, 13)
-    options = Augment(time_mask=30, time_every=120, feature_mask=0, speed=0)
+    options = SpecAugment(time_mask=30, time_every=120, feature_mask=0, speed=0)
     y = augment(noise(x, lengths), options, 4, torch.Generator().manual_seed(3)).features
     hidden = (y == 0).all(dim=2)
     assert not torch.equal(hidden[0], hidden[1]) and torch.equal((y == 0).any(dim=2), hidden)
@@ -116,18 +116,18 @@ def test_masks_are_drawn_for_each_utterance_and_stay_inside_it():
 
 
 def test_feature_masks_cover_the_whole_utterance():
-    options = Augment(time_mask=0, feature_mask=3, feature_masks=1, speed=0)
+    options = SpecAugment(time_mask=0, feature_mask=3, feature_masks=1, speed=0)
     y = augment(noise(torch.ones(50, 20, 13)), options, 4, torch.Generator().manual_seed(0)).features
     hidden = (y == 0).all(dim=1)
     assert torch.equal((y == 0).any(dim=1), hidden)
     assert set(hidden.sum(dim=1).tolist()) == {0, 1, 2, 3}
-    none = Augment(time_mask=0, feature_mask=0, speed=0)
+    none = SpecAugment(time_mask=0, feature_mask=0, speed=0)
     assert torch.equal(augment(noise(y), none, 4, torch.Generator()).features, y)
 
 
 def test_masks_follow_the_generator():
     x = noise(torch.ones(4, 300, 13))
-    options = Augment(speed=0.1)
+    options = SpecAugment(speed=0.1)
     first, second, other = (augment(x, options, 4, torch.Generator().manual_seed(s)).features for s in (1, 1, 2))
     assert torch.equal(first, second) and not torch.equal(first, other)
 
@@ -135,7 +135,7 @@ def test_masks_follow_the_generator():
 def test_a_change_of_speed_interpolates_and_keeps_both_ends():
     """A straight line stays a straight line between the same ends, whatever the speed."""
     line = torch.linspace(0, 1, 101).view(1, 101, 1).repeat(20, 1, 1)
-    options = Augment(time_mask=0, feature_mask=0, speed=0.2)
+    options = SpecAugment(time_mask=0, feature_mask=0, speed=0.2)
     faster = augment(noise(line), options, 4, torch.Generator().manual_seed(0))
     assert 80 <= int(faster.lengths.min()) < 95 and 107 < int(faster.lengths.max()) <= 127
     for row, length in zip(faster.features[:, :, 0], faster.lengths.tolist(), strict=True):
@@ -146,7 +146,7 @@ def test_a_change_of_speed_interpolates_and_keeps_both_ends():
 def test_no_speed_makes_an_utterance_too_short_for_its_labels():
     """Two equal labels need three output frames: 12 input frames at stride 4, and no frame fewer."""
     batch = Batch(torch.ones(50, 12, 1), torch.full((50,), 12), torch.ones(100).long(), torch.full((50,), 2), ())
-    options = Augment(time_mask=0, feature_mask=0, speed=0.3)
+    options = SpecAugment(time_mask=0, feature_mask=0, speed=0.3)
     assert int(augment(batch, options, 4, torch.Generator().manual_seed(0)).lengths.min()) == 12
     different = Batch(batch.features, batch.lengths, torch.tensor([1, 2] * 50), batch.target_lengths, ())
     assert int(augment(different, options, 4, torch.Generator().manual_seed(0)).lengths.min()) < 11
@@ -163,7 +163,7 @@ def test_a_batch_is_repeated_utterance_by_utterance():
 def test_views_are_at_one_speed_and_masked_apart():
     """Agreement is asked for frame by frame, so frame j of both views has to be the same sound."""
     x = noise(torch.rand(20, 200, 13) + 1)
-    options = Augment(time_mask=30, feature_mask=0, speed=0.1)
+    options = SpecAugment(time_mask=30, feature_mask=0, speed=0.1)
     both = augment(x, options, 4, torch.Generator().manual_seed(0), views=2)
     assert both.lengths[:20].tolist() == both.lengths[20:].tolist() and both.lengths[:20].unique().numel() > 5
     first, second = both.features[:20], both.features[20:]

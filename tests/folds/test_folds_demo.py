@@ -16,7 +16,7 @@ import pytest
 from folds import demo
 from folds.competition.alphabets import F22
 from folds.competition.detect import open_competition
-from folds.demo import DemoConfig
+from folds.demo import DemoOptions
 from folds.synthesis import lexicon, speech
 from registry.errors import InputError
 
@@ -33,7 +33,7 @@ def digest(root: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("demo") / "competition"
-    assert demo.make(DemoConfig(out=root, **TINY))
+    assert demo.make(DemoOptions(out=root, **TINY))
     return root
 
 
@@ -147,7 +147,7 @@ def test_sample_and_answers_have_the_same_header_and_rows(tiny):
 
 def test_answers_belong_to_the_utterances_in_sorted_order(tiny, monkeypatch, tmp_path):
     # With the test speaker's transcripts written out, the answers must be theirs, in the order of the file names.
-    config = DemoConfig(out=tmp_path, **TINY)
+    config = DemoOptions(out=tmp_path, **TINY)
     (speaker,) = demo.cast(config)[2]
     with speech.Speech() as synthesiser:
         said = [
@@ -168,9 +168,9 @@ def test_same_settings_give_the_same_bytes_and_another_seed_others(tiny, tmp_pat
     assert run.stdout.rstrip().splitlines()[-1].startswith("next: python -m folds.train --data again")
     assert run.stderr == ""
     assert digest(tmp_path / "again") == digest(tiny)
-    demo.make(DemoConfig(out=tmp_path / "here", **TINY))
+    demo.make(DemoOptions(out=tmp_path / "here", **TINY))
     assert digest(tmp_path / "here") == digest(tiny)
-    demo.make(DemoConfig(out=tmp_path / "other", seed=1, **TINY))
+    demo.make(DemoOptions(out=tmp_path / "other", seed=1, **TINY))
     assert not set(digest(tmp_path / "other").values()) & set(digest(tiny).values())
 
 
@@ -180,12 +180,12 @@ def _environment() -> dict[str, str]:
 
 def test_made_again_only_when_the_settings_differ(tmp_path):
     out = tmp_path / "competition"
-    assert demo.make(DemoConfig(out=out, speakers=4, utterances=1))
+    assert demo.make(DemoOptions(out=out, speakers=4, utterances=1))
     before = digest(out)
     (out / "train-clean-100" / "note").write_text("still the same folder")
-    assert not demo.make(DemoConfig(out=out, speakers=4, utterances=1))
+    assert not demo.make(DemoOptions(out=out, speakers=4, utterances=1))
     assert (out / "train-clean-100" / "note").exists()
-    assert demo.make(DemoConfig(out=out, speakers=4, utterances=1, seed=3))
+    assert demo.make(DemoOptions(out=out, speakers=4, utterances=1, seed=3))
     assert digest(out).keys() != before.keys() and not (out / "train-clean-100" / "note").exists()
     assert list(tmp_path.iterdir()) == [out]
 
@@ -200,31 +200,31 @@ def test_a_foreign_folder_or_file_is_refused_and_kept(tmp_path):
     (tmp_path / "file").write_text("text")
     for name in ("mine", "file"):
         with pytest.raises(InputError, match=f"{name} holds something that is no demo competition"):
-            demo.make(DemoConfig(out=tmp_path / name, **TINY))
+            demo.make(DemoOptions(out=tmp_path / name, **TINY))
     with pytest.raises(InputError, match="cannot be made"):
-        demo.make(DemoConfig(out=tmp_path / "file" / "below", **TINY))
+        demo.make(DemoOptions(out=tmp_path / "file" / "below", **TINY))
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "draft" and (tmp_path / "file").read_text() == "text"
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_demo_with_the_user_s_files_in_it_is_not_replaced(tmp_path):
     out = tmp_path / "demo"
-    demo.make(DemoConfig(out=out, speakers=4, utterances=1))
+    demo.make(DemoOptions(out=out, speakers=4, utterances=1))
     (out / "runs").mkdir()
     with pytest.raises(InputError, match="holds something that is no demo competition"):
-        demo.make(DemoConfig(out=out, speakers=4, utterances=1, seed=3))
+        demo.make(DemoOptions(out=out, speakers=4, utterances=1, seed=3))
     assert (out / "runs").is_dir() and (out / demo.SETTINGS).exists()
 
 
 def test_an_empty_folder_is_taken(tmp_path):
     (tmp_path / "empty").mkdir()
-    assert demo.make(DemoConfig(out=tmp_path / "empty", speakers=4, utterances=1))
+    assert demo.make(DemoOptions(out=tmp_path / "empty", speakers=4, utterances=1))
     assert (tmp_path / "empty" / demo.SETTINGS).exists()
 
 
 def test_stopped_half_way_nothing_changes(tmp_path, monkeypatch):
     out = tmp_path / "competition"
-    demo.make(DemoConfig(out=out, speakers=4, utterances=1))
+    demo.make(DemoOptions(out=out, speakers=4, utterances=1))
     before = digest(out)
     spoken = []
 
@@ -236,7 +236,7 @@ def test_stopped_half_way_nothing_changes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(demo, "say", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        demo.make(DemoConfig(out=out, speakers=4, utterances=1, seed=1))
+        demo.make(DemoOptions(out=out, speakers=4, utterances=1, seed=1))
     assert digest(out) == before and list(tmp_path.iterdir()) == [out]
 
 
@@ -251,7 +251,7 @@ def test_stopped_half_way_nothing_changes(tmp_path, monkeypatch):
 )
 def test_sizes_that_make_no_competition(settings, message):
     with pytest.raises(InputError, match=message):
-        DemoConfig(**settings)
+        DemoOptions(**settings)
 
 
 # Scoring

@@ -11,10 +11,12 @@ import torch
 
 from folds.data.batches import Batch, repeated
 from folds.store import checkpoint
+from folds.store.fold_model import find_fold_models, unfinished_runs
+from folds.store.json_files import write_json
 from folds.store.log_probs import LogProbs, read_log_probs, write_log_probs
-from folds.store.runs import find_members, run_dir, unfinished, write_json
+from folds.store.run_folder import RunFolder
 from folds.training.objective import ctc, disagreement, log_prior, objective
-from folds.training.options import Recipe
+from folds.training.options import TrainingRecipe
 from folds.training.schedule import learning_rate
 from registry import InputError, create_model
 
@@ -35,7 +37,7 @@ def test_ctc_is_the_sum_over_alignments_a_label():
 def test_the_middle_layer_has_its_weight():
     model = create_model("lstm_small", features=5, classes=6, hidden=8, dropout=0.0)
     batch = a_batch()
-    final, lengths, middle, middle_lengths, _ = model.heads(batch.features, batch.lengths)
+    final, lengths, middle, middle_lengths, _ = model.training_outputs(batch.features, batch.lengths)
     one, two = (float(ctc(*pair, batch).detach()) for pair in ((final, lengths), (middle, middle_lengths)))
     total, own = objective(model, batch, intermediate=0.3)
     assert float(total.detach()) == pytest.approx(0.7 * one + 0.3 * two, rel=1e-5)
@@ -64,7 +66,7 @@ def test_agreement_has_its_weight():
     batch = a_batch()
     twice = repeated(batch, 2)
     both = replace(twice, features=torch.cat([batch.features, batch.features.flip(2)]))
-    final, lengths, *_ = model.heads(both.features, both.lengths)
+    final, lengths, *_ = model.training_outputs(both.features, both.lengths)
     without, own = objective(model, both, intermediate=0.3)
     total, _ = objective(model, both, intermediate=0.3, consistency=0.2)
     extra = 0.2 * float(disagreement(final, lengths).detach()) / int(both.target_lengths.sum())
@@ -78,7 +80,7 @@ def test_the_prior_counts_labels_and_gives_the_rest_to_the_blank():
 
 
 def test_the_schedule_rises_then_falls_to_nothing():
-    values = [learning_rate(p / 1000, Recipe(lr=1.0, warmup=0.1)) for p in range(1001)]
+    values = [learning_rate(p / 1000, TrainingRecipe(lr=1.0, warmup=0.1)) for p in range(1001)]
     assert max(values) == values[100] == 1.0 and values[0] < 0.02 and values[-1] == pytest.approx(0, abs=1e-9)
     assert values[:101] == sorted(values[:101]) and values[100:] == sorted(values[100:], reverse=True)
     assert values[550] == pytest.approx(0.5)
@@ -188,11 +190,11 @@ def test_a_damaged_or_missing_prediction_file_is_one_line(tmp_path):
 def test_members_are_finished_runs(tmp_path):
     config = {"model": "m", "folds": 2, "seed": 0, "parameters": 5, "tags": ["x"], "stride": 4}
     for fold, seed in ((1, 0), (0, 0), (0, 3)):
-        write_json(run_dir(tmp_path, "m", fold, seed) / "config.json", {**config, "fold": fold, "seed": seed})
+        write_json(RunFolder.of(tmp_path, "m", fold, seed).config, {**config, "fold": fold, "seed": seed})
     for split in ("oof", "dev", "test"):
         for fold, seed in ((0, 0), (0, 3)):
-            write_log_probs(run_dir(tmp_path, "m", fold, seed) / f"{split}.safetensors", some_log_probs())
-    assert [(m.name, m.fold, m.tags) for m in find_members(tmp_path)] == [("m", 0, ("x",)), ("m.seed3", 0, ("x",))]
-    assert unfinished(tmp_path) == [tmp_path / "m" / "fold1"]
+            write_log_probs(RunFolder.of(tmp_path, "m", fold, seed).predictions(split), some_log_probs())
+    assert [(m.name, m.fold, m.tags) for m in find_fold_models(tmp_path)] == [("m", 0, ("x",)), ("m.seed3", 0, ("x",))]
+    assert unfinished_runs(tmp_path) == [tmp_path / "m" / "fold1"]
     with pytest.raises(InputError, match="no such folder of runs"):
-        find_members(tmp_path / "none")
+        find_fold_models(tmp_path / "none")

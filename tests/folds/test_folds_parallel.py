@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from folds.store.checkpoint import files
-from folds.store.runs import SPLITS, find_members
+from folds.store.fold_model import find_fold_models
+from folds.store.run_folder import SPLITS
 
 MODEL = ["--model", "lstm_small", "--hidden", "24", "--channels", "16", "16", "--strides", "2", "1", "--layers", "1"]
 MODEL += ["--folds", "2", "--threads", "1", "--lr", "0.01", "--epochs", "3"]
@@ -49,7 +50,7 @@ def test_two_processes_have_the_loss_curve_of_one(alone, tiny, tmp_path):
     assert [row["step"] for row in together] == [row["step"] for row in alone]
     for name in ("loss", "grad_norm"):
         assert [row[name] for row in together] == pytest.approx([row[name] for row in alone], rel=1e-3)
-    assert len(find_members(tmp_path)) == 1
+    assert len(find_fold_models(tmp_path)) == 1
 
 
 def test_two_processes_that_go_on_draw_what_each_would_have_drawn(tiny, tmp_path):

@@ -12,7 +12,7 @@ from folds.data.batches import padding_share, plan
 from folds.data.cache import load_dataset
 from folds.data.dataset import too_short
 from folds.data.speaker_folds import speaker_folds
-from folds.store.runs import find_members
+from folds.store.fold_model import find_fold_models
 
 pytestmark = pytest.mark.real
 
@@ -54,6 +54,6 @@ def test_a_few_steps_leave_a_complete_member(mini, tmp_path, monkeypatch):
     arguments = ["--data", str(mini), "--runs", str(tmp_path), "--model", "lstm_small", "--fold", "3", *size]
     monkeypatch.setattr(sys, "argv", ["train", *arguments])
     train.main()
-    (member,) = find_members(tmp_path)
+    (member,) = find_fold_models(tmp_path)
     assert [len(member.load(split)) for split in ("oof", "dev", "test")] == [len(member.load("oof")), 483, 585]
     assert 800 < len(member.load("oof")) < 920 and member.config["options"]["recipe"]["limit"] == 60

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_folds_train import run as train_quick
 
-from folds.soup import Soup, make
+from folds.soup import SoupOptions, make
 from folds.store.checkpoint import files, mean_weights
-from folds.store.runs import find_members
+from folds.store.fold_model import find_fold_models
 from registry import InputError
 
 
@@ -40,24 +40,24 @@ def test_a_soup_is_a_member_of_its_own(tiny, trained):
     runs = trained("--epochs", "3", "--keep", "3")
     run = runs / "lstm_small" / "fold0"
     assert len(files(run / "checkpoint")) == 3
-    folder = make(Soup((run,), data=tiny, last=3))
-    assert [member.name for member in find_members(runs)] == ["lstm_small", "lstm_small.soup"]
+    folder = make(SoupOptions((run,), data=tiny, last=3))
+    assert [member.name for member in find_fold_models(runs)] == ["lstm_small", "lstm_small.soup"]
     weights = load_file(folder / "checkpoint" / "weights.safetensors")
     parts = [load_file(path) for path in files(run / "checkpoint")]
     mean = np.mean([part["model.output.weight"].numpy() for part in parts], axis=0)
     np.testing.assert_allclose(weights["output.weight"].numpy(), mean, rtol=1e-5, atol=1e-7)
-    before, after = (member.load("dev") for member in find_members(runs))
+    before, after = (member.load("dev") for member in find_fold_models(runs))
     assert before.ids == after.ids and (before.values != after.values).any()
     assert len(json.loads((folder / "config.json").read_text())["soup"]) == 3
 
 
 def test_faults_say_what_to_do(tiny, trained):
     with pytest.raises(InputError, match="no run is named"):
-        Soup(())
+        SoupOptions(())
     run = trained("--epochs", "1") / "lstm_small" / "fold0"
     with pytest.raises(InputError, match="a soup is of one run: .*nothing would be out of fold"):
-        Soup((run, run.with_name("fold1")))
+        SoupOptions((run, run.with_name("fold1")))
     with pytest.raises(InputError, match="--last 1: expected at least 2"):
-        Soup((run,), last=1)
+        SoupOptions((run,), last=1)
     with pytest.raises(InputError, match="1 checkpoints where --last asks for 2: train with --keep 2"):
-        make(Soup((run,), data=tiny))
+        make(SoupOptions((run,), data=tiny))

@@ -20,8 +20,8 @@ from folds import train
 from folds.data.batches import plan
 from folds.data.cache import load_dataset
 from folds.data.speaker_folds import speaker_folds
+from folds.store.fold_model import find_fold_models
 from folds.store.log_probs import read_log_probs
-from folds.store.runs import find_members
 from folds.training import loop as fit
 from folds.training.precision import autocast_dtype
 from folds.training.predict import greedy_distances
@@ -52,7 +52,7 @@ def undisturbed(tiny, tmp_path_factory):
 
 
 def test_a_member_predicts_its_own_fold_dev_and_test(undisturbed, tiny):
-    (member,) = find_members(undisturbed.parents[1])
+    (member,) = find_fold_models(undisturbed.parents[1])
     dataset = load_dataset(tiny)
     held_out = np.flatnonzero(speaker_folds(dataset.train, 2) == 0)
     oof = member.load("oof")
@@ -172,12 +172,12 @@ def test_an_unfinished_run_wants_to_be_resumed(tiny, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="begun before and not finished: add --resume"):
         run(monkeypatch, tiny, tmp_path, "--epochs", "1")
     run(monkeypatch, tiny, tmp_path, "--epochs", "1", "--resume")
-    assert len(find_members(tmp_path)) == 1
+    assert len(find_fold_models(tmp_path)) == 1
 
 
 def test_the_best_epoch_may_predict_and_the_member_says_so(tiny, tmp_path, monkeypatch):
     run(monkeypatch, tiny, tmp_path, "--epochs", "3", "--select", "best")
-    (member,) = find_members(tmp_path)
+    (member,) = find_fold_models(tmp_path)
     best = min(json.loads(line)["held_out"] for line in metrics(member.path).splitlines())
     assert member.config["select"] == "best"
     summary = json.loads((member.path / "summary.json").read_text())
@@ -186,13 +186,13 @@ def test_the_best_epoch_may_predict_and_the_member_says_so(tiny, tmp_path, monke
 
 def test_several_models_folds_and_seeds(tiny, tmp_path, monkeypatch):
     run(monkeypatch, tiny, tmp_path, "--epochs", "1", "--model", "lstm_small,gru_small", "--fold", "all", "--seed", "4")
-    found = [(member.name, member.fold) for member in find_members(tmp_path)]
+    found = [(member.name, member.fold) for member in find_fold_models(tmp_path)]
     assert found == [(f"{name}.seed4", fold) for name in ("gru_small", "lstm_small") for fold in (0, 1)]
 
 
 def test_one_fold_fits_everything_and_is_a_member_of_its_own(tiny, tmp_path, monkeypatch, capsys):
     run(monkeypatch, tiny, tmp_path, "--epochs", "1", "--folds", "1")
-    (member,) = find_members(tmp_path)
+    (member,) = find_fold_models(tmp_path)
     dataset = load_dataset(tiny)
     assert (member.name, member.folds, member.path.parent.name) == ("lstm_small.all", 1, "lstm_small.all")
     assert (len(member.load("oof")), len(member.load("dev"))) == (0, len(dataset.dev))
@@ -249,7 +249,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tiny, tmp_path):
     assert full.returncode == 2 and "error: the disk or a quota is full" in full.stderr, full.stderr
     assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("checkpoint/*.safetensors"))
     subprocess.run([sys.executable, "-m", "folds.train", *arguments], check=True, stdout=subprocess.DEVNULL)
-    (member,) = find_members(tmp_path)
+    (member,) = find_fold_models(tmp_path)
     assert [json.loads(line)["epoch"] for line in metrics(member.path).splitlines()] == [1, 2]
 
 
@@ -368,7 +368,7 @@ def test_a_restart_without_a_whole_checkpoint_does_not_begin_at_random(restarted
 def test_a_restart_from_a_flattered_run_is_flattered(tiny, tmp_path, monkeypatch):
     run(monkeypatch, tiny, tmp_path / "best", "--epochs", "2", "--select", "best")
     run(monkeypatch, tiny, tmp_path / "on", "--epochs", "1", "--restart-from", str(tmp_path / "best"))
-    (member,) = find_members(tmp_path / "on")
+    (member,) = find_fold_models(tmp_path / "on")
     assert member.config["select"] == "best"
 
 

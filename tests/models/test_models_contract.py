@@ -91,9 +91,9 @@ def test_padding_does_not_change_training(name):
 @pytest.mark.parametrize("name", RUN)
 def test_gradients_reach_every_parameter(name):
     model = build(name).train()
-    heads = model.heads(*batch(64, 50))
+    heads = model.training_outputs(*batch(64, 50))
     weights = torch.randn(CLASSES)
-    more = model.more_loss(heads, torch.tensor([1, 2, 2, 3]), torch.tensor([3, 1]))
+    more = model.auxiliary_loss(heads, torch.tensor([1, 2, 2, 3]), torch.tensor([3, 1]))
     beside = 0.0 if more is None else more[1]
     ((heads.log_probs * weights).mean() + (heads.middle * weights).mean() + beside).backward()
     dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]

@@ -40,7 +40,7 @@ def test_strings_sum_to_one_up_to_a_cut(model, features):
     """All strings shorter than the cut with their ends, and those of the cut's length without."""
     cut = 5
     whole = model.spelled(features, strings(cut - 1)).double().exp().sum()
-    heads = model.heads(features[None], torch.tensor([15]))
+    heads = model.training_outputs(features[None], torch.tensor([15]))
     memory = model.speller.memory(heads.states, heads.lengths)
     begun = 0.0
     for string in strings(cut):
@@ -54,15 +54,15 @@ def test_a_batch_scores_as_one_utterance_and_one_token_at_a_time(model, features
     other = torch.randn(9, 4, generator=torch.Generator().manual_seed(2))
     batch = torch.zeros(2, 15, 4)
     batch[0], batch[1, :9] = features, other
-    heads = model.heads(batch, torch.tensor([15, 9]))
+    heads = model.training_outputs(batch, torch.tensor([15, 9]))
     memory = model.speller.memory(heads.states, heads.lengths)
     targets = [torch.tensor([1, 2, 2]), torch.tensor([2])]
     together = model.speller.log_likelihood(memory, targets).detach()
     alone = [model.spelled(x, [t.tolist()])[0] for x, t in zip((features, other), targets, strict=True)]
     torch.testing.assert_close(together, torch.stack(alone), atol=1e-5, rtol=1e-5)
-    _, loss = model.more_loss(heads, torch.cat(targets), torch.tensor([3, 1]))
+    _, loss = model.auxiliary_loss(heads, torch.cat(targets), torch.tensor([3, 1]))
     assert float(loss.detach()) == pytest.approx(-float(together.sum()) / 4, rel=1e-5)
-    heads = model.heads(features[None], torch.tensor([15]))
+    heads = model.training_outputs(features[None], torch.tensor([15]))
     memory, cells, total = model.speller.memory(heads.states, heads.lengths), None, 0.0
     for token, after in ((0, 1), (1, 2), (2, 2), (2, 0)):
         log_probs, cells = model.speller(memory, torch.tensor([[token]]), cells)
@@ -95,7 +95,7 @@ def test_a_prefix_has_the_mass_of_all_strings_it_begins():
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 def test_joint_search_equals_brute_force(model, features, weight):
     everything = strings(4)
-    heads = model.heads(features[None], torch.tensor([15]))
+    heads = model.training_outputs(features[None], torch.tensor([15]))
     ctc = log_likelihood(heads.log_probs[0].detach().numpy(), everything)
     spelled = model.spelled(features, everything).double().numpy()
     joint = (weight * ctc if weight else 0) + (1 - weight) * spelled
@@ -114,7 +114,7 @@ def test_a_narrow_beam_finds_what_a_search_without_pruning_finds(model, beam, we
     model = copy.deepcopy(model)
     for bias in (model.output.bias, model.speller.output.bias):  # reluctant to end, so that strings are long
         bias.data[0] -= 3.0
-    heads = model.heads(features[None], torch.tensor([15]))
+    heads = model.training_outputs(features[None], torch.tensor([15]))
     likelihoods = log_likelihood(heads.log_probs[0].detach().numpy(), everything)
     ctc = dict(zip(map(tuple, everything), likelihoods, strict=True))
     ends = dict(zip(ctc, model.spelled(features, everything).double().tolist(), strict=True))

@@ -28,7 +28,7 @@ QUICK = {"pause": 0.02, "settle": 0.3, "deadline": 60.0, "timeout": 20.0}
 
 
 @dataclass
-class Outcome:
+class BlendResult:
     """What a run showed its user."""
 
     status: int
@@ -62,7 +62,7 @@ class Desk:
     def write(self, text: str) -> None:
         self.file.write_bytes(text.encode())
 
-    def run(self, client: Client | None = None, **options: object) -> Outcome:
+    def run(self, client: Client | None = None, **options: object) -> BlendResult:
         """`python -m submit` in this process, with the shared child."""
         chosen = {"competition": "hw", "file": self.file, "ledger_file": self.ledger} | QUICK | options
         out, err, start = io.StringIO(), io.StringIO(), time.monotonic()
@@ -72,7 +72,7 @@ class Desk:
             except InputError as error:
                 print(f"error: {error}", file=sys.stderr)
                 status = 2
-        outcome = Outcome(status, out.getvalue(), err.getvalue(), time.monotonic() - start)
+        outcome = BlendResult(status, out.getvalue(), err.getvalue(), time.monotonic() - start)
         self.expect_decency(outcome)
         return outcome
 
@@ -97,7 +97,7 @@ class Desk:
             env=self.environment(), cwd=self.folder, text=True, capture_output=True, timeout=120,
         )
 
-    def expect_decency(self, outcome: Outcome) -> None:
+    def expect_decency(self, outcome: BlendResult) -> None:
         """One line for a failure, none otherwise, beside progress bars; no secrets anywhere."""
         lines = [line for line in outcome.err.splitlines() if line and "B/s]" not in line]
         assert len(lines) == (outcome.status != 0), outcome

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Desk, Outcome
+from conftest import BlendResult, Desk
 
 from folds.competition.detect import open_competition
 
@@ -32,7 +32,7 @@ def files(tiny: Path) -> dict[str, bytes]:
     return {str(path.relative_to(tiny)): path.read_bytes() for path in sorted(tiny.rglob("*")) if path.is_file()}
 
 
-def fetch(desk: Desk, **options: object) -> Outcome:
+def fetch(desk: Desk, **options: object) -> BlendResult:
     return desk.run(download=True, out=desk.folder / "data", **options)
 
 

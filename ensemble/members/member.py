@@ -14,16 +14,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from folds.store.runs import Member
+from folds.store.fold_model import FoldModel
 from registry import InputError
 
 
 @dataclass(frozen=True)
-class Group:
+class Member:
     """One member of a blend: the fold models of one (model, seed), sorted by fold."""
 
     name: str
-    members: tuple[Member, ...]
+    members: tuple[FoldModel, ...]
 
     @property
     def parameters(self) -> int:
@@ -39,7 +39,7 @@ class Group:
         """The folds it has."""
         return tuple(member.fold for member in self.members)
 
-    def keep(self, folds: Sequence[int]) -> Group:
+    def keep(self, folds: Sequence[int]) -> Member:
         """The same member with only some of its fold models."""
         return replace(self, members=tuple(member for member in self.members if member.fold in folds))
 
@@ -50,7 +50,7 @@ class Group:
 
 
 
-def group_members(members: Sequence[Member], patterns: Sequence[str] = ("*",)) -> list[Group]:
+def group_by_member(members: Sequence[FoldModel], patterns: Sequence[str] = ("*",)) -> list[Member]:
     """Members whose name matches one of the globs, by name. Raises InputError where a pattern matches none."""
     names = sorted({member.name for member in members})
     if not patterns:
@@ -65,11 +65,11 @@ def group_members(members: Sequence[Member], patterns: Sequence[str] = ("*",)) -
         if len({m.folds for m in found}) > 1:
             told = ", ".join(f"fold {m.fold} of {m.folds}" for m in found)
             raise InputError(f"member {name}: its runs disagree on the number of folds ({told}): train them alike")
-        groups.append(Group(name, tuple(found)))
+        groups.append(Member(name, tuple(found)))
     return groups
 
 
-def with_folds(members: Sequence[Member]) -> tuple[list[Member], list[str]]:
+def with_held_out(members: Sequence[FoldModel]) -> tuple[list[FoldModel], list[str]]:
     """The members that hold something out, which a blend can weigh, and a note for each that does not."""
     kept = [member for member in members if member.folds > 1]
     notes = [f"fitted on everything, nothing to weigh it by, left out: {m.name}" for m in members if m.folds == 1]
@@ -78,7 +78,7 @@ def with_folds(members: Sequence[Member]) -> tuple[list[Member], list[str]]:
 
 
 
-def oof_ids(group: Group) -> dict[str, int]:
+def oof_folds(group: Member) -> dict[str, int]:
     """Which fold model predicted each out-of-fold utterance. Raises InputError when two folds claim one utterance."""
     fold_of: dict[str, int] = {}
     for member in group.members:
@@ -92,13 +92,13 @@ def oof_ids(group: Group) -> dict[str, int]:
     return fold_of
 
 
-def common_oof(groups: Sequence[Group], train_ids: Sequence[str]) -> tuple[list[str], np.ndarray, list[str]]:
+def common_oof(groups: Sequence[Member], train_ids: Sequence[str]) -> tuple[list[str], np.ndarray, list[str]]:
     """The utterances every member has out of fold, in the data's order, their folds (N,), and what there is to say.
 
     Folds are those of the member that has the fewest, since a member with more folds may split them further. Raises
     InputError for utterances the data does not have, and when no utterance is common to all.
     """
-    known, maps, notes = set(train_ids), [oof_ids(group) for group in groups], []
+    known, maps, notes = set(train_ids), [oof_folds(group) for group in groups], []
     for group, fold_of in zip(groups, maps, strict=True):
         foreign = [name for name in fold_of if name not in known]
         if foreign:

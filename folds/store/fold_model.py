@@ -1,0 +1,87 @@
+"""Fold models found in the store: what each is, and its predictions.
+
+A fold model is one trained (model, fold, seed). The fold models of one (model, seed) together are a member of a blend.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from folds.store.checkpoint import load_weights
+from folds.store.json_files import read_json
+from folds.store.log_probs import LogProbs, read_log_probs
+from folds.store.run_folder import RunFolder, run_folders
+from models import CTCModel
+from registry import InputError, create_model
+
+
+@dataclass(frozen=True, eq=False)
+class FoldModel:
+    """One (model, fold, seed): what it is, from its config.json, and where its files are."""
+
+    model: str
+    fold: int
+    folds: int
+    seed: int
+    path: Path
+    parameters: int
+    tags: tuple[str, ...]
+    stride: int
+    config: dict[str, Any]
+
+    @property
+    def folder(self) -> RunFolder:
+        """The names of its files."""
+        return RunFolder(self.path)
+
+    @property
+    def name(self) -> str:
+        """The member's name: fold models of one name are folds of one another."""
+        return self.folder.member
+
+    @property
+    def has_attention_scores(self) -> bool:
+        """Whether it can score whole strings by attention: it has a speller, and its weights are there."""
+        return self.config.get("speller", False) and self.folder.weights.exists()
+
+    def load(self, split: str) -> LogProbs:
+        """Log-probabilities of split "oof", "dev" or "test"."""
+        return read_log_probs(self.folder.predictions(split))
+
+
+def find_fold_models(runs: Path) -> list[FoldModel]:
+    """The finished fold models under `runs`, by member and fold. Raises InputError when there is no such folder."""
+    return [read_fold_model(folder) for folder in run_folders(runs) if folder.finished]
+
+
+def read_fold_model(folder: RunFolder) -> FoldModel:
+    """The fold model of a run, finished or not. Raises InputError for a config.json that lacks something."""
+    config = read_json(folder.config)
+    try:
+        return FoldModel(
+            model=config["model"],
+            fold=config["fold"],
+            folds=config["folds"],
+            seed=config["seed"],
+            path=folder.path,
+            parameters=config["parameters"],
+            tags=tuple(config["tags"]),
+            stride=config["stride"],
+            config=config,
+        )
+    except KeyError as error:
+        raise InputError(f"{folder.config}: no {error}: delete this run's folder and train it again") from None
+
+
+def unfinished_runs(runs: Path) -> list[Path]:
+    """Folders of runs that were started and are not finished."""
+    return [folder.path for folder in run_folders(runs) if not folder.finished]
+
+
+def load_model(fold_model: FoldModel) -> CTCModel:
+    """The network that made the fold model's predictions, on the CPU, in evaluation mode."""
+    network = create_model(fold_model.model, **fold_model.config["model_config"])
+    load_weights(fold_model.folder.weights, network)
+    return network.eval()
