@@ -1,8 +1,8 @@
-# make demo   the whole road on synthetic speech: data, training over folds, blend, submission, score
-# make test   linter and tests
-# Both make .venv first if needed. `make` alone lists everything.
+# make demo   everything on synthetic speech: data, training over folds, blend, submission, score
+# make test   linters, types, tests
+# Both create .venv first if needed. `make` alone lists everything.
 
-# The pinned versions were tested on 3.11, so it comes first; any later one that is installed will do.
+# The pinned versions were tested on 3.11, so it is tried first; any later version works too.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
@@ -17,21 +17,21 @@ TRAIN_ARGS ?= --epochs 12 --batch-frames 3000
 
 help:
 	@echo "make demo       train two small models over two folds of synthetic speech, blend, score (10 minutes)"
-	@echo "make test       linter and tests (10 minutes)"
-	@echo "make install    only make .venv"
+	@echo "make test       linters, type checker, tests with coverage (10 minutes)"
+	@echo "make install    only create .venv"
 	@echo "make bench      benchmarks: training speed, decoders, blenders"
 	@echo "make ctcdecode  build the ctcdecode decoder into .venv (needs a C++ compiler)"
-	@echo "make clean      remove .venv, the demo and what tools left; never runs/"
+	@echo "make clean      remove .venv, the demo and tool caches; never runs/"
 
 install: $(INSTALLED)
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or later found: install one, or say make PYTHON=/path/to/python" >&2; exit 2; }
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or later found: install one, or run make PYTHON=/path/to/python" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[test]' -c constraints.txt
 	touch $@
 
-# Each step goes on where it was stopped, so that an interrupted `make demo` can simply be run again.
+# Each step continues where it was stopped, so an interrupted `make demo` can simply be run again.
 demo: $(INSTALLED)
 	$(BIN)/python -m folds.demo --out "$(DEMO)/competition" $(DEMO_ARGS)
 	$(BIN)/python -m folds.train --data "$(DEMO)/competition" --model $(DEMO_MODELS) --fold all --folds 2 \
@@ -41,7 +41,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m ruff check .
-	$(BIN)/python -m pytest -q
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m mypy registry models folds ensemble submit
+	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered
 
 bench: $(INSTALLED)
 	@for benchmark in tests/benchmarks/bench_*.py; do \
@@ -51,5 +53,5 @@ ctcdecode: $(INSTALLED)
 	sh docs/build_ctcdecode.sh $(BIN)/python
 
 clean:
-	rm -rf .venv demo build dist .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv demo build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .coverage *.egg-info
 	find . -name __pycache__ -not -path './.git/*' -type d -prune -exec rm -rf {} +

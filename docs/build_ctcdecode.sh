@@ -1,10 +1,10 @@
 #!/bin/sh
 # Builds the ctcdecode decoder and installs it: sh docs/build_ctcdecode.sh [PYTHON], by default .venv/bin/python.
 #
-# PyPI's ctcdecode cannot be built: its archive lacks headers. ctcdecodeupd carries everything and imports as ctcdecode,
-# but its setup.py downloads what it already has, and it asks for a C++ standard that neither PyTorch's headers nor its
-# own KenLM compile under. The three are mended in the unpacked archive before setup.py reads it. Needs g++, and torch,
-# setuptools and wheel in that Python; takes about four CPU-minutes.
+# PyPI's ctcdecode cannot be built: its archive lacks headers. ctcdecodeupd is complete and is imported as ctcdecode, but
+# its setup.py downloads what the archive already contains, and it requests a C++ standard under which PyTorch's headers
+# do not compile; under a newer one its KenLM does not. This script patches all three in the unpacked archive before
+# setup.py runs. Needs g++, and torch, setuptools and wheel in that Python; takes about four CPU-minutes.
 set -eu
 
 PYTHON=${1:-.venv/bin/python}
@@ -17,24 +17,24 @@ WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT INT TERM
 
 # Python imports sitecustomize before anything else, also in the process that pip starts in the unpacked archive.
-cat > "$WORK/sitecustomize.py" <<'MEND'
+cat > "$WORK/sitecustomize.py" <<'PATCH'
 import pathlib
 
 setup = pathlib.Path("setup.py")
 if setup.is_file() and 'name="ctcdecodeupd"' in setup.read_text():
 
-    def mend(path, old, new):
+    def patch(path, old, new):
         text = path.read_text()
         if old in text:
             path.write_text(text.replace(old, new))
 
-    ask = "    if not os.path.isfile(dl_path):"
-    mend(setup, ask, '    if os.path.isdir(dl_path[: -len(".tar.gz")]):\n        return  # it is in the archive\n' + ask)
-    mend(setup, "-std=c++14", "-std=c++17")
+    condition = "    if not os.path.isfile(dl_path):"
+    patch(setup, condition, '    if os.path.isdir(dl_path[: -len(".tar.gz")]):\n        return  # part of the archive\n' + condition)
+    patch(setup, "-std=c++14", "-std=c++17")
     for source in pathlib.Path("third_party/kenlm").rglob("*"):
         if source.suffix in (".hh", ".cc"):
-            mend(source, "throw(SpecialWordMissingException)", "noexcept(false)")
-MEND
+            patch(source, "throw(SpecialWordMissingException)", "noexcept(false)")
+PATCH
 
 PYTHONPATH="$WORK" "$PYTHON" -m pip wheel --disable-pip-version-check --no-deps --no-build-isolation \
     --wheel-dir "$WORK/wheel" "ctcdecodeupd==$VERSION"

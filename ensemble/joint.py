@@ -1,8 +1,8 @@
-"""`python -m ensemble.joint`: decode a member with an attention speller by its CTC and its speller together.
+"""`python -m ensemble.joint`: decode fold models with an attention decoder by CTC and attention together.
 
-The search is `models.las.joint_search`. CTC weight 1 is CTC alone, 0 the speller alone; several weights are compared
-over the same utterances, and out-of-fold distance should choose. With --out it writes one member's submission. A blend
-needs none of this: rescoring and minimum Bayes risk ask spellers by themselves.
+The search is `models.joint_search`. CTC weight 1 is CTC alone, 0 is attention alone; several weights are compared
+on the same utterances, and the out-of-fold distance should choose. With `--out`, one fold model's hypotheses are
+written as a submission. A blend does not need this command: rescoring and minimum Bayes risk use attention scores.
 """
 
 from __future__ import annotations
@@ -11,48 +11,43 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 import tyro
-from tqdm import tqdm
 
+from ensemble.decoding.batched import sample_rows
 from ensemble.members.member import group_by_member
-from folds.competition.detect import data_root
 from folds.competition.metric import edit_distances
 from folds.competition.submission import write_submission
-from folds.data.cache import load_dataset
+from folds.data.data_options import StoreOptions
 from folds.data.dataset import Dataset, Split
 from folds.store.fold_model import FoldModel, find_fold_models, load_model
-from models.las import LAS, joint_search
+from models.joint_search import joint_search
+from models.las import LAS
+from registry.console import track
 from registry.errors import InputError, check_place, command
 
 
 @dataclass(frozen=True)
-class JointOptions:
-    """Decode members with an attention speller by CTC and speller together."""
+class JointOptions(StoreOptions):
+    """Decode fold models with an attention decoder by CTC and attention together."""
 
-    data: Path | None = None
-    """The competition's folder; else $HW3P2_DATA, else the demo's."""
-    runs: Path = Path("runs")
-    """Folder of trained members."""
     members: tuple[str, ...] = ("las*",)
-    """Globs over members' names; each fold model is decoded on its own."""
+    """Members to decode, each fold model on its own: globs over their names."""
     fold: int | None = None
-    """The fold model to decode; all there are, where none is given."""
+    """Decode only the fold models of this fold; by default all."""
     split: Literal["oof", "dev", "test"] = "dev"
-    """Which utterances."""
+    """Utterances to decode."""
     ctc_weight: tuple[float, ...] = (0.5,)
-    """Share of CTC in a string's score, from 0 to 1; the speller has the rest. Several are compared."""
+    """Share of CTC in a hypothesis's score, from 0 to 1; the rest is attention. Several are compared."""
     beam: int = 5
-    """Strings kept after each label."""
+    """Hypotheses kept after each label."""
     limit: int | None = None
-    """Decode only so many utterances, drawn by a fixed seed."""
+    """Decode only this many utterances, drawn with a fixed seed."""
     out: Path | None = None
-    """Write the best strings here as a submission; for one fold model, one weight and --split test."""
-    allow_pickle: bool = False
-    """Read object arrays of the competition's files (the formats of F20 and F21 need it)."""
+    """Write the best hypotheses to this file as a submission; for one fold model, one weight and `--split test`."""
 
     def __post_init__(self) -> None:
         if not self.ctc_weight or not all(0 <= weight <= 1 for weight in self.ctc_weight):
@@ -62,70 +57,96 @@ class JointOptions:
             if value is not None and value < 1:
                 raise InputError(f"--{name} {value}: expected 1 or more")
         if self.out is not None and (self.split != "test" or self.limit is not None or len(self.ctc_weight) > 1):
-            raise InputError("--out: a submission is of all of --split test, with one --ctc-weight and no --limit")
+            raise InputError("--out: a submission needs all of --split test, one --ctc-weight and no --limit")
 
 
-def chosen_rows(member: FoldModel, split: str, dataset: Dataset, limit: int | None) -> tuple[Split, np.ndarray]:
-    """The data and, of them, the rows of one fold model's utterances. Raises InputError where it has none."""
+class JointTask(NamedTuple):
+    """A fold model's network, and the utterances to decode: `rows` `(N,)` of `source`."""
+
+    fold_model: FoldModel
+    network: LAS
+    source: Split
+    rows: list[int]
+
+
+def selected_fold_models(options: JointOptions) -> list[FoldModel]:
+    """The fold models of `--members` and `--fold`. Raises InputError for none, or one without an attention decoder."""
+    members = group_by_member(find_fold_models(options.runs), options.members)
+    fold_models = [
+        fold_model for member in members for fold_model in member.fold_models if options.fold in (None, fold_model.fold)
+    ]
+    if not fold_models:
+        existing = "; ".join(member.describe() for member in members)
+        raise InputError(f"--fold {options.fold}: the members have no fold model of this fold: {existing}")
+    for fold_model in fold_models:
+        if not fold_model.has_attention_scores:
+            raise InputError(
+                f"{fold_model.path}: has no attention decoder, or its weights are missing: choose others with "
+                f"--members, or copy {fold_model.folder.weights.relative_to(fold_model.path)} as well"
+            )
+    if options.out is not None and len(fold_models) > 1:
+        raise InputError(
+            f"--out with {len(fold_models)} fold models: a joint search decodes one: choose it with --members and "
+            "--fold, or blend them"
+        )
+    return fold_models
+
+
+def open_task(fold_model: FoldModel, split: str, dataset: Dataset, limit: int | None) -> JointTask:
+    """The network and the utterances that the fold model predicted. Raises InputError for none, or for other data."""
     source = {"oof": dataset.train, "dev": dataset.dev, "test": dataset.test}[split]
     row_of = {name: row for row, name in enumerate(source.ids)}
-    ids = member.load(split).ids
-    if member.config["data"]["hash"] != dataset.hash or any(name not in row_of for name in ids):
-        raise InputError(f"{member.path}: was trained on other data than {dataset.root}: give its --data")
+    ids = fold_model.load(split).ids
+    if fold_model.config["data"]["hash"] != dataset.hash or any(name not in row_of for name in ids):
+        raise InputError(f"{fold_model.path}: was trained on data other than {dataset.root}: pass its --data")
     if not ids:
-        raise InputError(f"{member.path}: was fitted on everything and has nothing out of fold: say --split dev")
-    rows = np.array([row_of[name] for name in ids])
-    if limit is not None and limit < len(rows):
-        rows = rows[np.sort(np.random.default_rng(0).choice(len(rows), limit, replace=False))]
-    return source, rows
+        raise InputError(f"{fold_model.path}: was trained on all utterances, so none is out of fold: use --split dev")
+    network = load_model(fold_model)
+    if not isinstance(network, LAS):
+        raise InputError(f"{fold_model.path}: joint decoding needs a LAS model: choose others with --members")
+    return JointTask(fold_model, network, source, sample_rows(np.array([row_of[name] for name in ids]), limit).tolist())
 
 
-def decode_rows(
-    member: FoldModel, model: LAS, source: Split, rows: Sequence[int], weights: Sequence[float], beam: int
-) -> list[list[list[int]]]:
-    """The best string of each utterance, for each weight."""
-    found: list[list[list[int]]] = [[] for _ in weights]
-    for row in tqdm(rows, f"{member.name} fold {member.fold}", leave=False, unit="utt"):
-        features = torch.from_numpy(np.array(source.features(row)))
-        for strings, weight in zip(found, weights, strict=True):
-            strings.append(joint_search(model, features, beam=beam, ctc_weight=weight)[0][0])
-    return found
+def decode_jointly(task: JointTask, ctc_weights: Sequence[float], beam: int) -> list[list[list[int]]]:
+    """For each CTC weight, the best hypothesis of each utterance."""
+    hypotheses: list[list[list[int]]] = [[] for _ in ctc_weights]
+    for row in track(task.rows, f"{task.fold_model.name} fold {task.fold_model.fold}"):
+        features = torch.from_numpy(np.array(task.source.features(row)))
+        for decoded, weight in zip(hypotheses, ctc_weights, strict=True):
+            decoded.append(joint_search(task.network, features, beam=beam, ctc_weight=weight)[0][0])
+    return hypotheses
+
+
+def decode_and_report(task: JointTask, options: JointOptions) -> list[list[list[int]]]:
+    """Decode with each CTC weight, and print one line per weight: distance and speed."""
+    start = time.perf_counter()
+    hypotheses = decode_jointly(task, options.ctc_weight, options.beam)
+    speed = len(task.rows) * len(hypotheses) / (time.perf_counter() - start)
+    for weight, decoded in zip(options.ctc_weight, hypotheses, strict=True):
+        line = f"{task.fold_model.name} fold {task.fold_model.fold}, CTC weight {weight:g}: "
+        line += f"{len(task.rows)} utterances of {options.split}"
+        if task.source.tokens is not None:
+            distances = edit_distances(decoded, [task.source.labels(row) for row in task.rows])
+            line += f", distance {distances.mean():.3f}"
+        print(f"{line}, {speed:.1f} utterances/s")
+    return hypotheses
 
 
 def main() -> None:
     """The command."""
     options = tyro.cli(JointOptions, prog="python -m ensemble.joint", description=__doc__)
-    groups = group_by_member(find_fold_models(options.runs), options.members)
-    members = [m for group in groups for m in group.members if options.fold in (None, m.fold)]
-    if not members:
-        told = "; ".join(group.describe() for group in groups)
-        raise InputError(f"--fold {options.fold}: no fold model of these members is of that fold: {told}")
-    for member in members:
-        if not member.has_attention_scores:
-            raise InputError(
-                f"{member.path}: has no attention speller, or its checkpoint/weights.safetensors was not copied along: "
-                "choose others with --members"
-            )
+    fold_models = selected_fold_models(options)
     if options.out is not None:
-        if len(members) > 1:
-            count = f"--out with {len(members)} fold models"
-            raise InputError(f"{count}: a joint search is of one: choose it with --members and --fold, or blend them")
         check_place(options.out)
-    dataset = load_dataset(data_root(options.data), allow_pickle=options.allow_pickle)
-    # All are read before the first is decoded.
-    opened = [(m, load_model(m), *chosen_rows(m, options.split, dataset, options.limit)) for m in members]
-    for member, model, source, rows in opened:
-        begun = time.perf_counter()
-        found = decode_rows(member, model, source, rows.tolist(), options.ctc_weight, options.beam)
-        speed = len(rows) * len(found) / (time.perf_counter() - begun)
-        for weight, strings in zip(options.ctc_weight, found, strict=True):
-            line = f"{member.name} fold {member.fold}, CTC weight {weight:g}: {len(rows)} utterances of {options.split}"
-            if source.tokens is not None:
-                line += f", distance {edit_distances(strings, [source.labels(row) for row in rows]).mean():.3f}"
-            print(f"{line}, {speed:.1f} utterances/s")
-    if options.out is not None:
-        write_submission(options.out, dataset, [dataset.alphabet.to_string(string) for string in found[0]])
-        print(f"wrote {options.out} ({len(rows)} rows)")
+    dataset = options.open_dataset()
+    # Every fold model is opened before the first is decoded, so that a faulty file is reported at once.
+    tasks = [open_task(fold_model, options.split, dataset, options.limit) for fold_model in fold_models]
+    for task in tasks:
+        hypotheses = decode_and_report(task, options)
+        if options.out is not None:
+            strings = [dataset.alphabet.to_string(tokens) for tokens in hypotheses[0]]
+            write_submission(options.out, dataset.header, dataset.sample_ids, strings)
+            print(f"wrote {options.out} ({len(strings)} rows)")
 
 
 if __name__ == "__main__":

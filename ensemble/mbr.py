@@ -1,7 +1,7 @@
-"""Minimum Bayes risk: of a scored pool, the string with the least expected edit distance, the competition's metric.
+"""Minimum Bayes risk: of a scored pool, the hypothesis with the least expected edit distance, the competition's metric.
 
 Goel & Byrne, "Minimum Bayes-risk automatic speech recognition" (Computer Speech and Language 14(2), 2000). The most
-probable string minimises the chance of any error; the competition counts edits.
+probable hypothesis minimises the chance of any error; the competition counts edits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import numpy as np
 from ensemble.hypotheses.edit_distance import pairwise
 
 
-def mbr(hypotheses: Sequence[Sequence[int]], log_posteriors: Sequence[float]) -> tuple[list[int], float]:
+def mbr(
+    hypotheses: Sequence[Sequence[int]], log_posteriors: Sequence[float] | np.ndarray
+) -> tuple[list[int], float]:
     """The hypothesis that minimises sum over h' of P(h') * d(h, h'), and that expected distance.
 
     `log_posteriors` (H,) need not be normalised. On a tie the more probable hypothesis wins, then the one whose
@@ -31,7 +33,3 @@ def mbr(hypotheses: Sequence[Sequence[int]], log_posteriors: Sequence[float]) ->
     order = [(round(float(expected[i]), 9), -float(posterior[i]), tuple(hypotheses[i])) for i in range(len(hypotheses))]
     best = min(range(len(hypotheses)), key=order.__getitem__)
     return list(hypotheses[best]), float(expected[best])
-
-
-
-

@@ -1,13 +1,15 @@
-"""`python -m ensemble.report`: one HTML page on the members under a folder of runs, and on the blend made of them.
+"""`python -m ensemble.report`: one HTML page about the members under a folder of runs, and about a blend of them.
 
-Members' distances and learning curves, what each gets wrong, how far they disagree, the recipe and figures of a
-submission's sidecar, and the hardest dev utterances slot by slot. It measures; it fits nothing and writes no
-submission. The page is one file without scripts and without anything from elsewhere.
+The page shows the members' distances and learning curves, the errors that each makes, how much they disagree, the
+recipe and the distances in a submission's `.json`, and the hardest dev utterances slot by slot. Nothing is fitted but
+the members' own baselines, and no submission is written. The page is one file, without scripts or external resources.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -17,16 +19,15 @@ import numpy as np
 import tyro
 
 from ensemble.hypotheses.blend_inputs import BlendInputs
-from ensemble.hypotheses.open_inputs import open_inputs
+from ensemble.hypotheses.open_inputs import InputOptions, open_inputs
 from ensemble.members.member import Member, group_by_member, with_held_out
 from ensemble.rover import NULL
 from ensemble.statistics.bootstrap import bootstrap
 from ensemble.statistics.confusions import EditCounts, count_edits
-from ensemble.statistics.member_baselines import MemberBaseline, alone
+from ensemble.statistics.member_baselines import MemberBaseline, measure_members
 from folds.competition.alphabets import Alphabet
-from folds.competition.detect import data_root
 from folds.competition.metric import edit_distances
-from folds.data.cache import load_dataset
+from folds.data.data_options import StoreOptions
 from folds.store.fold_model import find_fold_models
 from registry import InputError, atomic_write, command
 
@@ -40,43 +41,38 @@ code { font: 13px ui-monospace, monospace } .network td { padding: .1rem .25rem;
 
 
 @dataclass(frozen=True)
-class ReportOptions:
-    """Write a report on the finished members, and on the submission blended from them if there is one."""
+class ReportOptions(StoreOptions):
+    """Write a report about the finished members, and about the submission blended from them if there is one."""
 
-    data: Path | None = None
-    """The competition's folder; else $HW3P2_DATA, else the demo's."""
-    runs: Path = Path("runs")
-    """Folder of trained members."""
     out: Path = Path("report.html")
     """The page to write."""
     submission: Path = Path("submission.csv")
-    """A blend's submission; what its `.json` says is shown where it exists."""
+    """The submission of a blend; the `.json` beside it is shown if it exists."""
     members: tuple[str, ...] = ("*",)
     """Globs over members' names."""
     hardest: int = 8
-    """How many dev utterances to show slot by slot."""
-    allow_pickle: bool = False
-    """Read object arrays of the competition's files."""
+    """Number of dev utterances to show slot by slot."""
 
 
 def page(options: ReportOptions) -> str:
     """The whole page."""
-    found, _ = with_held_out(find_fold_models(options.runs))
-    if not found:
+    fold_models, _ = with_held_out(find_fold_models(options.runs))
+    if not fold_models:
         raise InputError(f"{options.runs}: no finished member to report on; train one with python -m folds.train")
-    dataset = load_dataset(data_root(options.data), allow_pickle=options.allow_pickle)
-    groups = group_by_member(found, options.members)
-    opened = open_inputs(groups, dataset, lm_order=2)
-    oof, dev = (BlendInputs(opened.splits[split], depth=20) for split in ("oof", "dev"))
-    singles = alone(oof, dev)
+    dataset = options.open_dataset()
+    members = group_by_member(fold_models, options.members)
+    inputs = open_inputs(members, dataset, InputOptions(nbest=20, lm_order=2, fit_limit=None))
+    oof, dev = inputs.oof, inputs.dev
+    baselines = measure_members(oof, dev)
+    notes = "".join(f"<div>{escape(note)}</div>" for note in inputs.notes)
     sections = [
-        _section("Members", _members(groups, singles) + "".join(f"<div>{escape(n)}</div>" for n in opened.notes)),
-        _section("Learning curves", _curves(groups)),
-        _section("The blend", _sidecar(options.submission)),
+        _section("Members", _members(inputs.members, baselines) + notes),
+        _section("Learning curves", _curves(inputs.members)),
+        _section("The blend", _blend(options.submission)),
         _section("Errors out of fold", _errors(oof, dataset.alphabet)),
         _section("Disagreement on dev", _disagreement(dev)),
-        _section("Distance and length", _lengths(dev, singles)),
-        _section("The hardest dev utterances", _networks(dev, singles, dataset.alphabet, options.hardest)),
+        _section("Distance and length", _lengths(dev, baselines)),
+        _section("The hardest dev utterances", _hardest(dev, baselines, dataset.alphabet, options.hardest)),
     ]
     title = escape(dataset.root.name)
     return (
@@ -89,155 +85,171 @@ def _section(title: str, body: str) -> str:
     return f"<h2>{title}</h2>{body}"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]], kind: str = "") -> str:
-    """An HTML table; cells are escaped unless they are `Markup`."""
-    head = "".join(f"<th>{escape(str(cell))}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows)
-    return f"<table class='{kind}'><tr>{head}</tr>{body}</table>"
-
-
 @dataclass(frozen=True)
-class Markup:
-    """A table cell with a class of its own."""
+class StyledCell:
+    """A table cell with a CSS class."""
 
     text: str
-    kind: str
+    css_class: str
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], css_class: str = "") -> str:
+    """An HTML table; the text of its cells is escaped, and floats have three digits."""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows)
+    return f"<table class='{css_class}'><tr>{head}</tr>{body}</table>"
 
 
 def _cell(cell: object) -> str:
-    if isinstance(cell, Markup):
-        return f"<td class='{cell.kind}'>{escape(cell.text)}</td>"
+    if isinstance(cell, StyledCell):
+        return f"<td class='{cell.css_class}'>{escape(cell.text)}</td>"
     return f"<td>{escape(f'{cell:.3f}' if isinstance(cell, float) else str(cell))}</td>"
 
 
-def _members(groups: Sequence[Member], singles: Sequence[MemberBaseline]) -> str:
+def _members(members: Sequence[Member], baselines: Sequence[MemberBaseline]) -> str:
     rows = []
-    for group, each in zip(groups, singles, strict=True):
-        sure = bootstrap(each.best_dev)
-        folds = ", ".join(map(str, group.folds))
-        interval = f"{sure.low:.2f} to {sure.high:.2f}"
-        numbers = [float(d.mean()) for d in (each.oof, each.dev, each.dev_mean, each.dev_lm)]
-        rows.append([group.name, folds, f"{group.parameters:,}", group.members[0].stride, *numbers, interval])
-    measured = ["oof", "dev, a fold", "dev, mean frame", "dev, with LM", "95 % on dev"]
-    header = ["member", "folds", "parameters", "stride", *measured]
-    return table(header, rows)
+    for member, baseline in zip(members, baselines, strict=True):
+        interval = bootstrap(baseline.best_dev)
+        distances = (baseline.oof, baseline.dev, baseline.dev_mean, baseline.dev_lm)
+        rows.append(
+            [
+                member.name,
+                ", ".join(map(str, member.folds)),
+                f"{member.parameters:,}",
+                member.fold_models[0].stride,
+                *(float(values.mean()) for values in distances),
+                f"{interval.low:.2f} to {interval.high:.2f}",
+            ]
+        )
+    measured = ["oof", "dev, per fold model", "dev, mean of frames", "dev, with LM", "95 % interval on dev"]
+    return table(["member", "folds", "parameters", "stride", *measured], rows)
 
 
-def _curves(groups: Sequence[Member]) -> str:
-    """Held-out greedy distance by epoch, one line a fold model."""
-    lines = []
-    for group in groups:
-        for member in group.members:
-            path = member.path / "metrics.jsonl"
-            rows = [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
-            points = [(row["epoch"], row["held_out"]) for row in rows if row.get("held_out") is not None]
+def _curves(members: Sequence[Member]) -> str:
+    """Held-out greedy distance by epoch, one line per fold model."""
+    curves = []
+    for member in members:
+        for fold_model in member.fold_models:
+            path = fold_model.folder.metrics
+            epochs = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+            points = [(epoch["epoch"], epoch["held_out"]) for epoch in epochs if epoch.get("held_out") is not None]
             if points:
-                lines.append((f"{group.name} fold {member.fold}", points))
-    if not lines:
-        return "<p>No metrics were kept.</p>"
-    last = max(x for _, points in lines for x, _ in points)
-    top = max(points[min(1, len(points) - 1)][1] for _, points in lines)
-    drawn = []
-    for i, (name, points) in enumerate(lines):
+                curves.append((f"{member.name} fold {fold_model.fold}", points))
+    if not curves:
+        return "<p>The runs have no metrics.</p>"
+    return _line_chart(curves) + "<p>Held-out distance (greedy) by epoch.</p>"
+
+
+def _line_chart(curves: Sequence[tuple[str, Sequence[tuple[int, float]]]]) -> str:
+    """An SVG chart of named curves, lists of (x, y). Its top is the highest second y: first epochs are far above."""
+    last = max(x for _, points in curves for x, _ in points)
+    top = max(points[min(1, len(points) - 1)][1] for _, points in curves)
+    lines = []
+    for i, (name, points) in enumerate(curves):
         colour = f"hsl({i * 137 % 360} 60% 45%)"
         path = " ".join(f"{40 + 560 * x / last:.1f},{250 - 230 * min(y / top, 1):.1f}" for x, y in points)
-        drawn.append(f"<polyline fill=none stroke='{colour}' stroke-width=1.5 points='{path}'/>")
+        lines.append(f"<polyline fill=none stroke='{colour}' stroke-width=1.5 points='{path}'/>")
         label = f"{escape(name)} {points[-1][1]:.2f}"
-        drawn.append(f"<text x=610 y={20 + 15 * i} font-size=11 fill='{colour}'>{label}</text>")
+        lines.append(f"<text x=610 y={20 + 15 * i} font-size=11 fill='{colour}'>{label}</text>")
     axes = f"<text x=2 y=20 font-size=11>{top:.1f}</text><text x=590 y=268 font-size=11>{last}</text>"
-    height = max(280, 30 + 15 * len(lines))
-    return f"<svg width=860 height={height}>{axes}{''.join(drawn)}</svg><p>Held-out distance (greedy) by epoch.</p>"
+    height = max(280, 30 + 15 * len(curves))
+    return f"<svg width=860 height={height}>{axes}{''.join(lines)}</svg>"
 
 
-def _sidecar(submission: Path) -> str:
+def _blend(submission: Path) -> str:
+    """The recipe and the distances of a blend, from the JSON file beside its submission."""
     path = submission.with_name(submission.name + ".json")
     if not path.exists():
-        return f"<p>No {escape(str(path))}: make one with <code>python -m ensemble.blend</code>.</p>"
-    told = json.loads(path.read_text(encoding="utf-8"))
-    versus = told["dev_minus_best_member"]
-    rows = [[name, weight] for name, weight in told["recipe"]["weights"].items()]
-    settings = json.dumps(told["recipe"]["settings"], indent=1)
+        return f"<p>There is no {escape(str(path))}; write one with <code>python -m ensemble.blend</code>.</p>"
+    description = json.loads(path.read_text(encoding="utf-8"))
+    recipe, difference = description["recipe"], description["dev_minus_best_member"]
+    settings = json.dumps(recipe["settings"], indent=1)
     return (
-        f"<p>{escape(str(submission))}: method {escape(told['recipe']['method'])}; "
-        f"out of fold {told['oof']:.3f} fitted, {told['nested']:.3f} nested; "
-        f"dev {told['dev']:.3f}, which is {versus['mean']:+.3f} "
-        f"[{versus['low']:+.3f}, {versus['high']:+.3f}] against {escape(versus['member'])}; "
-        f"{told['parameters']:,} parameters; tags: {escape(', '.join(told['tags']) or 'none')}</p>"
-        f"{table(['member', 'weight'], rows)}<pre><code>{escape(settings)}</code></pre>"
+        f"<p>{escape(str(submission))}: method {escape(recipe['method'])}; "
+        f"out of fold {description['oof']:.3f} fitted, {description['nested']:.3f} nested; "
+        f"dev {description['dev']:.3f}, which is {difference['mean']:+.3f} "
+        f"[{difference['low']:+.3f}, {difference['high']:+.3f}] against {escape(difference['member'])}; "
+        f"{description['parameters']:,} parameters; tags: {escape(', '.join(description['tags']) or 'none')}</p>"
+        f"{table(['member', 'weight'], list(recipe['weights'].items()))}<pre><code>{escape(settings)}</code></pre>"
     )
 
 
 def _errors(oof: BlendInputs, alphabet: Alphabet) -> str:
-    counted = [
-        count_edits([list(s[0]) for s in oof.nbest(stream).strings], oof.references) for stream in oof.predictions_of()
-    ]
+    counts = [count_edits(oof.nbest(index).best, oof.references) for index in oof.predictions_of()]
     rows = [
-        [name, each.substitutions / len(oof), each.insertions / len(oof), each.deletions / len(oof)]
-        for name, each in zip(oof.names, counted, strict=True)
+        [name, edits.substitutions / len(oof), edits.insertions / len(oof), edits.deletions / len(oof)]
+        for name, edits in zip(oof.names, counts, strict=True)
     ]
-    header = ["member", "substitutions an utterance", "insertions", "deletions"]
-    return table(header, rows) + _confusions(counted, alphabet, len(oof) * len(counted))
+    header = ["member", "substitutions per utterance", "insertions", "deletions"]
+    return table(header, rows) + _confusions(counts, alphabet, len(oof) * len(counts))
 
 
-def _confusions(counted: Sequence[EditCounts], alphabet: Alphabet, utterances: int) -> str:
-    total: dict[tuple[int, int], int] = {}
-    for each in counted:
-        for pair, count in each.pairs.items():
-            total[pair] = total.get(pair, 0) + count
-    phoneme = ["(nothing)", *alphabet.phonemes[1:]]
-    top = sorted(total, key=lambda pair: (-total[pair], pair))[:20]
-    rows = [[f"{phoneme[said]} for {phoneme[true]}", total[true, said] / utterances] for true, said in top]
-    return table(["heard for spoken, all members", "an utterance"], rows)
+def _confusions(counts: Sequence[EditCounts], alphabet: Alphabet, utterances: int) -> str:
+    total: Counter[tuple[int, int]] = Counter()
+    for edits in counts:
+        total.update(edits.pairs)
+    phonemes = ["(none)", *alphabet.phonemes[1:]]
+    most_frequent = sorted(total, key=lambda pair: (-total[pair], pair))[:20]
+    rows = [
+        [f"{phonemes[recognised]} for {phonemes[reference]}", total[reference, recognised] / utterances]
+        for reference, recognised in most_frequent
+    ]
+    return table(["recognised for reference, all members", "per utterance"], rows)
 
 
 def _disagreement(dev: BlendInputs) -> str:
-    best = {stream: [list(s[0]) for s in dev.nbest(stream).strings] for stream in dev.predictions_of()}
-    names = [dev.split.predictions[stream].name for stream in best]
-    rows = []
-    for a, name in zip(best, names, strict=True):
-        rows.append([name, *(float(edit_distances(best[a], best[b]).mean()) for b in best)])
-    return table(["edits between strings", *names], rows)
+    best = {index: dev.nbest(index).best for index in dev.predictions_of()}
+    names = [dev.split.predictions[index].name for index in best]
+    rows = [
+        [name, *(float(edit_distances(ours, theirs).mean()) for theirs in best.values())]
+        for name, ours in zip(names, best.values(), strict=True)
+    ]
+    return table(["edits between hypotheses", *names], rows)
 
 
-def _lengths(dev: BlendInputs, singles: Sequence[MemberBaseline]) -> str:
+def _lengths(dev: BlendInputs, baselines: Sequence[MemberBaseline]) -> str:
     lengths = np.array([len(reference) for reference in dev.references])
     edges = np.quantile(lengths, [0, 0.25, 0.5, 0.75, 1]).astype(int)
     rows = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         inside = (lengths >= low) & ((lengths < high) | (high == edges[-1]) & (lengths == high))
-        rates = [float(100 * each.dev[inside].sum() / max(lengths[inside].sum(), 1)) for each in singles]
+        phonemes = max(lengths[inside].sum(), 1)
+        rates = [float(100 * baseline.dev[inside].sum() / phonemes) for baseline in baselines]
         rows.append([f"{low} to {high} phonemes", int(inside.sum()), *rates])
-    return table(["length", "utterances", *(f"{each.name}, error %" for each in singles)], rows)
+    return table(["length", "utterances", *(f"{baseline.name}, error %" for baseline in baselines)], rows)
 
 
-def _networks(dev: BlendInputs, singles: Sequence[MemberBaseline], alphabet: Alphabet, count: int) -> str:
-    """Confusion networks of all fold models, the reference above: grey where all agree, coloured by who is right."""
-    mean = np.mean([each.dev for each in singles], axis=0)
-    order = sorted(dev.predictions_of(), key=lambda s: float(singles[dev.split.predictions[s].member].dev.mean()))
-    names = ["reference", *(dev.split.predictions[stream].name for stream in order)]
-    shown = []
+def _hardest(dev: BlendInputs, baselines: Sequence[MemberBaseline], alphabet: Alphabet, count: int) -> str:
+    """Confusion networks of the utterances with the most errors: the reference above all fold models."""
+    mean = np.mean([baseline.dev for baseline in baselines], axis=0)
+    predictions = dev.split.predictions
+    order = sorted(dev.predictions_of(), key=lambda index: float(baselines[predictions[index].member].dev.mean()))
+    names = ["reference", *(predictions[index].name for index in order)]
+    networks = []
     for row in np.argsort(-mean, kind="stable")[:count]:
-        network = dev.network(int(row), order, dev.references[row])
-        cells = []
-        for name, column in zip(names, network.arcs.T, strict=True):
-            marked = []
-            for slot, token in enumerate(column.tolist()):
-                text = "·" if token == NULL else alphabet.phonemes[token]
-                agreed = len(set(network.arcs[slot].tolist())) == 1
-                right = token == network.arcs[slot, 0]
-                marked.append(Markup(text, "same" if agreed else "right" if right else "wrong"))
-            cells.append([name, *marked])
-        title = f"<h3>{escape(dev.panel.ids[row])}: {mean[row]:.1f} edits on average</h3>"
-        shown.append(title + table([""] * (len(network.arcs) + 1), cells, "network"))
-    return "<div style='overflow-x:auto'>" + "".join(shown) + "</div>"
+        arcs = dev.network(int(row), order, dev.references[row]).arcs
+        title = f"<h3>{escape(dev.split.ids[row])}: {mean[row]:.1f} edits on average</h3>"
+        networks.append(title + _network_table(arcs, names, alphabet))
+    return "<div style='overflow-x:auto'>" + "".join(networks) + "</div>"
+
+
+def _network_table(arcs: np.ndarray, names: Sequence[str], alphabet: Alphabet) -> str:
+    """A row per system of `arcs` (slots, systems), the reference first: a slot is grey where all systems agree."""
+    agreed = (arcs == arcs[:, :1]).all(axis=1)
+    rows = []
+    for name, tokens in zip(names, arcs.T, strict=True):
+        classes = np.where(agreed, "same", np.where(tokens == arcs[:, 0], "right", "wrong"))
+        texts = ["·" if token == NULL else alphabet.phonemes[token] for token in tokens.tolist()]
+        rows.append([name, *(StyledCell(text, kind) for text, kind in zip(texts, classes.tolist(), strict=True))])
+    return table([""] * (len(arcs) + 1), rows, "network")
 
 
 def main() -> None:
     """The command."""
     options = tyro.cli(ReportOptions, prog="python -m ensemble.report", description=__doc__)
-    text = page(options)
+    html = page(options)
     with atomic_write(options.out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(html, encoding="utf-8")
     print(f"wrote {options.out}")
 
 

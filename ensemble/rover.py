@@ -1,7 +1,8 @@
-"""ROVER: systems vote slot by slot on an aligned network, NIST's voting schemes and tie rule.
+"""ROVER: systems vote slot by slot on an aligned network, with NIST's voting schemes and tie rule.
 
-The alignment and the votes are in `network.py`; here is the one call for a list of hypotheses, and the blender that
-searches the scheme, alpha, the null's confidence and who votes on out-of-fold predictions.
+Fiscus, "A post-processing system to yield reduced word error rates: Recognizer Output Voting Error Reduction" (ASRU
+1997). Costs of the alignment, formulas and ties are those of NIST's SCTK. `rover` is the call for lists of tokens;
+the blender of the same name fits the scheme, the weights and the confidence of the null on out-of-fold predictions.
 """
 
 from __future__ import annotations
@@ -13,8 +14,23 @@ from typing import TypeVar
 import numba
 import numpy as np
 
+from folds.store.ragged import Ragged
+
 Token = TypeVar("Token", bound=Hashable)
 
+NULL = -1
+METHODS = ("meth1", "maxconf", "avgconf")
+
+
+@dataclass(frozen=True)
+class ConfusionNetwork:
+    """`arcs` (slots, systems) int32, NULL where a system has no token; `confidences` (slots, systems) float64 in 0..1.
+
+    The confidence of a NULL arc is not stored: it is the vote's `null_confidence`.
+    """
+
+    arcs: np.ndarray
+    confidences: np.ndarray
 
 
 def rover(
@@ -24,9 +40,9 @@ def rover(
     alpha: float = 1.0,
     null_confidence: float = 0.0,
 ) -> list[Token]:
-    """One string from several systems' strings, best system first (the network is built on the first one).
+    """Combine several systems' hypotheses into one, best system first (the network is built on the first one).
 
-    `confidences` gives each token's, in 0..1; `method` is meth1, maxconf or avgconf (see `network.vote`), `alpha` the
+    `confidences` holds one number in 0..1 per token; `method` is meth1, maxconf or avgconf (see `vote`), `alpha` the
     weight of the vote counts against the confidences. On a tie the token of the earliest system wins, so a tie can
     delete as well as insert. Raises ValueError for no hypotheses, an unknown method, or confidences of other lengths.
 
@@ -42,38 +58,13 @@ def rover(
     vocabulary: dict[Token, int] = {}
     numbered = [[vocabulary.setdefault(token, len(vocabulary)) for token in h] for h in hypotheses]
     winners, _ = vote(align(numbered, confidences), method, alpha, null_confidence)
-    words = list(vocabulary)
-    return [words[w] for w in winners if w != NULL]
+    tokens = list(vocabulary)
+    return [tokens[winner] for winner in winners if winner != NULL]
 
 
-
-
-
-
-
-
-
-
-
-
-NULL = -1
-
-
-METHODS = ("meth1", "maxconf", "avgconf")
-
-
-@dataclass(frozen=True)
-class ConfusionNetwork:
-    """`arcs` (slots, systems) int32, NULL where a system has nothing; `confidences` (slots, systems) float64 in 0..1.
-
-    The confidence of a NULL arc is not stored: it is the search's `null_confidence`.
-    """
-
-    arcs: np.ndarray
-    confidences: np.ndarray
-
-
-def align(hypotheses: Sequence[Sequence[int]], confidences: Sequence[Sequence[float]] | None = None) -> ConfusionNetwork:
+def align(
+    hypotheses: Sequence[Sequence[int]], confidences: Sequence[Sequence[float]] | None = None
+) -> ConfusionNetwork:
     """Build the network of an utterance; the first hypothesis is the skeleton, so put the best system first.
 
     Tokens are integers from 0. Without confidences every token has confidence 1.
@@ -81,16 +72,10 @@ def align(hypotheses: Sequence[Sequence[int]], confidences: Sequence[Sequence[fl
     >>> align([[1, 2, 3], [1, 3]]).arcs.tolist()
     [[1, 1], [2, -1], [3, 3]]
     """
-    lengths = np.array([len(h) for h in hypotheses], np.int64)
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    tokens = np.array([token for h in hypotheses for token in h], np.int32)
-    if confidences is None:
-        flat = np.ones(len(tokens))
-    else:
-        flat = np.array([c for row in confidences for c in row], np.float64)
-    classes = int(tokens.max()) + 1 if len(tokens) else 1
-    arcs, held = _align(tokens, flat, offsets, classes)
-    return ConfusionNetwork(arcs, held)
+    tokens = Ragged.of(hypotheses, np.int32)
+    flat = np.ones(len(tokens.values)) if confidences is None else Ragged.of(confidences, np.float64).values
+    classes = int(tokens.values.max(initial=0)) + 1
+    return ConfusionNetwork(*_align(tokens.values, flat, tokens.offsets, classes))
 
 
 def vote(
@@ -98,12 +83,12 @@ def vote(
     method: str = "avgconf",
     alpha: float = 1.0,
     null_confidence: float = 0.0,
-    weights: Sequence[float] | None = None,
+    weights: Sequence[float] | np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The winner of each slot, and every arc's score.
 
-    Returns winners (slots,) int32 with NULL where the null wins, and scores (slots, systems): the score of the token
-    that stands in that cell. With N(w) votes for token w among Narc arcs, and its confidences c:
+    Returns winners (slots,) int32 with NULL where the null wins, and scores (slots, systems): in each cell the score
+    of that cell's token. With N(w) votes for token w among Narc arcs, and its confidences c:
 
         meth1    alpha * N(w)/Narc + (1 - alpha) * sum(c)/N(w)
         maxconf  alpha * N(w)/Narc + (1 - alpha) * max(c)
@@ -120,11 +105,11 @@ def vote(
 
 
 def as_log_probs(arcs: np.ndarray, scores: np.ndarray, classes: int) -> np.ndarray:
-    """A network's `arcs` as a CTC matrix (2 * slots - 1, classes).
+    """A network's `arcs` as a CTC matrix (2 * slots - 1, classes), from which a beam search reads hypotheses.
 
-    One row a slot, with the null as blank, and a sure blank between two slots. `scores` (slots, systems) are those of
-    `vote`; each slot's are normalised over its distinct tokens, so that a beam search, with or without a language
-    model, reads strings off the network. An empty network gives one sure-blank row.
+    One row per slot, with the null as blank, and a row of certain blank between two slots. `scores` (slots, systems)
+    are those of `vote`; they are normalised over the distinct tokens of each slot. An empty network gives one row of
+    certain blank.
     """
     return _matrix(arcs, scores, classes)
 
@@ -132,11 +117,11 @@ def as_log_probs(arcs: np.ndarray, scores: np.ndarray, classes: int) -> np.ndarr
 @numba.njit(cache=True, nogil=True)
 def _align(tokens, confidences, offsets, classes):
     systems = len(offsets) - 1
-    room = len(tokens) + 1
-    arcs = np.full((room, systems), NULL, np.int32)
-    held = np.zeros((room, systems))
-    present = np.zeros((room, classes), np.bool_)
-    has_null = np.zeros(room, np.bool_)
+    capacity = len(tokens) + 1
+    arcs = np.full((capacity, systems), NULL, np.int32)
+    held = np.zeros((capacity, systems))
+    present = np.zeros((capacity, classes), np.bool_)
+    has_null = np.zeros(capacity, np.bool_)
     slots = 0
     for k in range(offsets[1]):
         arcs[slots, 0] = tokens[k]
@@ -153,8 +138,8 @@ def _align(tokens, confidences, offsets, classes):
             i -= move != 2
             j -= move != 1
             count += 1
-        if count > room:
-            raise AssertionError("network: more slots than tokens")
+        if count > capacity:
+            raise AssertionError("align: more slots than tokens")
         i, j, at = slots, stop - start, count
         while i > 0 or j > 0:
             move = moves[i, j]
@@ -246,7 +231,7 @@ def _vote(arcs, confidences, method, alpha, null_confidence, weights):
                 trust = summed / total if total > 0.0 else 0.0
             score = alpha * share + (1.0 - alpha) * trust
             scores[slot, s] = score
-            # A hair's breadth, or rounding would decide between tokens whose votes are equal.
+            # With a margin, or rounding would decide between tokens of equal votes.
             if score > best + 1e-12:
                 best = score
                 winners[slot] = token

@@ -1,7 +1,7 @@
-"""`python -m folds.soup RUN`: one more member, with the mean of the weights of one run's last checkpoints.
+"""`python -m folds.soup RUN`: a fold model with the mean of the weights of one run's last checkpoints.
 
-A model soup (Wortsman et al. 2022, arXiv 2203.05482) of one trajectory: one model for the competition's rules, as fast
-as any. Whether it is better than the run's last weights, its out-of-fold distance tells. It trains nothing.
+A model soup (Wortsman et al. 2022, arXiv 2203.05482) along one training trajectory: a single model, as fast as any.
+Its out-of-fold distance shows whether it is better than the run's last weights. It trains nothing.
 """
 
 from __future__ import annotations
@@ -13,76 +13,71 @@ import numpy as np
 import torch
 import tyro
 
-from folds.competition.detect import data_root
-from folds.data.cache import load_dataset
-from folds.data.speaker_folds import speaker_folds
-from folds.store.checkpoint import files, mean_weights, save_weights
+from folds.data.data_options import DataOptions
+from folds.store.checkpoint import mean_weights
+from folds.store.fold_model import read_fold_model
 from folds.store.json_files import read_json, write_json
-from folds.training.loop import TrainingTask
-from folds.training.train_fold_model import write_predictions
-from registry import InputError, command, create_model
+from folds.store.run_folder import RunFolder
+from folds.training.predict import write_predictions
+from folds.training.run_config import weights_description
+from models import create_model, write_weights
+from registry import InputError, command
 
 
 @dataclass(frozen=True)
-class SoupOptions:
-    """Average the last checkpoints of one run into a member of its own, <model>.soup."""
+class SoupOptions(DataOptions):
+    """Average the last checkpoints of one run into a fold model of its own, <model>.soup."""
 
-    run: tyro.conf.Positional[tuple[Path, ...]]
+    run: tyro.conf.Positional[tuple[Path, ...]] = ()
     """The folder of one run: runs/<model>/fold<k>."""
-    data: Path | None = None
-    """The competition's folder; else $HW3P2_DATA, else the demo's."""
     last: int = 2
-    """How many checkpoints; folds.train --keep tells how many a run keeps."""
-    allow_pickle: bool = False
-    """Read object arrays of the competition's files."""
+    """How many checkpoints to average; a run keeps those of `folds.train --keep`."""
 
     def __post_init__(self) -> None:
         if not self.run:
-            raise InputError("no run is named: give the folder of one, runs/<model>/fold<k>")
+            raise InputError("no run is given: pass the folder of one, runs/<model>/fold<k>")
         if len(self.run) > 1:
-            told = ", ".join(map(str, self.run))
             raise InputError(
-                f"{told}: a soup is of one run: models trained apart compute different things with the same weight, so "
-                "their mean computes nothing, and across folds every utterance was fitted by one of them, so nothing "
-                "would be out of fold; blend them with python -m ensemble.blend"
+                f"{', '.join(map(str, self.run))}: a soup is of one run: models trained separately compute different "
+                "functions with the same weight, so their mean computes neither, and across folds every utterance was "
+                "fitted by one of them, so nothing would be out of fold; blend them with python -m ensemble.blend"
             )
         if self.last < 2:
             raise InputError(f"--last {self.last}: expected at least 2")
 
 
-def make(options: SoupOptions) -> Path:
-    """Write the member's folder, and return it."""
-    run = options.run[0].resolve()
-    config, summary = read_json(run / "config.json"), read_json(run / "summary.json")
-    found = files(run / "checkpoint")
-    if len(found) < options.last:
+def make_soup(options: SoupOptions) -> RunFolder:
+    """Write the folder of the soup, and return it."""
+    run = RunFolder(options.run[0].resolve())
+    fold_model, summary = read_fold_model(run), read_json(run.summary)
+    checkpoints = run.checkpoints[-options.last :]
+    if len(checkpoints) < options.last:
         raise InputError(
-            f"{run}: {len(found)} checkpoints where --last asks for {options.last}: train with --keep {options.last}"
+            f"{run.path}: {len(checkpoints)} checkpoints, fewer than --last {options.last}: train with "
+            f"--keep {options.last}"
         )
-    dataset = load_dataset(data_root(options.data), allow_pickle=options.allow_pickle)
+    dataset = options.open_dataset()
+    config = fold_model.config
     if dataset.hash != config["data"]["hash"]:
-        raise InputError(f"{run}: was trained on other data than {dataset.root}: give its --data")
-    model = create_model(config["model"], **config["model_config"])
-    model.load_state_dict(mean_weights(found[-options.last :]))
-    fold_of = speaker_folds(dataset.train, config["folds"])
-    task = TrainingTask(
-        dataset=dataset,
-        fitted=np.flatnonzero(fold_of != config["fold"]),
-        held_out=np.flatnonzero(fold_of == config["fold"]),
-        seed=config["seed"],
-        device=torch.device("cpu"),
-        folder=run.parent.with_name(f"{run.parent.name}.soup") / run.name,
-        title=f"{run.parent.name}.soup fold {config['fold']}",
+        raise InputError(f"{run.path}: was trained on other data than {dataset.root}: pass its data with --data")
+    # The utterances the run itself held out, whichever version assigned the folds.
+    row_of = {utterance: row for row, utterance in enumerate(dataset.train.ids)}
+    held_out = np.array([row_of[utterance] for utterance in fold_model.load("oof").ids], np.int64)
+    network = create_model(fold_model.model, **config["model_config"])
+    network.load_state_dict(mean_weights(checkpoints))
+    folder = run.soup
+    write_json(folder.config, config | {"soup": [path.name for path in checkpoints]})
+    write_weights(folder.weights, network, weights_description(config, dataset.alphabet))
+    frames, minutes = config["options"]["recipe"]["batch_frames"], summary["cpu_minutes"]
+    write_predictions(
+        network, dataset, held_out, folder, frames=frames, device=torch.device("cpu"), cpu_minutes=minutes
     )
-    write_json(task.folder / "config.json", config | {"soup": [path.name for path in found[-options.last :]]})
-    save_weights(task.checkpoints / "weights.safetensors", model)
-    write_predictions(model, task, config["options"]["recipe"]["batch_frames"], summary["cpu_minutes"])
-    return task.folder
+    return folder
 
 
 def main() -> None:
     """The command."""
-    make(tyro.cli(SoupOptions, prog="python -m folds.soup", description=__doc__))
+    make_soup(tyro.cli(SoupOptions, prog="python -m folds.soup", description=__doc__))
 
 
 if __name__ == "__main__":

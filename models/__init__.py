@@ -1,9 +1,28 @@
-"""CTC acoustic models: features `(N, T, F)` and lengths in, log-probabilities `(N, T', C)` and lengths out; blank is 0.
+"""CTC acoustic models: features `(N, T, F)`, lengths `(N,)` → log-probabilities `(N, T', C)`, lengths; blank is 0."""
 
-One family a file; a new file with a `@register_model` function is found by itself.
-"""
+from models import layers
+from models.adapter import as_ctc_model, create_model
+from models.ctc import BLANK, greedy, log_likelihood
+from models.network import CTCModel, CTCNetwork, ModelConfig, TrainingOutputs
+from models.trained import TrainedModel, load
+from models.weights_file import WEIGHTS_FILE, write_weights
+from registry.models import use_adapter
 
-from models.network import BLANK, CTCModel, CTCNetwork, ModelConfig
-from models.trained import WEIGHTS_FILE
+__all__ = [
+    "BLANK",
+    "WEIGHTS_FILE",
+    "CTCModel",
+    "CTCNetwork",
+    "ModelConfig",
+    "TrainedModel",
+    "TrainingOutputs",
+    "create_model",
+    "greedy",
+    "layers",
+    "load",
+    "log_likelihood",
+    "write_weights",
+]
 
-__all__ = ["BLANK", "WEIGHTS_FILE", "CTCModel", "CTCNetwork", "ModelConfig"]
+# The registry cannot import this package, so it is given the function that makes its results trainable.
+use_adapter(as_ctc_model)

@@ -1,4 +1,4 @@
-"""The CNN-LSTM: residual convolutions do most of the listening, few recurrent layers the rest."""
+"""The CNN-LSTM: residual convolutions do most of the work, then few recurrent layers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from models.layers.frames import Convolution, ResidualConvolution
+from models.layers.frames import Convolution, FrameLayer, ResidualConvolution
 from models.layers.recurrent import Bidirectional
 from models.network import CTCNetwork, ModelConfig
 from registry import register_model
@@ -14,7 +14,7 @@ from registry import register_model
 
 @dataclass(frozen=True, kw_only=True)
 class CNNConfig(ModelConfig):
-    """Subsampling, residual convolutions, then BiLSTM layers."""
+    """Convolutional subsampling, residual convolutions, then BiLSTM layers."""
 
     channels: int = 384
     """Width of the convolutions."""
@@ -23,27 +23,29 @@ class CNNConfig(ModelConfig):
     blocks: int = 4
     """Residual blocks of two convolutions."""
     kernel: int = 5
-    """Frames each convolution sees; odd."""
+    """Kernel size of the convolutions, in frames; odd."""
     hidden: int = 384
-    """Units of each recurrent layer and direction."""
+    """Units per recurrent layer and direction."""
     layers: int = 3
-    """Recurrent layers."""
+    """Number of recurrent layers."""
     dropout: float = 0.2
-    """Locked dropout after each block and recurrent layer."""
+    """Locked dropout after each recurrent layer; half of it after each block."""
 
 
-def cnn(config: CNNConfig) -> CTCNetwork:
-    """The chain; intermediate CTC reads after the convolutions."""
-    chain: list[nn.Module] = [
+def cnn_lstm_network(config: CNNConfig) -> CTCNetwork:
+    """The network; intermediate CTC reads the last convolution."""
+    layers: list[FrameLayer] = [
         Convolution(config.features, config.channels // 2, kernel=config.kernel),
         Convolution(config.channels // 2, config.channels, kernel=config.kernel, stride=config.stride),
     ]
-    for _ in range(config.blocks):
-        chain.append(ResidualConvolution(config.channels, kernel=config.kernel, dropout=config.dropout / 2))
-    tap = len(chain)
+    layers += [
+        ResidualConvolution(config.channels, kernel=config.kernel, dropout=config.dropout / 2)
+        for _ in range(config.blocks)
+    ]
+    convolutions = len(layers)
     for _ in range(config.layers):
-        chain.append(Bidirectional(chain[-1].size, config.hidden, dropout=config.dropout))
-    return CTCNetwork(config, chain, tap=tap)
+        layers.append(Bidirectional(layers[-1].out_features, config.hidden, dropout=config.dropout))
+    return CTCNetwork(config, layers, intermediate_after=convolutions)
 
 
 @register_model(
@@ -57,16 +59,16 @@ def cnn(config: CNNConfig) -> CTCNetwork:
 )
 def cnn_lstm_small(config: CNNConfig) -> nn.Module:
     """3 residual blocks of width 128 at a third of the frame rate, 2 BiLSTM of 144: trains on two CPU cores."""
-    return cnn(config)
+    return cnn_lstm_network(config)
 
 
 @register_model("cnn_lstm", tags=("recurrent", "convolution"))
 def cnn_lstm(config: CNNConfig) -> nn.Module:
     """4 residual blocks of width 384 at a third of the frame rate, 3 BiLSTM of 384."""
-    return cnn(config)
+    return cnn_lstm_network(config)
 
 
 @register_model("cnn_lstm_large", tags=("recurrent", "convolution"), channels=432, hidden=432, dropout=0.3)
 def cnn_lstm_large(config: CNNConfig) -> nn.Module:
     """4 residual blocks of width 432 at a third of the frame rate, 3 BiLSTM of 432."""
-    return cnn(config)
+    return cnn_lstm_network(config)

@@ -1,7 +1,7 @@
-"""The Conformer (Gulati et al. 2020, arXiv 2005.08100): attention for what is far, convolution for what is near.
+"""The Conformer (Gulati et al. 2020, arXiv 2005.08100): self-attention for distant frames, convolution for near ones.
 
-Positions enter by rotating queries and keys (Su et al. 2021, arXiv 2104.09864) rather than by the paper's relative
-encodings: as relative, and PyTorch's fused attention can be used.
+Positions are encoded by rotating queries and keys (RoPE; Su et al. 2021, arXiv 2104.09864) instead of by the paper's
+relative encodings. They are relative too, and PyTorch's fused attention can be used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.layers.frames import Convolution, FrameNorm, LockedDropout, valid, zero_padding
+from models.layers.frames import Convolution, FrameLayer, FrameNorm, LockedDropout, valid, zero_padding
 from models.network import CTCNetwork, ModelConfig
 from registry import InputError, register_model
 
@@ -22,17 +22,17 @@ class ConformerConfig(ModelConfig):
     """Convolutional subsampling, then Conformer blocks."""
 
     strides: tuple[int, ...] = (2, 2)
-    """Stride of each convolution in front."""
+    """Stride of each subsampling convolution."""
     size: int = 256
     """Width of the blocks."""
     heads: int = 4
-    """Attention heads; their width, size / heads, is even."""
+    """Attention heads; the width of a head, size / heads, is even."""
     blocks: int = 8
-    """Conformer blocks."""
+    """Number of Conformer blocks."""
     expansion: int = 4
-    """Width of the feed-forward layers, in sizes."""
+    """Width of the feed-forward layers, as a multiple of size."""
     kernel: int = 15
-    """Frames the depthwise convolution sees; odd."""
+    """Kernel size of the depthwise convolution, in frames; odd."""
     dropout: float = 0.1
     """Locked dropout after each module of a block."""
 
@@ -55,25 +55,25 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """`(N, T, D)` in and out."""
         batch, frames, size = x.shape
-        parts = self.input(self.norm(x)).view(batch, frames, 3, self.heads, size // self.heads)
-        query, key, value = parts.permute(2, 0, 3, 1, 4)
-        seen = valid(lengths, frames)[:, None, None, :]
-        mixed = functional.scaled_dot_product_attention(rotated(query), rotated(key), value, attn_mask=seen)
-        return self.output(mixed.transpose(1, 2).reshape(batch, frames, size))
+        projected = self.input(self.norm(x)).view(batch, frames, 3, self.heads, size // self.heads)
+        query, key, value = projected.permute(2, 0, 3, 1, 4)
+        mask = valid(lengths, frames)[:, None, None, :]
+        context = functional.scaled_dot_product_attention(rotated(query), rotated(key), value, attn_mask=mask)
+        return self.output(context.transpose(1, 2).reshape(batch, frames, size))
 
 
 def rotated(x: Tensor) -> Tensor:
-    """Rotate pairs of values of `(N, H, T, D)` by angles that grow with time, so that products see only distances."""
+    """Rotate pairs of values of `(N, H, T, D)` by angles proportional to time, so that products depend on distances."""
     half = x.shape[3] // 2
     rates = 10_000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
     angles = torch.arange(x.shape[2], device=x.device)[:, None] * rates
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    one, two = x[..., :half], x[..., half:]
-    return torch.cat([one * cos - two * sin, one * sin + two * cos], dim=3)
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=3)
 
 
 class ConvolutionModule(nn.Module):
-    """The convolution module: a gate, a depthwise convolution, norm, SiLU."""
+    """The paper's convolution module: gated linear unit, depthwise convolution, norm, SiLU."""
 
     def __init__(self, size: int, kernel: int) -> None:
         super().__init__()
@@ -90,24 +90,21 @@ class ConvolutionModule(nn.Module):
         return self.output(functional.silu(self.norm(x, lengths)))
 
 
-class Block(nn.Module):
-    """Half a feed-forward layer, attention, convolution, the other half, each beside a skip connection."""
-
-    stride = 1
+class ConformerBlock(FrameLayer):
+    """Half a feed-forward layer, attention, convolution and another half, each with a skip connection."""
 
     def __init__(self, config: ConformerConfig) -> None:
         super().__init__()
-        self.size = config.size
+        size = self.out_features = config.size
 
         def feed_forward() -> nn.Module:
-            wide = config.expansion * config.size
-            layers = nn.LayerNorm(config.size), nn.Linear(config.size, wide), nn.SiLU(), nn.Linear(wide, config.size)
-            return nn.Sequential(*layers)
+            width = config.expansion * size
+            return nn.Sequential(nn.LayerNorm(size), nn.Linear(size, width), nn.SiLU(), nn.Linear(width, size))
 
         self.first, self.last = feed_forward(), feed_forward()
-        self.attention = Attention(config.size, config.heads)
-        self.convolution = ConvolutionModule(config.size, config.kernel)
-        self.norm = nn.LayerNorm(config.size)
+        self.attention = Attention(size, config.heads)
+        self.convolution = ConvolutionModule(size, config.kernel)
+        self.norm = nn.LayerNorm(size)
         self.dropout = LockedDropout(config.dropout)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,30 +116,31 @@ class Block(nn.Module):
         return self.norm(x), lengths
 
 
-def conformer_chain(config: ConformerConfig) -> CTCNetwork:
-    """The chain; intermediate CTC reads after half of the blocks."""
-    chain: list[nn.Module] = []
+def conformer_network(config: ConformerConfig) -> CTCNetwork:
+    """The network; intermediate CTC reads the middle block."""
+    convolutions: list[FrameLayer] = []
     size = config.features
     for stride in config.strides:
-        chain.append(Convolution(size, config.size, stride=stride))
+        convolutions.append(Convolution(size, config.size, stride=stride))
         size = config.size
-    blocks = [Block(config) for _ in range(config.blocks)]
-    return CTCNetwork(config, [*chain, *blocks], tap=len(chain) + (config.blocks + 1) // 2)
+    blocks = [ConformerBlock(config) for _ in range(config.blocks)]
+    middle = len(convolutions) + (config.blocks + 1) // 2
+    return CTCNetwork(config, [*convolutions, *blocks], intermediate_after=middle)
 
 
 @register_model("conformer_small", tags=("attention", "convolution", "cpu"), size=144, blocks=4, expansion=2)
 def conformer_small(config: ConformerConfig) -> nn.Module:
     """Two stride-2 convolutions, 4 Conformer blocks of width 144: trains on two CPU cores."""
-    return conformer_chain(config)
+    return conformer_network(config)
 
 
 @register_model("conformer", tags=("attention", "convolution"))
 def conformer(config: ConformerConfig) -> nn.Module:
     """Two stride-2 convolutions, 8 Conformer blocks of width 256."""
-    return conformer_chain(config)
+    return conformer_network(config)
 
 
 @register_model("conformer_large", tags=("attention", "convolution"), size=320, blocks=8, heads=5)
 def conformer_large(config: ConformerConfig) -> nn.Module:
-    """Two stride-2 convolutions, 8 Conformer blocks of width 320: close under 20 M parameters."""
-    return conformer_chain(config)
+    """Two stride-2 convolutions, 8 Conformer blocks of width 320: just under 20 M parameters."""
+    return conformer_network(config)

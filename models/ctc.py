@@ -1,7 +1,7 @@
-"""What every CTC model needs after its last layer: the greedy collapse and the exact sequence log-likelihood.
+"""CTC log-probabilities to tokens and scores: greedy decoding, and the exact log-likelihood of hypotheses.
 
-Blank is class 0. Everything here is numpy and numba, so scoring needs no torch. It does not search (`ensemble.beam`
-does) and it does not train (the loss belongs to the objective).
+Blank is class 0. This module uses NumPy and Numba only. Beam search is in `ensemble.beam`, the training loss in
+`folds.training.objective`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from registry.errors import InputError
 
 BLANK = 0
 
-# In the linear domain a path is lost once its forward mass, relative to the product of frame maxima, falls below the
-# smallest normal float64, exp(-708). A likelihood above exp(-600) of that product therefore has lost nothing that
-# could change its 40th decimal; below it the logarithmic recursion, slower and without such a floor, takes over.
+# In the linear domain, paths underflow when their probability, relative to the product of the frames' maxima, falls
+# below the smallest normal float64, exp(-708). A likelihood above exp(-600) of that product has therefore lost less
+# than 1e-40 of itself. Smaller ones are computed by the logarithmic recursion, which is slower and does not underflow.
 _LINEAR_FLOOR = -600.0
-_FLUSH = 1e-305  # subnormal arithmetic is slow, and nothing below this can matter: see above
+_FLUSH = 1e-305  # smaller values become 0: subnormal arithmetic is slow, and they are too small to matter, see above
 
 
 def check_batch(log_probs: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return `(N, T, C)` float32 and `(N,)` int64, or say what is wrong with their shapes and lengths."""
+    """The batch as `(N, T, C)` float32 and `(N,)` int64. Raises `InputError` for wrong shapes, types or lengths."""
     values = np.asarray(log_probs)
     if values.ndim != 3 or values.shape[2] < 1 or values.dtype.kind != "f":
         raise InputError(f"log-probabilities are {values.dtype} {values.shape}; expected floats of shape (N, T, C)")
@@ -36,13 +36,13 @@ def check_batch(log_probs: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray,
         )
     for wrong in np.flatnonzero((frames < 1) | (frames > values.shape[1]))[:1]:
         raise InputError(
-            f"utterance {wrong} has length {frames[wrong]}; expected 1 to {values.shape[1]}, the frames there are"
+            f"utterance {wrong} has length {frames[wrong]}; expected 1 to {values.shape[1]}, the number of frames"
         )
     return np.ascontiguousarray(values, dtype=np.float32), frames.astype(np.int64)
 
 
 def greedy(log_probs: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
-    """Best class of each frame, repeats merged, blanks dropped: `(N, T, C)`, `(N,)` → one token list an utterance.
+    """Greedy decoding, the best class per frame with repeats merged and blanks dropped: `(N, T, C)`, `(N,)` → N lists.
 
     >>> greedy(np.log([[[0.1, 0.9], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]]]), np.array([4]))
     [[1, 1]]
@@ -61,14 +61,14 @@ def greedy(log_probs: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
 
 
 def check_frames(rows: np.ndarray, utterance: int) -> None:
-    """Raise `InputError` naming the first frame of `(T, C)` with a NaN, +inf, or no possible class."""
-    peaks = rows.max(axis=1)  # NaN propagates through max, so one pass over the classes finds all three
+    """Raise `InputError` for the first frame of `(T, C)` with NaN, +inf, or probability zero for every class."""
+    peaks = rows.max(axis=1)  # NaN propagates through max, so one pass over the classes finds all three cases
     for frame in np.flatnonzero(~np.isfinite(peaks))[:1]:
         raise InputError(frame_fault(rows[frame], utterance, int(frame)))
 
 
 def frame_fault(row: np.ndarray, utterance: int, frame: int) -> str:
-    """One line on what is wrong with a frame `(C,)` that no decoder can use."""
+    """One line that says what is wrong with a frame `(C,)` that cannot be decoded."""
     if np.isnan(row).any():
         found = "NaN"
     elif np.isposinf(row).any():
@@ -79,10 +79,10 @@ def frame_fault(row: np.ndarray, utterance: int, frame: int) -> str:
 
 
 def log_likelihood(log_probs: np.ndarray, hypotheses: Sequence[Sequence[int]]) -> np.ndarray:
-    """Exact log P(y|x) of many hypotheses of one utterance: `(T, C)`, H token lists → `(H,)` float64.
+    """Exact log P(hypothesis | utterance) of several hypotheses: `(T, C)`, H token lists → `(H,)` float64.
 
-    The sum over all alignments (Graves et al. 2006, equations 5 to 8). A hypothesis that cannot fit into T frames
-    gets -inf. Raises `InputError` for NaN, +inf, zero frames, or a token outside 1 … C-1.
+    The sum over all alignments (Graves et al. 2006, equations 5 to 8). A hypothesis that needs more than T frames has
+    -inf. Raises `InputError` for NaN, +inf, zero frames, or a token outside 1 … C-1.
 
     >>> log_likelihood(np.log([[0.4, 0.6], [0.5, 0.5]]), [[1], [], [1, 1]]).round(4).tolist()
     [-0.2231, -1.6094, -inf]
@@ -125,7 +125,7 @@ def _forward_linear(probs, labels):
     count = len(labels)
     blank, label = np.zeros(count + 1), np.zeros(count + 1)
     new_blank, new_label = np.zeros(count + 1), np.zeros(count + 1)
-    skip = np.zeros(count + 1)  # 1 where a label may follow its predecessor without a blank between
+    skip = np.zeros(count + 1)  # 1 where a label may follow the previous one without a blank between them
     emission = np.zeros(count + 1)
     for k in range(1, count):
         skip[k + 1] = labels[k] != labels[k - 1]
@@ -134,12 +134,12 @@ def _forward_linear(probs, labels):
         row = probs[t]
         for k in range(count):
             emission[k + 1] = row[labels[k]]
-        silence = row[0]
-        new_blank[0] = blank[0] * silence
-        # States beyond t + 1 labels are still empty.
+        blank_emission = row[0]
+        new_blank[0] = blank[0] * blank_emission
+        # After frame t, at most t + 1 labels have been emitted.
         last = min(count, t + 1)
         for k in range(1, last + 1):
-            stay = (blank[k] + label[k]) * silence
+            stay = (blank[k] + label[k]) * blank_emission
             emit = (label[k] + blank[k - 1] + skip[k] * label[k - 1]) * emission[k]
             new_blank[k] = stay if stay > _FLUSH else 0.0
             new_label[k] = emit if emit > _FLUSH else 0.0
@@ -156,12 +156,12 @@ def _log_add(a, b):
 
 @njit(nogil=True, cache=True)
 def _forward_log(log_probs, labels):
-    """The same recursion on logarithms, for hypotheses too unlikely for the linear one."""
+    """The same recursion on log-probabilities, for hypotheses whose probability would underflow."""
     count = len(labels)
     blank, label = np.full(count + 1, -np.inf), np.full(count + 1, -np.inf)
     blank[0] = 0.0
     for row in log_probs:
-        for k in range(count, 0, -1):  # downwards, so that k - 1 still holds the last frame's values
+        for k in range(count, 0, -1):  # downwards, so that k - 1 still has the previous frame's values
             stay = _log_add(blank[k], label[k]) + row[0]
             emit = _log_add(label[k], blank[k - 1])
             if k > 1 and labels[k - 1] != labels[k - 2]:

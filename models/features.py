@@ -1,4 +1,4 @@
-"""How features are normalised before a model sees them; the same in training and afterwards."""
+"""The normalisation of features, the same in training and in prediction."""
 
 from __future__ import annotations
 

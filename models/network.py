@@ -1,131 +1,177 @@
-"""A CTC model as a chain of layers, with an output layer at the end and, for training, one on a middle layer.
-
-Families differ only in the chain they hand over. Losses and decoding are not here.
-"""
+"""What training and prediction need of a CTC model, and the usual one: layers in sequence and an output layer."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import tyro
 from torch import Tensor, nn
 
-from models.layers.frames import reduced, zero_padding
+from models.layers.frames import FrameLayer, output_lengths, zero_padding
 from registry import InputError
-
-BLANK = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What every model's config has; the data give both."""
+    """Base class of the models' configs; both fields are set from the data."""
 
     features: tyro.conf.Suppress[int]
-    """Values a frame."""
+    """Values per frame."""
     classes: tyro.conf.Suppress[int]
-    """Classes, the blank included."""
+    """Number of classes, including the blank."""
+
+    may_be_zero: ClassVar[tuple[str, ...]] = ()
+    """Names of the integer fields that may be 0; the others are at least 1."""
 
     def __post_init__(self) -> None:
         if self.features < 1 or self.classes < 2:
             raise InputError(f"features {self.features} and classes {self.classes}: at least 1 and 2 are needed")
         for name, value in vars(self).items():
             option = f"--{name.replace('_', '-')} {value}"
-            numbers = value if isinstance(value, tuple) else (value,)
-            if name != "reductions" and any(isinstance(number, int) and number < 1 for number in numbers):
-                raise InputError(f"{option}: expected at least 1")
-            if name == "reductions" and value < 0:
-                raise InputError(f"{option}: expected 0 or more")
-            if name == "kernel" and value % 2 == 0:
-                raise InputError(f"{option}: expected an odd number, so that lengths are exact")
+            least = 0 if name in self.may_be_zero else 1
+            if any(number < least for number in _integers(value)):
+                raise InputError(f"{option}: expected {'0 or more' if least == 0 else 'at least 1'}")
+            if name == "kernel" and any(number % 2 == 0 for number in _integers(value)):
+                raise InputError(f"{option}: expected an odd number, so that output lengths are exact")
             if name == "dropout" and not 0 <= value < 1:
-                raise InputError(f"{option}: expected a share from 0 to below 1")
+                raise InputError(f"{option}: expected a probability from 0 to below 1")
+
+
+def _integers(value: object) -> list[int]:
+    values = value if isinstance(value, tuple) else (value,)
+    return [number for number in values if isinstance(number, int) and not isinstance(number, bool)]
 
 
 class TrainingOutputs(NamedTuple):
-    """What a training step reads: log-probabilities `(N, T', C)` of output and middle layer, and what the first saw."""
+    """What a training step reads of a model; only the first two are there for every model."""
 
     log_probs: Tensor
+    """Log-probabilities `(N, T', C)`."""
     lengths: Tensor
-    middle: Tensor
-    middle_lengths: Tensor
-    states: Tensor
+    """Output lengths `(N,)`."""
+    middle: Tensor | None = None
+    """Log-probabilities `(N, T', C)` of the intermediate output layer."""
+    middle_lengths: Tensor | None = None
+    states: Tensor | None = None
     """The last layer's values `(N, T', D)`."""
 
 
 class CTCModel(nn.Module):
-    """What training and prediction need of a model: the contract `create_model` returns.
+    """Base class of the models that `create_model` returns: what training and prediction need.
 
-    `stride` is input frames per output frame, `classes` C with the blank.
+    A subclass sets `stride` and `classes` and implements `training_outputs`.
     """
 
     stride: int
+    """Input frames per output frame: T frames become ceil(T / stride)."""
     classes: int
+    """Number of classes C, including the blank."""
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Features `(N, T, F)`, lengths `(N,)` → log-probabilities float32 `(N, T', C)`, lengths `(N,)`."""
+        """Features `(N, T, F)`, lengths `(N,)` → log-probabilities `(N, T', C)` float32, lengths `(N,)`."""
         outputs = self.training_outputs(features, lengths)
         return outputs.log_probs, outputs.lengths
 
     def training_outputs(self, features: Tensor, lengths: Tensor) -> TrainingOutputs:
-        """Everything a training step reads."""
+        """What a training step reads, for features `(N, T, F)` and lengths `(N,)`."""
         raise NotImplementedError
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Output frames for `lengths` input frames."""
-        return reduced(lengths, self.stride)
+        """Number of output frames for `lengths` input frames."""
+        return output_lengths(lengths, self.stride)
+
+    @property
+    def has_intermediate(self) -> bool:
+        """Whether the model has an intermediate output layer for intermediate CTC."""
+        return False
+
+    def use_intermediate(self, used: bool) -> None:
+        """Train the intermediate output layer, or leave it out.
+
+        Raises InputError if it is to be used and the model has none.
+        """
+        if used:
+            raise InputError("--intermediate: this model has no intermediate output layer: pass --intermediate 0")
+
+    @property
+    def has_attention_scores(self) -> bool:
+        """Whether the model has an attention decoder, and so `attention_scores`."""
+        return False
+
+    def attention_scores(self, features: Tensor, hypotheses: list[list[int]]) -> Tensor:
+        """The attention decoder's log P(hypothesis | utterance) `(H,)` for one utterance's features `(T, F)`."""
+        raise NotImplementedError
 
     def start_from_prior(self, log_prior: Tensor) -> None:
-        """Begin from the classes' log-frequencies `(C,)`, where the model has a bias to put them in."""
+        """Initialise the biases of output layers with the classes' log-frequencies `(C,)`, if there are any."""
 
     def auxiliary_loss(
         self, outputs: TrainingOutputs, targets: Tensor, target_lengths: Tensor
     ) -> tuple[float, Tensor] | None:
-        """(weight, loss in nats per label) of what a model learns beside CTC, if anything; CTC gets the rest."""
+        """(weight, loss in nats per label) of a loss beside CTC, if the model has one; CTC has the remaining weight.
+
+        `targets` are the labels of all utterances, concatenated, and `target_lengths` `(N,)` their numbers.
+        """
         return None
 
 
 class CTCNetwork(CTCModel):
-    """Layers in a row, then log-probabilities.
+    """Layers in sequence, then an output layer.
 
-    `layers` each map (x, lengths) to (x, lengths) and have `stride` and `size`. `tap` is the number of layers after
-    which an intermediate output layer reads (Lee & Watanabe 2021, intermediate CTC); it serves only `heads`.
-    `stride` is input frames per output frame: `output_lengths(T) = ceil(T / stride)`.
+    With `intermediate_after=k`, a second output layer reads the k-th layer's output, for intermediate CTC in training
+    (Lee & Watanabe 2021, arXiv 2102.03216).
     """
 
-    def __init__(self, config: ModelConfig, layers: Sequence[nn.Module], tap: int) -> None:
+    def __init__(
+        self, config: ModelConfig, layers: Sequence[FrameLayer], intermediate_after: int | None = None
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.tap = tap
+        self.intermediate_after = intermediate_after
         self.classes = config.classes
-        self.stride = 1
-        for layer in layers:
-            self.stride *= layer.stride
-        self.output = nn.Linear(layers[-1].size, config.classes)
-        self.middle = nn.Linear(layers[tap - 1].size, config.classes)
+        self.stride = math.prod(layer.stride for layer in layers)
+        self.output = nn.Linear(layers[-1].out_features, config.classes)
+        self.middle: nn.Linear | None = None
+        if intermediate_after is not None:
+            self.middle = nn.Linear(layers[intermediate_after - 1].out_features, config.classes)
 
     def training_outputs(self, features: Tensor, lengths: Tensor) -> TrainingOutputs:
-        """Everything a training step reads."""
+        """What a training step reads, for features `(N, T, F)` and lengths `(N,)`."""
         x = zero_padding(features, lengths)
         middle, middle_lengths = x, lengths
         for count, layer in enumerate(self.layers, start=1):
             x, lengths = layer(x, lengths)
-            if count == self.tap:
+            if count == self.intermediate_after:
                 middle, middle_lengths = x, lengths
-        # The loss is a sum of many small numbers: in float32 whatever autocast made of the layers.
-        final = self.output(x).float().log_softmax(dim=2)
-        return TrainingOutputs(final, lengths, self.middle(middle).float().log_softmax(dim=2), middle_lengths, x)
+        # The loss is a sum of many small numbers, so it is computed in float32 under autocast too.
+        log_probs = self.output(x).float().log_softmax(dim=2)
+        if self.middle is None:
+            return TrainingOutputs(log_probs, lengths, states=x)
+        return TrainingOutputs(log_probs, lengths, self.middle(middle).float().log_softmax(dim=2), middle_lengths, x)
 
-    def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Output frames for `lengths` input frames."""
-        for layer in self.layers:
-            lengths = reduced(lengths, layer.stride)
-        return lengths
+    @property
+    def has_intermediate(self) -> bool:
+        """Whether the model has an intermediate output layer for intermediate CTC."""
+        return self.middle is not None
+
+    def use_intermediate(self, used: bool) -> None:
+        """Train the intermediate output layer, or leave it out. Raises InputError as `CTCModel` does."""
+        if self.middle is None:
+            super().use_intermediate(used)
+        else:
+            # A layer that no loss reads gets no gradient, and distributed training would wait for one.
+            self.middle.requires_grad_(used)
 
     @torch.no_grad()
     def start_from_prior(self, log_prior: Tensor) -> None:
-        """Begin from the classes' log-frequencies `(C,)`: training need not first learn that most frames are blank."""
-        for head in (self.output, self.middle):
-            head.bias.copy_(log_prior)
+        """Initialise the biases of output layers with the classes' log-frequencies `(C,)`.
+
+        Most frames are blank, and this way the model does not have to learn that first.
+        """
+        for layer in (self.output, self.middle):
+            if layer is not None:
+                layer.bias.copy_(log_prior)

@@ -1,16 +1,17 @@
-"""The pyramidal BiLSTM: recurrence at a high frame rate first, then pairs of frames are joined.
+"""The pyramidal BiLSTM: a BiLSTM at a high frame rate, then pyramid reductions with BiLSTM layers after each.
 
-After the listener of Chan et al. 2016 (arXiv 1508.01211), with a convolution in front, since the lowest layer at the
-full frame rate costs most and gains least.
+After the listener of Chan et al. 2016 (arXiv 1508.01211), with a convolution before it: a recurrent layer at the full
+frame rate is the most expensive one and gains the least.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
-from models.layers.frames import Convolution, Pyramid
+from models.layers.frames import Convolution, FrameLayer, Pyramid
 from models.layers.recurrent import Bidirectional
 from models.network import CTCNetwork, ModelConfig
 from registry import register_model
@@ -25,52 +26,53 @@ class PyramidConfig(ModelConfig):
     stride: int = 2
     """Stride of the convolution."""
     kernel: int = 7
-    """Frames the convolution sees; odd."""
+    """Kernel size of the convolution, in frames; odd."""
     bottom: int = 256
-    """Units a direction of the layer before the pyramid."""
+    """Units per direction of the layer before the pyramid."""
     hidden: int = 384
-    """Units a direction of the layers in the pyramid."""
+    """Units per direction of the layers in the pyramid."""
     reductions: int = 1
-    """Pyramid reductions: each halves the frame rate. Utterances need as many output frames as labels."""
+    """Pyramid reductions: each halves the frame rate. Utterances need at least as many output frames as labels."""
     layers: int = 2
     """BiLSTM layers after each reduction."""
     dropout: float = 0.2
     """Locked dropout after each recurrent layer."""
 
+    may_be_zero: ClassVar[tuple[str, ...]] = ("reductions",)
 
-def pyramid(config: PyramidConfig) -> CTCNetwork:
+
+def pyramid_network(config: PyramidConfig) -> CTCNetwork:
     """The network of `pyramid_layers`."""
-    return CTCNetwork(config, *pyramid_layers(config))
+    layers, intermediate_after = pyramid_layers(config)
+    return CTCNetwork(config, layers, intermediate_after)
 
 
-def pyramid_layers(config: PyramidConfig) -> tuple[list[nn.Module], int]:
-    """The chain, and after how many of its layers intermediate CTC reads: after the first of the pyramid."""
-    chain: list[nn.Module] = [
+def pyramid_layers(config: PyramidConfig) -> tuple[list[FrameLayer], int]:
+    """The layers, and the number of those before intermediate CTC: up to the first BiLSTM of the pyramid."""
+    layers: list[FrameLayer] = [
         Convolution(config.features, config.channels, kernel=config.kernel, stride=config.stride),
         Bidirectional(config.channels, config.bottom, dropout=config.dropout),
     ]
     for _ in range(config.reductions):
-        chain.append(Pyramid(chain[-1].size))
+        layers.append(Pyramid(layers[-1].out_features))
         for _ in range(config.layers):
-            chain.append(Bidirectional(chain[-1].size, config.hidden, dropout=config.dropout))
-    return chain, 4 if config.reductions else 2
+            layers.append(Bidirectional(layers[-1].out_features, config.hidden, dropout=config.dropout))
+    return layers, 4 if config.reductions else 2
 
 
-@register_model(
-    "pblstm_small", tags=("recurrent", "pyramid", "cpu"), channels=128, bottom=96, hidden=160, dropout=0.1
-)
+@register_model("pblstm_small", tags=("recurrent", "pyramid", "cpu"), channels=128, bottom=96, hidden=160, dropout=0.1)
 def pblstm_small(config: PyramidConfig) -> nn.Module:
     """Stride-2 convolution, BiLSTM of 96, one pyramid reduction, 2 BiLSTM of 160: trains on two CPU cores."""
-    return pyramid(config)
+    return pyramid_network(config)
 
 
 @register_model("pblstm", tags=("recurrent", "pyramid"), layers=3, dropout=0.3)
 def pblstm(config: PyramidConfig) -> nn.Module:
     """Stride-2 convolution, BiLSTM of 256, one pyramid reduction, 3 BiLSTM of 384."""
-    return pyramid(config)
+    return pyramid_network(config)
 
 
 @register_model("pblstm_large", tags=("recurrent", "pyramid"), bottom=320, hidden=448, layers=3, dropout=0.35)
 def pblstm_large(config: PyramidConfig) -> nn.Module:
     """Stride-2 convolution, BiLSTM of 320, one pyramid reduction, 3 BiLSTM of 448."""
-    return pyramid(config)
+    return pyramid_network(config)

@@ -1,4 +1,4 @@
-"""What exists, by name: models and, for the rooms after this one, anything else that is registered."""
+"""What exists, by name: models and everything else that is registered."""
 
 from registry.errors import InputError, atomic_write, check_place, command
 from registry.models import MODELS, create_model, describe, is_model, list_models, model_config, register_model

@@ -1,4 +1,4 @@
-"""`python -m registry [PATTERN] [--json]`: the registered models with size, stride, tags and a line of what each is."""
+"""`python -m registry [PATTERN] [--json]`: list the registered models with size, stride, tags and a description."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Annotated
 import tyro
 
 from registry import MODELS, InputError, command, describe, list_models
+from registry.console import print_table
+from registry.models import ModelRow
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class ListOptions:
     """List the registered models."""
 
     pattern: Annotated[str, tyro.conf.Positional] = "*"
@@ -22,24 +24,25 @@ class Options:
 
 
 def main() -> None:
-    """Print the models that match, and the plug-ins that do not load."""
-    options = tyro.cli(Options, prog="python -m registry")
+    """Print the models that match, then the files and plug-ins that do not load."""
+    options = tyro.cli(ListOptions, prog="python -m registry")
     names = list_models(options.pattern)
     if not names:
-        raise InputError(f"no model matches '{options.pattern}'; there are: {', '.join(list_models())}")
+        there_are = ", ".join(list_models())
+        raise InputError(f"no model matches '{options.pattern}'; there are: {there_are}{MODELS.broken_note()}")
     rows = [describe(name) for name in names]
     if options.json:
         print(json.dumps({"models": [dataclasses.asdict(row) for row in rows], "broken": MODELS.broken()}, indent=2))
         return
-    cells = [("name", "family", "parameters", "stride", "tags", "what it is")]
-    for row in rows:
-        size = f"{row.parameters / 1e6:.2f} M"
-        cells.append((row.name, row.family, size, str(row.stride), ",".join(row.tags), row.error or row.doc))
-    widths = [max(len(line[column]) for line in cells) for column in range(5)]
-    for line in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)) + "  " + line[5])
-    for name, reason in MODELS.broken().items():
-        print(f"broken plug-in {name}: {reason}")
+    print_table(["name", "family", "parameters", "stride", "tags", "description"], map(_cells, rows))
+    for label, reason in MODELS.broken().items():
+        print(f"broken: {label}: {reason}")
+
+
+def _cells(row: ModelRow) -> tuple[str, ...]:
+    if row.error:
+        return row.name, row.family, "-", "-", ", ".join(row.tags), f"cannot be built: {row.error}"
+    return row.name, row.family, f"{row.parameters / 1e6:.2f} M", str(row.stride), ", ".join(row.tags), row.doc
 
 
 if __name__ == "__main__":

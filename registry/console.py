@@ -1,6 +1,6 @@
-"""Progress bars and tables for people, by `rich`: bars on stderr and only where that is a terminal, tables on stdout.
+"""Progress bars and tables, drawn by `rich`: bars on stderr, only if it is a terminal, and tables on stdout.
 
-A log file gets the lines that commands print, never a bar. Lines printed while a bar is shown appear above it.
+A log file gets the lines that commands print, never a bar.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FILE_WIDTH = 1000
 
 
 class ProgressBar:
-    """A bar for the time of its `with` block.
+    """A progress bar, shown while its `with` block runs. A total of None is shown as unknown.
 
     >>> with ProgressBar("decoding", total=3) as bar:
     ...     bar.advance(2, status="distance 9.8")
@@ -38,7 +38,10 @@ class ProgressBar:
             console=Console(file=sys.stderr),
             transient=True,
             disable=not sys.stderr.isatty(),
+            # Lines printed to a file must not be moved to the terminal that shows the bar.
+            redirect_stdout=sys.stdout.isatty(),
         )
+        # rich's annotation of `completed` is int, and any number works.
         self._task = self._progress.add_task(description, total=total, completed=completed, status="")  # type: ignore[arg-type]
 
     def __enter__(self) -> ProgressBar:
@@ -49,20 +52,20 @@ class ProgressBar:
         self._progress.stop()
 
     def advance(self, amount: float = 1.0, status: str | None = None) -> None:
-        """Move on by `amount`; `status` is shown behind the bar."""
+        """Advance by `amount`; `status` is the text after the bar."""
         self._progress.advance(self._task, amount)
         if status is not None:
             self._progress.update(self._task, status=status)
 
     def move_to(self, completed: float, status: str | None = None) -> None:
-        """Move to `completed` of the total."""
+        """Move to `completed` of the total; `status` is the text after the bar."""
         self._progress.update(self._task, completed=completed)
         if status is not None:
             self._progress.update(self._task, status=status)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Iterate over `items` with a bar; `total` is needed where they have no length.
+    """Iterate over `items` with a progress bar; `total` is their number if they have no length.
 
     >>> [number for number in track([1, 2], "counting")]
     [1, 2]
@@ -76,21 +79,28 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
-    """Print a table on stdout: floats with three digits, numbers to the right; a first column of names to the left."""
-    rows = [[_cell(cell) for cell in row] for row in rows]
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else _FILE_WIDTH, markup=False, highlight=False)
+    """Print a table on stdout: floats with three digits, columns of numbers right-aligned, others left-aligned."""
+    cells = [[_cell(value) for value in row] for row in rows]
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column, name in enumerate(header):
-        numeric = bool(rows) and all(_is_number(row[column]) for row in rows)
+        numeric = bool(cells) and all(_is_number(row[column]) for row in cells)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
+    for row in cells:
         table.add_row(*row)
-    console.print(table)
+    terminal = sys.stdout.isatty()
+    console = Console(file=sys.stdout, width=None if terminal else _FILE_WIDTH, markup=False, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    lines = capture.get().splitlines()
+    print("\n".join(lines if terminal else [line.rstrip() for line in lines]))
 
 
 def _cell(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _is_number(text: str) -> bool:
-    return text.replace(",", "").replace(".", "", 1).lstrip("+-").isdigit()
+    """Whether a cell belongs into a column of numbers; "-" and "" are numbers that are missing."""
+    return text in ("", "-") or text.replace(",", "").replace(".", "", 1).lstrip("+-").isdigit()

@@ -1,20 +1,19 @@
-"""The timm verbs over the model registry: register_model, create_model, list_models, is_model.
+"""Models by name: register_model, create_model, list_models and is_model, as in timm.
 
 A model is a function from its config dataclass to a module. That one dataclass is the schema, the command line's help,
-the documentation row and the search space; a variant is the same function of four lines with other defaults. Models
-themselves live in the room `models`, which is imported by name at the first look-up.
+the row of the listing and the search space; a variant is the same function with other defaults, in four lines. The
+models themselves are in the package `models`, which is imported by name at the first look-up.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-import typing
-from collections.abc import Callable, Iterable
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from registry.errors import InputError
+from registry.config import Config, build_config, check_options, config_type
+from registry.errors import InputError, one_line
 from registry.registry import Registry
 
 if TYPE_CHECKING:
@@ -22,13 +21,18 @@ if TYPE_CHECKING:
 
 MODELS: Registry[Callable[..., Any]] = Registry("models", package="models")
 
-# Sizes depend on the data a little; listings count parameters for the competition of F24 to S26.
+# A model's size depends a little on the data; listings count parameters for the competitions of F24 to S26.
 LISTING_FEATURES, LISTING_CLASSES = 28, 41
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Adapter = Callable[[str, Any, Config], "nn.Module"]
+
+_adapter: Adapter | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelRow:
-    """One line of the listing. `stride` is input frames per output frame; `error` says why a model cannot be built."""
+    """One row of the listing. `stride` is input frames per output frame; `error` is why a model cannot be built."""
 
     name: str
     family: str
@@ -39,51 +43,87 @@ class ModelRow:
     error: str = ""
 
 
-def register_model(name: str, tags: Iterable[str] = (), **defaults: Any) -> Callable[[Callable], Callable]:
+def register_model(name: str, tags: str | Iterable[str] = (), **defaults: Any) -> Callable[[Function], Function]:
     """Register `f(config) -> nn.Module` under `name`.
 
-    The annotation of f's only parameter is its config dataclass, which must have the fields `features` and `classes`.
-    `defaults` are the variant's own values of that dataclass's fields.
+    The annotation of f's only parameter is its config dataclass, which has the fields `features` and `classes`
+    (`models.ModelConfig` has both). `defaults` are the variant's own defaults for fields of that dataclass. `tags` is
+    one tag or several.
 
-        @register_model("lstm_small", tags=("recurrent",), hidden=256)
-        def lstm_small(config: LSTMConfig) -> nn.Module:
-            \"\"\"Three BiLSTM layers of 256: trains on two CPU cores.\"\"\"
-            return build(config)
+        @register_model("lstm_tiny", tags="recurrent", hidden=64)
+        def lstm_tiny(config: RecurrentConfig) -> nn.Module:
+            \"\"\"Two stride-2 convolutions, 3 BiLSTM of 64.\"\"\"
+            return recurrent_network(config, "lstm")
 
-    Raises TypeError for a function without such a config, or a default that is none of its fields.
+    Raises TypeError, in one line, for a function without such a config, or for a default that does not fit it.
     """
 
-    def decorate(function: Callable) -> Callable:
-        config = _config_type(function)
-        fields = {field.name for field in dataclasses.fields(config)}
-        unknown = sorted(set(defaults) - fields)
-        if unknown or not {"features", "classes"} <= fields:
+    def decorate(function: Function) -> Function:
+        config = config_type(function)
+        try:
+            check_options(f"model '{name}'", config, defaults)
+        except InputError as error:
+            raise TypeError(str(error)) from None
+        absent = {"features", "classes"} - {field.name for field in dataclasses.fields(config)}
+        if absent:
             raise TypeError(
-                f"model '{name}': {config.__name__} has no field {', '.join(unknown) or 'features and classes'}"
+                f"model '{name}': {config.__name__} has no field {' and '.join(sorted(absent))}: "
+                "derive it from models.ModelConfig"
             )
-        return MODELS.register(name, tags=tuple(tags), defaults=defaults, config=config)(function)
+        MODELS.register(name, tags=_tags(tags), defaults=defaults, config=config)(function)
+        return function
 
     return decorate
 
 
-def model_config(name: str, *, features: int, classes: int, **config: Any) -> Any:
-    """The config dataclass of model `name`: its own defaults, then `config`. Raises InputError for unknown fields."""
-    info = MODELS.entry(name).info
-    if not info:  # a plug-in's bare function: the entry-point name is the model's, the annotation its schema
-        info = {"config": _config_type(MODELS.get(name)), "defaults": {}}
-    fields = [field.name for field in dataclasses.fields(info["config"])]
-    unknown = sorted(set(config) - set(fields))
-    if unknown:
-        raise InputError(f"model '{name}': no option {', '.join(unknown)}; it has {', '.join(fields)}")
-    return info["config"](**{**info["defaults"], **config, "features": features, "classes": classes})
+def model_config(name: str, *, features: int, classes: int, **options: Any) -> Config:
+    """The config dataclass of model `name`: its defaults, then `options`.
 
-
-def create_model(name: str, *, features: int, classes: int, **config: Any) -> nn.Module:
-    """Build model `name` for `features` values a frame and `classes` classes, the blank included.
-
-    Raises InputError for an unknown name (near ones are suggested) or option.
+    Raises InputError for an unknown model, or an option that the model does not have or that is of a wrong type.
     """
-    return MODELS.get(name)(model_config(name, features=features, classes=classes, **config))
+    config, defaults = _schema(name)
+    return build_config(f"model '{name}'", config, {**defaults, **options, "features": features, "classes": classes})
+
+
+def create_model(
+    name: str,
+    config: Config | None = None,
+    *,
+    features: int | None = None,
+    classes: int | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Build model `name` from its config dataclass, or from `features`, `classes` and options of that dataclass.
+
+    `features` is the number of values per frame, `classes` the number of classes with the blank. The result is a
+    `models.CTCModel`; another module `(features (N, T, F), lengths (N,)) -> (log_probs (N, T', C), lengths (N,))` is
+    wrapped into one.
+
+        create_model("lstm", features=28, classes=41, hidden=512)
+
+    Raises InputError for an unknown name (similar ones are suggested), an option that the model does not have or that
+    is of a wrong type, or a module that does not do this.
+    """
+    function = MODELS.get(name)
+    if config is None:
+        if features is None or classes is None:
+            raise InputError(f"model '{name}': features and classes are required, or a config")
+        config = model_config(name, features=features, classes=classes, **options)
+    elif options or features is not None or classes is not None:
+        raise InputError(f"model '{name}': found a config and options beside it; expected one of the two")
+    elif not isinstance(config, expected := _schema(name)[0]):
+        raise InputError(f"model '{name}': the config is a {type(config).__name__}; expected a {expected.__name__}")
+    module = function(config)
+    return module if _adapter is None else _adapter(name, module, config)
+
+
+def use_adapter(adapter: Adapter) -> None:
+    """Have `create_model` return `adapter(name, module, config)` for what a model function returns.
+
+    The package `models` calls this once: it knows what training needs, and this package cannot import it.
+    """
+    global _adapter
+    _adapter = adapter
 
 
 def is_model(name: str) -> bool:
@@ -91,38 +131,60 @@ def is_model(name: str) -> bool:
     return name in MODELS
 
 
-def list_models(pattern: str = "*", tags: Iterable[str] | None = None, max_params: int | None = None) -> list[str]:
-    """Names that match the glob `pattern`, carry all of `tags`, and have at most `max_params` parameters."""
-    wanted = set(tags or ())
+def list_models(
+    pattern: str = "*", tags: str | Iterable[str] | None = None, max_params: int | None = None
+) -> list[str]:
+    """Names that match the glob `pattern`, have all of `tags` (one or several), and at most `max_params` parameters.
+
+    A model that cannot be built has no known size, so it is left out where `max_params` is given.
+    """
+    wanted = set(_tags(tags or ()))
     names = [name for name in MODELS.names(pattern) if wanted <= set(MODELS.entry(name).info.get("tags", ()))]
-    if max_params is not None:
-        names = [name for name in names if describe(name).parameters <= max_params]
-    return names
+    if max_params is None:
+        return names
+    rows = [describe(name) for name in names]
+    return [row.name for row in rows if not row.error and row.parameters <= max_params]
 
 
-@cache
 def describe(name: str) -> ModelRow:
-    """The listing's row for `name`; the model is built without memory or initial values, only to be counted."""
-    import torch  # a listing without sizes, and everything else here, needs no torch
-
+    """The row of the listing for `name`. A model that cannot be built has an `error` and no size."""
     entry = MODELS.entry(name)
     tags = tuple(entry.info.get("tags", ()))
-    family = MODELS.get(name).__module__.rsplit(".", 1)[-1]
+    family = entry.module.rpartition(".")[2]
     try:
-        with torch.device("meta"):
-            model = create_model(name, features=LISTING_FEATURES, classes=LISTING_CLASSES)
-        stride = model.stride
-    except Exception as error:  # noqa: BLE001 - one model that cannot be built must not take the listing down
-        return ModelRow(name, family, 0, 0, tags, entry.doc, f"{type(error).__name__}: {error}")
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return ModelRow(name, family, parameters, stride, tags, entry.doc)
+        model: Any = _listed_model(name)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        return ModelRow(name, family, parameters, model.stride, tags, entry.doc)
+    except Exception as error:  # noqa: BLE001 - one model that cannot be built must not end the listing
+        return ModelRow(name, family, 0, 0, tags, entry.doc, one_line(error))
 
 
-def _config_type(function: Callable) -> type:
-    hints = [hint for name, hint in typing.get_type_hints(function).items() if name != "return"]
-    if len(hints) != 1 or not dataclasses.is_dataclass(hints[0]):
-        raise TypeError(f"{function.__qualname__}: a model takes one parameter, annotated with its config dataclass")
-    return hints[0]
+def _listed_model(name: str) -> nn.Module:
+    """The model to be counted, if possible without memory and initial values; torch's random state is kept."""
+    import torch  # nothing else here needs torch
+
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return create_model(name, features=LISTING_FEATURES, classes=LISTING_CLASSES)
+        except Exception:  # noqa: BLE001 - some modules read values while they are built, and adapted ones are run
+            return create_model(name, features=LISTING_FEATURES, classes=LISTING_CLASSES)
+
+
+def _schema(name: str) -> tuple[type, Mapping[str, Any]]:
+    """The config dataclass of a model, and the model's own defaults."""
+    info = MODELS.entry(name).info
+    if info:
+        return info["config"], info["defaults"]
+    # A plug-in's bare function: the entry point names the model, the annotation gives its config.
+    try:
+        return config_type(MODELS.get(name)), {}
+    except TypeError as error:
+        raise InputError(f"model '{name}': {error}") from None
+
+
+def _tags(tags: str | Iterable[str]) -> tuple[str, ...]:
+    return (tags,) if isinstance(tags, str) else tuple(tags)
 
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
@@ -130,7 +192,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 def parse_count(text: str) -> int:
     """A number of parameters: `20M`, `950k`, `1.5M` or plain digits. Raises InputError for anything else."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)", text.strip().upper())
-    if not found:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)", text.strip().upper())
+    if not match:
         raise InputError(f"--max-params {text}: expected a number such as 20M, 950k or 20000000")
-    return int(float(found[1]) * _UNITS[found[2]])
+    return int(float(match[1]) * _UNITS[match[2]])

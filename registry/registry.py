@@ -1,44 +1,54 @@
-"""A typed registry over `catalogue`: in-tree things found by importing a package, plug-ins by an entry-point group.
+"""A typed registry over `catalogue`: own entries are found by importing a package, plug-ins by their entry points.
 
-What catalogue leaves open is settled here: an unknown name suggests near ones, a duplicate name is an error that names
-both places (catalogue overwrites silently), in-tree names win over plug-ins (in catalogue it is the other way round),
-and a plug-in that fails to import is listed as broken and breaks nothing else. It knows nothing of what it holds.
+It settles what catalogue leaves open. An unknown name suggests similar ones. A duplicate name is an error that names
+both places (catalogue overwrites silently). The project's own names win over those of plug-ins (in catalogue it is the
+other way round). A file or plug-in that fails to import is listed as broken and disables itself alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fnmatch
 import importlib
 import importlib.metadata
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import catalogue
 
-from registry.errors import InputError
+from registry.errors import InputError, and_more, one_line
 
 T = TypeVar("T", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a registered thing: its name, where its code stands, its first line of documentation."""
+    """What is registered under a name, without the object itself."""
 
     name: str
     place: str
+    """Where the code is, `file:line`."""
+    source: str
+    """The object as an entry point names it, `module:qualname`."""
     doc: str
+    """First line of the docstring."""
     info: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def module(self) -> str:
+        return self.source.partition(":")[0]
 
 
 class Registry(Generic[T]):
-    """Things of one kind, by name.
+    """Callables of one kind, by name.
 
-    `package` is imported module by module at the first look-up, so adding a thing is adding a file. `group` is the
-    entry-point group under which installed plug-ins offer theirs; by default `hw3p2_<kind>`.
+    `package` is imported module by module at the first look-up, so adding an entry is adding a file. `group` is the
+    entry-point group in which installed packages offer plug-ins; by default `hw3p2_<kind>`.
 
     >>> GREETERS = Registry("greeters")
     >>> @GREETERS.register("hello")
@@ -58,41 +68,39 @@ class Registry(Generic[T]):
         self._discovered = False
 
     def register(self, name: str, **info: Any) -> Callable[[T], T]:
-        """Register the decorated callable under `name`; `info` is handed back by `entry(name).info`.
+        """Register the decorated callable under `name`; `entry(name).info` returns `info`.
 
-        Raises ValueError when the name is taken by another piece of code, naming both places.
+        Raises ValueError if the name is used by other code, naming both places. If the other code is not the project's
+        own and this is, the project's own replaces it.
         """
+        if not isinstance(name, str):
+            raise TypeError(f"{self.kind}: the name is missing: write @register('name') above {_place(name)}")
 
-        def decorate(thing: T) -> T:
-            place = _place(thing)
-            taken = self._entries.get(name)
-            # The same source line again is the same definition seen twice (`python -m` imports a module as __main__).
-            if taken is not None and taken.place != place:
-                raise ValueError(
-                    f"{self.kind}: the name '{name}' is registered twice, at {taken.place} and at {place}: rename one"
-                )
-            doc = (inspect.getdoc(thing) or "").strip().split("\n")[0]
-            self._entries[name] = Entry(name, place, doc, info)
-            self._catalogue.register(name, func=thing)
-            return thing
+        def decorate(registered: T) -> T:
+            doc = (inspect.getdoc(registered) or "").strip().split("\n")[0]
+            entry = Entry(name, _place(registered), _source(registered), doc, info)
+            self._check_name_is_free(entry)
+            self._entries[name] = entry
+            self._catalogue.register(name, func=registered)
+            return registered
 
         return decorate
 
     def get(self, name: str) -> T:
-        """The thing registered under `name`. Raises InputError with near names when there is none."""
+        """The callable registered under `name`. Raises InputError with similar names if there is none."""
         self.entry(name)
         return self._catalogue.get(name)
 
     def entry(self, name: str) -> Entry:
-        """What is known of `name`. Raises InputError as `get` does."""
+        """The description of `name`. Raises InputError as `get` does."""
         self._discover()
         if name in self._entries:
             return self._entries[name]
         if name in self._broken:
             raise InputError(f"{self.kind}: the plug-in '{name}' does not load: {self._broken[name]}")
-        near = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(sorted(self._entries))}"
-        raise InputError(f"{self.kind}: there is no '{name}'; {hint}")
+        similar = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(similar)}?" if similar else f"there are: {', '.join(sorted(self._entries))}"
+        raise InputError(f"{self.kind}: there is no '{name}'; {hint}{self.broken_note()}")
 
     def names(self, pattern: str = "*") -> list[str]:
         """The registered names that match a glob, sorted."""
@@ -100,40 +108,96 @@ class Registry(Generic[T]):
         return sorted(name for name in self._entries if fnmatch.fnmatchcase(name, pattern))
 
     def broken(self) -> dict[str, str]:
-        """Plug-ins that failed to load, each with the reason."""
+        """Files and plug-ins that failed to load, each with the reason."""
         self._discover()
         return dict(self._broken)
+
+    def broken_note(self) -> str:
+        """The end of a message about a name that is not there: it may be in a file that does not load."""
+        files = [f"{label} does not load: {reason}" for label, reason in self.broken().items() if label.endswith(".py")]
+        return "".join(f"; {line}" for line in files[:1]) + and_more(len(files) - 1)
 
     def __contains__(self, name: str) -> bool:
         self._discover()
         return name in self._entries
 
+    def _check_name_is_free(self, entry: Entry) -> None:
+        taken = self._entries.get(entry.name)
+        # The same line again is the same definition (`python -m` imports a module a second time, as __main__), and a
+        # notebook's cell that is run again defines the same function anew.
+        redefined = taken is not None and entry.module == "__main__" and taken.source == entry.source
+        if taken is None or taken.place == entry.place or redefined:
+            return
+        if self._is_own(entry.module) and not self._is_own(taken.module):
+            self._broken[f"{taken.name} ({taken.source})"] = _taken_by(entry)
+            return
+        places = f"at {taken.place} and at {entry.place}"
+        raise ValueError(f"{self.kind}: the name '{entry.name}' is registered twice, {places}: rename one")
+
+    def _is_own(self, module: str) -> bool:
+        return self._package is not None and _root(module) == _root(self._package)
+
     def _discover(self) -> None:
         if self._discovered:
             return
-        self._discovered = True
-        if self._package is not None:
-            package = importlib.import_module(self._package)
-            for module in pkgutil.iter_modules(package.__path__):
-                if not module.name.startswith("__"):
-                    importlib.import_module(f"{self._package}.{module.name}")
-        in_tree = set(self._entries)
-        for point in importlib.metadata.entry_points(group=self.group):
-            if point.name in in_tree:
-                self._broken[f"{point.name} ({point.value})"] = "the name is taken by one of our own, which wins"
+        self._discovered = True  # before the imports: a module may look up a name while it is imported
+        try:
+            self._import_package()
+            self._load_plug_ins()
+        except BaseException:  # the package itself does not import, or Ctrl-C: the next look-up starts again
+            self._discovered = False
+            raise
+
+    def _import_package(self) -> None:
+        if self._package is None:
+            return
+        package = importlib.import_module(self._package)
+        for found in pkgutil.iter_modules(package.__path__):
+            if found.name.startswith("__"):
                 continue
-            try:
-                thing = point.load()
+            module = f"{self._package}.{found.name}"
+            with self._disabled_by_errors(module.replace(".", "/") + ("" if found.ispkg else ".py"), module):
+                importlib.import_module(module)
+
+    def _load_plug_ins(self) -> None:
+        for point in importlib.metadata.entry_points(group=self.group):
+            module = point.value.partition(":")[0]
+            taken = self._entries.get(point.name)
+            if taken is not None and _root(taken.module) != _root(module):
+                self._broken[f"{point.name} ({point.value})"] = _taken_by(taken)
+                continue
+            with self._disabled_by_errors(point.name, module):
+                loaded = point.load()
                 # Loading usually runs the plug-in's own @register; a bare function is registered for it.
                 if point.name not in self._entries:
-                    self.register(point.name)(thing)
-            except Exception as error:  # noqa: BLE001 - whatever a plug-in throws must not break ours
-                self._broken[point.name] = f"{type(error).__name__}: {error}"
+                    self.register(point.name)(loaded)
+
+    @contextlib.contextmanager
+    def _disabled_by_errors(self, label: str, module: str) -> Iterator[None]:
+        """If the block raises, list `label` as broken and remove what `module` had registered by then."""
+        try:
+            yield
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - no error in one file may disable the others
+            frames = traceback.walk_tb(error.__traceback__)
+            lines = [line for frame, line in frames if frame.f_globals.get("__name__") == module]
+            self._broken[label] = one_line(error) + (f" (line {lines[-1]})" if lines else "")
+            self._entries = {name: entry for name, entry in self._entries.items() if entry.module != module}
 
 
-def _place(thing: Callable[..., Any]) -> str:
+def _taken_by(entry: Entry) -> str:
+    return f"the name is used by {entry.place}, which takes precedence: rename the plug-in's"
+
+
+def _root(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _source(registered: Callable[..., Any]) -> str:
+    return f"{getattr(registered, '__module__', '?')}:{getattr(registered, '__qualname__', registered)}"
+
+
+def _place(registered: Callable[..., Any]) -> str:
     try:
-        source = inspect.getsourcefile(thing)
-        return f"{source}:{inspect.getsourcelines(thing)[1]}"
+        return f"{inspect.getsourcefile(registered)}:{inspect.getsourcelines(registered)[1]}"
     except (OSError, TypeError):
-        return f"{getattr(thing, '__module__', '?')}.{getattr(thing, '__qualname__', thing)}"
+        return _source(registered)

@@ -1,12 +1,22 @@
-"""The checked file to Kaggle through the official client: limits, upload, score, ledger.
+"""Submit checked files to Kaggle through the official client: limits, upload, score, ledger.
 
-Importing this needs neither credentials nor network, nor the client itself.
+Importing this package needs neither credentials nor a network, and does not import the official client.
 """
 
-from submit.check import Checked, check
-from submit.client import Client, Failure, Patience
-from submit.download import download
-from submit.ledger import Attempt, attempts
+from submit.check import CheckedFile, check_file
+from submit.client import Client, Failure, TimeBudget
+from submit.download import download_data
+from submit.ledger import Attempt, read_attempts
 from submit.send import Sender
 
-__all__ = ["Attempt", "Checked", "Client", "Failure", "Patience", "Sender", "attempts", "check", "download"]
+__all__ = [
+    "Attempt",
+    "CheckedFile",
+    "Client",
+    "Failure",
+    "Sender",
+    "TimeBudget",
+    "check_file",
+    "download_data",
+    "read_attempts",
+]

@@ -1,6 +1,6 @@
 """`python -m submit`: check a file and submit it, show the ledger, or download a competition's data.
 
-Only the command line and its exit status are here: 0 done, 1 Kaggle or the network, 2 our input.
+This module holds the command line and its exit status: 0 success, 1 an error at Kaggle or in the network, 2 bad input.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from pathlib import Path
 import tyro
 
 from folds.competition.detect import DATA_VARIABLE, open_competition
+from folds.data.data_options import DataOptions
 from registry.errors import InputError, command
 from registry.models import parse_count
-from submit import ledger
-from submit import ledger_table as report
 from submit.advice import SITE, Credentials, advise
-from submit.check import Checked, check, method_of
-from submit.client import Client, Failure, Patience
-from submit.download import download
+from submit.check import CheckedFile, check_file, method_of
+from submit.client import Client, Failure, TimeBudget
+from submit.download import download_data
+from submit.ledger import read_attempts
+from submit.ledger_table import plot_attempts, print_attempts
 from submit.send import Sender
 
 _ADDRESS = r"(?:https?://(?:www\.)?kaggle\.com/(?:competitions|c)/([\w-]+)(?:[/?#].*)?|([\w-]+))"
@@ -30,45 +31,46 @@ _DOWNLOAD_DEADLINE = 86400.0
 
 
 @dataclass(frozen=True)
-class Options:
-    """Submit a file to a Kaggle competition: checked first, sent once, written down."""
+class SubmitOptions(DataOptions):
+    """Check a file, submit it to a Kaggle competition exactly once, and record the attempt in a ledger."""
 
+    # Without the demo as a default, as the other commands have it: the demo's files are no reference for a submission.
+    data: Path | None = None
+    """The competition's folder with the sample file to compare with; by default the environment variable HW3P2_DATA."""
     competition: str = ""
     """The last part of the competition's address, or the whole address."""
     file: Path = Path("submission.csv")
     """The file to submit."""
     message: str = ""
-    """What Kaggle shows beside the submission; the blend's recipe and distances when it is left out."""
-    data: Path | None = None
-    """The competition's folder, to check the file against its sample; $HW3P2_DATA when it is left out."""
+    """The message shown with the submission on Kaggle; by default the blend's recipe and distances."""
     wait: bool = False
-    """Follow the submission until it has a score."""
+    """Wait until the submission has a score."""
     dry_run: bool = False
-    """Do everything but send."""
+    """Do everything except sending."""
     again: bool = False
     """Submit content that was submitted before."""
     allow_empty: bool = False
-    """Allow rows without a label."""
+    """Allow rows with an empty label."""
     max_params: str | None = None
-    """The most parameters the rules allow all models of the blend together, such as 20M."""
+    """The largest number of parameters that the rules allow all models of the blend together, such as 20M."""
     forbid: tuple[str, ...] = ()
     """Tags that no model of the blend may have, such as attention."""
     ledger: bool = False
-    """Print the ledger as a table and draw it beside itself as a PNG; with --competition, fetch new scores first."""
+    """Print the ledger as a table and plot it to a PNG next to it; with --competition, fetch new scores first."""
     ledger_file: Path = Path("submissions.jsonl")
-    """Where attempts are written down."""
+    """The file in which attempts are recorded."""
     download: bool = False
     """Download the competition's data into --out and unpack it there."""
     out: Path | None = None
     """The folder for --download."""
     deadline: float | None = None
-    """Seconds for everything together: 900, or a day for --download, when it is left out."""
+    """Time limit for the whole run in seconds; by default 900, or one day for --download."""
     timeout: float = 60.0
-    """Seconds for one call."""
+    """Time limit for one call in seconds."""
     pause: float = 2.0
-    """Seconds before the first retry and between the first looks for a score; doubles up to thirtyfold."""
+    """Seconds before the first retry and between the first checks for a score; doubles up to thirty times as long."""
     settle: float = 60.0
-    """Seconds after which a submission without an answer that Kaggle does not list counts as never arrived."""
+    """Seconds after which a submission that got no answer and that Kaggle does not list counts as never arrived."""
 
     def __post_init__(self) -> None:
         for name in ("deadline", "timeout", "pause", "settle"):
@@ -78,41 +80,42 @@ class Options:
 
     @property
     def slug(self) -> str:
-        """The competition's name from itself or from its address; `InputError` when it is neither."""
-        found = re.fullmatch(_ADDRESS, self.competition)
-        if not found:
+        """The competition's name, from itself or from its address; `InputError` when it is neither."""
+        match = re.fullmatch(_ADDRESS, self.competition)
+        if not match:
             raise InputError(
                 f"--competition {self.competition!r}: expected the last part of its address, such as 11785-hw3p2-f24 "
                 f"of {SITE}/competitions/11785-hw3p2-f24"
             )
-        return found[1] or found[2]
+        return match[1] or match[2]
 
-    def patience(self) -> Patience:
-        """The run's clock, which starts now."""
+    def time_budget(self) -> TimeBudget:
+        """The time limits of the run, which starts now."""
         default = _DOWNLOAD_DEADLINE if self.download else _DEADLINE
-        return Patience(self.timeout, self.deadline if self.deadline is not None else default, self.pause)
+        return TimeBudget(self.timeout, self.deadline if self.deadline is not None else default, self.pause)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; answer its exit status. `InputError` is for `command` to print."""
-    options = tyro.cli(Options, args=arguments, prog="python -m submit", config=(tyro.conf.FlagCreatePairsOff,))
+    """Run the command and return its exit status. Raises `InputError`, which `command` prints."""
+    options = tyro.cli(SubmitOptions, args=arguments, prog="python -m submit", config=(tyro.conf.FlagCreatePairsOff,))
     with Client() as client:
         return run(options, client)
 
 
-def run(options: Options, client: Client) -> int:
-    """Do what the options say with this client; answer the exit status. Raises `InputError`."""
+def run(options: SubmitOptions, client: Client) -> int:
+    """Do what the options say with this client and return the exit status. Raises `InputError`."""
     if options.ledger and not options.competition:
-        return _show(options)
+        return _show_ledger(options)
     if options.download and options.out is None:
-        raise InputError("--download: give the folder for the data with --out DIR")
+        raise InputError("--download: pass the folder for the data with --out DIR")
+    download_folder = options.out if options.download else None
     session = _Session(options, client)
     try:
         if options.ledger:
             session.connect()
-            session.sender.refresh()
-            return _show(options)
-        return session.download() if options.download else session.submit()
+            session.sender.update_ledger()
+            return _show_ledger(options)
+        return session.submit() if download_folder is None else session.download(download_folder)
     except Failure as failure:
         line = advise(failure, options.slug, session.credentials)
         if failure.kind in ("credentials", "import"):
@@ -124,33 +127,34 @@ def run(options: Options, client: Client) -> int:
 class _Session:
     """One run of the command against one competition."""
 
-    def __init__(self, options: Options, client: Client) -> None:
-        self._options, self._client, self._patience = options, client, options.patience()
+    def __init__(self, options: SubmitOptions, client: Client) -> None:
+        self._options, self._client, self._budget = options, client, options.time_budget()
         self.credentials: Credentials | None = None
-        self.sender = Sender(client, self._patience, options.slug, options.ledger_file, options.settle, say)
+        self.sender = Sender(client, self._budget, options.slug, options.ledger_file, options.settle, log)
 
     def connect(self) -> None:
-        """Import the client, which finds credentials, and say whose."""
-        self.credentials = Credentials(**self._client.ask("hello", self._patience))
+        """Import the client, which finds credentials, and report where they come from."""
+        self.credentials = Credentials(**self._client.query("credentials", self._budget))
         if self.credentials.method is None:
-            self._client.ask("authenticate", self._patience)
+            self._client.query("authenticate", self._budget)
         user = f" of {self.credentials.user}" if self.credentials.user else ""
-        say(f"credentials: {self.credentials.source}{user}, kaggle {self.credentials.version}")
+        log(f"credentials: {self.credentials.source}{user}, kaggle {self.credentials.version}")
 
     def submit(self) -> int:
         options = self._options
-        most = None if options.max_params is None else parse_count(options.max_params)
-        checked = check(options.file, _data(options), options.allow_empty, most, options.forbid)
+        max_params = None if options.max_params is None else parse_count(options.max_params)
+        data = _competition_folder(options)
+        checked = check_file(options.file, data, options.allow_empty, max_params, options.forbid, options.allow_pickle)
         for note in checked.notes:
-            say(note)
+            log(note)
         if options.dry_run:
-            return self._rehearse(checked)
+            return self._dry_run(checked)
         self.connect()
         attempt = self.sender.submit(checked, options.message or _message(checked), options.again)
         print(f"submitted as ref {attempt.ref}: {SITE}/competitions/{options.slug}/submissions")
         if not options.wait:
             return 0
-        attempt = self.sender.follow(attempt)
+        attempt = self.sender.wait_for_score(attempt)
         if attempt.status == "ERROR":
             reason = attempt.reason or "no reason given"
             print(f"error: Kaggle could not score ref {attempt.ref}: {reason}", file=sys.stderr)
@@ -159,24 +163,23 @@ class _Session:
         print(f"ref {attempt.ref}: public score {public}, private score {private}{_distances(checked)}")
         return 0
 
-    def _rehearse(self, checked: Checked) -> int:
+    def _dry_run(self, checked: CheckedFile) -> int:
         try:
             self.connect()
         except Failure as failure:
             if failure.kind != "credentials":
                 raise
-            print("dry run: the file is fit; no credentials, so Kaggle was not asked for limits or duplicates")
+            print("dry run: the file is valid; no credentials, so limits and duplicates at Kaggle were not checked")
             return 0
-        self.sender.rehearse(checked, self._options.again)
+        self.sender.dry_run(checked, self._options.again)
         print("dry run: nothing was sent")
         return 0
 
-    def download(self) -> int:
-        out = self._options.out
+    def download(self, out: Path) -> int:
         self.connect()
-        download(self._client, self._patience, self._options.slug, out, say)
+        download_data(self._client, self._budget, self._options.slug, out, log)
         try:
-            competition = open_competition(out)
+            competition = open_competition(out, self._options.allow_pickle)
         except InputError as error:
             print(f"unpacked into {out}, but folds.train does not know the layout: {error}")
             return 0
@@ -184,39 +187,41 @@ class _Session:
         return 0
 
 
-def _show(options: Options) -> int:
-    attempts = ledger.attempts(options.ledger_file)
+def _show_ledger(options: SubmitOptions) -> int:
+    attempts = read_attempts(options.ledger_file)
     if options.competition:
         attempts = [attempt for attempt in attempts if attempt.competition == options.slug]
     if not attempts:
         print(f"{options.ledger_file} has no attempts")
         return 0
-    print(report.table(attempts))
+    print_attempts(attempts)
     picture = options.ledger_file.with_suffix(".png")
-    if count := report.plot(attempts, picture):
+    if count := plot_attempts(attempts, picture):
         print(f"{picture}: {count} scored submissions")
     return 0
 
 
-def _data(options: Options) -> Path | None:
-    """The competition's folder where one is named. Not the demo's: a real submission is not the demo's."""
-    named = options.data or os.environ.get(DATA_VARIABLE)
-    if named and not Path(named).is_dir():
-        raise InputError(f"no folder {named}: expected the competition's, unzipped; check --data or ${DATA_VARIABLE}")
-    return Path(named) if named else None
+def _competition_folder(options: SubmitOptions) -> Path | None:
+    """The competition's folder, if one is given. Raises `InputError` when it does not exist."""
+    folder = options.data or os.environ.get(DATA_VARIABLE)
+    if folder and not Path(folder).is_dir():
+        raise InputError(
+            f"no folder {folder}: expected the competition's folder, unzipped; check --data or ${DATA_VARIABLE}"
+        )
+    return Path(folder) if folder else None
 
 
-def _message(checked: Checked) -> str:
+def _message(checked: CheckedFile) -> str:
     return (method_of(checked.blend) or checked.path.name) + _distances(checked)
 
 
-def _distances(checked: Checked) -> str:
-    figures = [(label, checked.blend.get(name)) for name, label in (("oof", "OOF"), ("dev", "dev"))]
-    return "".join(f", {label} {value:.3f}" for label, value in figures if isinstance(value, int | float))
+def _distances(checked: CheckedFile) -> str:
+    distances = [(label, checked.blend.get(name)) for name, label in (("oof", "OOF"), ("dev", "dev"))]
+    return "".join(f", {label} {value:.3f}" for label, value in distances if isinstance(value, int | float))
 
 
-def say(line: str) -> None:
-    """A line of progress."""
+def log(line: str) -> None:
+    """Print a line of progress at once."""
     print(line, flush=True)
 
 

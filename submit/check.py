@@ -1,7 +1,7 @@
-"""Is this file fit to be sent? Everything that can be told without Kaggle, as `InputError`s.
+"""Check a submission file before it is sent: everything that can be checked without Kaggle, as `InputError`s.
 
-What rows must look like is `folds.submission`'s; here it is applied to the file at hand, with the sample and the
-alphabet of the competition's folder where there is one, and with the figures the blend left beside the file.
+`folds.competition.submission` defines what rows must look like. Here it is applied to one file, with the sample file
+and the alphabet of the competition's folder if there is one, and with the results that the blend wrote beside the file.
 """
 
 from __future__ import annotations
@@ -19,39 +19,40 @@ from folds.competition.detect import open_competition
 from folds.competition.submission import check_submission, read_submission, sample_of
 from registry.errors import InputError
 
-_MOST_BYTES = 50 * 2**20
-"""No semester's test set comes near it: a larger file is another file."""
+_MAX_BYTES = 50 * 2**20
+"""No semester's submission is nearly this large: a larger file is not a submission."""
 
-_KEPT = ("recipe", "oof", "nested", "dev", "parameters", "tags")
+_SIDECAR_KEYS = ("recipe", "oof", "nested", "dev", "parameters", "tags")
 
-_ALPHABETS = [each for each in vars(alphabets).values() if isinstance(each, Alphabet)]
+_ALPHABETS = [value for value in vars(alphabets).values() if isinstance(value, Alphabet)]
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A file found fit, with what the check saw."""
+class CheckedFile:
+    """A file that passed the check, and what the check found."""
 
     path: Path
     sha256: str
     size: int
     rows: int
     blend: dict[str, Any] = field(default_factory=dict)
-    """The blend's figures, where it left them: recipe, oof, nested, dev, parameters, tags."""
+    """The blend's results, if it wrote any: recipe, oof, nested, dev, parameters, tags."""
     notes: tuple[str, ...] = ()
     """What was checked against what, one line each, for the user."""
 
 
-def check(
+def check_file(
     path: Path,
     data: Path | None = None,
     allow_empty: bool = False,
     max_params: int | None = None,
     forbid: Sequence[str] = (),
-) -> Checked:
-    """Check a submission file, against the competition in `data` where given. Raises `InputError`.
+    allow_pickle: bool = False,
+) -> CheckedFile:
+    """Check a submission file, against the competition in `data` if given. Raises `InputError`.
 
-    `max_params` and `forbid` are the competition's rules on all models of the blend together, checked by the figures it
-    left beside the file.
+    `max_params` and `forbid` are the competition's rules for all models of the blend together; they are checked against
+    the results beside the file. `allow_pickle` is needed to open data in the F18 to F21 formats.
     """
     path = Path(path)
     try:
@@ -60,97 +61,102 @@ def check(
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); write it with `python -m ensemble.blend`"
         ) from None
-    if len(content) > _MOST_BYTES:
+    if len(content) > _MAX_BYTES:
         raise InputError(f"{path}: {len(content)} bytes, far more than any submission has; is it the right file?")
     if data is None:
-        rows, note = _without_sample(path, allow_empty)
+        rows, file_note = _check_alone(path, allow_empty)
     else:
-        rows, note = _with_sample(path, Path(data), allow_empty)
+        rows, file_note = _check_against(path, Path(data), allow_empty, allow_pickle)
     sha256 = hashlib.sha256(content).hexdigest()
-    blend, told = _figures(path, sha256)
+    blend, blend_note = _read_sidecar(path, sha256)
     _check_rules(path, blend, max_params, forbid)
-    return Checked(path, sha256, len(content), rows, blend, (note, told))
+    return CheckedFile(path, sha256, len(content), rows, blend, (file_note, blend_note))
 
 
-def unchanged(checked: Checked) -> bool:
-    """Whether the file still is what was checked."""
+def is_unchanged(checked: CheckedFile) -> bool:
+    """Whether the file still has the content that was checked."""
     try:
         return hashlib.sha256(checked.path.read_bytes()).hexdigest() == checked.sha256
     except OSError:
         return False
 
 
-def _with_sample(path: Path, data: Path, allow_empty: bool) -> tuple[int, str]:
-    """Check against a competition's folder, or what there is of one: its sample file is enough."""
+def _check_against(path: Path, data: Path, allow_empty: bool, allow_pickle: bool) -> tuple[int, str]:
+    """Check against a competition's folder, complete or with only its sample file: number of rows and the note."""
     sample = sample_of(data) if data.is_dir() else None
     try:
-        competition = open_competition(data)
+        competition = open_competition(data, allow_pickle)
     except InputError:
         if sample is None:
             raise
-        header, ids, alphabet = sample.header, sample.ids, _alphabet(path, read_submission(path))
+        header, ids, alphabet = sample.header, sample.ids, _alphabet_of(path, read_submission(path))
+        reference = str(sample.path)
     else:
         sample = competition.sample
         header, ids, alphabet = competition.header, competition.test_rows, competition.alphabet
+        reference = str(sample.path) if sample else f"format {competition.format} ({data} has no sample file)"
     rows = len(check_submission(path, header, ids, alphabet, allow_empty))
-    against = sample.path if sample else f"format {competition.format} has them, for {data} has no sample file"
-    return rows, f"file: {rows} rows in the alphabet of {alphabet.name}; header, ids and order as in {against}"
+    return rows, f"file: {rows} rows in the alphabet of {alphabet.name}; header, ids and order as in {reference}"
 
 
-def _without_sample(path: Path, allow_empty: bool) -> tuple[int, str]:
-    """Check what can be checked of a file alone."""
+def _check_alone(path: Path, allow_empty: bool) -> tuple[int, str]:
+    """Check what can be checked without the competition: number of rows and the note."""
     rows = read_submission(path)
-    for line, (row, string) in enumerate(rows, start=2):
-        if not string and not allow_empty:
-            raise InputError(f"{path}, line {line}: row {row} is empty; give --allow-empty if it is meant so")
-    alphabet = _alphabet(path, rows)
+    for line, (row, label) in enumerate(rows, start=2):
+        if not label and not allow_empty:
+            raise InputError(f"{path}, line {line}: row {row} is empty; pass --allow-empty if that is intended")
+    alphabet = _alphabet_of(path, rows)
     return len(rows), (
         f"file: {len(rows)} rows in the alphabet of {alphabet.name}; header, number and order of rows NOT checked: "
-        f"give --data DIR to compare them with the sample"
+        f"pass --data DIR to compare them with the sample file"
     )
 
 
-def _alphabet(path: Path, rows: Sequence[tuple[str, str]]) -> Alphabet:
+def _alphabet_of(path: Path, rows: Sequence[tuple[str, str]]) -> Alphabet:
     """The first known alphabet, newest semester first, that has every character of the file."""
-    used = {character for _, string in rows for character in string}
+    used = {character for _, label in rows for character in label}
     for alphabet in _ALPHABETS:
         if used <= set(alphabet.characters):
             return alphabet
     newest = _ALPHABETS[0]
-    line, (row, string) = next(
-        (line, each) for line, each in enumerate(rows, start=2) if set(each[1]) - set(newest.characters)
+    line, (row, label) = next(
+        (line, row) for line, row in enumerate(rows, start=2) if set(row[1]) - set(newest.characters)
     )
     raise InputError(
-        f"{path}, line {line}: row {row} has a character no known alphabet has beside the file's others: "
-        f"{string!r}; expected, for example, only {''.join(newest.characters)} ({newest.name})"
+        f"{path}, line {line}: row {row} has a character no known alphabet has together with the rest of the file: "
+        f"{label!r}; expected, for example, only {''.join(newest.characters)} ({newest.name})"
     )
 
 
-def _figures(path: Path, sha256: str) -> tuple[dict[str, Any], str]:
-    """What the blend left beside the file, `<file>.json`, and the line to tell of it."""
+def _read_sidecar(path: Path, sha256: str) -> tuple[dict[str, Any], str]:
+    """The results that the blend wrote beside the file, in `<file>.json`, and a note that sums them up."""
     sidecar = path.with_name(path.name + ".json")
     try:
         blend = json.loads(sidecar.read_bytes())
     except FileNotFoundError:
-        return {}, f"blend: no {sidecar.name} beside the file, so its recipe and figures are not known"
+        return {}, f"blend: no {sidecar.name} beside the file, so its recipe and results are not known"
     except (OSError, ValueError) as error:
         return {}, f"blend: {sidecar.name} cannot be read ({error}): ignored"
     if not isinstance(blend, dict):
-        return {}, f"blend: {sidecar.name} holds no figures: ignored"
+        return {}, f"blend: {sidecar.name} contains no results: ignored"
     if blend.get("sha256") != sha256:
         return {}, f"blend: {sidecar.name} belongs to another version of the file: ignored"
-    blend = {name: blend[name] for name in _KEPT if blend.get(name) is not None}
-    told = [method] if (method := method_of(blend)) else []
-    told += [f"{name} {blend[name]:.3f}" for name in ("oof", "nested", "dev") if isinstance(blend.get(name), float)]
+    blend = {name: blend[name] for name in _SIDECAR_KEYS if blend.get(name) is not None}
+    return blend, f"blend: {_summary(blend) or 'no results'}"
+
+
+def _summary(blend: dict[str, Any]) -> str:
+    parts = [method] if (method := method_of(blend)) else []
+    parts += [f"{name} {blend[name]:.3f}" for name in ("oof", "nested", "dev") if isinstance(blend.get(name), float)]
     if isinstance(blend.get("parameters"), int):
-        told.append(f"{blend['parameters']:,} parameters")
+        parts.append(f"{blend['parameters']:,} parameters")
     if "tags" in blend:
-        told.append(f"tags {', '.join(map(str, blend['tags'])) or 'none'}")
-    return blend, f"blend: {'; '.join(told) or 'no figures'}"
+        parts.append(f"tags {', '.join(map(str, blend['tags'])) or 'none'}")
+    return "; ".join(parts)
 
 
 def method_of(blend: dict[str, Any]) -> str:
-    """The blend's recipe in a few words; empty where there is none."""
+    """The blend's method and number of members; empty when it has no recipe."""
     recipe = blend.get("recipe") or ""
     if not isinstance(recipe, dict):
         return str(recipe)
@@ -159,11 +165,11 @@ def method_of(blend: dict[str, Any]) -> str:
 
 
 def _check_rules(path: Path, blend: dict[str, Any], max_params: int | None, forbid: Sequence[str]) -> None:
-    """`InputError` when the blend's figures break the competition's rules, or there are none to tell by."""
-    needed = [name for name, asked in (("parameters", max_params is not None), ("tags", bool(forbid))) if asked]
-    if lacking := [name for name in needed if name not in blend]:
+    """Raise `InputError` when the blend breaks the competition's rules, or when its results do not say."""
+    needed = [name for name, rule in (("parameters", max_params is not None), ("tags", bool(forbid))) if rule]
+    if missing := [name for name in needed if name not in blend]:
         raise InputError(
-            f"{path}: no {' and '.join(lacking)} of a blend beside it, so the rules cannot be checked; "
+            f"{path}: no {' and '.join(missing)} of a blend beside it, so the rules cannot be checked; "
             f"write it again with `python -m ensemble.blend`"
         )
     if max_params is not None and blend["parameters"] > max_params:
@@ -171,8 +177,8 @@ def _check_rules(path: Path, blend: dict[str, Any], max_params: int | None, forb
             f"{path}: the blend has {blend['parameters']:,} parameters; the rules allow {max_params:,}; "
             f"blend again with --max-params {max_params}"
         )
-    if forbid and (found := sorted(set(blend["tags"]) & set(forbid))):
+    if forbid and (forbidden := sorted(set(blend["tags"]) & set(forbid))):
         raise InputError(
-            f"{path}: the blend uses {', '.join(found)}, which the rules forbid; blend again with "
+            f"{path}: the blend uses {', '.join(forbidden)}, which the rules forbid; blend again with "
             f"--forbid {' '.join(forbid)}"
         )

@@ -1,8 +1,9 @@
-"""A competition's data through the official client: resumed, verified, and unpacked inside one folder or not at all.
+"""Download a competition's data through the official client: resumed, verified, and unpacked only inside one folder.
 
-The client fetches the zip and can resume it; it does not verify, skips a file of equal size and time whatever is in it,
-and unpacks without a look at the names. Those three are done here. `DIR/.download.json` remembers which version of the
-zip was fetched and unpacked, so that a second run has nothing to do. What the data means is `folds.competition`'s.
+The client downloads the zip and can resume it. It does not verify the file, it skips one of equal size and time
+regardless of its content, and it unpacks without checking names; this module does those three. `DIR/.download.json`
+records which version of the zip was downloaded and unpacked, so that a second run has nothing to do. What the data
+means is left to `folds.competition`.
 """
 
 from __future__ import annotations
@@ -20,170 +21,179 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from tqdm import tqdm
-
+from registry.console import ProgressBar
 from registry.errors import InputError, atomic_write
-from submit.client import TRIES, Client, Failure, Patience
+from submit.client import TRIES, Client, Failure, TimeBudget
 
 _CHUNK = 1 << 20
 
 
-def download(client: Client, patience: Patience, competition: str, out: Path, say: Callable[[str], None]) -> None:
-    """Fetch and unpack a competition's data into `out`. Raises `Failure`; `InputError` when the disk is too small."""
-    offered = client.ask("archive", patience, competition=competition)
-    archive, record = out / f"{competition}.{offered['suffix']}", out / ".download.json"
-    state = _state(record, offered)
+def download_data(client: Client, budget: TimeBudget, competition: str, out: Path, log: Callable[[str], None]) -> None:
+    """Download and unpack a competition's data into `out`.
+
+    Raises `Failure`, and `InputError` when the disk has too little space.
+    """
+    remote = client.query("archive", budget, competition=competition)
+    archive, record = out / f"{competition}.{remote['suffix']}", out / ".download.json"
+    state = _read_state(record, remote)
     if state == "unpacked":
-        say(f"{out} holds this version already; delete {record} to fetch it again")
+        log(f"{out} holds this version already; delete {record} to download it again")
         return
     out.mkdir(parents=True, exist_ok=True)
     if state != "fetched" or not archive.is_file():
-        _fetch(client, patience, competition, archive, offered)
-        _remember(record, offered, "fetched")
+        _download_archive(client, budget, competition, archive, remote)
+        _write_state(record, remote, "fetched")
     _unpack(archive, out)
-    _remember(record, offered, "unpacked")
-    say(f"{archive} is verified and unpacked, and may be deleted")
+    _write_state(record, remote, "unpacked")
+    log(f"{archive} is verified and unpacked, and may be deleted")
 
 
-def _state(record: Path, offered: dict[str, Any]) -> str:
-    """How far an earlier run came with the version offered now: `""`, `fetched` or `unpacked`."""
+def _read_state(record: Path, remote: dict[str, Any]) -> str:
+    """How far an earlier run got with the version on the server: `""`, `fetched` or `unpacked`."""
     try:
-        known = json.loads(record.read_bytes())
+        recorded = json.loads(record.read_bytes())
     except (OSError, ValueError):
         return ""
-    return known.get("state", "") if all(known.get(key) == value for key, value in offered.items()) else ""
+    return recorded.get("state", "") if all(recorded.get(key) == value for key, value in remote.items()) else ""
 
 
-def _remember(record: Path, offered: dict[str, Any], state: str) -> None:
+def _write_state(record: Path, remote: dict[str, Any], state: str) -> None:
     with atomic_write(record) as temporary:
-        temporary.write_text(json.dumps({**offered, "state": state}))
+        temporary.write_text(json.dumps({**remote, "state": state}))
 
 
-def _fetch(client: Client, patience: Patience, competition: str, archive: Path, offered: dict[str, Any]) -> None:
-    """Bring the zip to the disk whole, in as many tries as make progress."""
+def _download_archive(
+    client: Client, budget: TimeBudget, competition: str, archive: Path, remote: dict[str, Any]
+) -> None:
+    """Download the whole zip, and retry for as long as tries make progress."""
     marker = archive.with_name(archive.name + ".kaggle-partial")
-    turn = 0
+    failures = 0
     while True:
-        # Only beside its marker is a file a part the client can prove to be of this version; any other is overwritten.
+        # Only with its marker can the client prove that a partial file is of this version; any other is overwritten.
         force = not marker.exists()
-        have = 0 if force else _size(archive)
-        if offered["size"] is not None:
-            _room(archive.parent, offered["size"] - have, "the zip")
+        start = 0 if force else _size(archive)
+        if remote["size"] is not None:
+            _check_free_space(archive.parent, remote["size"] - start, "the zip")
         try:
-            with _Progress(archive, offered["size"], have, patience) as progress:
+            with _DownloadProgress(archive, remote["size"], start, budget) as progress:
                 client.call(
-                    "download", patience, patience.left, watch=progress.look,
+                    "download", budget, budget.remaining, watch=progress.update,
                     competition=competition, folder=str(archive.parent), force=force,
                 )
-            _verify(archive, offered)
+            _verify(archive, remote)
             return
         except Failure as failure:
             if failure.kind == "damaged":
                 archive.unlink(missing_ok=True)
                 marker.unlink(missing_ok=True)
-            elif not failure.passing:
+            elif not failure.transient:
                 raise
-            # A stop after some progress is no reason to give up, however many there are.
-            turn = 0 if _size(archive) > have else turn + 1
-            if turn >= TRIES:
+            # Interruptions after some progress are no reason to stop, however many there are.
+            failures = 0 if _size(archive) > start else failures + 1
+            if failures >= TRIES:
                 raise
-            patience.rest(turn, failure)
+            budget.wait(failures, failure)
 
 
-class _Progress:
-    """A bar that follows the file's size, and a stop for a download that stands still."""
+class _DownloadProgress:
+    """A progress bar that follows the file's size, and a timeout for a download that makes no progress."""
 
-    def __init__(self, archive: Path, size: int | None, have: int, patience: Patience) -> None:
-        self._archive, self._patience = archive, patience
-        self._bar = tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=archive.name)
-        self._last, self._moved = have, time.monotonic()
+    def __init__(self, archive: Path, total: int | None, start: int, budget: TimeBudget) -> None:
+        self._archive, self._budget = archive, budget
+        self._bar = ProgressBar(archive.name, total, completed=start)
+        self._size, self._changed = start, time.monotonic()
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> _DownloadProgress:
+        self._bar.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.look()
-        self._bar.close()
+    def __exit__(self, *error: Any) -> None:
+        try:
+            self.update()
+        finally:
+            self._bar.__exit__(*error)
 
-    def look(self) -> None:
+    def update(self) -> None:
+        """Show the file's size. Raises `Failure("timeout")` when it has not changed within the timeout of a call."""
         size, now = _size(self._archive), time.monotonic()
-        if size != self._last:
-            self._bar.update(size - self._last)
-            self._last, self._moved = size, now
-        elif now - self._moved > self._patience.timeout:
-            raise Failure("timeout", f"no byte within {now - self._moved:.0f} s")
+        if size != self._size:
+            self._bar.move_to(size)
+            self._size, self._changed = size, now
+        elif now - self._changed > self._budget.timeout:
+            raise Failure("timeout", f"no byte within {now - self._changed:.0f} s")
 
 
-def _verify(archive: Path, offered: dict[str, Any]) -> None:
-    """Size and MD5 as the server told them; what is inside is verified by its checksums as it is unpacked."""
-    if offered["size"] is not None and _size(archive) != offered["size"]:
-        raise Failure("damaged", f"{archive.name} has {_size(archive)} bytes; expected {offered['size']}")
-    if offered["md5"]:
+def _verify(archive: Path, remote: dict[str, Any]) -> None:
+    """Compare size and MD5 with the server's; the files inside are verified by their checksums as they are unpacked."""
+    if remote["size"] is not None and _size(archive) != remote["size"]:
+        raise Failure("damaged", f"{archive.name} has {_size(archive)} bytes; expected {remote['size']}")
+    if remote["md5"]:
         with open(archive, "rb") as file:
             digest = base64.b64encode(hashlib.file_digest(file, "md5").digest()).decode()
-        if digest != offered["md5"]:
+        if digest != remote["md5"]:
             raise Failure("damaged", f"{archive.name} differs from the server's MD5")
 
 
 def _unpack(archive: Path, out: Path) -> None:
-    """Unpack every member inside `out`; one that is there already, with the same checksum, is left alone."""
+    """Unpack every file inside `out`, except those that exist already with the same checksum."""
     try:
-        with zipfile.ZipFile(archive) as packed:
-            members = [(member, _inside(out, member, archive)) for member in packed.infolist() if not member.is_dir()]
-            missing = [(member, target) for member, target in members if not _same(member, target)]
-            _room(out, sum(member.file_size for member, _ in missing), "the unpacked files")
-            total = sum(member.file_size for member, _ in missing)
-            with tqdm(total=total, unit="B", unit_scale=True, desc="unpacking") as bar:
-                for member, target in missing:
-                    with packed.open(member) as source:
+        with zipfile.ZipFile(archive) as zipped:
+            targets = [(entry, _target(out, entry, archive)) for entry in zipped.infolist() if not entry.is_dir()]
+            missing = [(entry, target) for entry, target in targets if not _has_content(target, entry)]
+            total = sum(entry.file_size for entry, _ in missing)
+            _check_free_space(out, total, "the unpacked files")
+            with ProgressBar("unpacking", total) as bar:
+                for entry, target in missing:
+                    with zipped.open(entry) as source:
                         _write(source, target, bar)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
         archive.unlink(missing_ok=True)
-        line = f"{archive.name} is damaged ({error}) and was removed: run the same command again"
-        raise Failure("archive", line) from None
+        message = f"{archive.name} is damaged ({error}) and was removed: run the same command again"
+        raise Failure("archive", message) from None
 
 
-def _inside(out: Path, member: zipfile.ZipInfo, archive: Path) -> Path:
-    """Where a member goes. `Failure` for one that would be written outside `out`, or that is no plain file."""
-    # The name as the archive has it: ZipInfo.filename is already mended.
-    name = member.orig_filename
+def _target(out: Path, entry: zipfile.ZipInfo, archive: Path) -> Path:
+    """Where an entry is unpacked. Raises `Failure` for one outside `out`, or that is not a plain file."""
+    # The name as stored in the archive: ZipInfo.filename is already sanitized.
+    name = entry.orig_filename
     path = PurePosixPath(name.replace("\\", "/"))
     target = out.joinpath(*path.parts)
-    strange = not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or "\0" in name
-    if strange or stat.S_ISLNK(member.external_attr >> 16) or not target.resolve().is_relative_to(out.resolve()):
-        raise Failure("archive", f"{archive.name} has a member {name!r} that would leave {out}: nothing was unpacked")
+    unsafe = not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or "\0" in name
+    if unsafe or stat.S_ISLNK(entry.external_attr >> 16) or not target.resolve().is_relative_to(out.resolve()):
+        raise Failure("archive", f"{archive.name} has an entry {name!r} that would leave {out}: nothing was unpacked")
     return target
 
 
-def _same(member: zipfile.ZipInfo, target: Path) -> bool:
-    if _size(target) != member.file_size or not target.is_file():
+def _has_content(path: Path, entry: zipfile.ZipInfo) -> bool:
+    """Whether the file exists with the size and checksum of the entry."""
+    if _size(path) != entry.file_size or not path.is_file():
         return False
     checksum = 0
-    with open(target, "rb") as file:
+    with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
             checksum = zlib.crc32(chunk, checksum)
-    return checksum == member.CRC
+    return checksum == entry.CRC
 
 
-def _write(source: IO[bytes], target: Path, bar: tqdm) -> None:
+def _write(source: IO[bytes], target: Path, bar: ProgressBar) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
+    partial = target.with_name(f".{target.name}.part")
     try:
-        with open(part, "wb") as file:
+        with open(partial, "wb") as file:
             while chunk := source.read(_CHUNK):
                 file.write(chunk)
-                bar.update(len(chunk))
-        os.replace(part, target)
+                bar.advance(len(chunk))
+        os.replace(partial, target)
     finally:
-        part.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
-def _room(folder: Path, needed: int, what: str) -> None:
+def _check_free_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(
-            f"{folder}: no room for {what}: {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free; make room or "
-            f"choose another --out"
+            f"{folder}: not enough space for {what}: {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free; free some "
+            f"space or choose another --out"
         )
 
 

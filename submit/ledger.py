@@ -1,15 +1,15 @@
-"""The ledger, `submissions.jsonl`: one event a line, only ever appended, true whatever is killed when.
+"""The ledger, `submissions.jsonl`: one event per line, append-only, valid no matter when a process is killed.
 
-An attempt is one sending of one file. Its events, in the order they happen:
+An attempt sends one file once. Its events, in the order in which they happen:
 
-    attempt    written and on the disk before anything is sent: id, file hash, description, the blend's figures
-    unclear    the sending ended without a clear answer: a submission may exist
-    submitted  it exists, with this ref (`how`: by Kaggle's answer, or found in the list of submissions)
-    failed     it does not exist, and why
-    score      status, scores and error text as Kaggle gives them
+    attempt    written and flushed to disk before anything is sent: id, file hash, description, the blend's results
+    unclear    sending ended without a definite answer: a submission may exist
+    submitted  it exists and has this ref (`how`: from Kaggle's answer, or found in the list of submissions)
+    failed     it does not exist, and the reason
+    score      status, scores and error text as given by Kaggle
 
-An attempt without `submitted` or `failed` is open: a process was killed or an answer lost. This module reads and writes
-events; it asks Kaggle nothing.
+An attempt without `submitted` or `failed` is open: a process was killed or an answer was lost. This module reads and
+writes events; it makes no calls to Kaggle.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from filelock import FileLock, Timeout
 
 @dataclass(frozen=True)
 class Attempt:
-    """What the events of one id add up to."""
+    """The state of an attempt after all events with its id."""
 
     id: str
     competition: str
     file: str
     sha256: str
     time: float
-    """Seconds since the epoch when the attempt was written."""
-    until: float
-    """By when it had been sent, if it was at all."""
+    """When the attempt was written, in seconds since the epoch."""
+    sent_before: float
+    """The attempt was sent before this time, if at all; in seconds since the epoch."""
     message: str = ""
     blend: dict[str, Any] = field(default_factory=dict)
-    """The blend's figures: recipe, oof, nested, dev, parameters, tags."""
+    """The blend's results: recipe, oof, nested, dev, parameters, tags."""
     state: str = "open"
     """`open`, `submitted` or `failed`."""
     ref: int | None = None
@@ -52,11 +52,12 @@ class Attempt:
 
     @property
     def date(self) -> str:
+        """The local time of the attempt, to the minute."""
         return datetime.fromtimestamp(self.time).strftime("%Y-%m-%d %H:%M")
 
 
 def append(path: Path, event: str, id: str, **values: Any) -> None:
-    """Append one event: under a lock, in a single write, flushed to the disk before this returns."""
+    """Append one event: under a lock, in a single write, flushed to disk before this returns."""
     now = datetime.now(UTC)
     line = {"event": event, "id": id, "at": now.isoformat(timespec="seconds"), "epoch": now.timestamp(), **values}
     data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
@@ -65,38 +66,40 @@ def append(path: Path, event: str, id: str, **values: Any) -> None:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
-                data = b"\n" + data  # a line torn by a crash stays a line of its own
+                data = b"\n" + data  # a line torn by a crash must not merge with this one
         if file.write(data) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(file.fileno())
 
 
-def attempts(path: Path) -> list[Attempt]:
-    """All attempts in the order they were made. A torn line is no event; a missing ledger has no attempts."""
-    found: dict[str, Attempt] = {}
+def read_attempts(path: Path) -> list[Attempt]:
+    """All attempts, oldest first. Torn lines are skipped; a ledger that does not exist has no attempts."""
+    attempts: dict[str, Attempt] = {}
     for event in _events(path):
-        id, known = event["id"], found.get(event["id"])
+        id = event["id"]
         if event["event"] == "attempt":
-            found[id] = Attempt(
+            attempts[id] = Attempt(
                 id, event["competition"], event["file"], event["sha256"], event["epoch"],
                 event["epoch"] + event.get("limit", 0.0), event.get("message", ""), event.get("blend", {}),
             )
-        elif known is not None:
-            found[id] = _after(known, event)
-    return list(found.values())
+        elif id in attempts:
+            attempts[id] = _updated(attempts[id], event)
+    return list(attempts.values())
 
 
-def _after(attempt: Attempt, event: dict[str, Any]) -> Attempt:
+def _updated(attempt: Attempt, event: dict[str, Any]) -> Attempt:
     match event["event"]:
         case "submitted":
             return replace(attempt, state="submitted", ref=event["ref"])
         case "failed":
             return replace(attempt, state="failed", reason=event["reason"])
         case "unclear":
-            return replace(attempt, until=event["epoch"], reason=event["reason"])
+            return replace(attempt, sent_before=event["epoch"], reason=event["reason"])
         case "score":
-            keys = ("status", "public_score", "private_score", "reason")
-            return replace(attempt, **{key: event.get(key) or "" for key in keys})
+            scores: dict[str, Any] = {
+                key: event.get(key) or "" for key in ("status", "public_score", "private_score", "reason")
+            }
+            return replace(attempt, **scores)
     return attempt
 
 
@@ -113,20 +116,20 @@ def _events(path: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def sending(path: Path, rest: Callable[[int], None]) -> Iterator[None]:
-    """Hold the right to send under this ledger; while another process has it, call `rest(turn)` and try again.
+def sending_lock(path: Path, wait: Callable[[int], None]) -> Iterator[None]:
+    """Hold the exclusive right to send under this ledger; while another process holds it, call `wait(waits)` and retry.
 
-    The system drops the lock when its holder dies, however it dies.
+    `waits` counts the waits so far. The operating system releases the lock when its holder dies, however it dies.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{path}.sending")
-    turn = 0
+    waits = 0
     while True:
         with contextlib.suppress(Timeout):
             lock.acquire(timeout=0)
             break
-        rest(turn)
-        turn += 1
+        wait(waits)
+        waits += 1
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
-"""The ledger for the eye: a table of attempts with cross-validation against leaderboard, and the same as a picture.
+"""The ledger as a table of attempts, with cross-validated distances beside leaderboard scores, and as a plot.
 
-Reads events only through `submit.ledger`; changes nothing.
+Reads attempts only; changes nothing.
 """
 
 from __future__ import annotations
@@ -8,47 +8,55 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
+from registry.console import print_table
 from registry.errors import atomic_write
 from submit.advice import shorten
 from submit.check import method_of
 from submit.ledger import Attempt
 
-_COLUMNS = ("date", "competition", "file", "recipe", "OOF", "dev", "public", "private", "public-OOF", "ref", "status")
+COLUMNS = ("date", "competition", "file", "recipe", "OOF", "dev", "public", "private", "public-OOF", "ref", "status")
+_FORMATS = {"OOF": "{:.3f}", "dev": "{:.3f}", "public-OOF": "{:+.3f}"}
 
 
-def table(attempts: Sequence[Attempt]) -> str:
-    """One line an attempt, oldest first. Distances and scores are mean edit distances: lower is better."""
-    cells = [_COLUMNS, *map(_row, attempts)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(_COLUMNS))]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+def attempts_table(attempts: Sequence[Attempt]) -> pd.DataFrame:
+    """One row per attempt, oldest first. Distances and scores are mean edit distances: lower is better.
 
-
-def _row(attempt: Attempt) -> tuple[str, ...]:
-    oof, public = _number(attempt.blend.get("oof")), _number(attempt.public_score)
-    gap = f"{public - oof:+.3f}" if oof is not None and public is not None else "-"
-    status = attempt.status.lower() or attempt.state
-    if attempt.reason and (attempt.state != "submitted" or status == "error"):
-        status += f": {attempt.reason}"
-    return (
-        attempt.date,
-        attempt.competition,
-        Path(attempt.file).name,
-        shorten(method_of(attempt.blend) or attempt.message or "-", 40),
-        _shown(oof),
-        _shown(_number(attempt.blend.get("dev"))),
-        attempt.public_score or "-",
-        attempt.private_score or "-",
-        gap,
-        str(attempt.ref or "-"),
-        status,
+    `public` and `private` are text as given by Kaggle; `OOF`, `dev` and `public-OOF` are numbers, NaN where unknown.
+    """
+    table = pd.DataFrame(
+        {
+            "date": [attempt.date for attempt in attempts],
+            "competition": [attempt.competition for attempt in attempts],
+            "file": [Path(attempt.file).name for attempt in attempts],
+            "recipe": [shorten(method_of(attempt.blend) or attempt.message, 40) for attempt in attempts],
+            "OOF": _numbers([attempt.blend.get("oof") for attempt in attempts]),
+            "dev": _numbers([attempt.blend.get("dev") for attempt in attempts]),
+            "public": [attempt.public_score for attempt in attempts],
+            "private": [attempt.private_score for attempt in attempts],
+            "ref": [str(attempt.ref or "") for attempt in attempts],
+            "status": [_status(attempt) for attempt in attempts],
+        }
     )
+    table["public-OOF"] = _numbers(table["public"]) - table["OOF"]
+    return table[list(COLUMNS)]
 
 
-def plot(attempts: Sequence[Attempt], path: Path) -> int:
-    """Draw OOF and dev distance against public score into a PNG; answer how many attempts have both and are in it."""
-    scored = [each for each in attempts if _number(each.public_score) is not None]
-    points = [(name, each) for name in ("oof", "dev") for each in scored if _number(each.blend.get(name)) is not None]
-    if not points:
+def print_attempts(attempts: Sequence[Attempt]) -> None:
+    """Print the table, with `-` for what is unknown."""
+    table = attempts_table(attempts)
+    for column, pattern in _FORMATS.items():
+        table[column] = [pattern.format(value) if pd.notna(value) else "" for value in table[column]]
+    print_table(COLUMNS, table.replace("", "-").to_numpy())
+
+
+def plot_attempts(attempts: Sequence[Attempt], path: Path) -> int:
+    """Plot OOF and dev distance against public score to a PNG; return the number of attempts in it, 0 for no plot."""
+    table = attempts_table(attempts)
+    table["public"] = _numbers(table["public"])
+    scored = table.dropna(subset=["public"]).dropna(subset=["OOF", "dev"], how="all")
+    if scored.empty:
         return 0
     import matplotlib
 
@@ -56,13 +64,12 @@ def plot(attempts: Sequence[Attempt], path: Path) -> int:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 6), layout="constrained")
-    for name, marker in (("oof", "o"), ("dev", "s")):
-        chosen = [each for which, each in points if which == name]
-        x, y = [_number(each.blend[name]) for each in chosen], [_number(each.public_score) for each in chosen]
-        if chosen:
-            axes.scatter(x, y, marker=marker, label={"oof": "OOF", "dev": "dev"}[name])
-        for left, up, each in zip(x, y, chosen, strict=True):
-            axes.annotate(str(each.ref), (left, up), textcoords="offset points", xytext=(5, 5), fontsize=8)
+    for column, marker in (("OOF", "o"), ("dev", "s")):
+        points = scored.dropna(subset=[column])
+        if not points.empty:
+            axes.scatter(points[column], points["public"], marker=marker, label=column)
+        for distance, score, ref in zip(points[column], points["public"], points["ref"], strict=True):
+            axes.annotate(ref, (distance, score), textcoords="offset points", xytext=(5, 5), fontsize=8)
     low = min(axes.get_xlim()[0], axes.get_ylim()[0])
     high = max(axes.get_xlim()[1], axes.get_ylim()[1])
     axes.plot((low, high), (low, high), linestyle=":", color="grey", label="equal")
@@ -71,16 +78,16 @@ def plot(attempts: Sequence[Attempt], path: Path) -> int:
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     pyplot.close(figure)
-    return len({each.id for _, each in points})
+    return len(scored)
 
 
-def _number(value: object) -> float | None:
-    """A distance as a number; Kaggle gives scores as strings, empty where there is none."""
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
+def _status(attempt: Attempt) -> str:
+    status = attempt.status.lower() or attempt.state
+    if attempt.reason and (attempt.state != "submitted" or status == "error"):
+        status += f": {attempt.reason}"
+    return status
 
 
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _numbers(values: Sequence[object] | pd.Series) -> pd.Series:
+    """Distances as floats; Kaggle gives scores as text, empty when there is none."""
+    return pd.to_numeric(pd.Series(values, dtype=object), errors="coerce").astype(float)

@@ -1,16 +1,16 @@
-"""From a checked file to a submission at Kaggle: never two where one was meant, and a ledger that is true throughout.
+"""From a checked file to a submission at Kaggle: never two where one was intended, with a correct ledger throughout.
 
-The order of things is the whole point:
+The order of the steps matters:
 
-1. Under the right to send, open attempts of earlier runs are looked up in Kaggle's list by the unique id in their
-   description. One that is there is recorded; one that is not there counts as never arrived only after it had
+1. Under the sending lock, open attempts of earlier runs are looked up in Kaggle's list, by the unique id in their
+   description. An attempt found there is recorded; one that is missing counts as never arrived only after it had
    `settle` seconds to arrive.
-2. The limits and the same content's earlier submissions are looked at; nothing is sent in vain.
-3. The attempt is in the ledger, on the disk, before it is sent. Success is a `ref` above 0 and nothing else.
-4. A failure before the client's last request, or a refusal by Kaggle, made no submission: the next try is another
-   attempt. After anything else a submission may exist, and step 1 decides.
+2. The limits and earlier submissions of the same content are checked, so that nothing is sent in vain.
+3. The attempt is in the ledger, flushed to disk, before it is sent. Only a `ref` above 0 is a success.
+4. After a failure before the client's last request, or a refusal by Kaggle, no submission exists: the next try is a new
+   attempt. After any other failure a submission may exist, and step 1 decides.
 
-What a file must look like is `submit.check`; how calls are bounded in time is `submit.client`.
+`submit.check` defines what a file must look like; `submit.client` limits the time of calls.
 """
 
 from __future__ import annotations
@@ -26,58 +26,57 @@ from typing import Any
 from registry.errors import InputError
 from submit import ledger
 from submit.advice import shorten
-from submit.check import Checked, unchanged
-from submit.client import Client, Failure, Patience
+from submit.check import CheckedFile, is_unchanged
+from submit.client import Client, Failure, TimeBudget
 from submit.ledger import Attempt
 
-SENDINGS = 3
-"""How often one run may send, each time after proof that the last sending made no submission."""
+MAX_SENDS = 3
+"""How often one run may send, each time after proof that the previous try made no submission."""
 
-_PAGES = 10
-"""Pages of a hundred submissions looked through, newest first."""
-
-Say = Callable[[str], None]
+_MAX_PAGES = 10
+"""How many pages of a hundred submissions are read, newest first."""
 
 
 @dataclass
 class Sender:
-    """One run's dealings with one competition."""
+    """Submits to one competition, and keeps the ledger in agreement with Kaggle."""
 
     client: Client
-    patience: Patience
+    budget: TimeBudget
     competition: str
     ledger: Path
     settle: float
-    """Seconds after which a submission that Kaggle does not list never arrived."""
-    say: Say
+    """Seconds after which a submission that Kaggle does not list counts as never arrived."""
+    log: Callable[[str], None]
+    """Prints a line of progress."""
 
-    def submit(self, checked: Checked, message: str, again: bool) -> Attempt:
-        """Submit once and answer the attempt that made it, or that an interrupted earlier run turns out to have made.
+    def submit(self, checked: CheckedFile, message: str, again: bool) -> Attempt:
+        """Submit once; return the attempt that made the submission, possibly one of an interrupted earlier run.
 
-        Raises `InputError` for content submitted before (unless `again`), `Failure` for everything at Kaggle's end.
+        Raises `InputError` for content submitted before (unless `again`), `Failure` for any failure at Kaggle.
         """
-        with ledger.sending(self.ledger, self._wait_for_other):
-            for attempt in self._ready(checked, again):
-                self.say(f"this file had arrived as ref {attempt.ref}: nothing is sent")
+        with ledger.sending_lock(self.ledger, self._wait_for_other):
+            for attempt in self._prepare(checked, again):
+                self.log(f"this file had arrived as ref {attempt.ref}: nothing is sent")
                 return attempt
-            turn = 0
+            sends = 0
             while True:
                 try:
                     return self._send(checked, message)
                 except Failure as failure:
-                    turn += 1
-                    if not failure.passing or turn == SENDINGS:
+                    sends += 1
+                    if not failure.transient or sends == MAX_SENDS:
                         raise
-                    self.say(f"no submission was made ({shorten(str(failure))}): trying again")
-                    self.patience.rest(turn - 1, failure)
+                    self.log(f"no submission was made ({shorten(str(failure))}): trying again")
+                    self.budget.wait(sends - 1, failure)
 
-    def rehearse(self, checked: Checked, again: bool) -> None:
-        """Everything `submit` does before it sends, and raises."""
-        with ledger.sending(self.ledger, self._wait_for_other):
-            self._ready(checked, again)
+    def dry_run(self, checked: CheckedFile, again: bool) -> None:
+        """Do, and raise, everything that `submit` does before it sends."""
+        with ledger.sending_lock(self.ledger, self._wait_for_other):
+            self._prepare(checked, again)
 
-    def _ready(self, checked: Checked, again: bool) -> list[Attempt]:
-        """Settle the past and look at what is left; attempts of this content that turned out to have arrived."""
+    def _prepare(self, checked: CheckedFile, again: bool) -> list[Attempt]:
+        """Reconcile, then check duplicates and limits; return attempts of this content found to have arrived."""
         arrived, listed = self.reconcile()
         if same := [attempt for attempt in arrived if attempt.sha256 == checked.sha256]:
             return same
@@ -87,60 +86,60 @@ class Sender:
         return []
 
     def _check_limits(self) -> None:
-        """`Failure("limit")` when no submission is left today."""
-        limits = self.client.ask("limits", self.patience, competition=self.competition)
+        """Raise `Failure("limit")` when no submission is left today."""
+        limits = self.client.query("limits", self.budget, competition=self.competition)
         if limits["allowed"] > 0:
-            self.say(f"limits: {limits['allowed']} submissions left today, {limits['today']} made")
+            self.log(f"limits: {limits['allowed']} submissions left today, {limits['today']} made")
         elif limits["today"] or limits["total"]:
-            raise Failure("limit", f"{limits['today']} made today, {limits['total']} in all, none left")
+            raise Failure("limit", f"{limits['today']} made today, {limits['total']} in total, none left")
         else:
-            # Kaggle says 0 of everything to who is in no team yet, as before one's first submission.
-            self.say("limits: Kaggle counts no submissions of yours yet")
+            # Kaggle answers 0 for every count to a user without a team, as before one's first submission.
+            self.log("limits: Kaggle counts no submissions of yours yet")
 
     def _refuse_duplicate(self, sha256: str, listed: list[dict[str, Any]]) -> None:
-        """`InputError` when the ledger or Kaggle's list has this content already."""
-        for attempt in self._known():
+        """Raise `InputError` when the ledger or Kaggle's list has this content already."""
+        for attempt in self._attempts():
             if attempt.sha256 == sha256 and attempt.state == "submitted":
                 score = f", public score {attempt.public_score}" if attempt.public_score else ""
                 raise InputError(
                     f"this content was submitted on {attempt.date} as ref {attempt.ref}{score}; "
-                    f"--again submits it once more"
+                    f"pass --again to submit it once more"
                 )
         for submission in listed:
             if _tag(submission)[1] == sha256[:16]:
-                by = submission.get("submittedBy") or "you"
+                user = submission.get("submittedBy") or "you"
                 raise InputError(
-                    f"this content was submitted as ref {submission['ref']} by {by}, under another ledger; "
-                    f"--again submits it once more"
+                    f"this content was submitted as ref {submission['ref']} by {user}, under another ledger; "
+                    f"pass --again to submit it once more"
                 )
 
     def reconcile(self) -> tuple[list[Attempt], list[dict[str, Any]]]:
-        """Settle every attempt without an outcome by Kaggle's list: those that turn out to have arrived, and the list.
+        """Settle every open attempt by Kaggle's list; return the attempts found to have arrived, and the list.
 
-        `Failure("unclear")` when the deadline passes before that can be told.
+        Raises `Failure("unclear")` when the deadline passes before all are settled.
         """
-        arrived, start, turn = [], time.time(), 0
+        arrived, start, waits = [], time.time(), 0
         while True:
-            asked = time.time()  # the list is as old as the question, however long the answer took
-            listed = self._listed()
-            arrived += self._absorb(listed)
-            for attempt in self._open():
-                if asked >= min(attempt.until, start) + self.settle:
+            requested = time.time()  # the list may be as old as the request, however long the answer took
+            listed = self._submissions()
+            arrived += self._record_listed(listed)
+            for attempt in self._open_attempts():
+                if requested >= min(attempt.sent_before, start) + self.settle:
                     reason = f"not among Kaggle's submissions {self.settle:g} s after it was sent"
                     ledger.append(self.ledger, "failed", attempt.id, reason=reason)
-            if not (still_open := self._open()):
+            if not (still_open := self._open_attempts()):
                 return arrived, listed
-            if not turn:
-                self.say(f"{len(still_open)} attempt(s) without an outcome: looking for them in Kaggle's list")
+            if not waits:
+                self.log(f"{len(still_open)} attempt(s) without an outcome: looking for them in Kaggle's list")
             try:
-                self.patience.rest(turn)
+                self.budget.wait(waits)
             except Failure as failure:
                 raise Failure("unclear", str(failure)) from failure
-            turn += 1
+            waits += 1
 
-    def _absorb(self, listed: list[dict[str, Any]]) -> list[Attempt]:
-        """Record what Kaggle's list says of our attempts; those of which it is news that they arrived."""
-        known = {attempt.id: attempt for attempt in self._known()}
+    def _record_listed(self, listed: list[dict[str, Any]]) -> list[Attempt]:
+        """Record what Kaggle's list says about our attempts; return those not known to have arrived until now."""
+        known = {attempt.id: attempt for attempt in self._attempts()}
         arrived = []
         for submission in listed:
             attempt = known.get(_tag(submission)[0])
@@ -149,55 +148,55 @@ class Sender:
             if attempt.state != "submitted":
                 ledger.append(self.ledger, "submitted", attempt.id, ref=int(submission["ref"]), how="listed")
                 arrived.append(attempt.id)
-            self._score(attempt, submission)
+            self._record_score(attempt, submission)
         return [self._attempt(id) for id in arrived]
 
-    def follow(self, attempt: Attempt) -> Attempt:
-        """Wait for the score, by ref, until the deadline, then `Failure("unscored")`."""
-        turn, failure = 0, None
+    def wait_for_score(self, attempt: Attempt) -> Attempt:
+        """Wait for the score of a submitted attempt; raise `Failure("unscored")` at the deadline."""
+        waits, failure = 0, None
         while True:
             try:
-                answer = self.client.call("submission", self.patience, self.patience.timeout, ref=attempt.ref)
+                answer = self.client.call("submission", self.budget, self.budget.timeout, ref=attempt.ref)
                 failure = None
             except Failure as error:
-                # Kaggle's parts learn of a submission one after the other: not found, right after sending, is not yet.
-                if not error.passing and error.status != 404:
+                # Kaggle's services learn of a submission one by one: "not found" right after sending means "not yet".
+                if not error.transient and error.status != 404:
                     raise
                 failure = error
             else:
                 status = _status(answer)
                 if status in ("COMPLETE", "ERROR"):
-                    self._score(attempt, answer)
+                    self._record_score(attempt, answer)
                     return self._attempt(attempt.id)
-                if not turn:
-                    self.say(f"ref {attempt.ref}: {status.lower()}, waiting for the score")
+                if not waits:
+                    self.log(f"ref {attempt.ref}: {status.lower()}, waiting for the score")
             try:
-                self.patience.rest(turn, failure)
+                self.budget.wait(waits, failure)
             except Failure as late:
                 raise Failure("unscored", f"ref {attempt.ref}: {late}") from late
-            turn += 1
+            waits += 1
 
-    def refresh(self) -> None:
-        """Record what Kaggle's list says of attempts and scores that the ledger does not have yet."""
-        with ledger.sending(self.ledger, self._wait_for_other):
+    def update_ledger(self) -> None:
+        """Record the outcomes and scores in Kaggle's list that the ledger does not have yet."""
+        with ledger.sending_lock(self.ledger, self._wait_for_other):
             self.reconcile()
 
-    def _send(self, checked: Checked, message: str) -> Attempt:
-        """One attempt. Returns it when it made a submission; a `Failure` raised says that it did not, or `unclear`."""
-        if not unchanged(checked):
+    def _send(self, checked: CheckedFile, message: str) -> Attempt:
+        """Make one attempt and return it; after a `Failure` there is no submission, unless its kind is `unclear`."""
+        if not is_unchanged(checked):
             raise InputError(f"{checked.path}: changed since it was checked, nothing was sent; run the command again")
         id = uuid.uuid4().hex[:12]
-        description = _described(id, checked.sha256, message)
+        description = _description(id, checked.sha256, message)
         ledger.append(
             self.ledger, "attempt", id, competition=self.competition, file=str(checked.path), sha256=checked.sha256,
             bytes=checked.size, message=message, description=description, blend=checked.blend,
-            limit=self.patience.left,
+            limit=self.budget.remaining,
         )
-        # Three requests and the file itself; a third of the time left is kept for looking whether it arrived.
-        limit = min(3 * self.patience.timeout, self.patience.left * 2 / 3)
+        # Three requests and the file itself; a third of the time left is kept for checking whether it arrived.
+        limit = min(3 * self.budget.timeout, self.budget.remaining * 2 / 3)
         try:
             answer = self.client.call(
-                "submit", self.patience, limit,
+                "submit", self.budget, limit,
                 competition=self.competition, file=str(checked.path), description=description,
             )
         except Failure as failure:
@@ -205,7 +204,7 @@ class Sender:
                 ledger.append(self.ledger, "failed", id, reason=shorten(str(failure)))
                 raise
             ledger.append(self.ledger, "unclear", id, reason=shorten(str(failure)))
-            return self._find(id, failure)
+            return self._resolve_lost_answer(id, failure)
         except BaseException as interruption:
             ledger.append(self.ledger, "unclear", id, reason=f"interrupted: {type(interruption).__name__}")
             raise
@@ -214,15 +213,15 @@ class Sender:
             return self._attempt(id)
         reason = shorten(answer["printed"] or answer["message"] or "no reason given")
         if not answer["uploaded"]:
-            # The client sends its last request only after a whole upload.
+            # The client makes its last request only after a complete upload.
             ledger.append(self.ledger, "failed", id, reason=reason)
             raise Failure("upload", reason)
         ledger.append(self.ledger, "unclear", id, reason=f"no ref in Kaggle's answer: {reason}")
-        return self._find(id, Failure("other", f"no ref in Kaggle's answer: {reason}"))
+        return self._resolve_lost_answer(id, Failure("other", f"no ref in Kaggle's answer: {reason}"))
 
-    def _find(self, id: str, failure: Failure) -> Attempt:
-        """After a lost answer: the attempt, if it arrived; the failure that lost the answer, if it did not."""
-        self.say(f"the answer was lost ({shorten(str(failure))}): looking whether the submission arrived")
+    def _resolve_lost_answer(self, id: str, failure: Failure) -> Attempt:
+        """The attempt if its submission arrived; otherwise raise the failure that lost the answer."""
+        self.log(f"the answer was lost ({shorten(str(failure))}): checking whether the submission arrived")
         try:
             self.reconcile()
         except Failure as second:
@@ -232,37 +231,37 @@ class Sender:
             return attempt
         raise Failure(failure.kind, failure.text, failure.status, failure.retry_after) from failure
 
-    def _listed(self) -> list[dict[str, Any]]:
+    def _submissions(self) -> list[dict[str, Any]]:
         """Our submissions to the competition, newest first."""
-        found: list[dict[str, Any]] = []
+        submissions: list[dict[str, Any]] = []
         token = ""
-        for _ in range(_PAGES):
-            page = self.client.ask("listed", self.patience, competition=self.competition, token=token)
-            found += page["submissions"]
+        for _ in range(_MAX_PAGES):
+            page = self.client.query("submissions", self.budget, competition=self.competition, token=token)
+            submissions += page["submissions"]
             token = page["next"]
             if not token:
                 break
-        return found
+        return submissions
 
-    def _known(self) -> list[Attempt]:
-        return [each for each in ledger.attempts(self.ledger) if each.competition == self.competition]
+    def _attempts(self) -> list[Attempt]:
+        return [attempt for attempt in ledger.read_attempts(self.ledger) if attempt.competition == self.competition]
 
-    def _open(self) -> list[Attempt]:
-        return [attempt for attempt in self._known() if attempt.state == "open"]
+    def _open_attempts(self) -> list[Attempt]:
+        return [attempt for attempt in self._attempts() if attempt.state == "open"]
 
     def _attempt(self, id: str) -> Attempt:
-        return next(each for each in self._known() if each.id == id)
+        return next(attempt for attempt in self._attempts() if attempt.id == id)
 
-    def _score(self, attempt: Attempt, submission: dict[str, Any]) -> None:
-        """Record a submission's status and scores where they are news."""
-        news = {"status": _status(submission)} | {name: _text(submission.get(key)) for name, key in _SCORES.items()}
-        if any(getattr(attempt, name) != value for name, value in news.items()):
-            ledger.append(self.ledger, "score", attempt.id, **news)
+    def _record_score(self, attempt: Attempt, submission: dict[str, Any]) -> None:
+        """Record a submission's status and scores if they differ from the attempt's."""
+        values = {"status": _status(submission)} | {name: _text(submission.get(key)) for name, key in _SCORES.items()}
+        if any(getattr(attempt, name) != value for name, value in values.items()):
+            ledger.append(self.ledger, "score", attempt.id, **values)
 
-    def _wait_for_other(self, turn: int) -> None:
-        if not turn:
-            self.say(f"another process is sending with {self.ledger}: waiting for it")
-        self.patience.rest(turn)
+    def _wait_for_other(self, waits: int) -> None:
+        if not waits:
+            self.log(f"another process is sending with {self.ledger}: waiting for it")
+        self.budget.wait(waits)
 
 
 _SCORES = {"public_score": "publicScore", "private_score": "privateScore", "reason": "errorDescription"}
@@ -271,21 +270,21 @@ _TAG = re.compile(r"\[id ([0-9a-f]{12}), file ([0-9a-f]{16})\]")
 
 
 def _status(submission: dict[str, Any]) -> str:
-    # Proto names with their prefix, plain ones, and PENDING left out as a default, all occur.
+    # The status may be a protobuf name with its prefix, a plain name, or absent for the default, PENDING.
     return str(submission.get("status") or "PENDING").upper().removeprefix("SUBMISSION_STATUS_")
 
 
 def _text(value: object) -> str:
-    """A score or an error text, empty where Kaggle gives none."""
+    """A score or an error text; empty when Kaggle gives none."""
     return "" if value is None else str(value)
 
 
-def _described(id: str, sha256: str, message: str) -> str:
-    """A submission's description. The tag stands first, so that a limit on its length cuts the message instead."""
+def _description(id: str, sha256: str, message: str) -> str:
+    """A submission's description. The tag comes first, so that a limit on its length cuts off the message instead."""
     return f"[id {id}, file {sha256[:16]}] {' '.join(message.split())}"
 
 
 def _tag(submission: dict[str, Any]) -> tuple[str, str]:
-    """Attempt id and file mark in a submission's description; empty where it is not one of ours."""
-    found = _TAG.search(submission.get("description") or "")
-    return (found[1], found[2]) if found else ("", "")
+    """The attempt id and the start of the file's hash in a submission's description; empty if it is not one of ours."""
+    tag = _TAG.search(submission.get("description") or "")
+    return (tag[1], tag[2]) if tag else ("", "")

@@ -1,11 +1,11 @@
-"""The child process in which the official `kaggle` client runs: one JSON request a line in, one JSON answer a line out.
+"""The child process that runs the official `kaggle` client: one JSON request per line in, one JSON answer per line out.
 
-Nothing but the client's own calls happens here: no retries, no ledger, no judgement. `submit.client` runs it as a
-script; it imports nothing of this project, so that it starts from any folder.
+It only makes the client's calls: no retries, no ledger, no decisions. `submit.client` runs it as a script, and it
+imports nothing of this project, so that it starts from any folder.
 
 A request is `{"call": name, "arguments": {…}, "limit": seconds}`, an answer `{"value": …}` or `{"failure": {…}}`.
-Answers go through a private copy of standard output; what the client prints goes to standard error, which is thrown
-away. A call past its limit ends the process, and the exit status tells how far a submission had come.
+Answers go through a private copy of standard output; what the client prints goes to standard error, which is discarded.
+A call that exceeds its limit ends the process, and the exit status says how far a submission had got.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ import traceback
 from types import FrameType, ModuleType
 from typing import IO, Any
 
-OVERTIME = {"before": 91, "upload": 92, "create": 93}
-"""Exit status of a call past its limit, by the phase a submission was in (see `phase`)."""
+TIMEOUT_STATUS = {"before": 91, "upload": 92, "create": 93}
+"""Exit status after a call that exceeded its limit, by the phase a submission was in (see `phase`)."""
 
 _PHASES = (("create_submission", "create"), ("upload_complete", "upload"))
 
 
 def phase(functions: list[str]) -> str:
-    """How far a submission had come, told from the names of the client's functions on the stack.
+    """How far a submission had got, from the names of the client's functions on the stack.
 
-    `create`: the request that makes the submission may have gone out. `upload`, `before`: it has not.
+    `create`: the request that creates the submission may have been sent. `upload`, `before`: it has not.
     """
     return next((name for function, name in _PHASES if function in functions), "before")
 
@@ -40,37 +40,38 @@ def phase(functions: list[str]) -> str:
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    # Standard input too is ours alone: without credentials the client calls exit(), which closes sys.stdin.
+    # Requests come through a private copy of standard input: without credentials the client calls exit(), which closes
+    # sys.stdin.
     source = os.fdopen(os.dup(0), encoding="utf-8")
     sys.stdin = open(os.devnull)  # noqa: SIM115
     requests: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(source, requests), daemon=True).start()
-    here = threading.get_ident()
+    threading.Thread(target=_read_requests, args=(source, requests), daemon=True).start()
+    main_thread = threading.get_ident()
     while True:
         request = json.loads(requests.get())
-        overtime = threading.Timer(request["limit"], _give_up, (here,))
-        overtime.daemon = True
-        overtime.start()
+        timer = threading.Timer(request["limit"], _exit_on_timeout, (main_thread,))
+        timer.daemon = True
+        timer.start()
         try:
             answer: dict[str, Any] = {"value": CALLS[request["call"]](**request["arguments"])}
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - every failure is reported to the parent
             answer = {"failure": _describe(error)}
-        overtime.cancel()
+        timer.cancel()
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
-def _read(source: IO[str], requests: queue.SimpleQueue[str]) -> None:
+def _read_requests(source: IO[str], requests: queue.SimpleQueue[str]) -> None:
     for line in source:
         requests.put(line)
     # The parent is gone. An upload it no longer waits for must not become a submission it does not know of.
     os._exit(0)
 
 
-def _give_up(thread: int) -> None:
-    # From looking at the stack to the exit this thread keeps the interpreter's lock: nothing after the short sleep
-    # blocks, and every other thread may ask for the lock only after the new interval, an hour. So the call cannot move
-    # on to its next phase in between.
+def _exit_on_timeout(thread: int) -> None:
+    # This thread holds the interpreter's lock from the inspection of the stack to the exit: nothing after the short
+    # sleep blocks, and with the new switch interval other threads request the lock only after an hour. So the call
+    # cannot proceed to its next phase in between.
     sys.setswitchinterval(3600)
     time.sleep(0.01)
     frame: FrameType | None = sys._current_frames().get(thread)
@@ -78,11 +79,11 @@ def _give_up(thread: int) -> None:
     while frame is not None:
         functions.append(frame.f_code.co_name)
         frame = frame.f_back
-    os._exit(OVERTIME[phase(functions)])
+    os._exit(TIMEOUT_STATUS[phase(functions)])
 
 
 def _kaggle() -> ModuleType:
-    import kaggle  # authenticates while it is imported, and may ask the network
+    import kaggle  # authenticates while it is imported, possibly over the network
 
     return kaggle
 
@@ -91,8 +92,8 @@ def _api() -> Any:
     return _kaggle().api
 
 
-def hello() -> dict[str, Any]:
-    """Import the client; its version, and where the credentials it found come from. No secrets."""
+def credentials() -> dict[str, Any]:
+    """Import the client; return its version and where the credentials it found come from, never the credentials."""
     from kaggle.api.kaggle_api_extended import KaggleApi
     from kagglesdk.kaggle_env import get_access_token_from_env
 
@@ -116,17 +117,18 @@ def hello() -> dict[str, Any]:
 
 
 def authenticate() -> None:
-    """For when importing did not: raises what kept the client from it (importing swallows that)."""
+    """Authenticate again and raise the error that importing the client hides."""
     _api().authenticate()
 
 
 def limits(competition: str) -> dict[str, Any]:
+    """Submissions made today and in total, and how many are allowed now."""
     answer = _api().competition_get_submission_limits(competition)
     return {"today": answer.num_today, "total": answer.num_total, "allowed": answer.num_allowed_now}
 
 
 def submit(competition: str, file: str, description: str) -> dict[str, Any]:
-    """Upload and submit. After a failed upload the client raises nothing: `ref` is 0, and it may have printed why."""
+    """Upload and submit. The client raises nothing after a failed upload: `ref` is 0, and `printed` may say why."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         answer = _api().competition_submit(file, description, competition, quiet=True)
     return {
@@ -137,7 +139,7 @@ def submit(competition: str, file: str, description: str) -> dict[str, Any]:
     }
 
 
-def listed(competition: str, token: str = "") -> dict[str, Any]:
+def submissions(competition: str, token: str = "") -> dict[str, Any]:
     """One page of our submissions, newest first, and the token of the next page."""
     from kagglesdk.competitions.types.competition_api_service import ApiListSubmissionsRequest
 
@@ -152,6 +154,7 @@ def listed(competition: str, token: str = "") -> dict[str, Any]:
 
 
 def submission(ref: int) -> dict[str, Any]:
+    """One submission, by its ref."""
     from kagglesdk.competitions.types.competition_api_service import ApiGetSubmissionRequest
 
     request = ApiGetSubmissionRequest()
@@ -161,7 +164,7 @@ def submission(ref: int) -> dict[str, Any]:
 
 def _untyped(method: str, request: Any) -> dict[str, Any]:
     # The client's types raise KeyError on a status they do not know, and one such submission would hide all others;
-    # 2.2.4 has no call for one submission at all. HttpRedirect is the client's type for "hand me the response".
+    # 2.2.4 has no call for a single submission at all. HttpRedirect makes the client return the response itself.
     from kagglesdk.common.types.http_redirect import HttpRedirect
 
     with _api().build_kaggle_client() as client:
@@ -169,7 +172,7 @@ def _untyped(method: str, request: Any) -> dict[str, Any]:
 
 
 def archive(competition: str) -> dict[str, Any]:
-    """What the server says of the competition's zip, read from the headers alone."""
+    """Size, version and checksum of the competition's zip, from the response headers alone."""
     from kagglesdk.competitions.types.competition_api_service import ApiDownloadDataFilesRequest
 
     request = ApiDownloadDataFilesRequest()
@@ -181,7 +184,7 @@ def archive(competition: str) -> dict[str, Any]:
         response.close()
     md5 = re.search(r"md5=([A-Za-z0-9+/]+=*)", headers.get("x-goog-hash", ""))
     return {
-        "suffix": address.split(".")[-1],  # the client names the file so
+        "suffix": address.split(".")[-1],  # the suffix of the file that the client writes
         "size": int(headers["content-length"]) if "content-length" in headers else None,
         "version": headers.get("etag") or headers.get("last-modified"),
         "md5": md5.group(1) if md5 else None,
@@ -189,26 +192,30 @@ def archive(competition: str) -> dict[str, Any]:
 
 
 def download(competition: str, folder: str, force: bool) -> None:
+    """Download the competition's zip into `folder`, continuing a partial one unless `force`."""
     _api().competition_download_files(competition, folder, force=force, quiet=True)
 
 
-CALLS = {each.__name__: each for each in (hello, authenticate, limits, submit, listed, submission, archive, download)}
+CALLS = {
+    function.__name__: function
+    for function in (credentials, authenticate, limits, submit, submissions, submission, archive, download)
+}
 
 
 def _describe(error: BaseException) -> dict[str, Any]:
-    """An exception as plain data: its kind, the server's status and Retry-After, and a text without secrets."""
+    """An exception as plain data: its kind, the server's status and Retry-After, and its text without secrets."""
     response = getattr(error, "response", None)
     functions = [entry.name for entry in traceback.extract_tb(error.__traceback__)]
-    kinds = {each.__name__ for each in type(error).__mro__}
+    classes = {base.__name__ for base in type(error).__mro__}
     if isinstance(error, SystemExit):
         kind = "credentials"
     elif isinstance(error, ImportError):
         kind = "import"
     elif response is not None:
         kind = "http"
-    elif "JSONDecodeError" in kinds:
+    elif "JSONDecodeError" in classes:
         kind = "garbled"
-    elif kinds & {"ConnectionError", "ProtocolError", "Timeout", "ChunkedEncodingError", "SSLError"}:
+    elif classes & {"ConnectionError", "ProtocolError", "Timeout", "ChunkedEncodingError", "SSLError"}:
         kind = "connection"
     else:
         kind = "other"
@@ -226,7 +233,7 @@ def _text(error: BaseException, kind: str) -> str:
     if kind == "garbled":
         return "the answer is not JSON"
     if kind == "connection":
-        # The outer texts are the library's own wrapping; the innermost is the system's: refused, reset, unknown host.
+        # The outer messages are the library's wrapping; the innermost is the system's: refused, reset, unknown host.
         while inner := error.__cause__ or error.__context__:
             error = inner
     return str(error)

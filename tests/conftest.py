@@ -1,9 +1,10 @@
-"""Fixtures shared by all rooms: the stand-in competition where it is present, and a tiny one made of noise."""
+"""Fixtures shared by all packages: the stand-in competition where it is present, and a tiny synthetic one."""
 
 from __future__ import annotations
 
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 
 # Tests share the machine with whatever else runs; small tensors gain nothing from more threads.
 torch.set_num_threads(1)
-# What a user has set for his own data is not what the tests are about; they name their folders.
+# Tests pass their own folders, whatever the user has set.
 os.environ.pop("HW3P2_DATA", None)
 
 STAND_IN = Path(__file__).parents[2] / "shared" / "competition" / "hw3p2-mini.tar.gz"
@@ -21,11 +22,11 @@ PHONEMES = ("AE", "K", "T", "S", "IY", "N")
 
 @pytest.fixture(scope="session")
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The stand-in competition's folder: $HW3P2_MINI, or unpacked from beside the checkout; skips where absent."""
-    if named := os.environ.get("HW3P2_MINI"):
-        return Path(named)
+    """The stand-in competition's folder: $HW3P2_MINI, else unpacked from beside the checkout, else skips."""
+    if path := os.environ.get("HW3P2_MINI"):
+        return Path(path)
     if not STAND_IN.exists():
-        pytest.skip("the stand-in competition is not here")
+        pytest.skip("the stand-in competition is not on this machine")
     folder = tmp_path_factory.mktemp("mini")
     with tarfile.open(STAND_IN) as archive:
         archive.extractall(folder, filter="data")
@@ -33,8 +34,8 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _cache(tmp_path_factory: pytest.TempPathFactory):
-    """Tests pack into a cache of their own."""
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests have their own cache."""
     before = os.environ.get("HW3P2_CACHE")
     os.environ["HW3P2_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     yield
@@ -52,13 +53,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     patterns = random.normal(size=(len(PHONEMES), 5))
 
     def utterance(folder: Path, name: str, transcript: bool) -> None:
-        spoken = random.integers(len(PHONEMES), size=random.integers(4, 9))
-        frames = np.repeat(patterns[spoken], 8, axis=0) + 0.3 * random.normal(size=(8 * len(spoken), 5))
+        phonemes = random.integers(len(PHONEMES), size=random.integers(4, 9))
+        frames = np.repeat(patterns[phonemes], 8, axis=0) + 0.3 * random.normal(size=(8 * len(phonemes), 5))
         (folder / "mfcc").mkdir(parents=True, exist_ok=True)
         np.save(folder / "mfcc" / f"{name}.npy", frames.astype(np.float32))
         if transcript:
             (folder / "transcript").mkdir(exist_ok=True)
-            labels = ["[SOS]", *(PHONEMES[i] for i in spoken), "[EOS]"]
+            labels = ["[SOS]", *(PHONEMES[i] for i in phonemes), "[EOS]"]
             np.save(folder / "transcript" / f"{name}.npy", np.array(labels))
 
     for speaker in range(6):

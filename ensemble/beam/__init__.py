@@ -1,4 +1,4 @@
-"""Prefix beam search for CTC: `search` is the call, the other files are its compiled inner loops."""
+"""CTC prefix beam search. `beam_search` is the public function; the other modules are its compiled inner loops."""
 
 from ensemble.beam.search import Hypothesis, beam_search
 

@@ -1,16 +1,14 @@
-"""The compiled heart of the prefix beam search: one utterance, flat arrays, no Python objects, no GIL.
+"""The compiled prefix beam search of one utterance: flat arrays, no Python objects, and the GIL is released.
 
-It does not check shapes, share work among threads or build hypotheses: `ensemble.beam` does.
-
-What makes it fast without changing its result:
-1. A live prefix keeps its slot of the beam from frame to frame. Mass that flows from a live prefix into a live child is
-   merged first, for all slots at once, in loops without branches that become vector code.
-2. A frame's tokens are taken best first, against a running threshold, the worst score that would still stay. It ends
-   at the first token whose upper bound (best prefix + token) is not above the threshold: most frames at once, because
-   no token can bring a new prefix into the beam.
-3. The trie is flat arrays, and a node is made only for a survivor of the selection.
-Masses are float32 logarithms relative to the last frame's best prefix, so they stay small and their rounding harmless;
-what was taken out is summed in float64. Language model terms are part of a prefix's mass, a constant factor in it.
+Three properties make it fast without changing its result:
+1. A prefix keeps its slot of the beam from frame to frame. The mass that flows from a prefix into its child is added
+   first, for all slots at once, in loops without branches that the compiler vectorises.
+2. A frame's tokens are tried best first, against a running threshold: the worst score that would still stay in the
+   beam. The frame ends at the first token whose upper bound (best prefix + token) is not above the threshold. In most
+   frames that is the first one, because no token can bring a new prefix into the beam.
+3. The trie is flat arrays, and a node is created only for a prefix that survives the selection.
+Masses are float32 logarithms relative to the best prefix of the frame before, so they and their rounding errors stay
+small; what was subtracted is summed in float64. Language model terms are part of a prefix's mass, as a constant factor.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ from ensemble.beam.state import (
     Trie,
     create_prefixes,
     record_emissions,
-    replace,
+    replace_prefixes,
 )
 
 LANES = 8  # arrays over slots are padded to whole vectors
@@ -41,7 +39,7 @@ _ONE = np.float32(1.0)
 
 @njit(error_model="numpy", fastmath=FAST)
 def _prepare(values, shift, row):
-    """Copy one frame into `row`, `shift` taken out and log 0 made finite. False if no decoder can use the frame."""
+    """Copy a frame into `row`, with `shift` subtracted and log 0 made finite; False if the frame cannot be decoded."""
     peak = IMPOSSIBLE
     bad = 0
     for c in range(len(values)):
@@ -54,21 +52,22 @@ def _prepare(values, shift, row):
 
 @njit(error_model="numpy", fastmath=FAST)
 def _propagate(row, slots, mass, new_mass, inflow, token):
-    """Let every live prefix stay (blank, or its last token again) and take what flows in from a live parent.
+    """Extend every prefix by a blank, by its last token again, and by what its parent emits in this frame.
 
-    `inflow` is left holding by how much the inflow exceeds what stayed: above 0 the token was emitted anew.
+    `inflow` becomes the difference between the parent's contribution and the prefix's own: above 0 the last token is
+    emitted anew.
     """
     last, source, edge, nonblank = slots.last, slots.source, slots.edge, slots.nonblank
     width = len(last)
-    silence = row[0]
+    blank_score = row[0]
     for j in range(width):
         token[j] = row[last[j]]
         inflow[j] = mass[source[j]]
-    # Two loops, because the second sum waits for the first: apart, many of each are in flight at once.
+    # Two loops, because the second sum depends on the first: apart, the processor overlaps many of each.
     for j in range(width):
         entering = inflow[j] + edge[j] + token[j]
         again = nonblank[j] + token[j]
-        blank = mass[j] + silence
+        blank = mass[j] + blank_score
         nonblank[j] = log_add(again, entering)
         new_mass[width + j] = blank
         inflow[j] = entering - max(again, blank)
@@ -87,12 +86,12 @@ def _extremes(values, count):
 
 
 @njit(error_model="numpy")
-def _sort_tokens(row, enough, first, token, token_key):
-    """Tokens but `first` whose log-probability exceeds `enough`, best first, from index 1; returns how many and one."""
+def _sort_tokens(row, minimum, first, token, token_key):
+    """Sort the tokens above `minimum`, best first, behind `first` at index 0; returns how many there are with it."""
     count = 1
     for c in range(1, len(row)):
         value = row[c]
-        if value > enough and c != first:
+        if value > minimum and c != first:
             k = count
             while k > 1 and token_key[k - 1] < value:
                 token_key[k] = token_key[k - 1]
@@ -106,9 +105,9 @@ def _sort_tokens(row, enough, first, token, token_key):
 
 @njit(error_model="numpy")
 def _keep_best(candidates, count, beam):
-    """Move the best `beam` of `count` entries to the front, in any order; returns the worst score kept.
+    """Move the best `beam` of `count` candidates to the front, in any order; returns the worst score kept.
 
-    The score that parts them is found by interpolation on counts, since counting is vector code and sorting is not.
+    The score that separates them is found by interpolation on counts: counting vectorises, sorting does not.
     """
     key, what = candidates.key, candidates.what
     low, high = _extremes(key, count)
@@ -119,7 +118,7 @@ def _keep_best(candidates, count, beam):
         share = min(max(share, np.float32(0.1)), np.float32(0.9))
         middle = low + (high - low) * share
         if middle <= low or middle >= high:
-            break  # neighbouring floats: the rest is a tie
+            break  # no float in between: the rest is a tie
         above = 0
         for k in range(count):
             above += key[k] > middle
@@ -142,9 +141,9 @@ def _keep_best(candidates, count, beam):
 
 @njit(error_model="numpy", fastmath=FAST)
 def _compete(row, beam, worst, top, graph, slots, mass, new_mass, candidates, token, token_key):
-    """Choose the best `beam` of live and new prefixes, into `candidates`; returns how many, or 0 if the live all stay.
+    """Select the best `beam` of current and new prefixes into `candidates`; returns how many, or 0 if nothing changes.
 
-    `worst` is the score of the worst live prefix, `top` an upper bound of a prefix's score with its next token's edge.
+    `worst` is the score of the worst prefix in the beam; `top` bounds a prefix's score plus its next token's edge.
     """
     threshold = max(FLOOR, worst)
     best = 1
@@ -175,7 +174,7 @@ def _compete(row, beam, worst, top, graph, slots, mass, new_mass, candidates, to
             threshold = max(FLOOR, _keep_best(candidates, count, beam))
             count = beam
         if n == 0:
-            # The best token has raised the threshold so far that most others need not be sorted.
+            # The best token has raised the threshold, so that few others are left to be sorted.
             tokens = _sort_tokens(row, threshold - top, best, token, token_key)
         n += 1
     return count
@@ -183,15 +182,15 @@ def _compete(row, beam, worst, top, graph, slots, mass, new_mass, candidates, to
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=FAST)
 def search(log_probs, beam, nbest, graph):
-    """Search one utterance `(T, C)` float32; returns the `nbest` best prefixes.
+    """Search one utterance `(T, C)` float32 for its `nbest` best prefixes.
 
-    Returns (lengths, tokens, frames, confidences, scores, fault): the H hypotheses' lengths and scores, best first,
-    their tokens, frames and confidences one after the other, and the first frame that cannot be used, or -1.
+    Returns (lengths, tokens, frames, confidences, scores, fault): lengths and scores of the H hypotheses, best first;
+    their tokens, frames and confidences one after the other; and the first frame that cannot be decoded, or -1.
     """
     frame_count, classes = log_probs.shape
     width = (beam + LANES - 1) // LANES * LANES
-    nowhere = 2 * width  # a place in `mass` that is always impossible: the source of those whose parent is not live
-    # [0, width) holds the mass of all paths of a slot's prefix, [width, 2 width) of those that end in a blank.
+    nowhere = 2 * width  # where `mass` is always IMPOSSIBLE: the source of slots whose parent is not in the beam
+    # [0, width) is the mass of all paths of a slot's prefix, [width, 2 width) of those that end in a blank.
     mass = np.full(2 * width + 1, IMPOSSIBLE)
     new_mass = np.full(2 * width + 1, IMPOSSIBLE)
     slots = Slots(
@@ -206,7 +205,7 @@ def search(log_probs, beam, nbest, graph):
         nonblank=np.full(width, IMPOSSIBLE),
         live_child=np.zeros((width, classes), np.uint8),
     )
-    # A frame makes at most `beam` nodes, and a record for each prefix it makes or keeps.
+    # A frame creates at most `beam` nodes, and at most one record per prefix.
     trie = Trie(
         nodes=np.empty((beam * frame_count + 1, 5), np.int32),
         records=np.empty((beam * frame_count + 1, 2), np.int32),
@@ -224,10 +223,10 @@ def search(log_probs, beam, nbest, graph):
     token_key = np.empty(classes, np.float32)
     candidates = Candidates(np.empty(2 * beam, np.float32), np.empty(2 * beam, np.int32))
     stays = np.ones(width, np.uint8)
-    births = np.empty((beam, 4), np.int32)
+    created = np.empty((beam, 4), np.int32)
     any_edge = graph.best_edge.max()
     shift = np.float32(0.0)
-    offset = 0.0
+    offset = np.float64(0.0)
 
     for t in range(frame_count):
         if not _prepare(log_probs[t], shift, row):
@@ -237,12 +236,14 @@ def search(log_probs, beam, nbest, graph):
         _propagate(row, slots, mass, new_mass, inflow, token_mass)
         worst, shift = _extremes(new_mass, beam)
         count = _compete(row, beam, worst, top, graph, slots, mass, new_mass, candidates, token, token_key)
-        born = create_prefixes(count, t, graph, slots, trie, candidates, stays, births) if count > 0 else 0
+        created_count = 0
+        if count > 0:
+            created_count = create_prefixes(count, t, graph, slots, trie, candidates, stays, created)
         if _extremes(inflow, beam)[1] > 0:
             record_emissions(beam, t, slots, trie, stays, inflow)
-        if born > 0:
-            shift = max(shift, _extremes(candidates.key, born)[1])
-            replace(beam, born, nowhere, graph, slots, trie, new_mass, candidates, stays, births)
+        if created_count > 0:
+            shift = max(shift, _extremes(candidates.key, created_count)[1])
+            replace_prefixes(beam, created_count, nowhere, graph, slots, trie, new_mass, candidates, stays, created)
         stays[:] = 1
         mass, new_mass = new_mass, mass
     return _read_back(log_probs, nbest, graph, slots, trie, mass, offset, -1)
@@ -250,7 +251,7 @@ def search(log_probs, beam, nbest, graph):
 
 @njit(error_model="numpy")
 def _read_back(log_probs, nbest, graph, slots, trie, mass, offset, fault):
-    """The best `nbest` prefixes of the beam, from the trie: what `search` returns."""
+    """Read the `nbest` best prefixes of the beam from the trie, as `search` returns them."""
     width = len(slots.last)
     key = np.full(width, -np.inf)
     possible = 0
@@ -276,7 +277,7 @@ def _read_back(log_probs, nbest, graph, slots, trie, mass, offset, fault):
         until = len(log_probs)
         for k in range(first + lengths[h] - 1, first - 1, -1):
             token, start = trie.nodes[node, TOKEN], trie.records[record, FRAME]
-            # From its emission to the next token's, the token is where it is most probable.
+            # Between its emission and the next token's, the token is placed where it is most probable.
             peak = start
             for t in range(start + 1, until):
                 if log_probs[t, token] > log_probs[peak, token]:

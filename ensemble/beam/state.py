@@ -1,9 +1,10 @@
-"""What a prefix beam search keeps between frames: slots, trie, emission records; and how new prefixes replace old ones.
+"""What the prefix beam search keeps from frame to frame, and how new prefixes replace those that leave the beam.
 
-A slot is a place in the beam. A live prefix keeps its slot, so a frame costs here in proportion to what changes. The
-trie has a node for each prefix that was ever live; the node of a prefix that left and comes back is found again, so
-that its children that stayed take its mass. This module chooses nothing: `_beam_kernel` does. Everything is compiled
-into `_beam_kernel.search`; numba's cache of it does not see changes to this file (remove `__pycache__` after editing).
+A slot is an index into the beam, and a prefix keeps its slot while it stays there, so the work of a frame here is
+proportional to what changes. The trie has a node for each prefix that was ever in the beam; a prefix that leaves and
+comes back gets its node again, so that its children that stayed receive its mass. Which prefixes stay is decided in
+`ensemble.beam.kernel`. All functions are compiled into its `search`, and numba's cache of that does not notice changes
+to this file: remove `__pycache__` after editing.
 """
 
 from __future__ import annotations
@@ -13,58 +14,60 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-IMPOSSIBLE = np.float32(-1e30)  # stands for log 0: sums of it over any number of frames stay finite, so no NaN arises
-FLOOR = np.float32(-1e29)  # a prefix at or below this has probability zero and is never made
-LANES = 8  # arrays over slots are padded to whole vectors
+IMPOSSIBLE = np.float32(-1e30)  # log 0: sums of it over any number of frames stay finite, so no NaN arises
+FLOOR = np.float32(-1e29)  # a prefix with a score at or below this has probability zero and is not created
 
-_ONE = np.float32(1.0)
-
-# Columns of a trie node; SLOT is its place in the beam, or -1.
+# Columns of a trie node; SLOT is the prefix's slot, or -1 where it is not in the beam.
 PARENT, TOKEN, CHILD, SIBLING, SLOT = range(5)
-# Columns of an emission record: the record of the token before, the frame.
+# Columns of an emission record: the record of the token before, and the frame.
 BEFORE, FRAME = range(2)
 
 
 class Graph(NamedTuple):
-    """What a token adds to a score in each language model state; state 0 is the start."""
+    """What a token adds to a score in each state of the language model; state 0 is the start."""
 
     edges: np.ndarray  # (S, C) float32
     next_state: np.ndarray  # (S, C) int32
     best_edge: np.ndarray  # (S,) float32, an upper bound of `edges` over tokens
-    end: np.ndarray  # (S,) float32, what the end of the sentence adds
+    end: np.ndarray  # (S,) float32, what the end of the utterance adds
 
 
 class Slots(NamedTuple):
-    """The beam: arrays over its slots. A free slot has node -1 and no mass."""
+    """The beam: arrays over its slots. A free slot has node -1 and mass `IMPOSSIBLE`."""
 
-    node: np.ndarray
+    node: np.ndarray  # the prefix's node in the trie
     last: np.ndarray  # last token
     state: np.ndarray  # language model state
-    record: np.ndarray  # last token's emission
-    parent: np.ndarray  # the parent's slot, -1 if it is not live
-    source: np.ndarray  # where in `mass` inflow comes from
+    record: np.ndarray  # emission record of the last token
+    parent: np.ndarray  # the parent's slot, -1 if it is not in the beam
+    source: np.ndarray  # index into `mass` of the parent's mass that the last token can extend
     edge: np.ndarray  # what the last token added to the score
-    best_edge: np.ndarray  # what the next token can add at most
-    nonblank: np.ndarray  # mass of paths that end in the last token
-    live_child: np.ndarray  # (width, C) 1 where the child by that token is live
+    best_edge: np.ndarray  # the most that a next token can add
+    nonblank: np.ndarray  # mass of the paths that end in the last token
+    live_child: np.ndarray  # (width, C) 1 where the child by that token is in the beam
 
 
 class Trie(NamedTuple):
-    nodes: np.ndarray
-    records: np.ndarray
-    counts: np.ndarray  # nodes made, records made
+    """All prefixes created so far, and the frames where their tokens were emitted."""
+
+    nodes: np.ndarray  # (capacity, 5) int32
+    records: np.ndarray  # (capacity, 2) int32
+    counts: np.ndarray  # (2,) number of nodes and of records in use
 
 
 class Candidates(NamedTuple):
-    """Live and new prefixes that compete for the beam; `what` is slot + width * token, token 0 for a live prefix."""
+    """Current and new prefixes that compete for the beam.
 
-    key: np.ndarray
+    `what` is slot + width * token: the prefix in that slot extended by the token, or the prefix itself for token 0.
+    """
+
+    key: np.ndarray  # scores
     what: np.ndarray
 
 
 @njit(error_model="numpy")
 def _child(trie, parent, token):
-    """The node of prefix `parent` + `token`, made if it is new."""
+    """The node of prefix `parent` + `token`, created if there is none."""
     nodes = trie.nodes
     node = nodes[parent, CHILD]
     while node >= 0 and nodes[node, TOKEN] != token:
@@ -82,8 +85,8 @@ def _child(trie, parent, token):
 
 
 @njit(error_model="numpy")
-def _emit(trie, before, frame):
-    """Note that the token after the one of record `before` was emitted at `frame`."""
+def _add_record(trie, before, frame):
+    """Record that the token after the one of record `before` was emitted at `frame`."""
     record = trie.counts[1]
     trie.counts[1] += 1
     trie.records[record, BEFORE] = before
@@ -92,8 +95,8 @@ def _emit(trie, before, frame):
 
 
 @njit(error_model="numpy")
-def _adopt(graph, slots, parent, slot):
-    """Let the live prefix in `slot` take what flows from its parent, which is live too."""
+def _link(graph, slots, parent, slot):
+    """Connect the prefix in `slot` to its parent's slot, from which it receives mass."""
     token = slots.last[slot]
     slots.parent[slot] = parent
     slots.source[slot] = parent + len(slots.last) if slots.last[parent] == token else parent
@@ -102,36 +105,37 @@ def _adopt(graph, slots, parent, slot):
 
 
 @njit(error_model="numpy")
-def create_prefixes(count, frame, graph, slots, trie, candidates, stays, births):
-    """Make the nodes and records of the new prefixes among the `count` candidates; returns how many there are.
+def create_prefixes(count, frame, graph, slots, trie, candidates, stays, created):
+    """Create the nodes and records of the new prefixes among the `count` candidates; returns how many there are.
 
-    Their scores and tokens move to the front of `candidates`; `stays` is left holding 1 for the live that stay.
+    Their scores and tokens are moved to the front of `candidates`; row k of `created` is the new prefix's node, record,
+    language model state and parent's slot. `stays` becomes 1 for the slots whose prefixes stay.
     """
     width = len(slots.last)
     key, what = candidates.key, candidates.what
     stays[:] = 0
-    born = 0
+    created_count = 0
     for k in range(count):
         slot, token = what[k] % width, what[k] // width
         if token == 0:
             stays[slot] = 1
         else:
-            births[born, 0] = _child(trie, slots.node[slot], token)
-            births[born, 1] = _emit(trie, slots.record[slot], frame)
-            births[born, 2] = graph.next_state[slots.state[slot], token]
-            births[born, 3] = slot
-            key[born], what[born] = key[k], token
-            born += 1
-    return born
+            created[created_count, 0] = _child(trie, slots.node[slot], token)
+            created[created_count, 1] = _add_record(trie, slots.record[slot], frame)
+            created[created_count, 2] = graph.next_state[slots.state[slot], token]
+            created[created_count, 3] = slot
+            key[created_count], what[created_count] = key[k], token
+            created_count += 1
+    return created_count
 
 
 @njit(error_model="numpy")
 def record_emissions(beam, frame, slots, trie, stays, inflow):
-    """Give tokens that were emitted anew a record of this frame, on top of their parents' records of the last."""
+    """Give each token that was emitted anew a record of this frame, on top of its parent's record of the last frame."""
     first = trie.counts[1]
     for slot in range(beam):
         if inflow[slot] > 0 and stays[slot] and slots.parent[slot] >= 0:
-            _emit(trie, slots.record[slots.parent[slot]], frame)
+            _add_record(trie, slots.record[slots.parent[slot]], frame)
     for slot in range(beam):
         if inflow[slot] > 0 and stays[slot] and slots.parent[slot] >= 0:
             slots.record[slot] = first
@@ -139,8 +143,8 @@ def record_emissions(beam, frame, slots, trie, stays, inflow):
 
 
 @njit(error_model="numpy")
-def replace(beam, born, nowhere, graph, slots, trie, new_mass, candidates, stays, births):
-    """Put the `born` new prefixes into the slots of those that do not stay."""
+def replace_prefixes(beam, created_count, nowhere, graph, slots, trie, new_mass, candidates, stays, created):
+    """Put the `created_count` new prefixes into the slots of those that do not stay."""
     width = len(slots.last)
     key, what = candidates.key, candidates.what
     for slot in range(beam):
@@ -156,24 +160,24 @@ def replace(beam, born, nowhere, graph, slots, trie, new_mass, candidates, stays
             slots.parent[slot] = -1
             slots.source[slot] = nowhere
     slot = 0
-    for k in range(born):
+    for k in range(created_count):
         while stays[slot]:
             slot += 1
-        node, state, parent = births[k, 0], births[k, 2], births[k, 3]
+        node, state, parent = created[k, 0], created[k, 2], created[k, 3]
         trie.nodes[node, SLOT] = slot
         slots.node[slot] = node
         slots.last[slot] = what[k]
-        slots.record[slot] = births[k, 1]
+        slots.record[slot] = created[k, 1]
         slots.state[slot] = state
         slots.best_edge[slot] = graph.best_edge[state]
         slots.nonblank[slot] = key[k]
         new_mass[slot] = key[k]
         new_mass[width + slot] = IMPOSSIBLE
         if stays[parent]:
-            _adopt(graph, slots, parent, slot)
+            _link(graph, slots, parent, slot)
         child = trie.nodes[node, CHILD]
         while child >= 0:
             if trie.nodes[child, SLOT] >= 0:
-                _adopt(graph, slots, slot, trie.nodes[child, SLOT])
+                _link(graph, slots, slot, trie.nodes[child, SLOT])
             child = trie.nodes[child, SIBLING]
         slot += 1

@@ -1,29 +1,32 @@
 """Frame averaging: the weighted mean of members' posteriors at a common frame rate, then beam search.
 
 The mean is of probabilities or of log-probabilities; a member's fold models are first averaged as probabilities.
-Members of different strides have different numbers of frames: each is brought to the longest of them by repeating its
-frames, which changes no string by itself. CTC spikes fall on frames of each model's own choosing, so this loses what
-the sequence-level blenders keep; it is here because it is simple and, among alike members, often good.
+Members of different strides have different numbers of frames: each is brought to the most frames of any of them by
+repeating its own, which changes no hypothesis by itself. Each model chooses the frames of its CTC spikes, so averaging
+loses what the sequence-level blenders keep; it is here because it is simple and, among similar members, often good.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numba
 import numpy as np
 
-from ensemble.blenders.base import BLENDERS, BlendRecipe, named
-from ensemble.blenders.temperature import temperatures, tempered
-from ensemble.fitting.member_weights import greedy_selection, refine
-from ensemble.fitting.settings import grid_search
-from ensemble.hypotheses.blend_inputs import BlendInputs, pool_of_nbest
-from ensemble.hypotheses.edit_distance import distance, flatten
+from ensemble.blenders.base import BLENDERS, BlendRecipe, select_members, weights_by_name
+from ensemble.blenders.lm_settings import fit_lm_settings
+from ensemble.blenders.temperature import fit_temperatures, tempered
+from ensemble.fitting.member_weights import refine
+from ensemble.hypotheses.blend_inputs import BlendInputs
+from ensemble.hypotheses.edit_distance import distance
 from ensemble.hypotheses.nbest import nbest_of
 from ensemble.hypotheses.pool import Pool
-from ensemble.hypotheses.scoring import LM_GRID, best_of_column
+from ensemble.hypotheses.scoring import best_hypotheses
+from ensemble.members.frame_mean import mean_probabilities
 from folds.store.log_probs import LogProbs
+from folds.store.ragged import Ragged, offsets_of
 
 DOMAINS = ("probability", "log")
 FLOOR = 1e-8
@@ -36,63 +39,46 @@ class Average:
 
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
         """Greedy weights on the greedily decoded mean, both domains, calibrated or not; then LM weight and bonus."""
-        tokens, token_offsets = flatten(inputs.references)
-        names = inputs.names
-        temperatures_by_name = dict(zip(names, temperatures(inputs), strict=True))
-        plain = dict.fromkeys(names, 1.0)
-        found = []
-        for domain, temperature in itertools.product(DOMAINS, [plain] if temperatures_by_name == plain else [plain, temperatures_by_name]):
-            frames, offsets = quantised(inputs, domain, temperature)
-
-            def loss(weights: np.ndarray, frames=frames, offsets=offsets) -> float:
-                shares = np.asarray(weights / weights.sum(), np.float32)
-                return float(_greedy_distances(frames, offsets, shares, tokens, token_offsets).mean())
-
-            selection = greedy_selection(
-                loss,
-                len(inputs.names),
-                rounds=12,
-                seed=seed,
-                costs=inputs.split.costs,
-                budget=inputs.split.budget,
-                patience=3,
-            )
-            weights, value = refine(loss, selection.weights, factors=(0.0, 0.7, 1.4))
-            found.append((value, domain, temperature, weights))
-        _, domain, temperature, weights = min(found, key=lambda each: each[0])
-        recipe = BlendRecipe("average", named(names, weights), {"domain": domain, "temperatures": temperature})
+        fitted = dict(zip(inputs.names, fit_temperatures(inputs), strict=True))
+        plain = dict.fromkeys(inputs.names, 1.0)
+        trials = []
+        for domain, temperatures in itertools.product(DOMAINS, [plain] if fitted == plain else [plain, fitted]):
+            weights, value = _fit_weights(inputs, domain, temperatures, seed)
+            trials.append((value, weights, {"domain": domain, "temperatures": temperatures}))
+        _, weights, settings = min(trials, key=lambda trial: trial[0])
+        recipe = BlendRecipe("average", weights_by_name(inputs.names, weights), settings)
         pool = averaged_pool(inputs, recipe)
-        settings, _ = grid_search(
-            lambda s: float(pool.distance[best_of_column(pool, s)].mean()), {"lm_weight": 0.0, "length_bonus": 0.0}, LM_GRID
-        )
-        return BlendRecipe("average", recipe.weights, recipe.settings | settings)
+        lm_settings, _ = fit_lm_settings(pool.ctc[:, 0], pool, {"lm_weight": 0.0, "length_bonus": 0.0})
+        return replace(recipe, settings=settings | lm_settings)
 
     def predict(self, inputs: BlendInputs, recipe: BlendRecipe) -> list[list[int]]:
-        """Best string of the averaged posteriors with the recipe's LM weight and bonus."""
+        """The best hypothesis of the averaged posteriors with the recipe's LM weight and bonus."""
         pool = averaged_pool(inputs, recipe)
-        return pool.strings(best_of_column(pool, recipe.settings))
+        return pool.chosen(best_hypotheses(pool.ctc[:, 0], pool, recipe.settings))
 
 
 def averaged_pool(inputs: BlendInputs, recipe: BlendRecipe) -> Pool:
-    """N-best of the averaged posteriors as a pool of one column, in the order of tokens."""
+    """N-best lists of the averaged posteriors, as a pool with one column of likelihoods."""
     settings = recipe.settings
-    mean = average(inputs, recipe.array(inputs.names), settings["domain"], settings["temperatures"])
-    found = nbest_of(mean, DEPTH, "average", inputs.split.languages, inputs.parts)
-    return pool_of_nbest(found, inputs)
+    mean = average_frames(inputs, recipe.array(inputs.names), settings["domain"], settings["temperatures"])
+    return inputs.pool_of(nbest_of(mean, DEPTH, "average", inputs.split.languages, inputs.parts))
 
 
-def average(
-    inputs: BlendInputs, weights: np.ndarray, domain: str = "probability", temperatures_by_name: Mapping[str, float] | None = None
+def average_frames(
+    inputs: BlendInputs,
+    weights: np.ndarray,
+    domain: str = "probability",
+    temperatures: Mapping[str, float] | None = None,
 ) -> LogProbs:
     """The weighted mean (sum of T', C) float32 of the members with weight, normalised per frame, at a common rate.
 
-    `heat` gives members' temperatures by name.
+    `temperatures` are the members', by name; 1 without them.
     """
     members = [member for member, weight in enumerate(weights) if weight > 0]
     offsets = common_offsets(inputs, members)
-    mean = np.float32(0)
+    mean: np.ndarray = np.zeros(1, np.float32)
     for member in members:
-        temperature = 1.0 if temperatures_by_name is None else temperatures_by_name[inputs.names[member]]
+        temperature = 1.0 if temperatures is None else temperatures[inputs.names[member]]
         mean = mean + np.float32(weights[member]) * member_frames(inputs, member, offsets, domain, temperature)
     logs = np.log(np.maximum(mean, FLOOR)) if domain == "probability" else mean
     logs -= np.logaddexp.reduce(logs, axis=1, keepdims=True)
@@ -100,9 +86,8 @@ def average(
 
 
 def common_offsets(inputs: BlendInputs, members: Sequence[int]) -> np.ndarray:
-    """Offsets (N + 1,) at the common rate: each utterance has as many frames as its longest stream."""
-    lengths = np.max([inputs.load(s).lengths for s in inputs.predictions_of(members)], axis=0)
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    """Offsets (N + 1,) at the common rate: each utterance has as many frames as the longest of its predictions."""
+    return offsets_of(np.max([inputs.load(index).lengths for index in inputs.predictions_of(members)], axis=0))
 
 
 def member_frames(
@@ -112,11 +97,8 @@ def member_frames(
 
     In the "log" domain they are log-probabilities, floored as the probabilities are.
     """
-    predictions = inputs.predictions_of([member])
-    mean = np.zeros((offsets[-1], inputs.split.classes), np.float32)
-    for stream in predictions:
-        found = inputs.load(stream)
-        mean += np.exp(found.values[resampled_rows(found.offsets, offsets)].astype(np.float32)) / len(predictions)
+    indices = inputs.predictions_of([member])
+    mean = mean_probabilities((inputs.load(index) for index in indices), len(indices), offsets)
     if temperature == 1.0 and domain == "probability":
         return mean
     logs = np.log(np.maximum(mean, FLOOR))
@@ -125,34 +107,37 @@ def member_frames(
     return np.exp(logs) if domain == "probability" else logs
 
 
-def quantised(inputs: BlendInputs, domain: str, temperatures_by_name: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
+def _fit_weights(
+    inputs: BlendInputs, domain: str, temperatures: Mapping[str, float], seed: int
+) -> tuple[np.ndarray, float]:
+    """Weights (members,) of least mean distance of the greedily decoded mean, and that distance."""
+    references = Ragged.of(inputs.references, np.int16)
+    frames, offsets = _quantised(inputs, domain, temperatures)
+
+    def loss(weights: np.ndarray) -> float:
+        shares = np.asarray(weights / weights.sum(), np.float32)
+        return float(_greedy_distances(frames, offsets, shares, references.values, references.offsets).mean())
+
+    return refine(loss, select_members(inputs, loss, seed).weights, factors=(0.0, 0.7, 1.4))
+
+
+def _quantised(
+    inputs: BlendInputs, domain: str, temperatures: Mapping[str, float]
+) -> tuple[np.ndarray, np.ndarray]:
     """All members' frames (members, sum of T', C) as 16-bit steps of one scale, and the offsets (N + 1,).
 
-    Only for the search: twenty members of a whole split fit into memory so, and a maximum over a weighted sum does not
-    ask where zero is.
+    Only for the search: so twenty members of a whole split fit into memory, and the class of the largest weighted sum
+    does not depend on where the scale has its zero.
     """
     members = range(len(inputs.names))
     offsets = common_offsets(inputs, members)
     low = 0.0 if domain == "probability" else float(np.log(FLOOR))
     high = 1.0 if domain == "probability" else 0.0
-    out = np.empty((len(members), offsets[-1], inputs.split.classes), np.uint16)
+    quantised = np.empty((len(members), offsets[-1], inputs.split.classes), np.uint16)
     for member in members:
-        frames = member_frames(inputs, member, offsets, domain, temperatures_by_name[inputs.names[member]])
-        out[member] = np.clip((frames - low) / (high - low) * 65535 + 0.5, 0, 65535)
-    return out, offsets
-
-
-def resampled_rows(offsets: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """For each target frame the source frame whose time it falls in; both given by their offsets (N + 1,).
-
-    >>> resampled_rows(np.array([0, 2]), np.array([0, 4])).tolist()
-    [0, 0, 1, 1]
-    """
-    lengths, wanted = np.diff(offsets), np.diff(target)
-    within = np.arange(target[-1]) - np.repeat(target[:-1], wanted)
-    ratio = np.repeat(lengths / np.maximum(wanted, 1), wanted)
-    source = np.minimum(((within + 0.5) * ratio).astype(np.int64), np.repeat(lengths, wanted) - 1)
-    return source + np.repeat(offsets[:-1], wanted)
+        frames = member_frames(inputs, member, offsets, domain, temperatures[inputs.names[member]])
+        quantised[member] = np.clip((frames - low) / (high - low) * 65535 + 0.5, 0, 65535)
+    return quantised, offsets
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
@@ -162,7 +147,7 @@ def _greedy_distances(frames, offsets, weights, tokens, token_offsets):
     used = np.flatnonzero(weights > 0)
     classes = frames.shape[2]
     for u in numba.prange(len(out)):
-        found = np.zeros(offsets[u + 1] - offsets[u], np.int16)
+        decoded = np.zeros(offsets[u + 1] - offsets[u], np.int16)
         count, last = 0, 0
         for t in range(offsets[u], offsets[u + 1]):
             best, peak = 0, np.float32(-np.inf)
@@ -173,8 +158,8 @@ def _greedy_distances(frames, offsets, weights, tokens, token_offsets):
                 if total > peak:
                     best, peak = c, total
             if best != 0 and best != last:
-                found[count] = best
+                decoded[count] = best
                 count += 1
             last = best
-        out[u] = distance(found[:count], tokens[token_offsets[u] : token_offsets[u + 1]])
+        out[u] = distance(decoded[:count], tokens[token_offsets[u] : token_offsets[u + 1]])
     return out

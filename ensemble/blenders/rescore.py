@@ -1,37 +1,25 @@
-"""Rescoring: of all members' N-best, the string with the highest weighted mean of exact CTC log-likelihoods.
+"""Rescoring: of all members' N-best, the hypothesis with the highest weighted mean of exact CTC log-likelihoods.
 
-score(y) = mean over members of log P_m(y|x), weighted, + lm_weight * log P_LM(y) + length_bonus * len(y), and, where a
-member has an attention speller, + speller_weight * log P_speller(y|x). The mean is geometric (of log-likelihoods) or
-arithmetic (the logarithm of the mean likelihood). Weights, mean and the rest are fitted on out-of-fold edit distance;
-each trial is one product over the pool's table. A member's weight is shared equally by its fold models: out of fold
-there is one model an utterance, so nothing tells folds apart.
+score(y) = weighted mean over members m of log P_m(y|x) + lm_weight * log P_LM(y) + length_bonus * len(y)
++ attention_weight * log P_attention(y|x), the last where a member has an attention decoder. The mean is geometric (of
+log-likelihoods) or arithmetic (the logarithm of the mean likelihood). Weights, mean and settings are fitted on
+out-of-fold edit distance; each trial is one product over the pool's table. A member's weight is shared equally by its
+fold models: out of fold there is one model per utterance, so nothing distinguishes them.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from ensemble.blenders.base import BLENDERS, BlendRecipe, named, used
-from ensemble.fitting.member_weights import greedy_selection, refine
-from ensemble.fitting.settings import grid_search
+from ensemble.blenders.base import BLENDERS, BlendRecipe, select_members, used, weights_by_name
+from ensemble.blenders.lm_settings import fit_lm_settings, pool_distance
+from ensemble.fitting.member_weights import refine
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.pool import Pool
-from ensemble.hypotheses.scoring import MEANS, NO_LM, Mixture, best_per_utterance, combined_scores, lm_grid
-
-
-def scores(inputs: BlendInputs, recipe: BlendRecipe) -> tuple[Pool, np.ndarray, list[int]]:
-    """The pool of a recipe's members, every hypothesis's score (H,) and those members' numbers."""
-    members = used(recipe, inputs.names)
-    pool = inputs.pool(members)
-    return pool, combined_scores(acoustic(inputs, recipe, pool), pool, recipe.settings), members
-
-
-def acoustic(inputs: BlendInputs, recipe: BlendRecipe, pool: Pool) -> np.ndarray:
-    """The members' joint log-likelihood (H,) of every string of their pool."""
-    mixture = Mixture(pool, inputs.members_of(used(recipe, inputs.names)), recipe.settings["mean"])
-    return mixture(recipe.array(inputs.names))
+from ensemble.hypotheses.scoring import MEANS, NO_LM, Mixture, best_hypotheses
 
 
 @BLENDERS.register("rescore")
@@ -40,41 +28,40 @@ class Rescore:
 
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
         """Greedy weights and a search over LM weight and bonus, in turns, for both means."""
-        pool, members_of = inputs.pool(), inputs.members_of()
-        found = []
-        for mean in MEANS:
-            mixture = Mixture(pool, members_of, mean)
-            settings = NO_LM | {"mean": mean}
-            for _ in range(2):
-                selection = greedy_selection(
-                    lambda counts, m=mixture, s=settings: _loss(m(counts / counts.sum()), pool, s),
-                    len(inputs.names),
-                    seed=seed,
-                    costs=inputs.split.costs,
-                    budget=inputs.split.budget,
-                )
-                weights = selection.weights
-                settings = fit_lm_settings(mixture(weights), pool, settings)
-            weights, loss = refine(lambda w, m=mixture, s=settings: _loss(m(w), pool, s), weights)
-            found.append((loss, weights, settings))
-        _, weights, settings = min(found, key=lambda each: each[0])
-        recipe = BlendRecipe("rescore", named(inputs.names, weights), settings)
+        _, weights, settings = min((self._fit(inputs, mean, seed) for mean in MEANS), key=lambda trial: trial[0])
+        recipe = BlendRecipe("rescore", weights_by_name(inputs.names, weights), settings)
         if weights.all():
             return recipe
-        # Prediction takes its pool from the members with weight alone, so what is not weights is fitted on that pool.
-        pool = inputs.pool(used(recipe, inputs.names))
-        return replace(recipe, settings=fit_lm_settings(acoustic(inputs, recipe, pool), pool, settings))
+        # Prediction takes its pool from the members with weight alone, so the settings are fitted on that pool.
+        pool, acoustic = member_pool(inputs, recipe)
+        return replace(recipe, settings=fit_lm_settings(acoustic, pool, settings)[0])
 
     def predict(self, inputs: BlendInputs, recipe: BlendRecipe) -> list[list[int]]:
-        """Strings from the pool of the members that have weight."""
-        pool, scored, _ = scores(inputs, recipe)
-        return pool.strings(best_per_utterance(scored, pool.offsets))
+        """Hypotheses from the pool of the members that have weight."""
+        pool, acoustic = member_pool(inputs, recipe)
+        return pool.chosen(best_hypotheses(acoustic, pool, recipe.settings))
+
+    def _fit(self, inputs: BlendInputs, mean: str, seed: int) -> tuple[float, np.ndarray, dict[str, Any]]:
+        """Mean distance, weights and settings for one mean."""
+        pool = inputs.pool()
+        mixture = Mixture(pool, inputs.members_of(), mean)
+        settings: dict[str, Any] = NO_LM | {"mean": mean}
+
+        def loss(weights: np.ndarray) -> float:
+            return pool_distance(mixture(weights), pool, settings)
+
+        for _ in range(2):
+            selection = select_members(
+                inputs, lambda counts: loss(counts / counts.sum()), seed, rounds=25, patience=8
+            )
+            settings, _ = fit_lm_settings(mixture(selection.weights), pool, settings)
+        weights, value = refine(loss, selection.weights)
+        return value, weights, settings
 
 
-def fit_lm_settings(acoustic: np.ndarray, pool: Pool, settings: dict) -> dict:
-    """The settings with the LM weight, length bonus and speller weight of the least out-of-fold distance."""
-    return grid_search(lambda trial: _loss(acoustic, pool, trial), settings, lm_grid(pool))[0]
-
-
-def _loss(acoustic: np.ndarray, pool: Pool, settings: dict) -> float:
-    return float(pool.distance[best_per_utterance(combined_scores(acoustic, pool, settings), pool.offsets)].mean())
+def member_pool(inputs: BlendInputs, recipe: BlendRecipe) -> tuple[Pool, np.ndarray]:
+    """The pool of the members with weight, and the joint log-likelihood (H,) of every hypothesis in it."""
+    members = used(recipe, inputs.names)
+    pool = inputs.pool(members)
+    mixture = Mixture(pool, inputs.members_of(members), recipe.settings["mean"])
+    return pool, mixture(recipe.array(inputs.names))

@@ -1,9 +1,10 @@
-"""Temperature: how much too sure, or too unsure, each member's frames are.
+"""Temperatures: how overconfident, or underconfident, each member's frames are (not a blender itself).
 
-A member's temperature maximises the CTC likelihood of the out-of-fold transcripts. Dividing log-probabilities by it
-changes no single model's greedy string, only how members weigh against each other in an average of frames; there it
-is one of the settings searched, so it is kept only where it helps. The sequence-level blenders need none: a weight and
-the posterior's sharpness do the same to whole strings.
+A member's temperature maximises the CTC likelihood of the out-of-fold transcripts (Guo et al., "On calibration of
+modern neural networks", ICML 2017). Dividing log-probabilities by it changes no single model's greedy hypothesis, only
+how members weigh against each other in an average of frames. There it is one of the settings searched, so it is kept
+only where it helps. The sequence-level blenders need none: a weight and the posterior's sharpness do the same to whole
+hypotheses.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ def tempered(log_probs: np.ndarray, temperature: float) -> np.ndarray:
     return scaled - np.logaddexp.reduce(scaled, axis=-1, keepdims=True)
 
 
-def temperatures(inputs: BlendInputs) -> list[float]:
-    """The temperature of each member, of `GRID`, by the likelihood of at most `UTTERANCES` references."""
+def fit_temperatures(inputs: BlendInputs) -> list[float]:
+    """The temperature of each member, out of `GRID`, by the likelihood of at most `UTTERANCES` references."""
     rows = np.unique(np.linspace(0, len(inputs) - 1, min(UTTERANCES, len(inputs))).astype(int))
-    seen = inputs.take(rows)
-    found = []
-    for stream in seen.predictions_of():
-        frames = seen.load(stream)
-        values = []
+    sample = inputs.take(rows)
+    temperatures = []
+    for index in sample.predictions_of():
+        frames = sample.load(index)
+        means = []
         for temperature in GRID:
             scores = [
                 log_likelihood(tempered(frames[row], temperature), [reference])[0]
-                for row, reference in enumerate(seen.references)
+                for row, reference in enumerate(sample.references)
             ]
             # A transcript that does not fit into a member's frames is impossible at any temperature.
-            values.append(float(np.mean([score for score in scores if np.isfinite(score)] or [0.0])))
-        found.append(GRID[int(np.argmax(values))])
-    return found
+            means.append(float(np.mean([score for score in scores if np.isfinite(score)] or [0.0])))
+        temperatures.append(GRID[int(np.argmax(means))])
+    return temperatures

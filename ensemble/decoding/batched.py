@@ -1,36 +1,50 @@
-"""TODO"""
+"""Decoding many utterances: batches of like length, with a progress bar and the time that the decoder takes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
-from tqdm import tqdm
 
 from ensemble.beam.search import Hypothesis
-from ensemble.decoding.decoders import Decoder
+from ensemble.decoding.decoders import Decoder, DecoderSettings
 from ensemble.lm.ngram import PhoneLM
 from folds.competition.metric import edit_distances
 from folds.store.log_probs import LogProbs
+from registry.console import ProgressBar
 
 BATCH = 64
 
 
 @dataclass(frozen=True)
-class DecodingTask:
-    """Utterances to decode: their log-probabilities, references if there are, and each one's language model."""
+class DecodedBatch:
+    """The N-best lists of the utterances at `rows`, and the seconds that the decoder took (wall clock and CPU)."""
 
-    log_probs: LogProbs
-    references: list[list[int]] | None
-    parts: np.ndarray  # (N,) which language model
-    models: Mapping[int, PhoneLM | None]
+    rows: list[int]
+    hypotheses: list[list[Hypothesis]]
+    wall: float
+    cpu: float
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """N-best lists in the order of the task, with the seconds they took."""
+class DecodingTask:
+    """Utterances to decode.
+
+    `references` is None where the split has none. `languages[parts[i]]` is the language model of utterance `i`.
+    """
+
+    log_probs: LogProbs
+    references: list[list[int]] | None
+    parts: np.ndarray  # (N,)
+    languages: Mapping[int, PhoneLM | None]
+
+
+@dataclass(frozen=True)
+class DecodingResult:
+    """N-best lists in the order of the task, and the seconds that the decoder took (wall clock and CPU)."""
 
     hypotheses: list[list[Hypothesis]]
     wall: float
@@ -38,42 +52,66 @@ class Decoded:
 
     def distances(self, references: list[list[int]]) -> np.ndarray:
         """Edit distance `(N,)` of each best hypothesis."""
-        return edit_distances([found[0].tokens for found in self.hypotheses], references)
+        return edit_distances([nbest[0].tokens for nbest in self.hypotheses], references)
 
-    def oracle(self, references: list[list[int]]) -> np.ndarray:
+    def oracle_distances(self, references: list[list[int]]) -> np.ndarray:
         """Edit distance `(N,)` of the hypothesis nearest to the reference."""
         return np.array(
             [
-                edit_distances([h.tokens for h in found], [reference] * len(found)).min()
-                for found, reference in zip(self.hypotheses, references, strict=True)
+                edit_distances([hypothesis.tokens for hypothesis in nbest], [reference] * len(nbest)).min()
+                for nbest, reference in zip(self.hypotheses, references, strict=True)
             ]
         )
 
 
-def decode_in_batches(task: DecodingTask, search: Decoder, what: str = "", **settings) -> Decoded:
-    """Decode in batches of like length, with a progress bar. `settings` are the decoder's."""
-    found: list[list[Hypothesis]] = [[] for _ in range(len(task.log_probs))]
-    wall = cpu = 0.0
-    with tqdm(total=len(found), desc=what or "decode", unit="utt", leave=False) as bar:
-        for part in np.unique(task.parts):
-            rows = np.flatnonzero(task.parts == part)
-            rows = rows[np.argsort(task.log_probs.lengths[rows], kind="stable")]
+def sample_rows(rows: np.ndarray, limit: int | None) -> np.ndarray:
+    """`rows` `(N,)`, or `limit` of them if there are more, drawn with a fixed seed and in their order."""
+    if limit is None or limit >= len(rows):
+        return rows
+    return rows[np.sort(np.random.default_rng(0).choice(len(rows), limit, replace=False))]
+
+
+def decoded_batches(
+    log_probs: LogProbs,
+    decode: Decoder,
+    *,
+    parts: np.ndarray | None = None,
+    languages: Mapping[int, PhoneLM | None] | Sequence[PhoneLM] | None = None,
+    description: str = "",
+    **settings: Unpack[DecoderSettings],
+) -> Iterator[DecodedBatch]:
+    """Decode all utterances in batches of like length, with a progress bar.
+
+    `parts` `(N,)` assigns each utterance to a part; a batch holds utterances of one part, which are decoded with the
+    language model `languages[part]`. Without `parts` all are of part 0. `settings` are passed to the decoder.
+    """
+    parts = np.zeros(len(log_probs), np.int64) if parts is None else np.asarray(parts)
+    with ProgressBar(description or "decode", total=len(log_probs)) as bar:
+        for part in np.unique(parts):
+            if languages is not None:
+                settings["lm"] = languages[int(part)]
+            rows = np.flatnonzero(parts == part)
+            rows = rows[np.argsort(log_probs.lengths[rows], kind="stable")]
             for start in range(0, len(rows), BATCH):
                 batch = rows[start : start + BATCH].tolist()
-                padded, lengths = task.log_probs.padded(batch)
-                model = task.models[int(part)]
-                language = {} if model is None else {"lm": model, "lm_weight": settings["lm_weight"]}
-                begun = time.perf_counter(), time.process_time()
-                decoded = search(
-                    padded,
-                    lengths,
-                    beam=settings["beam"],
-                    nbest=settings["nbest"],
-                    length_bonus=settings["length_bonus"],
-                    **language,
-                )
-                wall, cpu = wall + time.perf_counter() - begun[0], cpu + time.process_time() - begun[1]
-                for row, hypotheses in zip(batch, decoded, strict=True):
-                    found[row] = hypotheses
-                bar.update(len(batch))
-    return Decoded(found, wall, cpu)
+                padded, lengths = log_probs.padded(batch)
+                wall, cpu = time.perf_counter(), time.process_time()
+                hypotheses = decode(padded, lengths, **settings)
+                wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+                yield DecodedBatch(batch, hypotheses, wall, cpu)
+                bar.advance(len(batch))
+
+
+def decode_in_batches(
+    task: DecodingTask, decode: Decoder, description: str = "", **settings: Unpack[DecoderSettings]
+) -> DecodingResult:
+    """Decode a task by `decoded_batches` and put the results in its order."""
+    hypotheses: list[list[Hypothesis]] = [[] for _ in range(len(task.log_probs))]
+    wall = cpu = 0.0
+    for batch in decoded_batches(
+        task.log_probs, decode, parts=task.parts, languages=task.languages, description=description, **settings
+    ):
+        for row, nbest in zip(batch.rows, batch.hypotheses, strict=True):
+            hypotheses[row] = nbest
+        wall, cpu = wall + batch.wall, cpu + batch.cpu
+    return DecodingResult(hypotheses, wall, cpu)

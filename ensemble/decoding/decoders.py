@@ -1,13 +1,13 @@
-"""Decoders by name: `greedy`, `beam` and, where their packages are installed, the peers in `ensemble.adapters`.
+"""Decoders by name: `greedy`, `beam`, and the installed ones of `ensemble.decoding.third_party`.
 
-A decoder is called as `ensemble.beam.beam_search` is and returns the same. This module only names them; `decoder` says
-how to get one that is not installed.
+Every decoder is called as `ensemble.beam.beam_search` is, and returns the same. To add one, register a function in a
+new file of this folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypedDict, Unpack
 
 import numpy as np
 
@@ -18,24 +18,33 @@ from registry.errors import InputError
 from registry.registry import Registry
 
 
+class DecoderSettings(TypedDict, total=False):
+    """The keyword arguments of every decoder; `ensemble.beam.beam_search` documents them and their defaults."""
+
+    beam: int
+    nbest: int
+    lm: PhoneLM | None
+    lm_weight: float
+    length_bonus: float
+
+
 class Decoder(Protocol):
-    """`(N, T, C)` log-probabilities and `(N,)` lengths to up to `nbest` hypotheses an utterance, best first."""
+    """`(N, T, C)` log-probabilities and `(N,)` lengths to up to `nbest` hypotheses per utterance, best first."""
 
     def __call__(
-        self,
-        log_probs: np.ndarray,
-        lengths: np.ndarray,
-        beam: int = 50,
-        nbest: int = 1,
-        lm: PhoneLM | None = None,
-        lm_weight: float = 0.0,
-        length_bonus: float = 0.0,
+        self, log_probs: np.ndarray, lengths: np.ndarray, **settings: Unpack[DecoderSettings]
     ) -> list[list[Hypothesis]]: ...
 
 
+# A hypothesis as a decoder without language model finds it: tokens, and the frame of each, or no frames at all.
+TokensAndFrames = tuple[Sequence[int], tuple[int, ...]]
+
+# The N-best of each utterance, from log-probabilities `(N, T, C)`, lengths `(N,)`, beam and nbest.
+AcousticSearch = Callable[[np.ndarray, np.ndarray, int, int], list[list[TokensAndFrames]]]
+
 DECODERS: Registry[Decoder] = Registry("decoders", package="ensemble.decoding")
 
-# The adapters that this room has, each with how to get its package.
+# How to install the third-party decoders that have an adapter.
 HOW_TO_INSTALL = {
     "ctcdecode": "build it with `make ctcdecode` (a C++ compiler and a few minutes)",
     "flashlight": "pip install flashlight-text",
@@ -45,53 +54,68 @@ HOW_TO_INSTALL = {
 DECODERS.register("beam")(beam_search)
 
 
-@DECODERS.register("greedy")
-def greedy(
-    log_probs: np.ndarray,
-    lengths: np.ndarray,
-    beam: int = 1,
-    nbest: int = 1,
-    lm: PhoneLM | None = None,
-    lm_weight: float = 0.0,
-    length_bonus: float = 0.0,
-) -> list[list[Hypothesis]]:
-    """The best class of each frame, collapsed: no beam, no N-best, no language model."""
-    refuse_language_model("greedy", nbest, 1, lm, length_bonus)
-    values, frames = ctc.check_batch(log_probs, np.asarray(lengths))
-    found = []
-    for row, count in enumerate(frames):
-        rows = values[row, :count]
-        ctc.check_frames(rows, row)
-        found.append([scored(rows, *collapse(rows.argmax(axis=1).tolist()))])
-    return found
-
-
 def decoder(name: str) -> Decoder:
-    """The decoder called `name`. Raises `InputError` for an unknown one, or saying how to get one not installed."""
+    """The decoder called `name`. Raises `InputError` for an unknown one, and for one that is not installed."""
     if name in HOW_TO_INSTALL and name not in DECODERS:
         raise InputError(f"decoders: '{name}' is not installed: {HOW_TO_INSTALL[name]}")
     return DECODERS.get(name)
 
 
-def refuse_language_model(name: str, nbest: int, most: int, lm: PhoneLM | None, length_bonus: float) -> None:
-    """Raise `InputError` for what decoder `name` cannot do, rather than leave it out in silence."""
-    if lm is not None or length_bonus:
-        raise InputError(f"decoder {name}: takes no language model and no length bonus; use the decoder beam")
-    if nbest > most:
-        raise InputError(f"decoder {name}: nbest is {nbest}; expected at most {most}; use the decoder beam")
+def register_acoustic_decoder(name: str, search: AcousticSearch, max_nbest: int | None = None) -> None:
+    """Register a search without language model as a decoder.
+
+    The decoder checks its input, raises `InputError` for settings that `search` does not support, and scores the
+    hypotheses with their exact CTC log-likelihood. `max_nbest` is the longest N-best list of `search`.
+    """
+
+    def decode(
+        log_probs: np.ndarray, lengths: np.ndarray, **settings: Unpack[DecoderSettings]
+    ) -> list[list[Hypothesis]]:
+        check_supported(name, settings, max_nbest)
+        values, frame_counts = ctc.check_batch(log_probs, np.asarray(lengths))
+        for row, count in enumerate(frame_counts):
+            ctc.check_frames(values[row, :count], row)
+        nbest_lists = search(values, frame_counts, settings.get("beam", 50), settings.get("nbest", 1))
+        return [
+            [scored(values[row, : frame_counts[row]], tokens, frames) for tokens, frames in nbest]
+            for row, nbest in enumerate(nbest_lists)
+        ]
+
+    decode.__doc__ = search.__doc__
+    DECODERS.register(name)(decode)
+
+
+def check_supported(name: str, settings: DecoderSettings, max_nbest: int | None) -> None:
+    """Raise `InputError` for settings that decoder `name` would otherwise ignore."""
+    unknown = settings.keys() - DecoderSettings.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"decoder {name}: unexpected settings {', '.join(sorted(unknown))}")
+    if settings.get("lm") is not None or settings.get("length_bonus", 0.0):
+        raise InputError(f"decoder {name}: supports no language model and no length bonus; use the decoder beam")
+    nbest = settings.get("nbest", 1)
+    if max_nbest is not None and nbest > max_nbest:
+        raise InputError(f"decoder {name}: nbest is {nbest}; expected at most {max_nbest}; use the decoder beam")
 
 
 def collapse(path: Sequence[int]) -> tuple[list[int], tuple[int, ...]]:
-    """A path, a class for each frame, as tokens and the frames where they begin."""
+    """A path, one class per frame, as tokens and the frames where they begin."""
     starts = [t for t, token in enumerate(path) if token != ctc.BLANK and (t == 0 or path[t - 1] != token)]
     return [path[t] for t in starts], tuple(starts)
 
 
 def scored(rows: np.ndarray, tokens: Sequence[int], frames: Sequence[int] = ()) -> Hypothesis:
-    """A hypothesis with its exact CTC log-likelihood given `(T, C)`, for decoders that have no such score.
+    """A hypothesis with its exact CTC log-likelihood given `(T, C)`, for decoders that do not return it.
 
-    `frames` is empty where a decoder tells none; then there are no confidences.
+    `frames` is empty where a decoder does not return frames; the hypothesis then has no confidences.
     """
     ctc_score = float(ctc.log_likelihood(rows, [tokens])[0])
     confidences = tuple(float(np.exp(rows[t, c])) for t, c in zip(frames, tokens, strict=False))
     return Hypothesis(tuple(tokens), ctc_score, ctc_score, 0.0, tuple(frames), confidences)
+
+
+def _greedy(log_probs: np.ndarray, lengths: np.ndarray, beam: int, nbest: int) -> list[list[TokensAndFrames]]:
+    """The best class of each frame, collapsed: no beam, no N-best, no language model."""
+    return [[collapse(rows[:count].argmax(axis=1).tolist())] for rows, count in zip(log_probs, lengths, strict=True)]
+
+
+register_acoustic_decoder("greedy", _greedy, max_nbest=1)

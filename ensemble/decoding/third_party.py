@@ -1,7 +1,7 @@
-"""Other people's CTC beam decoders behind our decoders' interface, registered where their packages are installed.
+"""Third-party CTC beam decoders with the interface of ours, registered where their packages are installed.
 
-Each has a plain function too, `decode_with_…`, which takes the peer's own settings and does nothing else: the benchmark
-times that. None of them gets our language model: they want KenLM files and words; the decoder `beam` is for that.
+Each also has a plain function, `decode_with_…`, with the package's own settings, for benchmarks. None of them supports
+our language models (they expect KenLM files and words): the decoder `beam` does.
 """
 
 from __future__ import annotations
@@ -11,15 +11,9 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from ensemble.beam.search import Hypothesis
-from ensemble.decoding.decoders import DECODERS, collapse, refuse_language_model, scored
-from ensemble.lm.ngram import PhoneLM
-from models.ctc import check_batch, check_frames
+from ensemble.decoding.decoders import TokensAndFrames, collapse, register_acoustic_decoder
 
-# What a peer found for one utterance: per hypothesis its tokens and their frames, best first.
-Found = list[tuple[list[int], tuple[int, ...]]]
-
-_FIRST_CHARACTER = 0x100  # peers want a character a label; these are no control characters
+_FIRST_CHARACTER = 0x100  # these packages expect one character per label; from here on there are no control characters
 
 
 def installed(package: str) -> bool:
@@ -36,8 +30,8 @@ def _characters(classes: int) -> list[str]:
 
 def decode_with_ctcdecode(
     log_probs: np.ndarray, lengths: np.ndarray, beam: int, nbest: int, top_n: int | None = None, threads: int = 1
-) -> list[Found]:
-    """ctcdecode (a build of PyPI's ctcdecodeupd); `top_n` tokens a frame are looked at, by default all."""
+) -> list[list[TokensAndFrames]]:
+    """ctcdecode (a build of PyPI's ctcdecodeupd); each frame considers `top_n` tokens, by default all."""
     import torch
     from ctcdecode import CTCBeamDecoder
 
@@ -67,8 +61,8 @@ def decode_with_flashlight(
     nbest: int,
     beam_token: int | None = None,
     threshold: float = 1e9,
-) -> list[Found]:
-    """flashlight-text, lexicon-free; `beam_token` tokens a frame and prefixes within `threshold` of the best."""
+) -> list[list[TokensAndFrames]]:
+    """flashlight-text, lexicon-free; `beam_token` tokens per frame, and prefixes within `threshold` of the best."""
     from flashlight.lib.text.decoder import CriterionType, LexiconFreeDecoder, LexiconFreeDecoderOptions, ZeroLM
 
     classes = log_probs.shape[2]
@@ -83,64 +77,45 @@ def decode_with_flashlight(
     )
     # There is no silence label apart from the blank: with -1 no label gets a silence score.
     search = LexiconFreeDecoder(options, ZeroLM(), -1, 0, [])
-    found = []
+    nbest_lists: list[list[TokensAndFrames]] = []
     for row, length in enumerate(lengths.tolist()):
         rows = np.ascontiguousarray(log_probs[row, :length])
         results = search.decode(rows.ctypes.data, length, classes)
-        # A path has a token a frame, with one more at each end.
-        found.append([collapse(result.tokens[1 : length + 1]) for result in results[:nbest]])
-    return found
+        # A path has one token per frame, and one more at each end.
+        nbest_lists.append([collapse(result.tokens[1 : length + 1]) for result in results[:nbest]])
+    return nbest_lists
 
 
-def decode_with_fast_ctc_decode(probs: Sequence[np.ndarray], beam: int, cut: float = 0.0) -> list[Found]:
-    """fast-ctc-decode on probabilities `(T, C)` an utterance; tokens below `cut` in a frame are not looked at."""
+def decode_with_fast_ctc_decode(
+    probs: Sequence[np.ndarray], beam: int, cut: float = 0.0
+) -> list[list[TokensAndFrames]]:
+    """fast-ctc-decode, one hypothesis per utterance.
+
+    `probs` are probabilities `(T, C)` per utterance; tokens below `cut` in a frame are not considered.
+    """
     import fast_ctc_decode
 
     characters = _characters(probs[0].shape[1]) if len(probs) else []
-    found: list[Found] = []
+    nbest_lists: list[list[TokensAndFrames]] = []
     for rows in probs:
-        # The frames it tells are where its search first met a label, not where the label is: left out.
+        # The frames it returns are where its search first reached a label, not where the label is: left out.
         text, _ = fast_ctc_decode.beam_search(rows, characters, beam_size=beam, beam_cut_threshold=cut)
-        found.append([([ord(character) - _FIRST_CHARACTER for character in text], ())])
-    return found
-
-
-def _adapted(name: str, most: int, run):
-    """A registered decoder from a peer's plain function: checks, refusals and exact scores."""
-
-    def decode(
-        log_probs: np.ndarray,
-        lengths: np.ndarray,
-        beam: int = 50,
-        nbest: int = 1,
-        lm: PhoneLM | None = None,
-        lm_weight: float = 0.0,
-        length_bonus: float = 0.0,
-    ) -> list[list[Hypothesis]]:
-        refuse_language_model(name, nbest, most, lm, length_bonus)
-        values, frames = check_batch(log_probs, np.asarray(lengths))
-        for row, count in enumerate(frames):
-            check_frames(values[row, :count], row)
-        found = run(values, frames, beam, nbest)
-        return [
-            [scored(values[row, : frames[row]], tokens, places) for tokens, places in hypotheses]
-            for row, hypotheses in enumerate(found)
-        ]
-
-    decode.__doc__ = run.__doc__
-    return decode
+        nbest_lists.append([([ord(character) - _FIRST_CHARACTER for character in text], ())])
+    return nbest_lists
 
 
 if installed("ctcdecode"):
-    DECODERS.register("ctcdecode")(_adapted("ctcdecode", 10**6, decode_with_ctcdecode))
+    register_acoustic_decoder("ctcdecode", decode_with_ctcdecode)
 
 if installed("flashlight.lib.text"):
-    DECODERS.register("flashlight")(_adapted("flashlight", 10**6, decode_with_flashlight))
+    register_acoustic_decoder("flashlight", decode_with_flashlight)
 
 if installed("fast_ctc_decode"):
 
-    def _fast(log_probs: np.ndarray, lengths: np.ndarray, beam: int, nbest: int) -> list[Found]:
-        """fast-ctc-decode: one hypothesis an utterance."""
+    def _fast_ctc_decode(
+        log_probs: np.ndarray, lengths: np.ndarray, beam: int, nbest: int
+    ) -> list[list[TokensAndFrames]]:
+        """fast-ctc-decode: one hypothesis per utterance."""
         return decode_with_fast_ctc_decode([np.exp(log_probs[i, :n]) for i, n in enumerate(lengths)], beam)
 
-    DECODERS.register("fast_ctc_decode")(_adapted("fast_ctc_decode", 1, _fast))
+    register_acoustic_decoder("fast_ctc_decode", _fast_ctc_decode, max_nbest=1)

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Searches that minimise a measured loss: member weights by greedy selection, settings over grids."""

@@ -1,8 +1,8 @@
-"""Which members, and how much of each: greedy selection with replacement on a measured loss.
+"""Which members to use and with what weight: greedy selection with replacement on a measured loss.
 
 Caruana et al., "Ensemble selection from libraries of models" (ICML 2004), in AutoGluon's form: each round adds the
-member whose addition gives the lowest loss, the best point of the whole trajectory is kept, and a weight is a count
-over the size. Knows nothing of what a member is: the loss is a function of the counts.
+member whose addition gives the lowest loss, the best point of the whole trajectory is kept, and a member's weight is
+its count divided by the sum of counts. The loss is any function of the counts.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def greedy_selection(
     """Pick members with replacement so that `loss(counts)` falls, from nothing or from the counts `start`.
 
     `costs` and `budget` bound the sum of the costs of the distinct members used. Ties prefer members already used
-    (a smaller blend for the same loss), then the seed decides. `patience` rounds without a new best end the search.
-    Raises ValueError when no single member is within the budget.
+    (a smaller blend for the same loss), then `seed` decides. The search ends after `patience` rounds without a new
+    best. Raises ValueError when no single member is within the budget.
 
     >>> greedy_selection(lambda c: abs(c[0] / c.sum() - 0.5), 2, rounds=4).weights.tolist()
     [0.5, 0.5]
@@ -50,21 +50,21 @@ def greedy_selection(
         raise ValueError("greedy_selection: no members to choose from")
     order = np.random.default_rng(seed).permutation(members)
     counts = np.zeros(members, np.int64)
-    best_counts, best_loss, since = counts.copy(), np.inf, 0
+    best_counts, best_loss, since = counts.copy(), float("inf"), 0
     trajectory: list[tuple[int, float]] = []
     known: dict[bytes, float] = {}
     if start is not None:
         counts = np.asarray(start, np.int64).copy()
-        best_counts, best_loss = counts.copy(), _recall(known, counts, loss)
+        best_counts, best_loss = counts.copy(), _loss_once(known, counts, loss)
     for _ in range(rounds):
-        choice, choice_loss = -1, np.inf
-        # Members in use come first, and only a strictly lower loss displaces a choice: that is the preference on ties.
+        choice, choice_loss = -1, float("inf")
+        # Members in use come first and only a strictly lower loss replaces a choice: that is the preference on ties.
         for member in sorted(order, key=lambda m: counts[m] == 0):
             trial = counts.copy()
             trial[member] += 1
             if costs is not None and budget is not None and float(np.dot(trial > 0, costs)) > budget:
                 continue
-            value = _recall(known, trial, loss)
+            value = _loss_once(known, trial, loss)
             if value < choice_loss - 1e-12:
                 choice, choice_loss = int(member), value
         if choice < 0:
@@ -82,8 +82,8 @@ def greedy_selection(
     return Selection(best_counts, float(best_loss), tuple(trajectory))
 
 
-def _recall(known: dict[bytes, float], counts: np.ndarray, loss: Callable[[np.ndarray], float]) -> float:
-    """The loss of a mixture; (1, 1) and (2, 2) are one mixture, so it is measured once."""
+def _loss_once(known: dict[bytes, float], counts: np.ndarray, loss: Callable[[np.ndarray], float]) -> float:
+    """The loss of the mixture that the counts describe, measured once: (1, 1) and (2, 2) are the same mixture."""
     reduced = counts // np.gcd.reduce(counts)
     key = reduced.tobytes()
     if key not in known:
@@ -91,14 +91,13 @@ def _recall(known: dict[bytes, float], counts: np.ndarray, loss: Callable[[np.nd
     return known[key]
 
 
-
-
-
-
 def refine(
     loss: Callable[[np.ndarray], float], weights: np.ndarray, factors: Sequence[float] = (0.0, 0.5, 0.8, 1.25, 2.0)
 ) -> tuple[np.ndarray, float]:
-    """Continuous refinement of positive weights: each in turn is scaled and all renormalised, while the loss falls."""
+    """Improve positive weights: scale one at a time, renormalise all, keep what lowers the loss; at most two rounds.
+
+    Returns the weights and their loss.
+    """
     best, best_loss = np.asarray(weights, np.float64), float(loss(weights))
     for _ in range(2):
         before = best_loss

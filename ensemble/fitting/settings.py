@@ -1,42 +1,46 @@
-"""TODO"""
+"""Searches over the settings of a blender or decoder: the loss is measured, and the search tries values.
+
+Each search is deterministic: ties keep what was tried first, so the same losses give the same settings.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
-def tune(loss: Callable[[float, float], float], weight: float, bonus: float) -> tuple[float, float]:
-    """Weight and bonus of the least loss by pattern search: eight neighbours, then half the step (Hooke & Jeeves 1961).
+def pattern_search(loss: Callable[[float, float], float], weight: float, bonus: float) -> tuple[float, float]:
+    """Find the weight and bonus of least loss by pattern search: try eight neighbours, then halve the step.
 
-    Each point is tried once; ties stay with the point found first, so the same losses give the same result.
+    Hooke & Jeeves, "Direct search solution of numerical and statistical problems" (J. ACM 8(2), 1961). `weight` and
+    `bonus` are where the search begins; the weight stays at or above 0. Each point is tried once.
     """
     known: dict[tuple[float, float], float] = {}
 
-    def tried(point: tuple[float, float]) -> float:
+    def loss_at(point: tuple[float, float]) -> float:
         if point not in known:
             known[point] = loss(*point)
         return known[point]
 
     best, step = (weight, bonus), (0.2, 0.8)
     while step[0] > 0.04:
-        around = [
+        neighbours = [
             (round(max(0.0, best[0] + i * step[0]), 6), round(best[1] + j * step[1], 6))
             for i in (-1, 0, 1)
             for j in (-1, 0, 1)
         ]
-        found = min([best, *around], key=tried)
-        if found == best:
+        lowest = min([best, *neighbours], key=loss_at)
+        if lowest == best:
             step = (step[0] / 2, step[1] / 2)
-        best = found
+        best = lowest
     return best
 
 
 def coordinate_search(
-    loss: Callable[[dict[str, Any]], float], start: dict[str, Any], grid: dict[str, Sequence[Any]], rounds: int = 3
+    loss: Callable[[dict[str, Any]], float], start: dict[str, Any], grid: Mapping[str, Sequence[Any]], rounds: int = 3
 ) -> tuple[dict[str, Any], float]:
-    """Improve one setting at a time over its `grid` until a round changes nothing; a tie keeps what is there.
+    """Improve one setting at a time over its `grid` until a round changes nothing. Returns settings and loss.
 
     >>> coordinate_search(lambda s: abs(s["x"] - 2) + abs(s["y"]), {"x": 0, "y": 1}, {"x": [1, 2], "y": [0, 1]})
     ({'x': 2, 'y': 0}, 0.0)
@@ -56,9 +60,9 @@ def coordinate_search(
 
 
 def grid_search(
-    loss: Callable[[dict[str, Any]], float], start: dict[str, Any], grid: dict[str, Sequence[Any]]
+    loss: Callable[[dict[str, Any]], float], start: dict[str, Any], grid: Mapping[str, Sequence[Any]]
 ) -> tuple[dict[str, Any], float]:
-    """The best of every combination, for settings that pull against each other; a tie keeps what came first.
+    """Try every combination, for settings that depend on each other. Returns the best settings and their loss.
 
     >>> grid_search(lambda s: abs(s["x"] - s["y"]) + s["x"], {"x": 5, "y": 5}, {"x": [1, 2], "y": [1, 2]})
     ({'x': 1, 'y': 1}, 1.0)

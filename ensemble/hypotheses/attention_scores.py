@@ -1,93 +1,107 @@
-"""The second kind of score: what the attention spellers of LAS members say of a pool's strings.
+"""Attention rescoring: log P(hypothesis | utterance) under the attention decoders of LAS members.
 
-It joins the pool's scores as the language model's does, with a weight of its own that out-of-fold distance chooses.
-A speller costs a recurrent step a token, so it is asked for each utterance's likeliest strings only.
+These scores join a pool as the language model's do, with a weight that is fitted on out-of-fold distance. An attention
+decoder costs a recurrent step per token, so it scores each utterance's likeliest hypotheses only, and what it has
+scored is cached in the store.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ensemble.hypotheses.likelihoods import floor_likelihoods
+from ensemble.members.predictions import AttentionScorer
 from folds.data.dataset import Split
 from folds.store.attention_scores import read_attention_scores, write_attention_scores
 from folds.store.fold_model import FoldModel, load_model
+from folds.store.ragged import offsets_of
+from registry.console import track
 
-# Strings of an utterance that a speller is asked for; the posterior outside the best 40 is too small to matter.
-SCORED_STRINGS = 40
-
-AttentionScorer = Callable[[Sequence[str], Sequence[Sequence[bytes]]], list[np.ndarray]]
+# Hypotheses per utterance that are scored; the posterior outside the best 40 is too small to matter.
+SCORED_HYPOTHESES = 40
 
 
-def attention_scorer(members: Sequence[FoldModel], what: str, split: Split) -> AttentionScorer | None:
-    """Mean log-likelihood under the members that may speak of an utterance: out of fold, those that held it out.
+def attention_scorer(fold_models: Sequence[FoldModel], split_name: str, split: Split) -> AttentionScorer | None:
+    """Mean log-likelihood under the fold models; of an out-of-fold utterance, under those that held it out.
 
-    None unless all of them have a speller.
+    None unless all of them have an attention decoder. `split_name` is "oof", "dev" or "test", `split` the data of its
+    utterances.
     """
-    if not all(member.has_attention_scores for member in members):
+    if not all(fold_model.has_attention_scores for fold_model in fold_models):
         return None
 
-    def spell(ids: Sequence[str], strings: Sequence[Sequence[bytes]]) -> list[np.ndarray]:
-        total, counts = [np.zeros(len(each)) for each in strings], np.zeros(len(ids))
-        for member in members:
-            held = set(member.load("oof").ids) if what == "oof" else set(ids)
-            rows = [row for row, name in enumerate(ids) if name in held]
-            found = spelled(member, what, split, [ids[row] for row in rows], [strings[row] for row in rows])
-            for row, scores in zip(rows, found, strict=True):
-                total[row] += scores
+    def scorer(ids: Sequence[str], hypotheses: Sequence[Sequence[bytes]]) -> list[np.ndarray]:
+        totals, counts = [np.zeros(len(candidates)) for candidates in hypotheses], np.zeros(len(ids))
+        for fold_model in fold_models:
+            predicted = set(fold_model.load("oof").ids) if split_name == "oof" else set(ids)
+            rows = [row for row, name in enumerate(ids) if name in predicted]
+            scores = attention_scores(
+                fold_model, split_name, split, [ids[row] for row in rows], [hypotheses[row] for row in rows]
+            )
+            for row, row_scores in zip(rows, scores, strict=True):
+                totals[row] += row_scores
                 counts[row] += 1
-        return [each / count for each, count in zip(total, counts, strict=True)]
+        return [total / count for total, count in zip(totals, counts, strict=True)]
 
-    return spell
+    return scorer
 
 
 def pool_attention_scores(
-    spells: Sequence[AttentionScorer], ids: Sequence[str], strings: Sequence[Sequence[bytes]], columns: np.ndarray
+    scorers: Sequence[AttentionScorer], ids: Sequence[str], pools: Sequence[Sequence[bytes]], ctc: np.ndarray
 ) -> np.ndarray:
-    """Mean log-likelihood (H,) of every string of every pool under the spellers; zeros without any.
+    """Mean score (H,) over the `scorers` of every hypothesis of every pool; zeros without any scorer.
 
-    `columns` (H, streams) are the CTC log-likelihoods, whose mean tells which strings are asked for. The others get
-    the lowest score of those, so that a speller can raise a likely string but never an unlikely one.
+    The `SCORED_HYPOTHESES` with the highest mean of the log-likelihoods `ctc` (H, predictions) are scored. The others
+    get the lowest of their scores, so that attention can raise a likely hypothesis but never an unlikely one.
     """
-    out = np.zeros(len(columns))
-    if not spells:
-        return out
-    offsets = np.concatenate([[0], np.cumsum([len(pool) for pool in strings])]).astype(np.int64)
-    # A stream too coarse for a string's length finds it impossible; that is no veto here either.
-    mean = floor_likelihoods(columns, offsets).mean(axis=1)
-    spans = list(zip(offsets[:-1], offsets[1:], strict=True))
-    best = [np.argsort(-mean[start:end], kind="stable")[:SCORED_STRINGS] for start, end in spans]
-    asked = [[pool[i] for i in top] for pool, top in zip(strings, best, strict=True)]
-    scores = [np.mean(each, axis=0) for each in zip(*(spell(ids, asked) for spell in spells), strict=True)]
-    for (start, end), top, found in zip(spans, best, scores, strict=True):
-        out[start:end] = found.min()
-        out[start + top] = found
-    return out
+    scores = np.zeros(len(ctc))
+    if not scorers:
+        return scores
+    offsets = offsets_of(len(pool) for pool in pools)
+    # A model with too few frames for a hypothesis finds it impossible; that must not exclude it here either.
+    mean = floor_likelihoods(ctc, offsets).mean(axis=1)
+    spans = list(itertools.pairwise(offsets.tolist()))
+    likeliest = [np.argsort(-mean[start:end], kind="stable")[:SCORED_HYPOTHESES] for start, end in spans]
+    candidates = [[pool[index] for index in indices] for pool, indices in zip(pools, likeliest, strict=True)]
+    by_scorer = [scorer(ids, candidates) for scorer in scorers]
+    for (start, end), indices, columns in zip(spans, likeliest, zip(*by_scorer, strict=True), strict=True):
+        known = np.mean(columns, axis=0)
+        scores[start:end] = known.min()
+        scores[start + indices] = known
+    return scores
 
 
-def spelled(
-    member: FoldModel, what: str, split: Split, ids: Sequence[str], strings: Sequence[Sequence[bytes]]
+def attention_scores(
+    fold_model: FoldModel, split_name: str, split: Split, ids: Sequence[str], hypotheses: Sequence[Sequence[bytes]]
 ) -> list[np.ndarray]:
-    """log P(string | utterance) under the member's speller: for each of `ids` an array like its `strings`.
+    """log P(hypothesis | utterance) under one fold model: per utterance of `ids` an array like its `hypotheses`.
 
-    `what` is "oof", "dev" or "test", `split` the data that hold those utterances. Runs on the CPU.
+    Arguments are as in `attention_scorer`. Runs on the CPU. Scores of the same weights are read from the store's cache
+    and added to it.
     """
-    path = member.path / f"{what}.spelled.safetensors"
-    key = hashlib.sha256(member.folder.weights.read_bytes()).hexdigest()[:16]
-    known = read_attention_scores(path, key)
-    new = [[s for s in each if s not in known.get(name, {})] for name, each in zip(ids, strings, strict=True)]
+    path = fold_model.folder.attention_scores(split_name)
+    weights = hashlib.sha256(fold_model.folder.weights.read_bytes()).hexdigest()[:16]
+    known = read_attention_scores(path, weights)
+    new = [
+        [hypothesis for hypothesis in candidates if hypothesis not in known.get(name, {})]
+        for name, candidates in zip(ids, hypotheses, strict=True)
+    ]
     if any(new):
-        model = load_model(member)
+        model = load_model(fold_model)
         row_of = {name: row for row, name in enumerate(split.ids)}
-        for name, each in zip(tqdm(ids, f"spell {member.name} {what}", leave=False, unit="utt"), new, strict=True):
-            if each:
+        description = f"attention scores, {fold_model.name} {split_name}"
+        for name, candidates in track(list(zip(ids, new, strict=True)), description):
+            if candidates:
                 features = torch.from_numpy(np.array(split.features(row_of[name])))
-                scores = model.spelled(features, [list(string) for string in each]).tolist()
-                known.setdefault(name, {}).update(zip(each, scores, strict=True))
-        write_attention_scores(path, key, known)
-    return [np.array([known[name][s] for s in each]) for name, each in zip(ids, strings, strict=True)]
+                scores = model.attention_scores(features, [list(candidate) for candidate in candidates]).tolist()
+                known.setdefault(name, {}).update(zip(candidates, scores, strict=True))
+        write_attention_scores(path, weights, known)
+    return [
+        np.array([known[name][hypothesis] for hypothesis in candidates])
+        for name, candidates in zip(ids, hypotheses, strict=True)
+    ]

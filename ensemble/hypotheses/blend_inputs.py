@@ -1,35 +1,39 @@
-"""What a blender sees of one split: members' log-probabilities, N-best, pools and, where known, the references.
+"""Blend inputs: all that a blender may use of one split.
 
-Everything here is made when first asked for and kept, once for the whole split; `take` gives a view of some
-utterances that shares it, which is what makes a nested fit affordable. It fits nothing and chooses nothing.
+Log-probabilities, N-best lists, pools of hypotheses and, where known, the references. What is derived is computed when
+first used and cached for the whole split; `take` gives a view of some utterances that shares the cache, which is what
+makes nested fits affordable. Nothing is fitted here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from ensemble.hypotheses.attention_scores import pool_attention_scores
 from ensemble.hypotheses.expected_distance import pairwise_distances
 from ensemble.hypotheses.likelihoods import likelihoods, look_up
-from ensemble.hypotheses.nbest import NBest, nbest_of, union
+from ensemble.hypotheses.nbest import NBest, nbest_of, nbest_of_matrices, union
 from ensemble.hypotheses.pool import Pool, build_pool
 from ensemble.lm.ngram import PhoneLM
 from ensemble.members.predictions import Predictions
 from ensemble.rover import ConfusionNetwork, align, as_log_probs, vote
 from folds.store.log_probs import LogProbs
+from folds.store.ragged import Ragged
 
 
 @dataclass(frozen=True)
 class SplitPredictions:
-    """One split: members' `names`, sorted; `streams` of log-probabilities; `ids` (N,); and what else is known of it.
+    """The predictions of one split, "oof", "dev" or "test", and what else is known of it.
 
-    `references` are class sequences, None where there are none. `parts` (N,) tells which part an utterance belongs to
-    when a fit is nested; `languages[part]` is a phone language model that has not seen that part's transcripts.
-    `costs` are the members' parameters and `budget` the most that a blend may use (`rules`).
+    `names` are the members', sorted; `predictions` holds one entry per member out of fold, else one per fold model (or
+    per member, with frames averaged over folds); `ids` are the N utterances. `references` are class sequences, None
+    without transcripts. `parts` (N,) are the parts of a nested fit, and `languages[part]` is a phone language model
+    estimated without the transcripts of that part's speakers. `costs` are the members' parameters and `budget` the
+    most that a blend may use.
     """
 
     name: str
@@ -44,11 +48,30 @@ class SplitPredictions:
     budget: int | None = None
 
 
+class _ScoredPool(NamedTuple):
+    """Hypotheses of a pool and their log-likelihoods (H, predictions), one column per index into the predictions."""
+
+    indices: list[int]
+    hypotheses: list[list[bytes]]
+    ctc: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Cache:
+    """What was computed of a whole split; keys are indices into its predictions."""
+
+    nbest: dict[tuple[int, bool], NBest] = field(default_factory=dict)
+    pools: dict[tuple[int, ...], Pool] = field(default_factory=dict)
+    pairs: dict[tuple[int, ...], Ragged] = field(default_factory=dict)
+    scored: list[_ScoredPool] = field(default_factory=list)
+
+
 @dataclass(frozen=True, eq=False)
 class BlendInputs:
-    """A panel with what has been worked out of it. `depth` is the N of N-best, `size` the most strings of a pool.
+    """The predictions of one split with what is derived from them, for N-best lists of `depth` and pools of `size`.
 
-    `rows` and `allowed` make it a view of some utterances and of some streams.
+    `rows` and `allowed` make it a view of some utterances and of some predictions. An `index` counts the entries of
+    `split.predictions`, a member number those of `names`.
     """
 
     split: SplitPredictions
@@ -56,152 +79,147 @@ class BlendInputs:
     size: int = 200
     rows: np.ndarray | None = None
     allowed: frozenset[int] | None = None
-    _kept: dict[Any, Any] = field(default_factory=dict)
+    _cache: _Cache = field(default_factory=_Cache, repr=False)
 
     def __len__(self) -> int:
         return len(self.split.ids) if self.rows is None else len(self.rows)
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The members' names, sorted."""
         return self.split.names
 
     @property
-    def references(self) -> list[Sequence[int]] | None:
-        told = self.split.references
-        return told if told is None else [told[row] for row in self._numbers]
+    def references(self) -> list[Sequence[int]]:
+        """The reference of each utterance. Raises ValueError for a split without transcripts."""
+        if self.split.references is None:
+            raise ValueError(f"the {self.split.name} split has no references")
+        return [self.split.references[row] for row in self._split_rows]
 
     @property
     def parts(self) -> np.ndarray:
-        return self.split.parts[self._numbers]
+        """The part of each utterance in a nested fit, (N,)."""
+        return self.split.parts[self._split_rows]
+
+    def with_split(self, split: SplitPredictions) -> BlendInputs:
+        """Another split with the same settings; nothing cached is taken over."""
+        return BlendInputs(split, self.depth, self.size)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> BlendInputs:
-        """A view of some of these utterances; what the whole split has worked out is shared."""
-        return replace(self, rows=self._numbers[np.asarray(rows, np.int64)])
+        """A view of some of these utterances that shares the cache of the whole split."""
+        return replace(self, rows=self._split_rows[np.asarray(rows, np.int64)])
 
-    def only(self, predictions: Sequence[int]) -> BlendInputs:
-        """A view of some streams, for a blend that may not use all fold models."""
-        return replace(self, allowed=frozenset(predictions))
+    def only(self, indices: Sequence[int]) -> BlendInputs:
+        """A view of some predictions, for a blend that may not use all fold models."""
+        return replace(self, allowed=frozenset(indices))
 
-    def predictions_of(self, members: Sequence[int] | None = None) -> list[int]:
-        """Numbers of the streams that belong to some members, or to all."""
+    def predictions_of(self, members: Sequence[int] | np.ndarray | None = None) -> list[int]:
+        """Indices of the predictions that belong to some members, or to all."""
         wanted = range(len(self.names)) if members is None else members
-        found = [s for s, stream in enumerate(self.split.predictions) if stream.member in wanted]
-        return found if self.allowed is None else [s for s in found if s in self.allowed]
+        indices = [index for index, predictions in enumerate(self.split.predictions) if predictions.member in wanted]
+        return indices if self.allowed is None else [index for index in indices if index in self.allowed]
 
-    def members_of(self, members: Sequence[int] | None = None) -> list[int]:
-        """The member of each stream of `streams_of(members)`: of each column of `pool(members).ctc`."""
-        return [self.split.predictions[s].member for s in self.predictions_of(members)]
+    def members_of(self, members: Sequence[int] | np.ndarray | None = None) -> list[int]:
+        """The member of each of `predictions_of(members)`, which are the columns of `pool(members).ctc`."""
+        return [self.split.predictions[index].member for index in self.predictions_of(members)]
 
-    def load(self, stream: int) -> LogProbs:
-        """A stream's log-probabilities of this view's utterances, read anew: they are not kept."""
-        found = self.split.predictions[stream].load()
-        if self.rows is None:
-            return found
-        parts = [found.values[found.offsets[row] : found.offsets[row + 1]] for row in self.rows]
-        return LogProbs.of(parts, [found.ids[row] for row in self.rows], found)
+    def load(self, index: int) -> LogProbs:
+        """Log-probabilities of this view's utterances; they are read each time, not cached."""
+        log_probs = self.split.predictions[index].load()
+        return log_probs if self.rows is None else log_probs.take(self.rows)
 
-    def nbest(self, stream: int) -> NBest:
-        """A stream's N-best of this view's utterances, without a language model."""
-        found = self._searched(stream, fused=False)
-        return found if self.rows is None else found.take(self.rows)
+    def nbest(self, index: int) -> NBest:
+        """N-best lists of this view's utterances, without a language model."""
+        nbest = self._search(index, fused=False)
+        return nbest if self.rows is None else nbest.take(self.rows)
 
-    def pool(self, members: Sequence[int] | None = None) -> Pool:
-        """The pool made of some members' hypotheses alone, scored by them alone; of all members without an argument.
+    def best_with_lm(self, index: int, row: int) -> tuple[bytes, np.ndarray]:
+        """The best hypothesis of one utterance by a search with a language model, and its tokens' confidences."""
+        nbest, split_row = self._search(index, fused=True), self._split_rows[row]
+        return nbest.hypotheses[split_row][0], nbest.confidences[split_row]
 
-        A blend that gives a member no weight must not live on its hypotheses either, or its parameters would be used
-        without being counted.
+    def network(self, row: int, indices: Sequence[int], skeleton: Sequence[int] | None = None) -> ConfusionNetwork:
+        """The confusion network of the predictions' best hypotheses of one utterance, the first as its skeleton.
+
+        Another sequence given as `skeleton` comes before them all, as one more system.
         """
-        key = ("pool", tuple(self.predictions_of(members)))
-        if key not in self._kept:
-            self._kept[key] = self._whole()._build(list(key[1]))
-        return self._kept[key] if self.rows is None else self._kept[key].take(self._numbers)
-
-    def pairs(self, members: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Edit distances within `pool(members)`, as `pool.pair_distances` gives them."""
-        key = ("pairs", tuple(self.predictions_of(members)))
-        if key not in self._kept:
-            self._kept[key] = pairwise_distances(self._whole().pool(members))
-        if self.rows is None:
-            return self._kept[key]
-        flat, offsets = self._kept[key]
-        cut = np.concatenate([[0], np.cumsum(np.diff(offsets)[self.rows])]).astype(np.int64)
-        return np.concatenate([flat[offsets[row] : offsets[row + 1]] for row in self.rows]), cut
-
-    def network(self, row: int, predictions: Sequence[int], skeleton: Sequence[int] | None = None) -> ConfusionNetwork:
-        """The confusion network of the streams' best strings of one utterance, the first stream its skeleton.
-
-        A string given as `skeleton` comes before them all, as a system of its own.
-        """
-        best = [self.nbest_row(stream, row) for stream in predictions]
-        strings, sure = [list(string) for string, _ in best], [list(each) for _, each in best]
+        best = [self.best_with_lm(index, row) for index in indices]
+        hypotheses = [list(hypothesis) for hypothesis, _ in best]
+        confidences = [confidence.tolist() for _, confidence in best]
         if skeleton is not None:
-            strings, sure = [list(skeleton), *strings], [[1.0] * len(skeleton), *sure]
-        return align(strings, sure)
+            hypotheses, confidences = [list(skeleton), *hypotheses], [[1.0] * len(skeleton), *confidences]
+        return align(hypotheses, confidences)
 
-    def nbest_row(self, stream: int, row: int) -> tuple[bytes, np.ndarray]:
-        """A stream's best string of one utterance of this view, by fused search, with its tokens' confidences."""
-        number, found = self._numbers[row], self._searched(stream, fused=True)
-        return found.strings[number][0], found.confidences[number]
+    def pool(self, members: Sequence[int] | np.ndarray | None = None) -> Pool:
+        """The pool of some members' hypotheses, scored by these members alone; of all members without an argument.
+
+        A blend must not use the hypotheses of a member that has no weight, or it would use that member's parameters
+        without counting them.
+        """
+        key = tuple(self.predictions_of(members))
+        if key not in self._cache.pools:
+            self._cache.pools[key] = replace(self, rows=None)._build_pool(list(key))
+        pool = self._cache.pools[key]
+        return pool if self.rows is None else pool.take(self.rows)
+
+    def pairs(self, members: Sequence[int] | np.ndarray | None = None) -> Ragged:
+        """Edit distances within `pool(members)`, as `pairwise_distances` gives them."""
+        key = tuple(self.predictions_of(members))
+        if key not in self._cache.pairs:
+            self._cache.pairs[key] = pairwise_distances(replace(self, rows=None).pool(members))
+        pairs = self._cache.pairs[key]
+        # Not `take`, whose index arrays would need many times the memory of these bytes.
+        return pairs if self.rows is None else Ragged.of([pairs[row] for row in self.rows], np.uint8)
+
+    def pool_of(self, nbest: NBest) -> Pool:
+        """N-best lists of this view's utterances made by no member, as a pool with one column of likelihoods."""
+        orders = [sorted(range(len(hypotheses)), key=hypotheses.__getitem__) for hypotheses in nbest.hypotheses]
+        pools = [[hypotheses[i] for i in order] for hypotheses, order in zip(nbest.hypotheses, orders, strict=True)]
+        ctc = np.concatenate([scores[order] for scores, order in zip(nbest.ctc, orders, strict=True)])
+        references = None if self.split.references is None else self.references
+        return build_pool(pools, ctc[:, None], self.split.languages, self.parts, references)
 
     @property
-    def _numbers(self) -> np.ndarray:
+    def _split_rows(self) -> np.ndarray:
         return np.arange(len(self.split.ids)) if self.rows is None else self.rows
 
-    def _whole(self) -> BlendInputs:
-        return replace(self, rows=None)
+    def _search(self, index: int, fused: bool) -> NBest:
+        """N-best lists of the whole split."""
+        key = (index, fused)
+        if key not in self._cache.nbest:
+            split, predictions = self.split, self.split.predictions[index]
+            description = f"{split.name} {predictions.name}" + (" with LM" if fused else "")
+            languages = split.languages if fused else None
+            self._cache.nbest[key] = nbest_of(predictions.load(), self.depth, description, languages, split.parts)
+        return self._cache.nbest[key]
 
-    def _searched(self, stream: int, fused: bool) -> NBest:
-        """A stream's N-best of the whole split."""
-        key = ("nbest", stream, fused)
-        if key not in self._kept:
-            split, each = self.split, self.split.predictions[stream]
-            told = f"{split.name} {each.name}" + (" with LM" if fused else "")
-            fusion = (split.languages, split.parts) if fused else ()
-            self._kept[key] = nbest_of(each.load(), self.depth, told, *fusion)
-        return self._kept[key]
+    def _build_pool(self, indices: list[int]) -> Pool:
+        lists = [self._search(index, fused) for index in indices for fused in (False, True)]
+        if len(indices) > 1:
+            lists.append(self._recombined(indices))
+        split, hypotheses = self.split, union(lists, self.size)
+        ctc = np.stack([self._likelihoods(index, hypotheses) for index in indices], axis=1)
+        self._cache.scored.append(_ScoredPool(indices, hypotheses, ctc))
+        scorers = [split.predictions[index].attention_scorer for index in indices]
+        attention = pool_attention_scores([s for s in scorers if s is not None], split.ids, hypotheses, ctc)
+        return build_pool(hypotheses, ctc, split.languages, split.parts, split.references, attention)
 
-    def _build(self, predictions: list[int]) -> Pool:
-        lists = [self._searched(stream, fused) for stream in predictions for fused in (False, True)]
-        if len(predictions) > 1:
-            lists.append(self._recombined(predictions))
-        strings = union(lists, self.size)
-        columns = np.stack([self._column(stream, strings) for stream in predictions], axis=1)
-        self._kept.setdefault("scored", []).append((predictions, strings, columns))
-        split = self.split
-        spells = [split.predictions[s].spell for s in predictions if split.predictions[s].spell is not None]
-        spelled = pool_attention_scores(spells, split.ids, strings, columns)
-        return build_pool(strings, columns, split.languages, split.parts, split.references, spelled)
-
-    def _column(self, stream: int, strings: list[list[bytes]]) -> np.ndarray:
-        """Log-likelihoods under one stream; pools of fewer members share most strings with the pool of all."""
-        known = np.full(sum(map(len, strings)), np.nan)
-        for predictions, others, columns in self._kept.get("scored", ()):
-            if stream in predictions:
-                known = look_up(strings, others, columns[:, predictions.index(stream)])
+    def _likelihoods(self, index: int, hypotheses: list[list[bytes]]) -> np.ndarray:
+        """Log-likelihoods under one model. Pools of fewer members share most hypotheses with the pool of all."""
+        known = np.full(sum(map(len, hypotheses)), np.nan)
+        for scored in self._cache.scored:
+            if index in scored.indices:
+                known = look_up(hypotheses, scored.hypotheses, scored.ctc[:, scored.indices.index(index)])
                 break
         if not np.isnan(known).any():
             return known
-        return likelihoods(self.load(stream), strings, known, self.split.predictions[stream].name)
+        return likelihoods(self.load(index), hypotheses, known, self.split.predictions[index].name)
 
-    def _recombined(self, predictions: list[int]) -> NBest:
-        """N-best of the vote among the streams: strings that no single model had, one's start with another's end."""
-        order = sorted(predictions, key=lambda s: self.split.predictions[s].name)
+    def _recombined(self, indices: list[int]) -> NBest:
+        """N-best lists of the vote among the predictions: the beginning of one hypothesis with the end of another."""
+        order = sorted(indices, key=lambda index: self.split.predictions[index].name)
         matrices = []
         for row in range(len(self)):
             network = self.network(row, order)
             matrices.append(as_log_probs(network.arcs, vote(network)[1], self.split.classes))
-        return nbest_of(stack(matrices), self.depth, "recombined")
-
-
-def stack(matrices: Sequence[np.ndarray]) -> LogProbs:
-    """CTC matrices (T, C), one an utterance, as log-probabilities that belong to no member and no file."""
-    offsets = np.concatenate([[0], np.cumsum([len(matrix) for matrix in matrices])]).astype(np.int64)
-    return LogProbs(np.concatenate(matrices), offsets, tuple(map(str, range(len(matrices)))), "", 0, 1)
-
-
-def pool_of_nbest(found: NBest, inputs: BlendInputs) -> Pool:
-    """An N-best made by one matrix an utterance, as a pool of one column."""
-    orders = [sorted(range(len(strings)), key=strings.__getitem__) for strings in found.strings]
-    strings = [[s[i] for i in order] for s, order in zip(found.strings, orders, strict=True)]
-    scores = np.concatenate([s[order] for s, order in zip(found.ctc, orders, strict=True)])
-    return build_pool(strings, scores[:, None], inputs.split.languages, inputs.parts, inputs.references)
+        return nbest_of_matrices(matrices, self.depth, "recombined")

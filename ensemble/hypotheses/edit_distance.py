@@ -1,9 +1,10 @@
-"""Edit distances for pools of hypotheses: hundreds of near-equal strings an utterance, held in flat arrays.
+"""Edit distances within pools of hypotheses, and from hypotheses to references, on flat arrays.
 
-`folds.metric` measures one hypothesis against one reference; a pool of 100 needs 5,000 distances an utterance, between
-strings that mostly agree. So the bit masks of a string are made once for all its partners, and only what lies between
-the common ends of a pair is walked. Myers, "A fast bit-vector algorithm for approximate string matching based on
-dynamic programming" (J. ACM 46(3), 1999), in blocks of 64 tokens as Hyyrö (2003) has them. Tokens are 0 to 127.
+`folds.competition.metric` measures one hypothesis against one reference; a pool of 100 needs 5,000 distances per
+utterance, between hypotheses that are nearly equal. So the bit masks of a hypothesis are made once for all its pairs,
+and only the part of a pair between the common beginning and the common end is processed. Myers, "A fast bit-vector
+algorithm for approximate string matching based on dynamic programming" (J. ACM 46(3), 1999), in blocks of 64 tokens as
+in Hyyrö (2003). Tokens are 0 to 127.
 """
 
 from __future__ import annotations
@@ -13,17 +14,11 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 
+from folds.store.ragged import Ragged
+
 _CLASSES = 128
 _ONE, _NONE, _ALL = np.uint64(1), np.uint64(0), ~np.uint64(0)
 _TOP = np.uint64(1) << np.uint64(63)
-
-
-def flatten(sequences: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences as one int16 array and int64 offsets (len + 1,)."""
-    offsets = np.zeros(len(sequences) + 1, np.int64)
-    np.cumsum([len(s) for s in sequences], out=offsets[1:])
-    tokens = np.fromiter((t for s in sequences for t in s), np.int16, int(offsets[-1]))
-    return tokens, offsets
 
 
 def pairwise(hypotheses: Sequence[Sequence[int]]) -> np.ndarray:
@@ -32,15 +27,24 @@ def pairwise(hypotheses: Sequence[Sequence[int]]) -> np.ndarray:
     >>> pairwise([[1, 2, 3], [1, 3], [4]]).tolist()
     [[0, 1, 3], [1, 0, 2], [3, 2, 0]]
     """
-    tokens, offsets = flatten(hypotheses)
-    out = np.zeros((len(hypotheses), len(hypotheses)), np.int32)
-    fill_pairs(tokens, offsets, out)
-    return out
+    tokens = Ragged.of(hypotheses, np.int16)
+    distances = np.zeros((len(hypotheses), len(hypotheses)), np.int32)
+    fill_pairs(tokens.values, tokens.offsets, distances)
+    return distances
+
+
+def to_references(hypotheses: Ragged, rows: np.ndarray, references: Ragged) -> np.ndarray:
+    """Edit distance (H,) int32 of each hypothesis to the reference of its utterance; `rows` (H,) are the utterances.
+
+    >>> to_references(Ragged.of([[1, 2], [2]], np.int16), np.array([0, 0]), Ragged.of([[1, 2]], np.int16)).tolist()
+    [0, 1]
+    """
+    return _to_references(hypotheses.values, hypotheses.offsets, rows, references.values, references.offsets)
 
 
 @numba.njit(cache=True, nogil=True)
 def fill_pairs(tokens, offsets, out):
-    """Distances between all strings of flat `tokens`, into a square `out`, capped at 255 where it holds bytes."""
+    """Distances between all hypotheses of flat `tokens`, into a square `out`; capped at 255 where it holds bytes."""
     count = len(offsets) - 1
     longest = 0
     for i in range(count):
@@ -71,7 +75,7 @@ def distance(a, b):
 
 @numba.njit(cache=True, nogil=True)
 def _between(a, masks, b, up, down):
-    """Edit distance, `masks` (classes, blocks) holding where in `a` each token stands; `up`, `down` are scratch."""
+    """Edit distance; `masks` (classes, blocks) hold the positions of each token in `a`; `up`, `down` are work space."""
     start, end_a, end_b = 0, len(a), len(b)
     while start < end_a and start < end_b and a[start] == b[start]:
         start += 1
@@ -81,7 +85,7 @@ def _between(a, masks, b, up, down):
     if end_a == start or end_b == start:
         return end_a - start + end_b - start
     # Column `start` of the table is known: the distance of a's first i tokens to the common beginning is |i - start|.
-    # So vertical differences are -1 up to it and +1 from there, and the walk begins with the first token that differs.
+    # So vertical differences are -1 up to it and +1 from there, and the loop begins with the first token that differs.
     blocks = ((end_a - 1) >> 6) + 1
     for w in range(blocks):
         low = min(max(start - 64 * w, 0), 64)
@@ -114,8 +118,7 @@ def _between(a, masks, b, up, down):
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def to_references(tokens, offsets, rows, reference_tokens, reference_offsets):
-    """Edit distance (H,) int32 of every hypothesis to the reference of its utterance, `rows` (H,) giving which."""
+def _to_references(tokens, offsets, rows, reference_tokens, reference_offsets):
     out = np.zeros(len(rows), np.int32)
     for h in numba.prange(len(rows)):
         u = rows[h]

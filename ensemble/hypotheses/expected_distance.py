@@ -1,4 +1,7 @@
-"""TODO"""
+"""Minimum Bayes risk over pools: the hypothesis of least expected edit distance, for many utterances at once.
+
+`ensemble.mbr.mbr` is the same for one utterance.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ import numpy as np
 
 from ensemble.hypotheses.edit_distance import fill_pairs
 from ensemble.hypotheses.pool import Pool
+from folds.store.ragged import Ragged, offsets_of
 
 
-def pairwise_distances(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
-    """Edit distances between all hypotheses of an utterance, flat uint8 (capped at 255), and the offsets (N + 1,)."""
-    sizes = np.diff(pool.offsets)
-    offsets = np.concatenate([[0], np.cumsum(sizes**2)]).astype(np.int64)
-    return _pairs(pool.tokens, pool.token_offsets, pool.offsets, offsets), offsets
+def pairwise_distances(pool: Pool) -> Ragged:
+    """Edit distances between all hypotheses of each utterance: a flattened square per utterance, uint8, at most 255."""
+    offsets = offsets_of(np.diff(pool.offsets) ** 2)
+    return Ragged(_pairs(pool.tokens.values, pool.tokens.offsets, pool.offsets, offsets), offsets)
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
@@ -26,30 +29,36 @@ def _pairs(tokens, token_offsets, offsets, pair_offsets):
     return out
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
-def least_expected_distance(scores, offsets, pairs, pair_offsets):
-    """Flat number (N,) of each utterance's hypothesis of least expected distance, and that expectation (N,).
+def least_expected_distance(scores: np.ndarray, offsets: np.ndarray, pairs: Ragged) -> tuple[np.ndarray, np.ndarray]:
+    """Flat index (N,) of each utterance's hypothesis of least expected distance, and that expectation (N,).
 
-    `scores` (H,) are log-posteriors up to a constant. Ties go to the higher score, then to the order of tokens.
+    `scores` (H,) are log-posteriors up to a constant per utterance, `pairs` the `pairwise_distances`. Ties go to the
+    higher score, then to the order of tokens.
     """
+    return _least_expected_distance(scores, offsets, pairs.values, pairs.offsets)
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _least_expected_distance(scores, offsets, pairs, pair_offsets):
     chosen = np.zeros(len(offsets) - 1, np.int64)
     risks = np.zeros(len(offsets) - 1)
     for u in numba.prange(len(chosen)):
         first, count = offsets[u], offsets[u + 1] - offsets[u]
         posterior = np.exp(scores[first : first + count] - scores[first : first + count].max())
         posterior /= posterior.sum()
-        # The likeliest first, on both sides: the bound is tight at once, and most candidates pass it after a few terms.
+        # The likeliest first, in both loops: then the bound is tight early, and most candidates exceed it after a few
+        # terms.
         order = np.argsort(-posterior)
         best, least = -1, np.inf
         for i in order:
             risk = 0.0
             for j in order:
                 risk += posterior[j] * pairs[pair_offsets[u] + i * count + j]
-                # What is left of the mass is too little to change an expectation.
+                # The remaining mass is too little to change an expectation.
                 if risk > least + 1e-9 or posterior[j] < 1e-9:
                     break
             equal = abs(risk - least) <= 1e-9
-            if equal and (posterior[i], -i) > (posterior[best], -best) or risk < least - 1e-9:
+            if (equal and (posterior[i], -i) > (posterior[best], -best)) or risk < least - 1e-9:
                 best, least = i, risk
         chosen[u] = first + best
         risks[u] = least

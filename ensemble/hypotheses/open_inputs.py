@@ -1,143 +1,183 @@
-"""Opens the evidence of each split: members' streams, the data's references, language models that have not peeked.
-
-A language model is estimated on training transcripts. What scores an out-of-fold utterance must not have read it, nor
-its speaker's other transcripts (one speaker reads one book): each part gets a model of its own. It combines nothing.
-"""
+"""Opens blend inputs: members' predictions of out-of-fold, dev and test utterances, references and language models."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
-from ensemble.hypotheses.attention_scores import SCORED_STRINGS, attention_scorer
-from ensemble.hypotheses.blend_inputs import SplitPredictions
-from ensemble.lm.ngram import PhoneLM, estimate
-from ensemble.members.member import Member, common_oof
-from ensemble.members.predictions import fold_predictions, mean_predictions, oof_predictions
+from ensemble.hypotheses.attention_scores import SCORED_HYPOTHESES, attention_scorer
+from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
+from ensemble.hypotheses.nested_parts import language_model, language_models, nested_parts
+from ensemble.lm.ngram import PhoneLM
+from ensemble.members.eligibility import Rules, admitted, costs
+from ensemble.members.member import Member
+from ensemble.members.out_of_fold import OutOfFold, common_oof
+from ensemble.members.predictions import Predictions, fold_predictions, mean_predictions, oof_predictions
 from folds.data.dataset import Dataset, Split
+from registry import InputError
+from registry.console import track
 
-# How a nested fit is cut when all out-of-fold predictions come from one fold.
-SPEAKER_PARTS = 4
+
+@dataclass(frozen=True)
+class InputOptions:
+    """How blend inputs are made."""
+
+    nbest: int = 100
+    """Hypotheses that each model proposes per utterance."""
+    pool: int = 200
+    """Most hypotheses in an utterance's pool."""
+    fold_mean: Literal["sequence", "frames"] = "sequence"
+    """How a member's fold models are combined on dev and test: their hypotheses, or their probabilities per frame."""
+    lm_order: int = 5
+    """Order of the phone language model."""
+    fit_limit: int | None = 4000
+    """Most out-of-fold utterances to fit the weights on; None for all."""
+    seed: int = 0
+    """Decides ties in the choice of members, and which utterances a fit is limited to."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("nbest", 1), ("pool", 1), ("lm_order", 1), ("fit_limit", 2)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
+
+    @property
+    def frames(self) -> bool:
+        """Whether a member's fold models are averaged frame by frame, so that they are used together or not at all."""
+        return self.fold_mean == "frames"
 
 
 @dataclass(frozen=True)
 class OpenedInputs:
-    """The panels by split, and what there is to say about what they cover."""
+    """Blend inputs of the three splits, for the `members` that meet the `rules`, and `notes` for the user."""
 
-    splits: dict[str, SplitPredictions]
+    members: list[Member]
+    oof: BlendInputs
+    dev: BlendInputs
+    test: BlendInputs
+    options: InputOptions
+    rules: Rules
     notes: list[str]
+
+    def check(self) -> None:
+        """Read all predictions once. Raises InputError for one that is missing or faulty, before anything is fitted."""
+        splits = (self.oof.split, self.dev.split, self.test.split)
+        for predictions in track([p for split in splits for p in split.predictions], "checking predictions"):
+            predictions.load()
 
 
 def open_inputs(
-    groups: Sequence[Member],
-    dataset: Dataset,
-    lm_order: int = 5,
-    limit: int | None = None,
-    seed: int = 0,
-    costs: tuple[int, ...] | None = None,
-    budget: int | None = None,
-    fold_mean: str = "sequence",
+    members: Sequence[Member], dataset: Dataset, options: InputOptions | None = None, rules: Rules | None = None
 ) -> OpenedInputs:
-    """Panels of oof, dev and test. `limit` bounds the out-of-fold utterances a fit sees, drawn by `seed`.
+    """Blend inputs from members and the data that they were trained on; predictions are read when they are used.
 
-    `fold_mean` tells what becomes of a member's fold models on dev and test: "sequence" keeps each as a stream, to be
-    combined as strings; "frames" averages their probabilities into one stream first.
+    Members outside the rules are left out with a note. Raises InputError for members that do not fit together or do
+    not fit the data, and when no member meets the rules.
     """
-    groups = sorted(groups, key=lambda group: group.name)
-    names = tuple(group.name for group in groups)
-    alphabet, classes = dataset.alphabet.hash, dataset.alphabet.classes
-    ids, folds, notes = common_oof(groups, dataset.train.ids)
-    if limit is not None and len(ids) > limit:
-        keep = np.sort(np.random.default_rng(seed).choice(len(ids), limit, replace=False))
-        notes.append(f"  weights are fitted on {limit} of them, drawn with seed {seed} (--fit-limit)")
-        ids, folds = [ids[i] for i in keep], folds[keep]
-    row_of = {name: row for row, name in enumerate(dataset.train.ids)}
-    rows = [row_of[name] for name in ids]
-    parts, told = _parts(folds, [dataset.train.speakers[row] for row in rows])
-    notes += told
-    languages = [_language(dataset, classes, lm_order, rows, parts == part) for part in range(parts.max() + 1)]
-    splits = {
-        "oof": SplitPredictions(
-            name="oof",
-            names=names,
-            predictions=tuple(
-                replace(oof_predictions(group, i, ids, alphabet), spell=attention_scorer(group.members, "oof", dataset.train))
-                for i, group in enumerate(groups)
-            ),
-            ids=tuple(ids),
-            classes=classes,
-            parts=parts,
-            languages=tuple(languages),
-            references=tuple(dataset.train.labels(row).tolist() for row in rows),
-            costs=costs,
-            budget=budget,
+    options, rules = options or InputOptions(), rules or Rules()
+    members, notes = admitted(sorted(members, key=lambda member: member.name), rules, options.frames)
+    oof_split, oof_notes = _open_oof(members, dataset, options, rules)
+    language = language_model(dataset, options.lm_order)
+    dev_split, test_split = (
+        _open_split(members, split, dataset, language, options) for split in (dataset.dev, dataset.test)
+    )
+    depth = min(options.nbest, options.pool)
+    oof, dev, test = (BlendInputs(split, depth, options.pool) for split in (oof_split, dev_split, test_split))
+    notes += oof_notes
+    for member in members:
+        notes += _member_notes(member, options)
+    return OpenedInputs(members, oof, dev, test, options, rules, notes)
+
+
+def _open_oof(
+    members: Sequence[Member], dataset: Dataset, options: InputOptions, rules: Rules
+) -> tuple[SplitPredictions, list[str]]:
+    """Out-of-fold predictions, one entry per member, and notes."""
+    train = dataset.train
+    common = _limited(common_oof(members, train.ids), options)
+    row_of = {name: row for row, name in enumerate(train.ids)}
+    rows = [row_of[name] for name in common.ids]
+    train_speakers = train.speakers
+    speakers = [train_speakers[row] for row in rows]
+    parts, part_notes = nested_parts(common.folds, speakers)
+    predictions = [
+        replace(
+            oof_predictions(member, index, common.ids, dataset.alphabet.hash),
+            attention_scorer=attention_scorer(member.fold_models, "oof", train),
         )
-    }
-    whole = _language(dataset, classes, lm_order, [], np.zeros(0, bool))
-    for split in (dataset.dev, dataset.test):
-        predictions = []
-        for i, group in enumerate(groups):
-            if fold_mean == "frames":
-                mean = mean_predictions(group, i, split.name, split.ids, alphabet)
-                predictions.append(replace(mean, spell=attention_scorer(group.members, split.name, split)))
-                continue
-            each = fold_predictions(group, i, split.name, split.ids, alphabet)
-            predictions += [
-                replace(stream, spell=attention_scorer([member], split.name, split))
-                for stream, member in zip(each, group.members, strict=True)
-            ]
-        splits[split.name] = SplitPredictions(
-            name=split.name,
-            names=names,
-            predictions=tuple(predictions),
-            ids=split.ids,
-            classes=classes,
-            parts=np.zeros(len(split), np.int64),
-            languages=(whole,),
-            references=_references(split),
+        for index, member in enumerate(members)
+    ]
+    split = SplitPredictions(
+        name="oof",
+        names=tuple(member.name for member in members),
+        predictions=tuple(predictions),
+        ids=tuple(common.ids),
+        classes=dataset.alphabet.classes,
+        parts=parts,
+        languages=language_models(dataset, speakers, parts, options.lm_order),
+        references=tuple(train.labels(row).tolist() for row in rows),
+        costs=costs(members, options.frames),
+        budget=rules.max_params,
+    )
+    return split, [*common.notes, *part_notes]
+
+
+def _limited(common: OutOfFold, options: InputOptions) -> OutOfFold:
+    """At most `fit_limit` of the utterances, drawn by the seed."""
+    limit = options.fit_limit
+    if limit is None or len(common.ids) <= limit:
+        return common
+    kept = np.sort(np.random.default_rng(options.seed).choice(len(common.ids), limit, replace=False))
+    note = f"  weights are fitted on {limit} of them, drawn with seed {options.seed} (--fit-limit)"
+    return OutOfFold([common.ids[row] for row in kept], common.folds[kept], [*common.notes, note])
+
+
+def _open_split(
+    members: Sequence[Member], split: Split, dataset: Dataset, language: PhoneLM, options: InputOptions
+) -> SplitPredictions:
+    """Predictions of dev or test, one entry per fold model, or per member where frames are averaged over folds."""
+    predictions: list[Predictions] = []
+    for index, member in enumerate(members):
+        if options.frames:
+            mean = mean_predictions(member, index, split.name, split.ids, dataset.alphabet.hash)
+            scorer = attention_scorer(member.fold_models, split.name, split)
+            predictions.append(replace(mean, attention_scorer=scorer))
+            continue
+        by_fold = fold_predictions(member, index, split.name, split.ids, dataset.alphabet.hash)
+        for fold_model, predictions_of_fold in zip(member.fold_models, by_fold, strict=True):
+            scorer = attention_scorer([fold_model], split.name, split)
+            predictions.append(replace(predictions_of_fold, attention_scorer=scorer))
+    has_transcripts = split.tokens is not None
+    return SplitPredictions(
+        name=split.name,
+        names=tuple(member.name for member in members),
+        predictions=tuple(predictions),
+        ids=split.ids,
+        classes=dataset.alphabet.classes,
+        parts=np.zeros(len(split), np.int64),
+        languages=(language,),
+        references=tuple(split.labels(row).tolist() for row in range(len(split))) if has_transcripts else None,
+    )
+
+
+def _member_notes(member: Member, options: InputOptions) -> list[str]:
+    notes = []
+    selected = [str(model.fold) for model in member.fold_models if model.config.get("select") == "best"]
+    if selected:
+        notes.append(
+            f"  {member.name}, fold {', '.join(selected)}: its epoch was chosen on the held-out fold (--select best), "
+            "so its out-of-fold distance is too low, and its weight too high"
         )
-    for group in groups:
-        flattered = [str(member.fold) for member in group.members if member.config.get("select") == "best"]
-        if flattered:
-            notes.append(
-                f"  {group.name}, fold {', '.join(flattered)}: its epoch was chosen on the held-out fold "
-                "(--select best), so its out-of-fold distance is too good, and its weight too high"
-            )
-        if len(group.members) > 1:
-            how = "the mean frames of its" if fold_mean == "frames" else "combined over its"
-            notes.append(f"dev and test: {group.describe()} is {how} {len(group.members)} fold models")
-        else:
-            notes.append(f"dev and test: {group.describe()} is one fold model")
-        if all(member.has_attention_scores for member in group.members):
-            notes.append(f"  the attention speller of {group.name} scores the {SCORED_STRINGS} likeliest strings of each pool")
-    return OpenedInputs(splits, notes)
-
-
-def _references(split: Split) -> tuple[list[int], ...] | None:
-    if split.tokens is None:
-        return None
-    return tuple(split.labels(row).tolist() for row in range(len(split)))
-
-
-def _parts(folds: np.ndarray, speakers: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """Parts (N,) numbered from 0 for the nested fit: the folds, or groups of speakers where there is one fold."""
-    if len(np.unique(folds)) > 1:
-        return np.unique(folds, return_inverse=True)[1], []
-    if len(set(speakers)) == 1:
-        note = f"  one fold of one speaker only: nested figures are fitted over {SPEAKER_PARTS} groups of utterances"
-        return np.arange(len(speakers)) % min(SPEAKER_PARTS, len(speakers)), [note]
-    order = {speaker: i for i, speaker in enumerate(sorted(set(speakers)))}
-    parts = np.array([order[speaker] % SPEAKER_PARTS for speaker in speakers])
-    count = len(np.unique(parts))
-    note = f"  one fold only: nested figures are fitted over {count} groups of speakers instead of folds"
-    return np.unique(parts, return_inverse=True)[1], [note]
-
-
-def _language(dataset: Dataset, classes: int, order: int, rows: Sequence[int], held: np.ndarray) -> PhoneLM:
-    """A phone language model of all training transcripts but those of the speakers of `rows` where `held`."""
-    speakers = dataset.train.speakers
-    left_out = {speakers[row] for row, out in zip(rows, held, strict=True) if out}
-    seen = [row for row in range(len(dataset.train)) if speakers[row] not in left_out]
-    return estimate([dataset.train.labels(row).tolist() for row in seen], classes, order)
+    count = len(member.fold_models)
+    if count == 1:
+        notes.append(f"dev and test: {member.describe()} is one fold model")
+    else:
+        how = "their probabilities averaged frame by frame" if options.frames else "combined as hypotheses"
+        notes.append(f"dev and test: {member.describe()} is {count} fold models, {how}")
+    if all(fold_model.has_attention_scores for fold_model in member.fold_models):
+        what = f"the {SCORED_HYPOTHESES} likeliest hypotheses of each pool"
+        notes.append(f"  the attention decoder of {member.name} scores {what}")
+    return notes

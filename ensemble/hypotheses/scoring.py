@@ -1,25 +1,37 @@
-"""TODO"""
+"""Scores of a pool's hypotheses: members' likelihoods combined, language model, length bonus and attention scores."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numba
 import numpy as np
 
 from ensemble.hypotheses.pool import Pool
 
+MEANS = ("geometric", "arithmetic")
+
+# A language model costs some two nats per phoneme, which the length bonus makes up for: they are searched together.
+LM_GRID = {
+    "lm_weight": (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7),
+    "length_bonus": (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0),
+}
+ATTENTION_GRID = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
+NO_LM = {"lm_weight": 0.0, "length_bonus": 0.0, "attention_weight": 0.0}
+
 
 class Mixture:
     """Every hypothesis's combined log-likelihood (H,) as a function of member weights (members,) that sum to 1.
 
     "geometric" is the weighted mean of log-likelihoods, "arithmetic" the logarithm of the weighted mean likelihood.
-    Either is one product a call: a search calls it thousands of times.
+    Either is one product per call: a search calls it thousands of times. `member_of` gives the member of each column
+    of `pool.ctc`.
     """
 
     def __init__(self, pool: Pool, member_of: Sequence[int], mean: str) -> None:
         self.member_of, self.mean = member_of, mean
-        self.peaks = pool.ctc.max(axis=1) if mean == "arithmetic" else 0.0
+        self.peaks = pool.ctc.max(axis=1)
         self.columns = np.exp(pool.ctc - self.peaks[:, None]) if mean == "arithmetic" else pool.ctc
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
@@ -28,15 +40,31 @@ class Mixture:
 
 
 def prediction_weights(member_of: Sequence[int], weights: np.ndarray) -> np.ndarray:
-    """Stream weights (streams,): a member's weight shared equally by its fold models, since OOF cannot rank those."""
-    member_of = np.asarray(member_of)
-    counts = np.bincount(member_of, minlength=len(weights))
-    return np.asarray(weights, np.float64)[member_of] / counts[member_of]
+    """Weights (predictions,): a member's weight shared equally by its fold models, since OOF cannot rank those."""
+    members = np.asarray(member_of)
+    counts = np.bincount(members, minlength=len(weights))
+    return np.asarray(weights, np.float64)[members] / counts[members]
+
+
+def combined_scores(acoustic: np.ndarray, pool: Pool, settings: Mapping[str, Any]) -> np.ndarray:
+    """Every hypothesis's score (H,): its acoustic score, language model, length bonus and attention score, weighted."""
+    language = settings["lm_weight"] * pool.lm + settings["length_bonus"] * pool.lengths
+    return acoustic + language + settings.get("attention_weight", 0.0) * pool.attention
+
+
+def lm_grid(pool: Pool) -> dict[str, tuple[float, ...]]:
+    """The settings to search besides the members' weights: attention scores only where the pool has them."""
+    return LM_GRID | ({"attention_weight": ATTENTION_GRID} if pool.attention.any() else {})
+
+
+def best_hypotheses(acoustic: np.ndarray, pool: Pool, settings: Mapping[str, Any]) -> np.ndarray:
+    """Flat index (N,) of the hypothesis with the highest combined score per utterance."""
+    return best_per_utterance(combined_scores(acoustic, pool, settings), pool.offsets)
 
 
 @numba.njit(cache=True, nogil=True)
 def best_per_utterance(scores, offsets):
-    """Flat number (N,) of each utterance's best-scored hypothesis; on a tie the first in the order of tokens."""
+    """Flat index (N,) of the hypothesis with the highest score per utterance; on a tie the first in order of tokens."""
     chosen = np.zeros(len(offsets) - 1, np.int64)
     for u in range(len(chosen)):
         best = offsets[u]
@@ -45,36 +73,3 @@ def best_per_utterance(scores, offsets):
                 best = h
         chosen[u] = best
     return chosen
-
-
-def best_of_column(pool: Pool, settings: dict) -> np.ndarray:
-    """Flat numbers (N,) of the best of a pool of one column, with the settings' LM weight and length bonus."""
-    scores = pool.ctc[:, 0] + settings["lm_weight"] * pool.lm + settings["length_bonus"] * pool.lengths
-    return best_per_utterance(scores, pool.offsets)
-
-
-# A language model takes off some two nats a phoneme, which the bonus gives back: they are searched together.
-LM_GRID = {
-    "lm_weight": (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7),
-    "length_bonus": (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0),
-}
-
-
-ATTENTION_GRID = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
-
-
-NO_LM = {"lm_weight": 0.0, "length_bonus": 0.0, "speller_weight": 0.0}
-
-
-MEANS = ("geometric", "arithmetic")
-
-
-def combined_scores(acoustic: np.ndarray, pool: Pool, settings: dict) -> np.ndarray:
-    """Every hypothesis's score (H,): its acoustic one with language model, length bonus and spellers."""
-    prior = settings["lm_weight"] * pool.lm + settings["length_bonus"] * pool.lengths
-    return acoustic + prior + settings["speller_weight"] * pool.spelled
-
-
-def lm_grid(pool: Pool) -> dict:
-    """What is searched besides the members' weights."""
-    return LM_GRID | ({"speller_weight": ATTENTION_GRID} if pool.spelled.any() else {})

@@ -1,1 +1,6 @@
-"""TODO"""
+"""Phone n-gram language models: Kneser-Ney estimation, compiled tables for decoding, and ARPA files."""
+
+from ensemble.lm.arpa import read_arpa, write_arpa
+from ensemble.lm.ngram import PhoneLM, estimate, estimate_folds
+
+__all__ = ["PhoneLM", "estimate", "estimate_folds", "read_arpa", "write_arpa"]

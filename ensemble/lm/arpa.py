@@ -1,7 +1,6 @@
-"""ARPA files of phone language models, the format SRILM and KenLM read: out and in.
+"""Read and write ARPA files of phone language models, the text format of SRILM and KenLM.
 
-Probabilities are base-10 logarithms with nine digits, labels are the alphabet's phoneme names. It does not estimate
-(`ensemble.lm` does) and reads no binary formats.
+Probabilities are base-10 logarithms with nine digits; labels are the alphabet's phoneme names.
 """
 
 from __future__ import annotations
@@ -9,7 +8,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple, TextIO
 
 import numpy as np
 
@@ -17,51 +18,74 @@ from ensemble.lm.ngram import NGrams, PhoneLM, compile_lm
 from registry.errors import InputError, atomic_write
 
 _LN10 = math.log(10)
-_NEVER = -99.0  # what ARPA files write for log 0: `<s>` is never predicted
+_LOG_ZERO = -99.0  # how ARPA files write log 0: `<s>` is never predicted
 
 
 def write_arpa(path: str | os.PathLike[str], lm: PhoneLM, phonemes: Sequence[str]) -> None:
-    """Write `lm` with `phonemes[i]` for label i (index 0, the blank, is not written)."""
+    """Write `lm`, with `phonemes[i]` as the name of label i (index 0, the blank, is not written)."""
     names = _names(phonemes, lm.classes)
     with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write("\\data\\\n")
         for n, grams in enumerate(lm.orders, start=1):
-            # `<s>` shares label 0 with `</s>`, so it is one unigram more than there are labels.
+            # `<s>` shares label 0 with `</s>`, so there is one unigram more than there are labels.
             file.write(f"ngram {n}={len(grams.tokens) + (n == 1)}\n")
         for n, grams in enumerate(lm.orders, start=1):
             file.write(f"\n\\{n}-grams:\n")
-            for tokens, log_prob, backoff in zip(
-                grams.tokens.tolist(),
-                (grams.log_probs / _LN10).tolist(),
-                (grams.backoffs / _LN10).tolist(),
-                strict=True,
-            ):
-                words = " ".join("<s>" if token == 0 else names[token] for token in tokens[:-1])
-                last = names[tokens[-1]]
-                if n == 1 and tokens[0] == 0:
-                    file.write(f"{_NEVER:g}\t<s>\t{backoff:.9g}\n")
-                    backoff = 0.0
-                weight = f"\t{backoff:.9g}" if backoff != 0.0 else ""
-                file.write(
-                    f"{log_prob:.9g}\t{words} {last}{weight}\n" if words else f"{log_prob:.9g}\t{last}{weight}\n"
-                )
+            _write_section(file, grams, names)
         file.write("\n\\end\\\n")
 
 
-def read_arpa(path: str | os.PathLike[str], phonemes: Sequence[str]) -> PhoneLM:
-    """Read a model over `phonemes` (index 0 the blank). `<unk>` is passed over.
+def _write_section(file: TextIO, grams: NGrams, names: Sequence[str]) -> None:
+    log_probs, backoffs = (grams.log_probs / _LN10).tolist(), (grams.backoffs / _LN10).tolist()
+    for tokens, log_prob, backoff in zip(grams.tokens.tolist(), log_probs, backoffs, strict=True):
+        if tokens == [0]:
+            # The unigram of label 0 is `</s>` as a prediction; its back-off weight is that of `<s>` as a history.
+            file.write(f"{_LOG_ZERO:g}\t<s>\t{backoff:.9g}\n")
+            backoff = 0.0
+        words = ["<s>" if token == 0 else names[token] for token in tokens[:-1]] + [names[tokens[-1]]]
+        weight = f"\t{backoff:.9g}" if backoff != 0.0 else ""
+        file.write(f"{log_prob:.9g}\t{' '.join(words)}{weight}\n")
 
-    Raises `InputError` naming the line: no ARPA file, a line that cannot be read, counts that do not match, a phoneme
-    that is not in the alphabet or has no unigram.
+
+class _Row(NamedTuple):
+    """One n-gram of a file, base-10 logarithms. `is_start`: it is, or ends in, `<s>`."""
+
+    tokens: list[int]
+    log_prob: float
+    backoff: float
+    is_start: bool
+
+
+@dataclass
+class _Sections:
+    """A file's n-grams by order, how many lines each order has, and how many the header announces."""
+
+    rows: dict[int, list[_Row]] = field(default_factory=dict)
+    counted: dict[int, int] = field(default_factory=dict)
+    expected: dict[int, int] = field(default_factory=dict)
+
+
+def read_arpa(path: str | os.PathLike[str], phonemes: Sequence[str]) -> PhoneLM:
+    """Read a model over `phonemes` (index 0 is the blank). N-grams with `<unk>` are ignored.
+
+    Raises `InputError` naming the line: not an ARPA file, a line that cannot be parsed, counts that do not match, a
+    phoneme that is not in the alphabet or has no unigram.
     """
     place = Path(path)
     if not place.is_file():
         raise InputError(f"{place}: no such file; expected a language model in ARPA format")
+    sections = _read_sections(place, phonemes)
+    if sections.counted != sections.expected:
+        raise InputError(
+            f"{place}: holds {sections.counted} n-grams by order where its header says {sections.expected}"
+        )
+    return compile_lm([_grams(n, sections.rows[n]) for n in sorted(sections.rows)], len(phonemes))
+
+
+def _read_sections(place: Path, phonemes: Sequence[str]) -> _Sections:
     labels = {name: label for label, name in enumerate(_names(phonemes, len(phonemes)))} | {"<s>": 0}
-    expected: dict[int, int] = {}
-    rows: dict[int, list[tuple[list[int], float, float]]] = {}
-    counted: dict[int, int] = {}
-    section = 0
+    sections = _Sections()
+    order = 0
     started = ended = False
     for number, line in _lines(place):
         if line == "\\data\\":
@@ -72,53 +96,56 @@ def read_arpa(path: str | os.PathLike[str], phonemes: Sequence[str]) -> PhoneLM:
             ended = True
             break
         elif line.startswith("ngram "):
-            order, _, count = line[6:].partition("=")
-            expected[_number(int, order, place, number)] = _number(int, count, place, number)
+            n, _, count = line[6:].partition("=")
+            sections.expected[_integer(n, place, number)] = _integer(count, place, number)
         elif line.startswith("\\") and line.endswith("-grams:"):
-            section = _number(int, line[1:-7], place, number)
-            rows[section], counted[section] = [], 0
+            order = _integer(line[1:-7], place, number)
+            sections.rows[order], sections.counted[order] = [], 0
         else:
-            counted[section] = counted.get(section, 0) + 1
-            words, log_prob, backoff = _fields(line, section, place, number)
-            if "<unk>" in words:
-                continue
-            for word in words:
-                if word not in labels:
-                    raise InputError(
-                        f"{place}, line {number}: {word!r} is not in the competition's alphabet; "
-                        f"expected a language model of its {len(phonemes) - 1} phonemes"
-                    )
-            rows[section].append(([labels[word] for word in words], log_prob, backoff, words[-1] == "<s>"))
-    if not ended or not expected:
+            sections.counted[order] = sections.counted.get(order, 0) + 1
+            words, log_prob, backoff = _fields(line, order, place, number)
+            if "<unk>" not in words:
+                tokens = _labels_of(words, labels, place, number)
+                sections.rows[order].append(_Row(tokens, log_prob, backoff, words[-1] == "<s>"))
+    if not ended or not sections.expected:
         raise InputError(f"{place}: not a whole ARPA file; expected \\data\\, \\1-grams: … and \\end\\")
-    if counted != expected:
-        raise InputError(f"{place}: holds {counted} n-grams by order where its header says {expected}")
-    return compile_lm([_grams(n, rows[n]) for n in sorted(rows)], len(phonemes))
+    return sections
 
 
-def _grams(n: int, rows: list) -> NGrams:
+def _labels_of(words: Sequence[str], labels: dict[str, int], place: Path, number: int) -> list[int]:
+    for word in words:
+        if word not in labels:
+            raise InputError(
+                f"{place}, line {number}: {word!r} is not in the competition's alphabet; "
+                f"expected a language model of its {len(labels) - 2} phonemes"
+            )
+    return [labels[word] for word in words]
+
+
+def _grams(n: int, rows: list[_Row]) -> NGrams:
     if n == 1:
-        # Give `</s>`, label 0 as a prediction, the back-off of `<s>`, label 0 as a history.
-        start = sum(backoff for _, _, backoff, is_start in rows if is_start)
-        rows = [(t, p, start if t == [0] else b, False) for t, p, b, is_start in rows if not is_start]
-    tokens = np.array([row[0] for row in rows], dtype=np.int32).reshape(-1, n)
-    log_probs = np.array([row[1] for row in rows]) * _LN10
-    return NGrams(tokens, log_probs, np.array([row[2] for row in rows]) * _LN10)
+        # Give `</s>`, label 0 as a prediction, the back-off weight of `<s>`, label 0 as a history.
+        start = sum(row.backoff for row in rows if row.is_start)
+        rows = [row._replace(backoff=start) if row.tokens == [0] else row for row in rows if not row.is_start]
+    tokens = np.array([row.tokens for row in rows], dtype=np.int32).reshape(-1, n)
+    log_probs = np.array([row.log_prob for row in rows]) * _LN10
+    return NGrams(tokens, log_probs, np.array([row.backoff for row in rows]) * _LN10)
 
 
 def _names(phonemes: Sequence[str], classes: int) -> list[str]:
-    names = ["</s>", *phonemes[1:]]
+    """Names of the labels, `</s>` for label 0. Raises `InputError` for names that an ARPA file cannot hold."""
     if len(phonemes) != classes:
         raise InputError(f"the language model has {classes} classes, the alphabet {len(phonemes)}; expected the same")
-    wrong = [name for name in names if not name or len(name.split()) != 1] or [n for n in names if names.count(n) > 1]
-    if wrong or "<s>" in names or "<unk>" in names:
-        raise InputError(
-            f"phoneme names {wrong or names!r} cannot stand in an ARPA file; expected distinct single words"
-        )
+    names = ["</s>", *phonemes[1:]]
+    invalid = [name for name in names if len(name.split()) != 1 or name in ("<s>", "<unk>")]
+    invalid = invalid or [name for name in names if names.count(name) > 1]
+    if invalid:
+        raise InputError(f"phoneme names {invalid!r} cannot be written to an ARPA file; expected distinct single words")
     return names
 
 
 def _lines(place: Path) -> Iterator[tuple[int, str]]:
+    """Line numbers from 1, and the lines without surrounding white space."""
     try:
         with open(place, encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
@@ -128,20 +155,32 @@ def _lines(place: Path) -> Iterator[tuple[int, str]]:
 
 
 def _fields(line: str, n: int, place: Path, number: int) -> tuple[list[str], float, float]:
+    """The words of an n-gram's line, its log-probability and its back-off weight, 0 where it has none."""
     fields = line.split()
     if n < 1 or len(fields) not in (n + 1, n + 2):
         raise InputError(
-            f"{place}, line {number}: found {line[:60]!r}; expected a probability, {n} words and a back-off"
+            f"{place}, line {number}: found {line[:60]!r}; expected a probability, {n} words and a back-off weight"
         )
-    backoff = _number(float, fields[n + 1], place, number) if len(fields) == n + 2 else 0.0
-    return fields[1 : n + 1], _number(float, fields[0], place, number), backoff
+    backoff = _decimal(fields[n + 1], place, number) if len(fields) == n + 2 else 0.0
+    return fields[1 : n + 1], _decimal(fields[0], place, number), backoff
 
 
-def _number(kind: type, text: str, place: Path, number: int):
+def _integer(text: str, place: Path, number: int) -> int:
     try:
-        value = kind(text)
+        return int(text)
     except ValueError:
-        raise InputError(f"{place}, line {number}: found {text.strip()[:40]!r} where a number is expected") from None
+        raise _not_a_number(text, place, number) from None
+
+
+def _decimal(text: str, place: Path, number: int) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise _not_a_number(text, place, number) from None
     if not math.isfinite(value):
         raise InputError(f"{place}, line {number}: found {text.strip()} where a finite number is expected")
     return value
+
+
+def _not_a_number(text: str, place: Path, number: int) -> InputError:
+    return InputError(f"{place}, line {number}: found {text.strip()[:40]!r} where a number is expected")

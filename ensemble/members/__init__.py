@@ -1,1 +1,1 @@
-"""TODO"""
+"""Members of a blend: fold models grouped and checked, and their predictions of one split."""

@@ -1,12 +1,12 @@
-"""The competition's rules on models: total parameters and forbidden kinds, checked before a submission is spent.
+"""The competition's rules on models: total parameters and forbidden tags, checked before a submission is used up.
 
-Every fold model that a blend uses counts with all its parameters. It knows the tags members carry, not what is true of
-them: a model's tags are declared where it is registered.
+Every fold model that a blend uses counts with all its parameters. A model's tags are declared where it is registered;
+they are taken as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ensemble.members.member import Member
@@ -21,63 +21,64 @@ class Rules:
     forbid: tuple[str, ...] = ()
 
 
-
-
-def admitted(groups: Sequence[Member], rules: Rules, whole: bool = False) -> tuple[list[Member], list[str]]:
-    """The members inside the rules one by one, and what there is to say of the others; `whole` as in `costs`.
+def admitted(members: Sequence[Member], rules: Rules, together: bool = False) -> tuple[list[Member], list[str]]:
+    """The members that meet the rules, and a note on each of the others; `together` as in `costs`.
 
     Raises InputError when none is left.
     """
     kept, notes = [], []
-    for group, smallest in zip(groups, costs(groups, whole), strict=True):
-        banned = [tag for tag in group.tags if tag in rules.forbid]
-        if banned:
-            notes.append(f"left out by the rules: {group.name} (tag {', '.join(banned)})")
-        elif rules.max_params is not None and smallest > rules.max_params:
-            told = "in all its fold models" if whole else "a fold model"
-            notes.append(f"left out by the rules: {group.name} ({smallest:,} parameters {told})")
+    for member, cost in zip(members, costs(members, together), strict=True):
+        forbidden = [tag for tag in member.tags if tag in rules.forbid]
+        if forbidden:
+            notes.append(f"left out by the rules: {member.name} (tag {', '.join(forbidden)})")
+        elif rules.max_params is not None and cost > rules.max_params:
+            unit = "in all its fold models" if together else "per fold model"
+            notes.append(f"left out by the rules: {member.name} ({cost:,} parameters {unit})")
         else:
-            kept.append(group)
+            kept.append(member)
     if not kept:
-        raise InputError(f"no member is inside the rules ({'; '.join(notes)}): loosen --max-params or --forbid")
+        raise InputError(f"no member meets the rules ({'; '.join(notes)}): loosen --max-params or --forbid")
     return kept, notes
 
 
-def costs(groups: Sequence[Member], whole: bool = False) -> tuple[int, ...]:
-    """What using a member costs, in parameters: at least one fold model, or all of them where they go together."""
-    if whole:
-        return tuple(group.parameters for group in groups)
-    return tuple(min(member.parameters for member in group.members) for group in groups)
+def costs(members: Sequence[Member], together: bool = False) -> tuple[int, ...]:
+    """The fewest parameters with which each member can be used: one fold model, or all of them if used `together`."""
+    if together:
+        return tuple(member.parameters for member in members)
+    return tuple(min(fold_model.parameters for fold_model in member.fold_models) for member in members)
 
 
-def within_budget(groups: Sequence[Member], weights: dict[str, float], budget: int | None) -> list[Member]:
-    """The members with weight, each with as many of its fold models as the budget has room for.
+def within_budget(members: Sequence[Member], weights: Mapping[str, float], budget: int | None) -> list[Member]:
+    """The members with weight, each with as many of its fold models as the budget allows.
 
-    Every member gets one first, the smallest; what is left buys further ones, a round at a time, the heaviest member
-    first. Out-of-fold predictions chose the members; they cannot rank one member's folds, which all predict different
-    utterances, so this is a rule and not a fit.
+    Every member gets its smallest fold model first; the rest of the budget is spent on further ones, one per member
+    and round, the heaviest member first. Out-of-fold predictions chose the members; they cannot rank one member's fold
+    models, which all predict different utterances, so this is a rule and not a fit.
     """
-    chosen = sorted((g for g in groups if weights.get(g.name, 0.0) > 0), key=lambda g: (-weights[g.name], g.name))
+    chosen = [member for member in members if weights.get(member.name, 0.0) > 0]
+    chosen.sort(key=lambda member: (-weights[member.name], member.name))
     if budget is None:
-        return sorted(chosen, key=lambda g: g.name)
-    queues = {g.name: sorted(g.members, key=lambda m: (m.parameters, m.fold)) for g in chosen}
+        return sorted(chosen, key=lambda member: member.name)
+    queues = {
+        member.name: sorted(member.fold_models, key=lambda model: (model.parameters, model.fold)) for member in chosen
+    }
     kept: dict[str, list[int]] = {name: [] for name in queues}
     left = budget
     while any(queues.values()):
         for name, queue in queues.items():
             if queue:
-                member = queue.pop(0)
-                if member.parameters <= left:
-                    left -= member.parameters
-                    kept[name].append(member.fold)
-    return sorted((g.keep(kept[g.name]) for g in chosen if kept[g.name]), key=lambda g: g.name)
+                fold_model = queue.pop(0)
+                if fold_model.parameters <= left:
+                    left -= fold_model.parameters
+                    kept[name].append(fold_model.fold)
+    return sorted((m.keep(kept[m.name]) for m in chosen if kept[m.name]), key=lambda member: member.name)
 
 
-def total_parameters(groups: Sequence[Member]) -> int:
+def total_parameters(members: Sequence[Member]) -> int:
     """Parameters of all fold models together."""
-    return sum(group.parameters for group in groups)
+    return sum(member.parameters for member in members)
 
 
-def all_tags(groups: Sequence[Member]) -> list[str]:
+def all_tags(members: Sequence[Member]) -> list[str]:
     """Every tag of every model used, sorted."""
-    return sorted({tag for group in groups for tag in group.tags})
+    return sorted({tag for member in members for tag in member.tags})

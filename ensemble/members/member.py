@@ -1,10 +1,4 @@
-"""From the store's fold models to what a blend combines: members, checked, over the same utterances.
-
-A member of a blend is one (model, seed) with the folds it has. Out of fold, each utterance has one prediction a
-member, by the fold model that did not see it; on dev and test every fold model predicts all, so a member brings one
-stream of log-probabilities a fold. What is missing is said, what disagrees is refused; nothing is filled in. How
-streams are combined is the blenders' business.
-"""
+"""Members of a blend: the fold models of one (model, seed), grouped."""
 
 from __future__ import annotations
 
@@ -12,123 +6,85 @@ import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from folds.store.fold_model import FoldModel
 from registry import InputError
 
 
 @dataclass(frozen=True)
 class Member:
-    """One member of a blend: the fold models of one (model, seed), sorted by fold."""
+    """One member of a blend: the fold models of one (model, seed), sorted by fold.
+
+    Out of fold, each utterance has one prediction per member, by the fold model that was not trained on it. On dev and
+    test every fold model predicts every utterance.
+    """
 
     name: str
-    members: tuple[FoldModel, ...]
+    fold_models: tuple[FoldModel, ...]
 
     @property
     def parameters(self) -> int:
-        """Parameters of all its fold models together: each is a model of its own."""
-        return sum(member.parameters for member in self.members)
+        """Parameters of all its fold models together: each is a network of its own."""
+        return sum(fold_model.parameters for fold_model in self.fold_models)
 
     @property
     def tags(self) -> tuple[str, ...]:
-        return tuple(sorted({tag for member in self.members for tag in member.tags}))
+        """The tags of its fold models, sorted."""
+        return tuple(sorted({tag for fold_model in self.fold_models for tag in fold_model.tags}))
 
     @property
     def folds(self) -> tuple[int, ...]:
-        """The folds it has."""
-        return tuple(member.fold for member in self.members)
+        """The folds for which it has a fold model."""
+        return tuple(fold_model.fold for fold_model in self.fold_models)
+
+    @property
+    def fold_count(self) -> int:
+        """The number of folds that the data were split into; it may have a fold model for only some of them."""
+        return self.fold_models[0].folds
+
+    @property
+    def fold_assignment(self) -> str:
+        """The version of the assignment of speakers to folds: several, such as "1, 2", if its runs differ."""
+        return ", ".join(map(str, sorted({fold_model.fold_assignment for fold_model in self.fold_models})))
 
     def keep(self, folds: Sequence[int]) -> Member:
         """The same member with only some of its fold models."""
-        return replace(self, members=tuple(member for member in self.members if member.fold in folds))
+        return replace(self, fold_models=tuple(model for model in self.fold_models if model.fold in folds))
 
     def describe(self) -> str:
         """For example `pblstm (folds 0, 1 of 5)`."""
-        return f"{self.name} (folds {', '.join(map(str, self.folds))} of {self.members[0].folds})"
+        return f"{self.name} (folds {', '.join(map(str, self.folds))} of {self.fold_count})"
 
 
+def group_by_member(fold_models: Sequence[FoldModel], patterns: Sequence[str] = ("*",)) -> list[Member]:
+    """The members whose name matches one of the globs, sorted by name.
 
-
-def group_by_member(members: Sequence[FoldModel], patterns: Sequence[str] = ("*",)) -> list[Member]:
-    """Members whose name matches one of the globs, by name. Raises InputError where a pattern matches none."""
-    names = sorted({member.name for member in members})
+    Raises InputError for a pattern that matches none, and for a member whose runs differ in their number of folds.
+    """
+    names = sorted({fold_model.name for fold_model in fold_models})
     if not patterns:
-        raise InputError(f"--members: none is named; there are: {', '.join(names)}")
+        raise InputError(f"--members: no name is given; there are: {', '.join(names)}")
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
-            raise InputError(f"--members {pattern}: no finished member is called so; there are: {', '.join(names)}")
+            raise InputError(f"--members {pattern}: no finished member has such a name; there are: {', '.join(names)}")
     chosen = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
-    groups = []
+    members = []
     for name in chosen:
-        found = sorted((m for m in members if m.name == name), key=lambda m: m.fold)
-        if len({m.folds for m in found}) > 1:
-            told = ", ".join(f"fold {m.fold} of {m.folds}" for m in found)
-            raise InputError(f"member {name}: its runs disagree on the number of folds ({told}): train them alike")
-        groups.append(Member(name, tuple(found)))
-    return groups
-
-
-def with_held_out(members: Sequence[FoldModel]) -> tuple[list[FoldModel], list[str]]:
-    """The members that hold something out, which a blend can weigh, and a note for each that does not."""
-    kept = [member for member in members if member.folds > 1]
-    notes = [f"fitted on everything, nothing to weigh it by, left out: {m.name}" for m in members if m.folds == 1]
-    return kept, notes
-
-
-
-
-def oof_folds(group: Member) -> dict[str, int]:
-    """Which fold model predicted each out-of-fold utterance. Raises InputError when two folds claim one utterance."""
-    fold_of: dict[str, int] = {}
-    for member in group.members:
-        for name in member.load("oof").ids:
-            if name in fold_of:
-                raise InputError(
-                    f"member {group.name}: folds {fold_of[name]} and {member.fold} both hold out {name}: "
-                    "they were trained on different splits; train them again alike"
-                )
-            fold_of[name] = member.fold
-    return fold_of
-
-
-def common_oof(groups: Sequence[Member], train_ids: Sequence[str]) -> tuple[list[str], np.ndarray, list[str]]:
-    """The utterances every member has out of fold, in the data's order, their folds (N,), and what there is to say.
-
-    Folds are those of the member that has the fewest, since a member with more folds may split them further. Raises
-    InputError for utterances the data does not have, and when no utterance is common to all.
-    """
-    known, maps, notes = set(train_ids), [oof_folds(group) for group in groups], []
-    for group, fold_of in zip(groups, maps, strict=True):
-        foreign = [name for name in fold_of if name not in known]
-        if foreign:
+        models = sorted((model for model in fold_models if model.name == name), key=lambda model: model.fold)
+        if len({model.folds for model in models}) > 1:
+            description = ", ".join(f"fold {model.fold} of {model.folds}" for model in models)
             raise InputError(
-                f"member {group.name}: {len(foreign)} out-of-fold utterances are not in the data's training split, "
-                f"the first is {foreign[0]}: it was trained on other data; leave it out with --members"
+                f"member {name}: its runs differ in their number of folds ({description}): train them with one --folds"
             )
-    common = set.intersection(*(set(fold_of) for fold_of in maps))
-    if not common:
-        told = "; ".join(f"{g.describe()}: {len(m)} utterances" for g, m in zip(groups, maps, strict=True))
-        raise InputError(f"no out-of-fold utterance is common to all members ({told}): leave some out with --members")
-    ids = [name for name in train_ids if name in common]
-    fewest = min(range(len(groups)), key=lambda g: (groups[g].members[0].folds, g))
-    folds = np.array([maps[fewest][name] for name in ids], np.int64)
-    whole = {group.members[0].folds for group in groups}
-    notes.append(
-        f"out of fold: {len(ids)} of {len(train_ids)} training utterances are predicted by every member "
-        f"(folds {', '.join(map(str, sorted(set(folds.tolist()))))} of {groups[fewest].members[0].folds})"
-    )
-    for group, fold_of in zip(groups, maps, strict=True):
-        if len(fold_of) > len(ids):
-            notes.append(f"  {group.describe()} has {len(fold_of)}; {len(fold_of) - len(ids)} of them are not used")
-    if len(whole) > 1:
-        notes.append(f"  members differ in their number of folds ({', '.join(map(str, sorted(whole)))})")
-    return ids, folds, notes
+        members.append(Member(name, tuple(models)))
+    return members
 
 
-
-
-
-
-
-
+def with_held_out(fold_models: Sequence[FoldModel]) -> tuple[list[FoldModel], list[str]]:
+    """The fold models that hold out a fold, by which a blend can weigh them, and a note for each that does not."""
+    kept = [model for model in fold_models if model.folds > 1]
+    notes = [
+        f"left out: {model.name} was trained on all utterances, so it has no out-of-fold predictions to weigh it by"
+        for model in fold_models
+        if model.folds == 1
+    ]
+    return kept, notes

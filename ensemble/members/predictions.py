@@ -1,112 +1,130 @@
-"""TODO"""
+"""Predictions of one split: the log-probabilities of one fold model, or of one member, read from the store and checked.
+
+What is missing or disagrees is an InputError; nothing is filled in.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ensemble.members.frame_mean import mean_probabilities
 from ensemble.members.member import Member
 from folds.store.fold_model import FoldModel
 from folds.store.log_probs import LogProbs
 from registry import InputError
 
+# From utterance ids and, per utterance, hypotheses (class numbers as bytes) to log P(hypothesis | utterance).
+AttentionScorer = Callable[[Sequence[str], Sequence[Sequence[bytes]]], list[np.ndarray]]
+
 
 @dataclass(frozen=True)
 class Predictions:
-    """Log-probabilities of one fold model, or of one member out of fold; read when asked for, so that 100 can wait.
+    """Log-probabilities of one fold model, or of one member out of fold.
 
-    `member` is the index of the member in its panel; `load` gives the log-probabilities of the panel's utterances.
-    `spell`, where the member has an attention speller, gives log P(string | utterance) of strings of some utterances.
+    `member` is the index of the member in its split's `names`; `load` reads the log-probabilities of the split's
+    utterances, each time anew, so that predictions of 100 models need not be in memory. `attention_scorer` gives
+    attention scores; it is None for a model without an attention decoder. `fold` is that of the fold model, None for
+    predictions of a whole member.
     """
 
     name: str
     member: int
     load: Callable[[], LogProbs]
-    spell: Callable[[Sequence[str], Sequence[Sequence[bytes]]], list[np.ndarray]] | None = None
+    attention_scorer: AttentionScorer | None = None
+    fold: int | None = None
 
 
-def load_checked(member: FoldModel, split: str, alphabet: str) -> LogProbs:
-    """One split of one fold model. Raises InputError naming the member for another alphabet or a NaN."""
-    where = f"member {member.name}, fold {member.fold} ({member.path}), {split}"
-    found = member.load(split)
-    if found.alphabet != alphabet:
+def load_checked(fold_model: FoldModel, split: str, alphabet: str) -> LogProbs:
+    """One split of one fold model. Raises InputError naming the member for another alphabet, NaN or +inf."""
+    where = _where(fold_model, split)
+    log_probs = fold_model.load(split)
+    if log_probs.alphabet != alphabet:
         raise InputError(
-            f"{where}: alphabet {found.alphabet} where the data has {alphabet}: it was trained on another competition; "
-            "leave it out with --members, or give its --data"
+            f"{where}: alphabet {log_probs.alphabet} where the data has {alphabet}: it was trained on another "
+            "competition; leave it out with --members, or pass its --data"
         )
-    if found.blank != 0:
-        raise InputError(f"{where}: the blank is class {found.blank}; expected 0: train it again")
-    bad = np.isnan(found.values) | np.isposinf(found.values)
+    if log_probs.blank != 0:
+        raise InputError(f"{where}: the blank is class {log_probs.blank}; expected 0: train it again")
+    bad = np.isnan(log_probs.values) | np.isposinf(log_probs.values)
     if bad.any():
         row = int(np.flatnonzero(bad.any(axis=1))[0])
-        name = found.ids[int(np.searchsorted(found.offsets, row, side="right")) - 1]
+        name = log_probs.ids[int(np.searchsorted(log_probs.offsets, row, side="right")) - 1]
         raise InputError(f"{where}: NaN or +inf in the log-probabilities of {name}: train it again, or leave it out")
-    return found
+    return log_probs
 
 
-def oof_predictions(group: Member, index: int, ids: Sequence[str], alphabet: str) -> Predictions:
-    """The member's held-out predictions of `ids`, its fold models put together."""
+def oof_predictions(member: Member, index: int, ids: Sequence[str], alphabet: str) -> Predictions:
+    """The member's out-of-fold predictions of `ids`, those of its fold models put together."""
 
-    def read() -> LogProbs:
-        parts, names = [], []
-        for member in group.members:
-            found = load_checked(member, "oof", alphabet)
-            parts += [found.values[found.offsets[i] : found.offsets[i + 1]] for i in range(len(found))]
-            names += found.ids
-            like = found
-        rows = {name: i for i, name in enumerate(names)}
-        return LogProbs.of([parts[rows[name]] for name in ids], ids, like)
+    def load() -> LogProbs:
+        loaded = [load_checked(fold_model, "oof", alphabet) for fold_model in member.fold_models]
+        values = {
+            name: log_probs.values[start:end]
+            for log_probs in loaded
+            for name, (start, end) in zip(log_probs.ids, itertools.pairwise(log_probs.offsets), strict=True)
+        }
+        return LogProbs.pack([values[name] for name in ids], ids, loaded[-1])
 
-    return Predictions(group.name, index, read)
+    return Predictions(member.name, index, load)
 
 
-def fold_predictions(group: Member, index: int, split: str, ids: Sequence[str], alphabet: str) -> list[Predictions]:
-    """One stream a fold model on dev or test. Raises InputError, when read, for a missing or foreign utterance."""
+def fold_predictions(member: Member, index: int, split: str, ids: Sequence[str], alphabet: str) -> list[Predictions]:
+    """Dev or test predictions of each of the member's fold models.
+
+    `load` raises InputError for an utterance that is missing or that the data do not have.
+    """
     return [
-        Predictions(f"{group.name} fold {member.fold}", index, _reader(member, split, tuple(ids), alphabet))
-        for member in group.members
+        Predictions(
+            f"{member.name} fold {model.fold}", index, _loader(model, split, tuple(ids), alphabet), fold=model.fold
+        )
+        for model in member.fold_models
     ]
 
 
-def mean_predictions(group: Member, index: int, split: str, ids: Sequence[str], alphabet: str) -> Predictions:
-    """One stream for all the member's fold models: the mean of their probabilities, frame by frame.
+def mean_predictions(member: Member, index: int, split: str, ids: Sequence[str], alphabet: str) -> Predictions:
+    """Dev or test predictions of the member: the mean of its fold models' probabilities, frame by frame.
 
-    Raises InputError, when read, where the fold models have different numbers of frames.
+    `load` raises InputError where the fold models have different numbers of frames.
     """
-    predictions = fold_predictions(group, index, split, ids, alphabet)
+    predictions = fold_predictions(member, index, split, ids, alphabet)
 
     def load() -> LogProbs:
-        found = [stream.load() for stream in predictions]
-        if any((each.offsets != found[0].offsets).any() for each in found):
-            raise InputError(f"member {group.name}: its fold models differ in stride: use --fold-mean sequence")
-        mean = np.zeros(found[0].values.shape, np.float32)
-        for each in found:
-            mean += np.exp(each.values.astype(np.float32)) / len(found)
-        return replace(found[0], values=np.log(np.maximum(mean, 1e-9)).astype(np.float16))
+        loaded = [fold_model.load() for fold_model in predictions]
+        first = loaded[0]
+        if any((log_probs.offsets != first.offsets).any() for log_probs in loaded):
+            raise InputError(f"member {member.name}: its fold models differ in stride: use --fold-mean sequence")
+        mean = mean_probabilities(loaded, len(loaded), first.offsets)
+        return replace(first, values=np.log(np.maximum(mean, 1e-9)).astype(np.float16))
 
-    return Predictions(f"{group.name} folds' mean", index, load)
+    return Predictions(f"{member.name} folds' mean", index, load)
 
 
-def _reader(member: FoldModel, split: str, ids: tuple[str, ...], alphabet: str) -> Callable[[], LogProbs]:
-    def read() -> LogProbs:
-        found = load_checked(member, split, alphabet)
-        if found.ids == ids:
-            return found
-        where = f"member {member.name}, fold {member.fold} ({member.path}), {split}"
-        missing = sorted(set(ids) - set(found.ids))
+def _loader(fold_model: FoldModel, split: str, ids: tuple[str, ...], alphabet: str) -> Callable[[], LogProbs]:
+    def load() -> LogProbs:
+        log_probs = load_checked(fold_model, split, alphabet)
+        if log_probs.ids == ids:
+            return log_probs
+        where = _where(fold_model, split)
+        missing = sorted(set(ids) - set(log_probs.ids))
         if missing:
             raise InputError(
                 f"{where}: {len(missing)} of {len(ids)} utterances have no prediction, the first is {missing[0]}: "
                 "train it again on this data"
             )
-        foreign = sorted(set(found.ids) - set(ids))
-        if foreign:
+        unknown = sorted(set(log_probs.ids) - set(ids))
+        if unknown:
             raise InputError(
-                f"{where}: predicts {len(foreign)} utterances the data does not have, the first is {foreign[0]}: "
+                f"{where}: predicts {len(unknown)} utterances that the data does not have, the first is {unknown[0]}: "
                 "it was trained on other data; leave it out with --members"
             )
-        return found.select(ids)
+        return log_probs.select(ids)
 
-    return read
+    return load
+
+
+def _where(fold_model: FoldModel, split: str) -> str:
+    return f"member {fold_model.name}, fold {fold_model.fold} ({fold_model.path}), {split}"

@@ -1,8 +1,9 @@
-"""Each member by itself, decoded by beam search: what a blend has to beat.
+"""Each member by itself, decoded by beam search: the distances that a blend has to improve on.
 
-On dev a member with several folds can be measured two ways: the mean of its fold models' distances, and the distance
-of the one string made from the mean of their posteriors. Either may be the lower, so both are kept. A blend has a
-phone language model too, so a member is also measured with one: what is left then is the ensemble's own.
+On dev, a member with several folds can be measured in two ways: by the mean of its fold models' distances, and by the
+distance of the one hypothesis made from the mean of their posteriors. Either may be the lower, so both are kept. A
+blend has a phone language model too, so a member is also measured with one: the remaining difference is what the
+ensemble gains.
 """
 
 from __future__ import annotations
@@ -12,20 +13,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemble.blenders.average import average
+from ensemble.blenders.average import average_frames
 from ensemble.blenders.base import BlendRecipe
-from ensemble.blenders.rescore import Rescore, fit_lm_settings
+from ensemble.blenders.lm_settings import fit_lm_settings
+from ensemble.blenders.rescore import Rescore
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.nbest import nbest_of
 from ensemble.hypotheses.scoring import MEANS, NO_LM
 from folds.competition.metric import edit_distances
 
+# A beam wide enough for the best hypothesis of a mean of posteriors.
+BEAM = 20
+
 
 @dataclass(frozen=True)
 class MemberBaseline:
-    """Edit distances (N,) of one member: out of fold; on dev the mean over its fold models, and of their mean frame.
+    """Edit distances (N,) of one member: `oof` out of fold; `dev` on dev, the mean over its fold models.
 
-    `dev_lm` is of all its fold models' strings, rescored by them all and a language model fitted out of fold.
+    `dev_mean` is of the mean of its fold models' posteriors; `dev_lm` of the hypotheses of all its fold models,
+    rescored by them all and a language model whose weight is fitted out of fold.
     """
 
     name: str
@@ -40,39 +46,42 @@ class MemberBaseline:
         return min(self.dev, self.dev_mean, key=lambda distances: float(distances.mean()))
 
 
-def alone(oof: BlendInputs, dev: BlendInputs) -> list[MemberBaseline]:
-    """Every member by itself."""
-    found = []
-    for member, name in enumerate(oof.names):
-        (stream,) = oof.predictions_of([member])
-        predictions = dev.predictions_of([member])
-        folds = np.mean([_distances(dev, stream) for stream in predictions], axis=0)
-        if len(predictions) > 1:
-            weights = np.eye(len(oof.names))[member]
-            strings = nbest_of(average(dev, weights), 20, f"{name} dev").strings
-            mean = edit_distances([list(best[0]) for best in strings], dev.references)
-        else:
-            mean = folds
-        found.append(MemberBaseline(name, _distances(oof, stream), folds, mean, _with_language(oof, dev, member)))
-    return found
+def measure_members(oof: BlendInputs, dev: BlendInputs) -> list[MemberBaseline]:
+    """The baseline of every member, in the order of `oof.names`."""
+    return [_measure(oof, dev, member) for member in range(len(oof.names))]
 
 
-def best_baseline(singles: Sequence[MemberBaseline]) -> MemberBaseline:
-    """The member with the lowest distance on dev: the hardest to beat there, whatever OOF would have picked."""
-    return min(singles, key=lambda each: float(each.best_dev.mean()))
+def best_baseline(baselines: Sequence[MemberBaseline]) -> MemberBaseline:
+    """The member with the lowest distance on dev, whichever OOF would have chosen: the hardest to improve on there."""
+    return min(baselines, key=lambda baseline: float(baseline.best_dev.mean()))
 
 
-def best_baseline_with_lm(singles: Sequence[MemberBaseline]) -> MemberBaseline:
-    """The same among members that have a language model."""
-    return min(singles, key=lambda each: float(each.dev_lm.mean()))
+def best_baseline_with_lm(baselines: Sequence[MemberBaseline]) -> MemberBaseline:
+    """The member with the lowest distance on dev with a language model."""
+    return min(baselines, key=lambda baseline: float(baseline.dev_lm.mean()))
 
 
-def _with_language(oof: BlendInputs, dev: BlendInputs, member: int) -> np.ndarray:
+def _measure(oof: BlendInputs, dev: BlendInputs, member: int) -> MemberBaseline:
+    (oof_index,) = oof.predictions_of([member])
+    indices = dev.predictions_of([member])
+    by_fold = np.mean([_distances(dev, index) for index in indices], axis=0)
+    if len(indices) > 1:
+        mean_frames = average_frames(dev, np.eye(len(oof.names))[member])
+        nbest = nbest_of(mean_frames, BEAM, f"{oof.names[member]} dev")
+        dev_mean = edit_distances(nbest.best, dev.references)
+    else:
+        dev_mean = by_fold
+    return MemberBaseline(
+        oof.names[member], _distances(oof, oof_index), by_fold, dev_mean, _distances_with_lm(oof, dev, member)
+    )
+
+
+def _distances(inputs: BlendInputs, index: int) -> np.ndarray:
+    return edit_distances(inputs.nbest(index).best, inputs.references)
+
+
+def _distances_with_lm(oof: BlendInputs, dev: BlendInputs, member: int) -> np.ndarray:
     pool = oof.pool([member])
-    settings = fit_lm_settings(pool.ctc[:, 0], pool, NO_LM | {"mean": MEANS[0]})
-    strings = Rescore().predict(dev, BlendRecipe("rescore", {oof.names[member]: 1.0}, settings))
-    return edit_distances(strings, dev.references)
-
-
-def _distances(inputs: BlendInputs, stream: int) -> np.ndarray:
-    return edit_distances([list(best[0]) for best in inputs.nbest(stream).strings], inputs.references)
+    settings, _ = fit_lm_settings(pool.ctc[:, 0], pool, NO_LM | {"mean": MEANS[0]})
+    hypotheses = Rescore().predict(dev, BlendRecipe("rescore", {oof.names[member]: 1.0}, settings))
+    return edit_distances(hypotheses, dev.references)

@@ -1,7 +1,7 @@
-"""The alphabets of the competitions: which phoneme is which class, and which character it is in a submission.
+"""The alphabets of the competitions: the class of each phoneme, and its character in a submission.
 
-An alphabet belongs to the competition's format, never to a model: the same phoneme has other characters, and another
-index, in other semesters. This module knows no files.
+An alphabet belongs to the competition's format, not to a model: in other semesters the same phoneme has another
+character and another class.
 
 Sources: the course's own `phonemes.py` and `phoneme_list.py` as published with the homeworks (F18, F20, S21, S22, F22).
 """
@@ -18,9 +18,9 @@ import numpy as np
 
 from registry.errors import InputError
 
-# Marks around a transcript that are neither scored nor predicted. `[SIL]` is not among them: it is a scored label.
+# Marks around a transcript, neither scored nor predicted. `[SIL]` is not one of them: it is a scored label.
 MARKS = ("[SOS]", "[EOS]", "<sos>", "<eos>")
-# Silence has been written both ways, sometimes within one semester.
+# Silence is written both ways, sometimes within one semester.
 _SILENCES = ("[SIL]", "SIL")
 
 
@@ -42,11 +42,11 @@ class Alphabet:
         if not len(self.phonemes) == len(set(self.phonemes)) == len(self.characters) == len(set(self.characters)):
             raise ValueError(f"alphabet {self.name}: phonemes and characters must be distinct and of equal number")
         if any(len(character) != 1 for character in self.characters[1:]):
-            raise ValueError(f"alphabet {self.name}: each phoneme is one character")
+            raise ValueError(f"alphabet {self.name}: each phoneme must have one character")
 
     @property
     def classes(self) -> int:
-        """Number of classes with the blank, the `C` of every log-probability."""
+        """Number of classes, the blank included: the `C` of every shape."""
         return len(self.phonemes)
 
     @property
@@ -70,7 +70,7 @@ class Alphabet:
         return {character: index for index, character in enumerate(self.characters) if index}
 
     def encode(self, phonemes: Iterable[str]) -> np.ndarray:
-        """Classes `(L,)` int16 of a transcript without its marks. `InputError` for an unknown phoneme."""
+        """Classes `(L,)` int16 of a transcript without its marks. Raises InputError for an unknown phoneme."""
         table = self._class_of_phoneme
         try:
             return np.array([table[phoneme] for phoneme in phonemes if phoneme not in MARKS], dtype=np.int16)
@@ -81,12 +81,12 @@ class Alphabet:
             ) from None
 
     def to_string(self, tokens: Iterable[int]) -> str:
-        """The submission's string, one character a phoneme; a blank among the tokens becomes nothing."""
+        """The submission's string, one character per phoneme; blanks among the tokens are dropped."""
         characters = self.characters
         return "".join([characters[token] for token in tokens])
 
     def from_string(self, string: str) -> list[int]:
-        """Classes of a submission's string. `InputError` for a character that is no phoneme's."""
+        """Classes of a submission's string. Raises InputError for a character that is not in the alphabet."""
         table = self._class_of_character
         try:
             return [table[character] for character in string]

@@ -1,28 +1,25 @@
-"""The competition's metric: the edit (Levenshtein) distance between two phoneme strings, averaged over utterances.
+"""The competition's metric: the edit (Levenshtein) distance between two phoneme sequences, averaged over utterances.
 
-One phoneme is one character of a submission, so distances between class sequences are distances between strings of the
-same characters. This module knows neither files nor alphabets.
+A submission has one character per phoneme, so the distance of two sequences of classes is that of their strings.
+Distances are computed by python-Levenshtein, as the organisers do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
+import Levenshtein
 import numpy as np
-from rapidfuzz.distance import Levenshtein
+
+# One phoneme sequence: classes, or one character per phoneme.
+Tokens: TypeAlias = Sequence[int] | np.ndarray | str
 
 
-def _string(tokens: Sequence[int] | np.ndarray | str) -> str:
-    # Characters compare several times faster than lists; the class itself serves as the code point.
-    return tokens if isinstance(tokens, str) else "".join(map(chr, tokens))
-
-
-def edit_distances(
-    hypotheses: Sequence[Sequence[int] | str], references: Sequence[Sequence[int] | str]
-) -> np.ndarray:
+def edit_distances(hypotheses: Sequence[Tokens], references: Sequence[Tokens]) -> np.ndarray:
     """Edit distance of each hypothesis to its reference, `(N,)` int64; insertion, deletion, substitution cost 1 each.
 
-    Both sides are class sequences, or both are strings.
+    Both sides are sequences of classes, or both are strings. Raises ValueError for unequal numbers of them.
 
     >>> edit_distances([[1, 2, 3], []], [[1, 3], [4]])
     array([1, 1])
@@ -30,13 +27,15 @@ def edit_distances(
     if len(hypotheses) != len(references):
         raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
     pairs = zip(hypotheses, references, strict=True)
-    return np.array([Levenshtein.distance(_string(h), _string(r)) for h, r in pairs], dtype=np.int64)
+    return np.array([Levenshtein.distance(_as_text(a), _as_text(b)) for a, b in pairs], dtype=np.int64)
 
 
-def mean_distance(
-    hypotheses: Sequence[Sequence[int] | str], references: Sequence[Sequence[int] | str]
-) -> float:
-    """The metric: mean edit distance over utterances. An empty set has none, so it is a `ValueError`."""
+def mean_distance(hypotheses: Sequence[Tokens], references: Sequence[Tokens]) -> float:
+    """The metric: mean edit distance over utterances. Raises ValueError when there are none.
+
+    >>> mean_distance(["kitten", "flaw"], ["sitting", "lawn"])
+    2.5
+    """
     distances = edit_distances(hypotheses, references)
     if not len(distances):
         raise ValueError("the mean distance of no utterances is undefined")
@@ -49,3 +48,8 @@ def batch_mean_distance(distances: np.ndarray, batch: int) -> float:
     Only for comparison with published numbers; it is not the metric.
     """
     return float(np.mean([np.mean(distances[start : start + batch]) for start in range(0, len(distances), batch)]))
+
+
+def _as_text(tokens: Tokens) -> str:
+    # Strings compare several times faster than lists; a class serves as its own code point.
+    return tokens if isinstance(tokens, str) else "".join(map(chr, tokens))

@@ -1,7 +1,7 @@
-"""Reading `.npy` files with care: torn, foreign and pickled ones become one clear line; no unpickling unasked.
+"""Careful reading of `.npy` files: truncated, foreign and pickled ones become one clear line.
 
-`numpy.load` would open zip files and pickles too, and says "cannot reshape" of a file cut short. This module knows
-nothing of what the arrays hold.
+`numpy.load` would also open zip files and pickles, and reports "cannot reshape" for a truncated file. Object arrays,
+which can run any code when they are loaded, are read by `read_ragged` alone and only with `allow_pickle`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 
 def read_array(path: Path) -> np.ndarray:
-    """One `.npy` file of numbers or strings, read-only. `InputError` when it is torn, an object array or no `.npy`."""
+    """One `.npy` file of numbers or strings, read-only.
+
+    Raises InputError for a file that is truncated, not a `.npy` file, or an object array.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -29,13 +32,13 @@ def read_array(path: Path) -> np.ndarray:
     shape, fortran, dtype = _header(path, stream)
     if dtype.hasobject:
         raise InputError(
-            f"{path}: an object array, which only unpickling could read, and a pickle may run any code; "
+            f"{path}: an object array, which must be unpickled, and a pickle may run any code; "
             f"expected plain numbers or strings; save it again with a plain dtype"
         )
     start, needed = stream.tell(), math.prod(shape) * dtype.itemsize
     if len(data) - start < needed:
         raise InputError(
-            f"{path}: cut short: {len(data) - start} bytes of data; expected {needed} for shape {shape} of {dtype}; "
+            f"{path}: truncated: {len(data) - start} bytes of data; expected {needed} for shape {shape} of {dtype}; "
             f"copy or download it again"
         )
     array = np.frombuffer(data, dtype, math.prod(shape), start) if needed else np.empty(math.prod(shape), dtype)
@@ -50,14 +53,14 @@ def array_length(path: Path) -> int:
     except OSError as error:
         raise _unreadable(path, error) from None
     if not shape or not shape[0]:
-        raise InputError(f"{path}: found shape {shape}; expected one element for each utterance; download it again")
+        raise InputError(f"{path}: found shape {shape}; expected one element per utterance; download it again")
     return shape[0]
 
 
 def read_ragged(path: Path, allow_pickle: bool) -> np.ndarray:
-    """A `.npy` file with one element an utterance: an object array if `allow_pickle`, or a plain one of equal lengths.
+    """A `.npy` file with one element per utterance: an object array, or a plain one where all lengths are equal.
 
-    Unpickling can run any code the file's author wished, so it is refused unless it was asked for.
+    Unpickling an object array can run any code that its author put into it, so it is refused unless `allow_pickle`.
     """
     try:
         with open(path, "rb") as file:
@@ -67,15 +70,13 @@ def read_ragged(path: Path, allow_pickle: bool) -> np.ndarray:
         if not allow_pickle:
             raise InputError(
                 f"{path}: an object array, as this semester's files are: loading it can run any code that was put into "
-                f"it; give --allow-pickle if you trust where it comes from"
+                f"it; pass --allow-pickle if you trust where it comes from"
             )
         # The oldest files were written by Python 2, whose byte strings inside a pickle need a codec.
         return np.load(path, allow_pickle=True, encoding="latin1")
     except OSError as error:
         raise _unreadable(path, error) from None
     except (ValueError, EOFError, AttributeError, ImportError, IndexError, pickle.UnpicklingError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path}: damaged ({error}); expected an object array; copy or download it again") from None
 
 

@@ -1,7 +1,7 @@
-"""Each utterance is spoken a little faster or slower and masked by itself, in whole-batch operations.
+"""Augmentation of training batches: a random speed and random masks per utterance, in whole-batch operations.
 
-Masks over time and features are SpecAugment's (Park et al. 2019, arXiv 1904.08779); a change of speed is an
-interpolation of frames, the features' stand-in for resampled audio (Ko et al. 2015).
+Masks over time and features are SpecAugment's (Park et al. 2019, arXiv 1904.08779). A change of speed interpolates
+between frames, which stands in for resampling the audio (Ko et al. 2015, "Audio augmentation for speech recognition").
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from folds.data.batches import Batch, repeated
-from registry import InputError
+from folds.data.dataset import ctc_frames
+from folds.store.ragged import Ragged, offsets_of
+from registry.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -20,66 +22,64 @@ class SpecAugment:
     """Masks over time and over features; a masked value becomes 0, the mean of normalised features."""
 
     time_mask: int = 30
-    """Longest time mask, frames; 0 for none."""
+    """Longest time mask, in frames; 0 for none."""
     time_every: int = 120
-    """One time mask for each so many frames of the utterance."""
+    """One time mask per this many frames of an utterance."""
     feature_mask: int = 3
-    """Widest feature mask, values; 0 for none."""
+    """Widest feature mask, in features; 0 for none."""
     feature_masks: int = 1
-    """Feature masks an utterance."""
+    """Feature masks per utterance."""
     speed: float = 0.1
-    """Change an utterance's speed by up to this share, up or down; 0 for none."""
+    """Change the speed of each utterance by up to this share, faster or slower; 0 for none."""
 
     def __post_init__(self) -> None:
-        if min(self.time_mask, self.feature_mask, self.feature_masks) < 0 or self.time_every < 1:
-            raise InputError("--time-mask, --feature-mask, --feature-masks: at least 0; --time-every: at least 1")
+        for name, least in (("time_mask", 0), ("time_every", 1), ("feature_mask", 0), ("feature_masks", 0)):
+            if getattr(self, name) < least:
+                option = name.replace("_", "-")
+                raise InputError(f"--{option} {getattr(self, name)}: expected a whole number of at least {least}")
         if not 0 <= self.speed < 1:
             raise InputError(f"--speed {self.speed}: expected a share from 0 to below 1")
 
 
 def augment(batch: Batch, options: SpecAugment, stride: int, generator: torch.Generator, views: int = 1) -> Batch:
-    """Changed copies of a batch, `views` of them one after the other; it and the generator live on the CPU.
+    """Augmented copies of a batch, `views` of them one after the other; batch and generator are on the CPU.
 
-    Copies differ in their masks alone: at two speeds their frames would not be the same sounds. `stride` is the
-    model's: no utterance becomes too short for its labels.
+    The copies of an utterance have one speed and differ only in their masks: frame `j` is the same sound in all of
+    them. `stride` is the model's: no utterance becomes too short for its labels.
     """
     if options.speed:
-        batch = _stretched(batch, options.speed, stride, generator)
+        batch = _change_speed(batch, options.speed, stride, generator)
     batch = repeated(batch, views)
-    return replace(batch, features=_masked(batch.features, batch.lengths, options, generator))
+    return replace(batch, features=_mask(batch.features, batch.lengths, options, generator))
 
 
-def _stretched(batch: Batch, share: float, stride: int, generator: torch.Generator) -> Batch:
+def _change_speed(batch: Batch, share: float, stride: int, generator: torch.Generator) -> Batch:
     """Each utterance at a speed from 1 - share to 1 + share, by linear interpolation between frames."""
     rate = 1 + share * (2 * torch.rand(len(batch.lengths), generator=generator) - 1)
-    # CTC needs a frame a label and one more between equal neighbours.
-    starts = batch.target_lengths.cumsum(0) - batch.target_lengths
-    again = torch.cat([torch.zeros(1, dtype=torch.long), (batch.targets[1:] == batch.targets[:-1]).long()])
-    again[starts[batch.target_lengths > 0]] = 0
-    owner = torch.repeat_interleave(torch.arange(len(starts)), batch.target_lengths)
-    needed = batch.target_lengths + torch.zeros_like(starts).index_add(0, owner, again)
+    labels = Ragged(batch.targets.numpy(), offsets_of(batch.target_lengths.numpy()))
+    needed = torch.from_numpy(ctc_frames(labels))
     lengths = (batch.lengths / rate).round().long().clamp(min=1)
     lengths = torch.where(lengths >= needed * stride, lengths, batch.lengths)
-    # Frame j of the new utterance lies at j (T - 1) / (T' - 1) of the old one.
+    # Frame j of the new utterance is at position j (T - 1) / (T' - 1) of the old one.
     step = (batch.lengths - 1) / (lengths - 1).clamp(min=1)
-    place = torch.arange(int(lengths.max())) * step[:, None]
-    place = torch.minimum(place, batch.lengths[:, None] - 1.0)
-    before = place.floor().long()
+    position = torch.arange(int(lengths.max())) * step[:, None]
+    position = torch.minimum(position, batch.lengths[:, None] - 1.0)
+    before = position.floor().long()
     after = torch.minimum(before + 1, batch.lengths[:, None] - 1)
     rows = torch.arange(len(lengths))[:, None]
-    part = (place - before)[:, :, None]
-    mixed = batch.features[rows, before] * (1 - part) + batch.features[rows, after] * part
-    mixed *= (torch.arange(mixed.shape[1]) < lengths[:, None])[:, :, None]
-    return replace(batch, features=mixed, lengths=lengths)
+    weight = (position - before)[:, :, None]
+    features = batch.features[rows, before] * (1 - weight) + batch.features[rows, after] * weight
+    features *= (torch.arange(features.shape[1]) < lengths[:, None])[:, :, None]
+    return replace(batch, features=features, lengths=lengths)
 
 
-def _masked(features: Tensor, lengths: Tensor, options: SpecAugment, generator: torch.Generator) -> Tensor:
+def _mask(features: Tensor, lengths: Tensor, options: SpecAugment, generator: torch.Generator) -> Tensor:
     batch, frames, size = features.shape
     features = features.clone()
     if options.time_mask:
         masks = int(lengths.max()) // options.time_every + 1
         width = torch.randint(0, options.time_mask + 1, (batch, masks), generator=generator)
-        # An utterance gets its own share of masks: those past it have no width.
+        # The number of masks depends on the utterance's length; the batch's other masks get width 0 in it.
         width *= torch.arange(masks) < (lengths[:, None] // options.time_every).clamp(min=1)
         start = (torch.rand(batch, masks, generator=generator) * (lengths[:, None] - width).clamp(min=1)).long()
         features.masked_fill_(_spans(start, width, frames)[:, :, None], 0.0)
@@ -92,6 +92,6 @@ def _masked(features: Tensor, lengths: Tensor, options: SpecAugment, generator: 
 
 
 def _spans(start: Tensor, width: Tensor, size: int) -> Tensor:
-    """Union of spans `[start, start + width)`: bool `(N, size)` from `(N, M)` each."""
+    """Union of the spans `[start, start + width)`, given as `(N, M)`: bool `(N, size)`."""
     position = torch.arange(size)
     return ((position >= start[..., None]) & (position < (start + width)[..., None])).any(dim=1)

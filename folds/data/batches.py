@@ -1,6 +1,6 @@
-"""Batches of utterances of like length, bounded by frames; each epoch's order follows from seed and epoch alone.
+"""Batches of utterances of similar length, bounded by frames; an epoch's batches follow from seed and epoch alone.
 
-Because an epoch's batches depend on nothing else, a resumed run sees the same ones as an undisturbed run.
+Because they depend on nothing else, a resumed run gets the same batches as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ import torch
 from torch import Tensor
 
 from folds.data.dataset import Split
+from folds.store.ragged import Ragged
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`features` float32 `(N, T, F)`, zero past `lengths` `(N,)`; `targets` `(sum L,)`, `target_lengths` `(N,)`."""
+    """One batch of utterances.
+
+    `features` float32 `(N, T, F)`, zero past `lengths` `(N,)`; `targets` `(sum of L,)` with `target_lengths` `(N,)`;
+    `indices` are positions in the split.
+    """
 
     features: Tensor
     lengths: Tensor
@@ -28,15 +33,20 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
-        tensors = (self.features, self.lengths, self.targets, self.target_lengths)
-        return Batch(*(x.to(device, non_blocking=True) for x in tensors), self.indices)
+        return Batch(
+            features=self.features.to(device, non_blocking=True),
+            lengths=self.lengths.to(device, non_blocking=True),
+            targets=self.targets.to(device, non_blocking=True),
+            target_lengths=self.target_lengths.to(device, non_blocking=True),
+            indices=self.indices,
+        )
 
 
 def plan(lengths: np.ndarray, *, frames: int, seed: int | None = None, epoch: int = 0) -> list[np.ndarray]:
-    """Batches of positions into `lengths`, each of at most `frames` padded frames (or one utterance).
+    """Batches of positions in `lengths`, each of at most `frames` frames with padding, or of one utterance.
 
-    With a seed, lengths are jittered by up to 5 % before sorting, so that neighbours change from epoch to epoch, and
-    batches are shuffled; without one, batches go from the longest to the shortest.
+    With a seed, lengths are jittered by up to 5 % before sorting, so that batches hold other utterances from epoch to
+    epoch, and batches are shuffled; without one, they go from the longest utterances to the shortest.
 
     >>> [batch.tolist() for batch in plan(np.array([5, 9, 4]), frames=10)]
     [[1], [0, 2]]
@@ -59,39 +69,46 @@ def plan(lengths: np.ndarray, *, frames: int, seed: int | None = None, epoch: in
 
 
 def padding_share(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
-    """Share of padded frames that are padding, 0 to 1."""
+    """Share of the batches' frames that are padding, 0 to 1."""
     padded = sum(int(lengths[batch].max()) * len(batch) for batch in batches)
     return 1.0 - float(lengths.sum()) / padded if padded else 0.0
 
 
-def collate(split: Split, indices: Sequence[int]) -> Batch:
+def collate(split: Split, indices: Sequence[int] | np.ndarray) -> Batch:
     """The utterances at `indices` as one batch; targets are empty where the split has no transcripts.
 
-    NumPy does the work, because this runs on a thread of its own: torch's parallel loops would give that thread a team
-    of its own, and OpenMP, with more threads than cores, then sleeps between the recurrent layers' many short loops. On
-    two cores that made training five times slower.
+    This uses NumPy because it runs on a thread of its own: PyTorch's parallel loops would start a second OpenMP team
+    there, and with more threads than cores OpenMP sleeps between the many short loops of recurrent layers. On two
+    cores that made training five times slower.
     """
     features = [split.features(i) for i in indices]
     lengths = np.array([len(x) for x in features])
     padded = np.zeros((len(features), lengths.max(), features[0].shape[1]), np.float32)
     for row, x in enumerate(features):
         padded[row, : len(x)] = x
-    labels = [split.labels(i) for i in indices] if split.tokens is not None else [np.zeros(0, np.int16)] * len(features)
-    targets = np.concatenate(labels).astype(np.int64)
-    sizes = np.array([len(y) for y in labels])
-    tensors = (torch.from_numpy(each) for each in (padded, lengths, targets, sizes))
-    return Batch(*tensors, tuple(int(i) for i in indices))
+    tokens = Ragged.of([[]] * len(features), np.int16) if split.tokens is None else split.tokens.take(indices)
+    return Batch(
+        features=torch.from_numpy(padded),
+        lengths=torch.from_numpy(lengths),
+        targets=torch.from_numpy(tokens.values.astype(np.int64)),
+        target_lengths=torch.from_numpy(tokens.lengths),
+        indices=tuple(int(i) for i in indices),
+    )
 
 
 def repeated(batch: Batch, times: int) -> Batch:
-    """The batch so many times over, as one batch: all of its utterances, then all of them again."""
-    features, lengths, targets, sizes = batch.features, batch.lengths, batch.targets, batch.target_lengths
-    copies = features.repeat(times, 1, 1), lengths.repeat(times), targets.repeat(times), sizes.repeat(times)
-    return Batch(*copies, batch.indices * times)
+    """The batch `times` times as one batch: all of its utterances, then all of them again."""
+    return Batch(
+        features=batch.features.repeat(times, 1, 1),
+        lengths=batch.lengths.repeat(times),
+        targets=batch.targets.repeat(times),
+        target_lengths=batch.target_lengths.repeat(times),
+        indices=batch.indices * times,
+    )
 
 
 def prefetched(split: Split, batches: Sequence[np.ndarray]) -> Iterator[Batch]:
-    """Collate `batches` in order, the next one on a thread while the last one is used."""
+    """Collate `batches` in order, each on a thread while the one before it is used."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         ahead = None
         for indices in batches:

@@ -1,9 +1,9 @@
-"""Features packed once, so that an epoch reads no files: a competition's data as one memory-mapped file.
+"""The cache: a competition's data packed once into one memory-mapped file, so that an epoch reads no small files.
 
-Packing reads each file once, checks it, normalises it and appends it; a fault anywhere is an `InputError` and leaves no
-cache. The file is keyed by the names, sizes and times of what it was made from, appears whole or not at all, and is
-made again when it is found damaged. Loading maps the features: pages come from the disk as a batch asks for them, and
-processes on one machine share them. No model's frame rate is known here: `too_short` is for whoever knows it.
+Packing reads each file once, checks it, normalises it and appends it; any fault is an InputError and leaves no cache.
+The cache is keyed by the names, sizes and modification times of the files it was made from, appears whole or not at
+all, and is made again if it is damaged. Loading maps the features: pages are read from the disk when a batch needs
+them, and processes on one machine share them.
 """
 
 from __future__ import annotations
@@ -13,37 +13,33 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
-from tqdm import tqdm
 
-from folds.competition.description import Competition
+from folds.competition.description import Competition, Utterances
 from folds.competition.detect import open_competition
 from folds.data.dataset import Dataset, Split
 from folds.data.packed_file import PackWriter, open_packed
 from folds.data.validation import Faults, FeatureDimensions, checked_features, checked_labels
-from models.features import normalize
+from folds.store.ragged import Ragged, offsets_of
+from registry.console import ProgressBar
 from registry.errors import InputError, atomic_write
 
-# Goes up when the meaning of the packed numbers changes, so that older caches are not read.
+# Increase it when the meaning of the packed numbers changes, so that older caches are not read.
 SCHEMA = 1
 CACHE_VARIABLE = "HW3P2_CACHE"
-
-
-
-
 
 
 def load_dataset(
     root: Path, cache: Path | None = None, allow_pickle: bool = False, progress: bool = True
 ) -> Dataset:
-    """The data of the competition's folder `root`, from the cache, which is made first where it is missing.
+    """The data of the competition's folder `root`, from the cache, which is made first if there is none.
 
-    The cache lies in `cache`, else $HW3P2_CACHE, else `hw3p2` in the user's cache folder. Raises `InputError` naming
-    the first file at fault and the number of others; `allow_pickle` is explained at `open_competition`.
+    The cache is in `cache`, else in $HW3P2_CACHE, else in `hw3p2` in the user's cache folder. Raises InputError naming
+    the first faulty file and the number of others; see `open_competition` for `allow_pickle`.
 
     >>> dataset = load_dataset(Path("demo/competition"))        # doctest: +SKIP
     >>> dataset.train.features(0).shape                         # doctest: +SKIP
@@ -58,15 +54,13 @@ def load_dataset(
 
 
 def cache_folder(option: Path | None = None) -> Path:
-    """Where caches lie: the option, else $HW3P2_CACHE, else `hw3p2` in the user's cache folder."""
+    """The folder of caches: `option`, else $HW3P2_CACHE, else `hw3p2` in the user's cache folder."""
     if option is not None:
         return Path(option)
-    if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named)
+    if folder := os.environ.get(CACHE_VARIABLE):
+        return Path(folder)
     user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(user) / "hw3p2"
-
-
 
 
 def _key(competition: Competition) -> str:
@@ -81,10 +75,10 @@ def _key(competition: Competition) -> str:
 
 
 def _make(path: Path, competition: Competition, progress: bool) -> dict[str, np.ndarray]:
-    """Pack a competition, or wait for another process that is packing the same, and open the result."""
+    """Pack a competition, or wait for another process that is packing the same one, and open the result."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path):
+        with _locked(path):
             packed = open_packed(path)
             if packed is None:
                 _pack(path, competition, progress)
@@ -93,19 +87,19 @@ def _make(path: Path, competition: Competition, progress: bool) -> dict[str, np.
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise
         raise InputError(
-            f"{path.parent}: the features cannot be cached there ({error.strerror}); expected a folder that can be "
-            f"written; set {CACHE_VARIABLE} to one"
+            f"{path.parent}: the features cannot be cached there ({error.strerror}); expected a writable folder; "
+            f"set {CACHE_VARIABLE} to one"
         ) from None
     if packed is None:
         raise InputError(
-            f"{path}: written just now and already damaged; expected what was written; check the disk, or set "
-            f"{CACHE_VARIABLE} to a folder on another"
+            f"{path}: damaged although it was written just now; check the disk, or set {CACHE_VARIABLE} to a folder "
+            f"on another"
         )
     return packed
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     """Let one process pack at a time: five folds started at once should not each read 60,000 files."""
     lock = FileLock(f"{path}.lock")
     try:
@@ -115,9 +109,9 @@ def _alone(path: Path) -> Iterator[None]:
         yield
         return
     try:
-        # Whoever left these was killed while packing: it no longer holds the lock.
-        for left in path.parent.glob(f".{path.name}.*.tmp"):
-            left.unlink(missing_ok=True)
+        # These are of processes that were killed while packing: they no longer hold the lock.
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+            leftover.unlink(missing_ok=True)
         yield
     finally:
         lock.release()
@@ -131,53 +125,71 @@ def _pack(path: Path, competition: Competition, progress: bool) -> None:
     with (
         atomic_write(path) as temporary,
         open(temporary, "wb") as file,
-        tqdm(total=total, desc="packing features", unit="utt", disable=None if progress else True) as bar,
+        ProgressBar("packing features", total) if progress else nullcontext() as bar,
     ):
         writer = PackWriter(file)
         for split in competition.splits:
-            lengths, tokens = [], []
-            for index in range(len(split.ids)):
-                bar.update()
-                try:
-                    features = checked_features(split, index)
-                    dimensions.add(features.shape[1], split.place(index))
-                    if split.labels is not None:
-                        tokens.append(checked_labels(split, index))
-                except InputError as error:
-                    faults.add(str(error))
-                if not faults and dimensions.agree:
-                    writer.stream(normalize(features))
-                    lengths.append(len(features))
-            small[f"{split.name}.offsets"] = np.cumsum([0, *lengths], dtype="<i8")
-            if split.labels is not None:
-                small[f"{split.name}.tokens"] = np.concatenate([np.zeros(0, "<i2"), *tokens])
-                small[f"{split.name}.token_offsets"] = np.cumsum([0, *map(len, tokens)], dtype="<i8")
-            if not faults and dimensions.agree:
-                writer.name(f"{split.name}.frames", (sum(lengths), dimensions.usual))
+            small |= _pack_split(split, writer, faults, dimensions, bar)
         dimensions.report(faults)
         faults.raise_any()
         writer.finish(small)
+
+
+def _pack_split(
+    split: Utterances, writer: PackWriter, faults: Faults, dimensions: FeatureDimensions, bar: ProgressBar | None
+) -> dict[str, np.ndarray]:
+    """Stream a split's features to the cache as long as there are no faults; returns its small tensors by name."""
+    from models.features import normalize  # loads PyTorch, in seconds that an existing cache saves
+
+    lengths, tokens = [], []
+    for index in range(len(split.ids)):
+        if bar is not None:
+            bar.advance()
+        location = split.location(index)
+        try:
+            features = checked_features(split.features(index), location)
+            dimensions.add(features.shape[1], location)
+            if split.labels is not None:
+                tokens.append(checked_labels(split.labels(index), location))
+        except InputError as error:
+            faults.add(str(error))
+        if not faults and dimensions.agree:
+            writer.stream(normalize(features))
+            lengths.append(len(features))
+    if not faults and dimensions.agree:
+        writer.name(f"{split.name}.frames", (sum(lengths), dimensions.usual))
+    small = {f"{split.name}.offsets": offsets_of(lengths)}
+    if split.labels is not None:
+        labels = Ragged.of(tokens, np.int16)
+        small |= {f"{split.name}.tokens": labels.values, f"{split.name}.token_offsets": labels.offsets}
+    return small
 
 
 def _dataset(competition: Competition, packed: dict[str, np.ndarray], path: Path) -> Dataset:
     digest = hashlib.sha256(competition.alphabet.hash.encode())
     splits = []
     for utterances in competition.splits:
-        parts = [packed.get(f"{utterances.name}.{part}") for part in ("frames", "offsets", "tokens", "token_offsets")]
-        splits.append(Split(utterances.name, utterances.ids, *parts))
+        name = utterances.name
+        frames = Ragged(packed[f"{name}.frames"], packed[f"{name}.offsets"])
         digest.update("\0".join(utterances.ids).encode(errors="surrogateescape"))
-        for small in parts[1:]:
-            digest.update(b"" if small is None else small.tobytes())
+        digest.update(frames.offsets.tobytes())
+        tokens = None
+        if utterances.labels is not None:
+            tokens = Ragged(packed[f"{name}.tokens"], packed[f"{name}.token_offsets"])
+            digest.update(tokens.values.tobytes())
+            digest.update(tokens.offsets.tobytes())
+        splits.append(Split(name, utterances.ids, frames, tokens))
+    train, dev, test = splits
     return Dataset(
         root=competition.root,
         format=competition.format,
         alphabet=competition.alphabet,
-        features=packed["train.frames"].shape[1],
+        features=train.frames.values.shape[1],
         header=competition.header,
         sample_ids=list(competition.test_rows),
-        train=splits[0],
-        dev=splits[1],
-        test=splits[2],
+        train=train,
+        dev=dev,
+        test=test,
         hash=digest.hexdigest()[:16],
         path=path,
     )

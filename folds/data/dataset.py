@@ -1,59 +1,56 @@
-"""TODO"""
+"""A competition's data, packed and checked, as `load_dataset` returns it; and the frames that CTC needs for it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from folds.competition.alphabets import Alphabet
+from folds.store.ragged import Ragged, offsets_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
-    """One split, packed: utterance `i` is rows `offsets[i]:offsets[i + 1]` of `frames`, and so for its tokens."""
+    """The utterances of one split."""
 
     name: str
     ids: tuple[str, ...]
-    """Utterance ids without `.npy`; those of test in the submission's row order."""
-    frames: np.ndarray
-    """`(sum of T, F)` float32, normalised per utterance; read-only and mapped from the disk."""
-    offsets: np.ndarray
-    """`(N + 1,)` int64."""
-    tokens: np.ndarray | None = None
-    """`(sum of L,)` int16 classes, never 0 (the blank); None for a split without transcripts."""
-    token_offsets: np.ndarray | None = None
-    """`(N + 1,)` int64."""
+    """Utterance ids without `.npy`; those of test in the order of the submission's rows."""
+    frames: Ragged
+    """Features, values `(sum of T, F)` float32, normalised per utterance; read-only and mapped from the disk."""
+    tokens: Ragged | None = None
+    """Labels, values `(sum of L,)` int16 classes, never 0 (the blank); None for a split without transcripts."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def features(self, index: int) -> np.ndarray:
         """`(T, F)` float32 of one utterance, a view."""
-        return self.frames[self.offsets[index] : self.offsets[index + 1]]
+        return self.frames[index]
 
     def labels(self, index: int) -> np.ndarray:
-        """`(L,)` int16 of one utterance, a view. `ValueError` where the split has no transcripts."""
+        """`(L,)` int16 of one utterance, a view. Raises ValueError for a split without transcripts."""
         if self.tokens is None:
             raise ValueError(f"the {self.name} split has no transcripts")
-        return self.tokens[self.token_offsets[index] : self.token_offsets[index + 1]]
+        return self.tokens[index]
 
     @property
     def lengths(self) -> np.ndarray:
-        """Frames of each utterance, `(N,)` int64."""
-        return np.diff(self.offsets)
+        """Frames per utterance, `(N,)` int64."""
+        return self.frames.lengths
 
     @property
     def speakers(self) -> list[str]:
         """The speaker of each utterance, the first field of a LibriSpeech id.
 
-        The array formats tell no speakers: there each utterance counts as its own.
+        The array formats name no speakers: there each utterance counts as its own.
         """
         return [utterance.split("-", 1)[0] for utterance in self.ids]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """A competition, packed and checked."""
 
@@ -70,21 +67,28 @@ class Dataset:
     dev: Split
     test: Split
     hash: str
-    """16 hexadecimal digits of ids, lengths and transcripts; the same data in another place has the same."""
-    path: Path = field(compare=False)
+    """16 hexadecimal digits of ids, lengths and transcripts; the same for the same data in another folder."""
+    path: Path
     """The cache file."""
 
 
-def too_short(split: Split, output_lengths: np.ndarray) -> np.ndarray:
-    """Indices of utterances whose labels cannot be emitted in their output frames `(N,)`.
+def ctc_frames(labels: Ragged) -> np.ndarray:
+    """Output frames that CTC needs per utterance, `(N,)` int64; with fewer its loss is infinite.
 
-    CTC needs a frame a label, and one for the blank between two equal neighbours; with fewer the loss is infinite.
+    One per label, and one for the blank between two equal labels.
+
+    >>> ctc_frames(Ragged.of([[1, 2, 1], [1, 1], []], np.int16)).tolist()
+    [3, 3, 0]
     """
+    repeats = np.zeros(len(labels.values), np.int64)
+    repeats[1:] = labels.values[1:] == labels.values[:-1]
+    repeats[labels.offsets[:-1][labels.lengths > 0]] = 0  # the neighbour belongs to another utterance
+    return labels.lengths + np.diff(offsets_of(repeats)[labels.offsets])
+
+
+def too_short(split: Split, output_lengths: np.ndarray) -> np.ndarray:
+    """Indices of the utterances with fewer output frames `(N,)` than CTC needs for their labels."""
     output_lengths = np.asarray(output_lengths)
     if split.tokens is None or output_lengths.shape != (len(split),):
         raise ValueError(f"{split.name}: needs transcripts and {len(split)} output lengths, not {output_lengths.shape}")
-    # repeats[j] counts equal neighbours up to token j; a pair that straddles two utterances lies in no difference.
-    repeats = np.concatenate([[0], np.cumsum(split.tokens[1:] == split.tokens[:-1])])
-    starts, ends = split.token_offsets[:-1], split.token_offsets[1:]
-    needed = ends - starts + repeats[ends - 1] - repeats[starts]
-    return np.flatnonzero(output_lengths < needed)
+    return np.flatnonzero(output_lengths < ctc_frames(split.tokens))

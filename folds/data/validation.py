@@ -1,7 +1,4 @@
-"""What an utterance must be before it is packed: each fault is one line that names the file and says what to do.
-
-Checks look at one utterance, or at the dimensions of all of them; they read nothing themselves.
-"""
+"""Checks of each utterance before it is packed: a fault is one line that names the file and says what to do."""
 
 from __future__ import annotations
 
@@ -9,12 +6,11 @@ from collections import Counter
 
 import numpy as np
 
-from folds.competition.description import Utterances
 from registry.errors import InputError, and_more
 
 
 class Faults:
-    """The first fault and the number of others, since one slip of a script may spoil 28,000 files alike."""
+    """The first fault and the number of others: one mistake in a script may make 28,000 files faulty."""
 
     def __init__(self) -> None:
         self._first = ""
@@ -28,53 +24,53 @@ class Faults:
         self._count += 1
 
     def raise_any(self) -> None:
-        if self._count:
+        """Raise InputError if a fault was added."""
+        if self:
             raise InputError(self._first + and_more(self._count - 1, "faults"))
 
 
-
-
-def checked_features(split: Utterances, index: int) -> np.ndarray:
-    """Features `(T, F)` of an utterance. `InputError` for another shape, another kind of number, none, or a NaN."""
-    features, place = split.features(index), split.place(index)
-    todo = "write the file again or remove the utterance"
+def checked_features(features: np.ndarray, location: str) -> np.ndarray:
+    """The same features, if they are finite floats `(T, F)`, at least one of them; else raises InputError."""
+    remedy = "write the file again or remove the utterance"
     if features.ndim != 2 or features.dtype.kind != "f":
         raise InputError(
-            f"{place}: found shape {features.shape} of {features.dtype}; "
-            f"expected floating-point features (frames, features); {todo}"
+            f"{location}: found shape {features.shape} of {features.dtype}; "
+            f"expected floating-point features (frames, features); {remedy}"
         )
     if 0 in features.shape:
-        raise InputError(f"{place}: an empty array {features.shape}; expected at least one frame and feature; {todo}")
+        raise InputError(
+            f"{location}: an empty array {features.shape}; expected at least one frame and feature; {remedy}"
+        )
     finite = np.isfinite(features)
     if not finite.all():
         frame, column = np.argwhere(~finite)[0]
+        value = features[frame, column]
         raise InputError(
-            f"{place}: {features[frame, column]} at frame {frame}, feature {column}; expected finite numbers; {todo}"
+            f"{location}: {value} at frame {frame}, feature {column}; expected finite numbers; {remedy}"
         )
     return features
 
 
-def checked_labels(split: Utterances, index: int) -> np.ndarray:
-    """Classes `(L,)` of an utterance. `InputError` for an unknown phoneme or for none at all."""
-    labels = split.labels(index)
+def checked_labels(labels: np.ndarray, location: str) -> np.ndarray:
+    """The same labels `(L,)`, if there are any; else raises InputError."""
     if not len(labels):
         raise InputError(
-            f"{split.place(index)}: its transcript is empty; expected at least one phoneme between the marks; "
+            f"{location}: its transcript is empty; expected at least one phoneme between the marks; "
             f"write it again or remove the utterance"
         )
     return labels
 
 
 class FeatureDimensions:
-    """The feature dimensions seen so far: all must be one, and the odd one out is named against the majority."""
+    """The feature dimensions of the utterances so far; all must be the same."""
 
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()
         self._first: dict[int, str] = {}
 
-    def add(self, dimension: int, place: str) -> None:
+    def add(self, dimension: int, location: str) -> None:
         self._counts[dimension] += 1
-        self._first.setdefault(dimension, place)
+        self._first.setdefault(dimension, location)
 
     @property
     def agree(self) -> bool:
@@ -82,15 +78,16 @@ class FeatureDimensions:
 
     @property
     def usual(self) -> int:
+        """The dimension of the majority."""
         return self._counts.most_common(1)[0][0]
 
     def report(self, faults: Faults) -> None:
-        """One fault for all files that differ from the majority."""
+        """Add one fault for all files that differ from the majority, naming the first."""
         if self.agree:
             return
-        (usual, many), (odd, _), *_ = self._counts.most_common()
-        others = self._counts.total() - many - 1
+        (usual, count), (other, _), *_ = self._counts.most_common()
+        more = self._counts.total() - count - 1
         faults.add(
-            f"{self._first[odd]}: {odd} features a frame{and_more(others, 'that differ')}; expected {usual} "
-            f"as in {many} other files; remove it, or make the features of all files alike"
+            f"{self._first[other]}: {other} features per frame{and_more(more, 'that differ')}; expected {usual} "
+            f"as in {count} other files; remove it, or give all files the same features"
         )

@@ -1,4 +1,4 @@
-"""TODO"""
+"""A cache of attention scores: what the attention decoder of one fold model gave hypotheses of one split before."""
 
 from __future__ import annotations
 
@@ -9,40 +9,41 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from folds.store.log_probs import SCHEMA
+from folds.store.ragged import Ragged, offsets_of
 from registry import atomic_write
 
 
 def read_attention_scores(path: Path, weights: str) -> dict[str, dict[bytes, float]]:
-    """What the speller with these `weights` (a hash) said before: log P(string | utterance) by utterance and string.
+    """Log P(hypothesis | utterance) by utterance id and hypothesis, of the model with these `weights` (a hash).
 
-    Strings are class numbers as bytes. Nothing, where the file is missing, damaged, or of other weights.
+    A hypothesis is its class numbers as bytes. Empty if the file is missing, damaged, or of other weights.
     """
     try:
         with safe_open(path, framework="numpy") as file:
             if (file.metadata() or {}).get("weights") != weights:
                 return {}
-            tokens, ids, scores = (file.get_tensor(name) for name in ("tokens", "ids", "scores"))
-            ends, counts = file.get_tensor("token_offsets"), file.get_tensor("counts")
+            tokens = Ragged(file.get_tensor("tokens"), file.get_tensor("token_offsets"))
+            ids, scores, counts = (file.get_tensor(name) for name in ("ids", "scores", "counts"))
     except (SafetensorError, OSError):
         return {}
-    flat = tokens.tobytes()
-    strings = [flat[start:end] for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)]
-    found, at = {}, 0
-    for name, count in zip(ids.tobytes().decode().split("\n"), counts.tolist(), strict=True):
-        found[name] = dict(zip(strings[at : at + count], scores[at : at + count].tolist(), strict=True))
-        at += count
-    return found
+    hypotheses = [tokens[row].tobytes() for row in range(len(tokens))]
+    offsets = offsets_of(counts).tolist()
+    return {
+        utterance: dict(zip(hypotheses[start:end], scores[start:end].tolist(), strict=True))
+        for utterance, start, end in zip(ids.tobytes().decode().split("\n"), offsets[:-1], offsets[1:], strict=True)
+    }
 
 
-def write_attention_scores(path: Path, weights: str, found: dict[str, dict[bytes, float]]) -> None:
-    """Write what `read_spelled` reads."""
-    strings = [string for scores in found.values() for string in scores]
+def write_attention_scores(path: Path, weights: str, scores: dict[str, dict[bytes, float]]) -> None:
+    """Write the file that `read_attention_scores` reads."""
+    hypotheses = [hypothesis for by_hypothesis in scores.values() for hypothesis in by_hypothesis]
+    values = [score for by_hypothesis in scores.values() for score in by_hypothesis.values()]
     tensors = {
-        "tokens": np.frombuffer(b"".join(strings), np.uint8),
-        "token_offsets": np.concatenate([[0], np.cumsum([len(string) for string in strings])]).astype(np.int64),
-        "scores": np.array([score for scores in found.values() for score in scores.values()], np.float32),
-        "counts": np.array([len(scores) for scores in found.values()], np.int64),
-        "ids": np.frombuffer("\n".join(found).encode(), np.uint8),
+        "tokens": np.frombuffer(b"".join(hypotheses), np.uint8),
+        "token_offsets": offsets_of(len(hypothesis) for hypothesis in hypotheses),
+        "scores": np.array(values, np.float32),
+        "counts": np.array([len(by_hypothesis) for by_hypothesis in scores.values()], np.int64),
+        "ids": np.frombuffer("\n".join(scores).encode(), np.uint8),
     }
     with atomic_write(path) as temporary:
         temporary.write_bytes(to_bytes(tensors, metadata={"schema": SCHEMA, "weights": weights}))

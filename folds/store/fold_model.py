@@ -1,6 +1,6 @@
-"""Fold models found in the store: what each is, and its predictions.
+"""Fold models found in the store: the description of each, and its predictions.
 
-A fold model is one trained (model, fold, seed). The fold models of one (model, seed) together are a member of a blend.
+A fold model is one trained (model, fold, seed). The fold models of one (model, seed) are together a member of a blend.
 """
 
 from __future__ import annotations
@@ -9,41 +9,48 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from folds.store.checkpoint import load_weights
 from folds.store.json_files import read_json
 from folds.store.log_probs import LogProbs, read_log_probs
 from folds.store.run_folder import RunFolder, run_folders
-from models import CTCModel
-from registry import InputError, create_model
+from models import CTCModel, create_model
+from models.weights_file import load_weights
+from registry import InputError
 
 
 @dataclass(frozen=True, eq=False)
 class FoldModel:
-    """One (model, fold, seed): what it is, from its config.json, and where its files are."""
+    """One (model, fold, seed), as its config.json describes it."""
 
     model: str
     fold: int
     folds: int
     seed: int
     path: Path
+    """The folder of its run."""
     parameters: int
     tags: tuple[str, ...]
     stride: int
     config: dict[str, Any]
+    """All of config.json."""
 
     @property
     def folder(self) -> RunFolder:
-        """The names of its files."""
+        """The names of the files of its run."""
         return RunFolder(self.path)
 
     @property
     def name(self) -> str:
-        """The member's name: fold models of one name are folds of one another."""
+        """The name of its member: fold models of one name are folds of one another."""
         return self.folder.member
 
     @property
+    def fold_assignment(self) -> int:
+        """The version of the assignment of speakers to folds; runs that do not record it have the first."""
+        return self.config.get("fold_assignment", 1)
+
+    @property
     def has_attention_scores(self) -> bool:
-        """Whether it can score whole strings by attention: it has a speller, and its weights are there."""
+        """Whether it can score hypotheses by attention: it has an attention decoder, and its weights exist."""
         return self.config.get("speller", False) and self.folder.weights.exists()
 
     def load(self, split: str) -> LogProbs:
@@ -52,12 +59,12 @@ class FoldModel:
 
 
 def find_fold_models(runs: Path) -> list[FoldModel]:
-    """The finished fold models under `runs`, by member and fold. Raises InputError when there is no such folder."""
+    """The finished fold models under `runs`, by member and fold. Raises InputError if there is no such folder."""
     return [read_fold_model(folder) for folder in run_folders(runs) if folder.finished]
 
 
 def read_fold_model(folder: RunFolder) -> FoldModel:
-    """The fold model of a run, finished or not. Raises InputError for a config.json that lacks something."""
+    """The fold model of a run, finished or not. Raises InputError for a config.json in which something is missing."""
     config = read_json(folder.config)
     try:
         return FoldModel(

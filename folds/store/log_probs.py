@@ -1,4 +1,4 @@
-"""TODO"""
+"""Log-probabilities of one split, in memory and as a file: float16, all utterances in one array."""
 
 from __future__ import annotations
 
@@ -11,74 +11,68 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
+from folds.store.ragged import Ragged, offsets_of
 from registry import InputError, atomic_write
 
 SCHEMA = "1"
 
 
 def ids_hash(ids: Iterable[str]) -> str:
-    """16 hex digits that name a sequence of utterance ids, order included."""
+    """16 hexadecimal digits that identify a sequence of utterance ids, order included."""
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)
-class LogProbs:
-    """CTC log-probabilities of many utterances.
+class LogProbs(Ragged):
+    """CTC log-probabilities of many utterances: `values` `(sum of T', C)`, float16 in files; `offsets` `(N + 1,)`."""
 
-    `values` float16 `(sum of T', C)`, `offsets` int64 `(N+1,)`, `ids` the N utterances, `alphabet` its hash, `blank`
-    the blank's class, `stride` input frames per output frame.
-    """
-
-    values: np.ndarray
-    offsets: np.ndarray
     ids: tuple[str, ...]
+    """The N utterances."""
     alphabet: str
+    """Hash of the alphabet."""
     blank: int
+    """The blank's class."""
     stride: int
-
-    def __len__(self) -> int:
-        return len(self.ids)
+    """Input frames per output frame."""
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Log-probabilities of one utterance, float32 `(T', C)`."""
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        index %= len(self)
-        return self.values[self.offsets[index] : self.offsets[index + 1]].astype(np.float32)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Output frames of each utterance, int64 `(N,)`."""
-        return np.diff(self.offsets)
+        return super().__getitem__(index % len(self)).astype(np.float32)
 
     @property
     def classes(self) -> int:
         """Number of classes, the blank included."""
         return self.values.shape[1]
 
+    def take(self, indices: Sequence[int] | np.ndarray) -> LogProbs:
+        """The utterances at `indices`, in that order."""
+        taken, ids = super().take(indices), tuple(self.ids[index] for index in indices)
+        return LogProbs(taken.values, taken.offsets, ids, self.alphabet, self.blank, self.stride)
+
     def select(self, ids: Sequence[str]) -> LogProbs:
-        """The same for `ids`, in their order. Raises InputError naming the first utterance that is missing."""
-        rows = {name: row for row, name in enumerate(self.ids)}
-        missing = [name for name in ids if name not in rows]
+        """The utterances `ids`, in that order. Raises InputError naming the first utterance that is missing."""
+        row_of = {utterance: row for row, utterance in enumerate(self.ids)}
+        missing = [utterance for utterance in ids if utterance not in row_of]
         if missing:
             raise InputError(
                 f"{len(missing)} of {len(ids)} utterances have no prediction, the first is {missing[0]}: "
-                "train the member again on this data"
+                "train this model again on this data"
             )
-        order = [rows[name] for name in ids]
-        return LogProbs.of([self.values[self.offsets[i] : self.offsets[i + 1]] for i in order], ids, self)
+        return self.take([row_of[utterance] for utterance in ids])
 
     @staticmethod
-    def of(parts: Sequence[np.ndarray], ids: Iterable[str], like: LogProbs) -> LogProbs:
-        """Pack one `(T', C)` array an utterance; alphabet, blank and stride as in `like`."""
-        offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
+    def pack(parts: Sequence[np.ndarray], ids: Iterable[str], like: LogProbs) -> LogProbs:
+        """Pack one `(T', C)` array per utterance; alphabet, blank and stride are those of `like`."""
         values = np.concatenate(parts) if parts else np.zeros((0, like.classes))
+        offsets = offsets_of(len(part) for part in parts)
         return LogProbs(
             values.astype(np.float16, copy=False), offsets, tuple(ids), like.alphabet, like.blank, like.stride
         )
 
     def padded(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """A batch: float32 `(N, T, C)` and lengths int64 `(N,)`; rows past the end are a sure blank."""
+        """A batch: float32 `(N, T, C)` and lengths int64 `(N,)`; frames of padding have a blank of probability 1."""
         lengths = self.lengths[list(indices)]
         batch = np.full((len(lengths), int(lengths.max(initial=0)), self.classes), -np.inf, dtype=np.float32)
         batch[:, :, self.blank] = 0.0
@@ -88,13 +82,13 @@ class LogProbs:
 
 
 def write_log_probs(path: Path, log_probs: LogProbs) -> None:
-    """Write one split of one member. Raises InputError naming the utterance when there is a NaN or +inf."""
+    """Write the predictions of one split. Raises InputError naming the utterance if there is a NaN or +inf."""
     values = np.ascontiguousarray(log_probs.values, dtype=np.float16)
     bad = np.flatnonzero(np.isnan(values).any(axis=1) | np.isposinf(values).any(axis=1))
     if len(bad):
-        name = log_probs.ids[int(np.searchsorted(log_probs.offsets, bad[0], side="right")) - 1]
-        raise InputError(f"{path}: the model's output for {name} holds NaN or +inf: train again with a smaller --lr")
-    tensors = {
+        utterance = log_probs.ids[int(np.searchsorted(log_probs.offsets, bad[0], side="right")) - 1]
+        raise InputError(f"{path}: the model's output for {utterance} has NaN or +inf: train again with a smaller --lr")
+    tensors: dict[str, np.ndarray] = {
         "log_probs": values,
         "offsets": np.ascontiguousarray(log_probs.offsets, dtype=np.int64),
         "ids": np.frombuffer("\n".join(log_probs.ids).encode(), dtype=np.uint8),
@@ -112,22 +106,20 @@ def write_log_probs(path: Path, log_probs: LogProbs) -> None:
 
 
 def read_log_probs(path: Path) -> LogProbs:
-    """Read one split of one member. Raises InputError for a missing, damaged or foreign file."""
+    """Read the predictions of one split. Raises InputError for a file that is missing, damaged or inconsistent."""
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
             if header.get("schema") != SCHEMA:
-                raise InputError(
-                    f"{path}: schema {header.get('schema')} where {SCHEMA} was expected: train this member again"
-                )
+                raise InputError(f"{path}: schema {header.get('schema')}, expected {SCHEMA}: train this model again")
             values, offsets = file.get_tensor("log_probs"), file.get_tensor("offsets")
             text = file.get_tensor("ids").tobytes().decode()
     except FileNotFoundError:
-        message = f"{path}: no such file: this member is not finished; run its folds.train with --resume"
+        message = f"{path}: no such file: this run is not finished; continue it with folds.train --resume"
         raise InputError(message) from None
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: damaged ({error}): delete it and run folds.train with --resume") from None
     ids = tuple(text.split("\n")) if text else ()
     if len(offsets) != len(ids) + 1 or offsets[-1] != len(values) or ids_hash(ids) != header["ids_hash"]:
-        raise InputError(f"{path}: offsets, rows and utterances do not agree: delete it and train this member again")
+        raise InputError(f"{path}: offsets, rows and utterances do not match: delete it and train this model again")
     return LogProbs(values, offsets, ids, header["alphabet"], int(header["blank"]), int(header["stride"]))

@@ -1,4 +1,4 @@
-"""Arrays of unequal length kept as one: values one after the other, and offsets that say where each begins."""
+"""Arrays of unequal length stored as one: all values in one array, and offsets that say where each part begins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def offsets_of(lengths: Iterable[int] | np.ndarray) -> np.ndarray:
-    """Offsets `(N + 1,)` int64 of parts of these lengths `(N,)`.
+    """Offsets `(N + 1,)` int64 of parts with these lengths `(N,)`.
 
     >>> offsets_of([2, 0, 3]).tolist()
     [0, 2, 2, 5]
@@ -35,7 +35,7 @@ class Ragged:
     offsets: np.ndarray
 
     @staticmethod
-    def of(parts: Sequence[Sequence[int]] | Sequence[np.ndarray], dtype: type | np.dtype) -> Ragged:
+    def of(parts: Sequence[Sequence[float]] | Sequence[np.ndarray], dtype: type | np.dtype) -> Ragged:
         """Pack one-dimensional parts."""
         flat = [np.asarray(part, dtype) for part in parts]
         return Ragged(np.concatenate([np.zeros(0, dtype), *flat]), offsets_of(len(part) for part in flat))

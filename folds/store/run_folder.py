@@ -1,13 +1,13 @@
-"""The folder of one run, runs/<model>/fold<k>/: the one place that knows the names of its files.
+"""The folder of one run, runs/<model>/fold<k>/, and the names of all its files, which no other module spells out.
 
-    config.json              the resolved configuration, and what a blend must know of the fold model
-    metrics.jsonl            one line per epoch; equal for equal runs, byte by byte
+    config.json              the resolved configuration, and what a blend needs to know about the fold model
+    metrics.jsonl            one line per epoch; equal runs write equal bytes
     timing.jsonl             clock readings, one line per epoch
     summary.json             greedy distances and CPU-minutes, written with the predictions
-    tensorboard/             the same figures for TensorBoard
+    tensorboard/             the metrics and timings for TensorBoard
     checkpoint/              training states, the best weights so far, and the weights that predict
-    oof, dev, test.safetensors                     log-probabilities; with the last of them the run is finished
-    oof, dev, test.attention_scores.safetensors    a cache of attention scores, made by blends
+    oof, dev, test.safetensors                     log-probabilities; the run is finished once all three exist
+    oof, dev, test.attention_scores.safetensors    a cache of attention scores, written by blends
 """
 
 from __future__ import annotations
@@ -63,18 +63,23 @@ class RunFolder:
         return self.path / "tensorboard"
 
     @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoint"
-
-    @property
     def weights(self) -> Path:
-        """The weights that predict, as `models.load` reads them."""
+        """The weights that predict, in the format that `models.load` reads."""
         return self.path / WEIGHTS_FILE
 
     @property
     def best_weights(self) -> Path:
         """With `--select best`: the weights of the epoch with the lowest held-out distance so far."""
-        return self.checkpoints / "best.safetensors"
+        return self.path / "checkpoint" / "best.safetensors"
+
+    def checkpoint(self, step: int) -> Path:
+        """The training state after `step` steps."""
+        return self.path / "checkpoint" / f"step{step:08d}.safetensors"
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The training states that exist, oldest first."""
+        return sorted((self.path / "checkpoint").glob("step*.safetensors"))
 
     def predictions(self, split: str) -> Path:
         """Log-probabilities of split "oof", "dev" or "test"."""
@@ -86,25 +91,36 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether a training was started here."""
+        """Whether a run was started in this folder."""
         return self.config.exists()
 
     @property
     def finished(self) -> bool:
-        """Whether all predictions are there."""
+        """Whether the predictions of all splits exist."""
         return all(self.predictions(split).exists() for split in SPLITS)
 
     @property
     def member(self) -> str:
-        """The name of the member this run is a fold model of: runs of one name are folds of one another."""
+        """The name of the member whose fold model this run trains; all its folds are under one folder of this name."""
         return self.path.parent.name
+
+    @property
+    def title(self) -> str:
+        """The run's name in messages, "gru.seed1 fold 0"."""
+        return f"{self.member} {self.path.name.replace('fold', 'fold ')}"
+
+    @property
+    def soup(self) -> RunFolder:
+        """The folder of this run's soup, a fold model with the mean of its last checkpoints' weights."""
+        return RunFolder(self.path.parent.with_name(f"{self.member}.soup") / self.path.name)
 
 
 def run_folders(runs: Path) -> Iterator[RunFolder]:
-    """The runs begun under `runs`, by member and fold. Raises InputError where there is no such folder."""
+    """The runs started under `runs`, by member and fold. Raises InputError if there is no such folder."""
     if not runs.is_dir():
         raise InputError(f"{runs}: no such folder of runs: train a model first (python -m folds.train), or pass --runs")
+    paths = [config.parent for config in runs.glob("*/fold*/config.json")]
     # Copies such as "fold0.bak" are not runs.
-    found = [config.parent for config in runs.glob("*/fold*/config.json") if config.parent.name[4:].isdecimal()]
-    for path in sorted(found, key=lambda path: (path.parent.name, int(path.name.removeprefix("fold")))):
+    paths = [path for path in paths if path.name.removeprefix("fold").isdecimal()]
+    for path in sorted(paths, key=lambda path: (path.parent.name, int(path.name.removeprefix("fold")))):
         yield RunFolder(path)

@@ -1,8 +1,8 @@
-"""A small English vocabulary with pronunciations, and sentences made of it.
+"""A small English vocabulary with pronunciations, and random sentences made of it, for the demo competition.
 
-The demo competition speaks these sentences. Pronunciations are ARPAbet with stress digits on the vowels (1 primary,
-2 secondary, 0 none), written by hand for this file; every phoneme of the competition's alphabet occurs. This is no
-dictionary for real text, and the grammar knows just enough English for a phone language model to learn something.
+Pronunciations are ARPAbet with stress digits on the vowels (1 primary, 2 secondary, 0 none), written by hand for this
+file; every phoneme of the competition's alphabet occurs. It is not a dictionary for real text, and its grammar has just
+enough structure for a phone language model to learn from.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ LEXICON = PRONOUNS | DETERMINERS | ADJECTIVES | NOUNS | VERBS | PREPOSITIONS | A
 
 
 def sentence(rng: np.random.Generator) -> list[list[str]]:
-    """One or two clauses of words; a speaker pauses between them.
+    """One or two clauses of words; there is a pause between them.
 
     >>> " / ".join(" ".join(clause) for clause in sentence(np.random.default_rng(2)))  # doctest: +SKIP
     'the old sailor found a treasure / and she sold it tonight'
@@ -92,24 +92,24 @@ def sentence(rng: np.random.Generator) -> list[list[str]]:
     first = _clause(rng)
     if rng.random() < 0.75:
         return [first]
-    return [first, [_one(rng, CONJUNCTIONS), *_clause(rng)]]
+    return [first, [_choice(rng, CONJUNCTIONS), *_clause(rng)]]
 
 
 def _clause(rng: np.random.Generator) -> list[str]:
-    subject = [_one(rng, PRONOUNS)] if rng.random() < 0.3 else _noun_phrase(rng)
-    words = [*subject, _one(rng, VERBS), *_noun_phrase(rng)]
+    subject = [_choice(rng, PRONOUNS)] if rng.random() < 0.3 else _noun_phrase(rng)
+    words = [*subject, _choice(rng, VERBS), *_noun_phrase(rng)]
     ending = rng.random()
     if ending < 0.4:
-        words += [_one(rng, PREPOSITIONS), *_noun_phrase(rng)]
+        words += [_choice(rng, PREPOSITIONS), *_noun_phrase(rng)]
     elif ending < 0.6:
-        words.append(_one(rng, ADVERBS))
+        words.append(_choice(rng, ADVERBS))
     return words
 
 
 def _noun_phrase(rng: np.random.Generator) -> list[str]:
-    adjective = [_one(rng, ADJECTIVES)] if rng.random() < 0.4 else []
-    return [_one(rng, DETERMINERS), *adjective, _one(rng, NOUNS)]
+    adjective = [_choice(rng, ADJECTIVES)] if rng.random() < 0.4 else []
+    return [_choice(rng, DETERMINERS), *adjective, _choice(rng, NOUNS)]
 
 
-def _one(rng: np.random.Generator, words: dict[str, tuple[str, ...]]) -> str:
+def _choice(rng: np.random.Generator, words: dict[str, tuple[str, ...]]) -> str:
     return str(rng.choice(list(words)))

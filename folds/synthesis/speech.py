@@ -1,8 +1,8 @@
-"""Phonemes to sound to MFCCs, for the demo competition: eSpeak NG through ctypes, Kaldi's features in their C++ port.
+"""Phonemes to sound to MFCCs, for the demo competition: eSpeak NG through ctypes, and kaldi-native-fbank.
 
-`Speech` speaks ARPAbet exactly as given: eSpeak takes phonemes, no dictionary is asked, and what it reports to have
-spoken is compared with what was ordered. The sound is that of a formant synthesiser: clear, regular, and much easier
-than human speech. Nothing here reads text, and nothing here is needed to train on a real competition.
+`Speech` speaks ARPAbet exactly as given: eSpeak takes phonemes instead of text, and the phonemes that it reports are
+compared with those requested. It is a formant synthesiser: its speech is clear, regular, and much easier to recognise
+than human speech. Training on a real competition needs none of this.
 """
 
 from __future__ import annotations
@@ -34,14 +34,16 @@ MNEMONICS = {
 }  # fmt: skip
 UNSTRESSED = {"AH": "@", "IY": "i"}
 _STRESS = {"0": "", "1": "'", "2": ","}
-# What eSpeak reports, read back. `t#` is the flap of "water", `3` a schwa that leans toward a following R; glides are
-# the links it puts between vowels: "her(r) eye", "be(y)ond".
+# What eSpeak reports, as ARPAbet. `t#` is the flap of "water", `3` a schwa coloured by a following R; glides are what
+# it inserts between vowels: "her(r) eye", "be(y)ond".
 _ALLOPHONES = {"t#": "T", "3": "AH"}
-_SPOKEN = _ALLOPHONES | {spelling: phoneme for table in (MNEMONICS, UNSTRESSED) for phoneme, spelling in table.items()}
+_PHONEMES_OF = _ALLOPHONES | {
+    mnemonic: phoneme for table in (MNEMONICS, UNSTRESSED) for phoneme, mnemonic in table.items()
+}
 _GLIDES = (";", "r-")
 
-# Variants of eSpeak's speaker. Left out are the robots, the whisperers, and every voice with breath in it: its noise
-# comes from memory that the library does not initialise, and no seed makes it the same twice.
+# Variants of eSpeak's voice. Left out are robots, whispers, and every voice with breath noise, which comes from memory
+# that the library does not initialise: no seed reproduces it.
 VOICES = (
     "m1", "f1", "m3", "linda", "m7", "belinda", "edward", "f4", "m2", "steph", "Michael", "anika", "m5", "Annie",
     "john", "aunty", "m6", "steph2", "paul", "Andrea", "m4", "steph3", "max", "grandma", "m8", "adam", "ian",
@@ -73,7 +75,7 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 @dataclass(frozen=True)
 class Voice:
-    """How one speaker sounds. `tract` scales all resonances (1.1: a vocal tract 10 % shorter)."""
+    """One speaker's voice. `tract` scales all resonances (1.1: a vocal tract that is 10 % shorter)."""
 
     variant: str = VOICES[0]
     words_per_minute: int = 175
@@ -83,11 +85,16 @@ class Voice:
 
 
 class Speech:
-    """eSpeak NG in its initial state. Use as a context manager: `with Speech() as speech: speech.speak(["HH", "AY1"])`.
+    """eSpeak NG in its initial state, as a context manager.
 
-    The library keeps state (the phase of the voice's flutter among it) from one sentence to the next, and even past
-    its own `espeak_Terminate`. So each `Speech` loads a copy of the library of its own: the same calls in the same
-    order give the same samples, whatever was spoken before in this process.
+    The library keeps state, such as the phase of the voice's flutter, from one sentence to the next and even after its
+    own `espeak_Terminate`. Each `Speech` therefore loads its own copy of the library: the same calls in the same order
+    give the same samples, regardless of what was spoken before in this process.
+
+    >>> with Speech() as speech:
+    ...     samples = speech.speak([["HH", "AY1"]], Voice())
+    >>> samples.dtype
+    dtype('float32')
     """
 
     def __init__(self) -> None:
@@ -97,7 +104,7 @@ class Speech:
         self._callback = _Callback(self._receive)
         try:
             source = Path(espeakng_loader.get_library_path())
-            self._espeak = ctypes.CDLL(shutil.copy(source, Path(self._folder.name) / source.name))
+            self._espeak = ctypes.CDLL(str(shutil.copy(source, Path(self._folder.name) / source.name)))
             data = espeakng_loader.get_data_path().encode()
             rate = self._espeak.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, data, _INITIALIZE_PHONEME_EVENTS)
         except (OSError, RuntimeError) as error:
@@ -105,7 +112,7 @@ class Speech:
             raise InputError(f"eSpeak NG cannot be loaded ({error}): {_REINSTALL}") from None
         if rate != _ESPEAK_RATE:
             self._folder.cleanup()
-            raise InputError(f"eSpeak NG answers {rate} where its sample rate {_ESPEAK_RATE} is expected: {_REINSTALL}")
+            raise InputError(f"eSpeak NG has a sample rate of {rate}, expected {_ESPEAK_RATE}: {_REINSTALL}")
         self._espeak.espeak_SetSynthCallback.argtypes = [_Callback]
         self._espeak.espeak_SetSynthCallback.restype = None
         self._espeak.espeak_SetSynthCallback(self._callback)
@@ -118,10 +125,10 @@ class Speech:
         self._folder.cleanup()
 
     def speak(self, words: Sequence[Sequence[str]], voice: Voice) -> np.ndarray:
-        """Samples, float32 at 16 kHz with full scale at 1, of words spoken in one breath.
+        """Samples `(S,)` of the words without a pause between them: float32 at 16 kHz, full scale at 1.
 
-        A word is ARPAbet phonemes, vowels with their stress digits. The silence that eSpeak adds at both ends is cut
-        off. Raises `RuntimeError` if eSpeak did not speak exactly the phonemes given.
+        A word is ARPAbet phonemes, vowels with their stress digits. The silence that eSpeak adds at both ends is
+        removed. Raises RuntimeError if eSpeak does not speak exactly the phonemes given.
         """
         self._samples.clear()
         self._reported.clear()
@@ -140,13 +147,16 @@ class Speech:
         return resample_poly(sound, 320, round(441 * voice.tract)).astype(np.float32)
 
     def _check(self, words: Sequence[Sequence[str]], text: bytes) -> None:
-        ordered = [phoneme.rstrip("012") for word in words for phoneme in word]
+        requested = [phoneme.rstrip("012") for word in words for phoneme in word]
         bare = (mnemonic.lstrip("',%=") for mnemonic in self._reported if not mnemonic.startswith("_"))
-        spoken = [_SPOKEN.get(mnemonic, f"({mnemonic})") for mnemonic in bare if mnemonic not in _GLIDES]
-        if spoken != ordered:
-            raise RuntimeError(f"eSpeak NG was given {text!r} and spoke {' '.join(spoken)}, not {' '.join(ordered)}")
+        spoken = [_PHONEMES_OF.get(mnemonic, f"({mnemonic})") for mnemonic in bare if mnemonic not in _GLIDES]
+        if spoken != requested:
+            raise RuntimeError(f"eSpeak NG was given {text!r} and spoke {' '.join(spoken)}, not {' '.join(requested)}")
 
-    def _receive(self, samples, count: int, events) -> int:
+    def _receive(
+        self, samples: ctypes._Pointer[ctypes.c_short], count: int, events: ctypes._Pointer[_Event]
+    ) -> int:
+        """eSpeak's callback: keeps the samples and the phonemes it reports; 0 means continue."""
         if samples and count > 0:
             self._samples.append(np.ctypeslib.as_array(samples, (count,)).copy())
         index = 0
@@ -158,27 +168,27 @@ class Speech:
 
 
 def mnemonics(word: Sequence[str]) -> str:
-    """eSpeak's spelling of one word.
+    """One word in eSpeak's notation.
 
-    The bars keep phonemes apart that eSpeak would read as one: `T SH` is not `CH`, and `AY AH` has two labels.
+    Bars separate phonemes that eSpeak would read as one: `T SH` is not `CH`, and `AY AH` has two labels.
 
     >>> mnemonics(["HH", "AH0", "L", "OW1"])
     "h|@|l|'oU"
     """
-    spelled = []
+    parts = []
     for phoneme in word:
         bare = phoneme.rstrip("012")
         stress = phoneme[len(bare) :]
         table = UNSTRESSED if stress == "0" and bare in UNSTRESSED else MNEMONICS
-        spelled.append(_STRESS.get(stress, "") + table[bare])
-    return "|".join(spelled)
+        parts.append(_STRESS.get(stress, "") + table[bare])
+    return "|".join(parts)
 
 
 def mfcc(samples: np.ndarray) -> np.ndarray:
     """Kaldi MFCCs of 16 kHz samples: `(T, 28)` float32, 25 ms windows every 10 ms, without dither."""
     options = kaldi_native_fbank.MfccOptions()
     options.frame_opts.samp_freq = SAMPLE_RATE
-    # Dither is random noise against log 0; it would make each run differ, and the demo adds noise of its own.
+    # Dither is random noise that avoids log 0; it would make runs differ, and the demo adds noise of its own.
     options.frame_opts.dither = 0.0
     options.mel_opts.num_bins = 40
     options.num_ceps = FEATURES

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Training one fold model: options, objective, schedule, the training loop, and the predictions it ends with."""

@@ -1,10 +1,10 @@
-"""One run on several devices: torch DDP under `torchrun`, a process a device, every batch shared among them.
+"""One run on several devices: torch DDP under `torchrun`, one process per device, each batch divided among them.
 
     torchrun --nproc-per-node 4 -m folds.train --model pblstm --fold 0
 
-A batch stays what it is on one device, `--batch-frames` in all: each process takes every so many-th utterance of it,
-and normalisation and loss are those of the whole batch, so the result does not depend on the number of devices beyond
-rounding and the dropout drawn. The first process alone writes.
+A batch is the same as on one device, `--batch-frames` in all: process r of n takes its utterances r, r + n, r + 2 n, …
+Normalisation statistics and loss are those of the whole batch, so the result does not depend on the number of devices
+except for rounding and the random numbers of dropout and masks. Only the first process writes files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among its fellows."""
+    """The processes of one run, seen from this one."""
 
     rank: int = 0
     size: int = 1
@@ -31,15 +31,15 @@ class ProcessGroup:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is the process that writes files."""
         return self.rank == 0
 
     def share(self, batch: np.ndarray) -> np.ndarray:
-        """This process's utterances of a batch; where there are too few to go round, one that `weight` discounts."""
+        """This process's utterances of a batch; if there are fewer than processes, one to which `weight` gives 0."""
         return batch[self.rank :: self.size] if self.rank < len(batch) else batch[:1]
 
     def weight(self, batch: np.ndarray) -> float:
-        """0 for a share that is another process's too, else 1."""
+        """0 if this process's share is also another one's, else 1."""
         return float(self.rank < len(batch))
 
     def total(self, *values: float) -> list[float]:
@@ -59,7 +59,7 @@ class ProcessGroup:
         return float(shared)
 
     def wait(self) -> None:
-        """Wait for the others."""
+        """Wait until all processes are here."""
         if self.size > 1:
             dist.barrier()
 
@@ -68,13 +68,13 @@ class ProcessGroup:
         if self.size == 1:
             return module
         ids = [device.index] if device.type == "cuda" else None
-        # Statistics of FrameNorm are reduced by itself, so buffers agree without being sent.
+        # FrameNorm reduces its statistics itself, so buffers are equal without being broadcast.
         return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
 
 
 @contextlib.contextmanager
 def joined_group(device: str) -> Iterator[ProcessGroup]:
-    """The group torchrun's environment names, or this process alone."""
+    """The process group of torchrun's environment variables, or this process alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ProcessGroup()
         return
@@ -90,5 +90,5 @@ def joined_group(device: str) -> Iterator[ProcessGroup]:
 
 
 def _device() -> torch.device:
-    # NCCL reduces on the device, Gloo on the CPU.
+    # NCCL reduces on the GPU, Gloo on the CPU.
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")

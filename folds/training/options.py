@@ -4,57 +4,61 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from folds.data.augmentation import SpecAugment
+from folds.data.data_options import StoreOptions
 from registry import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRecipe:
-    """How a member is fitted. A run that is resumed must have the recipe it was begun with."""
+    """How a model is trained. A resumed run must have the recipe it was started with."""
 
     epochs: int = 40
-    """Passes over the training folds; warm-up and cosine are planned to end with the last."""
+    """Passes over the training folds; warm-up and cosine end with the last one."""
     minutes: float | None = None
-    """Instead of epochs: plan warm-up and cosine to end after so many minutes of training."""
+    """Instead of epochs: warm-up and cosine end after this many minutes of training."""
     clock: Literal["wall", "cpu"] = "wall"
-    """What --minutes counts: time, or CPU time of this process, which other work on the machine does not stretch."""
+    """What --minutes counts: wall time, or CPU time of this process, which other load on the machine does not
+    stretch."""
     lr: float = 2e-3
     """Highest learning rate."""
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises."""
     weight_decay: float = 0.01
-    """AdamW's, on matrices only."""
+    """AdamW's weight decay, on matrices only."""
     clip: float = 5.0
-    """Largest gradient norm."""
+    """Largest gradient norm; longer gradients are scaled down to it."""
     batch_frames: int = 16_000
-    """Padded input frames a batch."""
+    """Input frames per batch, padding included."""
     average: float = 0.0
-    """Predict from an exponential moving average of the weights that looks back over so large a share of the run."""
+    """Predict from an exponential moving average of the weights over this share of the run; 0 for none."""
     accumulate: int = 1
-    """Batches whose gradients make one step."""
+    """Batches per step; their gradients are added."""
     prior: bool = True
-    """Start the output's biases from how often each label, and the blank, is to be expected."""
+    """Initialise the output's biases from the frequency of each label and of the blank."""
     intermediate: float = 0.0
-    """Weight of CTC on the middle layer; the output's gets the rest."""
+    """Weight of the CTC loss on the middle layer; the output's CTC loss gets the rest."""
     consistency: float = 0.0
-    """CR-CTC: train on two views of each batch, with so much weight on their agreement (0.2 is usual). Twice the work a
-    step, so halve --batch-frames; it wants larger time masks."""
-    augment: tyro.conf.OmitArgPrefixes[SpecAugment] = SpecAugment()
-    """SpecAugment."""
+    """CR-CTC: train on two views of each batch, with this weight on their agreement (0.2 is usual). Doubles the work
+    per step, so halve --batch-frames; works best with larger time masks."""
+    augment: Annotated[SpecAugment, tyro.conf.arg(name="SpecAugment", prefix_name=False)] = dataclasses.field(
+        default_factory=SpecAugment
+    )
+    """Masks and changes of speed, drawn anew for each batch."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Autocast; the loss is in float32 in any case. auto is bf16 where that is faster (CUDA from Ampere on, CPUs with
-    AMX), else fp32. fp16 is for older CUDA."""
+    """Precision of autocast; the loss is always computed in float32. auto is bf16 where that is faster (CUDA from
+    Ampere on, CPUs with AMX), else fp32. fp16 is for older CUDA devices."""
     select: Literal["last", "best"] = "last"
-    """Which weights predict: those at the end of the schedule, or of the epoch with the best held-out distance. The
-    latter flatters OOF, and the member says so."""
+    """Which weights predict: those at the end of the schedule, or those of the epoch with the lowest held-out distance.
+    The latter makes out-of-fold distances too optimistic; config.json records it, and blends warn about it."""
     keep: int = 2
-    """Checkpoints kept; `python -m folds.soup` averages them."""
+    """How many checkpoints to keep; `python -m folds.soup` averages them."""
     limit: int | None = None
-    """Fit on the first so many training utterances only, to try things out; predictions stay complete."""
+    """Train on this many utterances only, for quick experiments; predictions stay complete."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_frames", "accumulate", "keep"):
@@ -73,37 +77,32 @@ class TrainingRecipe:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(StoreOptions):
     """Train models over folds; write out-of-fold, dev and test log-probabilities to the store."""
 
-    data: Path | None = None
-    """The competition's folder; else the environment variable HW3P2_DATA, else the demo's folder."""
     model: str = "pblstm"
-    """A registered model, or several: a,b (see python -m registry)."""
+    """A registered model, or several: a,b (see python -m registry). Options that all of them have apply to all."""
     fold: str = "0"
     """A fold, several (0,2), or all."""
     folds: int = 5
-    """Speaker-disjoint folds the training data are cut into. With 1 all are fitted and none held out: a member of its
-    own, <model>.all, which no blend takes, since nothing is out of its fold; ensemble.decode writes its submission."""
-    runs: Path = Path("runs")
-    """The store."""
+    """Number of speaker-disjoint folds. With 1, the model is trained on everything and nothing is held out: a member
+    of its own, <model>.all, which cannot be blended because it has no out-of-fold predictions; python -m
+    ensemble.decode writes its submission."""
     seed: int = 0
-    """Seeds initial weights, batches and masks; a member of another seed gets a folder of its own."""
+    """Seed of initial weights, batches and masks; each seed has a folder of its own."""
     resume: bool = False
-    """Go on from the last checkpoint of a run that was stopped; finished runs are skipped."""
+    """Continue a run that was stopped from its last checkpoint; finished runs are skipped."""
     restart_from: Path | None = None
-    """Another store: begin each member from the weights that the same member, finished, predicts with there, rather
-    than at random. A late restart: with --select best there, from its best."""
+    """Warm restart: start each model from the final weights of the same model, fold and seed in another store instead
+    of from random weights. Runs trained there with --select best give their best weights."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
     threads: int = 0
     """CPU threads; 0 leaves it to PyTorch. On a busy machine 1 is often fastest."""
     skip_bad: bool = False
-    """Leave out utterances too short for their labels, instead of stopping."""
-    allow_pickle: bool = False
-    """Unpickle the object arrays of the F18 to F21 formats. Only for files you trust: a pickle can run any code."""
-    recipe: tyro.conf.OmitArgPrefixes[TrainingRecipe] = TrainingRecipe()
-    """How a member is fitted."""
+    """Leave out utterances too short for their labels instead of stopping."""
+    recipe: TrainingRecipe = dataclasses.field(default_factory=TrainingRecipe)
+    """How each model is trained."""
 
     def __post_init__(self) -> None:
         if self.threads < 0:
@@ -113,16 +112,16 @@ class TrainOptions:
         if self.folds < 1:
             raise InputError(f"--folds {self.folds}: expected 1 or more")
         if self.folds == 1 and self.recipe.select == "best":
-            raise InputError("--select best with --folds 1: nothing is held out to select by; say --select last")
+            raise InputError("--select best with --folds 1: no utterances are held out to select by; use --select last")
 
     def fold_list(self) -> list[int]:
-        """The folds asked for. Raises InputError for what is none, or out of range."""
+        """The folds of `--fold`. Raises InputError for anything but a list of folds in range, or "all"."""
         if self.fold == "all":
             return list(range(self.folds))
         try:
             chosen = [int(part) for part in self.fold.split(",")]
         except ValueError:
-            raise InputError(f"--fold {self.fold}: expected a number, numbers with commas between, or all") from None
+            raise InputError(f"--fold {self.fold}: expected a number, numbers separated by commas, or all") from None
         outside = [fold for fold in chosen if not 0 <= fold < self.folds]
         if outside:
             last = self.folds - 1

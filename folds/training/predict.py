@@ -1,4 +1,4 @@
-"""Log-probabilities of a whole split from one model, and the greedy distance they give."""
+"""Log-probabilities of whole splits from one model, and the distances of their greedy decoding."""
 
 from __future__ import annotations
 
@@ -9,22 +9,31 @@ import torch
 
 from folds.competition.metric import edit_distances
 from folds.data.batches import collate, plan
-from folds.data.dataset import Split
-from folds.store.log_probs import LogProbs
-from models import BLANK, CTCNetwork
+from folds.data.dataset import Dataset, Split
+from folds.store.json_files import write_json
+from folds.store.log_probs import LogProbs, write_log_probs
+from folds.store.ragged import offsets_of
+from folds.store.run_folder import SPLITS, RunFolder
+from models import BLANK, CTCModel
 from models.ctc import greedy
 
 
 @torch.no_grad()
 def predict(
-    model: CTCNetwork, split: Split, indices: Sequence[int], *, frames: int, alphabet: str, device: torch.device
+    model: CTCModel,
+    split: Split,
+    indices: Sequence[int] | np.ndarray,
+    *,
+    frames: int,
+    alphabet: str,
+    device: torch.device,
 ) -> LogProbs:
     """Log-probabilities of the utterances at `indices`, in that order, in batches of at most `frames` frames."""
     was_training = model.training
     model.eval()
     chosen = np.asarray(indices)
-    # No utterance is a prediction too: of no rows.
-    parts = [np.zeros((0, model.output.out_features), np.float16)] * max(1, len(chosen))
+    # Without utterances the result still has C columns.
+    parts = [np.zeros((0, model.classes), np.float16)] * max(1, len(chosen))
     for positions in plan(split.lengths[chosen], frames=frames):
         batch = collate(split, chosen[positions]).to(device)
         log_probs, lengths = model(batch.features, batch.lengths)
@@ -32,12 +41,40 @@ def predict(
         for row, position in enumerate(positions):
             parts[position] = values[row, : ends[row]]
     model.train(was_training)
-    ids = tuple(split.ids[i] for i in chosen)
-    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts[: len(chosen)]])]).astype(np.int64)
-    return LogProbs(np.concatenate(parts), offsets, ids, alphabet, BLANK, model.stride)
+    offsets = offsets_of(len(part) for part in parts[: len(chosen)])
+    return LogProbs(np.concatenate(parts), offsets, tuple(split.ids[i] for i in chosen), alphabet, BLANK, model.stride)
 
 
-def greedy_distances(log_probs: LogProbs, split: Split, indices: Sequence[int]) -> np.ndarray:
+def greedy_distances(log_probs: LogProbs, split: Split, indices: Sequence[int] | np.ndarray) -> np.ndarray:
     """Edit distance of each utterance's greedy decoding to its transcript, int64 `(N,)`."""
     hypotheses = [greedy(log_probs[row][None], np.array([n]))[0] for row, n in enumerate(log_probs.lengths)]
     return edit_distances(hypotheses, [split.labels(i) for i in indices])
+
+
+def write_predictions(
+    model: CTCModel,
+    dataset: Dataset,
+    held_out: np.ndarray,
+    folder: RunFolder,
+    *,
+    frames: int,
+    device: torch.device,
+    cpu_minutes: float,
+) -> None:
+    """Predict `held_out` of train, dev and test into the store, and report the mean greedy distance of each split.
+
+    `frames` bounds the batches. `cpu_minutes`, what the training took, goes to the summary with the distances.
+    """
+    indices_of = {"oof": held_out, "dev": np.arange(len(dataset.dev)), "test": np.arange(len(dataset.test))}
+    split_of = {"oof": dataset.train, "dev": dataset.dev, "test": dataset.test}
+    distances: dict[str, float] = {}
+    for name in SPLITS:
+        split, indices = split_of[name], indices_of[name]
+        log_probs = predict(model, split, indices, frames=frames, alphabet=dataset.alphabet.hash, device=device)
+        if split.tokens is not None and len(indices):
+            distances[name] = round(float(greedy_distances(log_probs, split, indices).mean()), 4)
+        # The run is finished once the predictions of all splits exist, so everything else is written before the last.
+        write_json(folder.summary, {"greedy_distance": distances, "cpu_minutes": round(cpu_minutes, 2)})
+        write_log_probs(folder.predictions(name), log_probs)
+    listed = ", ".join(f"{name} {distance:.3f}" for name, distance in distances.items())
+    print(f"{folder.title}: greedy distance {listed}; {cpu_minutes:.1f} CPU-minutes; wrote {folder.path}")

@@ -1,4 +1,4 @@
-"""How far a run is, and what learning rate that means: warm-up and cosine over a budget of epochs or of minutes."""
+"""The progress of a run, and the learning rate at it: warm-up and cosine over a budget of epochs or of minutes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def learning_rate(progress: float, recipe: TrainingRecipe) -> float:
 
 
 class Budget:
-    """What a run may spend: `steps` of so many epochs, or minutes. Under minutes the number of steps is what it is."""
+    """What a run may spend: `steps`, those of all its epochs, or with `--minutes` time, however many steps it takes."""
 
     def __init__(self, recipe: TrainingRecipe, steps: int) -> None:
         self.minutes = recipe.minutes
@@ -32,9 +32,9 @@ class Budget:
         return spent
 
     def progress(self, step: int, elapsed: float) -> float:
-        """Share of the budget that is spent after `step` steps and `elapsed` seconds."""
+        """The share of the budget that `step` steps in `elapsed` seconds have spent."""
         return elapsed / (60 * self.minutes) if self.minutes is not None else step / self.steps
 
     def total_steps(self, step: int, elapsed: float) -> float:
-        """How many steps the run will have, as far as can be told now."""
+        """The number of steps the run will have; with `--minutes`, an estimate from those so far."""
         return self.steps if self.minutes is None else step / max(self.progress(step, elapsed), 1e-6)

@@ -1,14 +1,15 @@
-"""SIGTERM and Ctrl-C end a run after the step in hand, with a checkpoint: what clusters and people send means stop."""
+"""SIGTERM and Ctrl-C stop a run after the current step, with a checkpoint: both schedulers and users send them."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from types import FrameType, TracebackType
+from typing import Any
 
 
 class Stopped(Exception):
-    """The run was told to stop; its state is saved. `status` is the shell's exit status for the signal."""
+    """A signal stopped the run; its state is saved. `status` is the shell's exit status for the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -16,27 +17,27 @@ class Stopped(Exception):
 
 
 class SignalCatcher:
-    """Within its `with` block the first SIGTERM or SIGINT is only noted in `caught`; a second one acts as usual."""
+    """Within the `with` block the first SIGTERM or SIGINT is only recorded in `caught`; a second acts as usual."""
 
     def __init__(self) -> None:
         self.caught: int | None = None
-        self._before: dict[int, signal.Handlers] = {}
+        self._handlers_before: dict[int, Any] = {}
 
     def __enter__(self) -> SignalCatcher:
-        # Only the main thread may set handlers; elsewhere the program that runs us decides about signals.
+        # Only the main thread may set handlers; in another one the program that calls us decides about signals.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._note)
+                self._handlers_before[number] = signal.signal(number, self._record)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._restore()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         self.caught = number
         self._restore()
 
     def _restore(self) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers_before.items():
             signal.signal(number, handler)
-        self._before = {}
+        self._handlers_before = {}

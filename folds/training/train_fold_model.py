@@ -1,150 +1,116 @@
-"""One (model, fold, seed), from the data to its folder in the store: fit, predict, summarise.
+"""One (model, fold, seed), from the data to its folder in the store: train, predict, write.
 
-It can be killed at any moment and run again; a finished run is left alone.
+It can be killed at any moment and run again; a finished run is left unchanged.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
-from folds.data.dataset import Dataset, too_short
+from folds.data.dataset import Dataset
 from folds.data.speaker_folds import speaker_folds
-from folds.store.checkpoint import files as checkpoints
-from folds.store.checkpoint import load_weights, save_weights
-from folds.store.json_files import read_json, write_json
-from folds.store.log_probs import write_log_probs
-from folds.store.run_folder import SPLITS, RunFolder, member_name
+from folds.store.fold_model import FoldModel, read_fold_model
+from folds.store.json_files import write_json
+from folds.store.run_folder import RunFolder
+from folds.training.device import pick_device
 from folds.training.distributed import ProcessGroup
-from folds.training.loop import TrainingTask, fit
+from folds.training.loop import fit
 from folds.training.metrics_logger import cpu_minutes
 from folds.training.options import TrainOptions
-from folds.training.predict import greedy_distances, predict
-from folds.training.run_config import _check_same, _record
+from folds.training.predict import write_predictions
+from folds.training.run_config import check_same_run, run_config, weights_description
+from folds.training.task import Start, TrainingTask, long_enough
 from folds.training.warm_restart import open_source
-from models import CTCNetwork
-from registry import InputError, create_model, model_config
+from models import CTCModel, create_model, write_weights
+from models.weights_file import load_weights
+from registry import InputError
+from registry.config import Config
 
 
 def train_fold_model(
-    options: TrainOptions, dataset: Dataset, name: str, fold: int, settings: dict[str, Any], group: ProcessGroup
-) -> Path:
-    """Train model `name` on all folds but `fold` and write its folder; returns that folder.
+    options: TrainOptions, dataset: Dataset, name: str, fold: int, config: Config, group: ProcessGroup
+) -> RunFolder:
+    """Train model `name` with `config` on all folds but `fold` and write its folder; returns that folder.
 
-    Raises InputError for a run begun before and not resumed, or resumed with other settings; utterances too short for
-    their labels; predictions that are no numbers.
+    Raises InputError for a run that was started before and is not resumed, or resumed with other settings; for
+    utterances too short for their labels; for predictions that are not finite.
     """
-    folder = RunFolder.of(options.runs, name, fold, options.seed, options.folds).path
-    config = model_config(name, features=dataset.features, classes=dataset.alphabet.classes, **settings)
+    folder = RunFolder.of(options.runs, name, fold, options.seed, options.folds)
     torch.manual_seed(options.seed)
-    model: CTCNetwork = create_model(name, **dataclasses.asdict(config))
-    record = _record(options, dataset, name, fold, config, model)
-    before = read_json(folder / "config.json") if (folder / "config.json").exists() else None
-    if before is not None:
-        _check_same(folder, before, record, options)
-        if all((folder / f"{s}.safetensors").exists() for s in SPLITS):
-            print(f"{folder}: finished before, left as it is")
+    model = create_model(name, config)
+    # Without it, DistributedDataParallel would wait for the gradient of a layer that no loss reads.
+    model.use_intermediate(options.recipe.intermediate > 0)
+    record = run_config(options, dataset, name, fold, config, model)
+    started = read_fold_model(folder) if folder.begun else None
+    if started is not None:
+        check_same_run(started, record)
+        if folder.finished:
+            print(f"{folder.path}: already finished, left unchanged")
             return folder
-    fold_of = speaker_folds(dataset.train, options.folds)
-    held_out = np.flatnonzero(fold_of == fold)
-    fitted = _fitted(model, dataset, np.flatnonzero(fold_of != fold)[: options.recipe.limit], options.skip_bad)
-    start: Literal["random", "given", "checkpoint"] = "random"
-    if before is not None and before.get("restart") and checkpoints(folder / "checkpoint"):
-        start = "checkpoint"  # the source has done its part, and may be gone
-        record["restart"] = before["restart"]
-    elif options.restart_from is not None:
-        source = open_source(options.restart_from, record, [dataset.train.ids[row] for row in held_out])
-        load_weights(source.weights, model)
-        start = "given"
-        record["restart"] = source.facts
-    restart = record["restart"] or {"cpu_minutes": 0.0, "select": "last"}
-    if restart["select"] == "best":
-        record["select"] = "best"  # what it flatters there, it flatters here
+        if folder.checkpoints and not options.resume:
+            raise InputError(
+                f"{folder.path}: started before and not finished: pass --resume to continue it, or delete the folder"
+            )
+    held_out, fitted = _split(options, dataset, fold, model)
+    start = _starting_point(options, started, record, model, [dataset.train.ids[row] for row in held_out])
     task = TrainingTask(
         dataset=dataset,
         fitted=fitted,
         held_out=held_out,
+        recipe=options.recipe,
         seed=options.seed,
         device=pick_device(options.device, group),
         folder=folder,
-        title=f"{member_name(name, options.seed, options.folds)} fold {fold}",
         group=group,
         start=start,
     )
-    group.wait()  # all have looked before the first writes
+    group.wait()  # all have looked at the folder before the first process writes to it
     if group.first:
-        write_json(folder / "config.json", record)
+        write_json(folder.config, record)
+        if start == "given":
+            print(f"{folder.title}: warm restart from {record['restart']['from']}", flush=True)
     model.to(task.device)
-    fit(model, task, options.recipe)
+    fit(model, task)
     if group.first:
-        # Those that predict, whichever they are: what else is asked of the model later is asked of them.
-        save_weights(task.checkpoints / "weights.safetensors", model)
-        minutes = restart["cpu_minutes"] + cpu_minutes(folder)
-        write_predictions(model, task, options.recipe.batch_frames, minutes)
+        _write_results(model, task, record)
     group.wait()
     return folder
 
 
-def write_predictions(model: CTCNetwork, task: TrainingTask, frames: int, minutes: float) -> None:
-    """Predict all splits into the store, in batches of `frames` frames, and tell the greedy distances.
-
-    `minutes` are the CPU-minutes the member took to train.
-    """
-    dataset, summary = task.dataset, {}
-    everything = {
-        "oof": (dataset.train, task.held_out),
-        "dev": (dataset.dev, np.arange(len(dataset.dev))),
-        "test": (dataset.test, np.arange(len(dataset.test))),
-    }
-    for name, (split, indices) in everything.items():
-        log_probs = predict(model, split, indices, frames=frames, alphabet=dataset.alphabet.hash, device=task.device)
-        if split.tokens is not None and len(indices):
-            summary[name] = round(float(greedy_distances(log_probs, split, indices).mean()), 4)
-        # With the last of the splits the member is finished, so everything else is written before it.
-        write_json(task.folder / "summary.json", {"greedy_distance": summary, "cpu_minutes": round(minutes, 2)})
-        write_log_probs(task.folder / f"{name}.safetensors", log_probs)
-    found = ", ".join(f"{name} {value:.3f}" for name, value in summary.items())
-    print(f"{task.title}: greedy distance {found}; {minutes:.1f} CPU-minutes; wrote {task.folder}")
+def _split(options: TrainOptions, dataset: Dataset, fold: int, model: CTCModel) -> tuple[np.ndarray, np.ndarray]:
+    """Indices into the train split: (the fold that is held out, the utterances to fit)."""
+    fold_of = speaker_folds(dataset.train, options.folds)
+    others = np.flatnonzero(fold_of != fold)[: options.recipe.limit]
+    return np.flatnonzero(fold_of == fold), long_enough(model, dataset, others, options.skip_bad)
 
 
+def _starting_point(
+    options: TrainOptions, started: FoldModel | None, record: dict[str, Any], model: CTCModel, held_out: list[str]
+) -> Start:
+    """Where training starts; for a warm restart, loads the source's weights and records the source in `record`."""
+    start: Start = "random"
+    if started is not None and started.config.get("restart") and started.folder.checkpoints:
+        start = "checkpoint"  # the source is not needed any more, and may be gone
+        record["restart"] = started.config["restart"]
+    elif options.restart_from is not None:
+        source = open_source(options.restart_from, record, held_out)
+        load_weights(source.weights, model)
+        start = "given"
+        record["restart"] = source.facts
+    if record["restart"] is not None and record["restart"]["select"] == "best":
+        record["select"] = "best"  # weights chosen by held-out distance make this run's distances optimistic, too
+    return start
 
 
-
-
-
-
-def _fitted(model: CTCNetwork, dataset: Dataset, chosen: np.ndarray, skip_bad: bool) -> np.ndarray:
-    """The utterances to fit, less those too short for their labels."""
-    split = dataset.train
-    outputs = model.output_lengths(torch.from_numpy(split.lengths)).numpy()
-    bad = np.intersect1d(too_short(split, outputs), chosen)
-    if len(bad):
-        listed = ", ".join(split.ids[i] for i in bad[:5]) + (", …" if len(bad) > 5 else "")
-        if not skip_bad:
-            raise InputError(
-                f"{len(bad)} training utterances have fewer output frames at stride {model.stride} than their labels "
-                f"need: {listed}; a model of smaller stride takes them, or leave them out with --skip-bad"
-            )
-        print(f"left out, too short for their labels at stride {model.stride}: {listed}")
-    fitted = np.setdiff1d(chosen, bad)
-    if not len(fitted):
-        raise InputError("nothing is left to fit: every training utterance is too short for its labels at this stride")
-    return fitted
-
-
-def pick_device(name: str, group: ProcessGroup) -> torch.device:
-    """The device of `--device`, each process of a group its own. Raises InputError for one this machine has not."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name == "cuda" and group.size > 1:
-        name = f"cuda:{group.local_rank}"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: not on this machine ({str(error).splitlines()[0]}); try cpu") from None
-    return device
+def _write_results(model: CTCModel, task: TrainingTask, record: dict[str, Any]) -> None:
+    """Write the weights that predict, whichever they are, and the predictions."""
+    folder = task.folder
+    write_weights(folder.weights, model, weights_description(record, task.dataset.alphabet))
+    minutes = cpu_minutes(folder) + (record["restart"]["cpu_minutes"] if record["restart"] else 0.0)
+    frames = task.recipe.batch_frames
+    write_predictions(
+        model, task.dataset, task.held_out, folder, frames=frames, device=task.device, cpu_minutes=minutes
+    )

@@ -1,7 +1,7 @@
 """An exponential moving average of a model's weights, over a share of the run rather than a fixed number of steps.
 
-A fixed decay ruins short runs: .998 over 1,000 steps still remembers the beginning. Here the average looks back over
-a given share of the steps the run will have.
+A fixed decay ruins short runs: with 0.998, the initial weights still count after 1,000 steps. Here the average looks
+back over a given share of the steps the run will have.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """The averaged copy of `model`'s floating-point state."""
+    """The averaged copy of `model`'s floating-point state, over the last `share` of the run."""
 
     def __init__(self, model: nn.Module, share: float) -> None:
         self.model = model
@@ -23,14 +23,14 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int, total_steps: float) -> None:
-        """Take in the weights after `step` of `total_steps` steps; the first steps are a plain mean."""
+        """Include the weights after `step` of `total_steps` steps; over the first steps the average is a plain mean."""
         weight = 1.0 / (1.0 + min(float(step), self.share * total_steps))
         for name, value in self._floating().items():
             self.values[name].lerp_(value, weight)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """The model with averaged weights for the time of a `with` block."""
+        """Within the `with` block the model has the averaged weights."""
         own = {name: value.detach().clone() for name, value in self._floating().items()}
         self._set(self.values)
         try:
@@ -38,8 +38,8 @@ class WeightAverage:
         finally:
             self._set(own)
 
-    def store(self) -> None:
-        """Give the model the averaged weights for good."""
+    def copy_to_model(self) -> None:
+        """Replace the model's weights with the average."""
         self._set(self.values)
 
     @torch.no_grad()

@@ -1,1 +1,29 @@
-"""TODO"""
+"""Layers that models are built from."""
+
+from models.layers.attention_decoder import Speller
+from models.layers.frames import (
+    Convolution,
+    FrameLayer,
+    FrameNorm,
+    LockedDropout,
+    Pyramid,
+    ResidualConvolution,
+    output_lengths,
+    valid,
+    zero_padding,
+)
+from models.layers.recurrent import Bidirectional
+
+__all__ = [
+    "Bidirectional",
+    "Convolution",
+    "FrameLayer",
+    "FrameNorm",
+    "LockedDropout",
+    "Pyramid",
+    "ResidualConvolution",
+    "Speller",
+    "output_lengths",
+    "valid",
+    "zero_padding",
+]

@@ -1,8 +1,8 @@
-"""The attention speller of LAS (Chan et al. 2016, arXiv 1508.01211): one token after the other, from listener states.
+"""The attention speller of LAS (Chan et al. 2016, arXiv 1508.01211): predicts tokens one by one from listener states.
 
-Two recurrent layers, each followed by attention over the states; the second layer reads what the first attended to, so
-it can tell how far it is. No context is fed back to the layer that asked for it, so under teacher forcing whole
-strings are scored in a handful of large operations instead of one token at a time. It does not train or search.
+Two recurrent layers, each followed by attention over the states. The second layer also reads what the first attended
+to, so it knows how far the transcript has come. No context is fed back into the layer that produced the query, so with
+teacher forcing whole hypotheses are scored in a few large operations instead of one token at a time.
 """
 
 from __future__ import annotations
@@ -17,23 +17,33 @@ from torch.nn.utils.rnn import pad_sequence
 
 from models.layers.frames import LockedDropout, valid
 
-# Class 0, CTC's blank, is no token: it begins every string and ends it.
+# Class 0, CTC's blank, is not a token: here it marks the start and the end of a hypothesis.
 END = 0
-
-
-class AttentionMemory(NamedTuple):
-    """Listener states made ready to be attended to: keys and values of both layers `(N, T', A)`, valid `(N, T')`."""
-
-    keys: tuple[Tensor, Tensor]
-    values: tuple[Tensor, Tensor]
-    seen: Tensor
-
 
 Cell = tuple[Tensor, Tensor]
 
 
+class AttentionMemory(NamedTuple):
+    """Keys and values `(N, T', A)` of both attention layers, and the mask `(N, T')` of valid frames."""
+
+    keys: tuple[Tensor, Tensor]
+    values: tuple[Tensor, Tensor]
+    mask: Tensor
+
+    def expand(self, count: int) -> AttentionMemory:
+        """The memory of one utterance as that of a batch of `count`, without a copy."""
+
+        def expanded(part: Tensor) -> Tensor:
+            return part.expand(count, *part.shape[1:])
+
+        keys, values = self.keys, self.values
+        return AttentionMemory(
+            (expanded(keys[0]), expanded(keys[1])), (expanded(values[0]), expanded(values[1])), expanded(self.mask)
+        )
+
+
 class Speller(nn.Module):
-    """log P(token | tokens before it, states), class 0 for the end."""
+    """log P(token | previous tokens, states), where class 0 is the end."""
 
     def __init__(self, states: int, classes: int, hidden: int, attention: int, dropout: float) -> None:
         super().__init__()
@@ -47,37 +57,38 @@ class Speller(nn.Module):
         self.dropout = LockedDropout(dropout)
 
     def memory(self, states: Tensor, lengths: Tensor) -> AttentionMemory:
-        """States `(N, T', D)`, lengths `(N,)` made ready."""
-        keys = tuple(layer(states) for layer in self.keys)
-        values = tuple(layer(states) for layer in self.values)
+        """Keys, values and mask of states `(N, T', D)` with lengths `(N,)`."""
+        keys = self.keys[0](states), self.keys[1](states)
+        values = self.values[0](states), self.values[1](states)
         return AttentionMemory(keys, values, valid(lengths, states.shape[1]))
 
     def forward(
         self, memory: AttentionMemory, tokens: Tensor, cells: tuple[Cell, Cell] | None = None
     ) -> tuple[Tensor, tuple[Cell, Cell]]:
-        """Log-probabilities `(N, L, C)` of what follows each of `tokens` `(N, L)`, and the cells to go on from."""
+        """Log-probabilities `(N, L, C)` of the token after each of `tokens` `(N, L)`, and the cells after the last."""
         lower_cell, upper_cell = cells or (None, None)
-        low, lower_cell = self.lower(self.dropout(self.embedding(tokens)), lower_cell)
-        low = self.dropout(low)
-        heard = self._attend(memory, 0, low)
-        high, upper_cell = self.upper(torch.cat([low, heard], dim=2), upper_cell)
-        high = self.dropout(high)
-        scores = self.output(torch.cat([high, self._attend(memory, 1, high)], dim=2))
+        lower, lower_cell = self.lower(self.dropout(self.embedding(tokens)), lower_cell)
+        lower = self.dropout(lower)
+        context = self._attend(memory, 0, lower)
+        upper, upper_cell = self.upper(torch.cat([lower, context], dim=2), upper_cell)
+        upper = self.dropout(upper)
+        scores = self.output(torch.cat([upper, self._attend(memory, 1, upper)], dim=2))
         return scores.float().log_softmax(dim=2), (lower_cell, upper_cell)
 
-    def log_likelihood(self, memory: AttentionMemory, targets: Sequence[Tensor]) -> Tensor:
-        """log P(string and end | states) `(N,)` of one string `(L,)` a row of the memory."""
-        device = memory.seen.device
-        tokens = pad_sequence([nn.functional.pad(t, (1, 0), value=END) for t in targets], batch_first=True).to(device)
-        # What follows a string's last token is padding, and so is what begins it: class 0, the end.
+    def log_likelihood(self, memory: AttentionMemory, hypotheses: Sequence[Tensor]) -> Tensor:
+        """log P(hypothesis and end | states) `(N,)`, one hypothesis `(L,)` per utterance of the memory."""
+        device = memory.mask.device
+        padded = [nn.functional.pad(tokens, (1, 0), value=END) for tokens in hypotheses]
+        tokens = pad_sequence(padded, batch_first=True).to(device)
+        # The next token of each position. After the last comes class 0, the end: as padding, or rolled from the start.
         following = tokens.roll(-1, dims=1)
         log_probs, _ = self(memory, tokens)
         chosen = log_probs.gather(2, following[:, :, None]).squeeze(2)
-        sizes = torch.tensor([len(target) + 1 for target in targets], device=device)
+        sizes = torch.tensor([len(tokens) + 1 for tokens in hypotheses], device=device)
         return (chosen * valid(sizes, chosen.shape[1])).sum(dim=1)
 
     def _attend(self, memory: AttentionMemory, layer: int, x: Tensor) -> Tensor:
         query, key = self.queries[layer](x), memory.keys[layer]
         scores = query @ key.transpose(1, 2) / math.sqrt(key.shape[2])
-        shares = scores.masked_fill(~memory.seen[:, None, :], -torch.inf).softmax(dim=2)
-        return shares @ memory.values[layer]
+        weights = scores.masked_fill(~memory.mask[:, None, :], -torch.inf).softmax(dim=2)
+        return weights @ memory.values[layer]

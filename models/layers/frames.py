@@ -1,7 +1,7 @@
-"""Layers every family is built from; each maps (features, lengths) to (features, lengths) and never lets padding leak.
+"""Layers that map (x, lengths) to (x, lengths), and in which padding never changes an utterance's output.
 
-Features are `(N, T, D)`, zero past each utterance's length wherever a layer looks at neighbouring frames, so an
-utterance alone and in a batch give the same output. No model is defined here.
+Values are `(N, T, D)`, and zero past each utterance's length wherever a layer reads neighbouring frames, so an
+utterance alone and in a batch has the same output.
 """
 
 from __future__ import annotations
@@ -12,17 +12,35 @@ from torch import Tensor, nn
 
 
 def valid(lengths: Tensor, frames: int) -> Tensor:
-    """True inside each utterance: bool `(N, frames)` for lengths `(N,)`."""
+    """Mask of the frames within each utterance: lengths `(N,)` → bool `(N, frames)`."""
     return torch.arange(frames, device=lengths.device) < lengths[:, None]
 
 
 def zero_padding(x: Tensor, lengths: Tensor) -> Tensor:
-    """Zero what lies past each utterance's end: `(N, T, D)` in and out."""
+    """Set the frames past each utterance's end to zero: `(N, T, D)` in and out."""
     return x * valid(lengths, x.shape[1])[:, :, None]
 
 
+def output_lengths(lengths: Tensor, stride: int) -> Tensor:
+    """Number of frames after a stride: ceil(lengths / stride)."""
+    return (lengths + stride - 1) // stride
+
+
+class FrameLayer(nn.Module):
+    """Base class of a `CTCNetwork`'s layers: `(N, T, D)`, `(N,)` → `(N, ceil(T / stride), out_features)`, `(N,)`."""
+
+    stride: int = 1
+    """Input frames per output frame."""
+    out_features: int
+    """Values per output frame."""
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer's output and its lengths."""
+        raise NotImplementedError
+
+
 class LockedDropout(nn.Module):
-    """Dropout whose mask is drawn once an utterance and feature, and held over time (Gal & Ghahramani 2016)."""
+    """Dropout with one mask per utterance and feature, the same for all frames (Gal & Ghahramani 2016)."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -37,12 +55,18 @@ class LockedDropout(nn.Module):
 
 
 class FrameNorm(nn.BatchNorm1d):
-    """Batch normalisation over valid frames only: statistics that padding cannot move.
+    """Batch normalisation with statistics over valid frames only, so that padding does not change them.
 
-    When several processes share a batch, the statistics are those of the whole batch.
+    If several processes share a batch, the statistics are those of the whole batch.
     """
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+    # Never None with the default options of BatchNorm1d, which are used here.
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]  # padding is known by lengths
         """`(N, T, D)` in and out; zero past each utterance's end."""
         rows = valid(lengths, x.shape[1]).flatten().nonzero().squeeze(1)
         flat = x.flatten(0, 1)
@@ -52,7 +76,7 @@ class FrameNorm(nn.BatchNorm1d):
         return torch.zeros_like(flat, dtype=normed.dtype).index_copy(0, rows, normed).view_as(x)
 
     def _shared(self, frames: Tensor) -> Tensor:
-        """Frames `(M, D)` normalised over the frames of all processes."""
+        """Normalise frames `(M, D)` by the statistics of the frames of all processes."""
         from torch.distributed.nn.functional import all_reduce  # gradients flow through it
 
         count = all_reduce(torch.full((1,), float(len(frames)), device=frames.device))
@@ -66,15 +90,15 @@ class FrameNorm(nn.BatchNorm1d):
         return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
 
 
-class Convolution(nn.Module):
-    """Convolution over time, norm, SiLU, with a stride: T frames become ceil(T / stride)."""
+class Convolution(FrameLayer):
+    """Convolution over time, norm and SiLU, with a stride: T frames become ceil(T / stride)."""
 
     def __init__(self, features: int, channels: int, *, kernel: int = 5, stride: int = 1, dropout: float = 0.0) -> None:
         super().__init__()
         if kernel % 2 == 0:
-            raise ValueError(f"kernel {kernel} is even: the exact output length needs an odd one")
+            raise ValueError(f"kernel {kernel} is even: expected an odd one, so that output lengths are exact")
         self.stride = stride
-        self.size = channels
+        self.out_features = channels
         self.conv = nn.Conv1d(features, channels, kernel, stride=stride, padding=kernel // 2, bias=False)
         self.norm = FrameNorm(channels)
         self.dropout = LockedDropout(dropout)
@@ -82,18 +106,17 @@ class Convolution(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(N, T, D)` → `(N, ceil(T / stride), channels)`; x must be zero past the lengths, as the result is."""
         x = self.conv(x.transpose(1, 2)).transpose(1, 2)
-        lengths = reduced(lengths, self.stride)
+        lengths = output_lengths(lengths, self.stride)
         x = nn.functional.silu(self.norm(x, lengths))
         return self.dropout(x), lengths
 
 
-class ResidualConvolution(nn.Module):
-    """Two convolutions around a skip connection, at the same rate and width."""
+class ResidualConvolution(FrameLayer):
+    """Two convolutions with a skip connection around them, at the same frame rate and width."""
 
     def __init__(self, channels: int, *, kernel: int = 5, dropout: float = 0.0) -> None:
         super().__init__()
-        self.stride = 1
-        self.size = channels
+        self.out_features = channels
         self.first = Convolution(channels, channels, kernel=kernel)
         self.second = Convolution(channels, channels, kernel=kernel, dropout=dropout)
 
@@ -103,28 +126,21 @@ class ResidualConvolution(nn.Module):
         return x + y, lengths
 
 
-class Pyramid(nn.Module):
-    """Joins each pair of adjacent frames (Chan et al. 2016, arXiv 1508.01211): half the frames, twice the width.
+class Pyramid(FrameLayer):
+    """Concatenates each pair of adjacent frames (Chan et al. 2016, arXiv 1508.01211): half the frames, twice the width.
 
-    The last frame of an odd utterance is joined with zeros, so T frames become ceil(T / 2) and none is lost.
+    The last frame of an odd utterance is paired with zeros, so T frames become ceil(T / 2) and none is lost.
     """
 
     stride = 2
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.size = 2 * features
+        self.out_features = 2 * features
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(N, T, D)` → `(N, ceil(T / 2), 2 D)`."""
         x = zero_padding(x, lengths)
         if x.shape[1] % 2:
             x = nn.functional.pad(x, (0, 0, 0, 1))
-        return x.reshape(x.shape[0], x.shape[1] // 2, -1), reduced(lengths, 2)
-
-
-
-
-def reduced(lengths: Tensor, stride: int) -> Tensor:
-    """Frames left after a stride: ceil(lengths / stride)."""
-    return (lengths + stride - 1) // stride
+        return x.reshape(x.shape[0], x.shape[1] // 2, -1), output_lengths(lengths, 2)

@@ -1,8 +1,8 @@
-"""A GRU direction on CPU, compiled: the recurrence in one loop instead of a dozen small tensor operations a frame.
+"""One direction of a GRU layer on the CPU, compiled: one loop instead of a dozen small tensor operations per frame.
 
-PyTorch has a fused CPU kernel for LSTMs and none for GRUs. This computes what `torch.nn.GRU` computes, float32, one
-layer and direction, zero initial state; gradients are tested against it. The products over all frames at once, of the
-input and of the weights' gradients, are left to PyTorch.
+PyTorch has a fused CPU kernel for LSTMs, but none for GRUs. This computes what `torch.nn.GRU` computes, in float32, for
+one layer and direction with a zero initial state; tests compare its gradients with PyTorch's. The matrix products over
+all frames at once, of the input and of the weights' gradients, are left to PyTorch.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
 def _forward(inputs, weight, bias, states, gates):  # pragma: no cover - compiled
-    """Fill states (T+1, N, H) after states[0], and gates (T, N, 4H): reset, update, new, the new gate's recurrent part.
+    """Fill states (T+1, N, H) from states[1] on, and gates (T, N, 4H): reset, update, new, recurrent part of new.
 
-    inputs (T, N, 3H) are the input's share of the gates, weight (H, 3H) the transposed recurrent matrix, bias (3H,).
+    inputs (T, N, 3H) is the input's part of the gates, weight (H, 3H) the transposed recurrent matrix, bias (3H,).
     """
     frames, batch, triple = inputs.shape
     size = triple // 3
@@ -30,43 +30,44 @@ def _forward(inputs, weight, bias, states, gates):  # pragma: no cover - compile
             for i in range(size):
                 reset = 1 / (1 + np.exp(-(inputs[t, n, i] + recurrent[n, i] + bias[i])))
                 update = 1 / (1 + np.exp(-(inputs[t, n, size + i] + recurrent[n, size + i] + bias[size + i])))
-                own = recurrent[n, 2 * size + i] + bias[2 * size + i]
-                # tanh(x) by the logistic function, which is the cheaper of the two when compiled
-                new = 2 / (1 + np.exp(np.float32(-2) * (inputs[t, n, 2 * size + i] + reset * own))) - 1
+                new_recurrent = recurrent[n, 2 * size + i] + bias[2 * size + i]
+                # tanh(x) by the logistic function, the cheaper of the two when compiled
+                new = 2 / (1 + np.exp(np.float32(-2) * (inputs[t, n, 2 * size + i] + reset * new_recurrent))) - 1
                 states[t + 1, n, i] = new + update * (states[t, n, i] - new)
                 gates[t, n, i] = reset
                 gates[t, n, size + i] = update
                 gates[t, n, 2 * size + i] = new
-                gates[t, n, 3 * size + i] = own
+                gates[t, n, 3 * size + i] = new_recurrent
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
-def _backward(outer, weight, states, gates, inputs_grad, recurrent_grad):  # pragma: no cover - compiled
-    """Fill the gradients (T, N, 3H) of the input's and of the recurrent share of the gates.
+def _backward(output_grad, weight, states, gates, inputs_grad, recurrent_grad):  # pragma: no cover - compiled
+    """Fill the gradients (T, N, 3H) of the input's and of the recurrent part of the gates.
 
-    outer (T, N, H) is the loss's gradient of the outputs, weight (3H, H) the recurrent matrix.
+    output_grad (T, N, H) is the gradient of the outputs, weight (3H, H) the recurrent matrix.
     """
-    frames, batch, size = outer.shape
-    through = np.zeros((batch, size), np.float32)
-    carried = np.zeros((batch, size), np.float32)
+    frames, batch, size = output_grad.shape
+    # The two parts of the next state's gradient: by the recurrent matrix, and by the update gate.
+    matrix_grad = np.zeros((batch, size), np.float32)
+    update_gate_grad = np.zeros((batch, size), np.float32)
     for back in range(frames):
         t = frames - 1 - back
         for n in range(batch):
             for i in range(size):
                 reset, update = gates[t, n, i], gates[t, n, size + i]
-                new, own = gates[t, n, 2 * size + i], gates[t, n, 3 * size + i]
-                grad = outer[t, n, i] + carried[n, i] + through[n, i]
+                new, new_recurrent = gates[t, n, 2 * size + i], gates[t, n, 3 * size + i]
+                grad = output_grad[t, n, i] + update_gate_grad[n, i] + matrix_grad[n, i]
                 grad_new = grad * (1 - update) * (1 - new * new)
                 grad_update = grad * (states[t, n, i] - new) * update * (1 - update)
-                grad_reset = grad_new * own * reset * (1 - reset)
+                grad_reset = grad_new * new_recurrent * reset * (1 - reset)
                 inputs_grad[t, n, i] = grad_reset
                 inputs_grad[t, n, size + i] = grad_update
                 inputs_grad[t, n, 2 * size + i] = grad_new
                 recurrent_grad[t, n, i] = grad_reset
                 recurrent_grad[t, n, size + i] = grad_update
                 recurrent_grad[t, n, 2 * size + i] = grad_new * reset
-                carried[n, i] = grad * update
-        np.dot(recurrent_grad[t], weight, through)
+                update_gate_grad[n, i] = grad * update
+        np.dot(recurrent_grad[t], weight, matrix_grad)
 
 
 class _Recurrence(torch.autograd.Function):
@@ -82,13 +83,13 @@ class _Recurrence(torch.autograd.Function):
         return states[1:]
 
     @staticmethod
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, output_grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         weight, states, gates = ctx.saved_tensors
-        frames, batch, size = outer.shape
+        frames, batch, size = output_grad.shape
         inputs_grad = torch.empty(frames, batch, 3 * size)
         recurrent_grad = torch.empty(frames, batch, 3 * size)
         _backward(
-            outer.contiguous().numpy(),
+            output_grad.contiguous().numpy(),
             weight.detach().contiguous().numpy(),
             states.numpy(),
             gates.numpy(),
@@ -100,7 +101,7 @@ class _Recurrence(torch.autograd.Function):
 
 
 def gru_direction(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
-    """Outputs `(T, N, H)` of one GRU direction over x `(T, N, D)`, on CPU; weights as `torch.nn.GRU` names them."""
+    """Outputs `(T, N, H)` of one GRU direction for x `(T, N, D)` on the CPU; weights are named as in `torch.nn.GRU`."""
     inputs = torch.nn.functional.linear(x, weight_ih, bias_ih)
-    # The compiled loop is float32, whatever autocast made of its inputs.
+    # The compiled loop is float32 only, and under autocast its inputs may not be.
     return _Recurrence.apply(inputs.float(), weight_hh, bias_hh)

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Bidirectional LSTM and GRU layers for padded batches."""
 
 from __future__ import annotations
 
@@ -6,44 +6,43 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from models.layers.frames import LockedDropout, valid
+from models.layers.frames import FrameLayer, LockedDropout, valid
 from models.layers.gru_kernel import gru_direction
 
-CELLS = {"lstm": nn.LSTM, "gru": nn.GRU}
+CELLS: dict[str, type[nn.LSTM | nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
 
 
-class Bidirectional(nn.Module):
+class Bidirectional(FrameLayer):
     """One bidirectional LSTM or GRU layer over padded batches, equal to `pack_padded_sequence` on every device.
 
-    Packing unequal lengths costs a backward pass quadratic in time on CPU, so there each direction runs as a layer
-    of its own over the padded batch: the backward direction is fed each utterance reversed within its own length, which
-    leaves its padding behind it, where a recurrence cannot see it. On CUDA cuDNN's packed kernel is the fast one.
+    On the CPU, packing unequal lengths makes the backward pass quadratic in time. There each direction runs as a
+    separate layer over the padded batch; the backward direction reads each utterance reversed within its own length, so
+    that its padding comes last and does not reach the recurrence. On CUDA, cuDNN's packed kernel is faster.
     """
 
     def __init__(self, features: int, hidden: int, *, cell: str = "lstm", dropout: float = 0.0) -> None:
         super().__init__()
-        self.stride = 1
-        self.size = 2 * hidden
+        self.out_features = 2 * hidden
         self.rnn = CELLS[cell](features, hidden, batch_first=True, bidirectional=True)
-        if cell == "lstm":  # begin by remembering (Jozefowicz et al. 2015): forget-gate bias of 1
+        if cell == "lstm":  # a forget-gate bias of 1, so that training starts with long memory (Jozefowicz et al. 2015)
             for suffix in ("", "_reverse"):
                 getattr(self.rnn, f"bias_ih_l0{suffix}").data[hidden : 2 * hidden] = 1.0
-        # One direction's computation, lent the weights of either; in a tuple, so that it is no submodule.
-        self._one = (CELLS[cell](features, hidden, batch_first=True, device="meta"),)
+        # Computes one direction, called with the weights of either; in a tuple, so that it is not a submodule.
+        self._direction_layer = (CELLS[cell](features, hidden, batch_first=True, device="meta"),)
         self.dropout = LockedDropout(dropout)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """`(N, T, D)` → `(N, T, 2 hidden)`; what lies past an utterance's end is not defined."""
+        """`(N, T, D)` → `(N, T, 2 hidden)`; values past an utterance's end are undefined."""
         y = self.packed(x, lengths) if x.is_cuda else self.reversed(x, lengths)
         return self.dropout(y), lengths
 
     def packed(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """The layer by `pack_padded_sequence`."""
-        rows = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        return pad_packed_sequence(self.rnn(rows)[0], batch_first=True, total_length=x.shape[1])[0]
+        """The output computed by `pack_padded_sequence`."""
+        sequences = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        return pad_packed_sequence(self.rnn(sequences)[0], batch_first=True, total_length=x.shape[1])[0]
 
     def reversed(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """The layer by two padded passes; every frame is gathered whole, as a row of `(N T, D)`."""
+        """The output computed by two padded passes. Frames are gathered as rows of `(N T, D)`, which is fastest."""
         batch, frames, _ = x.shape
         time = torch.arange(frames, device=x.device)
         flipped = torch.where(valid(lengths, frames), lengths[:, None] - 1 - time, time)
@@ -59,4 +58,4 @@ class Bidirectional(nn.Module):
         weights = {name: getattr(self.rnn, name + suffix) for name in names}
         if isinstance(self.rnn, nn.GRU) and x.device.type == "cpu":
             return gru_direction(x.transpose(0, 1), *weights.values()).transpose(0, 1)
-        return torch.func.functional_call(self._one[0], weights, (x,))[0]
+        return torch.func.functional_call(self._direction_layer[0], weights, (x,))[0]

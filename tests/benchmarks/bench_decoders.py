@@ -1,8 +1,9 @@
-"""Decoders on the same log-probabilities: `python tests/benchmarks/bench_decoders.py [--runs DIR --data DIR]`.
+"""Compare decoders on the same log-probabilities: `python tests/benchmarks/bench_decoders.py [--runs DIR --data DIR]`.
 
-Every installed peer at its default and at a tuned setting beside our beam: utterances per CPU-second, mean exact CTC
-log-likelihood of the best hypothesis, mean edit distance; on synthetic posteriors and, with --runs, on a real member's
-dev set. Also how long a new process takes to its first decoded utterance once the compiled code is cached.
+Our beam search beside every installed third-party decoder at its default and at a tuned setting: utterances per
+CPU-second, mean exact CTC log-likelihood of the best hypothesis, mean edit distance; on synthetic posteriors and, with
+`--runs`, on a member's dev predictions. Also the time of a new process to its first decoded utterance once the compiled
+code is cached.
 """
 
 from __future__ import annotations
@@ -22,19 +23,18 @@ sys.path.append(str(Path(__file__).parents[1] / "ensemble"))
 from ctc_reference import plain_beam_search
 
 from ensemble.beam.search import beam_search
-from ensemble.decoding.decoders import DECODERS
+from ensemble.decoding.decoders import DECODERS, TokensAndFrames
 from ensemble.decoding.third_party import decode_with_ctcdecode, decode_with_fast_ctc_decode, decode_with_flashlight
 from ensemble.members.member import group_by_member
 from ensemble.members.predictions import mean_predictions
-from folds.competition.detect import data_root
 from folds.competition.metric import edit_distances
-from folds.data.cache import load_dataset
+from folds.data.data_options import DataOptions
 from folds.store.fold_model import find_fold_models
 from models.ctc import greedy, log_likelihood
 from registry import InputError, command
 
 CLASSES = 41
-# Utterances that the plain search decodes too: it takes a second each.
+# Utterances that the unpruned search decodes too: it takes a second each.
 UNPRUNED = 20
 START = """
 import resource, sys, time
@@ -47,38 +47,36 @@ print(usage.ru_utime + usage.ru_stime)
 
 
 @dataclass(frozen=True)
-class Bench:
+class BenchOptions(DataOptions):
     """Compare decoders."""
 
     utterances: int = 200
-    """Size of the synthetic set, and the most of a real one."""
+    """Size of the synthetic set, and the most utterances of a real one."""
     beam: int = 50
     """Prefixes kept, the same for every decoder."""
     repeats: int = 3
-    """The fastest of so many runs counts; settings slower than 50 utterances a second run once."""
+    """The fastest of this many runs counts; settings slower than 50 utterances per second run once."""
     seed: int = 0
     """Seed of the synthetic set."""
     runs: Path | None = None
-    """Folder of trained members: the first that --members finds is decoded too."""
+    """Folder of trained models: the first member that matches `--members` is decoded too."""
     members: str = "*"
     """Glob over members' names."""
-    data: Path | None = None
-    """The competition's folder, for the real set's references; else $HW3P2_DATA, else the demo's."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One row: a name and what is timed, from nothing to the best tokens of each utterance."""
+    """One row of the table: a name, and the function that is timed, which returns the best tokens per utterance."""
 
     name: str
-    decode: Callable[[], list[Sequence[int]]]
+    decode: Callable[[], Sequence[Sequence[int]]]
 
 
 def synthetic(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
     """Peaky posteriors of 300 to 800 frames, 15 % of them confused: `(N, T, C)`, lengths `(N,)`, references.
 
-    Labels follow a sparse bigram, one in 5.5 frames on average. A label is sure in its first frame and shares the
-    second with the blank, other frames are blank. A confused frame gives 10 to 60 % of its mass to a random rival;
+    Labels follow a sparse bigram, one per 5.5 frames on average. A label has all of its first frame and shares the
+    second with the blank; other frames are blank. A confused frame gives 10 to 60 % of its mass to a random class;
     every class has noise around e^-10.
     """
     random = np.random.default_rng(seed)
@@ -107,14 +105,14 @@ def synthetic(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[list[
 
 
 def settings_of(log_probs: np.ndarray, lengths: np.ndarray, beam: int) -> list[Setting]:
-    """Ours and every installed peer, at its default and at a tuned setting, one thread each."""
+    """Our search and every installed third-party decoder, at its default and at a tuned setting, one thread each."""
     probs = [np.exp(rows[:length]) for rows, length in zip(log_probs, lengths, strict=True)]
 
-    def ours(nbest: int = 1) -> list[Sequence[int]]:
-        return [found[0].tokens for found in beam_search(log_probs, lengths, beam=beam, nbest=nbest, threads=1)]
+    def ours(nbest: int = 1) -> Sequence[Sequence[int]]:
+        return [nbest_list[0].tokens for nbest_list in beam_search(log_probs, lengths, beam, nbest, threads=1)]
 
-    def best(found: list) -> list[Sequence[int]]:
-        return [hypotheses[0][0] for hypotheses in found]
+    def best(nbest_lists: list[list[TokensAndFrames]]) -> Sequence[Sequence[int]]:
+        return [nbest_list[0][0] for nbest_list in nbest_lists]
 
     rows = [
         Setting("greedy", lambda: greedy(log_probs, lengths)),
@@ -142,32 +140,32 @@ def settings_of(log_probs: np.ndarray, lengths: np.ndarray, beam: int) -> list[S
     return rows
 
 
-def compare(log_probs: np.ndarray, lengths: np.ndarray, references: list[list[int]], options: Bench) -> None:
-    """Print a row for each setting."""
+def compare(log_probs: np.ndarray, lengths: np.ndarray, references: list[list[int]], options: BenchOptions) -> None:
+    """Print one row per setting."""
     print(f"{'decoder':36} utt/CPU-s  log-likelihood  distance")
     for setting in settings_of(log_probs, lengths, options.beam):
-        setting.decode()  # what is compiled or loaded at the first call is no part of the speed
+        setting.decode()  # the first call compiles and loads code, which is not part of the speed
         fastest = np.inf
         for _ in range(options.repeats):
-            begun = time.process_time()
-            found = setting.decode()
-            fastest = min(fastest, time.process_time() - begun)
+            start = time.process_time()
+            decoded = setting.decode()
+            fastest = min(fastest, time.process_time() - start)
             if len(lengths) < 50 * fastest:
                 break
         scores = [
             log_likelihood(rows[:length], [tokens])[0]
-            for rows, length, tokens in zip(log_probs, lengths, found, strict=True)
+            for rows, length, tokens in zip(log_probs, lengths, decoded, strict=True)
         ]
-        distance = edit_distances(found, references).mean()
+        distance = edit_distances(decoded, references).mean()
         print(f"{setting.name:36} {len(lengths) / fastest:9.1f}  {np.mean(scores):14.3f}  {distance:8.3f}", flush=True)
 
 
 def against_unpruned(log_probs: np.ndarray, lengths: np.ndarray, beam: int = 10) -> str:
-    """The largest difference between our N-best and that of a search which prunes nothing but the beam."""
+    """The largest difference between our N-best and that of a search that prunes only by the beam."""
     largest, edges = 0.0, 0
     for rows, length in zip(log_probs, lengths, strict=True):
-        (found,) = beam_search(rows[None, :length], [length], beam=beam, nbest=beam)
-        ours = {hypothesis.tokens: hypothesis.ctc for hypothesis in found}
+        (nbest,) = beam_search(rows[None, :length], [length], beam=beam, nbest=beam)
+        ours = {hypothesis.tokens: hypothesis.ctc for hypothesis in nbest}
         plain = plain_beam_search(rows[:length], beam)
         edges += len(set(ours) ^ set(plain))
         largest = max(largest, *(abs(ours[tokens] - plain[tokens]) for tokens in set(ours) & set(plain)))
@@ -176,21 +174,22 @@ def against_unpruned(log_probs: np.ndarray, lengths: np.ndarray, beam: int = 10)
 
 def main() -> None:
     """Print the tables."""
-    options = tyro.cli(Bench, description=__doc__)
+    options = tyro.cli(BenchOptions, description=__doc__)
     print(f"synthetic, {options.utterances} utterances, beam {options.beam}, one thread")
     compare(*synthetic(options.utterances, options.seed), options)
     if options.runs is not None:
-        group = group_by_member(find_fold_models(options.runs), (options.members,))[0]
-        dataset = load_dataset(data_root(options.data))
-        dev = mean_predictions(group, 0, "dev", dataset.dev.ids, dataset.alphabet.hash).load()
+        member = group_by_member(find_fold_models(options.runs), (options.members,))[0]
+        dataset = options.open_dataset()
+        dev = mean_predictions(member, 0, "dev", dataset.dev.ids, dataset.alphabet.hash).load()
         rows = list(range(min(options.utterances, len(dev))))
         if not rows:
-            raise InputError(f"{options.runs}: the dev set of {group.name} is empty")
-        print(f"\n{group.name}, {len(rows)} utterances of dev, stride {dev.stride}, beam {options.beam}, one thread")
+            raise InputError(f"{options.runs}: the dev set of {member.name} is empty")
+        print(f"\n{member.name}, {len(rows)} utterances of dev, stride {dev.stride}, beam {options.beam}, one thread")
         compare(*dev.padded(rows), [dataset.dev.labels(row).tolist() for row in rows], options)
         print(f"against the unpruned search: {against_unpruned(*dev.padded(rows[:UNPRUNED]))}")
-    told = [subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, check=True) for _ in range(2)]
-    print(f"\na new process to its first decoded utterance: {float(told[-1].stdout):.2f} CPU-seconds")
+    for _ in range(2):  # the first process may compile
+        process = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, check=True)
+    print(f"\na new process to its first decoded utterance: {float(process.stdout):.2f} CPU-seconds")
 
 
 if __name__ == "__main__":

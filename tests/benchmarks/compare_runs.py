@@ -1,8 +1,9 @@
-"""What a change of the recipe is worth: runs of stores against those of a first one, over the same utterances.
+"""What a change of the recipe is worth: the runs of several stores against those of the first one.
 
-`python tests/benchmarks/compare_runs.py BASE OTHER… [--data DIR]` prints a row a store and member: the greedy
-out-of-fold and dev distance of each of its seeds, mean CPU-minutes, and the difference to the first row's, a paired
-95 % bootstrap over utterances of the mean over the seeds both have. Another seed is a source of doubt of its own.
+`python tests/benchmarks/compare_runs.py BASE OTHER… [--data DIR]` prints a Markdown table with one row per store and
+member: the greedy out-of-fold and dev distance of each of its seeds, mean CPU-minutes, and the difference to the first
+row, averaged over the seeds both have, with a paired 95 % bootstrap interval over utterances. The interval does not
+include the variation from seed to seed.
 """
 
 from __future__ import annotations
@@ -19,50 +20,67 @@ from folds.data.dataset import Dataset
 from folds.store.fold_model import FoldModel, find_fold_models
 from folds.store.json_files import read_json
 from folds.training.predict import greedy_distances
+from registry import InputError, command
+
+Runs = dict[tuple[int, int], FoldModel]
 
 
-def distances(member: FoldModel, split: str, dataset: Dataset) -> np.ndarray:
+def distances(fold_model: FoldModel, split: str, dataset: Dataset) -> np.ndarray:
     """Greedy edit distances `(N,)` of a fold model, in the order of its utterances."""
     source = dataset.train if split == "oof" else dataset.dev
-    found = member.load(split)
-    row_of = {name: row for row, name in enumerate(source.ids)}
-    return greedy_distances(found, source, [row_of[name] for name in found.ids])
+    log_probs = fold_model.load(split)
+    row_of = {utterance: row for row, utterance in enumerate(source.ids)}
+    return greedy_distances(log_probs, source, [row_of[utterance] for utterance in log_probs.ids])
 
 
-def runs_of(store: Path) -> dict[str, dict[tuple[int, int], FoldModel]]:
-    """The store's runs by what they are of, `model` or `model.soup`, then by (fold, seed)."""
-    runs: dict[str, dict[tuple[int, int], FoldModel]] = {}
-    for member in find_fold_models(store):
-        kind = member.name.replace(f".seed{member.seed}", "")
-        runs.setdefault(kind, {})[member.fold, member.seed] = member
+def runs_by_model(store: Path) -> dict[str, Runs]:
+    """The store's runs by model, `<model>` or `<model>.soup`, then by (fold, seed)."""
+    runs: dict[str, Runs] = {}
+    for fold_model in find_fold_models(store):
+        model = fold_model.name.replace(f".seed{fold_model.seed}", "")
+        runs.setdefault(model, {})[fold_model.fold, fold_model.seed] = fold_model
     return runs
+
+
+def compared(runs: Runs, base: Runs, split: str, dataset: Dataset) -> tuple[str, str]:
+    """(the distance of each run, the difference to the runs of `base`) on one split.
+
+    Raises InputError for runs that held out other utterances than those of `base`.
+    """
+    ours = {key: distances(fold_model, split, dataset) for key, fold_model in runs.items()}
+    level = " · ".join(f"{ours[key].mean():.3f}" for key in sorted(ours))
+    common = sorted(base.keys() & runs.keys())
+    if runs is base or not common:
+        return level, "–"
+    for key in common:
+        if runs[key].load(split).ids != base[key].load(split).ids:
+            raise InputError(f"{runs[key].path}: {split} has other utterances than {base[key].path}: train it again")
+    theirs = {key: distances(base[key], split, dataset) for key in common}
+    means = [np.mean([values[key] for key in common], axis=0) for values in (ours, theirs)]
+    return level, str(paired_bootstrap(*means))
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("stores", nargs="+", type=Path)
     parser.add_argument("--data", type=Path)
     options = parser.parse_args()
     dataset = load_dataset(data_root(options.data))
-    rows = [(store.name, *each) for store in options.stores for each in runs_of(store).items()]
+    rows = [(store, *item) for store in options.stores for item in runs_by_model(store).items()]
+    if not rows:
+        raise InputError(f"{', '.join(map(str, options.stores))}: no finished runs: train a model first")
     base = rows[0][2]
     print("| runs | seeds | CPU-minutes | OOF | dev | OOF against the first | dev against the first |")
     print("|" + "---|" * 7)
-    for store, kind, runs in rows:
-        cells, both = [], sorted(base.keys() & runs.keys())
-        for split in ("oof", "dev"):
-            ours = {key: distances(member, split, dataset) for key, member in runs.items()}
-            theirs = {key: distances(base[key], split, dataset) for key in both}
-            level = " · ".join(f"{ours[key].mean():.3f}" for key in sorted(ours))
-            mean = [np.mean([each[key] for key in both], axis=0) for each in (ours, theirs)]
-            cells.append((level, str(paired_bootstrap(*mean)) if both and runs is not base else "–"))
-        minutes = np.mean([read_json(member.path / "summary.json")["cpu_minutes"] for member in runs.values()])
+    for store, model, runs in rows:
+        oof, oof_difference = compared(runs, base, "oof", dataset)
+        dev, dev_difference = compared(runs, base, "dev", dataset)
+        minutes = np.mean([read_json(fold_model.folder.summary)["cpu_minutes"] for fold_model in runs.values()])
         seeds = ", ".join(str(seed) for _, seed in sorted(runs))
-        (oof, against_oof), (dev, against_dev) = cells
-        name = f"{store}{' soup' if kind.endswith('.soup') else ''}"
-        print(f"| {name} | {seeds} | {minutes:.1f} | {oof} | {dev} | {against_oof} | {against_dev} |")
+        name = f"{store.name}{' soup' if model.endswith('.soup') else ''}"
+        print(f"| {name} | {seeds} | {minutes:.1f} | {oof} | {dev} | {oof_difference} | {dev_difference} |")
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -1,4 +1,4 @@
-"""Slow and plain: all alignments of a small case, and the prefix beam search as its papers write it, nothing pruned."""
+"""References for tests: a sum over all alignments, and the prefix beam search as in the papers, without pruning."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Tokens = tuple[int, ...]
 def every_sequence(log_probs: np.ndarray) -> dict[Tokens, float]:
     """log P of each label sequence with a probability above zero, summed over all alignments."""
     frames, classes = log_probs.shape
-    found: dict[Tokens, float] = {}
+    scores: dict[Tokens, float] = {}
     for path in itertools.product(range(classes), repeat=frames):
         tokens = tuple(c for i, c in enumerate(path) if c and (i == 0 or path[i - 1] != c))
         score = sum(float(log_probs[t, c]) for t, c in enumerate(path))
-        found[tokens] = np.logaddexp(found.get(tokens, -np.inf), score)
-    return {tokens: score for tokens, score in found.items() if score > -np.inf}
+        scores[tokens] = float(np.logaddexp(scores.get(tokens, -np.inf), score))
+    return {tokens: score for tokens, score in scores.items() if score > -np.inf}
 
 
 def language_score(tokens: Tokens, lm: PhoneLM | None, weight: float, bonus: float, end: bool) -> float:
-    """Weighted language model and bonus of a prefix, or of a whole sequence with its end."""
+    """Weighted language model score and length bonus of a prefix, or with `end` of a whole sequence."""
     total, state = bonus * len(tokens), 0
     for token in tokens if lm is not None else ():
         total += weight * float(lm.log_probs[state, token])
@@ -35,26 +35,31 @@ def language_score(tokens: Tokens, lm: PhoneLM | None, weight: float, bonus: flo
 def plain_beam_search(
     log_probs: np.ndarray, beam: int, lm: PhoneLM | None = None, weight: float = 0.0, bonus: float = 0.0
 ) -> dict[Tokens, float]:
-    """Scores of the last frame's beam; every prefix is extended by every token in every frame, in float64."""
-    live = {(): (0.0, -np.inf)}  # log-probability of paths that end in a blank, and in the last token
+    """Scores of the beam after the last frame, in float64: every prefix is extended by every token in every frame."""
+    # Log-probability of the paths of each prefix that end in a blank, and in the last token.
+    beam_scores: dict[Tokens, tuple[float, float]] = {(): (0.0, -np.inf)}
     for row in log_probs.astype(np.float64):
-        grown: dict[Tokens, list[float]] = {}
-        for tokens, (blank, token) in live.items():
+        extended: dict[Tokens, list[float]] = {}
+        for tokens, (blank, token) in beam_scores.items():
             total = np.logaddexp(blank, token)
-            moves = [(tokens, 0, total + row[0])]
+            extensions = [(tokens, 0, total + row[0])]
             if tokens:
-                moves.append((tokens, 1, token + row[tokens[-1]]))
-            for c in range(1, len(row)):
-                moves.append(((*tokens, c), 1, (blank if tokens[-1:] == (c,) else total) + row[c]))
-            for prefix, which, score in moves:
-                entry = grown.setdefault(prefix, [-np.inf, -np.inf])
+                extensions.append((tokens, 1, token + row[tokens[-1]]))
+            extensions += [
+                ((*tokens, c), 1, (blank if tokens[-1:] == (c,) else total) + row[c]) for c in range(1, len(row))
+            ]
+            for prefix, which, score in extensions:
+                entry = extended.setdefault(prefix, [-np.inf, -np.inf])
                 entry[which] = np.logaddexp(entry[which], score)
         ranked = sorted(
-            (p for p in grown if np.logaddexp(*grown[p]) > -np.inf),
-            key=lambda p: -np.logaddexp(*grown[p]) - language_score(p, lm, weight, bonus, end=False),
+            (p for p in extended if np.logaddexp(*extended[p]) > -np.inf),
+            key=lambda p, scores=extended: -np.logaddexp(*scores[p]) - language_score(p, lm, weight, bonus, end=False),
         )
-        live = {prefix: tuple(grown[prefix]) for prefix in ranked[:beam]}
-    return {p: np.logaddexp(*live[p]) + language_score(p, lm, weight, bonus, end=True) for p in live}
+        beam_scores = {prefix: (extended[prefix][0], extended[prefix][1]) for prefix in ranked[:beam]}
+    return {
+        prefix: float(np.logaddexp(*scores)) + language_score(prefix, lm, weight, bonus, end=True)
+        for prefix, scores in beam_scores.items()
+    }
 
 
 @st.composite
@@ -64,7 +69,7 @@ def log_prob_rows(draw, frames=5, classes=4, impossible=True):
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     logits = random.normal(size=shape) * draw(st.sampled_from([0.3, 1.0, 5.0, 30.0]))
     if impossible and draw(st.booleans()):
-        gone = random.random(shape) < 0.4
-        gone[np.arange(shape[0]), random.integers(0, shape[1], shape[0])] = False
-        logits[gone] = -np.inf
+        impossible_classes = random.random(shape) < 0.4
+        impossible_classes[np.arange(shape[0]), random.integers(0, shape[1], shape[0])] = False
+        logits[impossible_classes] = -np.inf
     return (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)).astype(np.float32)

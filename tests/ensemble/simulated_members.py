@@ -1,14 +1,17 @@
-"""Members that never were trained: true strings turned into peaky CTC posteriors with noise, jitter and a stride.
+"""Simulated members: true class sequences turned into peaky CTC posteriors with noise, jitter and a stride.
 
-Each token is a spike of one or two frames near its place; at hard places (the same for all members) and at a member's
-own unlucky ones the spike's mass leaks to another token or to the blank, so members err partly alike, as real ones do.
+Each token is a spike of one or two frames near its place. At difficult places, some shared by all members and some a
+member's own, part of the spike's mass goes to another token or to the blank, so the errors of members correlate, as
+those of trained models do.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -17,6 +20,7 @@ from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
 from ensemble.lm.ngram import estimate
 from ensemble.members.predictions import Predictions
 from folds.store.log_probs import LogProbs, write_log_probs
+from folds.store.ragged import offsets_of
 from folds.store.run_folder import RunFolder
 
 # A parallel kernel waits for its slowest thread; on a busy machine hundreds of short ones would wait for minutes.
@@ -27,20 +31,20 @@ FRAMES_PER_TOKEN = 8
 
 
 def references(utterances: int, length: int = 20, seed: int = 0, classes: int = CLASSES) -> list[list[int]]:
-    """Strings of a sparse phone bigram, so that a language model has something to know."""
+    """Class sequences of a sparse phone bigram, so that a language model can predict them."""
     rng = np.random.default_rng(seed)
     bigram = np.random.default_rng(99).dirichlet(np.full(classes - 1, 0.3), classes)
-    out = []
+    sequences = []
     for _ in range(utterances):
-        string = [0]
+        sequence = [0]
         for _ in range(max(1, int(rng.integers(length // 2, length * 3 // 2)))):
-            string.append(int(rng.choice(classes - 1, p=bigram[string[-1]])) + 1)
-        out.append(string[1:])
-    return out
+            sequence.append(int(rng.choice(classes - 1, p=bigram[sequence[-1]])) + 1)
+        sequences.append(sequence[1:])
+    return sequences
 
 
 def log_probs(
-    strings: list[list[int]],
+    sequences: list[list[int]],
     stride: int = 4,
     error: float = 0.2,
     seed: int = 1,
@@ -48,18 +52,18 @@ def log_probs(
     alphabet: str = "simulated",
     ids: Sequence[str] | None = None,
 ) -> LogProbs:
-    """One model's posteriors: `error` is the share of a hard token's mass that goes astray."""
+    """One model's predictions; `error` is the share of a difficult token's mass that goes to another class."""
     rng = np.random.default_rng(seed)
     parts = []
-    for number, string in enumerate(strings):
+    for number, sequence in enumerate(sequences):
         shared = np.random.default_rng(10_000 + number)
-        hard = shared.random(len(string))
-        rivals = shared.integers(1, classes, len(string))
+        hard = shared.random(len(sequence))
+        rivals = shared.integers(1, classes, len(sequence))
         per_token = FRAMES_PER_TOKEN // stride
-        frames = len(string) * per_token + 2
+        frames = len(sequence) * per_token + 2
         probs = np.full((frames, classes), 0.002)
         probs[:, 0] = 1.0
-        for k, token in enumerate(string):
+        for k, token in enumerate(sequence):
             at = 1 + k * per_token + int(rng.integers(0, per_token))
             leak = min(0.98, error * (2.0 * hard[k] ** 2 + rng.exponential(0.6)))
             lost = rng.random() < 0.25
@@ -71,41 +75,58 @@ def log_probs(
         noise = np.exp(rng.normal(0, 0.3, probs.shape))
         probs = probs * noise
         parts.append(np.log(probs / probs.sum(axis=1, keepdims=True)))
-    offsets = np.concatenate([[0], np.cumsum([len(p) for p in parts])]).astype(np.int64)
-    ids = ids or [f"{number % 7}-0-{number:04d}" for number in range(len(strings))]
-    return LogProbs(np.concatenate(parts).astype(np.float16), offsets, tuple(ids), alphabet, 0, stride)
+    ids = ids or [f"{number % 7}-0-{number:04d}" for number in range(len(sequences))]
+    values, offsets = np.concatenate(parts).astype(np.float16), offsets_of(len(part) for part in parts)
+    return LogProbs(values, offsets, tuple(ids), alphabet, 0, stride)
+
+
+def _loaded(log_probs: LogProbs) -> LogProbs:
+    return log_probs
 
 
 def inputs(
     members: dict[str, list[LogProbs]],
-    strings: list[list[int]] | None,
+    references_of_all: list[list[int]] | None,
     parts: int = 2,
     depth: int = 20,
     size: int = 40,
-    **split,
+    **split: Any,
 ) -> BlendInputs:
-    """Evidence of members given by name as their streams (one each out of fold, one a fold model otherwise)."""
+    """Blend inputs of members given by name with their predictions: one out of fold, otherwise one per fold model."""
     names = tuple(sorted(members))
     predictions = tuple(
-        Predictions(f"{name} fold {fold}", number, lambda found=found: found)
+        Predictions(f"{name} fold {fold}", number, functools.partial(_loaded, log_probs))
         for number, name in enumerate(names)
-        for fold, found in enumerate(members[name])
+        for fold, log_probs in enumerate(members[name])
     )
     first = members[names[0]][0]
-    number_of = np.arange(len(first)) % parts
-    classes = first.classes
-    languages = [estimate(references(200, seed=50 + part, classes=classes), classes, 3) for part in range(parts)]
-    told = None if strings is None else tuple(strings)
-    seen = SplitPredictions("oof", names, predictions, first.ids, classes, number_of, tuple(languages), told, **split)
-    return BlendInputs(seen, depth, size)
+    languages = [
+        estimate(references(200, seed=50 + part, classes=first.classes), first.classes, 3) for part in range(parts)
+    ]
+    return BlendInputs(
+        SplitPredictions(
+            name="oof",
+            names=names,
+            predictions=predictions,
+            ids=first.ids,
+            classes=first.classes,
+            parts=np.arange(len(first)) % parts,
+            languages=tuple(languages),
+            references=None if references_of_all is None else tuple(references_of_all),
+            **split,
+        ),
+        depth,
+        size,
+    )
 
 
-def write_run(runs: Path, name: str, fold: int, splits: dict[str, LogProbs], **config) -> Path:
-    """A finished run in the store's layout; `config` overrides what its config.json says."""
-    told = {"model": name, "fold": fold, "folds": 2, "seed": 0, "parameters": 1000, "tags": [], "stride": 4} | config
-    path = RunFolder.of(runs, name, fold, told["seed"], told["folds"]).path
-    path.mkdir(parents=True)
-    (path / "config.json").write_text(json.dumps(told))
-    for split, found in splits.items():
-        write_log_probs(path / f"{split}.safetensors", found)
-    return path
+def write_run(runs: Path, name: str, fold: int, splits: dict[str, LogProbs], **config: Any) -> Path:
+    """A finished run in the store's layout; `config` replaces entries of its config.json."""
+    content: dict[str, Any] = {"model": name, "fold": fold, "folds": 2, "seed": 0, "parameters": 1000, "tags": []}
+    content |= {"stride": 4} | config
+    folder = RunFolder.of(runs, name, fold, content["seed"], content["folds"])
+    folder.path.mkdir(parents=True)
+    folder.config.write_text(json.dumps(content))
+    for split, log_probs in splits.items():
+        write_log_probs(folder.predictions(split), log_probs)
+    return folder.path

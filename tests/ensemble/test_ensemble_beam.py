@@ -1,4 +1,4 @@
-"""Beam search: equal to all alignments on small cases and to the unpruned search on larger ones; bad input; memory."""
+"""Beam search: equal to the sum over all alignments on small cases and to an unpruned search; bad input; memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def decode(rows: np.ndarray, **settings):
 
 
 def peaky(frames: int, classes: int, seed: int) -> np.ndarray:
-    """Posteriors as CTC makes them: blank between spikes, an eighth of the frames torn between classes."""
+    """Posteriors as CTC models produce them: blank between spikes, and an eighth of the frames ambiguous."""
     random = np.random.default_rng(seed)
     logits = random.normal(size=(frames, classes))
     best = np.where(random.random(frames) < 0.3, random.integers(1, classes, frames), 0)
@@ -38,18 +38,18 @@ def peaky(frames: int, classes: int, seed: int) -> np.ndarray:
 @given(log_prob_rows())
 def test_a_wide_beam_finds_every_sequence_with_its_probability(rows):
     expected = every_sequence(rows)
-    found = decode(rows, beam=2000, nbest=2000)
-    assert {h.tokens for h in found} == set(expected)
-    np.testing.assert_allclose([h.ctc for h in found], [expected[h.tokens] for h in found], atol=1e-4)
-    assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
+    hypotheses = decode(rows, beam=2000, nbest=2000)
+    assert {h.tokens for h in hypotheses} == set(expected)
+    np.testing.assert_allclose([h.ctc for h in hypotheses], [expected[h.tokens] for h in hypotheses], atol=1e-4)
+    assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
 
 
 @settings(deadline=None, max_examples=60)
 @given(log_prob_rows(frames=40, classes=CLASSES), st.integers(1, 20), st.sampled_from([0.0, 0.7, -0.7]))
 def test_pruning_changes_nothing(rows, beam, bonus):
     expected = plain_beam_search(rows, beam, bonus=bonus)
-    found = decode(rows, beam=beam, nbest=beam, length_bonus=bonus)
-    assert_same(found, expected)
+    hypotheses = decode(rows, beam=beam, nbest=beam, length_bonus=bonus)
+    assert_same(hypotheses, expected)
 
 
 @settings(deadline=None, max_examples=60)
@@ -63,17 +63,17 @@ def test_pruning_changes_nothing(rows, beam, bonus):
 def test_pruning_changes_nothing_with_a_language_model(frames, seed, beam, weight, bonus):
     rows = peaky(frames, CLASSES, seed)
     expected = plain_beam_search(rows, beam, LM, weight, bonus)
-    found = decode(rows, beam=beam, nbest=beam, lm=LM, lm_weight=weight, length_bonus=bonus)
-    assert_same(found, expected)
-    for h in found:
+    hypotheses = decode(rows, beam=beam, nbest=beam, lm=LM, lm_weight=weight, length_bonus=bonus)
+    assert_same(hypotheses, expected)
+    for h in hypotheses:
         assert h.lm == pytest.approx(LM.score(h.tokens), abs=1e-9)
         assert h.score == pytest.approx(h.ctc + language_score(h.tokens, LM, weight, bonus, end=True), abs=1e-6)
 
 
-def assert_same(found, expected) -> None:
-    """The same hypotheses with the same scores to 1e-4; at the edge of the beam equals may stand for one another."""
+def assert_same(hypotheses, expected) -> None:
+    """The same hypotheses with the same scores to 1e-4; at the edge of the beam ties may be broken differently."""
     worst = min(expected.values())
-    scores = {h.tokens: h.score for h in found}
+    scores = {h.tokens: h.score for h in hypotheses}
     assert len(scores) == len(expected)
     for tokens in set(scores) ^ set(expected):
         assert scores.get(tokens, expected.get(tokens)) == pytest.approx(worst, abs=1e-4)
@@ -88,12 +88,12 @@ def test_long_utterances_keep_their_precision():
 
 def test_the_beams_probability_is_at_most_the_exact_one():
     rows = peaky(200, 41, seed=6)
-    found = decode(rows, beam=50, nbest=10)
-    exact = log_likelihood(rows, [h.tokens for h in found])
-    assert all(h.ctc <= score + 1e-3 for h, score in zip(found, exact, strict=True))
+    hypotheses = decode(rows, beam=50, nbest=10)
+    exact = log_likelihood(rows, [h.tokens for h in hypotheses])
+    assert all(h.ctc <= score + 1e-3 for h, score in zip(hypotheses, exact, strict=True))
 
 
-def test_frames_and_confidences_tell_where_each_token_is():
+def test_frames_and_confidences_are_where_each_token_is_most_probable():
     rows = np.full((9, 4), 0.02)
     rows[:, 0] = 0.94
     for frame, token, probability in ((1, 2, 0.5), (2, 2, 0.9), (5, 2, 0.8), (6, 3, 0.7), (7, 3, 0.6)):
@@ -115,7 +115,7 @@ def test_frames_go_forward_and_confidences_are_their_probabilities(frames, seed,
         np.testing.assert_allclose(h.confidences, np.exp(rows[list(h.frames), list(h.tokens)]), rtol=1e-5)
 
 
-def test_a_batch_is_each_utterance_alone_whatever_lies_beyond_its_length():
+def test_a_batch_equals_its_utterances_decoded_alone_whatever_the_padding_is():
     batch = np.stack([peaky(60, 10, seed) for seed in range(7)])
     lengths = np.array([60, 1, 17, 33, 2, 59, 40])
     batch[2, 17:] = np.nan
@@ -127,18 +127,18 @@ def test_a_batch_is_each_utterance_alone_whatever_lies_beyond_its_length():
 def test_nothing_to_decode_one_frame_and_one_class():
     assert beam_search(np.zeros((0, 5, 3), np.float32), np.zeros(0, int)) == []
     assert [h.tokens for h in decode(np.zeros((4, 1)), beam=3, nbest=3)] == [()]
-    found = decode(np.log([[0.2, 0.5, 0.3]]), beam=3, nbest=3)
-    assert [h.tokens for h in found] == [(1,), (2,), ()]
-    np.testing.assert_allclose([h.ctc for h in found], np.log([0.5, 0.3, 0.2]), atol=1e-6)
+    hypotheses = decode(np.log([[0.2, 0.5, 0.3]]), beam=3, nbest=3)
+    assert [h.tokens for h in hypotheses] == [(1,), (2,), ()]
+    np.testing.assert_allclose([h.ctc for h in hypotheses], np.log([0.5, 0.3, 0.2]), atol=1e-6)
 
 
 def test_frames_with_a_single_possible_class_leave_a_single_sequence():
     path = [0, 2, 2, 0, 2, 1, 0]
     rows = np.full((7, 3), -np.inf, np.float32)
     rows[np.arange(7), path] = 0.0
-    found = decode(rows, beam=5, nbest=5)
-    assert [h.tokens for h in found] == [(2, 2, 1)]
-    assert found[0].score == pytest.approx(0.0, abs=1e-6)
+    hypotheses = decode(rows, beam=5, nbest=5)
+    assert [h.tokens for h in hypotheses] == [(2, 2, 1)]
+    assert hypotheses[0].score == pytest.approx(0.0, abs=1e-6)
 
 
 def test_float16_and_float64_are_read_as_well():
@@ -178,8 +178,8 @@ def test_bad_calls_are_one_clear_line(shape, lengths, options, message):
 
 
 def test_memory_grows_with_beam_and_frames_not_with_classes():
-    # A process of its own, so that the peak is the decoder's. 50 prefixes x 10,000 frames x 28 bytes are 14 MB; a
-    # search that kept classes too would need 41 or 400 times that.
+    # In a separate process, so that the peak is the decoder's. 50 prefixes x 10,000 frames x 28 bytes are 14 MB; a
+    # search that kept all classes would need 41 or 400 times that.
     script = """
 import resource, numpy as np
 from ensemble.beam import beam_search
@@ -192,5 +192,5 @@ for classes in (41, 400):
     beam_search(rows, [10_000], beam=50, nbest=50, threads=1)
     print(peak() - before)
 """
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300)
-    assert all(float(megabytes) < 60 for megabytes in told.stdout.split()), told.stdout
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300)
+    assert all(float(megabytes) < 60 for megabytes in process.stdout.split()), process.stdout

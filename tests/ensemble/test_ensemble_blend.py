@@ -1,8 +1,9 @@
-"""The command from a folder of runs to a submission, on simulated members of a tiny competition."""
+"""The command from a folder of runs to a submission, and the call, on simulated members of a tiny competition."""
 
 from __future__ import annotations
 
 import csv
+import doctest
 import hashlib
 import json
 import subprocess
@@ -12,9 +13,12 @@ import numpy as np
 import pytest
 import simulated_members as simulated
 
-from ensemble.blend import main
+from ensemble import InputOptions, group_by_member, open_inputs
+from ensemble.blend import blend, main
 from folds.data.cache import load_dataset
+from folds.store.fold_model import find_fold_models
 from folds.store.log_probs import write_log_probs
+from folds.store.run_folder import RunFolder
 from registry import InputError
 
 
@@ -25,7 +29,7 @@ def dataset(tiny):
 
 @pytest.fixture
 def runs(dataset, tmp_path):
-    """Two members of two folds each, and one of one fold; the test split's strings are known to the test alone."""
+    """Two members of two folds each, and one of one fold; only this module knows the references of the test split."""
     folder = tmp_path / "runs"
     for fold in (0, 1):
         add_run(folder, dataset, "a", fold)
@@ -37,9 +41,9 @@ def runs(dataset, tmp_path):
 def add_run(folder, dataset, name, fold, stride=4, tags=()):
     held = [i for i, speaker in enumerate(dataset.train.speakers) if int(speaker) % 2 == fold]
 
-    def made(split, rows, strings):
+    def predictions(split, rows, references):
         return simulated.log_probs(
-            strings,
+            references,
             stride,
             seed=fold + ord(name[-1]),
             classes=dataset.alphabet.classes,
@@ -48,14 +52,14 @@ def add_run(folder, dataset, name, fold, stride=4, tags=()):
         )
 
     splits = {
-        "oof": made(dataset.train, held, [dataset.train.labels(i).tolist() for i in held]),
-        "dev": made(dataset.dev, range(6), [dataset.dev.labels(i).tolist() for i in range(6)]),
-        "test": made(dataset.test, range(6), test_strings(dataset)),
+        "oof": predictions(dataset.train, held, [dataset.train.labels(i).tolist() for i in held]),
+        "dev": predictions(dataset.dev, range(6), [dataset.dev.labels(i).tolist() for i in range(6)]),
+        "test": predictions(dataset.test, range(6), references_of_test()),
     }
     return simulated.write_run(folder, name, fold, splits, tags=list(tags), stride=stride)
 
 
-def test_strings(dataset):
+def references_of_test():
     return simulated.references(6, length=6, seed=3, classes=10)
 
 
@@ -64,25 +68,23 @@ def run(monkeypatch, *arguments):
     main()
 
 
-test_strings.__test__ = False
-
-
 def test_bare_command_writes_a_whole_submission_and_its_recipe(tiny, runs, dataset, tmp_path, monkeypatch, capsys):
     out = tmp_path / "submission.csv"
     run(monkeypatch, "--data", tiny, "--runs", runs, "--out", out, "--nbest", 20, "--pool", 40, "--lm-order", 2)
     rows = list(csv.reader(out.open()))
     assert rows[0] == ["index", "label"] and [r[0] for r in rows[1:]] == list("012345")
-    strings = [dataset.alphabet.from_string(row[1]) for row in rows[1:]]
-    wrong = sum(found != told for found, told in zip(strings, test_strings(dataset), strict=True))
+    hypotheses = [dataset.alphabet.from_string(row[1]) for row in rows[1:]]
+    wrong = sum(hypothesis != reference for hypothesis, reference in zip(hypotheses, references_of_test(), strict=True))
     assert wrong <= 4
-    told = json.loads((tmp_path / "submission.csv.json").read_text())
-    assert told["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
-    assert told["recipe"]["method"] == "best" and set(told["recipe"]["weights"]) <= {"a", "b", "attentive"}
-    assert {"oof", "nested", "dev", "parameters", "tags"} <= set(told)
-    count = sum(len(paths) for paths in told["recipe"]["members"].values())
-    assert told["parameters"] == 1000 * count
+    description = json.loads((tmp_path / "submission.csv.json").read_text())
+    assert description["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    assert description["recipe"]["method"] == "best"
+    assert set(description["recipe"]["weights"]) <= {"a", "b", "attentive"}
+    assert {"oof", "nested", "dev", "parameters", "tags"} <= set(description)
+    count = sum(len(paths) for paths in description["recipe"]["members"].values())
+    assert description["parameters"] == 1000 * count
     printed = capsys.readouterr().out
-    for expected in ("out of fold: 24 of 48", "a (folds 0, 1 of 2)", "chosen by the nested", "dev says", "in all"):
+    for expected in ("out of fold: 24 of 48", "a (folds 0, 1 of 2)", "chosen by the nested", "on dev: ", "in all"):
         assert expected in printed
 
 
@@ -90,39 +92,39 @@ def test_method_is_forced_and_members_chosen(tiny, runs, tmp_path, monkeypatch):
     out = tmp_path / "s.csv"
     options = ["--members", "a", "b", "--nbest", 20, "--lm-order", 2, "--method", "rover"]
     run(monkeypatch, "--data", tiny, "--runs", runs, "--out", out, *options)
-    told = json.loads((tmp_path / "s.csv.json").read_text())
-    assert told["recipe"]["method"] == "rover" and set(told["recipe"]["weights"]) <= {"a", "b"}
+    description = json.loads((tmp_path / "s.csv.json").read_text())
+    assert description["recipe"]["method"] == "rover" and set(description["recipe"]["weights"]) <= {"a", "b"}
 
 
 def test_folds_of_a_member_may_be_averaged_first(tiny, runs, tmp_path, monkeypatch, capsys):
     out = tmp_path / "s.csv"
     options = ["--fold-mean", "frames", "--members", "a", "b", "--nbest", 20, "--lm-order", 2, "--method", "rescore"]
     run(monkeypatch, "--data", tiny, "--runs", runs, "--out", out, *options)
-    assert "the mean frames of its 2 fold models" in capsys.readouterr().out
-    told = json.loads((tmp_path / "s.csv.json").read_text())
-    assert all(len(paths) == 2 for paths in told["recipe"]["members"].values())
+    assert "is 2 fold models, their probabilities averaged frame by frame" in capsys.readouterr().out
+    description = json.loads((tmp_path / "s.csv.json").read_text())
+    assert all(len(paths) == 2 for paths in description["recipe"]["members"].values())
 
 
 def test_rules_are_kept(tiny, runs, tmp_path, monkeypatch):
     out = tmp_path / "s.csv"
     options = ["--max-params", "2k", "--forbid", "attention", "--nbest", 20, "--lm-order", 2, "--method", "rescore"]
     run(monkeypatch, "--data", tiny, "--runs", runs, "--out", out, *options)
-    told = json.loads((tmp_path / "s.csv.json").read_text())
-    assert told["parameters"] <= 2000 and "attention" not in told["tags"]
-    assert "attentive" not in told["recipe"]["members"]
+    description = json.loads((tmp_path / "s.csv.json").read_text())
+    assert description["parameters"] <= 2000 and "attention" not in description["tags"]
+    assert "attentive" not in description["recipe"]["members"]
 
 
 def test_no_finished_member(tiny, tmp_path, monkeypatch):
     (tmp_path / "gru" / "fold0").mkdir(parents=True)
     (tmp_path / "gru" / "fold0" / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="no finished member; 1 were begun, such as .*gru/fold0"):
+    with pytest.raises(InputError, match="no finished member .1 unfinished, such as .*gru/fold0: .* --resume"):
         run(monkeypatch, "--data", tiny, "--runs", tmp_path)
 
 
 def test_members_of_different_utterances_write_nothing(tiny, runs, dataset, tmp_path, monkeypatch):
-    strings = simulated.references(4, classes=dataset.alphabet.classes)
-    other = simulated.log_probs(strings, classes=dataset.alphabet.classes, alphabet=dataset.alphabet.hash)
-    write_log_probs(runs / "b" / "fold1" / "test.safetensors", other)
+    references = simulated.references(4, classes=dataset.alphabet.classes)
+    other = simulated.log_probs(references, classes=dataset.alphabet.classes, alphabet=dataset.alphabet.hash)
+    write_log_probs(RunFolder.of(runs, "b", 1).predictions("test"), other)
     out = tmp_path / "s.csv"
     with pytest.raises(InputError, match="member b, fold 1.*test.*have no prediction"):
         run(monkeypatch, "--data", tiny, "--runs", runs, "--out", out, "--nbest", 20, "--method", "rescore")
@@ -139,7 +141,35 @@ def test_bad_input_is_one_line_and_exit_code_2(tiny, tmp_path):
 def test_values_are_finite_in_the_sidecar(tiny, runs, tmp_path, monkeypatch):
     out = tmp_path / "s.csv"
     run(monkeypatch, "--data", tiny, "--runs", runs, "--out", out, "--nbest", 20, "--method", "average")
-    told = json.loads((tmp_path / "s.csv.json").read_text())
-    difference = told["dev_minus_best_member"]
+    description = json.loads((tmp_path / "s.csv.json").read_text())
+    difference = description["dev_minus_best_member"]
     assert difference["low"] <= difference["mean"] <= difference["high"]
-    assert np.isfinite([told["oof"], told["nested"], told["dev"]]).all()
+    assert np.isfinite([description["oof"], description["nested"], description["dev"]]).all()
+
+
+def test_the_example_of_the_call_runs(tiny, runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "competition").symlink_to(tiny)
+    (example,) = doctest.DocTestFinder().find(blend, "blend")
+    assert doctest.DocTestRunner().run(example) == doctest.TestResults(failed=0, attempted=8)
+
+
+def test_the_call_prints_nothing_and_writes_no_file(runs, dataset, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    options = InputOptions(nbest=20, pool=40, lm_order=2)
+    inputs = open_inputs(group_by_member(find_fold_models(runs), ["a", "b"]), dataset, options)
+    result = blend(inputs, method="mbr")
+    assert result.chosen == result.recipe.method == "mbr"
+    assert [member.name for member in result.members] == sorted(result.recipe.weights)
+    assert result.dev["mbr"].shape == (len(dataset.dev),) and len(result.hypotheses) == len(dataset.test)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_call_and_the_command_agree(tiny, runs, dataset, tmp_path, monkeypatch):
+    out = tmp_path / "s.csv"
+    run(monkeypatch, "--data", tiny, "--runs", runs, "--out", out, "--nbest", 20, "--pool", 40, "--method", "rescore")
+    inputs = open_inputs(group_by_member(find_fold_models(runs)), dataset, InputOptions(nbest=20, pool=40))
+    strings = [dataset.alphabet.to_string(hypothesis) for hypothesis in blend(inputs, method="rescore").hypotheses]
+    assert [row[1] for row in csv.reader(out.open())][1:] == strings

@@ -17,28 +17,28 @@ ERRORS = {"a": 0.25, "b": 0.3, "c": 0.35}
 
 
 @pytest.fixture(scope="module")
-def strings():
+def references():
     return simulated.references(40, length=12)
 
 
 @pytest.fixture(scope="module")
-def oof(strings):
-    members = {n: [simulated.log_probs(strings, STRIDES[n], ERRORS[n], seed=i)] for i, n in enumerate(STRIDES)}
-    return simulated.inputs(members, strings)
+def oof(references):
+    members = {n: [simulated.log_probs(references, STRIDES[n], ERRORS[n], seed=i)] for i, n in enumerate(STRIDES)}
+    return simulated.inputs(members, references)
 
 
 @pytest.fixture(scope="module")
-def dev_strings():
+def dev_references():
     return simulated.references(40, length=12, seed=7)
 
 
 @pytest.fixture(scope="module")
-def dev(dev_strings):
+def dev(dev_references):
     members = {
-        n: [simulated.log_probs(dev_strings, STRIDES[n], ERRORS[n], seed=100 + 10 * i + fold) for fold in range(2)]
+        n: [simulated.log_probs(dev_references, STRIDES[n], ERRORS[n], seed=100 + 10 * i + fold) for fold in range(2)]
         for i, n in enumerate(STRIDES)
     }
-    return simulated.inputs(members, dev_strings, parts=1)
+    return simulated.inputs(members, dev_references, parts=1)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,9 @@ def recipes(oof):
     return {name: BLENDERS.get(name)().fit(oof, seed=0) for name in BLENDERS.names() if name != "best"}
 
 
-def alone(inputs, stream):
-    return edit_distances([list(best[0]) for best in inputs.nbest(stream).strings], inputs.references).mean()
+def single_distance(inputs, index):
+    """Mean distance of one model by itself."""
+    return edit_distances(inputs.nbest(index).best, inputs.references).mean()
 
 
 @pytest.mark.parametrize("name", [name for name in BLENDERS.names() if name != "best"])
@@ -65,25 +66,25 @@ class TestContract:
         assert blender.predict(oof, again) == blender.predict(oof, recipes[name])
 
     def test_is_no_worse_than_the_best_member_out_of_fold(self, name, recipes, oof):
-        found = distances(BLENDERS.get(name)(), oof, recipes[name]).mean()
-        assert found <= min(alone(oof, stream) for stream in range(3)) + 1e-9
+        blended = distances(BLENDERS.get(name)(), oof, recipes[name]).mean()
+        assert blended <= min(single_distance(oof, index) for index in range(3)) + 1e-9
 
     def test_predicts_from_several_fold_models_about_as_well_or_better(self, name, recipes, dev):
-        found = distances(BLENDERS.get(name)(), dev, recipes[name]).mean()
-        assert found < 1.05 * np.mean([alone(dev, stream) for stream in dev.predictions_of([0])])
+        blended = distances(BLENDERS.get(name)(), dev, recipes[name]).mean()
+        assert blended < 1.05 * np.mean([single_distance(dev, index) for index in dev.predictions_of([0])])
 
-    def test_does_not_look_at_references(self, name, recipes, dev):
-        blind = replace(dev, split=replace(dev.split, references=None), _kept={})
+    def test_does_not_use_references(self, name, recipes, dev):
+        blind = dev.with_split(replace(dev.split, references=None))
         blender = BLENDERS.get(name)()
         assert blender.predict(blind, recipes[name]) == blender.predict(dev, recipes[name])
 
-    def test_one_member_alone_works(self, name, strings):
-        one = simulated.inputs({"only": [simulated.log_probs(strings)]}, strings)
+    def test_one_member_alone_works(self, name, references):
+        one = simulated.inputs({"only": [simulated.log_probs(references)]}, references)
         recipe = BLENDERS.get(name)().fit(one)
         assert recipe.weights == {"only": 1.0}
-        assert distances(BLENDERS.get(name)(), one, recipe).mean() <= alone(one, 0)
+        assert distances(BLENDERS.get(name)(), one, recipe).mean() <= single_distance(one, 0)
 
-    def test_budget_is_kept(self, name, strings, oof):
+    def test_budget_is_kept(self, name, oof):
         split = replace(oof.split, costs=(10, 10, 10), budget=20)
         recipe = BLENDERS.get(name)().fit(replace(oof, split=split))
         assert len(recipe.weights) <= 2
@@ -94,63 +95,63 @@ def test_same_seed_same_recipe(oof, recipes):
 
 
 @pytest.mark.parametrize("name", ["rescore", "mbr", "rover"])
-def test_settings_are_fitted_on_what_the_members_with_weight_propose(name, strings):
-    """A member that knows nothing gets no weight, and then is as good as never there."""
-    useful = {n: [simulated.log_probs(strings, STRIDES[n], ERRORS[n], seed=i)] for i, n in enumerate(STRIDES)}
-    lost = replace(useful["a"][0], values=np.random.default_rng(0).permutation(useful["a"][0].values))
-    crowd = simulated.inputs(useful | {"z": [lost]}, strings)
+def test_settings_are_fitted_on_what_the_members_with_weight_propose(name, references):
+    """A member of random predictions gets no weight, and the recipe is as good as without it."""
+    useful = {n: [simulated.log_probs(references, STRIDES[n], ERRORS[n], seed=i)] for i, n in enumerate(STRIDES)}
+    useless = replace(useful["a"][0], values=np.random.default_rng(0).permutation(useful["a"][0].values))
+    inputs = simulated.inputs(useful | {"z": [useless]}, references)
     blender = BLENDERS.get(name)()
-    recipe = blender.fit(crowd)
+    recipe = blender.fit(inputs)
     assert "z" not in recipe.weights
-    found = distances(blender, crowd, recipe).mean()
+    fitted = distances(blender, inputs, recipe).mean()
     grid = {"lm_weight": (0.0, 0.1, 0.3), "length_bonus": (-0.2, 0.0, 0.5)}
     for key, values in grid.items():
         for value in values if key in recipe.settings else ():
             other = replace(recipe, settings=recipe.settings | {key: value})
-            assert distances(blender, crowd, other).mean() >= found - 1e-9
+            assert distances(blender, inputs, other).mean() >= fitted - 1e-9
 
 
 @pytest.mark.parametrize("name", ["rescore", "mbr"])
-def test_order_of_members_changes_nothing(name, oof, strings, recipes):
+def test_order_of_members_changes_nothing(name, oof, references, recipes):
     order = ("c", "a", "b")
     members = {n: [oof.split.predictions[oof.names.index(n)].load()] for n in order}
-    shuffled = simulated.inputs(members, strings)
+    shuffled = simulated.inputs(members, references)
     blender = BLENDERS.get(name)()
     assert blender.fit(shuffled) == recipes[name]
     assert blender.predict(shuffled, recipes[name]) == blender.predict(oof, recipes[name])
 
 
 def test_sequence_level_is_no_worse_than_the_frame_average_on_unequal_strides(oof, dev, recipes):
-    found = {name: distances(BLENDERS.get(name)(), dev, recipe).mean() for name, recipe in recipes.items()}
-    assert min(found["rescore"], found["mbr"]) <= found["average"]
+    means = {name: distances(BLENDERS.get(name)(), dev, recipe).mean() for name, recipe in recipes.items()}
+    assert min(means["rescore"], means["mbr"]) <= means["average"]
 
 
 def test_nested_distances_come_from_recipes_that_did_not_see_the_part(oof):
-    class Peeking:
-        """Its recipe is the first utterance it was fitted on."""
+    class FirstReference:
+        """Its recipe is the reference of the first utterance it is fitted on."""
 
         def fit(self, inputs, seed=0):
-            return BlendRecipe("peeking", {}, {"string": list(inputs.references[0])})
+            return BlendRecipe("first", {}, {"reference": list(inputs.references[0])})
 
         def predict(self, inputs, recipe):
-            return [recipe.settings["string"]] * len(inputs)
+            return [recipe.settings["reference"]] * len(inputs)
 
-    found = nested_distances(Peeking(), oof)
+    nested = nested_distances(FirstReference(), oof)
     first_of_other_part = [oof.references[1], oof.references[0]]
     expected = edit_distances([first_of_other_part[part] for part in oof.parts], oof.references)
-    assert found.tolist() == expected.tolist()
+    assert nested.tolist() == expected.tolist()
 
 
-def test_a_member_without_weight_proposes_nothing(oof, strings):
-    alone = simulated.inputs({"a": [oof.split.predictions[0].load()]}, strings)
+def test_a_member_without_weight_proposes_nothing(oof, references):
+    only_a = simulated.inputs({"a": [oof.split.predictions[0].load()]}, references)
     for row in range(len(oof)):
-        assert oof.pool([0]).hypotheses(row) == alone.pool().hypotheses(row)
+        assert oof.pool([0]).hypotheses(row) == only_a.pool().hypotheses(row)
 
 
-def test_a_pool_has_what_members_find_without_and_with_the_language_model(oof):
+def test_a_pool_holds_the_best_hypotheses_without_and_with_the_language_model(oof):
     pool = oof.pool([0])
     for row in range(len(oof)):
-        found = {bytes(h) for h in pool.hypotheses(row)}
-        assert {oof.nbest(0).strings[row][0], oof.nbest_row(0, row)[0]} <= found
-    fused = [list(oof.nbest_row(0, row)[0]) for row in range(len(oof))]
-    assert edit_distances(fused, oof.references).mean() < alone(oof, 0)
+        hypotheses = {bytes(hypothesis) for hypothesis in pool.hypotheses(row)}
+        assert {oof.nbest(0).hypotheses[row][0], oof.best_with_lm(0, row)[0]} <= hypotheses
+    fused = [list(oof.best_with_lm(0, row)[0]) for row in range(len(oof))]
+    assert edit_distances(fused, oof.references).mean() < single_distance(oof, 0)

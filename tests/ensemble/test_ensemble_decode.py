@@ -1,7 +1,8 @@
-"""The decode command on simulated members of a real folder layout: what it prints, tuning, fold safety, bad options."""
+"""The decode command on simulated members in the store's layout: its output, tuning, fold safety, bad options."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,10 @@ import numpy as np
 import pytest
 import simulated_members as simulated
 
-from ensemble.decode import DecodeOptions, language_models, main, open_task, tune_group
+from ensemble.decode import DecodeOptions, language_models, main, open_task, tune_member
 from ensemble.decoding.batched import decode_in_batches
 from ensemble.decoding.decoders import decoder
-from ensemble.fitting.settings import tune
+from ensemble.fitting.settings import pattern_search
 from ensemble.lm.ngram import estimate
 from ensemble.members.member import group_by_member
 from folds.competition.submission import check_submission
@@ -31,10 +32,10 @@ def dataset(tiny):
 
 @pytest.fixture(scope="module")
 def runs(dataset, tmp_path_factory) -> Path:
-    """One member over two folds, its posteriors made from the transcripts."""
+    """One member of two folds, with posteriors simulated from the transcripts."""
     folder = tmp_path_factory.mktemp("runs")
 
-    def made(split, ids, seed):
+    def simulated_split(split, ids, seed):
         rows = {name: row for row, name in enumerate(split.ids)}
         strings = [split.labels(rows[i]).tolist() if split.tokens is not None else [1, 2] for i in ids]
         classes = dataset.alphabet.classes
@@ -44,9 +45,9 @@ def runs(dataset, tmp_path_factory) -> Path:
 
     for fold in range(FOLDS):
         splits = {
-            "oof": made(dataset.train, dataset.train.ids[fold::FOLDS], fold),
-            "dev": made(dataset.dev, dataset.dev.ids, 10 + fold),
-            "test": made(dataset.test, dataset.test.ids, 20 + fold),
+            "oof": simulated_split(dataset.train, dataset.train.ids[fold::FOLDS], fold),
+            "dev": simulated_split(dataset.dev, dataset.dev.ids, 10 + fold),
+            "test": simulated_split(dataset.test, dataset.test.ids, 20 + fold),
         }
         simulated.write_run(folder, "gru", fold, splits)
     return folder
@@ -64,46 +65,55 @@ def run(tiny, runs, monkeypatch):
     return call
 
 
-def test_it_prints_distance_and_speed_with_a_progress_bar(run, capsys):
+def test_it_prints_distance_and_speed_with_a_progress_bar(run, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     run("--members", "g*", "--beam", 20, "--nbest", 5, "--lm", "train")
-    told = capsys.readouterr()
-    assert told.out.startswith("gru: 6 utterances, distance ")
-    assert "best of 5" in told.out and "utterances/s" in told.out and "utterances/CPU-s" in told.out
-    assert "gru:   0%" in told.err and "0/6" in told.err
+    printed = capsys.readouterr()
+    distances = r"distance (\d+\.\d{3}), oracle of the 5-best (\d+\.\d{3})"
+    line = rf"gru: 6 utterances, {distances}, \d+ utterances/s, \d+ utterances/CPU-s\n"
+    distance, oracle = map(float, re.fullmatch(line, printed.out).groups())
+    assert oracle <= distance
+    assert re.search(r"gru .*  0%.*gru .*100%", printed.err, re.DOTALL)
+
+
+def test_without_a_terminal_there_is_no_progress_bar(run, capsys):
+    run("--members", "g*", "--beam", 2)
+    assert not capsys.readouterr().err
 
 
 def test_tuning_prints_options_and_does_not_make_out_of_fold_worse(dataset, runs, capsys):
-    group = group_by_member(find_fold_models(runs))[0]
+    member = group_by_member(find_fold_models(runs))[0]
     options = DecodeOptions(lm="train", beam=8, lm_weight=0.0)
-    weight, bonus = tune_group(group, dataset, options, decoder("beam"))
+    weight, bonus = tune_member(member, dataset, options, decoder("beam"))
     assert f"--lm-weight {weight:g} --length-bonus {bonus:g}" in capsys.readouterr().out
-    task = open_task(group, "oof", dataset, options)
-    plain, tuned = (
-        decode_in_batches(task, decoder("beam"), beam=8, nbest=1, lm_weight=w, length_bonus=b).distances(task.references)
-        for w, b in ((0.0, 0.0), (weight, bonus))
-    )
-    assert tuned.mean() <= plain.mean()
+    task = open_task(member, "oof", dataset, options)
+
+    def distance(lm_weight: float, length_bonus: float) -> float:
+        settings = {"beam": 8, "nbest": 1, "lm_weight": lm_weight, "length_bonus": length_bonus}
+        return decode_in_batches(task, decoder("beam"), **settings).distances(task.references).mean()
+
+    assert distance(weight, bonus) <= distance(0.0, 0.0)
 
 
-def test_an_out_of_fold_utterance_meets_a_model_without_its_fold(dataset, runs):
-    group = group_by_member(find_fold_models(runs))[0]
-    task = open_task(group, "oof", dataset, DecodeOptions(lm="train"))
+def test_an_out_of_fold_utterance_gets_a_model_without_its_fold(dataset, runs):
+    member = group_by_member(find_fold_models(runs))[0]
+    task = open_task(member, "oof", dataset, DecodeOptions(lm="train"))
     assert len(task.log_probs) == len(dataset.train)
     transcripts = [dataset.train.labels(row) for row in range(len(dataset.train))]
     for fold in range(FOLDS):
         assert np.flatnonzero(task.parts == fold).tolist() == list(range(fold, len(dataset.train), FOLDS))
         others = [tokens for row, tokens in enumerate(transcripts) if row % FOLDS != fold]
         expected = estimate(others, dataset.alphabet.classes, 4)
-        np.testing.assert_array_equal(task.models[fold].log_probs, expected.log_probs)
+        np.testing.assert_array_equal(task.languages[fold].log_probs, expected.log_probs)
 
 
-def test_dev_meets_a_model_of_all_training_transcripts_and_the_mean_of_the_folds(dataset, runs):
-    group = group_by_member(find_fold_models(runs))[0]
-    task = open_task(group, "dev", dataset, DecodeOptions(lm="train"))
+def test_dev_gets_a_model_of_all_training_transcripts_and_the_mean_of_the_folds(dataset, runs):
+    member = group_by_member(find_fold_models(runs))[0]
+    task = open_task(member, "dev", dataset, DecodeOptions(lm="train"))
     transcripts = [dataset.train.labels(row) for row in range(len(dataset.train))]
     expected = estimate(transcripts, dataset.alphabet.classes, 4)
-    np.testing.assert_array_equal(task.models[0].log_probs, expected.log_probs)
-    mean = np.mean([np.exp(member.load("dev")[0]) for member in group.members], axis=0)
+    np.testing.assert_array_equal(task.languages[0].log_probs, expected.log_probs)
+    mean = np.mean([np.exp(fold_model.load("dev")[0]) for fold_model in member.fold_models], axis=0)
     np.testing.assert_allclose(np.exp(task.log_probs[0]), mean, atol=2e-3)
 
 
@@ -111,19 +121,19 @@ def test_the_pattern_search_finds_the_valley_and_is_deterministic():
     def valley(weight, bonus):
         return (weight - 0.45) ** 2 + 0.1 * (bonus - 1.3) ** 2 + 0.05 * weight * bonus
 
-    found = tune(valley, 0.3, 0.0)
-    assert found == tune(valley, 0.3, 0.0)
-    nearby = [valley(found[0] + i * 0.05, found[1] + j * 0.2) for i in (-1, 0, 1) for j in (-1, 0, 1)]
-    assert valley(*found) == min(nearby)
-    assert tune(lambda weight, bonus: weight, 0.3, 0.0)[0] == 0.0
+    best = pattern_search(valley, 0.3, 0.0)
+    assert best == pattern_search(valley, 0.3, 0.0)
+    nearby = [valley(best[0] + i * 0.05, best[1] + j * 0.2) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    assert valley(*best) == min(nearby)
+    assert pattern_search(lambda weight, bonus: weight, 0.3, 0.0)[0] == 0.0
 
 
 def test_an_arpa_file_is_written_and_read(run, dataset, tmp_path, capsys):
     path = tmp_path / "lm.arpa"
     run("--arpa", path, "--lm", "train", "--limit", 3)
-    read = language_models(dataset, DecodeOptions(lm=str(path)), np.zeros(1, np.int64), None)[0]
-    made = language_models(dataset, DecodeOptions(lm="train"), np.zeros(1, np.int64), None)[0]
-    np.testing.assert_allclose(read.log_probs, made.log_probs, atol=1e-6)
+    read_model = language_models(dataset, DecodeOptions(lm=str(path)), np.zeros(1, np.int64), None)[0]
+    estimated = language_models(dataset, DecodeOptions(lm="train"), np.zeros(1, np.int64), None)[0]
+    np.testing.assert_allclose(read_model.log_probs, estimated.log_probs, atol=1e-6)
     assert "3 utterances" in capsys.readouterr().out
 
 
@@ -132,9 +142,9 @@ def test_a_member_s_best_hypotheses_become_a_submission(run, dataset, runs, tmp_
     run("--split", "test", "--out", out)
     check_submission(out, dataset.header, dataset.sample_ids, dataset.alphabet, allow_empty=True)
     task = open_task(group_by_member(find_fold_models(runs))[0], "test", dataset, DecodeOptions())
-    best = decode_in_batches(task, decoder("beam"), beam=50, nbest=1, length_bonus=0.0).hypotheses
+    nbest_lists = decode_in_batches(task, decoder("beam"), beam=50, nbest=1, length_bonus=0.0).hypotheses
     rows = [line.split(",")[1] for line in out.read_text().splitlines()[1:]]
-    assert rows == [dataset.alphabet.to_string(found[0].tokens) for found in best]
+    assert rows == [dataset.alphabet.to_string(nbest[0].tokens) for nbest in nbest_lists]
     assert f"wrote {out} ({len(dataset.test)} rows)" in capsys.readouterr().out
 
 
@@ -157,7 +167,7 @@ def test_options_that_do_not_fit_are_refused(options, message):
 def test_faults_are_one_line(run, tmp_path):
     with pytest.raises(InputError, match="did you mean beam"):
         run("--decoder", "bean")
-    with pytest.raises(InputError, match="no finished member is called so"):
+    with pytest.raises(InputError, match="no finished member has such a name"):
         run("--members", "x*")
     wrong = tmp_path / "other.arpa"
     wrong.write_text("\\data\\\nngram 1=2\n\n\\1-grams:\n-1 <s>\n-1 ZZ\n\n\\end\\\n")
@@ -167,9 +177,9 @@ def test_faults_are_one_line(run, tmp_path):
 
 def test_the_command_exits_with_2(tmp_path):
     command = [sys.executable, "-m", "ensemble.decode", "--runs", str(tmp_path / "none")]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert told.returncode == 2
-    assert told.stderr.startswith("error: ") and len(told.stderr.splitlines()) == 1
+    process = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: ") and len(process.stderr.splitlines()) == 1
 
 
 @pytest.mark.real

@@ -1,4 +1,4 @@
-"""One contract over every registered decoder; the peers against our beam where they are installed."""
+"""One contract for every registered decoder; third-party decoders against our beam where they are installed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from ensemble.beam.search import beam_search
+from ensemble.decoding.batched import decoded_batches
 from ensemble.decoding.decoders import DECODERS, HOW_TO_INSTALL, collapse, decoder
 from ensemble.decoding.third_party import installed
 from ensemble.lm.ngram import estimate
+from folds.store.log_probs import LogProbs
+from folds.store.ragged import offsets_of
 from models.ctc import greedy, log_likelihood
 from registry.errors import InputError
 
@@ -17,7 +20,7 @@ PACKAGES = {"ctcdecode": "ctcdecode", "flashlight": "flashlight.lib.text", "fast
 
 
 def batch(count: int = 4, frames: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Peaky posteriors with a tenth of the frames torn between two classes."""
+    """Peaky posteriors with a tenth of the frames ambiguous."""
     random = np.random.default_rng(seed)
     logits = random.normal(size=(count, frames, CLASSES))
     best = np.where(random.random((count, frames)) < 0.3, random.integers(1, CLASSES, (count, frames)), 0)
@@ -27,7 +30,7 @@ def batch(count: int = 4, frames: int = 60, seed: int = 0) -> tuple[np.ndarray, 
     return log_probs.astype(np.float32), random.integers(frames // 2, frames + 1, count)
 
 
-def test_ours_are_always_there_and_peers_where_their_packages_are():
+def test_ours_are_always_registered_and_third_party_ones_where_installed():
     assert {"greedy", "beam"} <= set(DECODERS.names())
     for name, package in PACKAGES.items():
         assert (name in DECODERS) == installed(package)
@@ -37,9 +40,9 @@ def test_ours_are_always_there_and_peers_where_their_packages_are():
 @pytest.mark.parametrize("name", DECODERS.names())
 def test_every_decoder_keeps_the_contract(name):
     log_probs, lengths = batch()
-    found = decoder(name)(log_probs, lengths, beam=20)
-    assert [len(hypotheses) for hypotheses in found] == [1] * len(lengths)
-    for row, (best,) in enumerate(found):
+    nbest_lists = decoder(name)(log_probs, lengths, beam=20)
+    assert [len(nbest) for nbest in nbest_lists] == [1] * len(lengths)
+    for row, (best,) in enumerate(nbest_lists):
         assert all(0 < token < CLASSES for token in best.tokens)
         exact = log_likelihood(log_probs[row, : lengths[row]], [best.tokens])[0]
         assert best.ctc <= exact + 1e-3
@@ -58,44 +61,44 @@ def test_every_decoder_refuses_bad_input(name):
 
 
 @pytest.mark.parametrize("name", [name for name in DECODERS.names() if name != "beam"])
-def test_what_a_decoder_cannot_do_it_refuses(name):
+def test_a_decoder_refuses_what_it_does_not_support(name):
     log_probs, lengths = batch(1)
-    with pytest.raises(InputError, match=f"decoder {name}: takes no language model"):
+    with pytest.raises(InputError, match=f"decoder {name}: supports no language model"):
         decoder(name)(log_probs, lengths, lm=estimate([[1, 2]], CLASSES), lm_weight=0.5)
-    with pytest.raises(InputError, match=f"decoder {name}: takes no language model and no length bonus"):
+    with pytest.raises(InputError, match=f"decoder {name}: supports no language model and no length bonus"):
         decoder(name)(log_probs, lengths, length_bonus=1.0)
     if name in ("greedy", "fast_ctc_decode"):
         with pytest.raises(InputError, match=f"decoder {name}: nbest is 5; expected at most 1"):
             decoder(name)(log_probs, lengths, beam=5, nbest=5)
 
 
-def test_greedy_is_the_greedy_collapse_with_the_frames_it_begins_at():
+def test_greedy_is_the_greedy_collapse_with_the_frames_where_tokens_begin():
     log_probs, lengths = batch()
-    found = decoder("greedy")(log_probs, lengths)
-    assert [list(best.tokens) for (best,) in found] == greedy(log_probs, lengths)
-    for row, (best,) in enumerate(found):
+    nbest_lists = decoder("greedy")(log_probs, lengths)
+    assert [list(best.tokens) for (best,) in nbest_lists] == greedy(log_probs, lengths)
+    for row, (best,) in enumerate(nbest_lists):
         assert log_probs[row, best.frames].argmax(axis=1).tolist() == list(best.tokens)
     assert collapse([0, 3, 3, 0, 3, 1, 0]) == ([3, 3, 1], (1, 4, 5))
 
 
 @pytest.mark.parametrize("name", [name for name in PACKAGES if name in DECODERS])
-def test_peers_find_nothing_better_than_our_beam(name):
+def test_third_party_decoders_find_nothing_better_than_our_beam(name):
     log_probs, lengths = batch(8, seed=3)
     ours = beam_search(log_probs, lengths, beam=50)
     theirs = decoder(name)(log_probs, lengths, beam=50)
 
-    def scores(found):
-        return [log_likelihood(log_probs[i, :n], [found[i][0].tokens])[0] for i, n in enumerate(lengths)]
+    def scores(nbest_lists):
+        return [log_likelihood(log_probs[i, :n], [nbest_lists[i][0].tokens])[0] for i, n in enumerate(lengths)]
 
     assert np.mean(scores(ours)) >= np.mean(scores(theirs)) - 1e-3
 
 
 @pytest.mark.parametrize("name", [name for name in ("ctcdecode", "fast_ctc_decode") if name in DECODERS])
-def test_peers_that_merge_prefixes_find_what_ours_finds(name):
+def test_third_party_decoders_that_merge_prefixes_find_what_ours_finds(name):
     log_probs, lengths = batch(8, seed=4)
     ours = beam_search(log_probs, lengths, beam=50)
     theirs = decoder(name)(log_probs, lengths, beam=50)
-    assert [h[0].tokens for h in ours] == [h[0].tokens for h in theirs]
+    assert [nbest[0].tokens for nbest in ours] == [nbest[0].tokens for nbest in theirs]
 
 
 @pytest.mark.skipif("ctcdecode" not in DECODERS, reason="ctcdecode is not installed")
@@ -103,7 +106,14 @@ def test_ctcdecodes_nbest_is_ours():
     log_probs, lengths = batch(4, seed=5)
     ours = beam_search(log_probs, lengths, beam=50, nbest=5)
     theirs = decoder("ctcdecode")(log_probs, lengths, beam=50, nbest=5)
-    assert [[h.tokens for h in found] for found in ours] == [[h.tokens for h in found] for found in theirs]
+    assert [[h.tokens for h in nbest] for nbest in ours] == [[h.tokens for h in nbest] for nbest in theirs]
+
+
+def test_a_setting_that_no_decoder_has_is_a_type_error():
+    log_probs, lengths = batch(1)
+    for name in DECODERS.names():
+        with pytest.raises(TypeError, match="width"):
+            decoder(name)(log_probs, lengths, width=5)
 
 
 def test_a_decoder_that_is_not_installed_says_how_to_get_it(monkeypatch):
@@ -115,3 +125,23 @@ def test_a_decoder_that_is_not_installed_says_how_to_get_it(monkeypatch):
         decoder("flashlight")
     with pytest.raises(InputError, match="there is no 'bean'; did you mean beam"):
         decoder("bean")
+
+
+def test_batches_are_of_one_part_and_like_length_and_decode_each_utterance_with_its_parts_model():
+    log_probs, lengths = batch(150, frames=12)
+    offsets = offsets_of(lengths)
+    values = np.concatenate([rows[:length] for rows, length in zip(log_probs, lengths, strict=True)])
+    stored = LogProbs(values, offsets, tuple(map(str, range(150))), "", 0, 1)
+    parts = np.arange(150) % 2
+    languages = {0: None, 1: estimate([[1, 2, 3], [3, 3]], CLASSES, order=2)}
+    settings = {"beam": 4, "nbest": 2, "lm_weight": 0.5}
+    decoded = list(decoded_batches(stored, beam_search, parts=parts, languages=languages, **settings))
+    assert [len(result.rows) for result in decoded] == [64, 11, 64, 11]
+    assert sorted(row for result in decoded for row in result.rows) == list(range(150))
+    for result in decoded:
+        assert len(set(parts[result.rows])) == 1
+        assert (np.diff(lengths[result.rows]) >= 0).all()
+        assert result.wall > 0 and result.cpu >= 0
+        for row, nbest in zip(result.rows, result.hypotheses, strict=True):
+            alone = beam_search(log_probs[row, None], lengths[[row]], lm=languages[parts[row]], **settings)
+            assert nbest == alone[0]

@@ -1,4 +1,4 @@
-"""The joint decoding command on a LAS of two folds: whose model speaks, what is printed, written and refused."""
+"""The joint decoding command on a LAS of two folds: which network decodes, its output, the file, bad options."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 import shutil
 import sys
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,7 +15,7 @@ from folds.competition.metric import edit_distances
 from folds.competition.submission import check_submission
 from folds.data.cache import load_dataset
 from folds.store.fold_model import find_fold_models, load_model
-from models.las import joint_search
+from models.joint_search import joint_search
 from registry import InputError
 
 SMALL = ["--channels", "8", "--bottom", "6", "--hidden", "8", "--layers", "1", "--speller", "7", "--attention", "5"]
@@ -29,7 +28,7 @@ def dataset(tiny):
 
 @pytest.fixture(scope="module")
 def runs(tiny, tmp_path_factory):
-    """A LAS of two folds, trained for some seconds, and an LSTM, which has no speller."""
+    """A LAS of two folds, trained for some seconds, and an LSTM, which has no attention decoder."""
     path = tmp_path_factory.mktemp("joint")
     fixed = ["train", "--data", str(tiny), "--runs", str(path), "--folds", "2", "--threads", "1", "--lr", "0.01"]
     fixed += ["--batch-frames", "400"]
@@ -50,27 +49,27 @@ def run(tiny, runs, monkeypatch):
     return call
 
 
-def strings_of(member, split, ids, weight) -> list[list[int]]:
-    """The best string of each utterance, one at a time."""
+def best_hypotheses(fold_model, split, ids, weight) -> list[list[int]]:
+    """The best hypothesis of each utterance."""
     row_of = {name: row for row, name in enumerate(split.ids)}
-    model = load_model(member)
-    features = [torch.tensor(split.features(row_of[name])) for name in ids]
-    return [joint_search(model, each, beam=5, ctc_weight=weight)[0][0] for each in features]
+    network = load_model(fold_model)
+    utterances = [torch.tensor(split.features(row_of[name])) for name in ids]
+    return [joint_search(network, features, beam=5, ctc_weight=weight)[0][0] for features in utterances]
 
 
 def test_out_of_fold_each_model_decodes_what_it_held_out(run, runs, dataset, capsys):
     run("--split", "oof", "--ctc-weight", "1", "0.3")
-    told = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.splitlines()
     expected = []
-    for member in find_fold_models(runs)[:2]:
-        ids = member.load("oof").ids
+    for fold_model in find_fold_models(runs)[:2]:
+        ids = fold_model.load("oof").ids
         references = [dataset.train.labels(dataset.train.ids.index(name)) for name in ids]
         for weight in (1.0, 0.3):
-            distance = edit_distances(strings_of(member, dataset.train, ids, weight), references).mean()
-            expected.append((member.fold, f"{weight:g}", len(ids), distance))
+            distance = edit_distances(best_hypotheses(fold_model, dataset.train, ids, weight), references).mean()
+            expected.append((fold_model.fold, f"{weight:g}", len(ids), distance))
     pattern = r"las_small fold (\d), CTC weight (\S+): (\d+) utterances of oof, distance (\S+), \S+ utterances/s"
-    found = [re.fullmatch(pattern, line).groups() for line in told]
-    assert [(int(f), w, int(n), float(d)) for f, w, n, d in found] == [
+    printed = [re.fullmatch(pattern, line).groups() for line in lines]
+    assert [(int(f), w, int(n), float(d)) for f, w, n, d in printed] == [
         (f, w, n, pytest.approx(d, abs=5e-4)) for f, w, n, d in expected
     ]
     assert len({d for *_, d in expected}) > 1
@@ -78,27 +77,27 @@ def test_out_of_fold_each_model_decodes_what_it_held_out(run, runs, dataset, cap
 
 def test_one_fold_model_s_strings_become_a_submission(run, runs, dataset, tmp_path, capsys):
     out = tmp_path / "joint.csv"
-    with pytest.raises(InputError, match="--out with 2 fold models: a joint search is of one"):
+    with pytest.raises(InputError, match="--out with 2 fold models: a joint search decodes one"):
         run("--split", "test", "--out", out)
     assert not out.exists()
     run("--fold", 1, "--split", "test", "--out", out)
     check_submission(out, dataset.header, dataset.sample_ids, dataset.alphabet, allow_empty=True)
-    strings = strings_of(find_fold_models(runs)[1], dataset.test, dataset.test.ids, 0.5)
+    hypotheses = best_hypotheses(find_fold_models(runs)[1], dataset.test, dataset.test.ids, 0.5)
     assert [row.split(",")[1] for row in out.read_text().splitlines()[1:]] == [
-        dataset.alphabet.to_string(string) for string in strings
+        dataset.alphabet.to_string(tokens) for tokens in hypotheses
     ]
     assert f"wrote {out} ({len(dataset.test)} rows)" in capsys.readouterr().out
 
 
 def test_a_limit_draws_the_same_utterances_for_all(runs, dataset):
-    rows = [joint.chosen_rows(member, "dev", dataset, 3)[1] for member in find_fold_models(runs)[:2]]
-    assert len(rows[0]) == 3 and np.array_equal(*rows)
+    rows = [joint.open_task(fold_model, "dev", dataset, 3).rows for fold_model in find_fold_models(runs)[:2]]
+    assert len(rows[0]) == 3 and rows[0] == rows[1]
 
 
 def test_damaged_weights_are_one_line_before_anything_is_decoded(run, runs, tmp_path, capsys):
     shutil.copytree(runs / "las_small", tmp_path / "las_small")
     (tmp_path / "las_small" / "fold1" / "checkpoint" / "weights.safetensors").write_bytes(b"torn")
-    with pytest.raises(InputError, match="fold1/checkpoint/weights.safetensors: not these weights"):
+    with pytest.raises(InputError, match="fold1/checkpoint/weights.safetensors: cannot be read"):
         run("--runs", tmp_path)
     assert not capsys.readouterr().out
 
@@ -106,17 +105,17 @@ def test_damaged_weights_are_one_line_before_anything_is_decoded(run, runs, tmp_
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--members", "lstm_small"], "lstm_small/fold0: has no attention speller"),
+        (["--members", "lstm_small"], "lstm_small/fold0: has no attention decoder"),
         (["--members", "gru*"], r"--members gru\*: no finished member"),
-        (["--members", "--fold", "0"], "--members: none is named; there are: las_small, lstm_small"),
-        (["--fold", "4"], r"--fold 4: no fold model .* las_small \(folds 0, 1 of 2\)"),
+        (["--members", "--fold", "0"], "--members: no name is given; there are: las_small, lstm_small"),
+        (["--fold", "4"], r"--fold 4: the members have no fold model of this fold: las_small \(folds 0, 1 of 2\)"),
         (["--ctc-weight", "1.5"], "--ctc-weight 1.5: expected shares from 0 to 1"),
         (["--beam", "0"], "--beam 0: expected 1 or more"),
         (["--limit", "-1"], "--limit -1: expected 1 or more"),
-        (["--out", "x.csv"], "--out: a submission is of all of --split test"),
-        (["--out", "x.csv", "--split", "test", "--limit", "3"], "--out: a submission is of all of --split test"),
+        (["--out", "x.csv"], "--out: a submission needs all of --split test"),
+        (["--out", "x.csv", "--split", "test", "--limit", "3"], "--out: a submission needs all of --split test"),
     ],
 )
-def test_what_cannot_be_is_refused(run, options, message):
+def test_options_that_do_not_fit_are_refused(run, options, message):
     with pytest.raises(InputError, match=message):
         run(*options)

@@ -1,4 +1,4 @@
-"""Phone language model: sums, a plain recursive Kneser-Ney, fold safety, ARPA files out and in, damaged ones."""
+"""Phone language models: sums, a recursive Kneser-Ney as reference, fold safety, ARPA files and damaged ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TRANSCRIPTS = st.lists(st.lists(st.integers(1, CLASSES - 1), max_size=8), min_si
 
 
 class PlainKneserNey:
-    """Interpolated Kneser-Ney as the paper writes it: counts in dictionaries, one recursion."""
+    """Interpolated Kneser-Ney as in the paper: counts in dictionaries, and a recursion."""
 
     def __init__(self, transcripts, classes: int, order: int) -> None:
         self.classes, self.order = classes, order
@@ -76,20 +76,20 @@ def test_probabilities_sum_to_one_for_every_history(transcripts, order):
 
 def test_probabilities_of_all_sequences_sum_to_one():
     lm = estimate([[1], [1, 2], [2]], classes=3, order=2)
-    # Mass of sequences up to length n: what is left over is still in some state.
+    # Probability mass of all sequences up to length n by state; `ended` is the mass of those that have ended.
     mass = np.zeros(len(lm.log_probs))
     mass[0], ended = 1.0, 0.0
     probs = np.exp(lm.log_probs.astype(np.float64))
     for _ in range(200):
         ended += float(mass @ probs[:, 0])
-        grown = np.zeros_like(mass)
+        extended = np.zeros_like(mass)
         for c in (1, 2):
-            np.add.at(grown, lm.next_state[:, c], mass * probs[:, c])
-        mass = grown
+            np.add.at(extended, lm.next_state[:, c], mass * probs[:, c])
+        mass = extended
     assert ended == pytest.approx(1.0, abs=1e-6)
 
 
-def test_a_longer_history_tells_more():
+def test_a_longer_history_lowers_the_perplexity():
     cycle = [1, 2, 3, 1, 3, 2] * 5
     perplexities = [estimate([cycle] * 4, CLASSES, order).perplexity([cycle]) for order in (1, 2, 3)]
     assert perplexities[0] > perplexities[1] > perplexities[2]
@@ -108,9 +108,9 @@ def test_a_folds_model_never_saw_the_fold():
     for fold, others in ((0, transcripts[2:]), (1, transcripts[:2])):
         expected = estimate(others, CLASSES, order=2)
         np.testing.assert_array_equal(models[fold].log_probs, expected.log_probs)
-    # Changing a fold's transcripts changes nothing in its own model.
-    other = estimate_folds([[4, 4], [4], *transcripts[2:]], [0, 0, 1, 1], CLASSES, order=2)
-    np.testing.assert_array_equal(other[0].log_probs, models[0].log_probs)
+    # Changing a fold's transcripts does not change its own model.
+    changed = estimate_folds([[4, 4], [4], *transcripts[2:]], [0, 0, 1, 1], CLASSES, order=2)
+    np.testing.assert_array_equal(changed[0].log_probs, models[0].log_probs)
     with pytest.raises(InputError, match="no transcripts"):
         estimate_folds(transcripts, [0, 0, 0, 0], CLASSES)
     with pytest.raises(InputError, match="one for each of the 4 transcripts"):
@@ -127,7 +127,7 @@ def test_a_folds_model_never_saw_the_fold():
         ([[1]], 41, 40, "order 40"),
     ],
 )
-def test_what_cannot_be_estimated_is_said(transcripts, classes, order, message):
+def test_bad_input_to_estimate_is_refused(transcripts, classes, order, message):
     with pytest.raises(InputError, match=message):
         estimate(transcripts, classes, order)
 
@@ -138,15 +138,15 @@ def test_arpa_round_trip(tmp_path_factory, transcripts, order):
     lm = estimate(transcripts, CLASSES, order)
     path = tmp_path_factory.mktemp("arpa") / "lm.arpa"
     write_arpa(path, lm, PHONEMES)
-    again = read_arpa(path, PHONEMES)
-    assert again.order == order
-    np.testing.assert_array_equal(again.next_state, lm.next_state)
-    np.testing.assert_allclose(again.log_probs, lm.log_probs, atol=1e-6)
+    read = read_arpa(path, PHONEMES)
+    assert read.order == order
+    np.testing.assert_array_equal(read.next_state, lm.next_state)
+    np.testing.assert_allclose(read.log_probs, lm.log_probs, atol=1e-6)
 
 
-# An ARPA file that is not ours: pruned, with <unk>, orders of words that no estimate makes. log10 p.
+# An ARPA file that `write_arpa` would not write: pruned, with <unk>, without some back-off weights. log10 p.
 FOREIGN = """
-made by hand
+a comment
 \\data\\
 ngram 1=7
 ngram 2=2
@@ -174,7 +174,7 @@ def test_a_foreign_arpa_file_is_read_as_back_off_models_are(tmp_path):
     lm = read_arpa(path, PHONEMES)
     fifth = np.log(10) * -0.69897
     assert lm.score([2]) == pytest.approx(np.log(10) * -0.5 + fifth, abs=1e-5)
-    # <s> [SIL] backs off; [SIL] AA is there; AA </s> has no back-off weight.
+    # <s> [SIL] backs off; [SIL] AA is a bigram; AA </s> has no back-off weight.
     assert lm.score([1, 2]) == pytest.approx(np.log(10) * (-0.30103 - 0.2) + 2 * fifth, abs=1e-5)
     assert lm.score([3, 4]) == pytest.approx(np.log(10) * -0.30103 + 3 * fifth, abs=1e-5)
     assert isinstance(lm, PhoneLM)

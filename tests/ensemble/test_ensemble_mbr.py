@@ -1,22 +1,23 @@
-"""Minimum Bayes risk: equal to exhaustive search on small pools; edit distances as rapidfuzz has them."""
+"""Minimum Bayes risk: equal to exhaustive search on small pools; edit distances equal to python-Levenshtein's."""
 
 from __future__ import annotations
 
+import Levenshtein
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rapidfuzz.distance import Levenshtein
 
-from ensemble.hypotheses.edit_distance import flatten, pairwise, to_references
+from ensemble.hypotheses.edit_distance import pairwise, to_references
 from ensemble.mbr import mbr
+from folds.store.ragged import Ragged
 
 TOKENS = st.lists(st.integers(0, 3), max_size=7)
 
 
 @given(st.lists(TOKENS, min_size=1, max_size=6, unique_by=tuple), st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=80)
-def test_equals_exhaustive_search_whatever_the_order(pool, random):
+def test_equals_exhaustive_search_in_any_order(pool, random):
     scores = [random.uniform(-5, 0) for _ in pool]
     posterior = np.exp(scores) / np.exp(scores).sum()
     risks = [sum(p * Levenshtein.distance(h, other) for p, other in zip(posterior, pool, strict=True)) for h in pool]
@@ -28,7 +29,7 @@ def test_equals_exhaustive_search_whatever_the_order(pool, random):
 
 
 def test_may_differ_from_the_most_probable():
-    # The most probable string stands alone; two that agree on most of it outweigh it.
+    # The most probable hypothesis agrees with no other; two that agree with each other outweigh it.
     pool = [[1, 2, 3, 4], [5, 6, 7, 8], [5, 6, 7, 9]]
     assert mbr(pool, np.log([0.4, 0.35, 0.25]))[0] == [5, 6, 7, 8]
 
@@ -47,14 +48,12 @@ def test_pairwise_equals_the_reference(rows):
     assert pairwise(rows).tolist() == expected
 
 
-def test_strings_longer_than_a_machine_word():
+def test_hypotheses_longer_than_a_machine_word():
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 40, 150).tolist(), rng.integers(0, 40, 130).tolist()
     assert pairwise([a, b])[0, 1] == Levenshtein.distance(a, b)
 
 
 def test_distances_to_references():
-    tokens, offsets = flatten([[1, 2], [2], [3, 3, 3]])
-    reference_tokens, reference_offsets = flatten([[1, 2], [3]])
-    got = to_references(tokens, offsets, np.array([0, 0, 1]), reference_tokens, reference_offsets)
-    assert got.tolist() == [0, 1, 2]
+    hypotheses, references = Ragged.of([[1, 2], [2], [3, 3, 3]], np.int16), Ragged.of([[1, 2], [3]], np.int16)
+    assert to_references(hypotheses, np.array([0, 0, 1]), references).tolist() == [0, 1, 2]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ensemble.rover import NULL, align, as_log_probs, rover, vote
 
-STRINGS = st.lists(st.lists(st.integers(0, 4), max_size=8), min_size=1, max_size=5)
+HYPOTHESES = st.lists(st.lists(st.integers(0, 4), max_size=8), min_size=1, max_size=5)
 
 
 def test_network_aligns_by_edit_distance_not_by_position():
@@ -72,13 +72,14 @@ def test_a_tie_goes_to_the_earliest_system_and_may_delete():
 
 
 def test_weights_are_repetitions():
-    rows, sure = [[1, 2, 3], [1, 3], [1, 2, 2]], [[0.5, 0.9, 0.7], [0.8, 0.6], [0.4, 0.3, 0.9]]
-    repeated = align([rows[0], rows[1], rows[1], rows[2]], [sure[0], sure[1], sure[1], sure[2]])
-    weighted = align(rows, sure)
+    hypotheses, confidences = [[1, 2, 3], [1, 3], [1, 2, 2]], [[0.5, 0.9, 0.7], [0.8, 0.6], [0.4, 0.3, 0.9]]
+    twice = [0, 1, 1, 2]
+    repeated = align([hypotheses[system] for system in twice], [confidences[system] for system in twice])
+    weighted = align(hypotheses, confidences)
     for method in ("meth1", "maxconf", "avgconf"):
-        left, _ = vote(repeated, method, 0.4, 0.3)
-        right, _ = vote(weighted, method, 0.4, 0.3, weights=[1, 2, 1])
-        assert left.tolist() == right.tolist()
+        winners, _ = vote(repeated, method, 0.4, 0.3)
+        weighted_winners, _ = vote(weighted, method, 0.4, 0.3, weights=[1, 2, 1])
+        assert winners.tolist() == weighted_winners.tolist()
 
 
 def test_weight_zero_takes_no_part():
@@ -101,16 +102,16 @@ def test_bad_arguments_are_refused():
         rover([[1, 2]], [[1.0]])
 
 
-@given(STRINGS)
+@given(HYPOTHESES)
 @settings(deadline=None, max_examples=60)
-def test_every_column_of_the_network_spells_its_hypothesis(rows):
+def test_every_column_of_the_network_holds_its_hypothesis(rows):
     network = align(rows)
     for system, row in enumerate(rows):
         assert [t for t in network.arcs[:, system].tolist() if t != NULL] == row
     assert not (network.arcs == NULL).all(axis=1).any()
 
 
-@given(STRINGS)
+@given(HYPOTHESES)
 @settings(deadline=None, max_examples=60)
 def test_a_system_that_outvotes_all_others_wins(rows):
     assert rover([rows[0]] * (len(rows) + 1) + list(rows)) == rows[0]

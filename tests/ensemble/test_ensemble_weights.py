@@ -15,34 +15,34 @@ def towards(target):
 
 
 def test_reaches_the_weights_that_minimise_the_loss():
-    found = greedy_selection(towards([0.5, 0.25, 0.25, 0.0]), 4, rounds=12)
-    assert found.weights.tolist() == [0.5, 0.25, 0.25, 0.0]
-    assert found.loss == pytest.approx(0)
+    selection = greedy_selection(towards([0.5, 0.25, 0.25, 0.0]), 4, rounds=12)
+    assert selection.weights.tolist() == [0.5, 0.25, 0.25, 0.0]
+    assert selection.loss == pytest.approx(0)
 
 
-def test_a_start_opens_what_single_steps_do_not_reach():
+def test_a_start_makes_reachable_what_single_steps_do_not_reach():
     """Three together are good, one is fair, two are worse than one: a vote."""
 
     def vote(counts):
         return {1: 1.0, 2: 2.0, 3: 0.5}[int(np.count_nonzero(counts))] + 0.1 * counts.argmax()
 
     assert greedy_selection(vote, 3, patience=3).counts.tolist() == [1, 0, 0]
-    found = greedy_selection(vote, 3, patience=3, start=np.array([1, 1, 1]))
-    assert found.counts.tolist() == [1, 1, 1] and found.loss == 0.5
+    selection = greedy_selection(vote, 3, patience=3, start=np.array([1, 1, 1]))
+    assert selection.counts.tolist() == [1, 1, 1] and selection.loss == 0.5
 
 
 def test_keeps_the_best_point_of_the_trajectory():
-    # One member alone is best; the search goes on past it, and comes back to it.
-    found = greedy_selection(lambda counts: float((counts > 0).sum()) + 0.1 * (counts.sum() % 3), 3, rounds=6)
-    losses = [loss for _, loss in found.trajectory]
-    assert found.loss == min(losses)
-    assert found.counts.sum() == losses.index(min(losses)) + 1
+    # One member alone is best; the search continues past it, and the best point is kept.
+    selection = greedy_selection(lambda counts: float((counts > 0).sum()) + 0.1 * (counts.sum() % 3), 3, rounds=6)
+    losses = [loss for _, loss in selection.trajectory]
+    assert selection.loss == min(losses)
+    assert selection.counts.sum() == losses.index(min(losses)) + 1
 
 
 def test_a_tie_prefers_members_already_used():
-    found = greedy_selection(lambda counts: 1.0, 5, seed=3)
-    assert (found.counts > 0).sum() == 1
-    assert len({member for member, _ in found.trajectory}) == 1
+    selection = greedy_selection(lambda counts: 1.0, 5, seed=3)
+    assert (selection.counts > 0).sum() == 1
+    assert len({member for member, _ in selection.trajectory}) == 1
 
 
 def test_same_seed_same_weights():
@@ -54,8 +54,8 @@ def test_same_seed_same_weights():
 
 
 def test_budget_bounds_the_distinct_members():
-    found = greedy_selection(towards([0.4, 0.3, 0.3]), 3, costs=[5, 5, 5], budget=10)
-    assert (found.counts > 0).sum() == 2
+    selection = greedy_selection(towards([0.4, 0.3, 0.3]), 3, costs=[5, 5, 5], budget=10)
+    assert (selection.counts > 0).sum() == 2
     with pytest.raises(ValueError, match="no member costs 4 or less"):
         greedy_selection(towards([1.0]), 1, costs=[5], budget=4)
 
@@ -64,13 +64,13 @@ def test_interval_of_a_difference():
     rng = np.random.default_rng(0)
     hard = rng.poisson(10, 400)
     ours, theirs = hard + rng.poisson(1, 400), hard + rng.poisson(2, 400)
-    found = paired_bootstrap(ours, theirs)
-    assert found.mean == pytest.approx((ours - theirs).mean())
+    interval = paired_bootstrap(ours, theirs)
+    assert interval.mean == pytest.approx((ours - theirs).mean())
     deviation = (ours - theirs).std() / 20
-    assert found.low == pytest.approx(found.mean - 1.96 * deviation, abs=0.02)
-    assert found.high == pytest.approx(found.mean + 1.96 * deviation, abs=0.02)
-    assert found.certain
-    assert paired_bootstrap(ours, theirs) == found
+    assert interval.low == pytest.approx(interval.mean - 1.96 * deviation, abs=0.02)
+    assert interval.high == pytest.approx(interval.mean + 1.96 * deviation, abs=0.02)
+    assert interval.certain
+    assert paired_bootstrap(ours, theirs) == interval
 
 
 def test_no_difference_is_not_called_certain():

@@ -1,4 +1,4 @@
-"""A writer of competitions in the layouts with a file an utterance, for the tests of formats and cache."""
+"""Competitions in the layouts with one file per utterance, for the tests of formats and cache."""
 
 from __future__ import annotations
 
@@ -47,3 +47,14 @@ def small(tmp_path: Path) -> Path:
     _write(root / "test-clean", {"30-1-0001": (features(7), None), "30-1-0000": (features(8), None)})
     (root / "test-clean" / "random_submission.csv").write_text("index,label\n0,-a\n1,-b\n")
     return root
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training run of six epochs that was never stopped."""
+    from training_runs import run, run_folder  # slow to import, and only tests of training need it
+
+    runs = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run(monkeypatch, tiny, runs, "--epochs", "6")
+    return run_folder(runs)

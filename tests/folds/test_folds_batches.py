@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 
@@ -14,25 +15,24 @@ from hypothesis import strategies as st
 from folds.data.augmentation import SpecAugment, augment
 from folds.data.batches import Batch, collate, padding_share, plan, prefetched, repeated
 from folds.data.dataset import Split
-from folds.data.speaker_folds import speaker_folds
+from folds.data.speaker_folds import FOLD_ASSIGNMENT, assign_speakers, speaker_folds
+from folds.store.ragged import Ragged, offsets_of
 from registry import InputError
 
-lengths_of = st.lists(st.integers(1, 400), min_size=1, max_size=60)
+some_lengths = st.lists(st.integers(1, 400), min_size=1, max_size=60)
 
 
 def split_of(lengths: list[int], speakers: list[int] | None = None) -> Split:
     speakers = speakers or [0] * len(lengths)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    frames = np.arange(offsets[-1], dtype=np.float32)[:, None] * np.ones((1, 2), np.float32)
+    frames = np.arange(sum(lengths), dtype=np.float32)[:, None] * np.ones((1, 2), np.float32)
     counts = [1 + n % 3 for n in lengths]
-    token_offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    tokens = (np.arange(token_offsets[-1]) % 5 + 1).astype(np.int16)
+    tokens = (np.arange(sum(counts)) % 5 + 1).astype(np.int16)
     ids = tuple(f"{speaker}-1-{i:04d}" for i, speaker in enumerate(speakers))
-    return Split("train", ids, frames, offsets, tokens, token_offsets)
+    return Split("train", ids, Ragged(frames, offsets_of(lengths)), Ragged(tokens, offsets_of(counts)))
 
 
 @settings(deadline=None, max_examples=60)
-@given(lengths=lengths_of, frames=st.integers(1, 2000), seed=st.none() | st.integers(0, 9), epoch=st.integers(0, 3))
+@given(lengths=some_lengths, frames=st.integers(1, 2000), seed=st.none() | st.integers(0, 9), epoch=st.integers(0, 3))
 def test_a_plan_holds_each_utterance_once_within_the_budget(lengths, frames, seed, epoch):
     lengths = np.array(lengths)
     batches = plan(lengths, frames=frames, seed=seed, epoch=epoch)
@@ -78,8 +78,64 @@ def test_no_speaker_is_in_two_folds_and_no_fold_is_empty(speakers, folds):
         assert len({f for f, s in zip(fold_of.tolist(), speakers, strict=True) if s == speaker}) == 1
 
 
+fold_cases = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 400)), min_size=1, max_size=60)
+
+
+@settings(deadline=None, max_examples=60)
+@given(utterances=fold_cases, data=st.data())
+def test_folds_are_the_greedy_assignment(utterances, data):
+    speakers, lengths = [speaker for speaker, _ in utterances], [length for _, length in utterances]
+    folds = data.draw(st.integers(2, len(set(speakers)))) if len(set(speakers)) > 1 else 1
+    fold_of = speaker_folds(split_of(lengths, speakers), folds).tolist()
+    if folds == 1:
+        return
+    frames = {str(s): sum(n for t, n in utterances if t == s) for s in set(speakers)}
+    fold_of_speaker = dict(zip(map(str, speakers), fold_of, strict=True))
+    # No fold can differ from another by more than the largest speaker.
+    totals = [sum(n for s, n in frames.items() if fold_of_speaker[s] == fold) for fold in range(folds)]
+    assert min(totals) > 0 and max(totals) - min(totals) <= max(frames.values())
+    # Each speaker, in the order of the rule, went to the first of the folds with the fewest frames before it.
+    order = sorted(frames, key=lambda s: (-frames[s], s))
+    for position, speaker in enumerate(order):
+        before = [sum(frames[s] for s in order[:position] if fold_of_speaker[s] == fold) for fold in range(folds)]
+        assert fold_of_speaker[speaker] == before.index(min(before))
+
+
+@settings(deadline=None, max_examples=40)
+@given(frames=st.lists(st.integers(1, 30), min_size=2, max_size=7), folds=st.integers(2, 3))
+def test_the_largest_fold_is_within_a_third_of_the_best_possible(frames, folds):
+    """Graham (1969): 4/3 - 1/(3 folds) of the optimum, found here by trying all assignments."""
+    folds = min(folds, len(frames))
+    fold_of = assign_speakers({f"{index:02d}": n for index, n in enumerate(frames)}, folds)
+    largest = np.bincount([fold_of[f"{index:02d}"] for index in range(len(frames))], weights=frames).max()
+    every = itertools.product(range(folds), repeat=len(frames))
+    best = min(np.bincount(assignment, weights=frames).max() for assignment in every)
+    assert largest <= best * (4 / 3 - 1 / (3 * folds)) + 1e-9
+
+
+def test_an_assignment_by_hand():
+    """Graham's worst case for three machines, and ties: equal speakers go by name, equal folds by number."""
+    assert assign_speakers({"a": 5, "b": 5, "c": 4, "d": 4, "e": 3, "f": 3, "g": 3}, 3) == {
+        "a": 0, "b": 1, "c": 2, "d": 2, "e": 0, "f": 1, "g": 0,
+    }  # fmt: skip
+    assert assign_speakers({"10": 1, "9": 1, "2": 1, "8": 3}, 2) == {"8": 0, "10": 1, "2": 1, "9": 1}
+    assert FOLD_ASSIGNMENT == 2
+
+
+@settings(deadline=None, max_examples=30)
+@given(utterances=fold_cases, seed=st.integers(0, 99))
+def test_folds_do_not_depend_on_the_order_of_utterances(utterances, seed):
+    folds = min(3, len({speaker for speaker, _ in utterances}))
+    order = np.random.default_rng(seed).permutation(len(utterances))
+    shuffled = [utterances[row] for row in order]
+    fold_of, shuffled_folds = (
+        speaker_folds(split_of([n for _, n in rows], [s for s, _ in rows]), folds) for rows in (utterances, shuffled)
+    )
+    assert shuffled_folds.tolist() == fold_of[order].tolist()
+
+
 def test_folds_are_balanced_in_frames_and_not_in_utterances():
-    # Two talkative speakers of one long utterance each, four of four short ones: equal time, unequal counts.
+    # Two speakers of one long utterance each, four of four short ones: equal time, unequal counts.
     speakers = [0, 1] + [s for s in (2, 3, 4, 5) for _ in range(4)]
     lengths = [2000, 2000] + [250] * 16
     fold_of = speaker_folds(split_of(lengths, speakers), 2)
@@ -98,7 +154,7 @@ def test_one_fold_holds_nothing_out():
 
 
 def noise(features: torch.Tensor, lengths: torch.Tensor | None = None) -> Batch:
-    """A batch of these features, one label an utterance."""
+    """A batch of these features, one label per utterance."""
     count = len(features)
     lengths = torch.full((count,), features.shape[1]) if lengths is None else lengths
     return Batch(features, lengths, torch.ones(count).long(), torch.ones(count).long(), tuple(range(count)))
@@ -152,6 +208,21 @@ def test_no_speed_makes_an_utterance_too_short_for_its_labels():
     assert int(augment(different, options, 4, torch.Generator().manual_seed(0)).lengths.min()) < 11
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"time_mask": -1}, "--time-mask -1: expected a whole number of at least 0"),
+        ({"time_every": 0}, "--time-every 0: expected a whole number of at least 1"),
+        ({"feature_mask": -2}, "--feature-mask -2: expected"),
+        ({"feature_masks": -1}, "--feature-masks -1: expected"),
+        ({"speed": 1.0}, "--speed 1.0: expected a share from 0 to below 1"),
+    ],
+)
+def test_impossible_augmentation_is_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        SpecAugment(**settings)
+
+
 def test_a_batch_is_repeated_utterance_by_utterance():
     one = Batch(torch.rand(2, 3, 4), torch.tensor([3, 1]), torch.tensor([5, 6, 7]), torch.tensor([2, 1]), (8, 9))
     both = repeated(one, 2)
@@ -161,14 +232,14 @@ def test_a_batch_is_repeated_utterance_by_utterance():
 
 
 def test_views_are_at_one_speed_and_masked_apart():
-    """Agreement is asked for frame by frame, so frame j of both views has to be the same sound."""
+    """Agreement is measured frame by frame, so frame j must be the same sound in both views."""
     x = noise(torch.rand(20, 200, 13) + 1)
     options = SpecAugment(time_mask=30, feature_mask=0, speed=0.1)
     both = augment(x, options, 4, torch.Generator().manual_seed(0), views=2)
     assert both.lengths[:20].tolist() == both.lengths[20:].tolist() and both.lengths[:20].unique().numel() > 5
     first, second = both.features[:20], both.features[20:]
-    seen = (first != 0) & (second != 0)
-    assert torch.equal(first[seen], second[seen]) and not torch.equal(first, second)
+    visible = (first != 0) & (second != 0)
+    assert torch.equal(first[visible], second[visible]) and not torch.equal(first, second)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
@@ -189,5 +260,5 @@ with ThreadPoolExecutor(1) as pool:
     pool.submit(collate, split, range(20)).result()
     print(len(os.listdir("/proc/self/task")) - before)
 """
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300)
-    assert told.stdout.strip() == "0"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300)
+    assert run.stdout.strip() == "0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -18,8 +19,9 @@ from safetensors import safe_open
 from folds.competition.alphabets import F22
 from folds.data import packed_file as packed
 from folds.data.cache import cache_folder, load_dataset
-from folds.data.dataset import Dataset, Split, too_short
+from folds.data.dataset import Dataset, Split, ctc_frames, too_short
 from folds.data.packed_file import PackWriter, open_packed
+from folds.store.ragged import Ragged
 from registry.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -32,9 +34,15 @@ def _normalised(features: np.ndarray) -> np.ndarray:
 
 def _same(a: Dataset, b: Dataset) -> bool:
     return a.hash == b.hash and all(
-        one.ids == two.ids and np.array_equal(one.frames, two.frames) and np.array_equal(one.offsets, two.offsets)
+        one.ids == two.ids and _equal(one.frames, two.frames) and _equal(one.tokens, two.tokens)
         for one, two in zip((a.train, a.dev, a.test), (b.train, b.dev, b.test), strict=True)
     )
+
+
+def _equal(a: Ragged | None, b: Ragged | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return np.array_equal(a.values, b.values) and np.array_equal(a.offsets, b.offsets)
 
 
 _lengths = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 30)), min_size=1, max_size=6)
@@ -70,7 +78,8 @@ def test_reading_gives_back_what_was_packed(lengths, dimension, dtype, names, se
         assert split.ids == tuple(sorted(utterances))
         assert len(split) == len(utterances)
         assert split.speakers == [name.split("-")[0] for name in sorted(utterances)]
-        assert split.frames.dtype == np.float32 and split.frames.shape == (split.offsets[-1], dimension)
+        assert split.frames.values.dtype == np.float32
+        assert split.frames.values.shape == (split.frames.offsets[-1], dimension)
         for index, name in enumerate(split.ids):
             features, phonemes = utterances[name]
             assert split.lengths[index] == len(features)
@@ -127,7 +136,7 @@ def test_the_hash_is_of_the_contents(small: Path, tmp_path: Path):
 
 
 def test_features_are_mapped_and_read_only(small: Path, tmp_path: Path):
-    frames = load_dataset(small, tmp_path / "cache").train.frames
+    frames = load_dataset(small, tmp_path / "cache").train.frames.values
     base = frames
     while base is not None and not isinstance(base, np.memmap):
         base = base.base
@@ -139,12 +148,12 @@ def test_features_are_mapped_and_read_only(small: Path, tmp_path: Path):
 def test_the_cache_is_plain_safetensors(small: Path, tmp_path: Path):
     dataset = load_dataset(small, tmp_path / "cache")
     with safe_open(dataset.path, "numpy") as file:
-        np.testing.assert_array_equal(file.get_tensor("train.frames"), dataset.train.frames)
-        np.testing.assert_array_equal(file.get_tensor("dev.tokens"), dataset.dev.tokens)
-        np.testing.assert_array_equal(file.get_tensor("test.offsets"), dataset.test.offsets)
+        np.testing.assert_array_equal(file.get_tensor("train.frames"), dataset.train.frames.values)
+        np.testing.assert_array_equal(file.get_tensor("dev.tokens"), dataset.dev.tokens.values)
+        np.testing.assert_array_equal(file.get_tensor("test.offsets"), dataset.test.frames.offsets)
 
 
-def test_where_caches_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HW3P2_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path
     assert cache_folder(Path("other")) == Path("other")
@@ -179,7 +188,7 @@ def test_any_damage_to_a_small_file_is_noticed(data: st.DataObject):
         if data.draw(st.booleans(), label="cut"):
             path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
         else:
-            # The header's tail of spaces is no one's; everything else counts.
+            # The spaces that pad the header do not matter; every other byte does.
             at = data.draw(st.one_of(st.integers(0, 300), st.integers(packed._HEADER, len(whole) - 1)))
             path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x15]) + whole[at + 1 :])
         assert open_packed(path) is None
@@ -223,7 +232,7 @@ def test_a_damaged_cache_is_made_again(small: Path, tmp_path: Path, damage):
 _CHILD = """
 import sys; from pathlib import Path; from folds.data.cache import load_dataset
 dataset = load_dataset(Path(sys.argv[1]), Path(sys.argv[2]))
-print(dataset.hash, float(abs(dataset.train.frames).sum()))
+print(dataset.hash, float(abs(dataset.train.frames.values).sum()))
 """
 
 
@@ -243,12 +252,12 @@ def test_what_a_killed_packer_left_is_removed(small: Path, tmp_path: Path):
     (path.parent / f".{path.name}.abc123.tmp").write_bytes(b"torn")
     (path.parent / ".other.safetensors.abc123.tmp").write_bytes(b"another's")
     load_dataset(small, tmp_path / "cache")
-    assert sorted(each.name for each in path.parent.glob(".*")) == [".other.safetensors.abc123.tmp"]
+    assert sorted(file.name for file in path.parent.glob(".*")) == [".other.safetensors.abc123.tmp"]
 
 
 def test_a_cache_that_cannot_be_written(small: Path, tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"cannot be cached there \(.*\); expected a folder .* set HW3P2_CACHE"):
+    with pytest.raises(InputError, match=r"cannot be cached there \(.*\); expected a writable folder; set HW3P2_CACHE"):
         load_dataset(small, tmp_path / "file")
 
 
@@ -277,14 +286,14 @@ _INF[0, 2] = -np.inf
         (_features(np.ones((0, 3))), "mfcc/10-1-0001.npy: an empty array (0, 3); expected at least one frame"),
         (_features(np.ones(5)), "10-1-0001.npy: found shape (5,) of float64; expected floating-point features"),
         (_features(np.ones((5, 3), dtype=np.int32)), "10-1-0001.npy: found shape (5, 3) of int32; expected floating"),
-        (_features(np.ones((5, 4))), "10-1-0001.npy: 4 features a frame; expected 3 as in 5 other files; remove it"),
-        (_features(np.ones((5, 3), dtype=object)), "mfcc/10-1-0001.npy: an object array, which only unpickling could"),
+        (_features(np.ones((5, 4))), "10-1-0001.npy: 4 features per frame; expected 3 as in 5 other files; remove it"),
+        (_features(np.ones((5, 3), dtype=object)), "mfcc/10-1-0001.npy: an object array, which must be unpickled"),
         (_transcript(["[SOS]", "AA", "QQ", "[EOS]"]), "transcript/10-1-0001.npy: unknown phoneme 'QQ': expected one"),
         (_transcript(["[SOS]", "[EOS]"]), "10-1-0001.npy: its transcript is empty; expected at least one phoneme"),
         (_transcript([], "<U5"), "10-1-0001.npy: its transcript is empty"),
         (_transcript([1, 2]), "transcript/10-1-0001.npy: found shape (2,) of int64; expected a list of strings, [SOS]"),
         (_transcript([["AA"]]), "transcript/10-1-0001.npy: found shape (1, 1) of <U2; expected a list of strings"),
-        (_transcript(["AA"], object), "transcript/10-1-0001.npy: an object array, which only unpickling could read"),
+        (_transcript(["AA"], object), "transcript/10-1-0001.npy: an object array, which must be unpickled"),
     ],
 )
 def test_one_bad_file(small: Path, tmp_path: Path, files: dict, message: str):
@@ -308,7 +317,8 @@ def test_of_several_bad_files_the_first_is_named(small: Path, tmp_path: Path):
 def test_the_odd_dimension_is_named_even_if_it_comes_first(small: Path, tmp_path: Path):
     np.save(small / "train-clean-100/mfcc/10-1-0000.npy", np.ones((9, 28)))
     np.save(small / "test-clean/mfcc/30-1-0001.npy", np.ones((9, 28)))
-    with pytest.raises(InputError, match=r"10-1-0000\.npy: 28 features a frame \(and 1 more that differ\); expected 3"):
+    message = r"10-1-0000\.npy: 28 features per frame \(and 1 more that differ\); expected 3"
+    with pytest.raises(InputError, match=message):
         load_dataset(small, tmp_path / "cache")
 
 
@@ -319,12 +329,12 @@ def test_array_formats_through_the_cache(tmp_path: Path):
         np.save(tmp_path / f"{split}.npy", elements, allow_pickle=True)
         if split != "test":
             np.save(tmp_path / f"{split}_labels.npy", np.array([[1, 2], [3, 4]]))
-    with pytest.raises(InputError, match="give --allow-pickle"):
+    with pytest.raises(InputError, match="pass --allow-pickle"):
         load_dataset(tmp_path, tmp_path / "cache")
     dataset = load_dataset(tmp_path, tmp_path / "cache", allow_pickle=True)
     assert dataset.train.lengths.tolist() == [4, 5] and dataset.train.labels(1).tolist() == [3, 4]
     np.testing.assert_allclose(dataset.test.features(0), _normalised(np.arange(8.0).reshape(4, 2)), atol=1e-5)
-    # No speaker is told, so that each utterance counts as its own.
+    # No speaker is named, so each utterance counts as its own.
     assert len(set(dataset.train.speakers)) == 2
 
 
@@ -332,21 +342,21 @@ def test_array_formats_through_the_cache(tmp_path: Path):
 
 
 @given(
-    labels=st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=6), min_size=1, max_size=8),
+    labels=st.lists(st.lists(st.integers(1, 3), max_size=6), max_size=8),
     data=st.data(),
 )
 @settings(deadline=None, max_examples=40)
 def test_too_short_is_labels_plus_repeats(labels: list[list[int]], data: st.DataObject):
     frames = np.array([data.draw(st.integers(0, 12)) for _ in labels])
-    offsets = np.cumsum([0, *map(len, labels)])
-    tokens = np.concatenate(labels).astype(np.int16)
-    split = Split("train", tuple(map(str, range(len(labels)))), np.zeros((0, 1)), offsets, tokens, offsets)
-    needed = [len(each) + sum(a == b for a, b in zip(each, each[1:], strict=False)) for each in labels]
+    tokens = Ragged.of(labels, np.int16)
+    split = Split("train", tuple(map(str, range(len(labels)))), Ragged(np.zeros((0, 1)), tokens.offsets), tokens)
+    needed = [len(label) + sum(a == b for a, b in itertools.pairwise(label)) for label in labels]
     expected = [index for index, need in enumerate(needed) if frames[index] < need]
+    assert ctc_frames(tokens).tolist() == needed
     assert too_short(split, frames).tolist() == expected
 
 
-def test_too_short_wants_a_length_for_each(small: Path, tmp_path: Path):
+def test_too_short_needs_one_length_per_utterance(small: Path, tmp_path: Path):
     dataset = load_dataset(small, tmp_path / "cache")
     with pytest.raises(ValueError, match="train: needs transcripts and 3 output lengths"):
         too_short(dataset.train, np.array([1, 2]))

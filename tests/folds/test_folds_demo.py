@@ -1,4 +1,4 @@
-"""The demo competition: exact labels, the competition's layout, the same bytes every time, and nothing half-made."""
+"""The demo competition: exact labels, the competition's layout, the same bytes every time, and never half a folder."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_each_phoneme_has_a_sound_of_its_own(synthesiser):
 
 
 def test_every_word_is_spoken_as_written(synthesiser):
-    # speak() compares what eSpeak reports with what was ordered, and raises where they differ.
+    # speak() compares what eSpeak reports with what was requested, and raises where they differ.
     for word in lexicon.LEXICON.values():
         assert len(synthesiser.speak([word], speech.Voice())) > 0.05 * speech.SAMPLE_RATE
 
@@ -147,15 +147,15 @@ def test_sample_and_answers_have_the_same_header_and_rows(tiny):
 
 def test_answers_belong_to_the_utterances_in_sorted_order(tiny, monkeypatch, tmp_path):
     # With the test speaker's transcripts written out, the answers must be theirs, in the order of the file names.
-    config = DemoOptions(out=tmp_path, **TINY)
-    (speaker,) = demo.cast(config)[2]
+    options = DemoOptions(out=tmp_path, **TINY)
+    (speaker,) = demo.draw_speakers(options)[2]
     with speech.Speech() as synthesiser:
-        said = [
+        labels = [
             (name, F22.to_string(F22.encode(transcript)))
-            for name, _, transcript in demo._utterances(synthesiser, (speaker,), config)
+            for name, _, transcript in demo._utterances(synthesiser, (speaker,), options)
         ]
     answers = (tiny / demo.ANSWERS).read_text().splitlines()[1:]
-    assert [line.split(",")[1] for line in answers] == [label for _, label in sorted(said)]
+    assert [line.split(",")[1] for line in answers] == [label for _, label in sorted(labels)]
 
 
 def test_same_settings_give_the_same_bytes_and_another_seed_others(tiny, tmp_path):
@@ -199,7 +199,7 @@ def test_a_foreign_folder_or_file_is_refused_and_kept(tmp_path):
     (tmp_path / "mine" / demo.SETTINGS).write_text('{"demo": true}')
     (tmp_path / "file").write_text("text")
     for name in ("mine", "file"):
-        with pytest.raises(InputError, match=f"{name} holds something that is no demo competition"):
+        with pytest.raises(InputError, match=f"{name} holds something that is not part of a demo competition"):
             demo.make(DemoOptions(out=tmp_path / name, **TINY))
     with pytest.raises(InputError, match="cannot be made"):
         demo.make(DemoOptions(out=tmp_path / "file" / "below", **TINY))
@@ -211,7 +211,7 @@ def test_a_demo_with_the_user_s_files_in_it_is_not_replaced(tmp_path):
     out = tmp_path / "demo"
     demo.make(DemoOptions(out=out, speakers=4, utterances=1))
     (out / "runs").mkdir()
-    with pytest.raises(InputError, match="holds something that is no demo competition"):
+    with pytest.raises(InputError, match="holds something that is not part of a demo competition"):
         demo.make(DemoOptions(out=out, speakers=4, utterances=1, seed=3))
     assert (out / "runs").is_dir() and (out / demo.SETTINGS).exists()
 
@@ -234,7 +234,7 @@ def test_stopped_half_way_nothing_changes(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return np.zeros((9, 28), np.float32), ["[SOS]", "[SIL]", "[EOS]"]
 
-    monkeypatch.setattr(demo, "say", interrupted)
+    monkeypatch.setattr(demo, "synthesise", interrupted)
     with pytest.raises(KeyboardInterrupt):
         demo.make(DemoOptions(out=out, speakers=4, utterances=1, seed=1))
     assert digest(out) == before and list(tmp_path.iterdir()) == [out]
@@ -276,9 +276,9 @@ def test_score_refuses_what_a_competition_would_refuse(tiny, tmp_path):
     path.write_text("id,label\n0,-a-\n1,-a-\n")
     with pytest.raises(InputError, match="header"):
         demo.score(tiny, path)
-    with pytest.raises(InputError, match="no demo competition"):
+    with pytest.raises(InputError, match="is not a demo competition and has no answers"):
         demo.score(tmp_path, path)
 
 
-def test_settings_stand_in_the_folder(tiny):
+def test_settings_are_stored_in_the_folder(tiny):
     assert json.loads((tiny / demo.SETTINGS).read_text()) == {"demo": demo.VERSION, "seed": 0, **TINY}

@@ -1,4 +1,4 @@
-"""Alphabets, layouts and `.npy` files: what is read is what was written, and what is wrong is said in one line."""
+"""Alphabets, layouts and `.npy` files: what is read is what was written, and every fault is reported in one line."""
 
 from __future__ import annotations
 
@@ -40,9 +40,8 @@ def test_alphabets_are_the_courses():
     assert [alphabet.classes for alphabet in ALPHABETS] == [47, 42, 41, 41]
     assert F22.to_string(F22.encode(["[SIL]", "NG", "AE", "AY", "IH"])) == "-G@YI"
     assert [F22.phonemes[index] for index in (1, 2, 15, 29, 40)] == ["[SIL]", "NG", "ER", "TH", "IH"]
-    assert [S22.characters[S22.phonemes.index(each)] for each in ("SIL", "AA", "AE", "AH", "AO", "AW", "Y", "ZH")] == [
-        *".aAhow?Z"
-    ]
+    some = ("SIL", "AA", "AE", "AH", "AO", "AW", "Y", "ZH")
+    assert [S22.characters[S22.phonemes.index(phoneme)] for phoneme in some] == [*".aAhow?Z"]
     assert (F20.phonemes[2], F20.characters[2], F18.phonemes[37], F18.characters[37]) == ("SPN", "!", "SIL", ".")
     assert len({alphabet.hash for alphabet in ALPHABETS}) == 4
 
@@ -102,7 +101,7 @@ def test_a_file_cut_anywhere_is_refused(cut: int):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "x.npy")
         path.write_bytes(stream.getvalue()[:cut])
-        with pytest.raises(InputError, match=r"x\.npy: (cut short|not a \.npy file).*copy or download it again"):
+        with pytest.raises(InputError, match=r"x\.npy: (truncated|not a \.npy file).*copy or download it again"):
             read_array(path)
 
 
@@ -129,7 +128,7 @@ def test_pickles_are_not_opened(tmp_path: Path):
     assert not mark.exists()
 
 
-# Layouts with a file an utterance
+# Layouts with one file per utterance
 
 
 def test_f22(small: Path):
@@ -140,7 +139,7 @@ def test_f22(small: Path):
     assert competition.test_rows == ("0", "1")
     assert competition.train.labels(1).tolist() == [1, 5, 1]
     assert competition.train.features(2).shape == (4, 3)
-    assert competition.train.place(2) == str(small / "train-clean-100/mfcc/9-1-0000.npy")
+    assert competition.train.location(2) == str(small / "train-clean-100/mfcc/9-1-0000.npy")
     assert competition.test.labels is None
 
 
@@ -153,7 +152,7 @@ def test_transcripts_in_a_folder_of_their_own(small: Path, inside: str):
     assert open_competition(small).train.labels(1).tolist() == [1, 5, 1]
 
 
-def test_the_sample_may_lie_beside_the_transcripts_and_settles_header_and_order(small: Path):
+def test_the_sample_may_be_beside_the_transcripts_and_sets_header_and_order(small: Path):
     (small / "test-clean" / "random_submission.csv").unlink()
     assert open_competition(small).header == ("index", "label")
     (small / "test-clean" / "transcript").mkdir()
@@ -163,7 +162,7 @@ def test_the_sample_may_lie_beside_the_transcripts_and_settles_header_and_order(
     assert competition.test_rows == ("1", "0")
     assert competition.test.ids == ("30-1-0001", "30-1-0000")
     assert [len(competition.test.features(row)) for row in range(2)] == [7, 8]
-    assert "0001" in competition.test.place(0)
+    assert "0001" in competition.test.location(0)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +182,7 @@ def test_all_training_folders_count(small: Path, write_split):
     write_split(small / "train-clean-360", {"8-1-0000": (np.ones((3, 3)), ["N"])})
     assert open_competition(small).train.ids == ("10-1-0000", "10-1-0001", "9-1-0000", "8-1-0000")
     write_split(small / "train-clean-360", {"9-1-0000": (np.ones((3, 3)), ["N"])})
-    with pytest.raises(InputError, match="9-1-0000 lies in more than one of train-clean-100, train-clean-360"):
+    with pytest.raises(InputError, match="9-1-0000 is in more than one of train-clean-100, train-clean-360"):
         open_competition(small)
 
 
@@ -243,7 +242,7 @@ def test_s22(tmp_path: Path, write_split):
     write_split(tmp_path / "train", {"1-1-0": (np.ones((3, 2)), ["SIL", "AA"]), "2-1-0": (np.ones((2, 2)), ["ZH"])})
     write_split(tmp_path / "dev", {"3-1-0": (np.ones((4, 2)), ["B"])})
     write_split(tmp_path / "test", {f"4-1-{k}": (np.ones((k + 1, 2)), None) for k in range(3)})
-    with pytest.raises(InputError, match=r"no file .*test_order\.csv: it alone tells the order"):
+    with pytest.raises(InputError, match=r"no file .*test_order\.csv: only it has the order"):
         open_competition(tmp_path)
     order = tmp_path / "test" / "test_order.csv"
     order.write_text("file\n4-1-2.npy\n4-1-0.npy\n4-1-1.npy\n")
@@ -256,14 +255,22 @@ def test_s22(tmp_path: Path, write_split):
     (tmp_path / "sample_submission.csv").write_text("id,predictions\n2,x\n0,x\n1,x\n")
     assert open_competition(tmp_path).test.ids == ("4-1-1", "4-1-2", "4-1-0")
     order.write_text("file\n4-1-2.npy\n4-1-0.npy\n")
-    with pytest.raises(InputError, match=r"test_order\.csv: 4-1-1 is named there or lies in mfcc/, but not both"):
+    with pytest.raises(InputError, match=r"test_order\.csv: 4-1-1 is in this list or in mfcc/, but not in both"):
         open_competition(tmp_path)
     order.write_text("file\n4-1-2.npy\n4-1-0.npy\n4-1-1.npy\n4-1-1.npy\n")
     with pytest.raises(InputError, match=r"4 lines for 3 utterances; expected each once"):
         open_competition(tmp_path)
+    order.write_bytes(b"file\n\xff\n")
+    with pytest.raises(InputError, match=r"test_order\.csv: not UTF-8 CSV .*expected a header and file names"):
+        open_competition(tmp_path)
+    order.write_bytes(b"")
+    with pytest.raises(InputError, match=r"test_order\.csv: not UTF-8 CSV .*expected a header and file names"):
+        open_competition(tmp_path)
+    order.write_bytes(b"\xef\xbb\xbffile,row\r\n4-1-2.npy,0\r\n\r\n4-1-0.npy\r\n4-1-1.npy,2\r\n")
+    assert open_competition(tmp_path).test.ids == ("4-1-1", "4-1-2", "4-1-0")
 
 
-# Layouts with an array a split
+# Layouts with one array per split
 
 
 @pytest.fixture
@@ -287,10 +294,10 @@ def test_f20(f20: Path):
     assert competition.train.ids == ("train000000", "train000001", "train000002")
 
 
-def test_object_arrays_need_leave(f20: Path):
+def test_object_arrays_need_permission(f20: Path):
     competition = open_competition(f20)
     for read in (competition.train.features, competition.train.labels):
-        with pytest.raises(InputError, match=r"train(_labels)?\.npy: an object array.*any code.*give --allow-pickle"):
+        with pytest.raises(InputError, match=r"train(_labels)?\.npy: an object array.*any code.*pass --allow-pickle"):
             read(0)
 
 
@@ -335,7 +342,7 @@ def test_faults_of_whole_arrays(f20: Path):
     with pytest.raises(InputError, match=r"dev\.npy: damaged \(.*\); expected an object array"):
         open_competition(f20, allow_pickle=True).dev.features(0)
     np.save(f20 / "dev.npy", np.float32(3))
-    with pytest.raises(InputError, match=r"dev\.npy: found shape \(\); expected one element for each utterance"):
+    with pytest.raises(InputError, match=r"dev\.npy: found shape \(\); expected one element per utterance"):
         open_competition(f20, allow_pickle=True)
     (f20 / "dev_labels.npy").unlink()
     with pytest.raises(InputError, match=r"no file .*dev_labels\.npy: expected it beside the others"):
@@ -365,7 +372,8 @@ def test_f18(tmp_path: Path):
 def test_data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HW3P2_DATA", raising=False)
-    with pytest.raises(InputError, match="give --data DIR or set HW3P2_DATA, or make the demo's with `python -m folds"):
+    message = "pass --data DIR, set HW3P2_DATA, or make the demo competition with `python -m folds"
+    with pytest.raises(InputError, match=message):
         data_root()
     (tmp_path / "demo" / "competition").mkdir(parents=True)
     assert data_root() == Path("demo/competition")

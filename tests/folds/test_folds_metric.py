@@ -1,17 +1,20 @@
-"""The edit distance against its textbook recursion, and the means taken of it."""
+"""The edit distance against its textbook recursion, and its means."""
 
 from __future__ import annotations
 
 import functools
 
+import Levenshtein
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from folds.competition.alphabets import F22
 from folds.competition.metric import batch_mean_distance, edit_distances, mean_distance
 
 _tokens = st.lists(st.integers(0, 46), max_size=8)
+_classes = st.lists(st.integers(1, 40), max_size=30)
 
 
 def _recursion(a: tuple[int, ...], b: tuple[int, ...]) -> int:
@@ -28,10 +31,20 @@ def _recursion(a: tuple[int, ...], b: tuple[int, ...]) -> int:
 @settings(deadline=None, max_examples=40)
 def test_distances_are_the_recursions(pairs: list[tuple[list[int], list[int]]]):
     hypotheses, references = [a for a, _ in pairs], [b for _, b in pairs]
-    found = edit_distances(hypotheses, references)
-    assert found.dtype == np.int64
-    assert found.tolist() == [_recursion(tuple(a), tuple(b)) for a, b in pairs]
-    assert edit_distances(references, hypotheses).tolist() == found.tolist()
+    distances = edit_distances(hypotheses, references)
+    assert distances.dtype == np.int64
+    assert distances.tolist() == [_recursion(tuple(a), tuple(b)) for a, b in pairs]
+    assert edit_distances(references, hypotheses).tolist() == distances.tolist()
+
+
+@given(pairs=st.lists(st.tuples(_classes, _classes), max_size=5))
+@settings(deadline=None, max_examples=40)
+def test_distances_of_classes_are_those_of_the_submissions_strings(pairs: list[tuple[list[int], list[int]]]):
+    """The organisers compare strings of one character per phoneme, with python-Levenshtein."""
+    strings = [(F22.to_string(a), F22.to_string(b)) for a, b in pairs]
+    organisers = [Levenshtein.distance(a, b) for a, b in strings]
+    assert edit_distances([a for a, _ in pairs], [b for _, b in pairs]).tolist() == organisers
+    assert edit_distances([a for a, _ in strings], [b for _, b in strings]).tolist() == organisers
 
 
 def test_a_textbook_pair_and_mixed_kinds():

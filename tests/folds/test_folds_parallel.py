@@ -1,4 +1,4 @@
-"""Several processes, or several batches a step, train what one process with one batch trains."""
+"""Several processes, or several batches per step, train what one process with one batch trains."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from folds.store.checkpoint import files
 from folds.store.fold_model import find_fold_models
-from folds.store.run_folder import SPLITS
+from folds.store.run_folder import SPLITS, RunFolder
 
 MODEL = ["--model", "lstm_small", "--hidden", "24", "--channels", "16", "16", "--strides", "2", "1", "--layers", "1"]
 MODEL += ["--folds", "2", "--threads", "1", "--lr", "0.01", "--epochs", "3"]
-# Nothing at random, of which each process would draw its own. float32: sums over shares round differently in bf16.
+# No random numbers, since each process draws its own. float32: sums over shares round differently in bf16.
 PLAIN = ["--dropout", "0", "--time-mask", "0", "--feature-mask", "0", "--speed", "0", "--precision", "fp32"]
 
 
@@ -53,18 +52,18 @@ def test_two_processes_have_the_loss_curve_of_one(alone, tiny, tmp_path):
     assert len(find_fold_models(tmp_path)) == 1
 
 
-def test_two_processes_that_go_on_draw_what_each_would_have_drawn(tiny, tmp_path):
+def test_two_resumed_processes_draw_what_each_would_have_drawn(tiny, tmp_path):
     random = ["--dropout", "0.3", "--time-mask", "4", "--feature-mask", "1", "--batch-frames", "400"]
     whole = train(tiny, tmp_path, *random, processes=2)
-    run = tmp_path / "lstm_small" / "fold0"
-    files(run / "checkpoint")[-1].unlink()
+    run = RunFolder(tmp_path / "lstm_small" / "fold0")
+    run.checkpoints[-1].unlink()
     for split in SPLITS:
-        (run / f"{split}.safetensors").unlink()
+        run.predictions(split).unlink()
     assert train(tiny, tmp_path, *random, "--resume", processes=2) == whole
 
 
 def test_accumulated_batches_make_one_step(alone, tiny, tmp_path):
-    """Losses differ a little from those of whole batches: normalisation sees each batch by itself."""
+    """Losses differ a little from those of whole batches: each batch is normalised by itself."""
     halves = train(tiny, tmp_path, *PLAIN, "--batch-frames", "200", "--accumulate", "2")
     assert [row["step"] for row in halves] == [row["step"] for row in alone]
     assert [row["loss"] for row in halves] == pytest.approx([row["loss"] for row in alone], rel=0.1)

@@ -1,4 +1,4 @@
-"""The road's first half on the stand-in competition: real files, real sizes, real speakers."""
+"""Data, folds and training on the stand-in competition: real files, real sizes, real speakers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def dataset(mini):
     return load_dataset(mini)
 
 
-def test_the_data_are_what_their_readme_says(dataset):
+def test_the_data_are_as_their_readme_describes_them(dataset):
     assert [len(split) for split in (dataset.train, dataset.dev, dataset.test)] == [4291, 483, 585]
     speakers = [set(split.speakers) for split in (dataset.train, dataset.dev, dataset.test)]
     assert [len(names) for names in speakers] == [200, 25, 25] and not speakers[0] & speakers[1]
@@ -49,11 +49,12 @@ def test_every_utterance_fits_at_stride_four_and_not_at_eight(dataset):
     assert len(too_short(dataset.train, -(-lengths // 8))) == 421
 
 
-def test_a_few_steps_leave_a_complete_member(mini, tmp_path, monkeypatch):
+def test_a_few_steps_write_a_complete_fold_model(mini, tmp_path, monkeypatch):
     size = ["--channels", "16", "16", "--hidden", "12", "--layers", "1", "--epochs", "1", "--limit", "60"]
     arguments = ["--data", str(mini), "--runs", str(tmp_path), "--model", "lstm_small", "--fold", "3", *size]
     monkeypatch.setattr(sys, "argv", ["train", *arguments])
     train.main()
-    (member,) = find_fold_models(tmp_path)
-    assert [len(member.load(split)) for split in ("oof", "dev", "test")] == [len(member.load("oof")), 483, 585]
-    assert 800 < len(member.load("oof")) < 920 and member.config["options"]["recipe"]["limit"] == 60
+    (fold_model,) = find_fold_models(tmp_path)
+    utterances = {split: len(fold_model.load(split)) for split in ("oof", "dev", "test")}
+    assert 800 < utterances["oof"] < 920 and (utterances["dev"], utterances["test"]) == (483, 585)
+    assert fold_model.config["options"]["recipe"]["limit"] == 60

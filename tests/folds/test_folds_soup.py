@@ -1,4 +1,4 @@
-"""Soups: the mean of one run's last weights becomes a member; several runs are refused with the reason."""
+"""Soups: the mean of one run's last weights becomes a fold model; several runs are refused with the reason."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_folds_train import run as train_quick
+from training_runs import run as train_quick
+from training_runs import run_folder
 
-from folds.soup import SoupOptions, make
-from folds.store.checkpoint import files, mean_weights
+import models
+from folds.soup import SoupOptions, make_soup
+from folds.store.checkpoint import mean_weights
 from folds.store.fold_model import find_fold_models
+from folds.store.run_folder import RunFolder
 from registry import InputError
 
 
 @pytest.fixture
 def trained(tiny, tmp_path, monkeypatch):
-    """Train a small member with these options; the store it is in."""
+    """Train a small model with these options; the store it is in."""
 
     def train(*options: str):
         train_quick(monkeypatch, tiny, tmp_path, *options)
@@ -27,37 +30,41 @@ def trained(tiny, tmp_path, monkeypatch):
     return train
 
 
-def test_the_mean_is_of_each_weight_and_counts_stay_whole(tmp_path):
+def test_the_mean_is_of_each_weight_and_integers_stay_integers(tmp_path):
     for number, (weight, count) in enumerate([(1.0, 3), (4.0, 5)]):
         tensors = {"model.a": torch.full((2,), weight), "model.n": torch.tensor(count), "optimizer.0.m": torch.ones(1)}
         save_file(tensors, tmp_path / f"{number}.safetensors")
-    found = mean_weights(sorted(tmp_path.glob("*")))
-    assert sorted(found) == ["a", "n"] and found["a"].tolist() == [2.5, 2.5] and found["n"].item() == 5
-    assert found["a"].dtype == torch.float32
+    mean = mean_weights(sorted(tmp_path.glob("*")))
+    assert sorted(mean) == ["a", "n"] and mean["a"].tolist() == [2.5, 2.5] and mean["n"].item() == 5
+    assert mean["a"].dtype == torch.float32
 
 
 def test_a_soup_is_a_member_of_its_own(tiny, trained):
     runs = trained("--epochs", "3", "--keep", "3")
-    run = runs / "lstm_small" / "fold0"
-    assert len(files(run / "checkpoint")) == 3
-    folder = make(SoupOptions((run,), data=tiny, last=3))
-    assert [member.name for member in find_fold_models(runs)] == ["lstm_small", "lstm_small.soup"]
-    weights = load_file(folder / "checkpoint" / "weights.safetensors")
-    parts = [load_file(path) for path in files(run / "checkpoint")]
+    run = RunFolder(run_folder(runs))
+    assert len(run.checkpoints) == 3
+    folder = make_soup(SoupOptions(run=(run.path,), data=tiny, last=3))
+    assert [fold_model.name for fold_model in find_fold_models(runs)] == ["lstm_small", "lstm_small.soup"]
+    weights = load_file(folder.weights)
+    parts = [load_file(path) for path in run.checkpoints]
     mean = np.mean([part["model.output.weight"].numpy() for part in parts], axis=0)
     np.testing.assert_allclose(weights["output.weight"].numpy(), mean, rtol=1e-5, atol=1e-7)
-    before, after = (member.load("dev") for member in find_fold_models(runs))
+    before, after = (fold_model.load("dev") for fold_model in find_fold_models(runs))
     assert before.ids == after.ids and (before.values != after.values).any()
-    assert len(json.loads((folder / "config.json").read_text())["soup"]) == 3
+    before, after = (fold_model.load("oof") for fold_model in find_fold_models(runs))
+    assert before.ids == after.ids and (before.values != after.values).any()
+    assert len(json.loads(folder.config.read_text())["soup"]) == 3
+    loaded = models.load(folder.path).network.state_dict()
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
 
 
-def test_faults_say_what_to_do(tiny, trained):
-    with pytest.raises(InputError, match="no run is named"):
-        SoupOptions(())
-    run = trained("--epochs", "1") / "lstm_small" / "fold0"
+def test_errors_say_what_to_do(tiny, trained):
+    with pytest.raises(InputError, match="no run is given"):
+        SoupOptions()
+    run = run_folder(trained("--epochs", "1"))
     with pytest.raises(InputError, match="a soup is of one run: .*nothing would be out of fold"):
-        SoupOptions((run, run.with_name("fold1")))
+        SoupOptions(run=(run, run.with_name("fold1")))
     with pytest.raises(InputError, match="--last 1: expected at least 2"):
-        SoupOptions((run,), last=1)
-    with pytest.raises(InputError, match="1 checkpoints where --last asks for 2: train with --keep 2"):
-        make(SoupOptions((run,), data=tiny))
+        SoupOptions(run=(run,), last=1)
+    with pytest.raises(InputError, match="1 checkpoints, fewer than --last 2: train with --keep 2"):
+        make_soup(SoupOptions(run=(run,), data=tiny))

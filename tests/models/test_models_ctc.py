@@ -20,23 +20,23 @@ def collapse(path) -> tuple[int, ...]:
 def brute_force(log_probs: np.ndarray) -> dict[tuple[int, ...], float]:
     """log P of every label sequence with a probability above zero: the sum over all paths that collapse to it."""
     frames, classes = log_probs.shape
-    found: dict[tuple[int, ...], float] = {}
+    scores: dict[tuple[int, ...], float] = {}
     for path in itertools.product(range(classes), repeat=frames):
         tokens, score = collapse(path), sum(float(log_probs[t, c]) for t, c in enumerate(path))
-        found[tokens] = np.logaddexp(found.get(tokens, -np.inf), score)
-    return {tokens: score for tokens, score in found.items() if score > -np.inf}
+        scores[tokens] = np.logaddexp(scores.get(tokens, -np.inf), score)
+    return {tokens: score for tokens, score in scores.items() if score > -np.inf}
 
 
 @st.composite
-def log_prob_rows(draw, frames=5, classes=4, impossible=True):
+def log_prob_rows(draw, frames=5, classes=4):
     """Normalised `(T, C)` float32 log-probabilities, some of them -inf, from flat to peaky."""
     shape = draw(st.integers(1, frames)), draw(st.integers(1, classes))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     logits = random.normal(size=shape) * draw(st.sampled_from([0.0, 1.0, 5.0, 30.0]))
-    if impossible and draw(st.booleans()):
-        gone = random.random(shape) < 0.4
-        gone[np.arange(shape[0]), random.integers(0, shape[1], shape[0])] = False
-        logits[gone] = -np.inf
+    if draw(st.booleans()):
+        impossible = random.random(shape) < 0.4
+        impossible[np.arange(shape[0]), random.integers(0, shape[1], shape[0])] = False
+        logits[impossible] = -np.inf
     return (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Layers against what they stand for: packed recurrence, pair joining, exact lengths, masked statistics."""
+"""Layers against their definitions: packed recurrence, concatenated pairs, exact lengths, masked statistics."""
 
 from __future__ import annotations
 

@@ -1,18 +1,14 @@
-"""The registry's promises: near names, duplicates named at both places, our names win, broken plug-ins harm nothing."""
+"""The registry: similar names, duplicates named at both places, own names before plug-ins, broken plug-ins listed."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import itertools
-import json
-import subprocess
-import sys
+import runpy
 
 import pytest
-import torch
 
-from registry import InputError, Registry, create_model, describe, is_model, list_models, model_config, register_model
+from registry import InputError, Registry
 
 _kinds = (f"test_kind_{number}" for number in itertools.count())
 
@@ -69,6 +65,22 @@ def test_a_duplicate_names_both_places(things):
     assert things.get("one")() == 1
 
 
+def test_a_notebook_cell_can_be_run_again(things, tmp_path):
+    for number in (1, 2):
+        cell = tmp_path / f"cell{number}.py"
+        cell.write_text(f"@THINGS.register('mine')\ndef mine():\n    return {number}\n")
+        runpy.run_path(str(cell), {"THINGS": things}, run_name="__main__")
+    assert things.get("mine")() == 2
+
+
+def test_a_decorator_without_a_name_is_refused(things):
+    with pytest.raises(TypeError, match=r"the name is missing: write @register\('name'\) above .*test_registry.py:\d+"):
+
+        @things.register
+        def nameless():
+            return 1
+
+
 def test_a_plug_in_is_found_by_its_entry_point(things, monkeypatch):
     _point(monkeypatch, things.group, root="math:sqrt")
     assert things.get("root")(9) == 3 and things.names() == ["root"]
@@ -87,55 +99,12 @@ def test_our_own_name_wins_over_a_plug_in(things, monkeypatch):
     _point(monkeypatch, things.group, own="math:sqrt")
     things.register("own")(lambda x: "ours")
     assert things.get("own")(9) == "ours"
-    assert things.broken() == {"own (math:sqrt)": "the name is taken by one of our own, which wins"}
+    place = things.entry("own").place
+    reason = f"the name is used by {place}, which takes precedence: rename the plug-in's"
+    assert things.broken() == {"own (math:sqrt)": reason}
 
 
-def test_a_variant_has_its_own_defaults_and_refuses_foreign_ones():
-    assert model_config("lstm_small", features=3, classes=4).hidden == 160
-    assert model_config("lstm_small", features=3, classes=4, hidden=7).hidden == 7
-    with pytest.raises(InputError, match="model 'lstm_small': no option hiden; it has .*hidden"):
-        create_model("lstm_small", features=3, classes=4, hiden=7)
-    with pytest.raises(TypeError, match="has no field wings"):
-
-        @register_model("winged", wings=2)
-        def winged(config: _Config) -> torch.nn.Module:
-            return torch.nn.Identity()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Config:
-    features: int
-    classes: int
-
-
-def test_a_model_without_a_config_dataclass_is_refused():
-    with pytest.raises(TypeError, match="annotated with its config dataclass"):
-
-        @register_model("bare")
-        def bare(size: int) -> torch.nn.Module:
-            return torch.nn.Identity()
-
-
-def test_lists_filter_by_glob_tags_and_parameters():
-    assert list_models("pblstm*") == ["pblstm", "pblstm_large", "pblstm_small"]
-    assert set(list_models(tags=("pyramid", "cpu"))) == {"pblstm_small", "las_small"}
-    limit = describe("lstm_small").parameters
-    assert "lstm_small" in list_models(max_params=limit) and "lstm_small" not in list_models(max_params=limit - 1)
-    assert is_model("gru") and not is_model("no_such_model")
-
-
-def test_the_count_is_that_of_the_model_built():
-    model = create_model("cnn_lstm_small", features=28, classes=41)
-    assert describe("cnn_lstm_small").parameters == sum(p.numel() for p in model.parameters())
-
-
-def test_the_command_prints_a_table_and_json():
-    table = subprocess.run([sys.executable, "-m", "registry", "gru*"], capture_output=True, text=True)
-    lines = table.stdout.splitlines()
-    assert table.returncode == 0 and lines[0].split()[:4] == ["name", "family", "parameters", "stride"]
-    assert [line.split()[0] for line in lines[1:]] == ["gru", "gru_large", "gru_small"]
-    printed = subprocess.run([sys.executable, "-m", "registry", "gru", "--json"], capture_output=True, text=True)
-    row = json.loads(printed.stdout)["models"][0]
-    assert row["name"] == "gru" and row["stride"] == 4 and row["parameters"] == describe("gru").parameters
-    none = subprocess.run([sys.executable, "-m", "registry", "zzz"], capture_output=True, text=True)
-    assert none.returncode == 2 and none.stdout == "" and none.stderr.startswith("error: no model matches 'zzz'")
+def test_of_two_plug_ins_with_one_name_the_second_is_listed(things, monkeypatch):
+    points = [importlib.metadata.EntryPoint("root", value, things.group) for value in ("math:sqrt", "cmath:sqrt")]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda *, group: points)
+    assert things.get("root")(9) == 3.0 and list(things.broken()) == ["root (cmath:sqrt)"]

@@ -8,6 +8,7 @@ import os
 import pytest
 
 from registry import InputError, atomic_write, check_place, command
+from registry.errors import and_more, one_line
 
 
 def _status(main) -> int:
@@ -30,7 +31,10 @@ def test_status_and_message(capsys):
 
 def test_a_full_disk_is_one_line(capsys):
     assert _status(lambda: _raise(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x.bin"))) == 2
-    assert "the disk or a quota is full while writing x.bin" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        "error: the disk or a quota is full while writing x.bin: no partial file was left; free some space and run the "
+        "command again\n"
+    )
 
 
 def test_a_bug_keeps_its_traceback():
@@ -53,8 +57,17 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("kept")
     for place, reason in ((tmp_path, "Is a directory"), (tmp_path / "file" / "below", "File exists|Not a directory")):
-        with pytest.raises(InputError, match=f"cannot be written \\(({reason})\\): name another place"):
+        with pytest.raises(InputError, match=f"cannot be written \\(({reason})\\): choose another path"):
             check_place(place)
         with pytest.raises(InputError, match="cannot be written"), atomic_write(place):
             pass
     assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "kept"
+
+
+def test_an_exception_on_one_line():
+    assert one_line(ValueError("two\n  lines")) == "ValueError: two lines" and one_line(KeyError()) == "KeyError"
+    assert one_line(InputError("a.npy: empty")) == "a.npy: empty"
+
+
+def test_the_number_of_further_cases():
+    assert and_more(2) == " (and 2 more)" and and_more(1, "files") == " (and 1 more files)" and and_more(0) == ""

@@ -1,4 +1,4 @@
-"""The real client against a Kaggle of our own: one server and one child process for each version of the client."""
+"""The real client against a fake Kaggle: one server and one child process for each version of the client."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_kaggle import KEY, FakeKaggle
 
 from registry.errors import InputError
-from submit.__main__ import Options, run
-from submit.client import Client, Patience
-from submit.ledger import Attempt, attempts
+from submit.__main__ import SubmitOptions, run
+from submit.client import Client, TimeBudget
+from submit.ledger import Attempt, read_attempts
 
 VERSIONS = ("2.2.4", "2.2.5")
 ROOT = Path(__file__).parents[2]
@@ -28,8 +29,8 @@ QUICK = {"pause": 0.02, "settle": 0.3, "deadline": 60.0, "timeout": 20.0}
 
 
 @dataclass
-class BlendResult:
-    """What a run showed its user."""
+class CommandResult:
+    """Exit status, output and duration of a run of the command."""
 
     status: int
     out: str
@@ -38,8 +39,8 @@ class BlendResult:
 
 
 @dataclass
-class Desk:
-    """A user's folder, the client, and the server it talks to."""
+class Harness:
+    """A user's folder and home, the client, and the server it talks to."""
 
     kaggle: FakeKaggle
     client: Client
@@ -57,33 +58,34 @@ class Desk:
 
     @property
     def attempts(self) -> list[Attempt]:
-        return attempts(self.ledger)
+        return read_attempts(self.ledger)
 
     def write(self, text: str) -> None:
         self.file.write_bytes(text.encode())
 
-    def run(self, client: Client | None = None, **options: object) -> BlendResult:
+    def run(self, *, err: io.StringIO | None = None, **options: Any) -> CommandResult:
         """`python -m submit` in this process, with the shared child."""
-        chosen = {"competition": "hw", "file": self.file, "ledger_file": self.ledger} | QUICK | options
-        out, err, start = io.StringIO(), io.StringIO(), time.monotonic()
+        arguments: dict[str, Any] = {"competition": "hw", "file": self.file, "ledger_file": self.ledger}
+        out, err, start = io.StringIO(), err or io.StringIO(), time.monotonic()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
-                status = run(Options(**chosen), client or self.client)
+                status = run(SubmitOptions(**(arguments | QUICK | options)), self.client)
             except InputError as error:
                 print(f"error: {error}", file=sys.stderr)
                 status = 2
-        outcome = BlendResult(status, out.getvalue(), err.getvalue(), time.monotonic() - start)
-        self.expect_decency(outcome)
+        outcome = CommandResult(status, out.getvalue(), err.getvalue(), time.monotonic() - start)
+        if not err.isatty():
+            self.check_output(outcome)
         return outcome
 
     def environment(self) -> dict[str, str]:
-        """For processes of their own."""
+        """The environment of a separate process."""
         environment = self.kaggle.environment(self.home, self.packages)
         paths = [str(ROOT), *([str(self.packages)] if self.packages else [])]
         return environment | {"PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "200"}
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """`python -m submit` as a process."""
+        """`python -m submit` as a separate process."""
         command = [sys.executable, "-m", "submit", "--ledger-file", str(self.ledger), "--pause", "0.02", *arguments]
         return subprocess.Popen(
             command, env=self.environment(), cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -97,37 +99,37 @@ class Desk:
             env=self.environment(), cwd=self.folder, text=True, capture_output=True, timeout=120,
         )
 
-    def expect_decency(self, outcome: BlendResult) -> None:
-        """One line for a failure, none otherwise, beside progress bars; no secrets anywhere."""
-        lines = [line for line in outcome.err.splitlines() if line and "B/s]" not in line]
+    def check_output(self, outcome: CommandResult) -> None:
+        """One line on standard error for a failure, none otherwise; no secrets anywhere."""
+        lines = outcome.err.splitlines()
         assert len(lines) == (outcome.status != 0), outcome
         assert all(line.startswith("error: ") for line in lines)
         written = self.ledger.read_text() if self.ledger.exists() else ""
         for secret in (KEY, "do-not-print-me"):
             assert secret not in outcome.out + outcome.err + written
 
-    def expect_agreement(self) -> None:
-        """Ledger and server tell the same, except where the ledger says that it cannot tell."""
-        by_id = {each["description"][4:16]: each for each in self.kaggle.submissions}
-        told = {attempt.id: attempt for attempt in self.attempts}
-        for attempt in told.values():
+    def check_ledger(self) -> None:
+        """The ledger agrees with the server, except for attempts that it calls open."""
+        submissions = {submission["description"][4:16]: submission for submission in self.kaggle.submissions}
+        attempts = {attempt.id: attempt for attempt in self.attempts}
+        for attempt in attempts.values():
             if attempt.state == "submitted":
-                assert by_id[attempt.id]["ref"] == attempt.ref
+                assert submissions[attempt.id]["ref"] == attempt.ref
             if attempt.state == "failed":
-                assert attempt.id not in by_id
-        for id in by_id:
-            assert told[id].state in ("submitted", "open")
+                assert attempt.id not in submissions
+        for id in submissions:
+            assert attempts[id].state in ("submitted", "open")
 
 
 @pytest.fixture(scope="session", params=VERSIONS)
 def packages(request: pytest.FixtureRequest) -> Path | None:
-    """Where the client of this version lies: None for the installed one, else installed into pytest's cache."""
+    """Where the client of this version is: None for the installed one, else a folder in pytest's cache."""
     version = request.param
     if importlib.metadata.version("kaggle") == version:
         return None
     folder = request.config.cache.mkdir(f"kaggle-{version}")
     if not (folder / f"kaggle-{version}.dist-info").is_dir():
-        # What it needs besides is installed with the other version; only its own SDK goes with it.
+        # Its dependencies are installed with the other version; only its own SDK is installed with it.
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
         command += ["--target", str(folder), "--upgrade", f"kaggle=={version}", "kagglesdk>=0.1.38,<1"]
         try:
@@ -145,11 +147,11 @@ def _service(packages: Path | None, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def desk(_service: tuple, packages: Path | None, tmp_path: Path) -> Desk:
-    """A fresh user and a server in good health, for each version of the client."""
+def harness(_service: tuple, packages: Path | None, tmp_path: Path) -> Harness:
+    """A new user and a server without faults, for each version of the client."""
     kaggle, client, home = _service
     kaggle.reset()
-    client.ask("hello", Patience(timeout=120, deadline=240))  # a child killed by the test before is back
-    made = Desk(kaggle, client, tmp_path, home, packages)
-    made.write("index,label\n0,-@-\n1,-G-\n2,-IZ-\n")
-    return made
+    client.query("credentials", TimeBudget(timeout=120, deadline=240))  # restarts a child that the previous test killed
+    harness = Harness(kaggle, client, tmp_path, home, packages)
+    harness.write("index,label\n0,-@-\n1,-G-\n2,-IZ-\n")
+    return harness

@@ -1,7 +1,7 @@
-"""A Kaggle on 127.0.0.1 for the real client: the endpoints it uses, a record of what it accepted, and faults on order.
+"""A fake Kaggle on 127.0.0.1 for the real client: the endpoints it uses, a record of submissions, and planned faults.
 
-It stands as the client's HTTP proxy (`environment`), so that the client needs no patch and no port of its own. Each
-endpoint has a queue of faults; a request takes the next one, and an empty queue means good service.
+It acts as the client's HTTP proxy (`environment`), so that the client needs neither a patch nor a special port. Each
+endpoint has a queue of faults; every request takes the next one, and is served normally when the queue is empty.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ KEY = "0123456789abcdef-the-secret-key"
 
 @dataclass
 class FakeKaggle:
-    """State and behaviour; use as a context manager."""
+    """The server's state and behaviour; use as a context manager."""
 
     submissions: list[dict[str, Any]] = field(default_factory=list)
     contents: dict[int, bytes] = field(default_factory=dict)
-    """What was submitted, by ref."""
+    """The submitted files, by ref."""
     faults: dict[str, list[str | Callable[[], str | None]]] = field(default_factory=lambda: defaultdict(list))
     requests: list[str] = field(default_factory=list)
     allowed: int = 10
@@ -42,13 +42,13 @@ class FakeKaggle:
     score: dict[str, Any] = field(default_factory=lambda: {"status": "COMPLETE", "publicScore": "9.81234"})
     archive: bytes = b""
     cut: list[int] = field(default_factory=list)
-    """Bytes after which the next downloads break off."""
+    """Numbers of bytes after which the next downloads are cut off."""
     headers: dict[str, str] = field(default_factory=dict)
-    """Of the archive, beside the usual ones."""
+    """Extra headers of the archive."""
     token: str | None = None
-    """The one access token that is not stale."""
+    """The only valid access token."""
     late: float = 3.0
-    """Seconds by which a request with the fault `late` is served late, its client long gone."""
+    """Delay, in seconds, of a request with the fault `late`, whose client no longer waits by then."""
 
     def __post_init__(self) -> None:
         self._uploads: dict[str, bytes] = {}
@@ -74,7 +74,7 @@ class FakeKaggle:
         return self._server.server_port
 
     def reset(self) -> None:
-        """Forget everything; requests that hang from before are let go."""
+        """Back to the initial state; requests that still hang are released."""
         self.stopping.set()
         fresh = FakeKaggle()
         with self._lock:
@@ -83,22 +83,22 @@ class FakeKaggle:
             self._uploads, self._next, self.stopping = {}, fresh._next, fresh.stopping
 
     def environment(self, home: Path, packages: Path | None = None) -> dict[str, str]:
-        """Of a process whose client is to talk to this server, with credentials and nothing else of Kaggle's."""
-        ours = ("KAGGLE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "HW3P2", "XDG_CONFIG_HOME")
-        kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(ours)}
-        kept |= {
+        """Environment of a process whose client talks to this server, with credentials and no other Kaggle settings."""
+        removed = ("KAGGLE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "HW3P2", "XDG_CONFIG_HOME")
+        environment = {name: value for name, value in os.environ.items() if not name.upper().startswith(removed)}
+        environment |= {
             "HOME": str(home),
             "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
             "HTTP_PROXY": f"http://127.0.0.1:{self.port}",
-            "NO_PROXY": "127.0.0.1",  # not localhost: only the address of a refused upload is reached directly
+            "NO_PROXY": "127.0.0.1",  # not localhost: only the address of a refused upload bypasses the proxy
             "KAGGLE_USERNAME": "ada",
             "KAGGLE_KEY": KEY,
         }
-        # Lower case goes first in Python, and wins.
-        kept |= {name.lower(): kept[name] for name in ("HTTP_PROXY", "NO_PROXY")}
+        # Python gives lower-case names precedence.
+        environment |= {name.lower(): environment[name] for name in ("HTTP_PROXY", "NO_PROXY")}
         if packages is not None:
-            kept["PYTHONPATH"] = str(packages)
-        return kept
+            environment["PYTHONPATH"] = str(packages)
+        return environment
 
     def fault(self, endpoint: str) -> str:
         with self._lock:
@@ -106,7 +106,7 @@ class FakeKaggle:
             fault = self.faults[endpoint].pop(0) if self.faults[endpoint] else ""
         return fault() or "" if callable(fault) else fault
 
-    # What the endpoints do when nothing is wrong.
+    # The endpoints without faults.
 
     def StartSubmissionUpload(self, request: dict[str, Any]) -> dict[str, Any]:
         with self._lock:
@@ -143,7 +143,7 @@ class FakeKaggle:
         size = request.get("pageSize", 20)
         start = int(request.get("pageToken") or 0)
         with self._lock:
-            page = [self._shown(each) for each in self.submissions[start : start + size]]
+            page = [self._shown(submission) for submission in self.submissions[start : start + size]]
             more = start + size < len(self.submissions)
         return {"submissions": page, "nextPageToken": str(start + size) if more else ""}
 
@@ -160,8 +160,8 @@ class FakeKaggle:
         return {"numToday": today, "numTotal": today, "numAllowedNow": max(0, self.allowed - len(self.submissions))}
 
     def IntrospectToken(self, request: dict[str, Any]) -> dict[str, Any]:
-        good = request.get("token") == self.token
-        return {"active": True, "username": "ada"} if good else {"active": False}
+        valid = request.get("token") == self.token
+        return {"active": True, "username": "ada"} if valid else {"active": False}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -192,9 +192,15 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.kaggle.fault("upload")
         if fault == "reset":
             self.rfile.read(10)
-            return self._reset()
+            self._reset()
+            return
         content = self._body()
-        self._serve("", lambda: (self.kaggle.upload(token, content), self._send(200, b"")), fault)
+
+        def store() -> None:
+            self.kaggle.upload(token, content)
+            self._send(200, b"")
+
+        self._serve("", store, fault)
 
     def do_GET(self) -> None:
         self._serve("archive", self._file)
@@ -227,26 +233,26 @@ class _Handler(BaseHTTPRequestHandler):
             return b"".join(parts)
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
-    def _serve(self, endpoint: str, good: Callable[[], object], fault: str | None = None) -> None:
+    def _serve(self, endpoint: str, serve: Callable[[], object], fault: str | None = None) -> None:
         fault = self.kaggle.fault(endpoint) if fault is None else fault
         stopping = self.kaggle.stopping
         if not fault:
-            good()
+            serve()
         elif fault == "reset":
             self._reset()
         elif fault == "hang":
             stopping.wait(30)
             self._reset()
         elif fault == "late":
-            # The server's work goes on though its client has given up.
+            # The server completes the request although its client has given up.
             time.sleep(self.kaggle.late)
             with contextlib.suppress(OSError):
-                good()
+                serve()
         elif fault in ("lost", "lost-html", "lost-500", "lost-hang"):
-            self._send_really, answered = self._send, []
-            self._send = lambda *rest: answered.append(rest)  # type: ignore[method-assign]
-            good()
-            self._send = self._send_really  # type: ignore[method-assign]
+            original, answers = self._send, list[tuple]()
+            self._send = lambda *answer: answers.append(answer)  # type: ignore[method-assign]
+            serve()
+            self._send = original  # type: ignore[method-assign]
             if fault == "lost-hang":
                 stopping.wait(30)
             if fault == "lost-html":
@@ -260,14 +266,14 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "no-ref":
             self._answer(200, {"message": "Successfully submitted"})
         elif fault == "refused":
-            # A port on which nobody listens; the client reaches it without its proxy.
+            # A port on which nothing listens; the client connects to it without the proxy.
             self._answer(200, {"token": "token-refused", "createUrl": "http://127.0.0.1:9/upload?signature=do-not-print-me"})
         elif fault == "unknown-status":
             with self.kaggle._lock:
-                kept, self.kaggle.score = self.kaggle.score, {"status": "RESCORING"}
-                waited, self.kaggle.polls_to_score = self.kaggle.polls_to_score, -1
-                good()
-                self.kaggle.score, self.kaggle.polls_to_score = kept, waited
+                score, self.kaggle.score = self.kaggle.score, {"status": "RESCORING"}
+                polls, self.kaggle.polls_to_score = self.kaggle.polls_to_score, -1
+                serve()
+                self.kaggle.score, self.kaggle.polls_to_score = score, polls
         else:
             status, _, after = fault.partition(" ")
             headers = {"Retry-After": after} if after else {}

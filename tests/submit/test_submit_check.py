@@ -1,4 +1,4 @@
-"""What is found in a file before Kaggle is asked anything."""
+"""What the check of a file finds before Kaggle is contacted."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from registry.errors import InputError
-from submit.__main__ import Options, run
-from submit.check import check, unchanged
+from submit.__main__ import SubmitOptions, run
+from submit.check import check_file, is_unchanged
 from submit.client import Client
 
 ROWS = [f"{number},-@-" for number in range(6)]
@@ -47,20 +47,20 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_fault_in_the_file_is_ours_and_reaches_nobody(fault: str, file: Path, tiny: Path) -> None:
-    content, said = FAULTS[fault]
+def test_invalid_file_is_refused_before_kaggle_is_contacted(fault: str, file: Path, tiny: Path) -> None:
+    content, message = FAULTS[fault]
     file.write_bytes(content)
-    options = Options(competition="hw", file=file, data=tiny, ledger_file=file.with_name("submissions.jsonl"))
+    options = SubmitOptions(competition="hw", file=file, data=tiny, ledger_file=file.with_name("submissions.jsonl"))
     with Client() as client:
         with pytest.raises(InputError) as caught:
             run(options, client)
-        assert client._child is None  # not even started
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+        assert client._child is None  # the client was not even started
+    assert message in str(caught.value) and "\n" not in str(caught.value)
     assert not options.ledger_file.exists()
 
 
 def test_good_file_with_the_competition(file: Path, tiny: Path) -> None:
-    checked = check(file, tiny)
+    checked = check_file(file, tiny)
     assert (checked.rows, checked.size) == (6, len(GOOD))
     assert checked.sha256 == hashlib.sha256(GOOD).hexdigest()
     sample = tiny / "test-clean" / "random_submission.csv"
@@ -69,48 +69,48 @@ def test_good_file_with_the_competition(file: Path, tiny: Path) -> None:
 
 def test_sample_alone_is_enough_to_compare_with(file: Path, tmp_path: Path) -> None:
     (tmp_path / "sample_submission.csv").write_bytes(GOOD)
-    assert check(file, tmp_path).rows == 6
+    assert check_file(file, tmp_path).rows == 6
     file.write_bytes(lines(*ROWS[:-1]))
     with pytest.raises(InputError, match="1 rows missing"):
-        check(file, tmp_path)
+        check_file(file, tmp_path)
 
 
-def test_without_the_competition_what_was_not_checked_is_said(file: Path) -> None:
+def test_without_the_competition_what_was_not_checked_is_reported(file: Path) -> None:
     file.write_bytes(lines(*ROWS[:-1], header="id,predictions"))
-    assert "header, number and order of rows NOT checked: give --data DIR" in check(file).notes[0]
+    assert "header, number and order of rows NOT checked: pass --data DIR" in check_file(file).notes[0]
 
 
-def test_without_the_competition_any_known_alphabet_will_do(file: Path) -> None:
+def test_without_the_competition_any_known_alphabet_is_accepted(file: Path) -> None:
     file.write_bytes(lines("0,.h?."))
-    assert "in the alphabet of S22" in check(file).notes[0]
+    assert "in the alphabet of S22" in check_file(file).notes[0]
     file.write_bytes(lines("0,.h?.", "1,9"))
     with pytest.raises(InputError, match="line 2: row 0 has a character no known alphabet has"):
-        check(file)
+        check_file(file)
 
 
-def test_empty_labels_are_allowed_on_demand(file: Path, tiny: Path) -> None:
+def test_empty_labels_are_accepted_with_allow_empty(file: Path, tiny: Path) -> None:
     file.write_bytes(lines(*ROWS[:-1], "5,"))
-    assert check(file, tiny, allow_empty=True).rows == 6
-    assert check(file, allow_empty=True).rows == 6
+    assert check_file(file, tiny, allow_empty=True).rows == 6
+    assert check_file(file, allow_empty=True).rows == 6
     with pytest.raises(InputError, match="--allow-empty"):
-        check(file)
+        check_file(file)
 
 
-def test_a_file_written_anew_after_the_check_is_noticed(file: Path) -> None:
+def test_file_changed_after_the_check_is_detected(file: Path) -> None:
     file.write_bytes(GOOD)
-    checked = check(file)
-    assert unchanged(checked)
+    checked = check_file(file)
+    assert is_unchanged(checked)
     file.write_bytes(GOOD.replace(b"-@-", b"-@@"))
-    assert not unchanged(checked)
+    assert not is_unchanged(checked)
     file.unlink()
-    assert not unchanged(checked)
+    assert not is_unchanged(checked)
 
 
 def test_missing_file_and_missing_folder(file: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
-        check(tmp_path / "none.csv")
+        check_file(tmp_path / "none.csv")
     with pytest.raises(InputError, match="no folder"), Client() as client:
-        run(Options(competition="hw", file=file, data=tmp_path / "none"), client)
+        run(SubmitOptions(competition="hw", file=file, data=tmp_path / "none"), client)
 
 
 class TestSidecar:
@@ -118,34 +118,34 @@ class TestSidecar:
         figures.setdefault("sha256", hashlib.sha256(file.read_bytes()).hexdigest())
         file.with_name(file.name + ".json").write_text(json.dumps(figures))
 
-    def test_figures_are_told_and_kept(self, file: Path) -> None:
+    def test_results_are_reported_and_kept(self, file: Path) -> None:
         recipe = {"method": "mbr", "weights": {"pblstm": 0.6, "conv": 0.4}}
         self.write(file, recipe=recipe, oof=9.75, dev=9.9, parameters=18_000_000, tags=["lstm"], options={"seed": "0"})
-        checked = check(file)
+        checked = check_file(file)
         assert checked.notes[1] == "blend: mbr of 2 members; oof 9.750; dev 9.900; 18,000,000 parameters; tags lstm"
         assert checked.blend == {
             "recipe": recipe, "oof": 9.75, "dev": 9.9, "parameters": 18_000_000, "tags": ["lstm"]
         }
 
-    def test_of_another_version_is_ignored_and_said(self, file: Path) -> None:
+    def test_sidecar_of_another_version_is_ignored_and_reported(self, file: Path) -> None:
         self.write(file, oof=9.75, sha256="0")
-        checked = check(file)
+        checked = check_file(file)
         assert (checked.blend, "another version of the file: ignored" in checked.notes[1]) == ({}, True)
 
     @pytest.mark.parametrize("content", ["{", "[]", "null"])
-    def test_that_is_no_sidecar_is_ignored_and_said(self, file: Path, content: str) -> None:
+    def test_invalid_sidecar_is_ignored_and_reported(self, file: Path, content: str) -> None:
         file.with_name(file.name + ".json").write_text(content)
-        checked = check(file)
+        checked = check_file(file)
         assert (checked.blend, "ignored" in checked.notes[1]) == ({}, True)
 
     def test_broken_rules_are_refused(self, file: Path) -> None:
         self.write(file, parameters=21_000_000, tags=["attention", "lstm"])
-        assert check(file, max_params=21_000_000, forbid=["pretrained"]).rows == 6
+        assert check_file(file, max_params=21_000_000, forbid=["pretrained"]).rows == 6
         with pytest.raises(InputError, match="21,000,000 parameters; the rules allow 20,000,000"):
-            check(file, max_params=20_000_000)
+            check_file(file, max_params=20_000_000)
         with pytest.raises(InputError, match="uses attention, which the rules forbid"):
-            check(file, forbid=["attention", "pretrained"])
+            check_file(file, forbid=["attention", "pretrained"])
 
-    def test_rules_that_cannot_be_checked_are_not_taken_for_kept(self, file: Path) -> None:
+    def test_rules_that_cannot_be_checked_are_refused(self, file: Path) -> None:
         with pytest.raises(InputError, match="no parameters of a blend beside it"):
-            check(file, max_params=20_000_000)
+            check_file(file, max_params=20_000_000)

@@ -1,30 +1,32 @@
-"""The data through the real client: resumed, verified, unpacked where it belongs, and refused where it does not."""
+"""Downloads through the real client: resumed, verified, unpacked inside the folder, and refused outside it."""
 
 from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import zipfile
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import BlendResult, Desk
+from conftest import CommandResult, Harness
 
 from folds.competition.detect import open_competition
 
 
-def packed(files: dict[str, bytes], inside: str = "") -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+def zipped(files: dict[str, bytes], folder: str = "") -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
-            member = zipfile.ZipInfo()
-            member.compress_type = zipfile.ZIP_DEFLATED
-            member.filename = member.orig_filename = inside + name  # as it is: ZipInfo would mend it
-            archive.writestr(member, content)
-    return stream.getvalue()
+            entry = zipfile.ZipInfo()
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.filename = entry.orig_filename = folder + name  # unchanged: ZipInfo(name) would sanitize it
+            archive.writestr(entry, content)
+    return buffer.getvalue()
 
 
 @pytest.fixture(scope="session")
@@ -32,13 +34,13 @@ def files(tiny: Path) -> dict[str, bytes]:
     return {str(path.relative_to(tiny)): path.read_bytes() for path in sorted(tiny.rglob("*")) if path.is_file()}
 
 
-def fetch(desk: Desk, **options: object) -> BlendResult:
-    return desk.run(download=True, out=desk.folder / "data", **options)
+def fetch(harness: Harness, **options: Any) -> CommandResult:
+    return harness.run(download=True, out=harness.folder / "data", **options)
 
 
-def served(desk: Desk) -> list[str]:
-    """The downloads the server was asked for, by the byte they began at."""
-    return [request for request in desk.kaggle.requests if request.startswith("archive from")]
+def downloads(harness: Harness) -> list[str]:
+    """The downloads requested from the server, with the byte at which each began."""
+    return [request for request in harness.kaggle.requests if request.startswith("archive from")]
 
 
 def expect_files(folder: Path, files: dict[str, bytes]) -> None:
@@ -46,130 +48,145 @@ def expect_files(folder: Path, files: dict[str, bytes]) -> None:
     assert not list(folder.rglob("*.part"))
 
 
-def test_data_arrives_in_the_layout_that_training_takes(desk: Desk, files: dict[str, bytes]) -> None:
-    desk.kaggle.archive = packed(files, inside="11785-hw3p2/")
-    outcome = fetch(desk)
+def test_data_is_unpacked_in_the_layout_that_training_reads(harness: Harness, files: dict[str, bytes]) -> None:
+    harness.kaggle.archive = zipped(files, folder="11785-hw3p2/")
+    outcome = fetch(harness)
     assert outcome.status == 0, outcome
-    root = desk.folder / "data" / "11785-hw3p2"
+    root = harness.folder / "data" / "11785-hw3p2"
     expect_files(root, files)
     assert outcome.out.splitlines()[-1] == f"format F22-S26: python -m folds.train --data {root}"
-    assert len(open_competition(desk.folder / "data").train.ids) == 48
+    assert len(open_competition(harness.folder / "data").train.ids) == 48
 
-    assert "hw.zip: 100%" in outcome.err and "unpacking: 100%" in outcome.err
+    assert outcome.err == ""  # no progress bars, because standard error is not a terminal
 
-    again = fetch(desk)
+    again = fetch(harness)
     assert again.status == 0 and "holds this version already" in again.out
-    assert served(desk) == ["archive from 0"] * 3  # a look at the headers, the download, and another look
+    assert downloads(harness) == ["archive from 0"] * 3  # the headers, the download, and the headers again
 
 
-def test_broken_download_is_resumed(desk: Desk, files: dict[str, bytes]) -> None:
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_bars_reach_the_end_on_a_terminal(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    harness.kaggle.archive = zipped({"noise.bin": np.random.default_rng(0).bytes(1 << 20)})
+    outcome = fetch(harness, err=Terminal())
+    assert outcome.status == 0, outcome
+    for description in ("hw.zip", "unpacking"):
+        last = [line for line in re.split(r"[\r\n]", outcome.err) if description in line][-1]
+        assert "100%" in last
+
+
+def test_broken_download_is_resumed(harness: Harness, files: dict[str, bytes]) -> None:
     noise = np.random.default_rng(0).bytes(3 << 20)  # the client writes a megabyte at a time
-    desk.kaggle.archive = packed(files | {"noise.bin": noise})
-    desk.kaggle.cut = [2 << 20]
-    assert fetch(desk).status == 0
-    expect_files(desk.folder / "data", files | {"noise.bin": noise})
-    starts = [int(each.split()[-1]) for each in served(desk)]
+    harness.kaggle.archive = zipped(files | {"noise.bin": noise})
+    harness.kaggle.cut = [2 << 20]
+    assert fetch(harness).status == 0
+    expect_files(harness.folder / "data", files | {"noise.bin": noise})
+    starts = [int(request.split()[-1]) for request in downloads(harness)]
     assert starts[:2] == [0, 0] and all(start >= 1 << 20 for start in starts[2:]) and len(starts) == 3
 
 
-def test_download_that_was_killed_is_resumed_by_the_next_run(desk: Desk, files: dict[str, bytes]) -> None:
+def test_download_that_was_killed_is_resumed_by_the_next_run(harness: Harness, files: dict[str, bytes]) -> None:
     noise = np.random.default_rng(0).bytes(3 << 20)
-    desk.kaggle.archive = packed(files | {"noise.bin": noise})
-    desk.kaggle.cut = [2 << 20]
-    desk.kaggle.faults["archive"] = ["", "", *["hang"] * 9]
-    first = fetch(desk, deadline=4.0)
+    harness.kaggle.archive = zipped(files | {"noise.bin": noise})
+    harness.kaggle.cut = [2 << 20]
+    harness.kaggle.faults["archive"] = ["", "", *["hang"] * 9]
+    first = fetch(harness, deadline=4.0)
     assert first.status == 1, first
-    desk.kaggle.faults.clear()
-    desk.kaggle.requests.clear()
-    assert fetch(desk).status == 0
-    expect_files(desk.folder / "data", files | {"noise.bin": noise})
-    assert int(served(desk)[-1].split()[-1]) >= 1 << 20
+    harness.kaggle.faults.clear()
+    harness.kaggle.requests.clear()
+    assert fetch(harness).status == 0
+    expect_files(harness.folder / "data", files | {"noise.bin": noise})
+    assert int(downloads(harness)[-1].split()[-1]) >= 1 << 20
 
 
-def test_new_version_of_the_data_is_noticed_though_its_time_and_size_are_the_same(desk: Desk) -> None:
-    desk.kaggle.archive = packed({"a.txt": b"first"})
-    assert fetch(desk).status == 0
-    desk.kaggle.archive = packed({"a.txt": b"other"})
-    assert fetch(desk).status == 0
-    expect_files(desk.folder / "data", {"a.txt": b"other"})
+def test_new_version_of_the_data_with_the_same_time_and_size_is_detected(harness: Harness) -> None:
+    harness.kaggle.archive = zipped({"a.txt": b"first"})
+    assert fetch(harness).status == 0
+    harness.kaggle.archive = zipped({"a.txt": b"other"})
+    assert fetch(harness).status == 0
+    expect_files(harness.folder / "data", {"a.txt": b"other"})
 
 
-def test_layout_that_training_does_not_know_is_said(desk: Desk) -> None:
-    desk.kaggle.archive = packed({"a.txt": b"a"})
-    assert "folds.train does not know the layout" in fetch(desk).out
+def test_unknown_layout_is_reported(harness: Harness) -> None:
+    harness.kaggle.archive = zipped({"a.txt": b"a"})
+    assert "folds.train does not know the layout" in fetch(harness).out
 
 
-def test_damage_on_the_way_is_found_by_the_servers_checksum(desk: Desk) -> None:
-    desk.kaggle.archive = packed({"a.txt": b"a"})
-    desk.kaggle.headers = {"x-goog-hash": "md5=AAAAAAAAAAAAAAAAAAAAAA=="}
-    outcome = fetch(desk)
+def test_damage_in_transit_is_found_by_the_servers_checksum(harness: Harness) -> None:
+    harness.kaggle.archive = zipped({"a.txt": b"a"})
+    harness.kaggle.headers = {"x-goog-hash": "md5=AAAAAAAAAAAAAAAAAAAAAA=="}
+    outcome = fetch(harness)
     assert outcome.status == 1
     assert "differs from the server's MD5" in outcome.err
-    assert len(served(desk)) == 6  # the look, and five tries
-    assert not (desk.folder / "data" / "a.txt").exists() and not (desk.folder / "data" / "hw.zip").exists()
+    assert len(downloads(harness)) == 6  # the headers, and five tries
+    assert not (harness.folder / "data" / "a.txt").exists() and not (harness.folder / "data" / "hw.zip").exists()
 
 
-def test_damage_inside_the_archive_is_found_by_its_own(desk: Desk) -> None:
-    content = bytearray(packed({"a.txt": b"harmless", "b.bin": np.random.default_rng(0).bytes(1000)}))
+def test_damage_inside_the_archive_is_found_by_the_archives_checksums(harness: Harness) -> None:
+    content = bytearray(zipped({"a.txt": b"harmless", "b.bin": np.random.default_rng(0).bytes(1000)}))
     content[200] ^= 1
-    desk.kaggle.archive = bytes(content)
-    outcome = fetch(desk)
+    harness.kaggle.archive = bytes(content)
+    outcome = fetch(harness)
     assert outcome.status == 1
     assert "is damaged" in outcome.err and "run the same command again" in outcome.err
-    assert not (desk.folder / "data" / "b.bin").exists() and not (desk.folder / "data" / "hw.zip").exists()
+    assert not (harness.folder / "data" / "b.bin").exists() and not (harness.folder / "data" / "hw.zip").exists()
 
 
 @pytest.mark.parametrize("name", ["../evil.txt", "a/../../evil.txt", "/tmp/evil.txt", "..\\evil.txt", "C:\\evil.txt"])
-def test_member_that_would_leave_the_folder_is_refused_and_nothing_is_unpacked(desk: Desk, name: str) -> None:
-    desk.kaggle.archive = packed({"fine.txt": b"fine", name: b"evil"})
-    outcome = fetch(desk)
+def test_entry_that_would_leave_the_folder_is_refused_and_nothing_is_unzipped(harness: Harness, name: str) -> None:
+    harness.kaggle.archive = zipped({"fine.txt": b"fine", name: b"evil"})
+    outcome = fetch(harness)
     assert outcome.status == 1
     assert "would leave" in outcome.err and "nothing was unpacked" in outcome.err
-    assert not list(desk.folder.rglob("*evil*")) and not (desk.folder / "data" / "fine.txt").exists()
+    assert not list(harness.folder.rglob("*evil*")) and not (harness.folder / "data" / "fine.txt").exists()
 
 
-def test_link_in_the_archive_and_link_in_the_folder_are_refused(desk: Desk) -> None:
+def test_link_in_the_archive_and_link_in_the_folder_are_refused(harness: Harness) -> None:
     link = zipfile.ZipInfo("train-clean-100")
     link.external_attr = 0o120777 << 16
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(link, "/tmp")
-    desk.kaggle.archive = stream.getvalue()
-    assert "would leave" in fetch(desk).err
+    harness.kaggle.archive = buffer.getvalue()
+    assert "would leave" in fetch(harness).err
 
-    (desk.folder / "elsewhere").mkdir()
-    (desk.folder / "data" / "linked").symlink_to(desk.folder / "elsewhere")
-    desk.kaggle.archive = packed({"linked/a.txt": b"a"})
-    assert "would leave" in fetch(desk).err
-    assert not list((desk.folder / "elsewhere").iterdir())
+    (harness.folder / "elsewhere").mkdir()
+    (harness.folder / "data" / "linked").symlink_to(harness.folder / "elsewhere")
+    harness.kaggle.archive = zipped({"linked/a.txt": b"a"})
+    assert "would leave" in fetch(harness).err
+    assert not list((harness.folder / "elsewhere").iterdir())
 
 
-def test_free_space_is_looked_at_first(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk.kaggle.archive = packed({"a.bin": bytes(100_000)})  # zeros: the zip is small
+def test_free_space_is_checked_first(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    harness.kaggle.archive = zipped({"a.bin": bytes(100_000)})  # zeros: the zip is small
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**6, 10**6, 10))
-    outcome = fetch(desk)
-    assert outcome.status == 2 and "no room for the zip" in outcome.err
-    assert len(served(desk)) == 1
+    outcome = fetch(harness)
+    assert outcome.status == 2 and "not enough space for the zip" in outcome.err
+    assert len(downloads(harness)) == 1
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**6, 10**6, 50_000))
-    outcome = fetch(desk)
-    assert outcome.status == 2 and "no room for the unpacked files" in outcome.err
-    assert not (desk.folder / "data" / "a.bin").exists()
-    assert json.loads((desk.folder / "data" / ".download.json").read_text())["state"] == "fetched"
+    outcome = fetch(harness)
+    assert outcome.status == 2 and "not enough space for the unpacked files" in outcome.err
+    assert not (harness.folder / "data" / "a.bin").exists()
+    assert json.loads((harness.folder / "data" / ".download.json").read_text())["state"] == "fetched"
 
 
-def test_rules_not_accepted(desk: Desk) -> None:
-    desk.kaggle.faults["DownloadDataFiles"] = ["403"]
-    outcome = fetch(desk)
+def test_rules_not_accepted(harness: Harness) -> None:
+    harness.kaggle.faults["DownloadDataFiles"] = ["403"]
+    outcome = fetch(harness)
     assert outcome.status == 1
     assert "accept the rules at https://www.kaggle.com/competitions/hw/rules" in outcome.err
 
 
-def test_page_instead_of_the_archive(desk: Desk) -> None:
-    desk.kaggle.archive = b"<!doctype html>"
-    assert "is damaged" in fetch(desk).err
+def test_page_instead_of_the_archive(harness: Harness) -> None:
+    harness.kaggle.archive = b"<!doctype html>"
+    assert "is damaged" in fetch(harness).err
 
 
-def test_folder_must_be_given(desk: Desk) -> None:
-    outcome = desk.run(download=True)
+def test_folder_must_be_given(harness: Harness) -> None:
+    outcome = harness.run(download=True)
     assert outcome.status == 2 and "--out DIR" in outcome.err

@@ -1,1 +1,1 @@
-"""TODO"""
+"""The folder layouts that semesters of the competition have had, one function per format."""

@@ -1,0 +1,29 @@
+"""Language-model settings fitted on a pool of hypotheses (not a blender itself)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ensemble.fitting.settings import grid_search
+from ensemble.hypotheses.pool import Pool
+from ensemble.hypotheses.scoring import best_hypotheses, lm_grid
+
+
+def fit_lm_settings(
+    acoustic: np.ndarray, pool: Pool, settings: dict[str, Any], grid: Mapping[str, Sequence[float]] | None = None
+) -> tuple[dict[str, Any], float]:
+    """Search a grid of LM weight, length bonus and attention weight, by default `lm_grid`, for the least mean distance.
+
+    `acoustic` (H,) are the acoustic scores of the pool's hypotheses; `settings` are replaced only by better ones.
+    Returns the settings and their mean distance.
+    """
+    grid = lm_grid(pool) if grid is None else grid
+    return grid_search(lambda trial: pool_distance(acoustic, pool, trial), settings, grid)
+
+
+def pool_distance(acoustic: np.ndarray, pool: Pool, settings: Mapping[str, Any]) -> float:
+    """Mean distance of the hypotheses with the highest scores."""
+    return pool.mean_distance(best_hypotheses(acoustic, pool, settings))

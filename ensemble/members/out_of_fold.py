@@ -1,0 +1,93 @@
+"""Which utterances the members of a blend have out of fold, and whether their folds are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ensemble.members.member import Member
+from registry import InputError
+
+
+class OutOfFold(NamedTuple):
+    """Utterances `ids` that every member predicts out of fold, their `folds` (N,), and `notes` for the user."""
+
+    ids: list[str]
+    folds: np.ndarray
+    notes: list[str]
+
+
+def oof_folds(member: Member) -> dict[str, int]:
+    """The fold that holds out each utterance. Raises InputError when two folds hold out the same utterance."""
+    fold_of: dict[str, int] = {}
+    for fold_model in member.fold_models:
+        for name in fold_model.load("oof").ids:
+            if name in fold_of:
+                raise InputError(
+                    f"member {member.name}: folds {fold_of[name]} and {fold_model.fold} both hold out {name}: "
+                    "their folds were assigned differently; train one of them again"
+                )
+            fold_of[name] = fold_model.fold
+    return fold_of
+
+
+def common_oof(members: Sequence[Member], train_ids: Sequence[str]) -> OutOfFold:
+    """The utterances that every member predicts out of fold, in the order of `train_ids`.
+
+    Folds are those of the member that has the fewest, since a member with more folds may split them further. Raises
+    InputError for utterances that the data do not have, for members whose folds were assigned differently, and when no
+    utterance is common to all.
+    """
+    fold_maps = [oof_folds(member) for member in members]
+    known = set(train_ids)
+    for member, fold_of in zip(members, fold_maps, strict=True):
+        unknown = [name for name in fold_of if name not in known]
+        if unknown:
+            raise InputError(
+                f"member {member.name}: {len(unknown)} out-of-fold utterances are not in the data's training split, "
+                f"the first is {unknown[0]}: it was trained on other data; leave it out with --members"
+            )
+    check_fold_assignment(members, fold_maps)
+    common = set.intersection(*(set(fold_of) for fold_of in fold_maps))
+    if not common:
+        counts = "; ".join(f"{m.describe()}: {len(f)} utterances" for m, f in zip(members, fold_maps, strict=True))
+        raise InputError(f"no out-of-fold utterance is common to all members ({counts}): leave some out with --members")
+    ids = [name for name in train_ids if name in common]
+    fewest = min(range(len(members)), key=lambda index: (members[index].fold_count, index))
+    folds = np.array([fold_maps[fewest][name] for name in ids], np.int64)
+    notes = [
+        f"out of fold: {len(ids)} of {len(train_ids)} training utterances are predicted by every member "
+        f"(folds {', '.join(map(str, sorted(set(folds.tolist()))))} of {members[fewest].fold_count})"
+    ]
+    for member, fold_of in zip(members, fold_maps, strict=True):
+        if len(fold_of) > len(ids):
+            notes.append(f"  {member.describe()} has {len(fold_of)}; {len(fold_of) - len(ids)} of them are not used")
+    fold_counts = sorted({member.fold_count for member in members})
+    if len(fold_counts) > 1:
+        notes.append(f"  members differ in their number of folds ({', '.join(map(str, fold_counts))})")
+    return OutOfFold(ids, folds, notes)
+
+
+def check_fold_assignment(members: Sequence[Member], fold_maps: Sequence[Mapping[str, int]]) -> None:
+    """Raise InputError, naming two members, if their folds hold out different utterances.
+
+    `fold_maps` are the members' `oof_folds`. Only members with equal numbers of folds are compared, and a member may
+    lack some folds. The usual cause is that their folds were assigned by different versions of the code, which
+    config.json records as `fold_assignment` (1 where it is absent).
+    """
+    held_out: dict[tuple[int, int], tuple[Member, set[str]]] = {}
+    for member, fold_of in zip(members, fold_maps, strict=True):
+        for fold in member.folds:
+            names = {name for name, number in fold_of.items() if number == fold}
+            for (count, other_fold), (other, other_names) in held_out.items():
+                different = names ^ other_names if fold == other_fold else names & other_names
+                if different and count == member.fold_count:
+                    assignments = f"fold assignment {other.fold_assignment} and {member.fold_assignment}"
+                    raise InputError(
+                        f"members {other.name} and {member.name}: their {count} folds hold out different utterances, "
+                        f"for example {min(different)} ({assignments}): "
+                        "train one of them again, or leave it out with --members"
+                    )
+            held_out.setdefault((member.fold_count, fold), (member, names))

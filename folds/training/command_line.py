@@ -1,0 +1,108 @@
+"""The command line of `folds.train`: the options of training, and those of the models it names.
+
+A model's options are the fields of its config dataclass: `--model lstm --hidden 512`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import re
+import sys
+import typing
+from typing import IO, Annotated, Any
+
+import tyro
+
+from folds.training.options import TrainOptions
+from registry import InputError, model_config
+from registry.config import Config
+
+# Fields of every config that follow from the data, and are no options.
+FROM_DATA = ("features", "classes")
+
+
+def parse(arguments: list[str]) -> tuple[TrainOptions, dict[str, Config]]:
+    """The options of training, and the config of each model named, with `features` and `classes` still to be set.
+
+    An option that all of the models have applies to all of them. What is not given is each model's own default; the
+    help text shows the first model's. Raises InputError for an option that only some of the models have.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model", default=TrainOptions.model)
+    names = parser.parse_known_args(arguments)[0].model.split(",")
+    defaults = {name: model_config(name, features=1, classes=2) for name in names}
+    shared = _shared_options(defaults)
+    _check_shared(arguments, defaults, shared)
+    configs = {}
+    for name, default in defaults.items():
+        panel = default if len({type(config) for config in defaults.values()}) == 1 else _subset(default, shared)
+        options, chosen = _parse(arguments, panel)
+        configs[name] = dataclasses.replace(default, **{option: getattr(chosen, option) for option in shared})
+    return options, configs
+
+
+def _option_names(config: Config) -> list[str]:
+    return [field.name for field in dataclasses.fields(config) if field.name not in FROM_DATA]
+
+
+def _shared_options(configs: dict[str, Config]) -> list[str]:
+    """The options that all configs have, in the first one's order."""
+    first, *others = (_option_names(config) for config in configs.values())
+    return [name for name in first if all(name in names for names in others)]
+
+
+def _check_shared(arguments: list[str], configs: dict[str, Config], shared: list[str]) -> None:
+    """Raise InputError for an option in `arguments` that only some of the models have."""
+    for argument in arguments:
+        option = re.match(r"--(?:no-)?([\w-]+)", argument)
+        name = option[1].replace("-", "_") if option else ""
+        owners = [model for model, config in configs.items() if name in _option_names(config)]
+        if owners and name not in shared:
+            others = ", ".join(model for model in configs if model not in owners)
+            raise InputError(
+                f"--{name.replace('_', '-')}: an option of {', '.join(owners)}, which {others} does not have: train "
+                "them with separate commands"
+            )
+
+
+def _subset(config: Config, names: list[str]) -> Any:
+    """A dataclass instance with the values of only these options."""
+    types = typing.get_type_hints(type(config), include_extras=True)
+    subset = dataclasses.make_dataclass("Options", [(name, types[name]) for name in names], frozen=True)
+    subset.__doc__ = "Options that all of the models have; the help of each model alone explains them."
+    return subset(*(getattr(config, name) for name in names))
+
+
+def _parse(arguments: list[str], panel: Any) -> tuple[TrainOptions, Any]:
+    """The options of training, and `panel` with the values given for its fields."""
+    # tyro titles the help's panels by the fields' names, which are no part of the options' names.
+    options_type = Annotated[TrainOptions, tyro.conf.arg(name="")]
+    schema: Any = dataclasses.make_dataclass("Command", [("options", options_type), ("model", type(panel))])
+    schema.__doc__ = TrainOptions.__doc__
+    default, names = schema(TrainOptions(), panel), (tyro.conf.OmitArgPrefixes,)
+    with contextlib.redirect_stdout(typing.cast(IO[str], _ShortPanelTitles(sys.stdout))):
+        command = tyro.cli(schema, args=arguments, default=default, prog="python -m folds.train", config=names)
+    return command.options, command.model
+
+
+class _ShortPanelTitles:
+    """Standard output on which a help panel is titled "recipe" where tyro prints "recipe options"."""
+
+    _COLOR = r"(?:\x1b\[[\d;]*m)*"
+    _TITLE = re.compile(rf"^({_COLOR}╭?{_COLOR}─?{_COLOR} {_COLOR}\w+{_COLOR}) options({_COLOR} {_COLOR})", re.M)
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(self._TITLE.sub(self._shortened, text))
+
+    @staticmethod
+    def _shortened(title: re.Match[str]) -> str:
+        # The line above the panel stays as long as it was; there is none where the output is not UTF-8.
+        return title[1] + title[2] + ("─" if "─" in title[1] else " ") * len(" options")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

@@ -1,0 +1,110 @@
+"""The weights of a trained network in one safetensors file, with what is needed to use them as JSON in its header.
+
+Nothing is unpickled. The header holds a description:
+
+    model           the registered name
+    config          the options of its config dataclass, features and classes among them
+    phonemes        phoneme of each class; that of class 0, the blank, is empty
+    characters      submission character of each class, in the same way
+    normalization   "utterance": `models.features.normalize`
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from registry import InputError, atomic_write
+
+# Where a run keeps the weights that predict.
+WEIGHTS_FILE = Path("checkpoint/weights.safetensors")
+
+NORMALIZATIONS = ("utterance",)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a weights file says about its network. Raises ValueError for values that cannot be right."""
+
+    model: str
+    config: dict[str, Any]
+    phonemes: tuple[str, ...]
+    characters: tuple[str, ...]
+    normalization: str
+
+    def __post_init__(self) -> None:
+        sizes = [self.config.get(key) for key in ("features", "classes")]
+        if not all(isinstance(size, int) for size in sizes):
+            raise ValueError(f"features and classes are {sizes[0]} and {sizes[1]}; expected integers")
+        for name, labels in (("phonemes", self.phonemes), ("characters", self.characters)):
+            if len(labels) != sizes[1] or not all(isinstance(label, str) for label in labels):
+                raise ValueError(f"{len(labels)} {name}; expected one string for each of the {sizes[1]} classes")
+            if labels[0] != "" or len(set(labels)) != len(labels):
+                raise ValueError(f"{name} are not distinct, or that of class 0, the blank, is not empty")
+        if self.normalization not in NORMALIZATIONS:
+            raise ValueError(f"normalization is {self.normalization!r}; expected {' or '.join(NORMALIZATIONS)}")
+
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> Description:
+        """The description with these values. Raises ValueError if one is missing or wrong."""
+        try:
+            return Description(
+                model=str(values["model"]),
+                config=dict(values["config"]),
+                phonemes=tuple(values["phonemes"]),
+                characters=tuple(values["characters"]),
+                normalization=values["normalization"],
+            )
+        except KeyError as error:
+            raise ValueError(f"{error} is missing") from None
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+
+
+def write_weights(path: Path, network: nn.Module, description: Mapping[str, Any]) -> None:
+    """Write the weights of `network` with a description, as listed at the top of this module.
+
+    Raises ValueError for a description that `read_description` would refuse.
+    """
+    Description.of(description)
+    tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
+    with atomic_write(path) as temporary:
+        # Through Python's own write, so that a full disk is an OSError as everywhere else.
+        temporary.write_bytes(to_bytes(tensors, {"description": json.dumps(dict(description), ensure_ascii=False)}))
+
+
+def read_description(path: Path) -> Description:
+    """The description in the file's header. Raises InputError for a file that is damaged, or has none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("description")
+        if text is None:
+            raise InputError(f"{path}: has no description, so it was made by an earlier version: train this run again")
+        return Description.of(json.loads(text))
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({_brief(error)}): copy the file again, or train again") from None
+    except ValueError as error:  # JSON's own is one, too
+        raise InputError(f"{path}: the description is damaged ({_brief(error)}): train this run again") from None
+
+
+def load_weights(path: Path, network: nn.Module) -> None:
+    """Load the weights into `network`. Raises InputError for a damaged file, or weights of another network."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        network.load_state_dict(tensors)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({_brief(error)}): copy the file again, or train again") from None
+    except RuntimeError as error:
+        raise InputError(f"{path}: not the weights of this network ({_brief(error)}): train this run again") from None
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

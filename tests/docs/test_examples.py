@@ -1,0 +1,130 @@
+"""The Python examples of README.md and CONTRIBUTING.md, run as printed.
+
+A block whose first line is a comment with a path, such as `# models/convnet.py`, is a whole file: it is put into a copy
+of the project, where it must be found and work. Other blocks are run one after the other in a folder with a competition
+and trained models, as README's steps leave them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from folds.competition.description import Competition
+from folds.competition.detect import open_competition
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+PACKAGES = ("registry", "models", "folds", "ensemble", "submit")
+TRAIN = ["--folds", 2, "--fold", "all", "--epochs", 1, "--batch-frames", 400, "--threads", 1, "--time-mask", 4]
+SMALL = ["--hidden", 8, "--channels", 8, 8, "--layers", 1]
+
+
+def blocks(document: str) -> list[str]:
+    """The Python blocks of a document."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def path_of(block: str) -> str | None:
+    """The file that a block is, named in its first line."""
+    named = re.match(r"# (\w+(?:/\w+)+\.py)\n", block)
+    return named[1] if named else None
+
+
+FILES = [(document, path, block) for document in DOCUMENTS for block in blocks(document) if (path := path_of(block))]
+
+
+def copied_project(folder: Path, path: str, source: str) -> Path:
+    """The packages as links to ours, compiled code included, with one more file."""
+    for package in PACKAGES:
+        _link(ROOT / package, folder / package, (folder / path).parent)
+    (folder / path).write_text(source, encoding="utf-8")
+    return folder
+
+
+def _link(source: Path, target: Path, written: Path) -> None:
+    """Link a folder, or what is in it where a file is to be written somewhere inside."""
+    if target != written and target not in written.parents:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(source)
+        return
+    target.mkdir(parents=True)
+    for inside in source.iterdir():
+        if inside.is_dir() and inside.name != "__pycache__":
+            _link(inside, target / inside.name, written)
+        else:
+            (target / inside.name).symlink_to(inside)
+
+
+def run(project: Path, *arguments: object) -> str:
+    environment = os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", *map(str, arguments)]
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def write_tables(competition: Competition, folder: Path) -> Path:
+    """The competition in the layout of CONTRIBUTING.md's example of a format."""
+    (folder / "features").mkdir(parents=True)
+    for split in competition.splits:
+        for index, utterance in enumerate(split.ids):
+            np.save(folder / "features" / f"{utterance}.npy", split.features(index))
+        transcripts = [
+            " ".join(competition.alphabet.phonemes[label] for label in split.labels(index)) if split.labels else ""
+            for index in range(len(split.ids))
+        ]
+        pd.DataFrame({"id": split.ids, "phonemes": transcripts}).to_csv(folder / f"{split.name}.csv", index=False)
+    return folder
+
+
+def registered_name(block: str) -> str:
+    return re.findall(r"""register(?:_\w+)?\(\s*["'](\w+)["']""", block)[0]
+
+
+def test_documents_show_a_variant_a_family_and_a_blender():
+    folders = [str(Path(path).parent) for document, path, _ in FILES if document == "README.md"]
+    assert folders.count("models") == 2 and folders.count("ensemble/blenders") == 1
+
+
+@pytest.mark.parametrize(("document", "path", "block"), FILES, ids=[f"{d}-{p}" for d, p, _ in FILES])
+def test_a_file_as_printed_is_found_and_works(document, path, block, tiny, tmp_path):
+    project = copied_project(tmp_path / "project", path, block)
+    name, runs = registered_name(block), tmp_path / "runs"
+    data = ["--data", tiny, "--runs", runs]
+    if path.startswith("models/"):
+        assert name in run(project, "registry", name)
+        printed = run(project, "folds.train", *data, "--model", name, *TRAIN)
+        assert f"{name} fold 1" in printed and len(block.splitlines()) <= 40
+    elif path.startswith("folds/competition/formats/"):
+        tables = write_tables(open_competition(tiny), tmp_path / "tables")
+        run(project, "folds.train", "--data", tables, "--runs", runs, "--model", "lstm_small", *SMALL, *TRAIN)
+    elif path.startswith("ensemble/decoding/"):
+        run(project, "folds.train", *data, "--model", "lstm_small", *SMALL, *TRAIN)
+        assert "lstm_small: 6 utterances, distance" in run(project, "ensemble.decode", *data, "--decoder", name)
+    elif path.startswith("ensemble/blenders/"):
+        run(project, "folds.train", *data, "--model", "lstm_small", *SMALL, *TRAIN)
+        out = tmp_path / "submission.csv"
+        run(project, "ensemble.blend", *data, "--method", name, "--out", out, "--nbest", 5, "--lm-order", 2)
+        assert out.read_text().startswith("index,label\n0,")
+    else:
+        pytest.fail(f"{document}: no test for examples of {path}")
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if any(path_of(block) is None for block in blocks(d))])
+def test_python_sessions_run_as_printed(document, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("data").symlink_to(tiny)
+    small = ["--hidden", 8, "--channels", 8, "--bottom", 8, "--layers", 1]
+    run(ROOT, "folds.train", "--data", tiny, "--runs", tmp_path / "runs", "--model", "pblstm", *small, *TRAIN)
+    namespace: dict[str, object] = {"__name__": "example"}
+    for block in blocks(document):
+        if path_of(block) is None:
+            exec(compile(block, document, "exec"), namespace)

@@ -1,0 +1,72 @@
+"""The training command's line: the options of several models, and the panels of the help text."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+import sys
+
+import pytest
+
+from folds.training.command_line import parse
+from registry import InputError, model_config
+
+
+def defaults_of(name: str):
+    return model_config(name, features=1, classes=2)
+
+
+def test_each_model_named_has_its_own_defaults_and_what_is_given():
+    options, configs = parse(["--model", "gru_small,gru", "--hidden", "176", "--folds", "3"])
+    assert options.folds == 3 and list(configs) == ["gru_small", "gru"]
+    for name, config in configs.items():
+        assert config == dataclasses.replace(defaults_of(name), hidden=176)
+    both = parse(["--model", "gru_small,conformer_small"])[1]
+    assert both == {name: defaults_of(name) for name in ("gru_small", "conformer_small")}
+
+
+def test_an_option_that_all_models_have_applies_to_all():
+    """Their configs are of different classes."""
+    configs = parse(["--model", "gru_small,pblstm_small", "--hidden", "64", "--dropout=0.2"])[1]
+    for name, config in configs.items():
+        assert config == dataclasses.replace(defaults_of(name), hidden=64, dropout=0.2)
+    assert type(configs["gru_small"]) is not type(configs["pblstm_small"])
+
+
+@pytest.mark.parametrize("option", [["--bottom", "64"], ["--bottom=64"]])
+def test_an_option_of_one_model_is_refused_for_several(option):
+    message = "--bottom: an option of pblstm_small, pblstm, which gru_small does not have: train them with separate"
+    with pytest.raises(InputError, match=message):
+        parse(["--model", "gru_small,pblstm_small,pblstm", *option])
+    configs = parse(["--model", "pblstm_small,pblstm", *option])[1]
+    assert configs == {name: dataclasses.replace(defaults_of(name), bottom=64) for name in configs}
+
+
+def test_what_the_data_decide_is_no_option(capsys):
+    for option in ("--features", "--classes"):
+        for names in ("gru_small", "gru_small,pblstm_small"):
+            with pytest.raises(SystemExit):
+                parse(["--model", names, "--help"])
+            assert option not in re.findall(r"--[\w-]+", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("models", ["gru_small", "gru_small,pblstm_small"])
+def test_the_help_text_has_a_panel_for_each_kind_of_option(models, encoding, monkeypatch):
+    """Drawn with lines where the output can have them."""
+    output = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as exit:
+        patch.setattr(sys, "stdout", output)
+        parse(["--model", models, "--help"])
+    output.seek(0)
+    text = output.read()
+    title = r"^╭─ (.+?) ─+╮$" if encoding == "utf-8" else r"^ (\S.*?) +\n -+ $"
+    assert exit.value.code == 0 and "TODO" not in text
+    assert re.findall(title, text, re.MULTILINE) == ["options", "recipe", "SpecAugment", "model"]
+    assert len({len(line) for line in text.splitlines() if line.startswith(("╭", "│", "╰"))}) <= 1
+    panels = re.split(title, text, flags=re.MULTILINE)[1:]
+    options = {name: re.findall(r"--[\w-]+", panel) for name, panel in zip(panels[::2], panels[1::2], strict=True)}
+    assert {"--data", "--allow-pickle", "--runs", "--restart-from"} <= set(options["options"])
+    assert {"--epochs", "--intermediate"} <= set(options["recipe"]) and "--speed" in options["SpecAugment"]
+    assert "--hidden" in options["model"]

@@ -1,0 +1,111 @@
+"""Warm restarts: a run that starts from the final weights of the same run in another store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_runs import metrics, run, run_folder, summary
+
+from folds.store.fold_model import find_fold_models
+from folds.store.log_probs import read_log_probs
+from folds.training import loop
+from folds.training.state import State
+from registry import InputError
+
+
+@pytest.fixture(scope="module")
+def restarted(undisturbed, tiny, tmp_path_factory):
+    """A warm restart of two epochs that was never stopped, and the weights it started with."""
+    runs, initial = tmp_path_factory.mktemp("restarted"), []
+
+    class Watched(State):
+        def __init__(self, model, *more):
+            initial.append({name: value.clone() for name, value in model.state_dict().items()})
+            super().__init__(model, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "State", Watched)
+        run(patch, tiny, runs, "--epochs", "2", "--restart-from", str(undisturbed.parents[1]))
+    return run_folder(runs), initial[0]
+
+
+def test_a_restart_begins_from_the_weights_of_the_run_before(undisturbed, restarted):
+    """To the last bit; its minutes are those of both runs."""
+    folder, initial = restarted
+    before = load_file(undisturbed / "checkpoint" / "weights.safetensors")
+    assert before.keys() == initial.keys() and all(torch.equal(initial[name], before[name]) for name in before)
+    minutes = [summary(path)["cpu_minutes"] for path in (undisturbed, folder)]
+    assert minutes[1] >= minutes[0] and len(metrics(folder).splitlines()) == 2
+
+
+def test_a_restart_reports_its_source(undisturbed, tiny, tmp_path, monkeypatch, capsys):
+    source = str(undisturbed.parents[1])
+    run(monkeypatch, tiny, tmp_path, "--epochs", "1", "--restart-from", source)
+    assert f"lstm_small fold 0: warm restart from {source}\n" in capsys.readouterr().out
+
+
+def test_a_restart_that_was_stopped_resumes_without_its_source(restarted, undisturbed, tiny, tmp_path, monkeypatch):
+    folder, source, steps = run_folder(tmp_path / "new"), tmp_path / "source", []
+    shutil.copytree(undisturbed.parents[1], source)
+    run_step = loop._step
+
+    def stopping(*arguments):
+        steps.append(1)
+        if len(steps) == 6:  # in the second epoch of four batches
+            os.kill(os.getpid(), signal.SIGTERM)
+        return run_step(*arguments)
+
+    monkeypatch.setattr(loop, "_step", stopping)
+    run(monkeypatch, tiny, tmp_path / "new", "--epochs", "2", "--restart-from", str(source))
+    shutil.rmtree(source)
+    with pytest.raises(InputError, match="started with other settings .restart_from was given, now not given"):
+        run(monkeypatch, tiny, tmp_path / "new", "--epochs", "2", "--resume")
+    run(monkeypatch, tiny, tmp_path / "new", "--epochs", "2", "--resume", "--restart-from", "moved")
+    assert len(steps) == 8 and metrics(folder) == metrics(restarted[0])
+    one, other = (read_log_probs(path / "test.safetensors").values for path in (folder, restarted[0]))
+    assert np.array_equal(one, other)
+
+
+def test_a_restart_without_an_intact_checkpoint_does_not_start_at_random(restarted, tiny, tmp_path, monkeypatch):
+    folder = run_folder(tmp_path)
+    shutil.copytree(restarted[0], folder)
+    (folder / "test.safetensors").unlink()
+    for path in folder.glob("checkpoint/step*.safetensors"):
+        path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="no intact checkpoint is left"):
+        run(monkeypatch, tiny, tmp_path, "--epochs", "2", "--resume", "--restart-from", "gone")
+
+
+def test_a_restart_from_selected_weights_records_it(tiny, tmp_path, monkeypatch):
+    run(monkeypatch, tiny, tmp_path / "best", "--epochs", "2", "--select", "best")
+    run(monkeypatch, tiny, tmp_path / "new", "--epochs", "1", "--restart-from", str(tmp_path / "best"))
+    (fold_model,) = find_fold_models(tmp_path / "new")
+    assert fold_model.config["select"] == "best"
+
+
+def test_a_restart_requires_the_same_model_finished_elsewhere(undisturbed, tiny, tmp_path, monkeypatch):
+    source = tmp_path / "source"
+    shutil.copytree(undisturbed.parents[1], source)
+    shutil.copytree(undisturbed, source / "lstm_small" / "fold1")  # under a false name
+    shutil.copytree(undisturbed, source / "lstm_small.seed1" / "fold0")
+    (source / "lstm_small.seed1" / "fold0" / "checkpoint" / "weights.safetensors").write_bytes(b"torn")
+    shutil.copytree(undisturbed, source / "lstm_small.seed2" / "fold0")
+    (source / "lstm_small.seed2" / "fold0" / "summary.json").unlink()
+    for options, message in (
+        (["--fold", "all", "--seed", "1"], "lstm_small.seed1/fold1 is not a finished run with checkpoint/weights"),
+        (["--dropout", "0.5"], "trained with other model options"),
+        (["--folds", "3"], "held out other utterances"),
+        (["--fold", "1"], "held out other utterances"),
+        (["--seed", "1"], "cannot be read"),
+        (["--seed", "2"], "summary.json: no such file"),
+        (["--restart-from", str(tmp_path / "nowhere")], "nowhere/lstm_small/fold0 is not a finished run"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run(monkeypatch, tiny, tmp_path / "new", "--restart-from", str(source), *options)
+    assert not (tmp_path / "new").exists()
