@@ -1,8 +1,8 @@
-"""From many models' log-probabilities to one phoneme sequence per utterance: decoding, blending, weights, reports.
+"""Combine many models' log-probabilities into one phoneme sequence per utterance, by decoding and blending.
 
-Commands: `ensemble.blend` makes a submission of all members, `ensemble.decode` and `ensemble.joint` of one, and
-`ensemble.report` writes a page on them. The calls of the same names as their modules are imported from there:
-`ensemble.blend.blend`, `ensemble.rover.rover`, `ensemble.mbr.mbr`, `ensemble.beam.beam_search`.
+Commands: `ensemble.blend` writes a submission of all members, `ensemble.decode` of one member, `ensemble.joint` of one
+fold model; `ensemble.report` writes a page about all members. Functions with the same name as their module are imported
+from it: `ensemble.blend.blend`, `ensemble.rover.rover`, `ensemble.mbr.mbr`, `ensemble.beam.beam_search`.
 """
 
 from ensemble.beam import Hypothesis, beam_search

@@ -1,8 +1,9 @@
-"""`python -m ensemble.blend`: from finished members to a submission, with an estimate of its distance.
+"""`python -m ensemble.blend`: blend all finished members into a submission.
 
-Prints the distance of each member and of each blender (fitted on out-of-fold predictions, nested, and on dev, on which
-nothing is fitted), chooses the method by the nested distance, writes the submission and, as `<out>.json`, the recipe
-and everything needed to reproduce it. In Python, `ensemble.blend.blend` does this without printing or writing files.
+Prints each member's and blender's mean edit distance on out-of-fold data (as fitted and by nested cross-validation) and
+on the untouched dev set, selects the blender with the lowest nested distance, and writes the submission and
+`<out>.json`, which holds everything needed to reproduce it. In Python, `ensemble.blend.blend` does this without
+printing or writing files.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import tyro
 from ensemble.blenders.base import BLENDERS, BlendRecipe, predict_with
 from ensemble.blenders.best import FittedBlender, best_recipe, fit_blenders, methods_of, winner
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
-from ensemble.members.eligibility import Rules, all_tags, total_parameters, within_budget
+from ensemble.members.eligibility import Rules, all_tags, keep_within_max_params, total_parameters
 from ensemble.members.member import Member, group_by_member, with_held_out
 from ensemble.statistics.blend_tables import blender_table, describe_level, member_table
 from ensemble.statistics.bootstrap import bootstrap, paired_bootstrap
@@ -36,24 +37,24 @@ from folds.data.data_options import StoreOptions
 from folds.data.dataset import Dataset
 from folds.store.fold_model import FoldModel, find_fold_models, unfinished_runs
 from folds.store.json_files import write_json
-from registry import InputError, check_place, command
+from registry import InputError, check_writable, command
 from registry.console import print_table
 from registry.models import parse_count
 
 
 @dataclass(frozen=True)
 class BlendResult:
-    """What a blend chose and predicts.
-
-    `recipe` with the `members` and fold models it uses; `fitted`, the blenders that were compared; `dev`, the edit
-    distances (N,) of each on dev; `hypotheses`, one class sequence per utterance of test.
-    """
+    """The selected blend and its predictions."""
 
     recipe: BlendRecipe
     members: list[Member]
+    """The members that the recipe uses, each with the fold models used."""
     fitted: dict[str, FittedBlender]
+    """The blenders that were compared, by name."""
     dev: dict[str, np.ndarray]
+    """Edit distances (N,) of each blender on dev."""
     hypotheses: list[list[int]]
+    """One class sequence per utterance of test."""
 
     @property
     def chosen(self) -> str:
@@ -62,7 +63,7 @@ class BlendResult:
 
 
 def blend(inputs: OpenedInputs, method: str = "best", seed: int = 0) -> BlendResult:
-    """Fit a registered blender, or all of them for `best`, out of fold; measure it on dev and predict test.
+    """Fit a registered blender, or all of them for `best`, on out-of-fold data; measure it on dev and predict test.
 
     >>> from ensemble import group_by_member, open_inputs
     >>> from folds import find_fold_models, load_dataset
@@ -75,12 +76,15 @@ def blend(inputs: OpenedInputs, method: str = "best", seed: int = 0) -> BlendRes
     >>> len(phonemes) == len(dataset.test)
     True
 
-    `seed` decides ties. Raises InputError for an unknown method, and for predictions that are missing or faulty.
+    `seed` decides ties. Raises InputError for an unknown method, and for missing or faulty predictions.
     """
     fitted = fit_blenders(inputs.oof, methods_of(method), seed)
-    # Fold models whose frames are averaged are used together, which the cost of their member has counted.
-    budget = None if inputs.options.frames else inputs.rules.max_params
-    kept = {name: within_budget(inputs.members, blender.recipe.weights, budget) for name, blender in fitted.items()}
+    # Fold models whose frames are averaged are used together, so their member's parameters counted all of them.
+    max_params = None if inputs.options.frames else inputs.rules.max_params
+    kept = {
+        name: keep_within_max_params(inputs.members, blender.recipe.weights, max_params)
+        for name, blender in fitted.items()
+    }
     references = inputs.dev.references
     dev = {
         name: edit_distances(predict_with(inputs.dev, blender.recipe, kept[name]), references)
@@ -94,18 +98,19 @@ def blend(inputs: OpenedInputs, method: str = "best", seed: int = 0) -> BlendRes
 
 @dataclass(frozen=True)
 class BlendOptions(InputOptions, StoreOptions):
-    """Blend the finished members under a folder of runs into a submission."""
+    """Blend all finished members into a submission."""
 
     method: str = "best"
-    """A registered blender: average, rover, rescore, mbr, or best (the one with the lowest out-of-fold distance)."""
+    """A registered blender: average, rover, rescore, mbr, or best (the blender with the lowest nested out-of-fold
+    distance)."""
     out: Path = Path("submission.csv")
-    """The submission to write; `<out>.json` beside it describes how it was made."""
+    """The submission to write; `<out>.json` describes how it was made."""
     members: tuple[str, ...] = ("*",)
-    """Globs over members' names: only those are blended."""
+    """Members to blend: globs over their names."""
     max_params: str | None = None
-    """Most parameters of all fold models used together, such as 20M."""
+    """Maximum total number of parameters over all fold models used, e.g. 20M."""
     forbid: tuple[str, ...] = ()
-    """Tags that no model used may have, such as attention, pretrained, external-data."""
+    """Tags that no model used may have, e.g. attention, pretrained, external-data."""
 
     @property
     def rules(self) -> Rules:
@@ -127,7 +132,7 @@ def finished_fold_models(runs: Path) -> list[FoldModel]:
 
 
 def print_blenders(result: BlendResult, baselines: Sequence[MemberBaseline]) -> None:
-    """Distances of the blenders and of the best members on dev, and which blender was chosen."""
+    """Print the distances of the blenders and of the best members, and which blender was chosen."""
     best, with_lm = best_baseline(baselines), best_baseline_with_lm(baselines)
     print("\nmean edit distances, with 95 % intervals over utterances")
     print(f"the best member on dev is {best.name}: {best.best_dev.mean():.3f}")
@@ -144,7 +149,7 @@ def print_blenders(result: BlendResult, baselines: Sequence[MemberBaseline]) -> 
 def sidecar(
     options: BlendOptions, dataset: Dataset, result: BlendResult, baselines: Sequence[MemberBaseline]
 ) -> dict[str, Any]:
-    """The content of `<out>.json`: what the submission is, and what is needed to make it again."""
+    """The content of `<out>.json`: what the submission is, and what is needed to reproduce it."""
     blender, best = result.fitted[result.chosen], best_baseline(baselines)
     difference = paired_bootstrap(result.dev[result.chosen], best.best_dev)
     folders = {member.name: [str(model.path) for model in member.fold_models] for member in result.members}
@@ -173,7 +178,7 @@ def main() -> None:
     BLENDERS.entry(options.method)
     for name, reason in BLENDERS.broken().items():
         print(f"left out: blender {name} does not load: {reason}", file=sys.stderr)
-    check_place(options.out)
+    check_writable(options.out)
     rules = options.rules
     fold_models = finished_fold_models(options.runs)
     dataset = options.open_dataset()

@@ -1,8 +1,9 @@
-"""`python -m ensemble.decode`: decode members' stored log-probabilities; report edit distance and speed.
+"""`python -m ensemble.decode`: decode members' stored log-probabilities, and report edit distance and speed.
 
-`--lm train` estimates a phone language model from the training transcripts, and for out-of-fold utterances from those
-outside the utterance's fold. `--tune` finds its weight and the length bonus by out-of-fold distance. With `--out`, one
-member's hypotheses are written as a submission; `ensemble.blend` writes a submission of several members.
+`--lm train` estimates a phone language model from the training transcripts. Each out-of-fold utterance is decoded with
+a model estimated without its fold, so that the model has not seen the utterance's transcript. `--tune` finds the weight
+of the language model and the length bonus with the lowest out-of-fold distance. With `--out`, one member's hypotheses
+are written as a submission; `ensemble.blend` writes a submission of several members.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import tyro
 
 from ensemble.decoding.batched import DecodingResult, DecodingTask, decode_in_batches, sample_rows
-from ensemble.decoding.decoders import Decoder, DecoderSettings, decoder
+from ensemble.decoding.decoders import Decoder, DecoderSettings, get_decoder
 from ensemble.fitting.settings import pattern_search
 from ensemble.lm.arpa import read_arpa, write_arpa
 from ensemble.lm.ngram import PhoneLM, estimate, estimate_folds
@@ -28,33 +29,35 @@ from folds.competition.submission import write_submission
 from folds.data.data_options import StoreOptions
 from folds.data.dataset import Dataset
 from folds.store.fold_model import find_fold_models
-from registry.errors import InputError, check_place, command
+from registry.errors import InputError, command
+from registry.files import check_writable
 
 
 @dataclass(frozen=True)
 class DecodeOptions(StoreOptions):
-    """Decode members of the store."""
+    """Decode members in the runs folder."""
 
     members: tuple[str, ...] = ("*",)
-    """Members to decode, each on its own: globs over their names."""
+    """Members to decode, each by itself: globs over their names."""
     split: Literal["oof", "dev", "test"] = "dev"
-    """Utterances to decode. On dev and test, the posteriors of a member's fold models are averaged."""
+    """Split to decode. On dev and test, the posteriors of a member's fold models are averaged."""
     decoder: str = "beam"
     """A registered decoder: greedy, beam, or an installed third-party one (ctcdecode, flashlight, fast_ctc_decode)."""
     beam: int = 50
-    """Prefixes kept after each frame."""
+    """Number of prefixes kept after each frame."""
     nbest: int = 1
-    """Hypotheses per utterance; with more than one, the distance of the best of them (the oracle) is reported too."""
+    """Number of hypotheses per utterance; above 1, the distance of the best of them (the oracle) is reported too."""
     lm: str = "none"
-    """`none`; `train`, a phone language model of the training transcripts; or an ARPA file, the same for all folds."""
+    """`none`; `train`, a phone language model of the training transcripts; or an ARPA file, used for all folds."""
     lm_order: int = 4
-    """Order of the model that `--lm train` estimates."""
+    """Order of the model that `--lm train` estimates, the length of its longest n-grams; `ensemble.blend` uses 5 by
+    default."""
     lm_weight: float = 0.3
-    """Weight of the language model; with `--tune`, the start of the search."""
+    """Weight of the language model; with `--tune`, the initial value of the search."""
     length_bonus: float = 0.0
-    """Added to a hypothesis's score per label; with `--tune`, the start of the search."""
+    """Added to a hypothesis's score per label; with `--tune`, the initial value of the search."""
     tune: bool = False
-    """Find the weight and the bonus with the lowest out-of-fold distance first, then decode the split with them."""
+    """First find the weight and the bonus with the lowest out-of-fold distance, then decode the split with them."""
     limit: int | None = None
     """Decode only this many utterances, drawn with a fixed seed."""
     out: Path | None = None
@@ -63,8 +66,10 @@ class DecodeOptions(StoreOptions):
     """Write the language model of all training transcripts to this file, in the format of KenLM and SRILM."""
 
     def __post_init__(self) -> None:
+        if self.beam < 1:
+            raise InputError(f"--beam {self.beam}: expected 1 or more")
         if not 1 <= self.nbest <= self.beam:
-            raise InputError(f"--nbest {self.nbest} --beam {self.beam}: expected 1 or more, and nbest at most beam")
+            raise InputError(f"--nbest {self.nbest}: expected 1 to --beam ({self.beam})")
         if self.limit is not None and self.limit < 1:
             raise InputError(f"--limit {self.limit}: expected 1 or more")
         if self.out is not None and self.limit is not None:
@@ -72,14 +77,11 @@ class DecodeOptions(StoreOptions):
         if self.out is not None and self.split != "test":
             raise InputError(f"--out with --split {self.split}: a submission needs the test split; use --split test")
         if self.tune and self.lm == "none":
-            raise InputError("--tune without a language model: use --lm train, or pass an ARPA file")
+            raise InputError("--tune without a language model: use --lm train, or pass --lm FILE.arpa")
 
 
 def open_task(member: Member, split: str, dataset: Dataset, options: DecodeOptions) -> DecodingTask:
-    """The member's predictions of one split, with references and language models.
-
-    The language model of an out-of-fold utterance is estimated without the utterances of its fold.
-    """
+    """The member's predictions of one split, with references and language models."""
     return _open_oof(member, dataset, options) if split == "oof" else _open_split(member, split, dataset, options)
 
 
@@ -87,51 +89,55 @@ def _open_oof(member: Member, dataset: Dataset, options: DecodeOptions) -> Decod
     fold_of = oof_folds(member)
     if not fold_of:
         raise InputError(
-            f"member {member.name}: was trained on all utterances, so none is out of fold: tune a member with folds of "
-            "the same model, and pass its --lm-weight and --length-bonus here"
+            f"member {member.name} was trained on all utterances, so it has no out-of-fold predictions: tune the same "
+            "model's folds and pass the resulting --lm-weight and --length-bonus here"
         )
     train = dataset.train
-    rows = np.array([row for row, name in enumerate(train.ids) if name in fold_of], np.int64)
+    rows = np.array([row for row, utterance in enumerate(train.ids) if utterance in fold_of], np.int64)
     if len(rows) < len(fold_of):
         raise InputError(f"member {member.name}: was trained on other data; leave it out with --members")
     rows = sample_rows(rows, options.limit)
     ids = [train.ids[row] for row in rows]
-    parts = np.array([fold_of[name] for name in ids], np.int64)
+    outer_folds = np.array([fold_of[utterance] for utterance in ids], np.int64)
+    train_folds = np.array([fold_of.get(utterance, -1) for utterance in train.ids])
     return DecodingTask(
-        log_probs=oof_predictions(member, 0, ids, dataset.alphabet.hash).load(),
+        # Index 0, because the task has no other member.
+        log_probs=oof_predictions(member, index=0, ids=ids, alphabet_hash=dataset.alphabet.hash).load(),
         references=[train.labels(row).tolist() for row in rows],
-        parts=parts,
-        languages=language_models(dataset, options, parts, np.array([fold_of.get(name, -1) for name in train.ids])),
+        outer_folds=outer_folds,
+        language_models=load_language_models(dataset, options, outer_folds, train_folds),
     )
 
 
 def _open_split(member: Member, split: str, dataset: Dataset, options: DecodeOptions) -> DecodingTask:
     source = dataset.dev if split == "dev" else dataset.test
     rows = sample_rows(np.arange(len(source)), options.limit)
-    parts = np.zeros(len(rows), np.int64)
+    outer_folds = np.zeros(len(rows), np.int64)
+    # Index 0, because the task has no other member.
+    predictions = mean_predictions(member, index=0, split=split, ids=source.ids, alphabet_hash=dataset.alphabet.hash)
     return DecodingTask(
-        log_probs=mean_predictions(member, 0, split, source.ids, dataset.alphabet.hash).load().take(rows),
+        log_probs=predictions.load().take(rows),
         references=None if source.tokens is None else [source.labels(row).tolist() for row in rows],
-        parts=parts,
-        languages=language_models(dataset, options, parts, None),
+        outer_folds=outer_folds,
+        language_models=load_language_models(dataset, options, outer_folds, train_folds=None),
     )
 
 
-def language_models(
-    dataset: Dataset, options: DecodeOptions, parts: np.ndarray, folds: np.ndarray | None
+def load_language_models(
+    dataset: Dataset, options: DecodeOptions, outer_folds: np.ndarray, train_folds: np.ndarray | None
 ) -> Mapping[int, PhoneLM | None]:
-    """The language model of each part in `parts` `(N,)`, or None for `--lm none`.
+    """The language model of each fold in `outer_folds` `(N,)`, the folds of the utterances; None for `--lm none`.
 
-    `folds` `(N,)` are the folds of the training utterances: the model of part k is estimated without fold k. Without
-    `folds` there is one part, and its model is estimated from all training utterances.
+    `train_folds` are the folds of all training utterances. Without them, on dev and test, the only model is estimated
+    from all training transcripts.
     """
     if options.lm == "none":
-        return dict.fromkeys(np.unique(parts).tolist())
+        return dict.fromkeys(np.unique(outer_folds).tolist())
     if options.lm != "train":
-        return dict.fromkeys(np.unique(parts).tolist(), read_arpa(options.lm, dataset.alphabet.phonemes))
-    if folds is None:
+        return dict.fromkeys(np.unique(outer_folds).tolist(), read_arpa(options.lm, dataset.alphabet.phonemes))
+    if train_folds is None:
         return {0: estimate(_transcripts(dataset), dataset.alphabet.classes, options.lm_order)}
-    return estimate_folds(_transcripts(dataset), folds, dataset.alphabet.classes, options.lm_order)
+    return estimate_folds(_transcripts(dataset), train_folds, dataset.alphabet.classes, options.lm_order)
 
 
 def _transcripts(dataset: Dataset) -> list[np.ndarray]:
@@ -157,8 +163,8 @@ def tune_member(member: Member, dataset: Dataset, options: DecodeOptions, decode
     return weight, bonus
 
 
-def summary(member: Member, task: DecodingTask, result: DecodingResult, nbest: int) -> str:
-    """One line: distance, oracle distance of the N-best, utterances per second."""
+def format_summary(member: Member, task: DecodingTask, result: DecodingResult, nbest: int) -> str:
+    """One line with the distance, the oracle distance of the N-best, and the speed."""
     count = len(task.log_probs)
     line = f"{member.name}: {count} utterances"
     if task.references is not None:
@@ -169,7 +175,7 @@ def summary(member: Member, task: DecodingTask, result: DecodingResult, nbest: i
 
 
 def decode_member(member: Member, dataset: Dataset, options: DecodeOptions, decode: Decoder) -> DecodingResult:
-    """Decode one split of a member, with tuned settings where `--tune` is given, and print the summary."""
+    """Decode one split of a member, with tuned settings if `--tune` is given, and print the summary."""
     weight, bonus = options.lm_weight if options.lm != "none" else 0.0, options.length_bonus
     if options.tune:
         weight, bonus = tune_member(member, dataset, options, decode)
@@ -183,20 +189,20 @@ def decode_member(member: Member, dataset: Dataset, options: DecodeOptions, deco
         "length_bonus": bonus,
     }
     result = decode_in_batches(task, decode, member.name, **settings)
-    print(summary(member, task, result, options.nbest))
+    print(format_summary(member, task, result, options.nbest))
     return result
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     options = tyro.cli(DecodeOptions, prog="python -m ensemble.decode", description=__doc__)
-    decode = decoder(options.decoder)
+    decode = get_decoder(options.decoder)
     members = group_by_member(find_fold_models(options.runs), options.members)
     if options.out is not None and len(members) > 1:
         names = ", ".join(member.name for member in members)
         raise InputError(f"--out with {len(members)} members ({names}): choose one with --members, or blend them")
     for path in filter(None, (options.out, options.arpa)):
-        check_place(path)
+        check_writable(path)
     dataset = options.open_dataset()
     if options.arpa is not None:
         lm = estimate(_transcripts(dataset), dataset.alphabet.classes, options.lm_order)

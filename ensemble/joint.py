@@ -1,8 +1,9 @@
 """`python -m ensemble.joint`: decode fold models with an attention decoder by CTC and attention together.
 
-The search is `models.joint_search`. CTC weight 1 is CTC alone, 0 is attention alone; several weights are compared
-on the same utterances, and the out-of-fold distance should choose. With `--out`, one fold model's hypotheses are
-written as a submission. A blend does not need this command: rescoring and minimum Bayes risk use attention scores.
+The search is `ensemble.decoding.joint_search`. CTC weight 1 is CTC alone, 0 is attention alone. Several weights are
+compared on the same utterances; choose by the out-of-fold distance (`--split oof`). With `--out`, one fold model's
+hypotheses are written as a submission. A blend does not need this command: rescoring and minimum Bayes risk use
+attention scores.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ import torch
 import tyro
 
 from ensemble.decoding.batched import sample_rows
+from ensemble.decoding.joint_search import joint_search
 from ensemble.members.member import group_by_member
 from folds.competition.metric import edit_distances
 from folds.competition.submission import write_submission
 from folds.data.data_options import StoreOptions
 from folds.data.dataset import Dataset, Split
 from folds.store.fold_model import FoldModel, find_fold_models, load_model
-from models.joint_search import joint_search
 from models.las import LAS
 from registry.console import track
-from registry.errors import InputError, check_place, command
+from registry.errors import InputError, command
+from registry.files import check_writable
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,15 @@ class JointOptions(StoreOptions):
     """Decode fold models with an attention decoder by CTC and attention together."""
 
     members: tuple[str, ...] = ("las*",)
-    """Members to decode, each fold model on its own: globs over their names."""
+    """Members to decode, each fold model by itself: globs over their names."""
     fold: int | None = None
-    """Decode only the fold models of this fold; by default all."""
+    """Decode only the fold models of this fold; None for all."""
     split: Literal["oof", "dev", "test"] = "dev"
-    """Utterances to decode."""
+    """Split to decode."""
     ctc_weight: tuple[float, ...] = (0.5,)
-    """Share of CTC in a hypothesis's score, from 0 to 1; the rest is attention. Several are compared."""
+    """Weight of CTC in a hypothesis's score, from 0 to 1; attention has 1 minus this weight. Several are compared."""
     beam: int = 5
-    """Hypotheses kept after each label."""
+    """Number of hypotheses kept after each label."""
     limit: int | None = None
     """Decode only this many utterances, drawn with a fixed seed."""
     out: Path | None = None
@@ -51,7 +53,7 @@ class JointOptions(StoreOptions):
 
     def __post_init__(self) -> None:
         if not self.ctc_weight or not all(0 <= weight <= 1 for weight in self.ctc_weight):
-            raise InputError(f"--ctc-weight {' '.join(map(str, self.ctc_weight))}: expected shares from 0 to 1")
+            raise InputError(f"--ctc-weight {' '.join(map(str, self.ctc_weight))}: expected weights from 0 to 1")
         for name in ("beam", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -61,15 +63,16 @@ class JointOptions(StoreOptions):
 
 
 class JointTask(NamedTuple):
-    """A fold model's network, and the utterances to decode: `rows` `(N,)` of `source`."""
+    """A fold model's network, and the utterances to decode."""
 
     fold_model: FoldModel
     network: LAS
     source: Split
     rows: list[int]
+    """Indices of the utterances in `source`."""
 
 
-def selected_fold_models(options: JointOptions) -> list[FoldModel]:
+def select_fold_models(options: JointOptions) -> list[FoldModel]:
     """The fold models of `--members` and `--fold`. Raises InputError for none, or one without an attention decoder."""
     members = group_by_member(find_fold_models(options.runs), options.members)
     fold_models = [
@@ -95,16 +98,19 @@ def selected_fold_models(options: JointOptions) -> list[FoldModel]:
 def open_task(fold_model: FoldModel, split: str, dataset: Dataset, limit: int | None) -> JointTask:
     """The network and the utterances that the fold model predicted. Raises InputError for none, or for other data."""
     source = {"oof": dataset.train, "dev": dataset.dev, "test": dataset.test}[split]
-    row_of = {name: row for row, name in enumerate(source.ids)}
+    row_of = {utterance: row for row, utterance in enumerate(source.ids)}
     ids = fold_model.load(split).ids
-    if fold_model.config["data"]["hash"] != dataset.hash or any(name not in row_of for name in ids):
+    if fold_model.config["data"]["hash"] != dataset.hash or any(utterance not in row_of for utterance in ids):
         raise InputError(f"{fold_model.path}: was trained on data other than {dataset.root}: pass its --data")
     if not ids:
-        raise InputError(f"{fold_model.path}: was trained on all utterances, so none is out of fold: use --split dev")
+        raise InputError(
+            f"{fold_model.path}: was trained on all utterances, so it has no out-of-fold predictions: use --split dev"
+        )
     network = load_model(fold_model)
     if not isinstance(network, LAS):
         raise InputError(f"{fold_model.path}: joint decoding needs a LAS model: choose others with --members")
-    return JointTask(fold_model, network, source, sample_rows(np.array([row_of[name] for name in ids]), limit).tolist())
+    rows = sample_rows(np.array([row_of[utterance] for utterance in ids]), limit)
+    return JointTask(fold_model, network, source, rows.tolist())
 
 
 def decode_jointly(task: JointTask, ctc_weights: Sequence[float], beam: int) -> list[list[list[int]]]:
@@ -113,7 +119,8 @@ def decode_jointly(task: JointTask, ctc_weights: Sequence[float], beam: int) -> 
     for row in track(task.rows, f"{task.fold_model.name} fold {task.fold_model.fold}"):
         features = torch.from_numpy(np.array(task.source.features(row)))
         for decoded, weight in zip(hypotheses, ctc_weights, strict=True):
-            decoded.append(joint_search(task.network, features, beam=beam, ctc_weight=weight)[0][0])
+            best, *_ = joint_search(task.network, features, beam=beam, ctc_weight=weight)
+            decoded.append(list(best.tokens))
     return hypotheses
 
 
@@ -133,11 +140,11 @@ def decode_and_report(task: JointTask, options: JointOptions) -> list[list[list[
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     options = tyro.cli(JointOptions, prog="python -m ensemble.joint", description=__doc__)
-    fold_models = selected_fold_models(options)
+    fold_models = select_fold_models(options)
     if options.out is not None:
-        check_place(options.out)
+        check_writable(options.out)
     dataset = options.open_dataset()
     # Every fold model is opened before the first is decoded, so that a faulty file is reported at once.
     tasks = [open_task(fold_model, options.split, dataset, options.limit) for fold_model in fold_models]

@@ -1,7 +1,7 @@
-"""Minimum Bayes risk: of a scored pool, the hypothesis with the least expected edit distance, the competition's metric.
+"""Minimum Bayes risk: choose the hypothesis of a scored pool with the least expected edit distance.
 
 Goel & Byrne, "Minimum Bayes-risk automatic speech recognition" (Computer Speech and Language 14(2), 2000). The most
-probable hypothesis minimises the chance of any error; the competition counts edits.
+probable hypothesis minimises the chance of any error, but the competition counts edits.
 """
 
 from __future__ import annotations

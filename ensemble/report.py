@@ -1,8 +1,8 @@
-"""`python -m ensemble.report`: one HTML page about the members under a folder of runs, and about a blend of them.
+"""`python -m ensemble.report`: one HTML page about the members in the runs folder, and about a blend of them.
 
 The page shows the members' distances and learning curves, the errors that each makes, how much they disagree, the
-recipe and the distances in a submission's `.json`, and the hardest dev utterances slot by slot. Nothing is fitted but
-the members' own baselines, and no submission is written. The page is one file, without scripts or external resources.
+recipe and the distances in a submission's `.json`, and the hardest dev utterances slot by slot. Only the members'
+baselines are fitted, and no submission is written. The page is one file without scripts or external resources.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ReportOptions(StoreOptions):
     submission: Path = Path("submission.csv")
     """The submission of a blend; the `.json` beside it is shown if it exists."""
     members: tuple[str, ...] = ("*",)
-    """Globs over members' names."""
+    """Members to report on: globs over their names."""
     hardest: int = 8
     """Number of dev utterances to show slot by slot."""
 
@@ -141,7 +141,10 @@ def _curves(members: Sequence[Member]) -> str:
 
 
 def _line_chart(curves: Sequence[tuple[str, Sequence[tuple[int, float]]]]) -> str:
-    """An SVG chart of named curves, lists of (x, y). Its top is the highest second y: first epochs are far above."""
+    """An SVG chart of named curves, lists of (x, y).
+
+    Its top is the highest second y of all curves, because the first epoch is far above the others.
+    """
     last = max(x for _, points in curves for x, _ in points)
     top = max(points[min(1, len(points) - 1)][1] for _, points in curves)
     lines = []
@@ -175,7 +178,7 @@ def _blend(submission: Path) -> str:
 
 
 def _errors(oof: BlendInputs, alphabet: Alphabet) -> str:
-    counts = [count_edits(oof.nbest(index).best, oof.references) for index in oof.predictions_of()]
+    counts = [count_edits(oof.nbest(index).best, oof.references) for index in oof.prediction_indices()]
     rows = [
         [name, edits.substitutions / len(oof), edits.insertions / len(oof), edits.deletions / len(oof)]
         for name, edits in zip(oof.names, counts, strict=True)
@@ -198,7 +201,7 @@ def _confusions(counts: Sequence[EditCounts], alphabet: Alphabet, utterances: in
 
 
 def _disagreement(dev: BlendInputs) -> str:
-    best = {index: dev.nbest(index).best for index in dev.predictions_of()}
+    best = {index: dev.nbest(index).best for index in dev.prediction_indices()}
     names = [dev.split.predictions[index].name for index in best]
     rows = [
         [name, *(float(edit_distances(ours, theirs).mean()) for theirs in best.values())]
@@ -220,21 +223,21 @@ def _lengths(dev: BlendInputs, baselines: Sequence[MemberBaseline]) -> str:
 
 
 def _hardest(dev: BlendInputs, baselines: Sequence[MemberBaseline], alphabet: Alphabet, count: int) -> str:
-    """Confusion networks of the utterances with the most errors: the reference above all fold models."""
+    """Confusion networks of the utterances with the most errors, with the reference above all fold models."""
     mean = np.mean([baseline.dev for baseline in baselines], axis=0)
     predictions = dev.split.predictions
-    order = sorted(dev.predictions_of(), key=lambda index: float(baselines[predictions[index].member].dev.mean()))
+    order = sorted(dev.prediction_indices(), key=lambda index: float(baselines[predictions[index].member].dev.mean()))
     names = ["reference", *(predictions[index].name for index in order)]
     networks = []
     for row in np.argsort(-mean, kind="stable")[:count]:
-        arcs = dev.network(int(row), order, dev.references[row]).arcs
+        arcs = dev.confusion_network(int(row), order, dev.references[row]).arcs
         title = f"<h3>{escape(dev.split.ids[row])}: {mean[row]:.1f} edits on average</h3>"
         networks.append(title + _network_table(arcs, names, alphabet))
     return "<div style='overflow-x:auto'>" + "".join(networks) + "</div>"
 
 
 def _network_table(arcs: np.ndarray, names: Sequence[str], alphabet: Alphabet) -> str:
-    """A row per system of `arcs` (slots, systems), the reference first: a slot is grey where all systems agree."""
+    """A table with a row per system of `arcs` (slots, systems), the reference first; slots where all agree are grey."""
     agreed = (arcs == arcs[:, :1]).all(axis=1)
     rows = []
     for name, tokens in zip(names, arcs.T, strict=True):
@@ -245,7 +248,7 @@ def _network_table(arcs: np.ndarray, names: Sequence[str], alphabet: Alphabet) -
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     options = tyro.cli(ReportOptions, prog="python -m ensemble.report", description=__doc__)
     html = page(options)
     with atomic_write(options.out) as temporary:

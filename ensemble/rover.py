@@ -1,8 +1,9 @@
-"""ROVER: systems vote slot by slot on an aligned network, with NIST's voting schemes and tie rule.
+"""ROVER: align systems' hypotheses to a confusion network, and let them vote slot by slot.
 
 Fiscus, "A post-processing system to yield reduced word error rates: Recognizer Output Voting Error Reduction" (ASRU
-1997). Costs of the alignment, formulas and ties are those of NIST's SCTK. `rover` is the call for lists of tokens;
-the blender of the same name fits the scheme, the weights and the confidence of the null on out-of-fold predictions.
+1997). Costs of the alignment, voting formulas and ties are those of SCTK, NIST's implementation. `rover` is the call
+for lists of tokens; the blender of the same name fits the scheme, the weights and the confidence of the null on
+out-of-fold predictions.
 """
 
 from __future__ import annotations
@@ -24,13 +25,12 @@ METHODS = ("meth1", "maxconf", "avgconf")
 
 @dataclass(frozen=True)
 class ConfusionNetwork:
-    """`arcs` (slots, systems) int32, NULL where a system has no token; `confidences` (slots, systems) float64 in 0..1.
-
-    The confidence of a NULL arc is not stored: it is the vote's `null_confidence`.
-    """
+    """The hypotheses of several systems for one utterance, aligned in slots."""
 
     arcs: np.ndarray
+    """The tokens, (slots, systems) int32; NULL where a system has none."""
     confidences: np.ndarray
+    """Their confidences from 0 to 1, (slots, systems) float64; 0 for NULL, whose confidence is set by the vote."""
 
 
 def rover(
@@ -40,7 +40,7 @@ def rover(
     alpha: float = 1.0,
     null_confidence: float = 0.0,
 ) -> list[Token]:
-    """Combine several systems' hypotheses into one, best system first (the network is built on the first one).
+    """Combine several systems' hypotheses, given best system first because the network is built on the first one.
 
     `confidences` holds one number in 0..1 per token; `method` is meth1, maxconf or avgconf (see `vote`), `alpha` the
     weight of the vote counts against the confidences. On a tie the token of the earliest system wins, so a tie can
@@ -98,9 +98,9 @@ def vote(
     the vote. Ties go to the token of the earliest system, as in SCTK.
     """
     systems = network.arcs.shape[1]
-    shares = np.ones(systems) if weights is None else np.asarray(weights, np.float64)
+    system_weights = np.ones(systems) if weights is None else np.asarray(weights, np.float64)
     return _vote(
-        network.arcs, network.confidences, METHODS.index(method), float(alpha), float(null_confidence), shares
+        network.arcs, network.confidences, METHODS.index(method), float(alpha), float(null_confidence), system_weights
     )
 
 
@@ -222,16 +222,16 @@ def _vote(arcs, confidences, method, alpha, null_confidence, weights):
                     votes += weights[r]
                     summed += weights[r] * c
                     largest = max(largest, c)
-            share = votes / votes_in_all
+            vote_fraction = votes / votes_in_all
             if method == 0:
                 trust = summed / votes
             elif method == 1:
                 trust = largest
             else:
                 trust = summed / total if total > 0.0 else 0.0
-            score = alpha * share + (1.0 - alpha) * trust
+            score = alpha * vote_fraction + (1.0 - alpha) * trust
             scores[slot, s] = score
-            # With a margin, or rounding would decide between tokens of equal votes.
+            # Without the margin, rounding would decide between tokens with equal votes.
             if score > best + 1e-12:
                 best = score
                 winners[slot] = token

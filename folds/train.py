@@ -1,4 +1,4 @@
-"""`python -m folds.train`: train models over folds; each (model, fold, seed) becomes one folder in the store.
+"""`python -m folds.train`: train models over folds; each (model, fold, seed) becomes one folder under `--runs`.
 
 The models' own options are options of this command too: `--model lstm --hidden 512`.
 """

@@ -1,8 +1,8 @@
-"""Listen, Attend and Spell with a CTC output: a pyramidal listener trained for CTC and an attention speller at once.
+"""Listen, Attend and Spell: a pyramidal listener, trained jointly with a CTC output and an attention speller.
 
 After Chan et al. 2016 (arXiv 1508.01211) and, for training with CTC, Watanabe et al. 2017 (Hybrid CTC/Attention). Its
 CTC log-probabilities are blended like those of any model. The speller gives log P(hypothesis | utterance) for any
-hypothesis, which rescoring uses as a second score; `models.joint_search` decodes with both.
+hypothesis, which rescoring uses as a second score; `ensemble.joint` decodes with both.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ class LASConfig(PyramidConfig):
     """A pyramidal listener with a CTC output, and an attention speller."""
 
     spelling: float = 0.3
-    """Weight of the speller's loss; CTC has the rest."""
+    """Weight of the speller's cross-entropy; the CTC loss gets 1 minus this."""
     speller: int = 384
-    """Units in each of the speller's two layers."""
+    """Hidden units in each of the speller's two LSTM layers."""
     attention: int = 256
-    """Width of the speller's attention."""
+    """Dimension of attention queries, keys and values."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.spelling < 1:
-            raise InputError(f"--spelling {self.spelling}: expected a weight between 0 and 1")
+            raise InputError(f"--spelling {self.spelling}: expected a weight between 0 and 1, both excluded")
 
 
 class LAS(CTCNetwork):
@@ -42,8 +42,13 @@ class LAS(CTCNetwork):
         layers, intermediate_after = pyramid_layers(config)
         super().__init__(config, layers, intermediate_after)
         self.spelling = config.spelling
-        states = layers[-1].out_features
-        self.speller = Speller(states, config.classes, config.speller, config.attention, config.dropout)
+        self.speller = Speller(
+            encoder_dim=layers[-1].out_features,
+            classes=config.classes,
+            hidden=config.speller,
+            attention=config.attention,
+            dropout=config.dropout,
+        )
 
     @property
     def has_attention_scores(self) -> bool:
@@ -51,19 +56,22 @@ class LAS(CTCNetwork):
         return True
 
     def memory(self, outputs: TrainingOutputs) -> AttentionMemory:
-        """What the speller attends to."""
+        """The keys and values `(N, T', A)` that the speller attends to, and their mask `(N, T')`."""
         assert outputs.states is not None  # a CTCNetwork always returns them
         return self.speller.memory(outputs.states, outputs.lengths)
 
     def auxiliary_loss(self, outputs: TrainingOutputs, targets: Tensor, target_lengths: Tensor) -> tuple[float, Tensor]:
-        """The speller's weight, and its cross-entropy in nats per label."""
+        """The weight of the speller's loss, and that loss: cross-entropy in nats per label, a scalar.
+
+        `targets` `(sum of L,)` are the concatenated transcripts, of lengths `target_lengths` `(N,)`.
+        """
         transcripts = targets.split(target_lengths.tolist())
         log_likelihoods = self.speller.log_likelihood(self.memory(outputs), transcripts)
         return self.spelling, -log_likelihoods.sum() / target_lengths.sum()
 
     @torch.no_grad()
     def attention_scores(self, features: Tensor, hypotheses: list[list[int]]) -> Tensor:
-        """The speller's log P(hypothesis | utterance) `(H,)` for one utterance's features `(T, F)`."""
+        """The speller's log P(hypothesis | utterance) `(H,)` of H hypotheses, for one utterance's features `(T, F)`."""
         outputs = self.training_outputs(features[None], torch.tensor([len(features)], device=features.device))
         memory = self.memory(outputs).expand(len(hypotheses))
         return self.speller.log_likelihood(memory, [torch.tensor(tokens, dtype=torch.long) for tokens in hypotheses])

@@ -38,7 +38,7 @@ class ModelConfig:
             if name == "kernel" and any(number % 2 == 0 for number in _integers(value)):
                 raise InputError(f"{option}: expected an odd number, so that output lengths are exact")
             if name == "dropout" and not 0 <= value < 1:
-                raise InputError(f"{option}: expected a probability from 0 to below 1")
+                raise InputError(f"{option}: expected a probability in [0, 1)")
 
 
 def _integers(value: object) -> list[int]:

@@ -76,7 +76,8 @@ def write_weights(path: Path, network: nn.Module, description: Mapping[str, Any]
     Description.of(description)
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
     with atomic_write(path) as temporary:
-        # Through Python's own write, so that a full disk is an OSError as everywhere else.
+        # Not `save_file`: on a full disk it raises SafetensorError, which hides the errno that `command` looks for;
+        # Python's own write raises OSError.
         temporary.write_bytes(to_bytes(tensors, {"description": json.dumps(dict(description), ensure_ascii=False)}))
 
 

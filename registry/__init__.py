@@ -1,6 +1,7 @@
-"""What exists, by name: models and everything else that is registered."""
+"""Models and other components by name; errors, files and console output for every package."""
 
-from registry.errors import InputError, atomic_write, check_place, command
+from registry.errors import InputError, command
+from registry.files import atomic_write, check_writable
 from registry.models import MODELS, create_model, describe, is_model, list_models, model_config, register_model
 from registry.registry import Registry
 
@@ -9,7 +10,7 @@ __all__ = [
     "InputError",
     "Registry",
     "atomic_write",
-    "check_place",
+    "check_writable",
     "command",
     "create_model",
     "describe",

@@ -24,12 +24,12 @@ class ListOptions:
 
 
 def main() -> None:
-    """Print the models that match, then the files and plug-ins that do not load."""
+    """Print the models that match, then the files and plug-ins that failed to import."""
     options = tyro.cli(ListOptions, prog="python -m registry")
     names = list_models(options.pattern)
     if not names:
-        there_are = ", ".join(list_models())
-        raise InputError(f"no model matches '{options.pattern}'; there are: {there_are}{MODELS.broken_note()}")
+        available = ", ".join(list_models())
+        raise InputError(f"no model matches '{options.pattern}'; available: {available}{MODELS.broken_note()}")
     rows = [describe(name) for name in names]
     if options.json:
         print(json.dumps({"models": [dataclasses.asdict(row) for row in rows], "broken": MODELS.broken()}, indent=2))

@@ -1,27 +1,16 @@
-"""Bad input becomes one clear line and exit code 2; files appear whole or not at all.
-
-This module has the exception that every package raises for the user's mistakes, the wrapper that every command runs in,
-and the function that every result is written through. Programming errors keep their traceback: hiding it would hide the
-bug.
-"""
+"""Errors and exit codes: bad input is one clear line and exit code 2; programming errors keep their traceback."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import NoReturn
-
-# Errors of the file system for a path that was badly chosen; all others are faults of the machine or of this code.
-_BAD_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 class InputError(Exception):
-    """The user's input is at fault. The message is one line: what was found, where, what was expected, what to do.
+    """The user's input is wrong. The message is one line: what was found, where, what was expected, what to do.
 
     It is not a ValueError, because command-line parsers catch those and add text of their own.
     """
@@ -57,52 +46,6 @@ def command(main: Callable[[], int | None]) -> NoReturn:
 def _print_error(message: str) -> int:
     print(f"error: {message}", file=sys.stderr)
     return 2
-
-
-@contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` when the block succeeds, remove it when it fails.
-
-    The file is flushed to disk before it is renamed, so a crash leaves the old file or the new one, never a truncated
-    one that looks complete. Missing parent folders are created. Raises InputError for a path that cannot be written.
-    """
-    target = Path(path)
-    check_place(target)
-    with _bad_path_is_input_error(target):
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        # mkstemp makes files private; results get the permissions of any file the user creates.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def check_place(path: Path) -> None:
-    """Raise InputError if no file can be written to `path`, before hours of work are spent. Creates its folder."""
-    with _bad_path_is_input_error(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not os.access(path.parent, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-
-@contextlib.contextmanager
-def _bad_path_is_input_error(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _BAD_PATH:
-            raise
-        raise InputError(f"{path}: cannot be written ({error.strerror}): choose another path") from None
 
 
 def one_line(error: BaseException) -> str:

@@ -154,9 +154,9 @@ def describe(name: str) -> ModelRow:
     try:
         model: Any = _listed_model(name)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        return ModelRow(name, family, parameters, model.stride, tags, entry.doc)
+        return ModelRow(name, family, parameters, model.stride, tags, entry.summary)
     except Exception as error:  # noqa: BLE001 - one model that cannot be built must not end the listing
-        return ModelRow(name, family, 0, 0, tags, entry.doc, one_line(error))
+        return ModelRow(name, family, 0, 0, tags, entry.summary, one_line(error))
 
 
 def _listed_model(name: str) -> nn.Module:

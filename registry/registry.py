@@ -1,8 +1,8 @@
-"""A typed registry over `catalogue`: own entries are found by importing a package, plug-ins by their entry points.
+"""A typed registry over `catalogue`: built-in entries are found by importing a package, plug-ins by their entry points.
 
-It settles what catalogue leaves open. An unknown name suggests similar ones. A duplicate name is an error that names
-both places (catalogue overwrites silently). The project's own names win over those of plug-ins (in catalogue it is the
-other way round). A file or plug-in that fails to import is listed as broken and disables itself alone.
+It adds what catalogue lacks. The error for an unknown name suggests similar ones. A duplicate name is an error that
+gives both locations (catalogue overwrites silently). Built-in entries take precedence over plug-ins (in catalogue it is
+the other way round). A file or plug-in that fails to import is listed as broken and affects no other entry.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class Entry:
     """What is registered under a name, without the object itself."""
 
     name: str
-    place: str
+    location: str
     """Where the code is, `file:line`."""
-    source: str
+    object_path: str
     """The object as an entry point names it, `module:qualname`."""
-    doc: str
+    summary: str
     """First line of the docstring."""
     info: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def module(self) -> str:
-        return self.source.partition(":")[0]
+        return self.object_path.partition(":")[0]
 
 
 class Registry(Generic[T]):
@@ -70,16 +70,16 @@ class Registry(Generic[T]):
     def register(self, name: str, **info: Any) -> Callable[[T], T]:
         """Register the decorated callable under `name`; `entry(name).info` returns `info`.
 
-        Raises ValueError if the name is used by other code, naming both places. If the other code is not the project's
-        own and this is, the project's own replaces it.
+        Raises ValueError with both locations if other code uses the name. A built-in entry replaces a plug-in of the
+        same name; the plug-in is listed in `broken()`.
         """
         if not isinstance(name, str):
-            raise TypeError(f"{self.kind}: the name is missing: write @register('name') above {_place(name)}")
+            raise TypeError(f"{self.kind}: the name is missing: write @register('name') above {_location(name)}")
 
         def decorate(registered: T) -> T:
-            doc = (inspect.getdoc(registered) or "").strip().split("\n")[0]
-            entry = Entry(name, _place(registered), _source(registered), doc, info)
-            self._check_name_is_free(entry)
+            summary = (inspect.getdoc(registered) or "").strip().split("\n")[0]
+            entry = Entry(name, _location(registered), _object_path(registered), summary, info)
+            self._resolve_name_conflict(entry)
             self._entries[name] = entry
             self._catalogue.register(name, func=registered)
             return registered
@@ -97,10 +97,10 @@ class Registry(Generic[T]):
         if name in self._entries:
             return self._entries[name]
         if name in self._broken:
-            raise InputError(f"{self.kind}: the plug-in '{name}' does not load: {self._broken[name]}")
+            raise InputError(f"{self.kind}: the plug-in '{name}' failed to import: {self._broken[name]}")
         similar = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(similar)}?" if similar else f"there are: {', '.join(sorted(self._entries))}"
-        raise InputError(f"{self.kind}: there is no '{name}'; {hint}{self.broken_note()}")
+        hint = f"did you mean {_any_of(similar)}?" if similar else f"available: {', '.join(sorted(self._entries))}"
+        raise InputError(f"unknown {self.kind.removesuffix('s')} '{name}'; {hint}{self.broken_note()}")
 
     def names(self, pattern: str = "*") -> list[str]:
         """The registered names that match a glob, sorted."""
@@ -108,33 +108,38 @@ class Registry(Generic[T]):
         return sorted(name for name in self._entries if fnmatch.fnmatchcase(name, pattern))
 
     def broken(self) -> dict[str, str]:
-        """Files and plug-ins that failed to load, each with the reason."""
+        """Files and plug-ins that failed to import or are replaced by a built-in entry, with the reason."""
         self._discover()
         return dict(self._broken)
 
     def broken_note(self) -> str:
-        """The end of a message about a name that is not there: it may be in a file that does not load."""
-        files = [f"{label} does not load: {reason}" for label, reason in self.broken().items() if label.endswith(".py")]
-        return "".join(f"; {line}" for line in files[:1]) + and_more(len(files) - 1)
+        """Suffix for unknown-name errors: names the first module that failed to import.
+
+        That module may define the name.
+        """
+        files = {label: reason for label, reason in self.broken().items() if label.endswith(".py")}
+        lines = [f"; {label} failed to import: {reason}" for label, reason in files.items()]
+        return "".join(lines[:1]) + and_more(len(lines) - 1)
 
     def __contains__(self, name: str) -> bool:
         self._discover()
         return name in self._entries
 
-    def _check_name_is_free(self, entry: Entry) -> None:
+    def _resolve_name_conflict(self, entry: Entry) -> None:
+        """List a plug-in of the same name as broken. Raises ValueError if neither entry takes precedence."""
         taken = self._entries.get(entry.name)
         # The same line again is the same definition (`python -m` imports a module a second time, as __main__), and a
         # notebook's cell that is run again defines the same function anew.
-        redefined = taken is not None and entry.module == "__main__" and taken.source == entry.source
-        if taken is None or taken.place == entry.place or redefined:
+        redefined = taken is not None and entry.module == "__main__" and taken.object_path == entry.object_path
+        if taken is None or taken.location == entry.location or redefined:
             return
-        if self._is_own(entry.module) and not self._is_own(taken.module):
-            self._broken[f"{taken.name} ({taken.source})"] = _taken_by(entry)
+        if self._is_built_in(entry.module) and not self._is_built_in(taken.module):
+            self._broken[f"{taken.name} ({taken.object_path})"] = _taken_by(entry)
             return
-        places = f"at {taken.place} and at {entry.place}"
-        raise ValueError(f"{self.kind}: the name '{entry.name}' is registered twice, {places}: rename one")
+        locations = f"at {taken.location} and at {entry.location}"
+        raise ValueError(f"{self.kind}: the name '{entry.name}' is registered twice, {locations}: rename one")
 
-    def _is_own(self, module: str) -> bool:
+    def _is_built_in(self, module: str) -> bool:
         return self._package is not None and _root(module) == _root(self._package)
 
     def _discover(self) -> None:
@@ -144,7 +149,7 @@ class Registry(Generic[T]):
         try:
             self._import_package()
             self._load_plug_ins()
-        except BaseException:  # the package itself does not import, or Ctrl-C: the next look-up starts again
+        except BaseException:  # the package itself failed to import, or Ctrl-C: the next look-up starts again
             self._discovered = False
             raise
 
@@ -184,20 +189,25 @@ class Registry(Generic[T]):
             self._entries = {name: entry for name, entry in self._entries.items() if entry.module != module}
 
 
+def _any_of(names: list[str]) -> str:
+    """"a", "a or b", "a, b or c"."""
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
 def _taken_by(entry: Entry) -> str:
-    return f"the name is used by {entry.place}, which takes precedence: rename the plug-in's"
+    return f"the name is used by {entry.location}, which takes precedence: rename the plug-in's"
 
 
 def _root(module: str) -> str:
     return module.partition(".")[0]
 
 
-def _source(registered: Callable[..., Any]) -> str:
+def _object_path(registered: Callable[..., Any]) -> str:
     return f"{getattr(registered, '__module__', '?')}:{getattr(registered, '__qualname__', registered)}"
 
 
-def _place(registered: Callable[..., Any]) -> str:
+def _location(registered: Callable[..., Any]) -> str:
     try:
         return f"{inspect.getsourcefile(registered)}:{inspect.getsourcelines(registered)[1]}"
     except (OSError, TypeError):
-        return _source(registered)
+        return _object_path(registered)

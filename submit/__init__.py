@@ -1,4 +1,4 @@
-"""Submit checked files to Kaggle through the official client: limits, upload, score, ledger.
+"""Check files and submit them to Kaggle through the official client, with limits, scores and a ledger.
 
 Importing this package needs neither credentials nor a network, and does not import the official client.
 """

@@ -1,6 +1,6 @@
 """`python -m submit`: check a file and submit it, show the ledger, or download a competition's data.
 
-This module holds the command line and its exit status: 0 success, 1 an error at Kaggle or in the network, 2 bad input.
+The exit status is 0 on success, 1 after an error at Kaggle or in the network, and 2 for bad input.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from folds.data.data_options import DataOptions
 from registry.errors import InputError, command
 from registry.models import parse_count
 from submit.advice import SITE, Credentials, advise
-from submit.check import CheckedFile, check_file, method_of
+from submit.check import CheckedFile, check_file, describe_method
 from submit.client import Client, Failure, TimeBudget
 from submit.download import download_data
 from submit.ledger import read_attempts
 from submit.ledger_table import plot_attempts, print_attempts
 from submit.send import Sender
 
-_ADDRESS = r"(?:https?://(?:www\.)?kaggle\.com/(?:competitions|c)/([\w-]+)(?:[/?#].*)?|([\w-]+))"
+_URL = r"(?:https?://(?:www\.)?kaggle\.com/(?:competitions|c)/([\w-]+)(?:[/?#].*)?|([\w-]+))"
 _DEADLINE = 900.0
 _DOWNLOAD_DEADLINE = 86400.0
 
@@ -34,11 +34,12 @@ _DOWNLOAD_DEADLINE = 86400.0
 class SubmitOptions(DataOptions):
     """Check a file, submit it to a Kaggle competition exactly once, and record the attempt in a ledger."""
 
-    # Without the demo as a default, as the other commands have it: the demo's files are no reference for a submission.
+    # Unlike the other commands, this one does not default to the demo: a submission must match a real competition.
     data: Path | None = None
-    """The competition's folder with the sample file to compare with; by default the environment variable HW3P2_DATA."""
+    """The competition's folder, whose sample file the submission must match; by default the environment variable
+    HW3P2_DATA."""
     competition: str = ""
-    """The last part of the competition's address, or the whole address."""
+    """The last part of the competition's URL, or the whole URL."""
     file: Path = Path("submission.csv")
     """The file to submit."""
     message: str = ""
@@ -48,11 +49,11 @@ class SubmitOptions(DataOptions):
     dry_run: bool = False
     """Do everything except sending."""
     again: bool = False
-    """Submit content that was submitted before."""
+    """Submit even if the same content was submitted before."""
     allow_empty: bool = False
     """Allow rows with an empty label."""
     max_params: str | None = None
-    """The largest number of parameters that the rules allow all models of the blend together, such as 20M."""
+    """Maximum number of parameters that the rules allow for all models of the blend together, such as 20M."""
     forbid: tuple[str, ...] = ()
     """Tags that no model of the blend may have, such as attention."""
     ledger: bool = False
@@ -66,11 +67,12 @@ class SubmitOptions(DataOptions):
     deadline: float | None = None
     """Time limit for the whole run in seconds; by default 900, or one day for --download."""
     timeout: float = 60.0
-    """Time limit for one call in seconds."""
+    """Time limit for one call to Kaggle in seconds."""
     pause: float = 2.0
-    """Seconds before the first retry and between the first checks for a score; doubles up to thirty times as long."""
+    """Seconds before the first retry, and between the first two checks for a score; doubles each time, up to 30 times
+    as long."""
     settle: float = 60.0
-    """Seconds after which a submission that got no answer and that Kaggle does not list counts as never arrived."""
+    """Seconds after which a submission that was not answered and that Kaggle does not list counts as never arrived."""
 
     def __post_init__(self) -> None:
         for name in ("deadline", "timeout", "pause", "settle"):
@@ -80,17 +82,17 @@ class SubmitOptions(DataOptions):
 
     @property
     def slug(self) -> str:
-        """The competition's name, from itself or from its address; `InputError` when it is neither."""
-        match = re.fullmatch(_ADDRESS, self.competition)
+        """The competition's name in URLs. Raises `InputError` if `competition` is neither a name nor a URL."""
+        match = re.fullmatch(_URL, self.competition)
         if not match:
             raise InputError(
-                f"--competition {self.competition!r}: expected the last part of its address, such as 11785-hw3p2-f24 "
-                f"of {SITE}/competitions/11785-hw3p2-f24"
+                f"--competition {self.competition!r}: expected the last part of its URL, such as 11785-hw3p2-f24 in "
+                f"{SITE}/competitions/11785-hw3p2-f24"
             )
         return match[1] or match[2]
 
     def time_budget(self) -> TimeBudget:
-        """The time limits of the run, which starts now."""
+        """Create the time limits of a run that starts now."""
         default = _DOWNLOAD_DEADLINE if self.download else _DEADLINE
         return TimeBudget(self.timeout, self.deadline if self.deadline is not None else default, self.pause)
 
@@ -103,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: SubmitOptions, client: Client) -> int:
-    """Do what the options say with this client and return the exit status. Raises `InputError`."""
+    """Run the command with this client and return the exit status. Raises `InputError`."""
     if options.ledger and not options.competition:
         return _show_ledger(options)
     if options.download and options.out is None:
@@ -133,8 +135,8 @@ class _Session:
         self.sender = Sender(client, self._budget, options.slug, options.ledger_file, options.settle, log)
 
     def connect(self) -> None:
-        """Import the client, which finds credentials, and report where they come from."""
-        self.credentials = Credentials(**self._client.query("credentials", self._budget))
+        """Start the client, which finds credentials, and report where they come from."""
+        self.credentials = Credentials(**self._client.query("find_credentials", self._budget))
         if self.credentials.method is None:
             self._client.query("authenticate", self._budget)
         user = f" of {self.credentials.user}" if self.credentials.user else ""
@@ -143,14 +145,14 @@ class _Session:
     def submit(self) -> int:
         options = self._options
         max_params = None if options.max_params is None else parse_count(options.max_params)
-        data = _competition_folder(options)
+        data = _find_competition_folder(options)
         checked = check_file(options.file, data, options.allow_empty, max_params, options.forbid, options.allow_pickle)
         for note in checked.notes:
             log(note)
         if options.dry_run:
             return self._dry_run(checked)
         self.connect()
-        attempt = self.sender.submit(checked, options.message or _message(checked), options.again)
+        attempt = self.sender.submit(checked, options.message or _default_message(checked), options.again)
         print(f"submitted as ref {attempt.ref}: {SITE}/competitions/{options.slug}/submissions")
         if not options.wait:
             return 0
@@ -160,7 +162,7 @@ class _Session:
             print(f"error: Kaggle could not score ref {attempt.ref}: {reason}", file=sys.stderr)
             return 1
         public, private = attempt.public_score or "none yet", attempt.private_score or "none yet"
-        print(f"ref {attempt.ref}: public score {public}, private score {private}{_distances(checked)}")
+        print(f"ref {attempt.ref}: public score {public}, private score {private}{_format_distances(checked)}")
         return 0
 
     def _dry_run(self, checked: CheckedFile) -> int:
@@ -181,7 +183,7 @@ class _Session:
         try:
             competition = open_competition(out, self._options.allow_pickle)
         except InputError as error:
-            print(f"unpacked into {out}, but folds.train does not know the layout: {error}")
+            print(f"unpacked into {out}, but folds.train does not know its layout: {error}")
             return 0
         print(f"format {competition.format}: python -m folds.train --data {competition.root}")
         return 0
@@ -201,8 +203,8 @@ def _show_ledger(options: SubmitOptions) -> int:
     return 0
 
 
-def _competition_folder(options: SubmitOptions) -> Path | None:
-    """The competition's folder, if one is given. Raises `InputError` when it does not exist."""
+def _find_competition_folder(options: SubmitOptions) -> Path | None:
+    """Return the competition's folder, or None if none is given. Raises `InputError` if it does not exist."""
     folder = options.data or os.environ.get(DATA_VARIABLE)
     if folder and not Path(folder).is_dir():
         raise InputError(
@@ -211,11 +213,11 @@ def _competition_folder(options: SubmitOptions) -> Path | None:
     return Path(folder) if folder else None
 
 
-def _message(checked: CheckedFile) -> str:
-    return (method_of(checked.blend) or checked.path.name) + _distances(checked)
+def _default_message(checked: CheckedFile) -> str:
+    return (describe_method(checked.blend) or checked.path.name) + _format_distances(checked)
 
 
-def _distances(checked: CheckedFile) -> str:
+def _format_distances(checked: CheckedFile) -> str:
     distances = [(label, checked.blend.get(name)) for name, label in (("oof", "OOF"), ("dev", "dev"))]
     return "".join(f", {label} {value:.3f}" for label, value in distances if isinstance(value, int | float))
 

@@ -1,6 +1,6 @@
-"""What a failed call means for the user: one line that says what happened and what to do, with the page to visit.
+"""Explain a failed call to the user in one line: what happened, what to do, and which page to visit.
 
-Text only: this module makes no calls and does not retry.
+This module only formats text: it makes no calls and does not retry.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ TOKENS = f"{SITE}/settings/api"
 
 @dataclass(frozen=True)
 class Credentials:
-    """Where the client found credentials, and whose they are; never the credentials themselves."""
+    """Where the client found credentials and whose they are, never the credentials themselves."""
 
     version: str
     """Version of the `kaggle` package."""
     method: str | None = None
-    """`ACCESS_TOKEN`, `LEGACY_API_KEY`, `OAUTH`; None when the client could not authenticate."""
+    """`ACCESS_TOKEN`, `LEGACY_API_KEY` or `OAUTH`; None if the client could not authenticate."""
     user: str | None = None
     token: str | None = None
     """Where a token was found, valid or not."""
@@ -29,8 +29,8 @@ class Credentials:
 
     @property
     def source(self) -> str:
-        """The credentials that are sent."""
-        # When there is a token the client sends it, even after it found it to be expired and loaded the key.
+        """Where the credentials that the client sends come from."""
+        # If there is a token, the client sends it, even if it is expired and the client has loaded the key as well.
         if self.token:
             return f"the token in {self.token}"
         if self.key:
@@ -39,7 +39,7 @@ class Credentials:
 
 
 def advise(failure: Failure, competition: str, credentials: Credentials | None = None) -> str:
-    """The line to print for a failed call about `competition`."""
+    """Explain a failed call about `competition` in one line."""
     page = f"{SITE}/competitions/{competition}" if competition else f"{SITE}/competitions"
     text = shorten(failure.text)
     if failure.kind == "http":
@@ -53,7 +53,7 @@ def advise(failure: Failure, competition: str, credentials: Credentials | None =
         "upload": f"the file could not be uploaded ({text}), and nothing was submitted: try again later",
         "limit": f"no submissions left ({text}): the daily count is reset at midnight UTC; see {page}/submissions",
         "unclear": f"it is not known whether the submission arrived ({text}): run the same command again later, "
-        f"it checks before it sends; or see {page}/submissions",
+        f"which checks before it sends, or see {page}/submissions",
         "unscored": f"submitted, but no score yet ({text}): see {page}/submissions, or run "
         f"`python -m submit --ledger --competition {competition}` later",
         "credentials": f"no Kaggle credentials: create a token at {TOKENS} and save it as ~/.kaggle/access_token "
@@ -73,7 +73,7 @@ def _advise_on_status(status: int, text: str, page: str, competition: str, crede
         if credentials.token and credentials.key:
             precedence = f"; it takes precedence over the key in {credentials.key}: remove the token to use the key"
         return (
-            f"Kaggle rejects {credentials.source} {answer}: it is expired or invalid, create a new one at "
+            f"Kaggle rejects {credentials.source} {answer}: it is expired or invalid; create a new one at "
             f"{TOKENS}{precedence}"
         )
     if status == 403:
@@ -82,15 +82,15 @@ def _advise_on_status(status: int, text: str, page: str, competition: str, crede
             f"{competition!r}, because access to a name that does not exist is denied too"
         )
     if status == 404:
-        return f"Kaggle has no competition {competition!r} {answer}, or it is closed: check the last part of {page}"
+        return f"Kaggle has no competition {competition!r} {answer}, or it is closed: check the spelling in {page}"
     if status == 429:
-        return f"Kaggle limits the rate of requests {answer}: wait some minutes and run the same command again"
+        return f"Kaggle limits the rate of requests {answer}: wait a few minutes and run the same command again"
     if status >= 500:
         return f"Kaggle has a server error {answer}: try again later"
-    return f"Kaggle rejects the request {answer}: check at {page}/submissions that files can still be submitted"
+    return f"Kaggle rejects the request {answer}: check at {page}/submissions whether submissions are still open"
 
 
 def shorten(text: str, length: int = 200) -> str:
-    """The text as one line of at most `length` characters."""
+    """Shorten a text to one line of at most `length` characters."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1] + "…"

@@ -1,7 +1,7 @@
-"""Check a submission file before it is sent: everything that can be checked without Kaggle, as `InputError`s.
+"""Check a submission file before it is sent, as far as that is possible without Kaggle.
 
-`folds.competition.submission` defines what rows must look like. Here it is applied to one file, with the sample file
-and the alphabet of the competition's folder if there is one, and with the results that the blend wrote beside the file.
+`folds.competition.submission` defines what rows must look like. This module applies it to one file, with the sample
+file and the alphabet of the competition's folder if there is one, and with the results that the blend wrote next to it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from folds.competition.submission import check_submission, read_submission, samp
 from registry.errors import InputError
 
 _MAX_BYTES = 50 * 2**20
-"""No semester's submission is nearly this large: a larger file is not a submission."""
+"""Far more than the submission of any semester; a larger file is not a submission."""
 
 _SIDECAR_KEYS = ("recipe", "oof", "nested", "dev", "parameters", "tags")
 
@@ -38,7 +38,7 @@ class CheckedFile:
     blend: dict[str, Any] = field(default_factory=dict)
     """The blend's results, if it wrote any: recipe, oof, nested, dev, parameters, tags."""
     notes: tuple[str, ...] = ()
-    """What was checked against what, one line each, for the user."""
+    """What was checked and against what, one line per check."""
 
 
 def check_file(
@@ -52,7 +52,7 @@ def check_file(
     """Check a submission file, against the competition in `data` if given. Raises `InputError`.
 
     `max_params` and `forbid` are the competition's rules for all models of the blend together; they are checked against
-    the results beside the file. `allow_pickle` is needed to open data in the F18 to F21 formats.
+    the results next to the file. `allow_pickle` is needed to open data in the F18 to F21 formats.
     """
     path = Path(path)
     try:
@@ -62,11 +62,11 @@ def check_file(
             f"{path}: cannot be read ({error.strerror}); write it with `python -m ensemble.blend`"
         ) from None
     if len(content) > _MAX_BYTES:
-        raise InputError(f"{path}: {len(content)} bytes, far more than any submission has; is it the right file?")
+        raise InputError(f"{path}: {len(content)} bytes, expected at most {_MAX_BYTES}; is it the right file?")
     if data is None:
-        rows, file_note = _check_alone(path, allow_empty)
+        rows, file_note = _check_without_competition(path, allow_empty)
     else:
-        rows, file_note = _check_against(path, Path(data), allow_empty, allow_pickle)
+        rows, file_note = _check_with_competition(path, Path(data), allow_empty, allow_pickle)
     sha256 = hashlib.sha256(content).hexdigest()
     blend, blend_note = _read_sidecar(path, sha256)
     _check_rules(path, blend, max_params, forbid)
@@ -81,15 +81,15 @@ def is_unchanged(checked: CheckedFile) -> bool:
         return False
 
 
-def _check_against(path: Path, data: Path, allow_empty: bool, allow_pickle: bool) -> tuple[int, str]:
-    """Check against a competition's folder, complete or with only its sample file: number of rows and the note."""
+def _check_with_competition(path: Path, data: Path, allow_empty: bool, allow_pickle: bool) -> tuple[int, str]:
+    """Check against a competition's folder, complete or with only its sample file. Returns row count and note."""
     sample = sample_of(data) if data.is_dir() else None
     try:
         competition = open_competition(data, allow_pickle)
     except InputError:
         if sample is None:
             raise
-        header, ids, alphabet = sample.header, sample.ids, _alphabet_of(path, read_submission(path))
+        header, ids, alphabet = sample.header, sample.ids, _find_alphabet(path, read_submission(path))
         reference = str(sample.path)
     else:
         sample = competition.sample
@@ -99,21 +99,21 @@ def _check_against(path: Path, data: Path, allow_empty: bool, allow_pickle: bool
     return rows, f"file: {rows} rows in the alphabet of {alphabet.name}; header, ids and order as in {reference}"
 
 
-def _check_alone(path: Path, allow_empty: bool) -> tuple[int, str]:
-    """Check what can be checked without the competition: number of rows and the note."""
+def _check_without_competition(path: Path, allow_empty: bool) -> tuple[int, str]:
+    """Check what can be checked without the competition. Returns row count and note."""
     rows = read_submission(path)
     for line, (row, label) in enumerate(rows, start=2):
         if not label and not allow_empty:
             raise InputError(f"{path}, line {line}: row {row} is empty; pass --allow-empty if that is intended")
-    alphabet = _alphabet_of(path, rows)
+    alphabet = _find_alphabet(path, rows)
     return len(rows), (
         f"file: {len(rows)} rows in the alphabet of {alphabet.name}; header, number and order of rows NOT checked: "
         f"pass --data DIR to compare them with the sample file"
     )
 
 
-def _alphabet_of(path: Path, rows: Sequence[tuple[str, str]]) -> Alphabet:
-    """The first known alphabet, newest semester first, that has every character of the file."""
+def _find_alphabet(path: Path, rows: Sequence[tuple[str, str]]) -> Alphabet:
+    """Find the first alphabet, newest semester first, that has every character of the file. Raises `InputError`."""
     used = {character for _, label in rows for character in label}
     for alphabet in _ALPHABETS:
         if used <= set(alphabet.characters):
@@ -123,18 +123,18 @@ def _alphabet_of(path: Path, rows: Sequence[tuple[str, str]]) -> Alphabet:
         (line, row) for line, row in enumerate(rows, start=2) if set(row[1]) - set(newest.characters)
     )
     raise InputError(
-        f"{path}, line {line}: row {row} has a character no known alphabet has together with the rest of the file: "
-        f"{label!r}; expected, for example, only {''.join(newest.characters)} ({newest.name})"
+        f"{path}, line {line}: row {row} is {label!r}; no known alphabet has all characters of the file; expected only "
+        f"the characters of one semester, for example {''.join(newest.characters)} ({newest.name})"
     )
 
 
 def _read_sidecar(path: Path, sha256: str) -> tuple[dict[str, Any], str]:
-    """The results that the blend wrote beside the file, in `<file>.json`, and a note that sums them up."""
+    """Read the results that the blend wrote to `<file>.json`. Returns them and a note that summarizes them."""
     sidecar = path.with_name(path.name + ".json")
     try:
         blend = json.loads(sidecar.read_bytes())
     except FileNotFoundError:
-        return {}, f"blend: no {sidecar.name} beside the file, so its recipe and results are not known"
+        return {}, f"blend: no {sidecar.name} next to the file, so its recipe and results are not known"
     except (OSError, ValueError) as error:
         return {}, f"blend: {sidecar.name} cannot be read ({error}): ignored"
     if not isinstance(blend, dict):
@@ -142,11 +142,11 @@ def _read_sidecar(path: Path, sha256: str) -> tuple[dict[str, Any], str]:
     if blend.get("sha256") != sha256:
         return {}, f"blend: {sidecar.name} belongs to another version of the file: ignored"
     blend = {name: blend[name] for name in _SIDECAR_KEYS if blend.get(name) is not None}
-    return blend, f"blend: {_summary(blend) or 'no results'}"
+    return blend, f"blend: {_summarize(blend) or 'no results'}"
 
 
-def _summary(blend: dict[str, Any]) -> str:
-    parts = [method] if (method := method_of(blend)) else []
+def _summarize(blend: dict[str, Any]) -> str:
+    parts = [method] if (method := describe_method(blend)) else []
     parts += [f"{name} {blend[name]:.3f}" for name in ("oof", "nested", "dev") if isinstance(blend.get(name), float)]
     if isinstance(blend.get("parameters"), int):
         parts.append(f"{blend['parameters']:,} parameters")
@@ -155,8 +155,8 @@ def _summary(blend: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def method_of(blend: dict[str, Any]) -> str:
-    """The blend's method and number of members; empty when it has no recipe."""
+def describe_method(blend: dict[str, Any]) -> str:
+    """Describe the blend's method and number of members; empty if it has no recipe."""
     recipe = blend.get("recipe") or ""
     if not isinstance(recipe, dict):
         return str(recipe)
@@ -165,12 +165,12 @@ def method_of(blend: dict[str, Any]) -> str:
 
 
 def _check_rules(path: Path, blend: dict[str, Any], max_params: int | None, forbid: Sequence[str]) -> None:
-    """Raise `InputError` when the blend breaks the competition's rules, or when its results do not say."""
+    """Raise `InputError` if the blend breaks the competition's rules, or if its results are missing."""
     needed = [name for name, rule in (("parameters", max_params is not None), ("tags", bool(forbid))) if rule]
     if missing := [name for name in needed if name not in blend]:
         raise InputError(
-            f"{path}: no {' and '.join(missing)} of a blend beside it, so the rules cannot be checked; "
-            f"write it again with `python -m ensemble.blend`"
+            f"{path}: {path.name}.json gives no {' or '.join(missing)} for this file, so the rules cannot be checked; "
+            f"write the file again with `python -m ensemble.blend`"
         )
     if max_params is not None and blend["parameters"] > max_params:
         raise InputError(

@@ -1,8 +1,8 @@
-"""The official client with time limits: every call runs in a child process that is killed when its time is up.
+"""Call the official client with time limits: calls run in a child process that is killed when its time is up.
 
 Why a child process: the client has no timeouts, authenticates while it is imported, may exit the interpreter
 (`SystemExit`) and prints to standard output. A thread that hangs cannot be stopped; a process can, on every platform
-and without patching the client. One child serves all calls of a run, so that the import is paid for once. What the
+and without patching the client. One child serves all calls of a run, so that the client is imported only once. What the
 client prints never reaches our own output, and the child exits when its parent does.
 
 This module only makes calls and waits. `submit.advice` explains a failure to the user; `submit.send` decides what to do
@@ -28,22 +28,22 @@ from typing import IO, Any
 from submit.worker import TIMEOUT_STATUS
 
 TRIES = 5
-"""How often a read-only call is tried before it fails for good."""
+"""Maximum number of tries of a read-only call."""
 
 _IMPORT_SECONDS = 45.0
-"""Time allowed for a child to import the client: one second on an idle machine, many on one that is training."""
+"""Extra time for a child to import the client: one second on an idle machine, many on one that is training."""
 
 _GRACE_SECONDS = 1.0
-"""Time allowed for a child past its limit to exit before it is killed; less when the deadline is near."""
+"""Time for a child past its time limit to exit by itself before it is killed; less when the deadline is near."""
 
 
 class Failure(Exception):
-    """A call that failed, at Kaggle or on the way to it.
+    """A call that failed, at Kaggle or before it got there.
 
-    `kind`: `http` (with `status`), `connection`, `garbled` (an answer that is not JSON), `timeout`, `deadline` (ours),
-    `died` (the child exited, and not because of us), `credentials`, `import`, `other`; from `submit.send`: `upload`,
-    `limit`, `unclear`, `unscored`; from `submit.download`: `damaged`, `archive`.
-    `phase`: how far a submission had got (see `submit.worker.phase`), or `unknown`.
+    `kind`: `http` (with `status`), `connection`, `garbled` (an answer that is not JSON), `timeout`, `deadline` (of
+    the whole run), `died` (the child exited unexpectedly), `credentials`, `import`, `other`; from `submit.send`:
+    `upload`, `limit`, `unclear`, `unscored`; from `submit.download`: `damaged`, `archive`.
+    `phase`: how far a submission got (see `submit.worker.find_phase`), or `unknown`.
     """
 
     def __init__(
@@ -59,23 +59,23 @@ class Failure(Exception):
 
     @property
     def transient(self) -> bool:
-        """Whether the same call may succeed a little later."""
+        """Whether the same call may succeed if it is retried."""
         if self.kind == "http":
             return self.status is not None and (self.status in (408, 429) or self.status >= 500)
         return self.kind in ("connection", "garbled", "timeout", "died", "upload")
 
     @property
     def may_have_submitted(self) -> bool:
-        """Whether a submission may exist despite the failure: it was sent, and Kaggle did not answer with a refusal."""
+        """Whether a submission may exist despite the failure: it may have been sent, and Kaggle did not refuse it."""
         refused = self.kind == "http" and self.status is not None and 400 <= self.status < 500 and self.status != 408
         return self.phase in ("create", "unknown") and not refused
 
 
 @dataclass
 class TimeBudget:
-    """How long a run waits, in seconds: `timeout` per call, `deadline` for the whole run, waits doubling from `pause`.
+    """Time limits of a run, in seconds: `timeout` per call, `deadline` for the whole run; waits double from `pause`.
 
-    The deadline counts from the moment the object is created.
+    The deadline counts from the creation of the object.
     """
 
     timeout: float = 60.0
@@ -92,9 +92,9 @@ class TimeBudget:
         return self.end - time.monotonic()
 
     def wait(self, waits: int, failure: Failure | None = None) -> None:
-        """Sleep after `waits` earlier waits: for the Retry-After of `failure`, else at most 30 times `pause`.
+        """Sleep for the Retry-After of `failure`, else for a time that doubles with each of the `waits` earlier waits.
 
-        Raises `Failure("deadline")` at once when the deadline would pass during the wait.
+        The time is at most 30 times `pause`. Raises `Failure("deadline")` at once if the deadline would pass first.
         """
         retry_after = parse_retry_after(failure.retry_after) if failure else None
         seconds = self.pause * min(2.0**waits, 30.0) * random.uniform(0.8, 1.2) if retry_after is None else retry_after
@@ -105,7 +105,7 @@ class TimeBudget:
 
 
 def parse_retry_after(header: str | None) -> float | None:
-    """Seconds to wait according to a Retry-After header: a number, or a date (RFC 9110, section 10.2.3)."""
+    """Parse a Retry-After header, a number or a date, to seconds (RFC 9110, section 10.2.3)."""
     if not header:
         return None
     try:
@@ -119,12 +119,12 @@ def parse_retry_after(header: str | None) -> float | None:
 
 
 class Client:
-    """The official client in a child process, started when needed and again after it was killed. A context manager.
+    """The official client in a child process, which is started when needed and restarted after it was killed.
 
-    `environment` replaces the child's environment variables.
+    Use as a context manager. `environment` replaces the child's environment variables.
 
     >>> with Client() as client:                                              # doctest: +SKIP
-    ...     client.query("limits", TimeBudget(), competition="11785-hw3p2")
+    ...     client.query("get_limits", TimeBudget(), competition="11785-hw3p2")
     {'today': 2, 'total': 31, 'allowed': 8}
     """
 
@@ -145,7 +145,7 @@ class Client:
             self._child = None
 
     def query(self, call: str, budget: TimeBudget, tries: int = TRIES, **arguments: Any) -> Any:
-        """Make a read-only call, repeated after a transient failure. Raises the last `Failure`."""
+        """Make a read-only call and retry it after transient failures. Raises the last `Failure`."""
         failures = 0
         while True:
             try:
@@ -157,15 +157,20 @@ class Client:
                 budget.wait(failures - 1, failure)
 
     def call(
-        self, call: str, budget: TimeBudget, limit: float, watch: Callable[[], None] | None = None, **arguments: Any
+        self,
+        call: str,
+        budget: TimeBudget,
+        time_limit: float,
+        watch: Callable[[], None] | None = None,
+        **arguments: Any,
     ) -> Any:
-        """Make a call once, within `limit` seconds and the deadline. Raises `Failure`.
+        """Make a call once, within `time_limit` seconds and the deadline. Raises `Failure`.
 
-        `watch` is called several times a second meanwhile; an exception it raises ends the call.
+        `watch` is called several times per second during the call; an exception it raises ends the call.
         """
         try:
             child = self._child or self._start(budget)
-            return self._exchange(child, call, arguments, limit, budget, watch)
+            return self._exchange(child, call, arguments, time_limit, budget, watch)
         except BaseException as error:
             # After a timeout or Ctrl-C, the answer to this call could be mistaken for the answer to the next.
             if not isinstance(error, Failure) or error.kind == "timeout":
@@ -175,7 +180,7 @@ class Client:
     def _start(self, budget: TimeBudget) -> _Child:
         child = self._child = _Child(self._environment)
         try:
-            self._exchange(child, "credentials", {}, budget.timeout + _IMPORT_SECONDS, budget)
+            self._exchange(child, "find_credentials", {}, budget.timeout + _IMPORT_SECONDS, budget)
         except Failure as failure:
             failure.phase = "before"  # the call that needed the child has not been made
             raise
@@ -186,24 +191,25 @@ class Client:
         child: _Child,
         call: str,
         arguments: dict[str, Any],
-        limit: float,
+        time_limit: float,
         budget: TimeBudget,
         watch: Callable[[], None] | None = None,
     ) -> Any:
-        # The child's limit is a little shorter than our wait, so that it can exit by itself and report how far it got.
-        kill = min(limit + _GRACE_SECONDS, budget.remaining)
-        if kill <= 0:
+        # The child's time limit is a little shorter than our wait, so that it can exit by itself and report how far the
+        # submission got.
+        wait = min(time_limit + _GRACE_SECONDS, budget.remaining)
+        if wait <= 0:
             raise Failure("deadline", f"the deadline of {budget.deadline:g} s has passed")
-        limit = kill - min(_GRACE_SECONDS, 0.1 * kill)
+        time_limit = wait - min(_GRACE_SECONDS, 0.1 * wait)
         try:
-            child.write(json.dumps({"call": call, "arguments": arguments, "limit": limit}))
-            line = child.read_line(kill, watch)
+            child.write(json.dumps({"call": call, "arguments": arguments, "time_limit": time_limit}))
+            line = child.read_line(wait, watch)
         except BrokenPipeError:
             line = None
         except queue.Empty:
-            raise Failure("timeout", f"no answer within {kill:.3g} s", phase="unknown") from None
+            raise Failure("timeout", f"no answer within {wait:.3g} s", phase="unknown") from None
         if line is None:
-            raise self._exit_failure(child, limit)
+            raise self._explain_exit(child, time_limit)
         answer = json.loads(line)
         if "failure" in answer:
             failure = answer["failure"]
@@ -211,12 +217,12 @@ class Client:
             raise Failure(failure["kind"], text, failure["status"], failure["retry_after"], failure["phase"])
         return answer["value"]
 
-    def _exit_failure(self, child: _Child, limit: float) -> Failure:
-        """The failure of a child that exited without an answer: past its limit, or for a reason of its own."""
-        status = child.exit_status(_GRACE_SECONDS)
+    def _explain_exit(self, child: _Child, time_limit: float) -> Failure:
+        """Return the failure of a child that exited without an answer: past its time limit, or unexpectedly."""
+        status = child.wait_for_exit(_GRACE_SECONDS)
         for phase, code in TIMEOUT_STATUS.items():
             if code == status:
-                return Failure("timeout", f"no answer within {limit:.3g} s", phase=phase)
+                return Failure("timeout", f"no answer within {time_limit:.3g} s", phase=phase)
         self.close()
         return Failure("died", f"the client's process exited with status {status}", phase="unknown")
 
@@ -226,8 +232,8 @@ class _Child:
 
     def __init__(self, environment: dict[str, str] | None) -> None:
         script = str(Path(__file__).with_name("worker.py"))
-        # -P: neither this folder nor the working directory may shadow what the client imports. A new session: Ctrl-C
-        # does not reach the child, so the ledger is written before the child is killed.
+        # -P: no file of this folder or the working directory may shadow a module that the client imports. A new
+        # session: Ctrl-C does not reach the child, so the ledger is written before the child is killed.
         self.process = subprocess.Popen(
             [sys.executable, "-P", script],
             stdin=subprocess.PIPE,
@@ -252,11 +258,11 @@ class _Child:
         self._requests.write(request + "\n")
         self._requests.flush()
 
-    def read_line(self, limit: float, watch: Callable[[], None] | None) -> str | None:
-        """The next line; None when the process has exited. Raises `queue.Empty` after `limit` seconds of neither."""
+    def read_line(self, time_limit: float, watch: Callable[[], None] | None) -> str | None:
+        """Return the next line, or None if the process exits. Raises `queue.Empty` if neither happens in time."""
         if watch is None:
-            return self._lines.get(timeout=limit)
-        end = time.monotonic() + limit
+            return self._lines.get(timeout=time_limit)
+        end = time.monotonic() + time_limit
         while True:
             try:
                 return self._lines.get(timeout=0.2)
@@ -265,10 +271,10 @@ class _Child:
                     raise
                 watch()
 
-    def exit_status(self, limit: float) -> int | None:
-        """The exit status, waited for at most `limit` seconds; None for a process that still runs."""
+    def wait_for_exit(self, time_limit: float) -> int | None:
+        """Return the exit status, or None if the process still runs after `time_limit` seconds."""
         try:
-            return self.process.wait(limit)
+            return self.process.wait(time_limit)
         except subprocess.TimeoutExpired:
             return None
 

@@ -1,9 +1,9 @@
-"""Download a competition's data through the official client: resumed, verified, and unpacked only inside one folder.
+"""Download a competition's data through the official client, resume and verify the zip, and unpack it into one folder.
 
-The client downloads the zip and can resume it. It does not verify the file, it skips one of equal size and time
-regardless of its content, and it unpacks without checking names; this module does those three. `DIR/.download.json`
-records which version of the zip was downloaded and unpacked, so that a second run has nothing to do. What the data
-means is left to `folds.competition`.
+The client downloads the zip and can resume the download. But it does not verify the zip, it skips the download if a
+file of the same size and time exists, whatever its content, and it unpacks without checking names; this module adds
+these checks. `DIR/.download.json` records which version of the zip was downloaded and unpacked, so that a second run
+has nothing to do. `folds.competition` interprets the data.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from registry.console import ProgressBar
-from registry.errors import InputError, atomic_write
+from registry.errors import InputError
+from registry.files import atomic_write
 from submit.client import TRIES, Client, Failure, TimeBudget
 
 _CHUNK = 1 << 20
@@ -31,13 +32,13 @@ _CHUNK = 1 << 20
 def download_data(client: Client, budget: TimeBudget, competition: str, out: Path, log: Callable[[str], None]) -> None:
     """Download and unpack a competition's data into `out`.
 
-    Raises `Failure`, and `InputError` when the disk has too little space.
+    Raises `Failure`, and `InputError` if the disk has too little space.
     """
-    remote = client.query("archive", budget, competition=competition)
+    remote = client.query("get_archive_info", budget, competition=competition)
     archive, record = out / f"{competition}.{remote['suffix']}", out / ".download.json"
     state = _read_state(record, remote)
     if state == "unpacked":
-        log(f"{out} holds this version already; delete {record} to download it again")
+        log(f"{out} already has this version; delete {record} to download it again")
         return
     out.mkdir(parents=True, exist_ok=True)
     if state != "fetched" or not archive.is_file():
@@ -49,7 +50,7 @@ def download_data(client: Client, budget: TimeBudget, competition: str, out: Pat
 
 
 def _read_state(record: Path, remote: dict[str, Any]) -> str:
-    """How far an earlier run got with the version on the server: `""`, `fetched` or `unpacked`."""
+    """Read how far an earlier run got with the version on the server: `""`, `fetched` or `unpacked`."""
     try:
         recorded = json.loads(record.read_bytes())
     except (OSError, ValueError):
@@ -65,13 +66,13 @@ def _write_state(record: Path, remote: dict[str, Any], state: str) -> None:
 def _download_archive(
     client: Client, budget: TimeBudget, competition: str, archive: Path, remote: dict[str, Any]
 ) -> None:
-    """Download the whole zip, and retry for as long as tries make progress."""
+    """Download the whole zip, and retry as long as the download makes progress."""
     marker = archive.with_name(archive.name + ".kaggle-partial")
     failures = 0
     while True:
-        # Only with its marker can the client prove that a partial file is of this version; any other is overwritten.
+        # Without its marker the client cannot tell which version a partial file is of: overwrite it.
         force = not marker.exists()
-        start = 0 if force else _size(archive)
+        start = 0 if force else _get_size(archive)
         if remote["size"] is not None:
             _check_free_space(archive.parent, remote["size"] - start, "the zip")
         try:
@@ -88,15 +89,15 @@ def _download_archive(
                 marker.unlink(missing_ok=True)
             elif not failure.transient:
                 raise
-            # Interruptions after some progress are no reason to stop, however many there are.
-            failures = 0 if _size(archive) > start else failures + 1
+            # Only failures without progress count: a slow connection may be interrupted many times.
+            failures = 0 if _get_size(archive) > start else failures + 1
             if failures >= TRIES:
                 raise
             budget.wait(failures, failure)
 
 
 class _DownloadProgress:
-    """A progress bar that follows the file's size, and a timeout for a download that makes no progress."""
+    """A progress bar for a growing file, with a timeout if the file stops growing."""
 
     def __init__(self, archive: Path, total: int | None, start: int, budget: TimeBudget) -> None:
         self._archive, self._budget = archive, budget
@@ -114,19 +115,19 @@ class _DownloadProgress:
             self._bar.__exit__(*error)
 
     def update(self) -> None:
-        """Show the file's size. Raises `Failure("timeout")` when it has not changed within the timeout of a call."""
-        size, now = _size(self._archive), time.monotonic()
+        """Show the file's size. Raises `Failure("timeout")` if it has not changed for the timeout of a call."""
+        size, now = _get_size(self._archive), time.monotonic()
         if size != self._size:
             self._bar.move_to(size)
             self._size, self._changed = size, now
         elif now - self._changed > self._budget.timeout:
-            raise Failure("timeout", f"no byte within {now - self._changed:.0f} s")
+            raise Failure("timeout", f"no data received for {now - self._changed:.0f} s")
 
 
 def _verify(archive: Path, remote: dict[str, Any]) -> None:
-    """Compare size and MD5 with the server's; the files inside are verified by their checksums as they are unpacked."""
-    if remote["size"] is not None and _size(archive) != remote["size"]:
-        raise Failure("damaged", f"{archive.name} has {_size(archive)} bytes; expected {remote['size']}")
+    """Compare size and MD5 with the server's. The files inside are verified by their checksums during unpacking."""
+    if remote["size"] is not None and _get_size(archive) != remote["size"]:
+        raise Failure("damaged", f"{archive.name} has {_get_size(archive)} bytes; expected {remote['size']}")
     if remote["md5"]:
         with open(archive, "rb") as file:
             digest = base64.b64encode(hashlib.file_digest(file, "md5").digest()).decode()
@@ -135,26 +136,26 @@ def _verify(archive: Path, remote: dict[str, Any]) -> None:
 
 
 def _unpack(archive: Path, out: Path) -> None:
-    """Unpack every file inside `out`, except those that exist already with the same checksum."""
+    """Unpack all files into `out`, except those that already exist with the same checksum."""
     try:
         with zipfile.ZipFile(archive) as zipped:
-            targets = [(entry, _target(out, entry, archive)) for entry in zipped.infolist() if not entry.is_dir()]
-            missing = [(entry, target) for entry, target in targets if not _has_content(target, entry)]
+            targets = [(entry, _find_target(out, entry, archive)) for entry in zipped.infolist() if not entry.is_dir()]
+            missing = [(entry, target) for entry, target in targets if not _matches(target, entry)]
             total = sum(entry.file_size for entry, _ in missing)
             _check_free_space(out, total, "the unpacked files")
             with ProgressBar("unpacking", total) as bar:
                 for entry, target in missing:
                     with zipped.open(entry) as source:
-                        _write(source, target, bar)
+                        _extract(source, target, bar)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
         archive.unlink(missing_ok=True)
         message = f"{archive.name} is damaged ({error}) and was removed: run the same command again"
         raise Failure("archive", message) from None
 
 
-def _target(out: Path, entry: zipfile.ZipInfo, archive: Path) -> Path:
-    """Where an entry is unpacked. Raises `Failure` for one outside `out`, or that is not a plain file."""
-    # The name as stored in the archive: ZipInfo.filename is already sanitized.
+def _find_target(out: Path, entry: zipfile.ZipInfo, archive: Path) -> Path:
+    """Return where to unpack an entry. Raises `Failure` if that is outside `out` or if the entry is a symbolic link."""
+    # The name as stored in the archive: ZipInfo.filename is sanitized.
     name = entry.orig_filename
     path = PurePosixPath(name.replace("\\", "/"))
     target = out.joinpath(*path.parts)
@@ -164,9 +165,9 @@ def _target(out: Path, entry: zipfile.ZipInfo, archive: Path) -> Path:
     return target
 
 
-def _has_content(path: Path, entry: zipfile.ZipInfo) -> bool:
-    """Whether the file exists with the size and checksum of the entry."""
-    if _size(path) != entry.file_size or not path.is_file():
+def _matches(path: Path, entry: zipfile.ZipInfo) -> bool:
+    """Whether the file exists and has the size and checksum of the entry."""
+    if _get_size(path) != entry.file_size or not path.is_file():
         return False
     checksum = 0
     with open(path, "rb") as file:
@@ -175,7 +176,7 @@ def _has_content(path: Path, entry: zipfile.ZipInfo) -> bool:
     return checksum == entry.CRC
 
 
-def _write(source: IO[bytes], target: Path, bar: ProgressBar) -> None:
+def _extract(source: IO[bytes], target: Path, bar: ProgressBar) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.part")
     try:
@@ -197,7 +198,7 @@ def _check_free_space(folder: Path, needed: int, what: str) -> None:
         )
 
 
-def _size(path: Path) -> int:
+def _get_size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:

@@ -1,11 +1,12 @@
-"""The ledger, `submissions.jsonl`: one event per line, append-only, valid no matter when a process is killed.
+"""The ledger, `submissions.jsonl`: one event per line, append-only, valid even if a process is killed while writing.
 
 An attempt sends one file once. Its events, in the order in which they happen:
 
     attempt    written and flushed to disk before anything is sent: id, file hash, description, the blend's results
     unclear    sending ended without a definite answer: a submission may exist
-    submitted  it exists and has this ref (`how`: from Kaggle's answer, or found in the list of submissions)
-    failed     it does not exist, and the reason
+    submitted  the submission exists and has this ref (`how`: `answer` if Kaggle returned the ref, `listed` if it was
+               found in Kaggle's submission list)
+    failed     no submission exists, for this reason
     score      status, scores and error text as given by Kaggle
 
 An attempt without `submitted` or `failed` is open: a process was killed or an answer was lost. This module reads and
@@ -36,9 +37,9 @@ class Attempt:
     file: str
     sha256: str
     time: float
-    """When the attempt was written, in seconds since the epoch."""
+    """When the attempt was recorded, in seconds since the epoch."""
     sent_before: float
-    """The attempt was sent before this time, if at all; in seconds since the epoch."""
+    """The latest time at which the attempt can have been sent, in seconds since the epoch."""
     message: str = ""
     blend: dict[str, Any] = field(default_factory=dict)
     """The blend's results: recipe, oof, nested, dev, parameters, tags."""
@@ -52,12 +53,12 @@ class Attempt:
 
     @property
     def date(self) -> str:
-        """The local time of the attempt, to the minute."""
+        """When the attempt was recorded, in local time to the minute."""
         return datetime.fromtimestamp(self.time).strftime("%Y-%m-%d %H:%M")
 
 
 def append(path: Path, event: str, id: str, **values: Any) -> None:
-    """Append one event: under a lock, in a single write, flushed to disk before this returns."""
+    """Append one event under a lock and in a single write, and flush it to disk."""
     now = datetime.now(UTC)
     line = {"event": event, "id": id, "at": now.isoformat(timespec="seconds"), "epoch": now.timestamp(), **values}
     data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
@@ -66,16 +67,16 @@ def append(path: Path, event: str, id: str, **values: Any) -> None:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
-                data = b"\n" + data  # a line torn by a crash must not merge with this one
+                data = b"\n" + data  # do not merge with a line that a crash cut off
         if file.write(data) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(file.fileno())
 
 
 def read_attempts(path: Path) -> list[Attempt]:
-    """All attempts, oldest first. Torn lines are skipped; a ledger that does not exist has no attempts."""
+    """Read all attempts, oldest first. Incomplete lines are skipped; a ledger that does not exist has no attempts."""
     attempts: dict[str, Attempt] = {}
-    for event in _events(path):
+    for event in _read_events(path):
         id = event["id"]
         if event["event"] == "attempt":
             attempts[id] = Attempt(
@@ -83,11 +84,11 @@ def read_attempts(path: Path) -> list[Attempt]:
                 event["epoch"] + event.get("limit", 0.0), event.get("message", ""), event.get("blend", {}),
             )
         elif id in attempts:
-            attempts[id] = _updated(attempts[id], event)
+            attempts[id] = _apply_event(attempts[id], event)
     return list(attempts.values())
 
 
-def _updated(attempt: Attempt, event: dict[str, Any]) -> Attempt:
+def _apply_event(attempt: Attempt, event: dict[str, Any]) -> Attempt:
     match event["event"]:
         case "submitted":
             return replace(attempt, state="submitted", ref=event["ref"])
@@ -103,7 +104,7 @@ def _updated(attempt: Attempt, event: dict[str, Any]) -> Attempt:
     return attempt
 
 
-def _events(path: Path) -> Iterator[dict[str, Any]]:
+def _read_events(path: Path) -> Iterator[dict[str, Any]]:
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
@@ -117,9 +118,9 @@ def _events(path: Path) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def sending_lock(path: Path, wait: Callable[[int], None]) -> Iterator[None]:
-    """Hold the exclusive right to send under this ledger; while another process holds it, call `wait(waits)` and retry.
+    """Hold the exclusive right to send with this ledger; while another process holds it, call `wait(waits)` and retry.
 
-    `waits` counts the waits so far. The operating system releases the lock when its holder dies, however it dies.
+    `waits` is the number of earlier waits. The operating system releases the lock even if its holder is killed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{path}.sending")

@@ -1,6 +1,6 @@
-"""The ledger as a table of attempts, with cross-validated distances beside leaderboard scores, and as a plot.
+"""Show the ledger as a table and a plot that compare cross-validated distances with leaderboard scores.
 
-Reads attempts only; changes nothing.
+This module does not change the ledger.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from pathlib import Path
 import pandas as pd
 
 from registry.console import print_table
-from registry.errors import atomic_write
+from registry.files import atomic_write
 from submit.advice import shorten
-from submit.check import method_of
+from submit.check import describe_method
 from submit.ledger import Attempt
 
 COLUMNS = ("date", "competition", "file", "recipe", "OOF", "dev", "public", "private", "public-OOF", "ref", "status")
 _FORMATS = {"OOF": "{:.3f}", "dev": "{:.3f}", "public-OOF": "{:+.3f}"}
 
 
-def attempts_table(attempts: Sequence[Attempt]) -> pd.DataFrame:
-    """One row per attempt, oldest first. Distances and scores are mean edit distances: lower is better.
+def build_table(attempts: Sequence[Attempt]) -> pd.DataFrame:
+    """Build a table with one row per attempt, oldest first.
 
+    Distances and scores are mean edit distances: lower is better.
     `public` and `private` are text as given by Kaggle; `OOF`, `dev` and `public-OOF` are numbers, NaN where unknown.
     """
     table = pd.DataFrame(
@@ -30,31 +31,34 @@ def attempts_table(attempts: Sequence[Attempt]) -> pd.DataFrame:
             "date": [attempt.date for attempt in attempts],
             "competition": [attempt.competition for attempt in attempts],
             "file": [Path(attempt.file).name for attempt in attempts],
-            "recipe": [shorten(method_of(attempt.blend) or attempt.message, 40) for attempt in attempts],
-            "OOF": _numbers([attempt.blend.get("oof") for attempt in attempts]),
-            "dev": _numbers([attempt.blend.get("dev") for attempt in attempts]),
+            "recipe": [shorten(describe_method(attempt.blend) or attempt.message, 40) for attempt in attempts],
+            "OOF": _to_floats([attempt.blend.get("oof") for attempt in attempts]),
+            "dev": _to_floats([attempt.blend.get("dev") for attempt in attempts]),
             "public": [attempt.public_score for attempt in attempts],
             "private": [attempt.private_score for attempt in attempts],
             "ref": [str(attempt.ref or "") for attempt in attempts],
-            "status": [_status(attempt) for attempt in attempts],
+            "status": [_format_status(attempt) for attempt in attempts],
         }
     )
-    table["public-OOF"] = _numbers(table["public"]) - table["OOF"]
+    table["public-OOF"] = _to_floats(table["public"]) - table["OOF"]
     return table[list(COLUMNS)]
 
 
 def print_attempts(attempts: Sequence[Attempt]) -> None:
-    """Print the table, with `-` for what is unknown."""
-    table = attempts_table(attempts)
+    """Print the table, with `-` for unknown values."""
+    table = build_table(attempts)
     for column, pattern in _FORMATS.items():
         table[column] = [pattern.format(value) if pd.notna(value) else "" for value in table[column]]
     print_table(COLUMNS, table.replace("", "-").to_numpy())
 
 
 def plot_attempts(attempts: Sequence[Attempt], path: Path) -> int:
-    """Plot OOF and dev distance against public score to a PNG; return the number of attempts in it, 0 for no plot."""
-    table = attempts_table(attempts)
-    table["public"] = _numbers(table["public"])
+    """Plot public scores against OOF and dev distances to a PNG.
+
+    Returns the number of attempts plotted; no file is written if it is 0.
+    """
+    table = build_table(attempts)
+    table["public"] = _to_floats(table["public"])
     scored = table.dropna(subset=["public"]).dropna(subset=["OOF", "dev"], how="all")
     if scored.empty:
         return 0
@@ -81,13 +85,13 @@ def plot_attempts(attempts: Sequence[Attempt], path: Path) -> int:
     return len(scored)
 
 
-def _status(attempt: Attempt) -> str:
+def _format_status(attempt: Attempt) -> str:
     status = attempt.status.lower() or attempt.state
     if attempt.reason and (attempt.state != "submitted" or status == "error"):
         status += f": {attempt.reason}"
     return status
 
 
-def _numbers(values: Sequence[object] | pd.Series) -> pd.Series:
-    """Distances as floats; Kaggle gives scores as text, empty when there is none."""
+def _to_floats(values: Sequence[object] | pd.Series) -> pd.Series:
+    """Convert distances or scores to floats, with NaN for unknown ones. Kaggle gives scores as text, possibly empty."""
     return pd.to_numeric(pd.Series(values, dtype=object), errors="coerce").astype(float)

@@ -1,16 +1,19 @@
-"""From a checked file to a submission at Kaggle: never two where one was intended, with a correct ledger throughout.
+"""Submit a checked file to Kaggle exactly once, keeping the ledger correct even if the process is killed.
 
-The order of the steps matters:
+An attempt is *open* if it was sent, or may have been, and its outcome is unknown. The client makes three requests per
+attempt: the first starts the upload, the second uploads the file, and the third, `CreateSubmission`, creates the
+submission. The order of the steps matters:
 
-1. Under the sending lock, open attempts of earlier runs are looked up in Kaggle's list, by the unique id in their
-   description. An attempt found there is recorded; one that is missing counts as never arrived only after it had
-   `settle` seconds to arrive.
-2. The limits and earlier submissions of the same content are checked, so that nothing is sent in vain.
-3. The attempt is in the ledger, flushed to disk, before it is sent. Only a `ref` above 0 is a success.
-4. After a failure before the client's last request, or a refusal by Kaggle, no submission exists: the next try is a new
-   attempt. After any other failure a submission may exist, and step 1 decides.
+1. Under the sending lock, open attempts of earlier runs are looked up in Kaggle's submission list, by the unique id in
+   their description. An attempt found there is recorded as submitted; one that is still missing `settle_seconds` after
+   it was sent is recorded as failed.
+2. Earlier submissions of the same content and the daily limit are checked before anything is uploaded.
+3. The attempt is written to the ledger and flushed to disk before it is sent. It succeeds only if Kaggle answers with a
+   `ref` above 0.
+4. After a failure before `CreateSubmission`, or a refusal by Kaggle, no submission exists: the next try is a new
+   attempt. After any other failure a submission may exist, and the attempt is resolved as in step 1.
 
-`submit.check` defines what a file must look like; `submit.client` limits the time of calls.
+`submit.check` defines what a file must look like; `submit.client` enforces the time limits of calls.
 """
 
 from __future__ import annotations
@@ -31,10 +34,10 @@ from submit.client import Client, Failure, TimeBudget
 from submit.ledger import Attempt
 
 MAX_SENDS = 3
-"""How often one run may send, each time after proof that the previous try made no submission."""
+"""Maximum number of attempts per run; each one after the first needs proof that the previous one made no submission."""
 
 _MAX_PAGES = 10
-"""How many pages of a hundred submissions are read, newest first."""
+"""Maximum number of pages of the submission list, newest first, with a hundred submissions each."""
 
 
 @dataclass
@@ -44,21 +47,22 @@ class Sender:
     client: Client
     budget: TimeBudget
     competition: str
-    ledger: Path
-    settle: float
+    ledger_path: Path
+    settle_seconds: float
     """Seconds after which a submission that Kaggle does not list counts as never arrived."""
     log: Callable[[str], None]
     """Prints a line of progress."""
 
-    def submit(self, checked: CheckedFile, message: str, again: bool) -> Attempt:
+    def submit(self, checked: CheckedFile, message: str, allow_duplicate: bool) -> Attempt:
         """Submit once; return the attempt that made the submission, possibly one of an interrupted earlier run.
 
-        Raises `InputError` for content submitted before (unless `again`), `Failure` for any failure at Kaggle.
+        Raises `InputError` for content that was submitted before, unless `allow_duplicate`, and `Failure` when Kaggle
+        or the connection fails.
         """
-        with ledger.sending_lock(self.ledger, self._wait_for_other):
-            for attempt in self._prepare(checked, again):
-                self.log(f"this file had arrived as ref {attempt.ref}: nothing is sent")
-                return attempt
+        with ledger.sending_lock(self.ledger_path, self._wait_for_lock):
+            if arrived := self._prepare(checked, allow_duplicate):
+                self.log(f"already submitted as ref {arrived[0].ref} by an interrupted run; not sending it again")
+                return arrived[0]
             sends = 0
             while True:
                 try:
@@ -70,35 +74,35 @@ class Sender:
                     self.log(f"no submission was made ({shorten(str(failure))}): trying again")
                     self.budget.wait(sends - 1, failure)
 
-    def dry_run(self, checked: CheckedFile, again: bool) -> None:
-        """Do, and raise, everything that `submit` does before it sends."""
-        with ledger.sending_lock(self.ledger, self._wait_for_other):
-            self._prepare(checked, again)
+    def dry_run(self, checked: CheckedFile, allow_duplicate: bool) -> None:
+        """Do everything that `submit` does before it sends, and raise the same errors."""
+        with ledger.sending_lock(self.ledger_path, self._wait_for_lock):
+            self._prepare(checked, allow_duplicate)
 
-    def _prepare(self, checked: CheckedFile, again: bool) -> list[Attempt]:
-        """Reconcile, then check duplicates and limits; return attempts of this content found to have arrived."""
+    def _prepare(self, checked: CheckedFile, allow_duplicate: bool) -> list[Attempt]:
+        """Reconcile, then check duplicates and limits. Returns attempts of this content newly found to have arrived."""
         arrived, listed = self.reconcile()
-        if same := [attempt for attempt in arrived if attempt.sha256 == checked.sha256]:
-            return same
-        if not again:
+        if same_content := [attempt for attempt in arrived if attempt.sha256 == checked.sha256]:
+            return same_content
+        if not allow_duplicate:
             self._refuse_duplicate(checked.sha256, listed)
         self._check_limits()
         return []
 
     def _check_limits(self) -> None:
-        """Raise `Failure("limit")` when no submission is left today."""
-        limits = self.client.query("limits", self.budget, competition=self.competition)
+        """Raise `Failure("limit")` if no submissions are left today."""
+        limits = self.client.query("get_limits", self.budget, competition=self.competition)
         if limits["allowed"] > 0:
             self.log(f"limits: {limits['allowed']} submissions left today, {limits['today']} made")
         elif limits["today"] or limits["total"]:
             raise Failure("limit", f"{limits['today']} made today, {limits['total']} in total, none left")
         else:
-            # Kaggle answers 0 for every count to a user without a team, as before one's first submission.
+            # Before the first submission a user has no team, and Kaggle reports every count as 0.
             self.log("limits: Kaggle counts no submissions of yours yet")
 
     def _refuse_duplicate(self, sha256: str, listed: list[dict[str, Any]]) -> None:
-        """Raise `InputError` when the ledger or Kaggle's list has this content already."""
-        for attempt in self._attempts():
+        """Raise `InputError` if the ledger or Kaggle's submission list already has this content."""
+        for attempt in self._read_attempts():
             if attempt.sha256 == sha256 and attempt.state == "submitted":
                 score = f", public score {attempt.public_score}" if attempt.public_score else ""
                 raise InputError(
@@ -106,7 +110,7 @@ class Sender:
                     f"pass --again to submit it once more"
                 )
         for submission in listed:
-            if _tag(submission)[1] == sha256[:16]:
+            if _parse_tag(submission)[1] == sha256[:16]:
                 user = submission.get("submittedBy") or "you"
                 raise InputError(
                     f"this content was submitted as ref {submission['ref']} by {user}, under another ledger; "
@@ -114,23 +118,26 @@ class Sender:
                 )
 
     def reconcile(self) -> tuple[list[Attempt], list[dict[str, Any]]]:
-        """Settle every open attempt by Kaggle's list; return the attempts found to have arrived, and the list.
+        """Resolve every open attempt against Kaggle's submission list.
 
-        Raises `Failure("unclear")` when the deadline passes before all are settled.
+        Returns the attempts newly found to have arrived, and the list. Raises `Failure("unclear")` if the deadline
+        would pass before all attempts are resolved.
         """
         arrived, start, waits = [], time.time(), 0
         while True:
-            requested = time.time()  # the list may be as old as the request, however long the answer took
-            listed = self._submissions()
+            requested = time.time()  # the list may be as old as the request, even if the answer took long
+            listed = self._list_submissions()
             arrived += self._record_listed(listed)
-            for attempt in self._open_attempts():
-                if requested >= min(attempt.sent_before, start) + self.settle:
-                    reason = f"not among Kaggle's submissions {self.settle:g} s after it was sent"
-                    ledger.append(self.ledger, "failed", attempt.id, reason=reason)
-            if not (still_open := self._open_attempts()):
+            for attempt in self._read_open_attempts():
+                # `sent_before` may be in the future: it is the deadline of the run that made the attempt. That run has
+                # released the sending lock, which we hold, so it sent nothing after `start`.
+                if requested >= min(attempt.sent_before, start) + self.settle_seconds:
+                    reason = f"not among Kaggle's submissions {self.settle_seconds:g} s after it was sent"
+                    ledger.append(self.ledger_path, "failed", attempt.id, reason=reason)
+            if not (still_open := self._read_open_attempts()):
                 return arrived, listed
             if not waits:
-                self.log(f"{len(still_open)} attempt(s) without an outcome: looking for them in Kaggle's list")
+                self.log(f"{len(still_open)} open attempt(s): looking for them in Kaggle's submission list")
             try:
                 self.budget.wait(waits)
             except Failure as failure:
@@ -138,129 +145,132 @@ class Sender:
             waits += 1
 
     def _record_listed(self, listed: list[dict[str, Any]]) -> list[Attempt]:
-        """Record what Kaggle's list says about our attempts; return those not known to have arrived until now."""
-        known = {attempt.id: attempt for attempt in self._attempts()}
+        """Record what Kaggle's submission list says about our attempts. Returns those newly found to have arrived."""
+        known = {attempt.id: attempt for attempt in self._read_attempts()}
         arrived = []
         for submission in listed:
-            attempt = known.get(_tag(submission)[0])
+            attempt = known.get(_parse_tag(submission)[0])
             if attempt is None:
                 continue
             if attempt.state != "submitted":
-                ledger.append(self.ledger, "submitted", attempt.id, ref=int(submission["ref"]), how="listed")
+                ledger.append(self.ledger_path, "submitted", attempt.id, ref=int(submission["ref"]), how="listed")
                 arrived.append(attempt.id)
             self._record_score(attempt, submission)
-        return [self._attempt(id) for id in arrived]
+        return [self._find_attempt(id) for id in arrived]
 
     def wait_for_score(self, attempt: Attempt) -> Attempt:
-        """Wait for the score of a submitted attempt; raise `Failure("unscored")` at the deadline."""
+        """Wait for the score of a submitted attempt. Raises `Failure("unscored")` if the deadline would pass first."""
         waits, failure = 0, None
         while True:
             try:
-                answer = self.client.call("submission", self.budget, self.budget.timeout, ref=attempt.ref)
+                answer = self.client.call("get_submission", self.budget, self.budget.timeout, ref=attempt.ref)
                 failure = None
             except Failure as error:
-                # Kaggle's services learn of a submission one by one: "not found" right after sending means "not yet".
+                # Kaggle is eventually consistent: a 404 right after sending means "not yet".
                 if not error.transient and error.status != 404:
                     raise
                 failure = error
             else:
-                status = _status(answer)
+                status = _parse_status(answer)
                 if status in ("COMPLETE", "ERROR"):
                     self._record_score(attempt, answer)
-                    return self._attempt(attempt.id)
+                    return self._find_attempt(attempt.id)
                 if not waits:
                     self.log(f"ref {attempt.ref}: {status.lower()}, waiting for the score")
             try:
                 self.budget.wait(waits, failure)
-            except Failure as late:
-                raise Failure("unscored", f"ref {attempt.ref}: {late}") from late
+            except Failure as deadline:
+                raise Failure("unscored", f"ref {attempt.ref}: {deadline}") from deadline
             waits += 1
 
     def update_ledger(self) -> None:
-        """Record the outcomes and scores in Kaggle's list that the ledger does not have yet."""
-        with ledger.sending_lock(self.ledger, self._wait_for_other):
+        """Record outcomes and scores from Kaggle's submission list that the ledger does not have yet."""
+        with ledger.sending_lock(self.ledger_path, self._wait_for_lock):
             self.reconcile()
 
     def _send(self, checked: CheckedFile, message: str) -> Attempt:
-        """Make one attempt and return it; after a `Failure` there is no submission, unless its kind is `unclear`."""
+        """Make one attempt and return it. After a `Failure` no submission exists, unless its kind is `unclear`."""
         if not is_unchanged(checked):
             raise InputError(f"{checked.path}: changed since it was checked, nothing was sent; run the command again")
         id = uuid.uuid4().hex[:12]
-        description = _description(id, checked.sha256, message)
+        description = _build_description(id, checked.sha256, message)
         ledger.append(
-            self.ledger, "attempt", id, competition=self.competition, file=str(checked.path), sha256=checked.sha256,
-            bytes=checked.size, message=message, description=description, blend=checked.blend,
+            self.ledger_path, "attempt", id, competition=self.competition, file=str(checked.path),
+            sha256=checked.sha256, bytes=checked.size, message=message, description=description, blend=checked.blend,
             limit=self.budget.remaining,
         )
-        # Three requests and the file itself; a third of the time left is kept for checking whether it arrived.
-        limit = min(3 * self.budget.timeout, self.budget.remaining * 2 / 3)
+        # The call makes three requests, and the timeout is per request. A third of the remaining time is reserved for
+        # checking whether the submission arrived.
+        time_limit = min(3 * self.budget.timeout, self.budget.remaining * 2 / 3)
         try:
             answer = self.client.call(
-                "submit", self.budget, limit,
+                "submit", self.budget, time_limit,
                 competition=self.competition, file=str(checked.path), description=description,
             )
         except Failure as failure:
             if not failure.may_have_submitted:
-                ledger.append(self.ledger, "failed", id, reason=shorten(str(failure)))
+                ledger.append(self.ledger_path, "failed", id, reason=shorten(str(failure)))
                 raise
-            ledger.append(self.ledger, "unclear", id, reason=shorten(str(failure)))
+            ledger.append(self.ledger_path, "unclear", id, reason=shorten(str(failure)))
             return self._resolve_lost_answer(id, failure)
         except BaseException as interruption:
-            ledger.append(self.ledger, "unclear", id, reason=f"interrupted: {type(interruption).__name__}")
+            ledger.append(self.ledger_path, "unclear", id, reason=f"interrupted: {type(interruption).__name__}")
             raise
         if answer["ref"] > 0:
-            ledger.append(self.ledger, "submitted", id, ref=answer["ref"], how="answer")
-            return self._attempt(id)
+            ledger.append(self.ledger_path, "submitted", id, ref=answer["ref"], how="answer")
+            return self._find_attempt(id)
         reason = shorten(answer["printed"] or answer["message"] or "no reason given")
         if not answer["uploaded"]:
-            # The client makes its last request only after a complete upload.
-            ledger.append(self.ledger, "failed", id, reason=reason)
+            # The client sends `CreateSubmission` only after a complete upload.
+            ledger.append(self.ledger_path, "failed", id, reason=reason)
             raise Failure("upload", reason)
-        ledger.append(self.ledger, "unclear", id, reason=f"no ref in Kaggle's answer: {reason}")
+        ledger.append(self.ledger_path, "unclear", id, reason=f"no ref in Kaggle's answer: {reason}")
         return self._resolve_lost_answer(id, Failure("other", f"no ref in Kaggle's answer: {reason}"))
 
     def _resolve_lost_answer(self, id: str, failure: Failure) -> Attempt:
-        """The attempt if its submission arrived; otherwise raise the failure that lost the answer."""
+        """Return the attempt if its submission arrived; otherwise raise `failure`, which lost the answer."""
         self.log(f"the answer was lost ({shorten(str(failure))}): checking whether the submission arrived")
         try:
             self.reconcile()
-        except Failure as second:
-            raise Failure("unclear", str(second), second.status, phase="unknown") from failure
-        attempt = self._attempt(id)
+        except Failure as check_failure:
+            raise Failure("unclear", str(check_failure), check_failure.status, phase="unknown") from failure
+        attempt = self._find_attempt(id)
         if attempt.state == "submitted":
             return attempt
         raise Failure(failure.kind, failure.text, failure.status, failure.retry_after) from failure
 
-    def _submissions(self) -> list[dict[str, Any]]:
-        """Our submissions to the competition, newest first."""
+    def _list_submissions(self) -> list[dict[str, Any]]:
+        """List our submissions to the competition, newest first."""
         submissions: list[dict[str, Any]] = []
         token = ""
         for _ in range(_MAX_PAGES):
-            page = self.client.query("submissions", self.budget, competition=self.competition, token=token)
+            page = self.client.query("list_submissions", self.budget, competition=self.competition, token=token)
             submissions += page["submissions"]
             token = page["next"]
             if not token:
                 break
         return submissions
 
-    def _attempts(self) -> list[Attempt]:
-        return [attempt for attempt in ledger.read_attempts(self.ledger) if attempt.competition == self.competition]
+    def _read_attempts(self) -> list[Attempt]:
+        attempts = ledger.read_attempts(self.ledger_path)
+        return [attempt for attempt in attempts if attempt.competition == self.competition]
 
-    def _open_attempts(self) -> list[Attempt]:
-        return [attempt for attempt in self._attempts() if attempt.state == "open"]
+    def _read_open_attempts(self) -> list[Attempt]:
+        return [attempt for attempt in self._read_attempts() if attempt.state == "open"]
 
-    def _attempt(self, id: str) -> Attempt:
-        return next(attempt for attempt in self._attempts() if attempt.id == id)
+    def _find_attempt(self, id: str) -> Attempt:
+        return next(attempt for attempt in self._read_attempts() if attempt.id == id)
 
     def _record_score(self, attempt: Attempt, submission: dict[str, Any]) -> None:
-        """Record a submission's status and scores if they differ from the attempt's."""
-        values = {"status": _status(submission)} | {name: _text(submission.get(key)) for name, key in _SCORES.items()}
+        """Record a submission's status and scores if they differ from the ledger's."""
+        values = {name: _to_text(submission.get(key)) for name, key in _SCORES.items()}
+        values = {"status": _parse_status(submission)} | values
         if any(getattr(attempt, name) != value for name, value in values.items()):
-            ledger.append(self.ledger, "score", attempt.id, **values)
+            ledger.append(self.ledger_path, "score", attempt.id, **values)
 
-    def _wait_for_other(self, waits: int) -> None:
+    def _wait_for_lock(self, waits: int) -> None:
         if not waits:
-            self.log(f"another process is sending with {self.ledger}: waiting for it")
+            self.log(f"another process is sending with {self.ledger_path}: waiting for it to finish")
         self.budget.wait(waits)
 
 
@@ -269,22 +279,22 @@ _SCORES = {"public_score": "publicScore", "private_score": "privateScore", "reas
 _TAG = re.compile(r"\[id ([0-9a-f]{12}), file ([0-9a-f]{16})\]")
 
 
-def _status(submission: dict[str, Any]) -> str:
+def _parse_status(submission: dict[str, Any]) -> str:
     # The status may be a protobuf name with its prefix, a plain name, or absent for the default, PENDING.
     return str(submission.get("status") or "PENDING").upper().removeprefix("SUBMISSION_STATUS_")
 
 
-def _text(value: object) -> str:
-    """A score or an error text; empty when Kaggle gives none."""
+def _to_text(value: object) -> str:
+    """Convert a score or an error text to a string; empty if Kaggle gives none."""
     return "" if value is None else str(value)
 
 
-def _description(id: str, sha256: str, message: str) -> str:
-    """A submission's description. The tag comes first, so that a limit on its length cuts off the message instead."""
+def _build_description(id: str, sha256: str, message: str) -> str:
+    """Build a submission's description. The tag comes first, so that a length limit cuts off the message instead."""
     return f"[id {id}, file {sha256[:16]}] {' '.join(message.split())}"
 
 
-def _tag(submission: dict[str, Any]) -> tuple[str, str]:
-    """The attempt id and the start of the file's hash in a submission's description; empty if it is not one of ours."""
+def _parse_tag(submission: dict[str, Any]) -> tuple[str, str]:
+    """Parse the attempt id and the start of the file's hash from a description; both empty if it is not one of ours."""
     tag = _TAG.search(submission.get("description") or "")
     return (tag[1], tag[2]) if tag else ("", "")

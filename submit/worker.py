@@ -1,11 +1,11 @@
 """The child process that runs the official `kaggle` client: one JSON request per line in, one JSON answer per line out.
 
-It only makes the client's calls: no retries, no ledger, no decisions. `submit.client` runs it as a script, and it
-imports nothing of this project, so that it starts from any folder.
+It only makes the client's calls: it does not retry or write to the ledger. `submit.client` runs it as a script, and it
+imports nothing from this project, so that it can be started from any folder.
 
-A request is `{"call": name, "arguments": {…}, "limit": seconds}`, an answer `{"value": …}` or `{"failure": {…}}`.
+A request is `{"call": name, "arguments": {…}, "time_limit": seconds}`, an answer `{"value": …}` or `{"failure": {…}}`.
 Answers go through a private copy of standard output; what the client prints goes to standard error, which is discarded.
-A call that exceeds its limit ends the process, and the exit status says how far a submission had got.
+A call that exceeds its time limit ends the process, and the exit status says how far a submission got.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from types import FrameType, ModuleType
 from typing import IO, Any
 
 TIMEOUT_STATUS = {"before": 91, "upload": 92, "create": 93}
-"""Exit status after a call that exceeded its limit, by the phase a submission was in (see `phase`)."""
+"""Exit status after a call that exceeded its time limit, by the phase of the submission (see `find_phase`)."""
 
 _PHASES = (("create_submission", "create"), ("upload_complete", "upload"))
 
 
-def phase(functions: list[str]) -> str:
-    """How far a submission had got, from the names of the client's functions on the stack.
+def find_phase(functions: list[str]) -> str:
+    """Find out how far a submission got, from the names of the client's functions on the stack.
 
-    `create`: the request that creates the submission may have been sent. `upload`, `before`: it has not.
+    `create`: the request that creates the submission may have been sent. `upload`, `before`: it has not been sent.
     """
     return next((name for function, name in _PHASES if function in functions), "before")
 
@@ -49,7 +49,7 @@ def main() -> None:
     main_thread = threading.get_ident()
     while True:
         request = json.loads(requests.get())
-        timer = threading.Timer(request["limit"], _exit_on_timeout, (main_thread,))
+        timer = threading.Timer(request["time_limit"], _exit_on_timeout, (main_thread,))
         timer.daemon = True
         timer.start()
         try:
@@ -64,14 +64,14 @@ def main() -> None:
 def _read_requests(source: IO[str], requests: queue.SimpleQueue[str]) -> None:
     for line in source:
         requests.put(line)
-    # The parent is gone. An upload it no longer waits for must not become a submission it does not know of.
+    # The parent has exited. An upload in progress must not become a submission that the parent does not know of.
     os._exit(0)
 
 
 def _exit_on_timeout(thread: int) -> None:
-    # This thread holds the interpreter's lock from the inspection of the stack to the exit: nothing after the short
-    # sleep blocks, and with the new switch interval other threads request the lock only after an hour. So the call
-    # cannot proceed to its next phase in between.
+    # The call must not proceed to its next phase between the inspection of the stack and the exit. So this thread holds
+    # the global interpreter lock in between: nothing after the short sleep blocks, and with the new switch interval
+    # other threads request the lock only after an hour.
     sys.setswitchinterval(3600)
     time.sleep(0.01)
     frame: FrameType | None = sys._current_frames().get(thread)
@@ -79,21 +79,21 @@ def _exit_on_timeout(thread: int) -> None:
     while frame is not None:
         functions.append(frame.f_code.co_name)
         frame = frame.f_back
-    os._exit(TIMEOUT_STATUS[phase(functions)])
+    os._exit(TIMEOUT_STATUS[find_phase(functions)])
 
 
-def _kaggle() -> ModuleType:
+def _import_kaggle() -> ModuleType:
     import kaggle  # authenticates while it is imported, possibly over the network
 
     return kaggle
 
 
-def _api() -> Any:
-    return _kaggle().api
+def _get_api() -> Any:
+    return _import_kaggle().api
 
 
-def credentials() -> dict[str, Any]:
-    """Import the client; return its version and where the credentials it found come from, never the credentials."""
+def find_credentials() -> dict[str, Any]:
+    """Import the client. Returns its version and where it found credentials, never the credentials themselves."""
     from kaggle.api.kaggle_api_extended import KaggleApi
     from kagglesdk.kaggle_env import get_access_token_from_env
 
@@ -105,42 +105,42 @@ def credentials() -> dict[str, Any]:
     key = None
     if os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"):
         key = "KAGGLE_USERNAME and KAGGLE_KEY"
-    elif {"username", "key"} <= _api().config_values.keys():
+    elif {"username", "key"} <= _get_api().config_values.keys():
         key = KaggleApi.config
     return {
-        "version": _kaggle().__version__,
-        "method": _api().get_config_value("auth_method"),
-        "user": _api().get_config_value("username"),
+        "version": _import_kaggle().__version__,
+        "method": _get_api().get_config_value("auth_method"),
+        "user": _get_api().get_config_value("username"),
         "token": token,
         "key": key,
     }
 
 
 def authenticate() -> None:
-    """Authenticate again and raise the error that importing the client hides."""
-    _api().authenticate()
+    """Authenticate again, to raise the error that importing the client hides."""
+    _get_api().authenticate()
 
 
-def limits(competition: str) -> dict[str, Any]:
-    """Submissions made today and in total, and how many are allowed now."""
-    answer = _api().competition_get_submission_limits(competition)
+def get_limits(competition: str) -> dict[str, Any]:
+    """Return the number of submissions made today and in total, and how many are allowed now."""
+    answer = _get_api().competition_get_submission_limits(competition)
     return {"today": answer.num_today, "total": answer.num_total, "allowed": answer.num_allowed_now}
 
 
 def submit(competition: str, file: str, description: str) -> dict[str, Any]:
     """Upload and submit. The client raises nothing after a failed upload: `ref` is 0, and `printed` may say why."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        answer = _api().competition_submit(file, description, competition, quiet=True)
+        answer = _get_api().competition_submit(file, description, competition, quiet=True)
     return {
         "ref": answer.ref,
         "message": answer.message,
-        "printed": _without_secrets(printed.getvalue().strip()),
-        "uploaded": answer.message != _api().COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE,
+        "printed": _remove_secrets(printed.getvalue().strip()),
+        "uploaded": answer.message != _get_api().COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE,
     }
 
 
-def submissions(competition: str, token: str = "") -> dict[str, Any]:
-    """One page of our submissions, newest first, and the token of the next page."""
+def list_submissions(competition: str, token: str = "") -> dict[str, Any]:
+    """Return one page of our submissions, newest first, and the token of the next page."""
     from kagglesdk.competitions.types.competition_api_service import ApiListSubmissionsRequest
 
     request = ApiListSubmissionsRequest()
@@ -149,42 +149,42 @@ def submissions(competition: str, token: str = "") -> dict[str, Any]:
     request.page_token = token
     if not token:
         request.page = 1  # as the client's own call does
-    answer = _untyped("ListSubmissions", request)
+    answer = _call_untyped("ListSubmissions", request)
     return {"submissions": answer.get("submissions") or [], "next": answer.get("nextPageToken") or ""}
 
 
-def submission(ref: int) -> dict[str, Any]:
-    """One submission, by its ref."""
+def get_submission(ref: int) -> dict[str, Any]:
+    """Return one submission by its ref."""
     from kagglesdk.competitions.types.competition_api_service import ApiGetSubmissionRequest
 
     request = ApiGetSubmissionRequest()
     request.ref = ref
-    return _untyped("GetSubmission", request)
+    return _call_untyped("GetSubmission", request)
 
 
-def _untyped(method: str, request: Any) -> dict[str, Any]:
-    # The client's types raise KeyError on a status they do not know, and one such submission would hide all others;
-    # 2.2.4 has no call for a single submission at all. HttpRedirect makes the client return the response itself.
+def _call_untyped(method: str, request: Any) -> dict[str, Any]:
+    # The client's types raise KeyError on an unknown status, so that one such submission hides all others, and version
+    # 2.2.4 has no call for a single submission. With type HttpRedirect the client returns the response itself.
     from kagglesdk.common.types.http_redirect import HttpRedirect
 
-    with _api().build_kaggle_client() as client:
+    with _get_api().build_kaggle_client() as client:
         return client.http_client().call("competitions.CompetitionApiService", method, request, HttpRedirect).json()
 
 
-def archive(competition: str) -> dict[str, Any]:
-    """Size, version and checksum of the competition's zip, from the response headers alone."""
+def get_archive_info(competition: str) -> dict[str, Any]:
+    """Return size, version and checksum of the competition's zip, from the response headers alone."""
     from kagglesdk.competitions.types.competition_api_service import ApiDownloadDataFilesRequest
 
     request = ApiDownloadDataFilesRequest()
     request.competition_name = competition
-    with _api().build_kaggle_client() as client:
+    with _get_api().build_kaggle_client() as client:
         response = client.competitions.competition_api_client.download_data_files(request)
         headers = {name.lower(): value for name, value in response.headers.items()}
-        address = response.url.split("?")[0]
+        url = response.url.split("?")[0]
         response.close()
     md5 = re.search(r"md5=([A-Za-z0-9+/]+=*)", headers.get("x-goog-hash", ""))
     return {
-        "suffix": address.split(".")[-1],  # the suffix of the file that the client writes
+        "suffix": url.split(".")[-1],  # the suffix of the file that the client writes
         "size": int(headers["content-length"]) if "content-length" in headers else None,
         "version": headers.get("etag") or headers.get("last-modified"),
         "md5": md5.group(1) if md5 else None,
@@ -192,18 +192,20 @@ def archive(competition: str) -> dict[str, Any]:
 
 
 def download(competition: str, folder: str, force: bool) -> None:
-    """Download the competition's zip into `folder`, continuing a partial one unless `force`."""
-    _api().competition_download_files(competition, folder, force=force, quiet=True)
+    """Download the competition's zip into `folder`, resuming a partial download unless `force`."""
+    _get_api().competition_download_files(competition, folder, force=force, quiet=True)
 
 
 CALLS = {
     function.__name__: function
-    for function in (credentials, authenticate, limits, submit, submissions, submission, archive, download)
+    for function in (
+        find_credentials, authenticate, get_limits, submit, list_submissions, get_submission, get_archive_info, download
+    )
 }
 
 
 def _describe(error: BaseException) -> dict[str, Any]:
-    """An exception as plain data: its kind, the server's status and Retry-After, and its text without secrets."""
+    """Convert an exception to plain data: its kind, the server's status and Retry-After, its text without secrets."""
     response = getattr(error, "response", None)
     functions = [entry.name for entry in traceback.extract_tb(error.__traceback__)]
     classes = {base.__name__ for base in type(error).__mro__}
@@ -222,32 +224,32 @@ def _describe(error: BaseException) -> dict[str, Any]:
     return {
         "kind": kind,
         "error": type(error).__name__,
-        "text": _without_secrets(_text(error, kind)),
+        "text": _remove_secrets(_format_error(error, kind)),
         "status": response.status_code if response is not None else None,
         "retry_after": response.headers.get("Retry-After") if response is not None else None,
-        "phase": phase(functions),
+        "phase": find_phase(functions),
     }
 
 
-def _text(error: BaseException, kind: str) -> str:
+def _format_error(error: BaseException, kind: str) -> str:
     if kind == "garbled":
         return "the answer is not JSON"
     if kind == "connection":
-        # The outer messages are the library's wrapping; the innermost is the system's: refused, reset, unknown host.
+        # The innermost message is the operating system's (refused, reset, unknown host); the libraries wrap it.
         while inner := error.__cause__ or error.__context__:
             error = inner
     return str(error)
 
 
-def _without_secrets(text: str) -> str:
+def _remove_secrets(text: str) -> str:
     secrets = {os.environ.get(name) for name in ("KAGGLE_KEY", "KAGGLE_API_TOKEN")}
     with contextlib.suppress(ImportError, AttributeError):
         from kagglesdk.kaggle_env import get_access_token_from_env
 
-        secrets |= {get_access_token_from_env()[0], *(_api().get_config_value(name) for name in ("key", "token"))}
+        secrets |= {get_access_token_from_env()[0], *(_get_api().get_config_value(name) for name in ("key", "token"))}
     for secret in filter(None, secrets):
         text = text.replace(secret, "***")
-    return re.sub(r"\?[^\s)'\"]+", "?…", text)  # the query of an upload address is itself a permission
+    return re.sub(r"\?[^\s)'\"]+", "?…", text)  # the query of an upload URL grants access
 
 
 if __name__ == "__main__":

@@ -114,9 +114,9 @@ def _keep_best(candidates, count, beam):
     above_low, above_high = count, 0
     low -= _ONE + abs(low) * np.float32(0.01)
     while above_high < beam:
-        share = np.float32(above_low - beam + 0.5) / np.float32(above_low - above_high)
-        share = min(max(share, np.float32(0.1)), np.float32(0.9))
-        middle = low + (high - low) * share
+        fraction = np.float32(above_low - beam + 0.5) / np.float32(above_low - above_high)
+        fraction = min(max(fraction, np.float32(0.1)), np.float32(0.9))
+        middle = low + (high - low) * fraction
         if middle <= low or middle >= high:
             break  # no float in between: the rest is a tie
         above = 0

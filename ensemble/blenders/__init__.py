@@ -1,1 +1,1 @@
-"""The blenders, one file each, registered in `ensemble.blenders.base.BLENDERS`; a new file is found by itself."""
+"""The blenders, one file each. The registry `ensemble.blenders.base.BLENDERS` finds every file in this folder."""

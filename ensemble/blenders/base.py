@@ -1,7 +1,8 @@
-"""What a blender is: fitted on out-of-fold inputs, it makes one hypothesis per utterance from the inputs of any split.
+"""The interface of blenders, their registry, and nested cross-validation.
 
-Blenders register themselves in `BLENDERS`; a new one is one file in this folder. The nested fit, which estimates a
-blender's distance on utterances that it was not fitted on, is here too.
+A blender is fitted on out-of-fold inputs, and then predicts one hypothesis per utterance from the inputs of any split.
+Blenders register themselves in `BLENDERS`; a new one is one file in this folder. Nested cross-validation measures a
+blender's distance on utterances that it was not fitted on.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from registry import InputError, Registry
 
 @dataclass(frozen=True)
 class BlendRecipe:
-    """How to blend: the method, the weight of each member used (they sum to 1), and the method's own settings."""
+    """How to blend."""
 
     method: str
+    """Name of a registered blender."""
     weights: dict[str, float]
+    """The weight of each member used; they sum to 1."""
     settings: dict[str, Any] = field(default_factory=dict)
+    """The method's other settings."""
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as JSON can hold it; `BlendRecipe(**…)` reads it."""
@@ -59,9 +63,9 @@ def weights_by_name(names: tuple[str, ...], weights: np.ndarray) -> dict[str, fl
     return {name: float(weight) for name, weight in zip(names, weights, strict=True) if weight > 0}
 
 
-def used(recipe: BlendRecipe, names: tuple[str, ...]) -> list[int]:
-    """Numbers of the members to which a recipe gives weight."""
-    return [number for number, weight in enumerate(recipe.array(names)) if weight > 0]
+def used_members(recipe: BlendRecipe, names: tuple[str, ...]) -> list[int]:
+    """Indices of the members to which a recipe gives weight."""
+    return [member for member, weight in enumerate(recipe.array(names)) if weight > 0]
 
 
 def select_members(
@@ -72,23 +76,23 @@ def select_members(
     patience: int = 3,
     start: np.ndarray | None = None,
 ) -> Selection:
-    """Greedy selection among the members of the inputs, within their budget; `loss` is a function of the counts."""
+    """Select members of the inputs greedily, within their `max_params`; `loss` is a function of the counts."""
     return greedy_selection(
         loss,
         len(inputs.names),
         rounds=rounds,
         seed=seed,
-        costs=inputs.split.costs,
-        budget=inputs.split.budget,
+        parameters=inputs.split.parameters,
+        max_params=inputs.split.max_params,
         patience=patience,
         start=start,
     )
 
 
 def predict_with(inputs: BlendInputs, recipe: BlendRecipe, kept: Sequence[Member]) -> list[list[int]]:
-    """Predictions by a recipe from the fold models of the members `kept` alone, with weights in their proportions.
+    """Predict by a recipe from the fold models of the members `kept` alone, whose weights are scaled to sum to 1.
 
-    A budget may not allow every fold model of every member with weight; see `within_budget`.
+    `max_params` may not allow every fold model of every member with weight; see `keep_within_max_params`.
     """
     folds = {member.name: member.folds for member in kept}
     indices = [
@@ -98,7 +102,7 @@ def predict_with(inputs: BlendInputs, recipe: BlendRecipe, kept: Sequence[Member
     ]
     total = sum(recipe.weights[name] for name in folds)
     weights = {name: recipe.weights[name] / total for name in folds}
-    return BLENDERS.get(recipe.method)().predict(inputs.only(indices), replace(recipe, weights=weights))
+    return BLENDERS.get(recipe.method)().predict(inputs.restricted_to(indices), replace(recipe, weights=weights))
 
 
 def distances(blender: Blender, inputs: BlendInputs, recipe: BlendRecipe) -> np.ndarray:
@@ -107,11 +111,11 @@ def distances(blender: Blender, inputs: BlendInputs, recipe: BlendRecipe) -> np.
 
 
 def nested_distances(blender: Blender, inputs: BlendInputs, seed: int = 0) -> np.ndarray:
-    """Edit distance (N,) where the predictions of each part are made by a recipe fitted on the other parts."""
+    """Edit distance (N,) by nested cross-validation: each outer fold is predicted by a recipe fitted on the others."""
     from sklearn.model_selection import LeaveOneGroupOut  # takes a second to import, and only a fit needs it
 
     nested = np.zeros(len(inputs), np.int64)
-    for fitted, held_out in LeaveOneGroupOut().split(nested, groups=inputs.parts):
+    for fitted, held_out in LeaveOneGroupOut().split(nested, groups=inputs.outer_folds):
         recipe = blender.fit(inputs.take(fitted), seed)
         nested[held_out] = distances(blender, inputs.take(held_out), recipe)
     return nested

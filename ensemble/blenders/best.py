@@ -1,6 +1,6 @@
-"""The best of the other blenders: each is fitted, and the one with the lowest nested out-of-fold distance is chosen.
+"""Fit all other blenders and choose the one with the lowest nested out-of-fold distance.
 
-The nested distance decides, not that of the fit, or the blender with the most settings would win by fitting noise.
+The distance of the fit cannot decide: the blender with the most settings would win by fitting noise.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from registry.console import track
 
 @dataclass(frozen=True)
 class FittedBlender:
-    """A recipe with its out-of-fold edit distances (N,): fitted on all utterances, and nested by part."""
+    """A recipe and its out-of-fold edit distances."""
 
     recipe: BlendRecipe
     oof: np.ndarray
+    """Distances (N,) of the recipe, which is fitted on these utterances."""
     nested: np.ndarray
+    """Distances (N,) by nested cross-validation."""
 
 
 def fit_blenders(inputs: BlendInputs, methods: Sequence[str], seed: int = 0) -> dict[str, FittedBlender]:

@@ -1,8 +1,8 @@
-"""Minimum Bayes risk: of the rescored pool, the hypothesis with the least expected edit distance to the others.
+"""Minimum Bayes risk: choose the hypothesis of the rescored pool with the least expected edit distance to the others.
 
-The posterior over the pool is proportional to exp(sharpness * score), with the scores of rescoring; the most probable
-hypothesis minimises the chance of any error, this one the number of edits that the competition counts. `ensemble.mbr`
-has the reference and the call for one utterance.
+The posterior over the pool is proportional to exp(sharpness * score), with the scores of rescoring. The most probable
+hypothesis minimises the chance of any error; this one minimises the number of edits, which the competition counts.
+`ensemble.mbr` has the reference and the call for one utterance.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.blenders.base import BLENDERS, BlendRecipe, select_members, used, weights_by_name
+from ensemble.blenders.base import BLENDERS, BlendRecipe, select_members, used_members, weights_by_name
 from ensemble.blenders.rescore import member_pool
 from ensemble.fitting.member_weights import refine
 from ensemble.fitting.settings import coordinate_search
@@ -20,13 +20,13 @@ from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.expected_distance import least_expected_distance
 from ensemble.hypotheses.scoring import Mixture, combined_scores, lm_grid
 
-# Below 1 the posterior is flatter than the models', which are too certain.
+# The models are overconfident; a sharpness below 1 flattens the posterior.
 SHARPNESS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.7, 2.5)
 
 
 @BLENDERS.register("mbr")
 class MinimumBayesRisk:
-    """Of the rescored pool, the hypothesis with the least expected edit distance under the members' joint posterior."""
+    """The hypothesis of the rescored pool with the least expected edit distance under the members' joint posterior."""
 
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
         """Start from the rescoring recipe, then search the posterior's sharpness, LM weight, bonus and weights."""
@@ -42,7 +42,7 @@ class MinimumBayesRisk:
         if selection.loss < loss(weights, settings):
             weights = selection.weights
         weights, _ = refine(lambda trial: loss(trial, settings), weights)
-        if not weights.all():  # as in rescoring: prediction takes its pool from the members with weight alone
+        if not weights.all():  # as in rescoring, prediction uses the pool of the members with weight
             loss = _loss(inputs, np.flatnonzero(weights), start.settings["mean"])
         settings, _ = coordinate_search(lambda trial: loss(weights, trial), settings, grid, rounds=1)
         return BlendRecipe("mbr", weights_by_name(inputs.names, weights), settings)
@@ -50,20 +50,20 @@ class MinimumBayesRisk:
     def predict(self, inputs: BlendInputs, recipe: BlendRecipe) -> list[list[int]]:
         """Hypotheses from the pool of the members that have weight."""
         pool, acoustic = member_pool(inputs, recipe)
-        pairs = inputs.pairs(used(recipe, inputs.names))
+        pairwise = inputs.pairwise_distances(used_members(recipe, inputs.names))
         log_posterior = recipe.settings["sharpness"] * combined_scores(acoustic, pool, recipe.settings)
-        return pool.chosen(least_expected_distance(log_posterior, pool.offsets, pairs)[0])
+        return pool.chosen(least_expected_distance(log_posterior, pool.offsets, pairwise)[0])
 
 
 def _loss(
     inputs: BlendInputs, members: Sequence[int] | np.ndarray, mean: str
 ) -> Callable[[np.ndarray, Mapping[str, Any]], float]:
     """Mean distance as a function of all members' weights and the settings, on the pool of some members."""
-    pool, pairs = inputs.pool(members), inputs.pairs(members)
-    mixture = Mixture(pool, inputs.members_of(members), mean)
+    pool, pairwise = inputs.pool(members), inputs.pairwise_distances(members)
+    mixture = Mixture(pool, inputs.member_of_column(members), mean)
 
     def loss(weights: np.ndarray, settings: Mapping[str, Any]) -> float:
         log_posterior = settings["sharpness"] * combined_scores(mixture(weights), pool, settings)
-        return pool.mean_distance(least_expected_distance(log_posterior, pool.offsets, pairs)[0])
+        return pool.mean_distance(least_expected_distance(log_posterior, pool.offsets, pairwise)[0])
 
     return loss

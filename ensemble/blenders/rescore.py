@@ -1,10 +1,10 @@
-"""Rescoring: of all members' N-best, the hypothesis with the highest weighted mean of exact CTC log-likelihoods.
+"""Rescoring: choose the hypothesis of all members' N-best lists with the highest weighted mean CTC log-likelihood.
 
 score(y) = weighted mean over members m of log P_m(y|x) + lm_weight * log P_LM(y) + length_bonus * len(y)
-+ attention_weight * log P_attention(y|x), the last where a member has an attention decoder. The mean is geometric (of
-log-likelihoods) or arithmetic (the logarithm of the mean likelihood). Weights, mean and settings are fitted on
-out-of-fold edit distance; each trial is one product over the pool's table. A member's weight is shared equally by its
-fold models: out of fold there is one model per utterance, so nothing distinguishes them.
++ attention_weight * log P_attention(y|x); the last term needs a member with an attention decoder. The mean is geometric
+(of log-likelihoods) or arithmetic (the logarithm of the mean likelihood). Weights, mean and settings are fitted on
+out-of-fold edit distance; each trial is one product over the pool's table. A member's weight is divided equally
+among its fold models: out of fold there is one model per utterance, so nothing distinguishes them.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.blenders.base import BLENDERS, BlendRecipe, select_members, used, weights_by_name
+from ensemble.blenders.base import BLENDERS, BlendRecipe, select_members, used_members, weights_by_name
 from ensemble.blenders.lm_settings import fit_lm_settings, pool_distance
 from ensemble.fitting.member_weights import refine
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.pool import Pool
-from ensemble.hypotheses.scoring import MEANS, NO_LM, Mixture, best_hypotheses
+from ensemble.hypotheses.scoring import MEANS, NO_LM_OR_ATTENTION, Mixture, best_hypotheses
 
 
 @BLENDERS.register("rescore")
 class Rescore:
-    """Union of N-best, rescored by the weighted exact log-likelihoods of all members, a phone LM and a length bonus."""
+    """The pool rescored by the weighted exact log-likelihoods of all members, a phone LM and a length bonus."""
 
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
         """Greedy weights and a search over LM weight and bonus, in turns, for both means."""
@@ -32,7 +32,7 @@ class Rescore:
         recipe = BlendRecipe("rescore", weights_by_name(inputs.names, weights), settings)
         if weights.all():
             return recipe
-        # Prediction takes its pool from the members with weight alone, so the settings are fitted on that pool.
+        # Prediction uses the pool of the members with weight, so the settings are fitted on that pool.
         pool, acoustic = member_pool(inputs, recipe)
         return replace(recipe, settings=fit_lm_settings(acoustic, pool, settings)[0])
 
@@ -44,8 +44,8 @@ class Rescore:
     def _fit(self, inputs: BlendInputs, mean: str, seed: int) -> tuple[float, np.ndarray, dict[str, Any]]:
         """Mean distance, weights and settings for one mean."""
         pool = inputs.pool()
-        mixture = Mixture(pool, inputs.members_of(), mean)
-        settings: dict[str, Any] = NO_LM | {"mean": mean}
+        mixture = Mixture(pool, inputs.member_of_column(), mean)
+        settings: dict[str, Any] = NO_LM_OR_ATTENTION | {"mean": mean}
 
         def loss(weights: np.ndarray) -> float:
             return pool_distance(mixture(weights), pool, settings)
@@ -61,7 +61,7 @@ class Rescore:
 
 def member_pool(inputs: BlendInputs, recipe: BlendRecipe) -> tuple[Pool, np.ndarray]:
     """The pool of the members with weight, and the joint log-likelihood (H,) of every hypothesis in it."""
-    members = used(recipe, inputs.names)
+    members = used_members(recipe, inputs.names)
     pool = inputs.pool(members)
-    mixture = Mixture(pool, inputs.members_of(members), recipe.settings["mean"])
+    mixture = Mixture(pool, inputs.member_of_column(members), recipe.settings["mean"])
     return pool, mixture(recipe.array(inputs.names))

@@ -3,8 +3,8 @@
 A member's temperature maximises the CTC likelihood of the out-of-fold transcripts (Guo et al., "On calibration of
 modern neural networks", ICML 2017). Dividing log-probabilities by it changes no single model's greedy hypothesis, only
 how members weigh against each other in an average of frames. There it is one of the settings searched, so it is kept
-only where it helps. The sequence-level blenders need none: a weight and the posterior's sharpness do the same to whole
-hypotheses.
+only where it helps. The sequence-level blenders need none: their weights and the posterior's sharpness scale whole
+hypotheses' scores in the same way.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ GRID = (0.6, 0.75, 0.9, 1.0, 1.15, 1.35, 1.6, 2.0)
 UTTERANCES = 200
 
 
-def tempered(log_probs: np.ndarray, temperature: float) -> np.ndarray:
-    """Log-probabilities (…, C) divided by `temperature` and normalised again."""
+def apply_temperature(log_probs: np.ndarray, temperature: float) -> np.ndarray:
+    """Divide log-probabilities (…, C) by `temperature` and normalise them again."""
     scaled = np.asarray(log_probs, np.float32) / np.float32(temperature)
     return scaled - np.logaddexp.reduce(scaled, axis=-1, keepdims=True)
 
@@ -29,12 +29,12 @@ def fit_temperatures(inputs: BlendInputs) -> list[float]:
     rows = np.unique(np.linspace(0, len(inputs) - 1, min(UTTERANCES, len(inputs))).astype(int))
     sample = inputs.take(rows)
     temperatures = []
-    for index in sample.predictions_of():
+    for index in sample.prediction_indices():
         frames = sample.load(index)
         means = []
         for temperature in GRID:
             scores = [
-                log_likelihood(tempered(frames[row], temperature), [reference])[0]
+                log_likelihood(apply_temperature(frames[row], temperature), [reference])[0]
                 for row, reference in enumerate(sample.references)
             ]
             # A transcript that does not fit into a member's frames is impossible at any temperature.

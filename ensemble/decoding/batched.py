@@ -1,4 +1,4 @@
-"""Decoding many utterances: batches of like length, with a progress bar and the time that the decoder takes."""
+"""Decode many utterances in batches of similar length, with a progress bar, and measure the time of the decoder."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class DecodedBatch:
 
 @dataclass(frozen=True)
 class DecodingTask:
-    """Utterances to decode.
-
-    `references` is None where the split has none. `languages[parts[i]]` is the language model of utterance `i`.
-    """
+    """N utterances to decode."""
 
     log_probs: LogProbs
     references: list[list[int]] | None
-    parts: np.ndarray  # (N,)
-    languages: Mapping[int, PhoneLM | None]
+    """The class sequence of each utterance; None for a split without transcripts."""
+    outer_folds: np.ndarray
+    """The fold that holds out each utterance, (N,); zeros on dev and test."""
+    language_models: Mapping[int, PhoneLM | None]
+    """The language model of each outer fold."""
 
 
 @dataclass(frozen=True)
@@ -75,22 +75,22 @@ def decoded_batches(
     log_probs: LogProbs,
     decode: Decoder,
     *,
-    parts: np.ndarray | None = None,
-    languages: Mapping[int, PhoneLM | None] | Sequence[PhoneLM] | None = None,
+    outer_folds: np.ndarray | None = None,
+    language_models: Mapping[int, PhoneLM | None] | Sequence[PhoneLM] | None = None,
     description: str = "",
     **settings: Unpack[DecoderSettings],
 ) -> Iterator[DecodedBatch]:
-    """Decode all utterances in batches of like length, with a progress bar.
+    """Decode all utterances in batches of similar length, with a progress bar.
 
-    `parts` `(N,)` assigns each utterance to a part; a batch holds utterances of one part, which are decoded with the
-    language model `languages[part]`. Without `parts` all are of part 0. `settings` are passed to the decoder.
+    `outer_folds` `(N,)` is the outer fold of each utterance, 0 by default. A batch holds utterances of one outer fold,
+    which are decoded with `language_models[outer_fold]`. `settings` are passed to the decoder.
     """
-    parts = np.zeros(len(log_probs), np.int64) if parts is None else np.asarray(parts)
+    outer_folds = np.zeros(len(log_probs), np.int64) if outer_folds is None else np.asarray(outer_folds)
     with ProgressBar(description or "decode", total=len(log_probs)) as bar:
-        for part in np.unique(parts):
-            if languages is not None:
-                settings["lm"] = languages[int(part)]
-            rows = np.flatnonzero(parts == part)
+        for outer_fold in np.unique(outer_folds):
+            if language_models is not None:
+                settings["lm"] = language_models[int(outer_fold)]
+            rows = np.flatnonzero(outer_folds == outer_fold)
             rows = rows[np.argsort(log_probs.lengths[rows], kind="stable")]
             for start in range(0, len(rows), BATCH):
                 batch = rows[start : start + BATCH].tolist()
@@ -109,7 +109,12 @@ def decode_in_batches(
     hypotheses: list[list[Hypothesis]] = [[] for _ in range(len(task.log_probs))]
     wall = cpu = 0.0
     for batch in decoded_batches(
-        task.log_probs, decode, parts=task.parts, languages=task.languages, description=description, **settings
+        task.log_probs,
+        decode,
+        outer_folds=task.outer_folds,
+        language_models=task.language_models,
+        description=description,
+        **settings,
     ):
         for row, nbest in zip(batch.rows, batch.hypotheses, strict=True):
             hypotheses[row] = nbest

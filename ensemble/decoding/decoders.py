@@ -54,7 +54,7 @@ HOW_TO_INSTALL = {
 DECODERS.register("beam")(beam_search)
 
 
-def decoder(name: str) -> Decoder:
+def get_decoder(name: str) -> Decoder:
     """The decoder called `name`. Raises `InputError` for an unknown one, and for one that is not installed."""
     if name in HOW_TO_INSTALL and name not in DECODERS:
         raise InputError(f"decoders: '{name}' is not installed: {HOW_TO_INSTALL[name]}")
@@ -77,7 +77,7 @@ def register_acoustic_decoder(name: str, search: AcousticSearch, max_nbest: int 
             ctc.check_frames(values[row, :count], row)
         nbest_lists = search(values, frame_counts, settings.get("beam", 50), settings.get("nbest", 1))
         return [
-            [scored(values[row, : frame_counts[row]], tokens, frames) for tokens, frames in nbest]
+            [score_hypothesis(values[row, : frame_counts[row]], tokens, frames) for tokens, frames in nbest]
             for row, nbest in enumerate(nbest_lists)
         ]
 
@@ -103,7 +103,7 @@ def collapse(path: Sequence[int]) -> tuple[list[int], tuple[int, ...]]:
     return [path[t] for t in starts], tuple(starts)
 
 
-def scored(rows: np.ndarray, tokens: Sequence[int], frames: Sequence[int] = ()) -> Hypothesis:
+def score_hypothesis(rows: np.ndarray, tokens: Sequence[int], frames: Sequence[int] = ()) -> Hypothesis:
     """A hypothesis with its exact CTC log-likelihood given `(T, C)`, for decoders that do not return it.
 
     `frames` is empty where a decoder does not return frames; the hypothesis then has no confidences.

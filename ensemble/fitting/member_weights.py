@@ -1,4 +1,4 @@
-"""Which members to use and with what weight: greedy selection with replacement on a measured loss.
+"""Choose members and their weights by greedy selection with replacement on a measured loss.
 
 Caruana et al., "Ensemble selection from libraries of models" (ICML 2004), in AutoGluon's form: each round adds the
 member whose addition gives the lowest loss, the best point of the whole trajectory is kept, and a member's weight is
@@ -15,11 +15,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Selection:
-    """`counts` (members,) of the best point, its `loss`, and the `trajectory` of (member added, loss after it)."""
+    """The result of a greedy selection."""
 
     counts: np.ndarray
+    """How often each member was picked at the best point, (members,)."""
     loss: float
+    """The loss of the best point."""
     trajectory: tuple[tuple[int, float], ...]
+    """The member added in each round, and the loss with it."""
 
     @property
     def weights(self) -> np.ndarray:
@@ -32,16 +35,16 @@ def greedy_selection(
     members: int,
     rounds: int = 25,
     seed: int = 0,
-    costs: Sequence[float] | None = None,
-    budget: float | None = None,
+    parameters: Sequence[float] | None = None,
+    max_params: float | None = None,
     patience: int = 8,
     start: np.ndarray | None = None,
 ) -> Selection:
-    """Pick members with replacement so that `loss(counts)` falls, from nothing or from the counts `start`.
+    """Pick members with replacement so that `loss(counts)` falls, beginning with no member or with the counts `start`.
 
-    `costs` and `budget` bound the sum of the costs of the distinct members used. Ties prefer members already used
-    (a smaller blend for the same loss), then `seed` decides. The search ends after `patience` rounds without a new
-    best. Raises ValueError when no single member is within the budget.
+    The distinct members used may have `max_params` parameters in total; `parameters` are those of each member. Ties
+    prefer members already used (a smaller blend for the same loss), then `seed` decides. The search ends after
+    `patience` rounds without a new best. Raises ValueError when every single member has more than `max_params`.
 
     >>> greedy_selection(lambda c: abs(c[0] / c.sum() - 0.5), 2, rounds=4).weights.tolist()
     [0.5, 0.5]
@@ -62,7 +65,7 @@ def greedy_selection(
         for member in sorted(order, key=lambda m: counts[m] == 0):
             trial = counts.copy()
             trial[member] += 1
-            if costs is not None and budget is not None and float(np.dot(trial > 0, costs)) > budget:
+            if parameters is not None and max_params is not None and float(np.dot(trial > 0, parameters)) > max_params:
                 continue
             value = _loss_once(known, trial, loss)
             if value < choice_loss - 1e-12:
@@ -78,7 +81,7 @@ def greedy_selection(
             if since >= patience:
                 break
     if not best_counts.any():
-        raise ValueError(f"greedy_selection: no member costs {budget} or less")
+        raise ValueError(f"greedy_selection: no member has {max_params} parameters or fewer")
     return Selection(best_counts, float(best_loss), tuple(trajectory))
 
 

@@ -14,7 +14,7 @@ def pattern_search(loss: Callable[[float, float], float], weight: float, bonus: 
     """Find the weight and bonus of least loss by pattern search: try eight neighbours, then halve the step.
 
     Hooke & Jeeves, "Direct search solution of numerical and statistical problems" (J. ACM 8(2), 1961). `weight` and
-    `bonus` are where the search begins; the weight stays at or above 0. Each point is tried once.
+    `bonus` are the initial values; the weight stays at or above 0. Each point is tried once.
     """
     known: dict[tuple[float, float], float] = {}
 

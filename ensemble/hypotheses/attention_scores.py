@@ -1,8 +1,8 @@
 """Attention rescoring: log P(hypothesis | utterance) under the attention decoders of LAS members.
 
-These scores join a pool as the language model's do, with a weight that is fitted on out-of-fold distance. An attention
-decoder costs a recurrent step per token, so it scores each utterance's likeliest hypotheses only, and what it has
-scored is cached in the store.
+Like the language model's scores, they enter a hypothesis's score with a weight that is fitted on out-of-fold distance.
+An attention decoder takes a recurrent step per token, so it scores only each utterance's most likely hypotheses, and
+its scores are cached in the runs folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ensemble.hypotheses.likelihoods import floor_likelihoods
-from ensemble.members.predictions import AttentionScorer
+from ensemble.members.predictions import AttentionScorer, PackedHypothesis
 from folds.data.dataset import Split
 from folds.store.attention_scores import read_attention_scores, write_attention_scores
 from folds.store.fold_model import FoldModel, load_model
@@ -35,11 +35,11 @@ def attention_scorer(fold_models: Sequence[FoldModel], split_name: str, split: S
     if not all(fold_model.has_attention_scores for fold_model in fold_models):
         return None
 
-    def scorer(ids: Sequence[str], hypotheses: Sequence[Sequence[bytes]]) -> list[np.ndarray]:
+    def scorer(ids: Sequence[str], hypotheses: Sequence[Sequence[PackedHypothesis]]) -> list[np.ndarray]:
         totals, counts = [np.zeros(len(candidates)) for candidates in hypotheses], np.zeros(len(ids))
         for fold_model in fold_models:
             predicted = set(fold_model.load("oof").ids) if split_name == "oof" else set(ids)
-            rows = [row for row, name in enumerate(ids) if name in predicted]
+            rows = [row for row, utterance in enumerate(ids) if utterance in predicted]
             scores = attention_scores(
                 fold_model, split_name, split, [ids[row] for row in rows], [hypotheses[row] for row in rows]
             )
@@ -52,7 +52,7 @@ def attention_scorer(fold_models: Sequence[FoldModel], split_name: str, split: S
 
 
 def pool_attention_scores(
-    scorers: Sequence[AttentionScorer], ids: Sequence[str], pools: Sequence[Sequence[bytes]], ctc: np.ndarray
+    scorers: Sequence[AttentionScorer], ids: Sequence[str], pools: Sequence[Sequence[PackedHypothesis]], ctc: np.ndarray
 ) -> np.ndarray:
     """Mean score (H,) over the `scorers` of every hypothesis of every pool; zeros without any scorer.
 
@@ -66,10 +66,10 @@ def pool_attention_scores(
     # A model with too few frames for a hypothesis finds it impossible; that must not exclude it here either.
     mean = floor_likelihoods(ctc, offsets).mean(axis=1)
     spans = list(itertools.pairwise(offsets.tolist()))
-    likeliest = [np.argsort(-mean[start:end], kind="stable")[:SCORED_HYPOTHESES] for start, end in spans]
-    candidates = [[pool[index] for index in indices] for pool, indices in zip(pools, likeliest, strict=True)]
+    most_likely = [np.argsort(-mean[start:end], kind="stable")[:SCORED_HYPOTHESES] for start, end in spans]
+    candidates = [[pool[index] for index in indices] for pool, indices in zip(pools, most_likely, strict=True)]
     by_scorer = [scorer(ids, candidates) for scorer in scorers]
-    for (start, end), indices, columns in zip(spans, likeliest, zip(*by_scorer, strict=True), strict=True):
+    for (start, end), indices, columns in zip(spans, most_likely, zip(*by_scorer, strict=True), strict=True):
         known = np.mean(columns, axis=0)
         scores[start:end] = known.min()
         scores[start + indices] = known
@@ -77,31 +77,35 @@ def pool_attention_scores(
 
 
 def attention_scores(
-    fold_model: FoldModel, split_name: str, split: Split, ids: Sequence[str], hypotheses: Sequence[Sequence[bytes]]
+    fold_model: FoldModel,
+    split_name: str,
+    split: Split,
+    ids: Sequence[str],
+    hypotheses: Sequence[Sequence[PackedHypothesis]],
 ) -> list[np.ndarray]:
     """log P(hypothesis | utterance) under one fold model: per utterance of `ids` an array like its `hypotheses`.
 
-    Arguments are as in `attention_scorer`. Runs on the CPU. Scores of the same weights are read from the store's cache
-    and added to it.
+    Arguments are as in `attention_scorer`. Runs on the CPU. Scores by the same weights are read from the run's cache,
+    and new ones are added to it.
     """
     path = fold_model.folder.attention_scores(split_name)
     weights = hashlib.sha256(fold_model.folder.weights.read_bytes()).hexdigest()[:16]
     known = read_attention_scores(path, weights)
     new = [
-        [hypothesis for hypothesis in candidates if hypothesis not in known.get(name, {})]
-        for name, candidates in zip(ids, hypotheses, strict=True)
+        [hypothesis for hypothesis in candidates if hypothesis not in known.get(utterance, {})]
+        for utterance, candidates in zip(ids, hypotheses, strict=True)
     ]
     if any(new):
         model = load_model(fold_model)
-        row_of = {name: row for row, name in enumerate(split.ids)}
+        row_of = {utterance: row for row, utterance in enumerate(split.ids)}
         description = f"attention scores, {fold_model.name} {split_name}"
-        for name, candidates in track(list(zip(ids, new, strict=True)), description):
+        for utterance, candidates in track(list(zip(ids, new, strict=True)), description):
             if candidates:
-                features = torch.from_numpy(np.array(split.features(row_of[name])))
+                features = torch.from_numpy(np.array(split.features(row_of[utterance])))
                 scores = model.attention_scores(features, [list(candidate) for candidate in candidates]).tolist()
-                known.setdefault(name, {}).update(zip(candidates, scores, strict=True))
+                known.setdefault(utterance, {}).update(zip(candidates, scores, strict=True))
         write_attention_scores(path, weights, known)
     return [
-        np.array([known[name][hypothesis] for hypothesis in candidates])
-        for name, candidates in zip(ids, hypotheses, strict=True)
+        np.array([known[utterance][hypothesis] for hypothesis in candidates])
+        for utterance, candidates in zip(ids, hypotheses, strict=True)
     ]

@@ -13,8 +13,8 @@ from ensemble.hypotheses.pool import Pool
 from folds.store.ragged import Ragged, offsets_of
 
 
-def pairwise_distances(pool: Pool) -> Ragged:
-    """Edit distances between all hypotheses of each utterance: a flattened square per utterance, uint8, at most 255."""
+def compute_pairwise_distances(pool: Pool) -> Ragged:
+    """Edit distances between all hypotheses of each utterance: a flattened (H, H) matrix, uint8 and at most 255."""
     offsets = offsets_of(np.diff(pool.offsets) ** 2)
     return Ragged(_pairs(pool.tokens.values, pool.tokens.offsets, pool.offsets, offsets), offsets)
 
@@ -29,13 +29,13 @@ def _pairs(tokens, token_offsets, offsets, pair_offsets):
     return out
 
 
-def least_expected_distance(scores: np.ndarray, offsets: np.ndarray, pairs: Ragged) -> tuple[np.ndarray, np.ndarray]:
+def least_expected_distance(scores: np.ndarray, offsets: np.ndarray, pairwise: Ragged) -> tuple[np.ndarray, np.ndarray]:
     """Flat index (N,) of each utterance's hypothesis of least expected distance, and that expectation (N,).
 
-    `scores` (H,) are log-posteriors up to a constant per utterance, `pairs` the `pairwise_distances`. Ties go to the
-    higher score, then to the order of tokens.
+    `scores` (H,) are log-posteriors up to a constant per utterance, `pairwise` the distances of
+    `compute_pairwise_distances`. Ties go to the higher score, then to the order of tokens.
     """
-    return _least_expected_distance(scores, offsets, pairs.values, pairs.offsets)
+    return _least_expected_distance(scores, offsets, pairwise.values, pairwise.offsets)
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
@@ -46,8 +46,8 @@ def _least_expected_distance(scores, offsets, pairs, pair_offsets):
         first, count = offsets[u], offsets[u + 1] - offsets[u]
         posterior = np.exp(scores[first : first + count] - scores[first : first + count].max())
         posterior /= posterior.sum()
-        # The likeliest first, in both loops: then the bound is tight early, and most candidates exceed it after a few
-        # terms.
+        # Both loops begin with the most probable hypothesis, so that the bound is tight early and most candidates
+        # exceed it after a few terms.
         order = np.argsort(-posterior)
         best, least = -1, np.inf
         for i in order:

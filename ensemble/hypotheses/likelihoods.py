@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numba
 import numpy as np
 
+from ensemble.members.predictions import PackedHypothesis
 from folds.store.log_probs import LogProbs
 from folds.store.ragged import offsets_of
 from models.ctc import log_likelihood
@@ -18,8 +19,8 @@ from registry.console import track
 LIKELIHOOD_FLOOR = 50.0
 
 
-def likelihoods(
-    log_probs: LogProbs, pools: Sequence[Sequence[bytes]], known: np.ndarray, description: str = ""
+def compute_likelihoods(
+    log_probs: LogProbs, pools: Sequence[Sequence[PackedHypothesis]], known: np.ndarray, description: str = ""
 ) -> np.ndarray:
     """Exact log P(hypothesis | utterance) of every hypothesis of every pool under one model, (H,) float64.
 
@@ -40,8 +41,13 @@ def likelihoods(
     return scores
 
 
-def look_up(pools: Sequence[Sequence[bytes]], others: Sequence[Sequence[bytes]], values: np.ndarray) -> np.ndarray:
-    """Values (H,) of the hypotheses of `pools`, from those of `others`, pools of the same utterances; else NaN."""
+def look_up(
+    pools: Sequence[Sequence[PackedHypothesis]], others: Sequence[Sequence[PackedHypothesis]], values: np.ndarray
+) -> np.ndarray:
+    """Values (H,) of the hypotheses of `pools`, NaN for those that are not in `others`.
+
+    `others` are pools of the same utterances, and `values` holds one value per hypothesis of theirs.
+    """
     known: list[float] = []
     start = 0
     for pool, other in zip(pools, others, strict=True):

@@ -1,4 +1,4 @@
-"""N-best lists: what one model proposes for each utterance."""
+"""N-best lists: the hypotheses that one model proposes for each utterance."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from ensemble.beam.search import Hypothesis, beam_search
 from ensemble.decoding.batched import decoded_batches
 from ensemble.decoding.decoders import DecoderSettings
 from ensemble.lm.ngram import PhoneLM
+from ensemble.members.predictions import PackedHypothesis
 from folds.store.log_probs import LogProbs
 from folds.store.ragged import offsets_of
 
-# Shallow fusion of the search that proposes hypotheses: near the best settings of single members out of fold on real
-# speech. Rescoring the N-best of a search without a language model gets a third of what fusion gets, because the
-# hypotheses that the language model prefers are not in it.
+# The language model's part in the search that proposes hypotheses (shallow fusion): near the best settings of single
+# members out of fold on real speech. Rescoring the N-best of a search without a language model gains a third of what
+# fusion gains, because the hypotheses that the language model prefers are not in it.
 FUSION: DecoderSettings = {"lm_weight": 0.45, "length_bonus": 1.0}
 
 
 @dataclass(frozen=True)
 class NBest:
-    """The N-best lists of one model: per utterance its hypotheses (class numbers as bytes), best first.
+    """The N-best lists of one model, one entry per utterance."""
 
-    `scores` are what ranks them, `ctc` their CTC log-likelihoods (the same without a language model), and
-    `confidences` those of the tokens of the best hypothesis, for ROVER.
-    """
-
-    hypotheses: list[tuple[bytes, ...]]
+    hypotheses: list[tuple[PackedHypothesis, ...]]
+    """The hypotheses, best first."""
     scores: list[np.ndarray]
+    """Their scores, by which they are ranked."""
     ctc: list[np.ndarray]
+    """Their CTC log-likelihoods, which are the scores of a search without a language model."""
     confidences: list[np.ndarray]
+    """Confidences of the best hypothesis's tokens, for ROVER."""
 
     def take(self, rows: Sequence[int] | np.ndarray) -> NBest:
         """The lists of some utterances."""
@@ -50,21 +51,29 @@ class NBest:
 
 def nbest_of(
     log_probs: LogProbs,
-    depth: int,
+    nbest_size: int,
     description: str = "",
-    languages: Sequence[PhoneLM] | None = None,
-    parts: np.ndarray | None = None,
+    language_models: Sequence[PhoneLM] | None = None,
+    outer_folds: np.ndarray | None = None,
 ) -> NBest:
-    """The `depth`-best hypotheses of every utterance; with fusion of `languages[parts[u]]` where those are given."""
-    settings: DecoderSettings = {"beam": depth, "nbest": depth}
-    if languages is None:
-        parts = None
+    """The best `nbest_size` hypotheses of every utterance.
+
+    Utterance `u` is searched with `language_models[outer_folds[u]]`, or without a language model.
+    """
+    settings: DecoderSettings = {"beam": nbest_size, "nbest": nbest_size}
+    if language_models is None:
+        outer_folds = None
     else:
         settings |= FUSION
     decoded: dict[int, list[Hypothesis]] = {}
     description = f"beam search, {description}"
     for batch in decoded_batches(
-        log_probs, beam_search, parts=parts, languages=languages, description=description, **settings
+        log_probs,
+        beam_search,
+        outer_folds=outer_folds,
+        language_models=language_models,
+        description=description,
+        **settings,
     ):
         decoded.update(zip(batch.rows, batch.hypotheses, strict=True))
     lists = [decoded[row] for row in range(len(log_probs))]
@@ -76,26 +85,27 @@ def nbest_of(
     )
 
 
-def nbest_of_matrices(matrices: Sequence[np.ndarray], depth: int, description: str) -> NBest:
+def nbest_of_matrices(matrices: Sequence[np.ndarray], nbest_size: int, description: str) -> NBest:
     """The N-best lists of CTC matrices (T, C), one per utterance, that are not a model's predictions."""
     offsets = offsets_of(len(matrix) for matrix in matrices)
     ids = tuple(map(str, range(len(matrices))))
-    return nbest_of(LogProbs(np.concatenate(matrices), offsets, ids, "", 0, 1), depth, description)
+    log_probs = LogProbs(np.concatenate(matrices), offsets, ids, alphabet_hash="", blank=0, stride=1)
+    return nbest_of(log_probs, nbest_size, description)
 
 
-def union(lists: Sequence[NBest], size: int) -> list[list[bytes]]:
-    """Per utterance the `size` hypotheses with the largest mean posterior over the lists, in the order of their tokens.
+def union(lists: Sequence[NBest], pool_size: int) -> list[list[PackedHypothesis]]:
+    """The `pool_size` hypotheses of each utterance with the largest mean posterior over the lists, sorted by tokens.
 
-    A hypothesis's posterior in a list is its share of that list's mass, so one of which a single model is certain
-    stays in the union.
+    Posteriors are normalised within each list, so a hypothesis of which a single model is certain stays in the union.
     """
     pools = []
     for row in range(len(lists[0].hypotheses)):
-        mass: dict[bytes, float] = {}
+        mass: dict[PackedHypothesis, float] = {}
         for nbest in lists:
-            shares = np.exp(nbest.scores[row] - nbest.scores[row].max())
-            for hypothesis, share in zip(nbest.hypotheses[row], (shares / shares.sum()).tolist(), strict=True):
-                mass[hypothesis] = mass.get(hypothesis, 0.0) + share
-        best = sorted(mass, key=lambda hypothesis: (-mass[hypothesis], hypothesis))[:size]
+            likelihoods = np.exp(nbest.scores[row] - nbest.scores[row].max())
+            posteriors = (likelihoods / likelihoods.sum()).tolist()
+            for hypothesis, posterior in zip(nbest.hypotheses[row], posteriors, strict=True):
+                mass[hypothesis] = mass.get(hypothesis, 0.0) + posterior
+        best = sorted(mass, key=lambda hypothesis: (-mass[hypothesis], hypothesis))[:pool_size]
         pools.append(sorted(best))
     return pools

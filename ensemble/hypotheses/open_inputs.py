@@ -1,4 +1,4 @@
-"""Opens blend inputs: members' predictions of out-of-fold, dev and test utterances, references and language models."""
+"""Open blend inputs: members' predictions of out-of-fold, dev and test utterances, references and language models."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from ensemble.hypotheses.attention_scores import SCORED_HYPOTHESES, attention_scorer
 from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
-from ensemble.hypotheses.nested_parts import language_model, language_models, nested_parts
+from ensemble.hypotheses.nested_folds import assign_outer_folds, estimate_language_model, estimate_language_models
 from ensemble.lm.ngram import PhoneLM
-from ensemble.members.eligibility import Rules, admitted, costs
+from ensemble.members.eligibility import Rules, filter_by_rules, minimum_parameters
 from ensemble.members.member import Member
 from ensemble.members.out_of_fold import OutOfFold, common_oof
 from ensemble.members.predictions import Predictions, fold_predictions, mean_predictions, oof_predictions
@@ -26,17 +26,18 @@ class InputOptions:
     """How blend inputs are made."""
 
     nbest: int = 100
-    """Hypotheses that each model proposes per utterance."""
+    """Number of hypotheses that each model proposes per utterance."""
     pool: int = 200
-    """Most hypotheses in an utterance's pool."""
+    """Maximum number of hypotheses per pool (the union of all members' N-best lists for one utterance)."""
     fold_mean: Literal["sequence", "frames"] = "sequence"
-    """How a member's fold models are combined on dev and test: their hypotheses, or their probabilities per frame."""
+    """How a member's fold models are combined on dev and test: sequence scores and votes over all fold models'
+    hypotheses; frames averages their posteriors per frame (needs equal strides)."""
     lm_order: int = 5
-    """Order of the phone language model."""
+    """Order of the phone language model, the length of its longest n-grams."""
     fit_limit: int | None = 4000
-    """Most out-of-fold utterances to fit the weights on; None for all."""
+    """Maximum number of out-of-fold utterances used to fit the weights; None for all."""
     seed: int = 0
-    """Decides ties in the choice of members, and which utterances a fit is limited to."""
+    """Seed that decides ties between members, and which utterances `--fit-limit` keeps."""
 
     def __post_init__(self) -> None:
         for name, least in (("nbest", 1), ("pool", 1), ("lm_order", 1), ("fit_limit", 2)):
@@ -46,7 +47,7 @@ class InputOptions:
 
     @property
     def frames(self) -> bool:
-        """Whether a member's fold models are averaged frame by frame, so that they are used together or not at all."""
+        """Whether a member's fold models are averaged per frame, so that they are used together or not at all."""
         return self.fold_mean == "frames"
 
 
@@ -78,14 +79,14 @@ def open_inputs(
     not fit the data, and when no member meets the rules.
     """
     options, rules = options or InputOptions(), rules or Rules()
-    members, notes = admitted(sorted(members, key=lambda member: member.name), rules, options.frames)
+    members, notes = filter_by_rules(sorted(members, key=lambda member: member.name), rules, options.frames)
     oof_split, oof_notes = _open_oof(members, dataset, options, rules)
-    language = language_model(dataset, options.lm_order)
+    language_model = estimate_language_model(dataset, options.lm_order)
     dev_split, test_split = (
-        _open_split(members, split, dataset, language, options) for split in (dataset.dev, dataset.test)
+        _open_split(members, split, dataset, language_model, options) for split in (dataset.dev, dataset.test)
     )
-    depth = min(options.nbest, options.pool)
-    oof, dev, test = (BlendInputs(split, depth, options.pool) for split in (oof_split, dev_split, test_split))
+    nbest_size = min(options.nbest, options.pool)
+    oof, dev, test = (BlendInputs(split, nbest_size, options.pool) for split in (oof_split, dev_split, test_split))
     notes += oof_notes
     for member in members:
         notes += _member_notes(member, options)
@@ -97,12 +98,12 @@ def _open_oof(
 ) -> tuple[SplitPredictions, list[str]]:
     """Out-of-fold predictions, one entry per member, and notes."""
     train = dataset.train
-    common = _limited(common_oof(members, train.ids), options)
-    row_of = {name: row for row, name in enumerate(train.ids)}
-    rows = [row_of[name] for name in common.ids]
+    common = _limit_utterances(common_oof(members, train.ids), options)
+    row_of = {utterance: row for row, utterance in enumerate(train.ids)}
+    rows = [row_of[utterance] for utterance in common.ids]
     train_speakers = train.speakers
     speakers = [train_speakers[row] for row in rows]
-    parts, part_notes = nested_parts(common.folds, speakers)
+    outer_folds, fold_notes = assign_outer_folds(common.folds, speakers)
     predictions = [
         replace(
             oof_predictions(member, index, common.ids, dataset.alphabet.hash),
@@ -116,16 +117,16 @@ def _open_oof(
         predictions=tuple(predictions),
         ids=tuple(common.ids),
         classes=dataset.alphabet.classes,
-        parts=parts,
-        languages=language_models(dataset, speakers, parts, options.lm_order),
+        outer_folds=outer_folds,
+        language_models=estimate_language_models(dataset, speakers, outer_folds, options.lm_order),
         references=tuple(train.labels(row).tolist() for row in rows),
-        costs=costs(members, options.frames),
-        budget=rules.max_params,
+        parameters=minimum_parameters(members, options.frames),
+        max_params=rules.max_params,
     )
-    return split, [*common.notes, *part_notes]
+    return split, [*common.notes, *fold_notes]
 
 
-def _limited(common: OutOfFold, options: InputOptions) -> OutOfFold:
+def _limit_utterances(common: OutOfFold, options: InputOptions) -> OutOfFold:
     """At most `fit_limit` of the utterances, drawn by the seed."""
     limit = options.fit_limit
     if limit is None or len(common.ids) <= limit:
@@ -136,9 +137,9 @@ def _limited(common: OutOfFold, options: InputOptions) -> OutOfFold:
 
 
 def _open_split(
-    members: Sequence[Member], split: Split, dataset: Dataset, language: PhoneLM, options: InputOptions
+    members: Sequence[Member], split: Split, dataset: Dataset, language_model: PhoneLM, options: InputOptions
 ) -> SplitPredictions:
-    """Predictions of dev or test, one entry per fold model, or per member where frames are averaged over folds."""
+    """Predictions of dev or test, one entry per fold model, or one per member if frames are averaged."""
     predictions: list[Predictions] = []
     for index, member in enumerate(members):
         if options.frames:
@@ -157,8 +158,8 @@ def _open_split(
         predictions=tuple(predictions),
         ids=split.ids,
         classes=dataset.alphabet.classes,
-        parts=np.zeros(len(split), np.int64),
-        languages=(language,),
+        outer_folds=np.zeros(len(split), np.int64),
+        language_models=(language_model,),
         references=tuple(split.labels(row).tolist() for row in range(len(split))) if has_transcripts else None,
     )
 
@@ -178,6 +179,6 @@ def _member_notes(member: Member, options: InputOptions) -> list[str]:
         how = "their probabilities averaged frame by frame" if options.frames else "combined as hypotheses"
         notes.append(f"dev and test: {member.describe()} is {count} fold models, {how}")
     if all(fold_model.has_attention_scores for fold_model in member.fold_models):
-        what = f"the {SCORED_HYPOTHESES} likeliest hypotheses of each pool"
+        what = f"the {SCORED_HYPOTHESES} most likely hypotheses of each pool"
         notes.append(f"  the attention decoder of {member.name} scores {what}")
     return notes

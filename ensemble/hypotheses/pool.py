@@ -1,4 +1,4 @@
-"""Pools: for each utterance the union of all members' N-best, with every model's exact log-likelihoods.
+"""Pools: the union of all members' N-best lists for each utterance, with every model's exact log-likelihoods.
 
 A pool holds what a search over weights needs in every trial (scores, lengths, distances to the reference) in flat
 arrays, so that a trial is one product and one maximum. Hypotheses of an utterance are in the order of their tokens, so
@@ -15,24 +15,26 @@ import numpy as np
 from ensemble.hypotheses.edit_distance import to_references
 from ensemble.hypotheses.likelihoods import floor_likelihoods
 from ensemble.lm.ngram import PhoneLM, sum_tokens
+from ensemble.members.predictions import PackedHypothesis
 from folds.store.ragged import Ragged, offsets_of
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Hypotheses of N utterances in flat arrays; utterance u has hypotheses `offsets[u]:offsets[u + 1]`.
-
-    `tokens` holds the H hypotheses, int16; `ctc` (H, predictions) float64 their log-likelihoods; `lm` (H,) the phone
-    language model's log-probabilities; `attention` (H,) attention scores, zeros without any; `distance` (H,) edits to
-    the reference, None where there is none.
-    """
+    """Hypotheses of N utterances in flat arrays of H entries."""
 
     offsets: np.ndarray
+    """Utterance u has the hypotheses `offsets[u]:offsets[u + 1]`, (N + 1,)."""
     tokens: Ragged
+    """The hypotheses, int16."""
     ctc: np.ndarray
+    """Their log-likelihoods under each model, (H, predictions) float64."""
     lm: np.ndarray
+    """Their log-probabilities under the phone language model, (H,)."""
     attention: np.ndarray
+    """Their attention scores, (H,); zeros without an attention decoder."""
     distance: np.ndarray | None
+    """Their edit distances to the reference, (H,); None without references."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -66,16 +68,17 @@ class Pool:
 
 
 def build_pool(
-    pools: Sequence[Sequence[bytes]],
+    pools: Sequence[Sequence[PackedHypothesis]],
     ctc: np.ndarray,
-    languages: Sequence[PhoneLM],
-    parts: np.ndarray,
+    language_models: Sequence[PhoneLM],
+    outer_folds: np.ndarray,
     references: Sequence[Sequence[int]] | None,
     attention: np.ndarray | None = None,
 ) -> Pool:
-    """Pack hypotheses and their log-likelihoods (H, predictions); `languages[parts[u]]` scores utterance u.
+    """Pack hypotheses and their log-likelihoods (H, predictions).
 
-    `attention` (H,) are attention scores, where there are any.
+    `language_models[outer_folds[u]]` scores the hypotheses of utterance u. `attention` (H,) are attention scores,
+    where there are any.
     """
     offsets = offsets_of(len(pool) for pool in pools)
     hypotheses = [hypothesis for pool in pools for hypothesis in pool]
@@ -83,10 +86,10 @@ def build_pool(
     tokens = Ragged(flat, offsets_of(len(hypothesis) for hypothesis in hypotheses))
     rows = np.repeat(np.arange(len(pools)), np.diff(offsets))
     lm = np.zeros(len(hypotheses))
-    for part, language in enumerate(languages):
-        mine = np.flatnonzero(np.asarray(parts)[rows] == part)
-        own = tokens.take(mine)
-        lm[mine] = sum_tokens(language.log_probs, language.next_state, own.values.astype(np.int64), own.lengths)
+    for fold, model in enumerate(language_models):
+        in_fold = np.flatnonzero(np.asarray(outer_folds)[rows] == fold)
+        own = tokens.take(in_fold)
+        lm[in_fold] = sum_tokens(model.log_probs, model.next_state, own.values.astype(np.int64), own.lengths)
     distance = None if references is None else to_references(tokens, rows, Ragged.of(references, np.int16))
     attention = np.zeros(len(hypotheses)) if attention is None else attention
     return Pool(offsets, tokens, floor_likelihoods(ctc, offsets), lm, attention, distance)

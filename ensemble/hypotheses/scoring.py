@@ -12,21 +12,23 @@ from ensemble.hypotheses.pool import Pool
 
 MEANS = ("geometric", "arithmetic")
 
-# A language model costs some two nats per phoneme, which the length bonus makes up for: they are searched together.
+# A language model lowers a score by about two nats per phoneme, which the length bonus compensates for: so both are
+# searched together.
 LM_GRID = {
     "lm_weight": (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7),
     "length_bonus": (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0),
 }
 ATTENTION_GRID = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
-NO_LM = {"lm_weight": 0.0, "length_bonus": 0.0, "attention_weight": 0.0}
+NO_LM = {"lm_weight": 0.0, "length_bonus": 0.0}
+NO_LM_OR_ATTENTION = NO_LM | {"attention_weight": 0.0}
 
 
 class Mixture:
     """Every hypothesis's combined log-likelihood (H,) as a function of member weights (members,) that sum to 1.
 
     "geometric" is the weighted mean of log-likelihoods, "arithmetic" the logarithm of the weighted mean likelihood.
-    Either is one product per call: a search calls it thousands of times. `member_of` gives the member of each column
-    of `pool.ctc`.
+    Either takes one matrix product per call, because a search calls it thousands of times. `member_of` is the member
+    index of each column of `pool.ctc`.
     """
 
     def __init__(self, pool: Pool, member_of: Sequence[int], mean: str) -> None:
@@ -40,20 +42,23 @@ class Mixture:
 
 
 def prediction_weights(member_of: Sequence[int], weights: np.ndarray) -> np.ndarray:
-    """Weights (predictions,): a member's weight shared equally by its fold models, since OOF cannot rank those."""
+    """Weights (predictions,): each member's weight, divided equally among its fold models.
+
+    Out-of-fold predictions cannot rank a member's fold models, because each predicts different utterances.
+    """
     members = np.asarray(member_of)
     counts = np.bincount(members, minlength=len(weights))
     return np.asarray(weights, np.float64)[members] / counts[members]
 
 
 def combined_scores(acoustic: np.ndarray, pool: Pool, settings: Mapping[str, Any]) -> np.ndarray:
-    """Every hypothesis's score (H,): its acoustic score, language model, length bonus and attention score, weighted."""
-    language = settings["lm_weight"] * pool.lm + settings["length_bonus"] * pool.lengths
-    return acoustic + language + settings.get("attention_weight", 0.0) * pool.attention
+    """Every hypothesis's score (H,): its acoustic score plus weighted language model, length and attention scores."""
+    language_scores = settings["lm_weight"] * pool.lm + settings["length_bonus"] * pool.lengths
+    return acoustic + language_scores + settings.get("attention_weight", 0.0) * pool.attention
 
 
 def lm_grid(pool: Pool) -> dict[str, tuple[float, ...]]:
-    """The settings to search besides the members' weights: attention scores only where the pool has them."""
+    """The values to search for each weight; attention scores only get one if the pool has them."""
     return LM_GRID | ({"attention_weight": ATTENTION_GRID} if pool.attention.any() else {})
 
 

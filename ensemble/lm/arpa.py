@@ -15,7 +15,8 @@ from typing import NamedTuple, TextIO
 import numpy as np
 
 from ensemble.lm.ngram import NGrams, PhoneLM, compile_lm
-from registry.errors import InputError, atomic_write
+from registry.errors import InputError
+from registry.files import atomic_write
 
 _LN10 = math.log(10)
 _LOG_ZERO = -99.0  # how ARPA files write log 0: `<s>` is never predicted

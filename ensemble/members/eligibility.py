@@ -15,25 +15,27 @@ from registry import InputError
 
 @dataclass(frozen=True)
 class Rules:
-    """`max_params`: the most parameters of all models together, None for no limit; `forbid`: tags not allowed."""
+    """What a competition allows."""
 
     max_params: int | None = None
+    """Maximum total number of parameters over all fold models used; None for no limit."""
     forbid: tuple[str, ...] = ()
+    """Tags that no model used may have."""
 
 
-def admitted(members: Sequence[Member], rules: Rules, together: bool = False) -> tuple[list[Member], list[str]]:
-    """The members that meet the rules, and a note on each of the others; `together` as in `costs`.
+def filter_by_rules(members: Sequence[Member], rules: Rules, together: bool = False) -> tuple[list[Member], list[str]]:
+    """The members that meet the rules, and a note on each of the others.
 
-    Raises InputError when none is left.
+    `together` is as in `minimum_parameters`. Raises InputError when none is left.
     """
     kept, notes = [], []
-    for member, cost in zip(members, costs(members, together), strict=True):
+    for member, parameters in zip(members, minimum_parameters(members, together), strict=True):
         forbidden = [tag for tag in member.tags if tag in rules.forbid]
         if forbidden:
             notes.append(f"left out by the rules: {member.name} (tag {', '.join(forbidden)})")
-        elif rules.max_params is not None and cost > rules.max_params:
+        elif rules.max_params is not None and parameters > rules.max_params:
             unit = "in all its fold models" if together else "per fold model"
-            notes.append(f"left out by the rules: {member.name} ({cost:,} parameters {unit})")
+            notes.append(f"left out by the rules: {member.name} ({parameters:,} parameters {unit})")
         else:
             kept.append(member)
     if not kept:
@@ -41,29 +43,31 @@ def admitted(members: Sequence[Member], rules: Rules, together: bool = False) ->
     return kept, notes
 
 
-def costs(members: Sequence[Member], together: bool = False) -> tuple[int, ...]:
+def minimum_parameters(members: Sequence[Member], together: bool = False) -> tuple[int, ...]:
     """The fewest parameters with which each member can be used: one fold model, or all of them if used `together`."""
     if together:
         return tuple(member.parameters for member in members)
     return tuple(min(fold_model.parameters for fold_model in member.fold_models) for member in members)
 
 
-def within_budget(members: Sequence[Member], weights: Mapping[str, float], budget: int | None) -> list[Member]:
-    """The members with weight, each with as many of its fold models as the budget allows.
+def keep_within_max_params(
+    members: Sequence[Member], weights: Mapping[str, float], max_params: int | None
+) -> list[Member]:
+    """The members with weight, each with as many of its fold models as `max_params` allows.
 
-    Every member gets its smallest fold model first; the rest of the budget is spent on further ones, one per member
-    and round, the heaviest member first. Out-of-fold predictions chose the members; they cannot rank one member's fold
-    models, which all predict different utterances, so this is a rule and not a fit.
+    Every member keeps its smallest fold model first. Then each member in turn, the one with the largest weight first,
+    keeps one more if the total allows it. This is a rule and not a fit: out-of-fold predictions chose the members, but
+    cannot rank one member's fold models, because each predicts different utterances.
     """
     chosen = [member for member in members if weights.get(member.name, 0.0) > 0]
     chosen.sort(key=lambda member: (-weights[member.name], member.name))
-    if budget is None:
+    if max_params is None:
         return sorted(chosen, key=lambda member: member.name)
     queues = {
         member.name: sorted(member.fold_models, key=lambda model: (model.parameters, model.fold)) for member in chosen
     }
     kept: dict[str, list[int]] = {name: [] for name in queues}
-    left = budget
+    left = max_params
     while any(queues.values()):
         for name, queue in queues.items():
             if queue:

@@ -23,13 +23,14 @@ def oof_folds(member: Member) -> dict[str, int]:
     """The fold that holds out each utterance. Raises InputError when two folds hold out the same utterance."""
     fold_of: dict[str, int] = {}
     for fold_model in member.fold_models:
-        for name in fold_model.load("oof").ids:
-            if name in fold_of:
+        for utterance in fold_model.load("oof").ids:
+            if utterance in fold_of:
+                folds = f"folds {fold_of[utterance]} and {fold_model.fold}"
                 raise InputError(
-                    f"member {member.name}: folds {fold_of[name]} and {fold_model.fold} both hold out {name}: "
+                    f"member {member.name}: {folds} both hold out {utterance}: "
                     "their folds were assigned differently; train one of them again"
                 )
-            fold_of[name] = fold_model.fold
+            fold_of[utterance] = fold_model.fold
     return fold_of
 
 
@@ -37,13 +38,13 @@ def common_oof(members: Sequence[Member], train_ids: Sequence[str]) -> OutOfFold
     """The utterances that every member predicts out of fold, in the order of `train_ids`.
 
     Folds are those of the member that has the fewest, since a member with more folds may split them further. Raises
-    InputError for utterances that the data do not have, for members whose folds were assigned differently, and when no
-    utterance is common to all.
+    InputError for utterances that the data does not have, for members whose folds were assigned differently, and when
+    no utterance is common to all.
     """
     fold_maps = [oof_folds(member) for member in members]
     known = set(train_ids)
     for member, fold_of in zip(members, fold_maps, strict=True):
-        unknown = [name for name in fold_of if name not in known]
+        unknown = [utterance for utterance in fold_of if utterance not in known]
         if unknown:
             raise InputError(
                 f"member {member.name}: {len(unknown)} out-of-fold utterances are not in the data's training split, "
@@ -54,9 +55,9 @@ def common_oof(members: Sequence[Member], train_ids: Sequence[str]) -> OutOfFold
     if not common:
         counts = "; ".join(f"{m.describe()}: {len(f)} utterances" for m, f in zip(members, fold_maps, strict=True))
         raise InputError(f"no out-of-fold utterance is common to all members ({counts}): leave some out with --members")
-    ids = [name for name in train_ids if name in common]
+    ids = [utterance for utterance in train_ids if utterance in common]
     fewest = min(range(len(members)), key=lambda index: (members[index].fold_count, index))
-    folds = np.array([fold_maps[fewest][name] for name in ids], np.int64)
+    folds = np.array([fold_maps[fewest][utterance] for utterance in ids], np.int64)
     notes = [
         f"out of fold: {len(ids)} of {len(train_ids)} training utterances are predicted by every member "
         f"(folds {', '.join(map(str, sorted(set(folds.tolist()))))} of {members[fewest].fold_count})"
@@ -80,9 +81,9 @@ def check_fold_assignment(members: Sequence[Member], fold_maps: Sequence[Mapping
     held_out: dict[tuple[int, int], tuple[Member, set[str]]] = {}
     for member, fold_of in zip(members, fold_maps, strict=True):
         for fold in member.folds:
-            names = {name for name, number in fold_of.items() if number == fold}
-            for (count, other_fold), (other, other_names) in held_out.items():
-                different = names ^ other_names if fold == other_fold else names & other_names
+            ids = {utterance for utterance, number in fold_of.items() if number == fold}
+            for (count, other_fold), (other, other_ids) in held_out.items():
+                different = ids ^ other_ids if fold == other_fold else ids & other_ids
                 if different and count == member.fold_count:
                     assignments = f"fold assignment {other.fold_assignment} and {member.fold_assignment}"
                     raise InputError(
@@ -90,4 +91,4 @@ def check_fold_assignment(members: Sequence[Member], fold_maps: Sequence[Mapping
                         f"for example {min(different)} ({assignments}): "
                         "train one of them again, or leave it out with --members"
                     )
-            held_out.setdefault((member.fold_count, fold), (member, names))
+            held_out.setdefault((member.fold_count, fold), (member, ids))

@@ -1,6 +1,6 @@
-"""Predictions of one split: the log-probabilities of one fold model, or of one member, read from the store and checked.
+"""Predictions of one split: log-probabilities of one fold model or one member, read from the runs folder and checked.
 
-What is missing or disagrees is an InputError; nothing is filled in.
+Missing or contradictory predictions raise an InputError; nothing is filled in.
 """
 
 from __future__ import annotations
@@ -17,80 +17,89 @@ from folds.store.fold_model import FoldModel
 from folds.store.log_probs import LogProbs
 from registry import InputError
 
-# From utterance ids and, per utterance, hypotheses (class numbers as bytes) to log P(hypothesis | utterance).
-AttentionScorer = Callable[[Sequence[str], Sequence[Sequence[bytes]]], list[np.ndarray]]
+# One byte per class index, so hypotheses hash and sort cheaply.
+PackedHypothesis = bytes
+
+# From utterance ids and, per utterance, hypotheses to log P(hypothesis | utterance).
+AttentionScorer = Callable[[Sequence[str], Sequence[Sequence[PackedHypothesis]]], list[np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Log-probabilities of one fold model, or of one member out of fold.
-
-    `member` is the index of the member in its split's `names`; `load` reads the log-probabilities of the split's
-    utterances, each time anew, so that predictions of 100 models need not be in memory. `attention_scorer` gives
-    attention scores; it is None for a model without an attention decoder. `fold` is that of the fold model, None for
-    predictions of a whole member.
-    """
+    """Log-probabilities of one fold model, or of one member out of fold."""
 
     name: str
+    """What notes and progress bars call them."""
     member: int
+    """Index of the member in its split's `names`."""
     load: Callable[[], LogProbs]
+    """Reads the log-probabilities of the split's utterances; not cached, since 100 models would not fit into memory."""
     attention_scorer: AttentionScorer | None = None
+    """Scores hypotheses by attention; None for a model without an attention decoder."""
     fold: int | None = None
+    """The fold of the fold model; None for predictions of a whole member."""
 
 
-def load_checked(fold_model: FoldModel, split: str, alphabet: str) -> LogProbs:
+def load_checked(fold_model: FoldModel, split: str, alphabet_hash: str) -> LogProbs:
     """One split of one fold model. Raises InputError naming the member for another alphabet, NaN or +inf."""
     where = _where(fold_model, split)
     log_probs = fold_model.load(split)
-    if log_probs.alphabet != alphabet:
+    if log_probs.alphabet_hash != alphabet_hash:
         raise InputError(
-            f"{where}: alphabet {log_probs.alphabet} where the data has {alphabet}: it was trained on another "
-            "competition; leave it out with --members, or pass its --data"
+            f"{where}: alphabet {log_probs.alphabet_hash} where the data has {alphabet_hash}: it was trained on "
+            "another competition; leave it out with --members, or pass its --data"
         )
     if log_probs.blank != 0:
         raise InputError(f"{where}: the blank is class {log_probs.blank}; expected 0: train it again")
     bad = np.isnan(log_probs.values) | np.isposinf(log_probs.values)
     if bad.any():
         row = int(np.flatnonzero(bad.any(axis=1))[0])
-        name = log_probs.ids[int(np.searchsorted(log_probs.offsets, row, side="right")) - 1]
-        raise InputError(f"{where}: NaN or +inf in the log-probabilities of {name}: train it again, or leave it out")
+        utterance = log_probs.ids[int(np.searchsorted(log_probs.offsets, row, side="right")) - 1]
+        raise InputError(
+            f"{where}: NaN or +inf in the log-probabilities of {utterance}: train it again, or leave it out"
+        )
     return log_probs
 
 
-def oof_predictions(member: Member, index: int, ids: Sequence[str], alphabet: str) -> Predictions:
-    """The member's out-of-fold predictions of `ids`, those of its fold models put together."""
+def oof_predictions(member: Member, index: int, ids: Sequence[str], alphabet_hash: str) -> Predictions:
+    """The member's out-of-fold predictions of `ids`, collected from its fold models.
+
+    `index` is the member's index in its split.
+    """
 
     def load() -> LogProbs:
-        loaded = [load_checked(fold_model, "oof", alphabet) for fold_model in member.fold_models]
+        loaded = [load_checked(fold_model, "oof", alphabet_hash) for fold_model in member.fold_models]
         values = {
-            name: log_probs.values[start:end]
+            utterance: log_probs.values[start:end]
             for log_probs in loaded
-            for name, (start, end) in zip(log_probs.ids, itertools.pairwise(log_probs.offsets), strict=True)
+            for utterance, (start, end) in zip(log_probs.ids, itertools.pairwise(log_probs.offsets), strict=True)
         }
-        return LogProbs.pack([values[name] for name in ids], ids, loaded[-1])
+        return LogProbs.pack([values[utterance] for utterance in ids], ids, loaded[-1])
 
     return Predictions(member.name, index, load)
 
 
-def fold_predictions(member: Member, index: int, split: str, ids: Sequence[str], alphabet: str) -> list[Predictions]:
-    """Dev or test predictions of each of the member's fold models.
+def fold_predictions(
+    member: Member, index: int, split: str, ids: Sequence[str], alphabet_hash: str
+) -> list[Predictions]:
+    """Dev or test predictions of each of the member's fold models; `index` is the member's index in its split.
 
-    `load` raises InputError for an utterance that is missing or that the data do not have.
+    `load` raises InputError for an utterance that is missing or that the data does not have.
     """
     return [
         Predictions(
-            f"{member.name} fold {model.fold}", index, _loader(model, split, tuple(ids), alphabet), fold=model.fold
+            f"{member.name} fold {model.fold}", index, _loader(model, split, tuple(ids), alphabet_hash), fold=model.fold
         )
         for model in member.fold_models
     ]
 
 
-def mean_predictions(member: Member, index: int, split: str, ids: Sequence[str], alphabet: str) -> Predictions:
-    """Dev or test predictions of the member: the mean of its fold models' probabilities, frame by frame.
+def mean_predictions(member: Member, index: int, split: str, ids: Sequence[str], alphabet_hash: str) -> Predictions:
+    """Dev or test predictions of the member: the mean of its fold models' probabilities per frame.
 
     `load` raises InputError where the fold models have different numbers of frames.
     """
-    predictions = fold_predictions(member, index, split, ids, alphabet)
+    predictions = fold_predictions(member, index, split, ids, alphabet_hash)
 
     def load() -> LogProbs:
         loaded = [fold_model.load() for fold_model in predictions]
@@ -103,9 +112,9 @@ def mean_predictions(member: Member, index: int, split: str, ids: Sequence[str],
     return Predictions(f"{member.name} folds' mean", index, load)
 
 
-def _loader(fold_model: FoldModel, split: str, ids: tuple[str, ...], alphabet: str) -> Callable[[], LogProbs]:
+def _loader(fold_model: FoldModel, split: str, ids: tuple[str, ...], alphabet_hash: str) -> Callable[[], LogProbs]:
     def load() -> LogProbs:
-        log_probs = load_checked(fold_model, split, alphabet)
+        log_probs = load_checked(fold_model, split, alphabet_hash)
         if log_probs.ids == ids:
             return log_probs
         where = _where(fold_model, split)

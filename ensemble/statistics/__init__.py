@@ -1,1 +1,1 @@
-"""Measurements of members and blends: bootstrap intervals, edit counts, each member on its own."""
+"""Measurements of members and blends: bootstrap intervals, edit counts, distances of each member by itself."""

@@ -1,4 +1,4 @@
-"""Tables of what members and blenders reach, and the difference between a blend and the best member."""
+"""Tables of the distances of members and blenders, and of their differences to the best members."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ def describe_level(interval: Interval) -> str:
 
 def _describe_difference(distances: np.ndarray, reference: np.ndarray) -> str:
     difference = paired_bootstrap(distances, reference)
-    share = f" ({100 * difference.mean / reference.mean():+.1f} %)" if reference.any() else ""
-    return f"{difference}{share}"
+    percentage = f" ({100 * difference.mean / reference.mean():+.1f} %)" if reference.any() else ""
+    return f"{difference}{percentage}"

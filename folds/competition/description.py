@@ -1,4 +1,4 @@
-"""What a competition's folder holds: its splits, alphabet, submission header and row order.
+"""What a competition's folder contains: its splits, alphabet, submission header and row order.
 
 A format is a function that recognises one folder layout; it is registered in `FORMATS`. Ours are in
 `folds/competition/formats/`, those of installed plug-ins in the entry-point group `hw3p2_formats`. Describing a folder
@@ -23,26 +23,31 @@ FORMATS: Registry[Callable[[Path, bool], Competition | None]] = Registry("format
 
 
 @dataclass(frozen=True)
-class Utterances:
-    """The files of one split. Utterances have the order of the packed data; those of test, the submission's order."""
+class SplitSource:
+    """Where one split's utterances are read from.
+
+    Utterances keep this order in the cache; test utterances are in submission order.
+    """
 
     name: str
+    """"train", "dev" or "test"."""
     ids: tuple[str, ...]
+    """One id per utterance, unique within the split; speakers are read from it, see `Split.speakers`."""
     files: tuple[str, ...]
-    """Every file the split is read from, relative to the root: their names, sizes and times are the cache's key."""
+    """Every file the split is read from, relative to the root; their names, sizes and times are the cache's key."""
     location: Callable[[int], str]
-    """Where utterance `i` is stored, for messages."""
+    """The file or array element of utterance `i`, for error messages."""
     features: Callable[[int], np.ndarray]
-    """Features of utterance `i` as stored, unchecked."""
+    """Reads the features `(T, F)` of utterance `i` as stored: any dtype, neither checked nor normalised."""
     labels: Callable[[int], np.ndarray] | None
-    """Classes `(L,)` int16 of utterance `i`; None for a split without transcripts."""
+    """Reads the classes `(L,)` int16 of utterance `i`, each at least 1; None for a split without transcripts."""
 
-    def reordered(self, order: Sequence[int]) -> Utterances:
+    def reordered(self, order: Sequence[int]) -> SplitSource:
         """The same split with utterance `order[i]` at position `i`."""
         if list(order) == list(range(len(self.ids))):
             return self
         labels = self.labels
-        return Utterances(
+        return SplitSource(
             name=self.name,
             ids=tuple(self.ids[index] for index in order),
             files=self.files,
@@ -57,33 +62,37 @@ class Competition:
     """A folder in one of the registered formats."""
 
     root: Path
+    """The folder that has the format's layout."""
     format: str
+    """The format's name in `FORMATS`."""
     alphabet: Alphabet
+    """The phonemes, with their classes and the characters of a submission."""
     header: tuple[str, str]
     """Column names of a submission."""
     sample: SampleFile | None
+    """The sample submission, if the folder has one."""
     test_rows: tuple[str, ...]
     """Ids of the submission's rows, in the order of `test.ids`."""
-    train: Utterances
-    dev: Utterances
-    test: Utterances
+    train: SplitSource
+    dev: SplitSource
+    test: SplitSource
 
     @property
-    def splits(self) -> tuple[Utterances, Utterances, Utterances]:
+    def splits(self) -> tuple[SplitSource, SplitSource, SplitSource]:
         return self.train, self.dev, self.test
 
 
 def describe_competition(
     root: Path,
-    name: str,
+    format: str,
     alphabet: Alphabet,
     header: tuple[str, str],
     *,
-    train: Utterances,
-    dev: Utterances,
-    test: Utterances,
+    train: SplitSource,
+    dev: SplitSource,
+    test: SplitSource,
 ) -> Competition:
-    """The competition in `root`, of the format `name`.
+    """The competition in `root`, whose layout is that of `format`.
 
     Where there is a sample submission, its header and its order of rows replace `header` and the order of `test`.
     """
@@ -91,7 +100,7 @@ def describe_competition(
     rows = tuple(map(str, range(len(test.ids))))
     if sample is not None:
         header, test, rows = sample.header, test.reordered(_sample_order(sample, rows)), sample.ids
-    return Competition(root, name, alphabet, header, sample, rows, train, dev, test)
+    return Competition(root, format, alphabet, header, sample, rows, train, dev, test)
 
 
 def _sample_order(sample: SampleFile, rows: Sequence[str]) -> list[int]:

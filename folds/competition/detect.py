@@ -37,7 +37,7 @@ def open_competition(root: Path, allow_pickle: bool = False) -> Competition:
     """Detect the format of a folder and describe it; reads names and the sample file, no features.
 
     The layout may be in `root` or in a folder inside it, as the semesters' zip files unpack. `allow_pickle` admits the
-    object arrays of the F18 to F21 formats; unpickling them can run any code. Raises InputError for a missing folder,
+    object arrays of Fall 2018 to Fall 2021; unpickling them can run any code. Raises InputError for a missing folder,
     an unknown layout, and features without transcript or the reverse.
 
     >>> open_competition(Path("demo/competition")).format  # doctest: +SKIP
@@ -51,7 +51,7 @@ def open_competition(root: Path, allow_pickle: bool = False) -> Competition:
     subfolders = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
     if competitions := [inner for folder in subfolders for inner in _recognised(folder, allow_pickle)]:
         return _only(root, competitions)
-    layouts = "; ".join(f"{name}: {FORMATS.entry(name).doc.split(': ', 1)[-1]}" for name in FORMATS.names())
+    layouts = "; ".join(f"{name}: {FORMATS.entry(name).summary.split(': ', 1)[-1]}" for name in FORMATS.names())
     raise InputError(f"{root}: no known layout in it; expected the folder that holds one of these: {layouts}")
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pandas as pd
 
 from folds.competition.alphabets import Alphabet
-from registry.errors import InputError, atomic_write
+from registry.errors import InputError
+from registry.files import atomic_write
 
 # Where semesters have put their sample file, relative to the competition's folder.
 _FOLDERS = (".", "test-clean", "test-clean/transcript", "test", "test/transcript")

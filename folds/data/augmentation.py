@@ -22,15 +22,15 @@ class SpecAugment:
     """Masks over time and over features; a masked value becomes 0, the mean of normalised features."""
 
     time_mask: int = 30
-    """Longest time mask, in frames; 0 for none."""
+    """Maximum time-mask width in frames; 0 disables."""
     time_every: int = 120
-    """One time mask per this many frames of an utterance."""
+    """One time mask per this many frames."""
     feature_mask: int = 3
-    """Widest feature mask, in features; 0 for none."""
+    """Maximum feature-mask width in features; 0 disables."""
     feature_masks: int = 1
-    """Feature masks per utterance."""
+    """Number of feature masks per utterance; 0 disables."""
     speed: float = 0.1
-    """Change the speed of each utterance by up to this share, faster or slower; 0 for none."""
+    """Maximum relative speed change, e.g. 0.1 for 0.9x to 1.1x; 0 disables."""
 
     def __post_init__(self) -> None:
         for name, least in (("time_mask", 0), ("time_every", 1), ("feature_mask", 0), ("feature_masks", 0)):
@@ -38,14 +38,14 @@ class SpecAugment:
                 option = name.replace("_", "-")
                 raise InputError(f"--{option} {getattr(self, name)}: expected a whole number of at least {least}")
         if not 0 <= self.speed < 1:
-            raise InputError(f"--speed {self.speed}: expected a share from 0 to below 1")
+            raise InputError(f"--speed {self.speed}: expected a fraction in [0, 1)")
 
 
 def augment(batch: Batch, options: SpecAugment, stride: int, generator: torch.Generator, views: int = 1) -> Batch:
-    """Augmented copies of a batch, `views` of them one after the other; batch and generator are on the CPU.
+    """Returns a batch of `views * N` utterances: view 0 of all N, then view 1, and so on.
 
-    The copies of an utterance have one speed and differ only in their masks: frame `j` is the same sound in all of
-    them. `stride` is the model's: no utterance becomes too short for its labels.
+    All views share one speed, so frame j aligns across views; only the masks differ. An utterance that would become too
+    short for CTC at `stride` keeps its original speed. The batch and the generator must be on the CPU.
     """
     if options.speed:
         batch = _change_speed(batch, options.speed, stride, generator)
@@ -53,9 +53,9 @@ def augment(batch: Batch, options: SpecAugment, stride: int, generator: torch.Ge
     return replace(batch, features=_mask(batch.features, batch.lengths, options, generator))
 
 
-def _change_speed(batch: Batch, share: float, stride: int, generator: torch.Generator) -> Batch:
-    """Each utterance at a speed from 1 - share to 1 + share, by linear interpolation between frames."""
-    rate = 1 + share * (2 * torch.rand(len(batch.lengths), generator=generator) - 1)
+def _change_speed(batch: Batch, max_change: float, stride: int, generator: torch.Generator) -> Batch:
+    """Each utterance at a random speed in `1 ± max_change`, by linear interpolation between frames."""
+    rate = 1 + max_change * (2 * torch.rand(len(batch.lengths), generator=generator) - 1)
     labels = Ragged(batch.targets.numpy(), offsets_of(batch.target_lengths.numpy()))
     needed = torch.from_numpy(ctc_frames(labels))
     lengths = (batch.lengths / rate).round().long().clamp(min=1)
@@ -74,12 +74,13 @@ def _change_speed(batch: Batch, share: float, stride: int, generator: torch.Gene
 
 
 def _mask(features: Tensor, lengths: Tensor, options: SpecAugment, generator: torch.Generator) -> Tensor:
+    """A copy of features `(N, T, F)` with random time and feature masks set to 0; lengths `(N,)`."""
     batch, frames, size = features.shape
     features = features.clone()
     if options.time_mask:
         masks = int(lengths.max()) // options.time_every + 1
         width = torch.randint(0, options.time_mask + 1, (batch, masks), generator=generator)
-        # The number of masks depends on the utterance's length; the batch's other masks get width 0 in it.
+        # Shorter utterances get fewer masks: surplus masks get width 0.
         width *= torch.arange(masks) < (lengths[:, None] // options.time_every).clamp(min=1)
         start = (torch.rand(batch, masks, generator=generator) * (lengths[:, None] - width).clamp(min=1)).long()
         features.masked_fill_(_spans(start, width, frames)[:, :, None], 0.0)
@@ -92,6 +93,6 @@ def _mask(features: Tensor, lengths: Tensor, options: SpecAugment, generator: to
 
 
 def _spans(start: Tensor, width: Tensor, size: int) -> Tensor:
-    """Union of the spans `[start, start + width)`, given as `(N, M)`: bool `(N, size)`."""
+    """Union of the M spans `[start, start + width)` per row; start and width `(N, M)` → bool `(N, size)`."""
     position = torch.arange(size)
     return ((position >= start[..., None]) & (position < (start + width)[..., None])).any(dim=1)

@@ -19,17 +19,18 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from folds.competition.description import Competition, Utterances
+from folds.competition.description import Competition, SplitSource
 from folds.competition.detect import open_competition
 from folds.data.dataset import Dataset, Split
 from folds.data.packed_file import PackWriter, open_packed
 from folds.data.validation import Faults, FeatureDimensions, checked_features, checked_labels
 from folds.store.ragged import Ragged, offsets_of
 from registry.console import ProgressBar
-from registry.errors import InputError, atomic_write
+from registry.errors import InputError
+from registry.files import atomic_write
 
 # Increase it when the meaning of the packed numbers changes, so that older caches are not read.
-SCHEMA = 1
+SCHEMA_VERSION = 1
 CACHE_VARIABLE = "HW3P2_CACHE"
 
 
@@ -65,7 +66,7 @@ def cache_folder(option: Path | None = None) -> Path:
 
 def _key(competition: Competition) -> str:
     """Hash of what the cache depends on. Contents are not read: a changed file has another size or time."""
-    digest = hashlib.sha256(json.dumps([SCHEMA, competition.format, competition.alphabet.hash]).encode())
+    digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, competition.format, competition.alphabet.hash]).encode())
     for split in competition.splits:
         digest.update(json.dumps([split.name, split.ids]).encode())
         for name in split.files:
@@ -136,7 +137,7 @@ def _pack(path: Path, competition: Competition, progress: bool) -> None:
 
 
 def _pack_split(
-    split: Utterances, writer: PackWriter, faults: Faults, dimensions: FeatureDimensions, bar: ProgressBar | None
+    split: SplitSource, writer: PackWriter, faults: Faults, dimensions: FeatureDimensions, bar: ProgressBar | None
 ) -> dict[str, np.ndarray]:
     """Stream a split's features to the cache as long as there are no faults; returns its small tensors by name."""
     from models.features import normalize  # loads PyTorch, in seconds that an existing cache saves
@@ -168,17 +169,17 @@ def _pack_split(
 def _dataset(competition: Competition, packed: dict[str, np.ndarray], path: Path) -> Dataset:
     digest = hashlib.sha256(competition.alphabet.hash.encode())
     splits = []
-    for utterances in competition.splits:
-        name = utterances.name
+    for source in competition.splits:
+        name = source.name
         frames = Ragged(packed[f"{name}.frames"], packed[f"{name}.offsets"])
-        digest.update("\0".join(utterances.ids).encode(errors="surrogateescape"))
+        digest.update("\0".join(source.ids).encode(errors="surrogateescape"))
         digest.update(frames.offsets.tobytes())
         tokens = None
-        if utterances.labels is not None:
+        if source.labels is not None:
             tokens = Ragged(packed[f"{name}.tokens"], packed[f"{name}.token_offsets"])
             digest.update(tokens.values.tobytes())
             digest.update(tokens.offsets.tobytes())
-        splits.append(Split(name, utterances.ids, frames, tokens))
+        splits.append(Split(name, source.ids, frames, tokens))
     train, dev, test = splits
     return Dataset(
         root=competition.root,

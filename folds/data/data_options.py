@@ -15,9 +15,10 @@ class DataOptions:
     """The competition's data."""
 
     data: Path | None = None
-    """The competition's folder; by default the environment variable HW3P2_DATA, else the demo's folder."""
+    """The competition's folder; by default the environment variable HW3P2_DATA, else demo/competition."""
     allow_pickle: bool = False
-    """Unpickle the object arrays of the F18 to F21 formats. Only for files you trust: a pickle can run any code."""
+    """Unpickle the object arrays of the older formats (Fall 2018 to Fall 2021). Only for files you trust: a pickle can
+    run any code."""
 
     def open_dataset(self) -> Dataset:
         """The data, checked and packed. Raises InputError for a missing folder or faulty files."""
@@ -26,7 +27,7 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class StoreOptions(DataOptions):
-    """The competition's data and the folder of runs."""
+    """The competition's data and the runs folder."""
 
     runs: Path = Path("runs")
-    """The folder of trained models."""
+    """The runs folder: trained models, one folder per model and fold."""

@@ -1,1 +1,1 @@
-"""The store: run folders, training checkpoints, log-probabilities, and the fold models found among the runs."""
+"""The files under `--runs`: run folders, checkpoints, log-probabilities, and the fold models found there."""

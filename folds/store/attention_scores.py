@@ -8,7 +8,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from folds.store.log_probs import SCHEMA
+from folds.store.log_probs import SCHEMA_VERSION
 from folds.store.ragged import Ragged, offsets_of
 from registry import atomic_write
 
@@ -46,4 +46,4 @@ def write_attention_scores(path: Path, weights: str, scores: dict[str, dict[byte
         "ids": np.frombuffer("\n".join(scores).encode(), np.uint8),
     }
     with atomic_write(path) as temporary:
-        temporary.write_bytes(to_bytes(tensors, metadata={"schema": SCHEMA, "weights": weights}))
+        temporary.write_bytes(to_bytes(tensors, metadata={"schema": SCHEMA_VERSION, "weights": weights}))

@@ -100,7 +100,8 @@ def mean_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     with atomic_write(path) as temporary:
-        # Through Python's own write, so that a full disk is an OSError as everywhere else.
+        # Not `save_file`: on a full disk it raises SafetensorError, which hides the errno that `command` looks for;
+        # Python's own write raises OSError.
         temporary.write_bytes(to_bytes({name: value.contiguous() for name, value in tensors.items()}, metadata))
 
 

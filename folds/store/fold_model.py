@@ -1,4 +1,4 @@
-"""Fold models found in the store: the description of each, and its predictions.
+"""Fold models found in the runs folder: the description of each, and its predictions.
 
 A fold model is one trained (model, fold, seed). The fold models of one (model, seed) are together a member of a blend.
 """

@@ -1,4 +1,4 @@
-"""JSON files of the store: written whole or not at all, and read with one line that says what is wrong."""
+"""JSON files of a run: written whole or not at all, and read with one line that says what is wrong."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from safetensors.numpy import save as to_bytes
 from folds.store.ragged import Ragged, offsets_of
 from registry import InputError, atomic_write
 
-SCHEMA = "1"
+SCHEMA_VERSION = "1"
 
 
 def ids_hash(ids: Iterable[str]) -> str:
@@ -28,8 +28,8 @@ class LogProbs(Ragged):
 
     ids: tuple[str, ...]
     """The N utterances."""
-    alphabet: str
-    """Hash of the alphabet."""
+    alphabet_hash: str
+    """`Alphabet.hash` of the alphabet that the classes belong to."""
     blank: int
     """The blank's class."""
     stride: int
@@ -49,7 +49,7 @@ class LogProbs(Ragged):
     def take(self, indices: Sequence[int] | np.ndarray) -> LogProbs:
         """The utterances at `indices`, in that order."""
         taken, ids = super().take(indices), tuple(self.ids[index] for index in indices)
-        return LogProbs(taken.values, taken.offsets, ids, self.alphabet, self.blank, self.stride)
+        return LogProbs(taken.values, taken.offsets, ids, self.alphabet_hash, self.blank, self.stride)
 
     def select(self, ids: Sequence[str]) -> LogProbs:
         """The utterances `ids`, in that order. Raises InputError naming the first utterance that is missing."""
@@ -67,12 +67,11 @@ class LogProbs(Ragged):
         """Pack one `(T', C)` array per utterance; alphabet, blank and stride are those of `like`."""
         values = np.concatenate(parts) if parts else np.zeros((0, like.classes))
         offsets = offsets_of(len(part) for part in parts)
-        return LogProbs(
-            values.astype(np.float16, copy=False), offsets, tuple(ids), like.alphabet, like.blank, like.stride
-        )
+        values = values.astype(np.float16, copy=False)
+        return LogProbs(values, offsets, tuple(ids), like.alphabet_hash, like.blank, like.stride)
 
     def padded(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """A batch: float32 `(N, T, C)` and lengths int64 `(N,)`; frames of padding have a blank of probability 1."""
+        """A batch: float32 `(N, T, C)` and lengths int64 `(N,)`; padding frames give the blank probability 1."""
         lengths = self.lengths[list(indices)]
         batch = np.full((len(lengths), int(lengths.max(initial=0)), self.classes), -np.inf, dtype=np.float32)
         batch[:, :, self.blank] = 0.0
@@ -94,14 +93,15 @@ def write_log_probs(path: Path, log_probs: LogProbs) -> None:
         "ids": np.frombuffer("\n".join(log_probs.ids).encode(), dtype=np.uint8),
     }
     header = {
-        "schema": SCHEMA,
+        "schema": SCHEMA_VERSION,
         "ids_hash": ids_hash(log_probs.ids),
-        "alphabet": log_probs.alphabet,
+        "alphabet": log_probs.alphabet_hash,
         "blank": str(log_probs.blank),
         "stride": str(log_probs.stride),
     }
     with atomic_write(path) as temporary:
-        # Through Python's own write, so that a full disk is an OSError as everywhere else.
+        # Not `save_file`: on a full disk it raises SafetensorError, which hides the errno that `command` looks for;
+        # Python's own write raises OSError.
         temporary.write_bytes(to_bytes(tensors, metadata=header))
 
 
@@ -110,8 +110,9 @@ def read_log_probs(path: Path) -> LogProbs:
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
-            if header.get("schema") != SCHEMA:
-                raise InputError(f"{path}: schema {header.get('schema')}, expected {SCHEMA}: train this model again")
+            version = header.get("schema")
+            if version != SCHEMA_VERSION:
+                raise InputError(f"{path}: schema {version}, expected {SCHEMA_VERSION}: train this model again")
             values, offsets = file.get_tensor("log_probs"), file.get_tensor("offsets")
             text = file.get_tensor("ids").tobytes().decode()
     except FileNotFoundError:

@@ -118,7 +118,7 @@ class RunFolder:
 def run_folders(runs: Path) -> Iterator[RunFolder]:
     """The runs started under `runs`, by member and fold. Raises InputError if there is no such folder."""
     if not runs.is_dir():
-        raise InputError(f"{runs}: no such folder of runs: train a model first (python -m folds.train), or pass --runs")
+        raise InputError(f"{runs}: no such runs folder: train a model first (python -m folds.train), or pass --runs")
     paths = [config.parent for config in runs.glob("*/fold*/config.json")]
     # Copies such as "fold0.bak" are not runs.
     paths = [path for path in paths if path.name.removeprefix("fold").isdecimal()]

@@ -71,7 +71,7 @@ def _subset(config: Config, names: list[str]) -> Any:
     """A dataclass instance with the values of only these options."""
     types = typing.get_type_hints(type(config), include_extras=True)
     subset = dataclasses.make_dataclass("Options", [(name, types[name]) for name in names], frozen=True)
-    subset.__doc__ = "Options that all of the models have; the help of each model alone explains them."
+    subset.__doc__ = "Options common to all of these models; `--help` with one model explains them."
     return subset(*(getattr(config, name) for name in names))
 
 

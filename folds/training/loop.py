@@ -175,7 +175,12 @@ def _measure(state: State, task: TrainingTask, logger: MetricsLogger) -> None:
         watched = watched[:: max(1, len(watched) // WATCHED_UTTERANCES)]
     with state.average.applied() if state.average is not None else contextlib.nullcontext():
         log_probs = predict(
-            model, split, watched, frames=recipe.batch_frames, alphabet=task.dataset.alphabet.hash, device=task.device
+            model,
+            split,
+            watched,
+            frames=recipe.batch_frames,
+            alphabet_hash=task.dataset.alphabet.hash,
+            device=task.device,
         )
         distance = None
         if not np.isnan(log_probs.values).any():

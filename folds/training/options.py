@@ -25,23 +25,24 @@ class TrainingRecipe:
     """What --minutes counts: wall time, or CPU time of this process, which other load on the machine does not
     stretch."""
     lr: float = 2e-3
-    """Highest learning rate."""
+    """Peak learning rate."""
     warmup: float = 0.05
-    """Share of the steps over which the learning rate rises."""
+    """Fraction of steps used for linear warm-up."""
     weight_decay: float = 0.01
     """AdamW's weight decay, on matrices only."""
     clip: float = 5.0
-    """Largest gradient norm; longer gradients are scaled down to it."""
+    """Maximum gradient norm (clipping)."""
     batch_frames: int = 16_000
     """Input frames per batch, padding included."""
     average: float = 0.0
-    """Predict from an exponential moving average of the weights over this share of the run; 0 for none."""
+    """Predict with an exponential moving average (EMA) of the weights whose time constant is this fraction of the run
+    (0.05 is typical); 0 disables it."""
     accumulate: int = 1
     """Batches per step; their gradients are added."""
     prior: bool = True
     """Initialise the output's biases from the frequency of each label and of the blank."""
     intermediate: float = 0.0
-    """Weight of the CTC loss on the middle layer; the output's CTC loss gets the rest."""
+    """Weight w of intermediate CTC on the middle layer; the final CTC loss gets 1 - w."""
     consistency: float = 0.0
     """CR-CTC: train on two views of each batch, with this weight on their agreement (0.2 is usual). Doubles the work
     per step, so halve --batch-frames; works best with larger time masks."""
@@ -54,34 +55,38 @@ class TrainingRecipe:
     Ampere on, CPUs with AMX), else fp32. fp16 is for older CUDA devices."""
     select: Literal["last", "best"] = "last"
     """Which weights predict: those at the end of the schedule, or those of the epoch with the lowest held-out distance.
-    The latter makes out-of-fold distances too optimistic; config.json records it, and blends warn about it."""
+    The latter makes out-of-fold distances too optimistic; config.json records it, and ensemble.blend warns about such
+    members."""
     keep: int = 2
     """How many checkpoints to keep; `python -m folds.soup` averages them."""
     limit: int | None = None
-    """Train on this many utterances only, for quick experiments; predictions stay complete."""
+    """Train on this many utterances only, for quick experiments; all utterances are still predicted."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_frames", "accumulate", "keep"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
-        if not (self.lr > 0 and 0 <= self.warmup < 1 and self.clip > 0 and 0 <= self.intermediate < 1):
-            raise InputError("--lr and --clip must be above 0, --warmup and --intermediate from 0 to below 1")
+        for name in ("lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"--{name} {getattr(self, name)}: expected more than 0")
+        for name in ("warmup", "average", "intermediate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"--{name} {getattr(self, name)}: expected a fraction in [0, 1)")
         if self.consistency < 0:
             raise InputError(f"--consistency {self.consistency}: expected 0 or more")
         if self.minutes is not None and not self.minutes > 0:
             raise InputError(f"--minutes {self.minutes}: expected more than 0")
-        if not 0 <= self.average < 1:
-            raise InputError(f"--average {self.average}: expected a share from 0 to below 1")
         if self.limit is not None and self.limit < 1:
             raise InputError(f"--limit {self.limit}: expected at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions(StoreOptions):
-    """Train models over folds; write out-of-fold, dev and test log-probabilities to the store."""
+    """Train models over folds; write out-of-fold, dev and test log-probabilities to the runs folder."""
 
     model: str = "pblstm"
-    """A registered model, or several: a,b (see python -m registry). Options that all of them have apply to all."""
+    """One or more registered models, comma-separated (see `python -m registry`). With several, only model options
+    common to all of them can be set."""
     fold: str = "0"
     """A fold, several (0,2), or all."""
     folds: int = 5
@@ -93,14 +98,14 @@ class TrainOptions(StoreOptions):
     resume: bool = False
     """Continue a run that was stopped from its last checkpoint; finished runs are skipped."""
     restart_from: Path | None = None
-    """Warm restart: start each model from the final weights of the same model, fold and seed in another store instead
-    of from random weights. Runs trained there with --select best give their best weights."""
+    """Warm restart: start each model from the final weights of the same model, fold and seed in another runs folder
+    instead of from random weights. Runs trained there with --select best provide their best weights."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
     threads: int = 0
     """CPU threads; 0 leaves it to PyTorch. On a busy machine 1 is often fastest."""
     skip_bad: bool = False
-    """Leave out utterances too short for their labels instead of stopping."""
+    """Leave out training utterances too short for their labels instead of stopping with an error."""
     recipe: TrainingRecipe = dataclasses.field(default_factory=TrainingRecipe)
     """How each model is trained."""
 

@@ -25,7 +25,7 @@ def predict(
     indices: Sequence[int] | np.ndarray,
     *,
     frames: int,
-    alphabet: str,
+    alphabet_hash: str,
     device: torch.device,
 ) -> LogProbs:
     """Log-probabilities of the utterances at `indices`, in that order, in batches of at most `frames` frames."""
@@ -42,7 +42,8 @@ def predict(
             parts[position] = values[row, : ends[row]]
     model.train(was_training)
     offsets = offsets_of(len(part) for part in parts[: len(chosen)])
-    return LogProbs(np.concatenate(parts), offsets, tuple(split.ids[i] for i in chosen), alphabet, BLANK, model.stride)
+    ids = tuple(split.ids[i] for i in chosen)
+    return LogProbs(np.concatenate(parts), offsets, ids, alphabet_hash, BLANK, model.stride)
 
 
 def greedy_distances(log_probs: LogProbs, split: Split, indices: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -61,7 +62,7 @@ def write_predictions(
     device: torch.device,
     cpu_minutes: float,
 ) -> None:
-    """Predict `held_out` of train, dev and test into the store, and report the mean greedy distance of each split.
+    """Write predictions of `held_out` of train, of dev and of test; report each split's mean greedy distance.
 
     `frames` bounds the batches. `cpu_minutes`, what the training took, goes to the summary with the distances.
     """
@@ -70,7 +71,7 @@ def write_predictions(
     distances: dict[str, float] = {}
     for name in SPLITS:
         split, indices = split_of[name], indices_of[name]
-        log_probs = predict(model, split, indices, frames=frames, alphabet=dataset.alphabet.hash, device=device)
+        log_probs = predict(model, split, indices, frames=frames, alphabet_hash=dataset.alphabet.hash, device=device)
         if split.tokens is not None and len(indices):
             distances[name] = round(float(greedy_distances(log_probs, split, indices).mean()), 4)
         # The run is finished once the predictions of all splits exist, so everything else is written before the last.

@@ -32,7 +32,7 @@ class Budget:
         return spent
 
     def progress(self, step: int, elapsed: float) -> float:
-        """The share of the budget that `step` steps in `elapsed` seconds have spent."""
+        """The fraction of the budget that `step` steps in `elapsed` seconds have spent."""
         return elapsed / (60 * self.minutes) if self.minutes is not None else step / self.steps
 
     def total_steps(self, step: int, elapsed: float) -> float:

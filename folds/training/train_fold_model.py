@@ -1,4 +1,4 @@
-"""One (model, fold, seed), from the data to its folder in the store: train, predict, write.
+"""One (model, fold, seed), from the data to its run folder: train, predict, write.
 
 It can be killed at any moment and run again; a finished run is left unchanged.
 """

@@ -1,4 +1,4 @@
-"""Warm restarts: training starts from the final weights of the same model, fold and seed in another store.
+"""Warm restarts: training starts from the final weights of the same model, fold and seed in another runs folder.
 
 The source is needed only until the run has a checkpoint of its own; what must be known about it later is recorded in
 the run's config.json under "restart".
@@ -27,7 +27,7 @@ class Source:
 
 
 def find_source(runs: Path, name: str, fold: int, seed: int, folds: int) -> FoldModel:
-    """The finished (model, fold, seed) in the store `runs`. Raises InputError unless it has predictions and weights."""
+    """The finished (model, fold, seed) under `runs`. Raises InputError unless it has predictions and weights."""
     folder = RunFolder.of(runs, name, fold, seed, folds)
     if not (folder.begun and folder.finished and folder.weights.exists()):
         weights = folder.weights.relative_to(folder.path)

@@ -1,7 +1,7 @@
-"""An exponential moving average of a model's weights, over a share of the run rather than a fixed number of steps.
+"""An exponential moving average (EMA) of a model's weights; its time constant is a fraction of the run.
 
-A fixed decay ruins short runs: with 0.998, the initial weights still count after 1,000 steps. Here the average looks
-back over a given share of the steps the run will have.
+A fixed decay ruins short runs: with 0.998, the initial weights still count after 1,000 steps. Here the
+time constant is a given fraction of the steps the run will have.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """The averaged copy of `model`'s floating-point state, over the last `share` of the run."""
+    """The EMA of `model`'s floating-point state; its time constant is `fraction` of the run's steps."""
 
-    def __init__(self, model: nn.Module, share: float) -> None:
+    def __init__(self, model: nn.Module, fraction: float) -> None:
         self.model = model
-        self.share = share
+        self.fraction = fraction
         self.values = {name: value.detach().clone() for name, value in self._floating().items()}
 
     @torch.no_grad()
     def update(self, step: int, total_steps: float) -> None:
         """Include the weights after `step` of `total_steps` steps; over the first steps the average is a plain mean."""
-        weight = 1.0 / (1.0 + min(float(step), self.share * total_steps))
+        weight = 1.0 / (1.0 + min(float(step), self.fraction * total_steps))
         for name, value in self._floating().items():
             self.values[name].lerp_(value, weight)
 

@@ -43,21 +43,25 @@ class AttentionMemory(NamedTuple):
 
 
 class Speller(nn.Module):
-    """log P(token | previous tokens, states), where class 0 is the end."""
+    """log P(token | previous tokens, states), where class 0 is the end.
 
-    def __init__(self, states: int, classes: int, hidden: int, attention: int, dropout: float) -> None:
+    The states are the encoder's outputs `(N, T', encoder_dim)`; `hidden` is the size of both LSTM layers and of the
+    embedding, `attention` the dimension A of queries, keys and values.
+    """
+
+    def __init__(self, *, encoder_dim: int, classes: int, hidden: int, attention: int, dropout: float) -> None:
         super().__init__()
         self.embedding = nn.Embedding(classes, hidden)
         self.lower = nn.LSTM(hidden, hidden, batch_first=True)
         self.upper = nn.LSTM(hidden + attention, hidden, batch_first=True)
         self.queries = nn.ModuleList(nn.Linear(hidden, attention) for _ in range(2))
-        self.keys = nn.ModuleList(nn.Linear(states, attention) for _ in range(2))
-        self.values = nn.ModuleList(nn.Linear(states, attention) for _ in range(2))
+        self.keys = nn.ModuleList(nn.Linear(encoder_dim, attention) for _ in range(2))
+        self.values = nn.ModuleList(nn.Linear(encoder_dim, attention) for _ in range(2))
         self.output = nn.Linear(hidden + attention, classes)
         self.dropout = LockedDropout(dropout)
 
     def memory(self, states: Tensor, lengths: Tensor) -> AttentionMemory:
-        """Keys, values and mask of states `(N, T', D)` with lengths `(N,)`."""
+        """Keys, values and mask of states `(N, T', encoder_dim)` with lengths `(N,)`."""
         keys = self.keys[0](states), self.keys[1](states)
         values = self.values[0](states), self.values[1](states)
         return AttentionMemory(keys, values, valid(lengths, states.shape[1]))
@@ -88,6 +92,7 @@ class Speller(nn.Module):
         return (chosen * valid(sizes, chosen.shape[1])).sum(dim=1)
 
     def _attend(self, memory: AttentionMemory, layer: int, x: Tensor) -> Tensor:
+        """The context `(N, L, A)` of queries from `x` `(N, L, hidden)`."""
         query, key = self.queries[layer](x), memory.keys[layer]
         scores = query @ key.transpose(1, 2) / math.sqrt(key.shape[2])
         weights = scores.masked_fill(~memory.mask[:, None, :], -torch.inf).softmax(dim=2)

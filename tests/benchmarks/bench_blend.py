@@ -18,7 +18,7 @@ import numpy as np
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe
 from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
-from ensemble.hypotheses.scoring import NO_LM
+from ensemble.hypotheses.scoring import NO_LM_OR_ATTENTION
 from ensemble.lm.ngram import estimate
 from ensemble.members.predictions import Predictions
 from folds.competition.metric import mean_distance
@@ -60,18 +60,18 @@ def simulated_inputs(references: list[np.ndarray], members: int, pool: int) -> B
         Predictions(f"m{member:02}", member, functools.partial(simulated_predictions, references, 10 + member))
         for member in range(members)
     )
-    language = estimate([reference.tolist() for reference in random_references(300, 5)], CLASSES, 3)
+    language_model = estimate([reference.tolist() for reference in random_references(300, 5)], CLASSES, 3)
     split = SplitPredictions(
         name="oof",
         names=tuple(of_member.name for of_member in predictions),
         predictions=predictions,
         ids=predictions[0].load().ids,
         classes=CLASSES,
-        parts=np.arange(len(references)) % 2,
-        languages=(language, language),
+        outer_folds=np.arange(len(references)) % 2,
+        language_models=(language_model, language_model),
         references=tuple(reference.tolist() for reference in references),
     )
-    return BlendInputs(split, depth=pool, size=pool)
+    return BlendInputs(split, nbest_size=pool, pool_size=pool)
 
 
 class Stopwatch:
@@ -99,7 +99,7 @@ def measure(utterances: int, members: int, pool: int, fit: bool) -> None:
     inputs.pool()
     stopwatch.lap("pool")
     recipe = BlendRecipe(
-        "mbr", dict.fromkeys(inputs.names, 1 / members), NO_LM | {"mean": "geometric", "sharpness": 0.5}
+        "mbr", dict.fromkeys(inputs.names, 1 / members), NO_LM_OR_ATTENTION | {"mean": "geometric", "sharpness": 0.5}
     )
     if fit:
         recipe = BLENDERS.get("mbr")().fit(inputs)

@@ -51,15 +51,15 @@ class BenchOptions(DataOptions):
     """Compare decoders."""
 
     utterances: int = 200
-    """Size of the synthetic set, and the most utterances of a real one."""
+    """Number of synthetic utterances, and maximum number of real ones."""
     beam: int = 50
-    """Prefixes kept, the same for every decoder."""
+    """Number of prefixes kept after each frame, the same for every decoder."""
     repeats: int = 3
     """The fastest of this many runs counts; settings slower than 50 utterances per second run once."""
     seed: int = 0
     """Seed of the synthetic set."""
     runs: Path | None = None
-    """Folder of trained models: the first member that matches `--members` is decoded too."""
+    """The runs folder: its first member that matches `--members` is decoded too."""
     members: str = "*"
     """Glob over members' names."""
 
@@ -91,9 +91,9 @@ def synthetic(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[list[
         tokens, frame = [0], int(random.integers(1, 6))
         while frame + 2 < length:
             tokens.append(1 + int(random.choice(CLASSES - 1, p=bigram[tokens[-1]])))
-            share = random.random()
-            clean[frame : frame + 2, 0] = 0.0, 1 - share
-            clean[frame : frame + 2, tokens[-1]] = 1.0, share
+            fraction = random.random()
+            clean[frame : frame + 2, 0] = 0.0, 1 - fraction
+            clean[frame : frame + 2, tokens[-1]] = 1.0, fraction
             frame += 2 + int(random.integers(1, 7))
         lost = random.uniform(0.1, 0.6, length) * (random.random(length) < 0.15)
         clean *= 1 - lost[:, None]

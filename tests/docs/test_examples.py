@@ -2,7 +2,8 @@
 
 A block whose first line is a comment with a path, such as `# models/convnet.py`, is a whole file: it is put into a copy
 of the project, where it must be found and work. Other blocks are run one after the other in a folder with a competition
-and trained models, as README's steps leave them.
+and trained models, as README's steps leave them. Of notebook cells, which have `!` and `%` lines, only syntax,
+commands and option names are checked.
 """
 
 from __future__ import annotations
@@ -36,6 +37,16 @@ def path_of(block: str) -> str | None:
     """The file that a block is, named in its first line."""
     named = re.match(r"# (\w+(?:/\w+)+\.py)\n", block)
     return named[1] if named else None
+
+
+def is_notebook_cell(block: str) -> bool:
+    """Whether a block has lines that only a notebook runs."""
+    return any(line.startswith(("!", "%")) for line in block.splitlines())
+
+
+def sessions(document: str) -> list[str]:
+    """The Python blocks of a document that are neither whole files nor notebook cells."""
+    return [block for block in blocks(document) if path_of(block) is None and not is_notebook_cell(block)]
 
 
 FILES = [(document, path, block) for document in DOCUMENTS for block in blocks(document) if (path := path_of(block))]
@@ -118,13 +129,24 @@ def test_a_file_as_printed_is_found_and_works(document, path, block, tiny, tmp_p
         pytest.fail(f"{document}: no test for examples of {path}")
 
 
-@pytest.mark.parametrize("document", [d for d in DOCUMENTS if any(path_of(block) is None for block in blocks(d))])
+@pytest.mark.parametrize("document", [document for document in DOCUMENTS if sessions(document)])
 def test_python_sessions_run_as_printed(document, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("data").symlink_to(tiny)
     small = ["--hidden", 8, "--channels", 8, "--bottom", 8, "--layers", 1]
     run(ROOT, "folds.train", "--data", tiny, "--runs", tmp_path / "runs", "--model", "pblstm", *small, *TRAIN)
     namespace: dict[str, object] = {"__name__": "example"}
-    for block in blocks(document):
-        if path_of(block) is None:
-            exec(compile(block, document, "exec"), namespace)
+    for block in sessions(document):
+        exec(compile(block, document, "exec"), namespace)
+
+
+def test_notebook_cells_are_python_and_name_commands_and_options_that_exist():
+    cells = [block for document in DOCUMENTS for block in blocks(document) if is_notebook_cell(block)]
+    assert cells
+    for cell in cells:
+        lines = cell.splitlines()
+        compile("\n".join("pass" if line.startswith(("!", "%")) else line for line in lines), "cell", "exec")
+        for module, arguments in re.findall(r"^!python -m (\S+)(.*)$", cell, re.MULTILINE):
+            help_text = run(ROOT, module, "--help")
+            missing = [option for option in re.findall(r"--[\w-]+", arguments) if option not in help_text]
+            assert not missing, f"{module} has no {missing}"

@@ -52,9 +52,9 @@ def log_probs(
     alphabet: str = "simulated",
     ids: Sequence[str] | None = None,
 ) -> LogProbs:
-    """One model's predictions; `error` is the share of a difficult token's mass that goes to another class."""
+    """One model's predictions; `error` is the fraction of a difficult token's mass that goes to another class."""
     rng = np.random.default_rng(seed)
-    parts = []
+    rows_of = []
     for number, sequence in enumerate(sequences):
         shared = np.random.default_rng(10_000 + number)
         hard = shared.random(len(sequence))
@@ -74,9 +74,9 @@ def log_probs(
             probs[at] = row
         noise = np.exp(rng.normal(0, 0.3, probs.shape))
         probs = probs * noise
-        parts.append(np.log(probs / probs.sum(axis=1, keepdims=True)))
+        rows_of.append(np.log(probs / probs.sum(axis=1, keepdims=True)))
     ids = ids or [f"{number % 7}-0-{number:04d}" for number in range(len(sequences))]
-    values, offsets = np.concatenate(parts).astype(np.float16), offsets_of(len(part) for part in parts)
+    values, offsets = np.concatenate(rows_of).astype(np.float16), offsets_of(map(len, rows_of))
     return LogProbs(values, offsets, tuple(ids), alphabet, 0, stride)
 
 
@@ -87,9 +87,9 @@ def _loaded(log_probs: LogProbs) -> LogProbs:
 def inputs(
     members: dict[str, list[LogProbs]],
     references_of_all: list[list[int]] | None,
-    parts: int = 2,
-    depth: int = 20,
-    size: int = 40,
+    outer_folds: int = 2,
+    nbest_size: int = 20,
+    pool_size: int = 40,
     **split: Any,
 ) -> BlendInputs:
     """Blend inputs of members given by name with their predictions: one out of fold, otherwise one per fold model."""
@@ -100,8 +100,9 @@ def inputs(
         for fold, log_probs in enumerate(members[name])
     )
     first = members[names[0]][0]
-    languages = [
-        estimate(references(200, seed=50 + part, classes=first.classes), first.classes, 3) for part in range(parts)
+    language_models = [
+        estimate(references(200, seed=50 + fold, classes=first.classes), first.classes, 3)
+        for fold in range(outer_folds)
     ]
     return BlendInputs(
         SplitPredictions(
@@ -110,18 +111,18 @@ def inputs(
             predictions=predictions,
             ids=first.ids,
             classes=first.classes,
-            parts=np.arange(len(first)) % parts,
-            languages=tuple(languages),
+            outer_folds=np.arange(len(first)) % outer_folds,
+            language_models=tuple(language_models),
             references=None if references_of_all is None else tuple(references_of_all),
             **split,
         ),
-        depth,
-        size,
+        nbest_size,
+        pool_size,
     )
 
 
 def write_run(runs: Path, name: str, fold: int, splits: dict[str, LogProbs], **config: Any) -> Path:
-    """A finished run in the store's layout; `config` replaces entries of its config.json."""
+    """A finished run in the layout of the runs folder; `config` replaces entries of its config.json."""
     content: dict[str, Any] = {"model": name, "fold": fold, "folds": 2, "seed": 0, "parameters": 1000, "tags": []}
     content |= {"stride": 4} | config
     folder = RunFolder.of(runs, name, fold, content["seed"], content["folds"])

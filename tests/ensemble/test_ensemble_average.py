@@ -9,7 +9,7 @@ import pytest
 import simulated_members as simulated
 
 from ensemble.blenders.average import FLOOR, average_frames, common_offsets
-from ensemble.blenders.temperature import fit_temperatures, tempered
+from ensemble.blenders.temperature import apply_temperature, fit_temperatures
 from ensemble.members.frame_mean import resampled_rows
 from folds.store.log_probs import LogProbs
 
@@ -63,7 +63,7 @@ def test_folds_of_a_member_are_averaged_as_probabilities():
 
 def test_temperature_keeps_the_order_and_the_sum():
     rows = pair().load(0).values.astype(np.float32)
-    soft = tempered(rows, 2.0)
+    soft = apply_temperature(rows, 2.0)
     np.testing.assert_allclose(np.exp(soft).sum(axis=1), 1, atol=1e-5)
     assert (soft.argmax(axis=1) == rows.argmax(axis=1)).all()
     assert soft.max(axis=1).mean() < rows.max(axis=1).mean()
@@ -71,7 +71,7 @@ def test_temperature_keeps_the_order_and_the_sum():
 
 def test_an_overconfident_member_gets_a_higher_temperature():
     honest = simulated.log_probs(REFERENCES * 5, error=0.4, seed=3)
-    loud = LogProbs(tempered(honest.values, 0.5).astype(np.float16), honest.offsets, honest.ids, "", 0, 4)
+    loud = LogProbs(apply_temperature(honest.values, 0.5).astype(np.float16), honest.offsets, honest.ids, "", 0, 4)
     inputs = simulated.inputs({"honest": [honest], "loud": [loud]}, REFERENCES * 5)
     of_honest, of_loud = fit_temperatures(inputs)
     assert of_loud == pytest.approx(2 * of_honest, rel=0.35)

@@ -1,4 +1,4 @@
-"""The command from a folder of runs to a submission, and the call, on simulated members of a tiny competition."""
+"""The command from the runs folder to a submission, and the call, on simulated members of a tiny competition."""
 
 from __future__ import annotations
 

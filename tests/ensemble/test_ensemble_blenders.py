@@ -38,7 +38,7 @@ def dev(dev_references):
         n: [simulated.log_probs(dev_references, STRIDES[n], ERRORS[n], seed=100 + 10 * i + fold) for fold in range(2)]
         for i, n in enumerate(STRIDES)
     }
-    return simulated.inputs(members, dev_references, parts=1)
+    return simulated.inputs(members, dev_references, outer_folds=1)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ class TestContract:
 
     def test_predicts_from_several_fold_models_about_as_well_or_better(self, name, recipes, dev):
         blended = distances(BLENDERS.get(name)(), dev, recipes[name]).mean()
-        assert blended < 1.05 * np.mean([single_distance(dev, index) for index in dev.predictions_of([0])])
+        assert blended < 1.05 * np.mean([single_distance(dev, index) for index in dev.prediction_indices([0])])
 
     def test_does_not_use_references(self, name, recipes, dev):
         blind = dev.with_split(replace(dev.split, references=None))
@@ -85,7 +85,7 @@ class TestContract:
         assert distances(BLENDERS.get(name)(), one, recipe).mean() <= single_distance(one, 0)
 
     def test_budget_is_kept(self, name, oof):
-        split = replace(oof.split, costs=(10, 10, 10), budget=20)
+        split = replace(oof.split, parameters=(10, 10, 10), max_params=20)
         recipe = BLENDERS.get(name)().fit(replace(oof, split=split))
         assert len(recipe.weights) <= 2
 
@@ -126,7 +126,7 @@ def test_sequence_level_is_no_worse_than_the_frame_average_on_unequal_strides(oo
     assert min(means["rescore"], means["mbr"]) <= means["average"]
 
 
-def test_nested_distances_come_from_recipes_that_did_not_see_the_part(oof):
+def test_nested_distances_come_from_recipes_fitted_on_the_other_outer_folds(oof):
     class FirstReference:
         """Its recipe is the reference of the first utterance it is fitted on."""
 
@@ -137,8 +137,8 @@ def test_nested_distances_come_from_recipes_that_did_not_see_the_part(oof):
             return [recipe.settings["reference"]] * len(inputs)
 
     nested = nested_distances(FirstReference(), oof)
-    first_of_other_part = [oof.references[1], oof.references[0]]
-    expected = edit_distances([first_of_other_part[part] for part in oof.parts], oof.references)
+    first_of_other_fold = [oof.references[1], oof.references[0]]
+    expected = edit_distances([first_of_other_fold[fold] for fold in oof.outer_folds], oof.references)
     assert nested.tolist() == expected.tolist()
 
 
@@ -153,5 +153,5 @@ def test_a_pool_holds_the_best_hypotheses_without_and_with_the_language_model(oo
     for row in range(len(oof)):
         hypotheses = {bytes(hypothesis) for hypothesis in pool.hypotheses(row)}
         assert {oof.nbest(0).hypotheses[row][0], oof.best_with_lm(0, row)[0]} <= hypotheses
-    fused = [list(oof.best_with_lm(0, row)[0]) for row in range(len(oof))]
-    assert edit_distances(fused, oof.references).mean() < single_distance(oof, 0)
+    with_lm = [list(oof.best_with_lm(0, row)[0]) for row in range(len(oof))]
+    assert edit_distances(with_lm, oof.references).mean() < single_distance(oof, 0)

@@ -1,4 +1,4 @@
-"""The decode command on simulated members in the store's layout: its output, tuning, fold safety, bad options."""
+"""The decode command on simulated runs: its output, tuning, fold safety, bad options."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import simulated_members as simulated
 
-from ensemble.decode import DecodeOptions, language_models, main, open_task, tune_member
+from ensemble.decode import DecodeOptions, load_language_models, main, open_task, tune_member
 from ensemble.decoding.batched import decode_in_batches
-from ensemble.decoding.decoders import decoder
+from ensemble.decoding.decoders import get_decoder
 from ensemble.fitting.settings import pattern_search
 from ensemble.lm.ngram import estimate
 from ensemble.members.member import group_by_member
@@ -36,7 +36,7 @@ def runs(dataset, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
 
     def simulated_split(split, ids, seed):
-        rows = {name: row for row, name in enumerate(split.ids)}
+        rows = {utterance: row for row, utterance in enumerate(split.ids)}
         strings = [split.labels(rows[i]).tolist() if split.tokens is not None else [1, 2] for i in ids]
         classes = dataset.alphabet.classes
         return simulated.log_probs(
@@ -84,13 +84,13 @@ def test_without_a_terminal_there_is_no_progress_bar(run, capsys):
 def test_tuning_prints_options_and_does_not_make_out_of_fold_worse(dataset, runs, capsys):
     member = group_by_member(find_fold_models(runs))[0]
     options = DecodeOptions(lm="train", beam=8, lm_weight=0.0)
-    weight, bonus = tune_member(member, dataset, options, decoder("beam"))
+    weight, bonus = tune_member(member, dataset, options, get_decoder("beam"))
     assert f"--lm-weight {weight:g} --length-bonus {bonus:g}" in capsys.readouterr().out
     task = open_task(member, "oof", dataset, options)
 
     def distance(lm_weight: float, length_bonus: float) -> float:
         settings = {"beam": 8, "nbest": 1, "lm_weight": lm_weight, "length_bonus": length_bonus}
-        return decode_in_batches(task, decoder("beam"), **settings).distances(task.references).mean()
+        return decode_in_batches(task, get_decoder("beam"), **settings).distances(task.references).mean()
 
     assert distance(weight, bonus) <= distance(0.0, 0.0)
 
@@ -101,10 +101,10 @@ def test_an_out_of_fold_utterance_gets_a_model_without_its_fold(dataset, runs):
     assert len(task.log_probs) == len(dataset.train)
     transcripts = [dataset.train.labels(row) for row in range(len(dataset.train))]
     for fold in range(FOLDS):
-        assert np.flatnonzero(task.parts == fold).tolist() == list(range(fold, len(dataset.train), FOLDS))
+        assert np.flatnonzero(task.outer_folds == fold).tolist() == list(range(fold, len(dataset.train), FOLDS))
         others = [tokens for row, tokens in enumerate(transcripts) if row % FOLDS != fold]
         expected = estimate(others, dataset.alphabet.classes, 4)
-        np.testing.assert_array_equal(task.languages[fold].log_probs, expected.log_probs)
+        np.testing.assert_array_equal(task.language_models[fold].log_probs, expected.log_probs)
 
 
 def test_dev_gets_a_model_of_all_training_transcripts_and_the_mean_of_the_folds(dataset, runs):
@@ -112,7 +112,7 @@ def test_dev_gets_a_model_of_all_training_transcripts_and_the_mean_of_the_folds(
     task = open_task(member, "dev", dataset, DecodeOptions(lm="train"))
     transcripts = [dataset.train.labels(row) for row in range(len(dataset.train))]
     expected = estimate(transcripts, dataset.alphabet.classes, 4)
-    np.testing.assert_array_equal(task.languages[0].log_probs, expected.log_probs)
+    np.testing.assert_array_equal(task.language_models[0].log_probs, expected.log_probs)
     mean = np.mean([np.exp(fold_model.load("dev")[0]) for fold_model in member.fold_models], axis=0)
     np.testing.assert_allclose(np.exp(task.log_probs[0]), mean, atol=2e-3)
 
@@ -131,8 +131,8 @@ def test_the_pattern_search_finds_the_valley_and_is_deterministic():
 def test_an_arpa_file_is_written_and_read(run, dataset, tmp_path, capsys):
     path = tmp_path / "lm.arpa"
     run("--arpa", path, "--lm", "train", "--limit", 3)
-    read_model = language_models(dataset, DecodeOptions(lm=str(path)), np.zeros(1, np.int64), None)[0]
-    estimated = language_models(dataset, DecodeOptions(lm="train"), np.zeros(1, np.int64), None)[0]
+    read_model = load_language_models(dataset, DecodeOptions(lm=str(path)), np.zeros(1, np.int64), None)[0]
+    estimated = load_language_models(dataset, DecodeOptions(lm="train"), np.zeros(1, np.int64), None)[0]
     np.testing.assert_allclose(read_model.log_probs, estimated.log_probs, atol=1e-6)
     assert "3 utterances" in capsys.readouterr().out
 
@@ -142,7 +142,7 @@ def test_a_member_s_best_hypotheses_become_a_submission(run, dataset, runs, tmp_
     run("--split", "test", "--out", out)
     check_submission(out, dataset.header, dataset.sample_ids, dataset.alphabet, allow_empty=True)
     task = open_task(group_by_member(find_fold_models(runs))[0], "test", dataset, DecodeOptions())
-    nbest_lists = decode_in_batches(task, decoder("beam"), beam=50, nbest=1, length_bonus=0.0).hypotheses
+    nbest_lists = decode_in_batches(task, get_decoder("beam"), beam=50, nbest=1, length_bonus=0.0).hypotheses
     rows = [line.split(",")[1] for line in out.read_text().splitlines()[1:]]
     assert rows == [dataset.alphabet.to_string(nbest[0].tokens) for nbest in nbest_lists]
     assert f"wrote {out} ({len(dataset.test)} rows)" in capsys.readouterr().out
@@ -153,10 +153,10 @@ def test_a_member_s_best_hypotheses_become_a_submission(run, dataset, runs, tmp_
     [
         ({"out": Path("one.csv")}, "--out with --split dev"),
         ({"out": Path("one.csv"), "split": "test", "limit": 3}, "--out with --limit"),
-        ({"beam": 5, "nbest": 6}, "--nbest 6 --beam 5"),
-        ({"beam": 0}, "--beam 0"),
+        ({"beam": 5, "nbest": 6}, r"--nbest 6: expected 1 to --beam \(5\)"),
+        ({"beam": 0}, "--beam 0: expected 1 or more"),
         ({"limit": 0}, "--limit 0"),
-        ({"tune": True}, "--tune without a language model"),
+        ({"tune": True}, "--tune without a language model: use --lm train, or pass --lm FILE.arpa"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, message):

@@ -7,7 +7,7 @@ import pytest
 
 from ensemble.beam.search import beam_search
 from ensemble.decoding.batched import decoded_batches
-from ensemble.decoding.decoders import DECODERS, HOW_TO_INSTALL, collapse, decoder
+from ensemble.decoding.decoders import DECODERS, HOW_TO_INSTALL, collapse, get_decoder
 from ensemble.decoding.third_party import installed
 from ensemble.lm.ngram import estimate
 from folds.store.log_probs import LogProbs
@@ -40,7 +40,7 @@ def test_ours_are_always_registered_and_third_party_ones_where_installed():
 @pytest.mark.parametrize("name", DECODERS.names())
 def test_every_decoder_keeps_the_contract(name):
     log_probs, lengths = batch()
-    nbest_lists = decoder(name)(log_probs, lengths, beam=20)
+    nbest_lists = get_decoder(name)(log_probs, lengths, beam=20)
     assert [len(nbest) for nbest in nbest_lists] == [1] * len(lengths)
     for row, (best,) in enumerate(nbest_lists):
         assert all(0 < token < CLASSES for token in best.tokens)
@@ -55,26 +55,26 @@ def test_every_decoder_refuses_bad_input(name):
     log_probs, lengths = batch(2)
     log_probs[1, 3, 2] = np.nan
     with pytest.raises(InputError, match="utterance 1, frame 3: NaN"):
-        decoder(name)(log_probs, lengths)
+        get_decoder(name)(log_probs, lengths)
     with pytest.raises(InputError, match="length 61; expected 1 to 60"):
-        decoder(name)(log_probs, np.array([60, 61]))
+        get_decoder(name)(log_probs, np.array([60, 61]))
 
 
 @pytest.mark.parametrize("name", [name for name in DECODERS.names() if name != "beam"])
 def test_a_decoder_refuses_what_it_does_not_support(name):
     log_probs, lengths = batch(1)
     with pytest.raises(InputError, match=f"decoder {name}: supports no language model"):
-        decoder(name)(log_probs, lengths, lm=estimate([[1, 2]], CLASSES), lm_weight=0.5)
+        get_decoder(name)(log_probs, lengths, lm=estimate([[1, 2]], CLASSES), lm_weight=0.5)
     with pytest.raises(InputError, match=f"decoder {name}: supports no language model and no length bonus"):
-        decoder(name)(log_probs, lengths, length_bonus=1.0)
+        get_decoder(name)(log_probs, lengths, length_bonus=1.0)
     if name in ("greedy", "fast_ctc_decode"):
         with pytest.raises(InputError, match=f"decoder {name}: nbest is 5; expected at most 1"):
-            decoder(name)(log_probs, lengths, beam=5, nbest=5)
+            get_decoder(name)(log_probs, lengths, beam=5, nbest=5)
 
 
 def test_greedy_is_the_greedy_collapse_with_the_frames_where_tokens_begin():
     log_probs, lengths = batch()
-    nbest_lists = decoder("greedy")(log_probs, lengths)
+    nbest_lists = get_decoder("greedy")(log_probs, lengths)
     assert [list(best.tokens) for (best,) in nbest_lists] == greedy(log_probs, lengths)
     for row, (best,) in enumerate(nbest_lists):
         assert log_probs[row, best.frames].argmax(axis=1).tolist() == list(best.tokens)
@@ -85,7 +85,7 @@ def test_greedy_is_the_greedy_collapse_with_the_frames_where_tokens_begin():
 def test_third_party_decoders_find_nothing_better_than_our_beam(name):
     log_probs, lengths = batch(8, seed=3)
     ours = beam_search(log_probs, lengths, beam=50)
-    theirs = decoder(name)(log_probs, lengths, beam=50)
+    theirs = get_decoder(name)(log_probs, lengths, beam=50)
 
     def scores(nbest_lists):
         return [log_likelihood(log_probs[i, :n], [nbest_lists[i][0].tokens])[0] for i, n in enumerate(lengths)]
@@ -97,7 +97,7 @@ def test_third_party_decoders_find_nothing_better_than_our_beam(name):
 def test_third_party_decoders_that_merge_prefixes_find_what_ours_finds(name):
     log_probs, lengths = batch(8, seed=4)
     ours = beam_search(log_probs, lengths, beam=50)
-    theirs = decoder(name)(log_probs, lengths, beam=50)
+    theirs = get_decoder(name)(log_probs, lengths, beam=50)
     assert [nbest[0].tokens for nbest in ours] == [nbest[0].tokens for nbest in theirs]
 
 
@@ -105,7 +105,7 @@ def test_third_party_decoders_that_merge_prefixes_find_what_ours_finds(name):
 def test_ctcdecodes_nbest_is_ours():
     log_probs, lengths = batch(4, seed=5)
     ours = beam_search(log_probs, lengths, beam=50, nbest=5)
-    theirs = decoder("ctcdecode")(log_probs, lengths, beam=50, nbest=5)
+    theirs = get_decoder("ctcdecode")(log_probs, lengths, beam=50, nbest=5)
     assert [[h.tokens for h in nbest] for nbest in ours] == [[h.tokens for h in nbest] for nbest in theirs]
 
 
@@ -113,35 +113,37 @@ def test_a_setting_that_no_decoder_has_is_a_type_error():
     log_probs, lengths = batch(1)
     for name in DECODERS.names():
         with pytest.raises(TypeError, match="width"):
-            decoder(name)(log_probs, lengths, width=5)
+            get_decoder(name)(log_probs, lengths, width=5)
 
 
 def test_a_decoder_that_is_not_installed_says_how_to_get_it(monkeypatch):
     for name in PACKAGES:
         monkeypatch.delitem(DECODERS._entries, name, raising=False)
     with pytest.raises(InputError, match="'ctcdecode' is not installed: build it with `make ctcdecode`"):
-        decoder("ctcdecode")
+        get_decoder("ctcdecode")
     with pytest.raises(InputError, match="'flashlight' is not installed: pip install flashlight-text"):
-        decoder("flashlight")
-    with pytest.raises(InputError, match="there is no 'bean'; did you mean beam"):
-        decoder("bean")
+        get_decoder("flashlight")
+    with pytest.raises(InputError, match="unknown decoder 'bean'; did you mean beam"):
+        get_decoder("bean")
 
 
-def test_batches_are_of_one_part_and_like_length_and_decode_each_utterance_with_its_parts_model():
+def test_batches_are_of_one_fold_and_similar_length_and_decode_each_utterance_with_its_folds_model():
     log_probs, lengths = batch(150, frames=12)
     offsets = offsets_of(lengths)
     values = np.concatenate([rows[:length] for rows, length in zip(log_probs, lengths, strict=True)])
     stored = LogProbs(values, offsets, tuple(map(str, range(150))), "", 0, 1)
-    parts = np.arange(150) % 2
-    languages = {0: None, 1: estimate([[1, 2, 3], [3, 3]], CLASSES, order=2)}
+    outer_folds = np.arange(150) % 2
+    language_models = {0: None, 1: estimate([[1, 2, 3], [3, 3]], CLASSES, order=2)}
     settings = {"beam": 4, "nbest": 2, "lm_weight": 0.5}
-    decoded = list(decoded_batches(stored, beam_search, parts=parts, languages=languages, **settings))
+    decoded = list(decoded_batches(
+        stored, beam_search, outer_folds=outer_folds, language_models=language_models, **settings
+    ))
     assert [len(result.rows) for result in decoded] == [64, 11, 64, 11]
     assert sorted(row for result in decoded for row in result.rows) == list(range(150))
     for result in decoded:
-        assert len(set(parts[result.rows])) == 1
+        assert len(set(outer_folds[result.rows])) == 1
         assert (np.diff(lengths[result.rows]) >= 0).all()
         assert result.wall > 0 and result.cpu >= 0
         for row, nbest in zip(result.rows, result.hypotheses, strict=True):
-            alone = beam_search(log_probs[row, None], lengths[[row]], lm=languages[parts[row]], **settings)
+            alone = beam_search(log_probs[row, None], lengths[[row]], lm=language_models[outer_folds[row]], **settings)
             assert nbest == alone[0]

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from ensemble import joint
+from ensemble.decoding.joint_search import joint_search
 from folds import train
 from folds.competition.metric import edit_distances
 from folds.competition.submission import check_submission
 from folds.data.cache import load_dataset
 from folds.store.fold_model import find_fold_models, load_model
-from models.joint_search import joint_search
 from registry import InputError
 
 SMALL = ["--channels", "8", "--bottom", "6", "--hidden", "8", "--layers", "1", "--speller", "7", "--attention", "5"]
@@ -51,10 +51,10 @@ def run(tiny, runs, monkeypatch):
 
 def best_hypotheses(fold_model, split, ids, weight) -> list[list[int]]:
     """The best hypothesis of each utterance."""
-    row_of = {name: row for row, name in enumerate(split.ids)}
+    row_of = {utterance: row for row, utterance in enumerate(split.ids)}
     network = load_model(fold_model)
-    utterances = [torch.tensor(split.features(row_of[name])) for name in ids]
-    return [joint_search(network, features, beam=5, ctc_weight=weight)[0][0] for features in utterances]
+    utterances = [torch.tensor(split.features(row_of[utterance])) for utterance in ids]
+    return [list(joint_search(network, features, beam=5, ctc_weight=weight)[0].tokens) for features in utterances]
 
 
 def test_out_of_fold_each_model_decodes_what_it_held_out(run, runs, dataset, capsys):
@@ -109,7 +109,7 @@ def test_damaged_weights_are_one_line_before_anything_is_decoded(run, runs, tmp_
         (["--members", "gru*"], r"--members gru\*: no finished member"),
         (["--members", "--fold", "0"], "--members: no name is given; there are: las_small, lstm_small"),
         (["--fold", "4"], r"--fold 4: the members have no fold model of this fold: las_small \(folds 0, 1 of 2\)"),
-        (["--ctc-weight", "1.5"], "--ctc-weight 1.5: expected shares from 0 to 1"),
+        (["--ctc-weight", "1.5"], "--ctc-weight 1.5: expected weights from 0 to 1"),
         (["--beam", "0"], "--beam 0: expected 1 or more"),
         (["--limit", "-1"], "--limit -1: expected 1 or more"),
         (["--out", "x.csv"], "--out: a submission needs all of --split test"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import simulated_members as simulated
 
-from ensemble.members.eligibility import Rules, admitted, total_parameters, within_budget
+from ensemble.members.eligibility import Rules, filter_by_rules, keep_within_max_params, total_parameters
 from ensemble.members.frame_mean import resampled_rows
 from ensemble.members.member import group_by_member, with_held_out
 from ensemble.members.out_of_fold import common_oof
@@ -151,7 +151,7 @@ def test_nan_names_the_member_and_the_utterance(tmp_path, monkeypatch):
     good = fold_model.load("dev")
     values = good.values.copy()
     values[good.offsets[2] + 1, 3] = np.nan
-    broken = LogProbs(values, good.offsets, good.ids, good.alphabet, good.blank, good.stride)
+    broken = LogProbs(values, good.offsets, good.ids, good.alphabet_hash, good.blank, good.stride)
     monkeypatch.setattr(type(fold_model), "load", lambda self, split: broken)
     with pytest.raises(InputError, match="member gru, fold 0.*NaN or .inf.*2-0-0"):
         load_checked(fold_model, "dev", "simulated")
@@ -174,11 +174,11 @@ def test_rules_leave_members_out_with_a_note(tmp_path):
     add(tmp_path, "gru", 0)
     add(tmp_path, "huge", 0, parameters=5000)
     members = group_by_member(find_fold_models(tmp_path))
-    kept, notes = admitted(members, Rules(2000, ("attention",)))
+    kept, notes = filter_by_rules(members, Rules(2000, ("attention",)))
     assert [member.name for member in kept] == ["gru"]
     assert "conformer (tag attention)" in notes[0] and "huge (5,000 parameters" in notes[1]
     with pytest.raises(InputError, match="no member meets the rules"):
-        admitted(members, Rules(10))
+        filter_by_rules(members, Rules(10))
 
 
 def test_fold_models_that_go_together_are_admitted_together(tmp_path):
@@ -186,8 +186,8 @@ def test_fold_models_that_go_together_are_admitted_together(tmp_path):
         for fold in range(folds):
             add(tmp_path, name, fold)
     members = group_by_member(find_fold_models(tmp_path))
-    assert [member.name for member in admitted(members, Rules(1500))[0]] == ["gru", "lstm"]
-    kept, notes = admitted(members, Rules(1500), together=True)
+    assert [member.name for member in filter_by_rules(members, Rules(1500))[0]] == ["gru", "lstm"]
+    kept, notes = filter_by_rules(members, Rules(1500), together=True)
     assert [member.name for member in kept] == ["lstm"] and "gru (2,000 parameters in all its fold models)" in notes[0]
 
 
@@ -196,8 +196,8 @@ def test_budget_buys_members_first_and_folds_with_what_is_left(tmp_path):
         add(tmp_path, name, 0)
         add(tmp_path, name, 1)
     members = group_by_member(find_fold_models(tmp_path))
-    kept = within_budget(members, {"gru": 0.4, "lstm": 0.6}, 3000)
+    kept = keep_within_max_params(members, {"gru": 0.4, "lstm": 0.6}, 3000)
     assert {member.name: member.folds for member in kept} == {"gru": (0,), "lstm": (0, 1)}
     assert total_parameters(kept) == 3000
-    assert total_parameters(within_budget(members, {"gru": 0.4, "lstm": 0.6}, None)) == 4000
-    assert [member.name for member in within_budget(members, {"lstm": 1.0}, None)] == ["lstm"]
+    assert total_parameters(keep_within_max_params(members, {"gru": 0.4, "lstm": 0.6}, None)) == 4000
+    assert [member.name for member in keep_within_max_params(members, {"lstm": 1.0}, None)] == ["lstm"]

@@ -1,4 +1,4 @@
-"""Attention scores: computed from the weights in the store, cached there, and used by rescore and mbr."""
+"""Attention scores: computed from the weights in the runs folder, cached there, and used by rescore and mbr."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def test_out_of_fold_an_utterance_is_scored_by_the_model_that_held_it_out(runs, 
     assert scorer is not None and dev_scorer is not None
     scores = scorer(ids, [[b"\x03"]] * len(ids))
     for fold_model in fold_models:
-        for name in fold_model.load("oof").ids:
-            (own,) = attention_scores(fold_model, "oof", dataset.train, [name], [[b"\x03"]])
-            assert scores[ids.index(name)] == pytest.approx(own)
+        for utterance in fold_model.load("oof").ids:
+            (own,) = attention_scores(fold_model, "oof", dataset.train, [utterance], [[b"\x03"]])
+            assert scores[ids.index(utterance)] == pytest.approx(own)
     dev_ids = dataset.dev.ids[:1]
     on_dev = dev_scorer(dev_ids, [[b"\x03"]])
     by_model = [attention_scores(model, "dev", dataset.dev, dev_ids, [[b"\x03"]])[0] for model in fold_models]
@@ -95,7 +95,7 @@ def test_a_member_without_its_weights_has_no_attention_scores(runs, dataset):
     assert attention_scorer(fold_models, "dev", dataset.dev) is None
 
 
-def test_a_pool_holds_the_likeliest_hypotheses_scores_and_the_lowest_for_the_rest():
+def test_a_pool_holds_the_most_likely_hypotheses_scores_and_the_lowest_for_the_rest():
     pools = [[bytes([token]) for token in range(1, SCORED_HYPOTHESES + 4)], [b"\x01"]]
     ctc = np.concatenate([-np.arange(SCORED_HYPOTHESES + 3.0), [-7.0]])[:, None]
 
@@ -113,7 +113,7 @@ def test_a_pool_holds_the_likeliest_hypotheses_scores_and_the_lowest_for_the_res
 
 
 def test_a_coarse_model_does_not_exclude_hypotheses_from_scoring():
-    """One model finds all long hypotheses impossible; the one that two others find likeliest is scored nevertheless."""
+    """One model finds all long hypotheses impossible; the one that two others prefer is still scored."""
     pools = [[bytes([1] * length) for length in range(1, 2 * SCORED_HYPOTHESES + 1)]]
     fine = -np.abs(np.arange(1, 2 * SCORED_HYPOTHESES + 1) - 2.0 * SCORED_HYPOTHESES) * 2
     coarse = np.where(np.arange(1, 2 * SCORED_HYPOTHESES + 1) <= SCORED_HYPOTHESES, -1.0, -np.inf)

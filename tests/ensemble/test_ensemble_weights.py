@@ -54,10 +54,10 @@ def test_same_seed_same_weights():
 
 
 def test_budget_bounds_the_distinct_members():
-    selection = greedy_selection(towards([0.4, 0.3, 0.3]), 3, costs=[5, 5, 5], budget=10)
+    selection = greedy_selection(towards([0.4, 0.3, 0.3]), 3, parameters=[5, 5, 5], max_params=10)
     assert (selection.counts > 0).sum() == 2
-    with pytest.raises(ValueError, match="no member costs 4 or less"):
-        greedy_selection(towards([1.0]), 1, costs=[5], budget=4)
+    with pytest.raises(ValueError, match="no member has 4 parameters or fewer"):
+        greedy_selection(towards([1.0]), 1, parameters=[5], max_params=4)
 
 
 def test_interval_of_a_difference():

@@ -215,7 +215,7 @@ def test_no_speed_makes_an_utterance_too_short_for_its_labels():
         ({"time_every": 0}, "--time-every 0: expected a whole number of at least 1"),
         ({"feature_mask": -2}, "--feature-mask -2: expected"),
         ({"feature_masks": -1}, "--feature-masks -1: expected"),
-        ({"speed": 1.0}, "--speed 1.0: expected a share from 0 to below 1"),
+        ({"speed": 1.0}, r"--speed 1.0: expected a fraction in \[0, 1\)"),
     ],
 )
 def test_impossible_augmentation_is_refused(settings, message):

@@ -164,7 +164,7 @@ def test_the_store_returns_what_was_written(tmp_path):
     write_log_probs(tmp_path / "oof.safetensors", log_probs)
     back = read_log_probs(tmp_path / "oof.safetensors")
     assert np.array_equal(back.values, log_probs.values) and back.ids == log_probs.ids
-    assert (back.alphabet, back.blank, back.stride, back.lengths.tolist()) == ("abc", 0, 4, [3, 0, 2])
+    assert (back.alphabet_hash, back.blank, back.stride, back.lengths.tolist()) == ("abc", 0, 4, [3, 0, 2])
     assert isinstance(back, Ragged) and back[-1].shape == (2, 4)
     assert np.array_equal(back[2], log_probs.values[3:].astype(np.float32))
     chosen = back.select(["u2", "u0"])
@@ -208,5 +208,5 @@ def test_fold_models_are_finished_runs(tmp_path):
     fold_models = find_fold_models(tmp_path)
     assert [(it.name, it.fold, it.tags) for it in fold_models] == [("m", 0, ("x",)), ("m.seed3", 0, ("x",))]
     assert unfinished_runs(tmp_path) == [tmp_path / "m" / "fold1"]
-    with pytest.raises(InputError, match="no such folder of runs"):
+    with pytest.raises(InputError, match="no such runs folder"):
         find_fold_models(tmp_path / "none")

@@ -1,4 +1,4 @@
-"""Warm restarts: a run that starts from the final weights of the same run in another store."""
+"""Warm restarts: a run that starts from the final weights of the same run in another runs folder."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from registry import InputError
 
 @pytest.fixture
 def trained(tiny, tmp_path, monkeypatch):
-    """Train a small model with these options; the store it is in."""
+    """Train a small model with these options; the runs folder it is in."""
 
     def train(*options: str):
         train_quick(monkeypatch, tiny, tmp_path, *options)

@@ -1,4 +1,4 @@
-"""The training command end to end on a tiny competition: the store it writes, and what it refuses."""
+"""The training command end to end on a tiny competition: the runs folder it writes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_fold_model_predicts_its_own_fold_dev_and_test(undisturbed, tiny):
     dataset = load_dataset(tiny)
     held_out = np.flatnonzero(speaker_folds(dataset.train, 2) == 0)
     oof = fold_model.load("oof")
-    assert oof.ids == tuple(dataset.train.ids[i] for i in held_out) and oof.alphabet == dataset.alphabet.hash
+    assert oof.ids == tuple(dataset.train.ids[i] for i in held_out) and oof.alphabet_hash == dataset.alphabet.hash
     assert fold_model.load("dev").ids == dataset.dev.ids and fold_model.load("test").ids == dataset.test.ids
     assert oof.lengths.tolist() == (-(-dataset.train.lengths[held_out] // 2)).tolist() and fold_model.stride == 2
     expected = greedy_distances(oof, dataset.train, held_out).mean()
@@ -95,7 +95,7 @@ def test_one_fold_fits_everything_and_is_a_member_of_its_own(tiny, tmp_path, mon
     ("options", "message"),
     [
         (["--folds", "1", "--select", "best"], "no utterances are held out to select by"),
-        (["--model", "pbltsm"], "there is no 'pbltsm'; did you mean pblstm"),
+        (["--model", "pbltsm"], "unknown model 'pbltsm'; did you mean pblstm"),
         (["--fold", "2"], "--fold 2: out of range, with --folds 2 it is 0 to 1"),
         (["--fold", "x"], "--fold x: expected a number"),
         (["--folds", "99"], "--folds 99: expected 1 to 6, the number of speakers"),

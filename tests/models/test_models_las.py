@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from ensemble.decoding.joint_search import PrefixScorer, joint_search
 from models import create_model
 from models.ctc import log_likelihood
-from models.joint_search import PrefixScores, joint_search
 from registry import InputError
 
 CLASSES = 3
@@ -76,20 +76,20 @@ def test_a_prefix_has_the_probability_of_all_sequences_that_begin_with_it():
     log_probs = np.log(random.dirichlet(np.ones(CLASSES), size=4))
     everything = hypotheses_up_to(4)
     probabilities = np.exp(log_likelihood(log_probs, everything))
-    scores = PrefixScores(log_probs)
-    states, expected = [], []
+    scorer = PrefixScorer(log_probs)
+    forwards, expected = [], []
     for prefix in ([], [1], [2, 2], [1, 2]):
-        state = scores.start()
+        forward = scorer.start()
         for size, token in enumerate(prefix):
-            state = scores.extend(np.array([prefix[size - 1] if size else 0]), state)[1][:, :, :, token]
-        assert np.exp(scores.finished(state)[0]) == pytest.approx(probabilities[everything.index(prefix)], abs=1e-12)
-        (extended,), _ = scores.extend(np.array([prefix[-1] if prefix else 0]), state)
-        states.append(state)
+            forward = scorer.extend(np.array([prefix[size - 1] if size else 0]), forward)[1][:, :, :, token]
+        assert np.exp(scorer.finish(forward)[0]) == pytest.approx(probabilities[everything.index(prefix)], abs=1e-12)
+        (extended,), _ = scorer.extend(np.array([prefix[-1] if prefix else 0]), forward)
+        forwards.append(forward)
         expected.append(extended)
         for token in range(1, CLASSES):
             begins = [s[: len(prefix) + 1] == [*prefix, token] for s in everything]
             assert np.exp(extended[token]) == pytest.approx(probabilities[begins].sum(), abs=1e-12)
-    together, _ = scores.extend(np.array([0, 1, 2, 2]), np.concatenate(states))
+    together, _ = scorer.extend(np.array([0, 1, 2, 2]), np.concatenate(forwards))
     np.testing.assert_allclose(together, expected, rtol=1e-12)
 
 
@@ -101,9 +101,10 @@ def test_joint_search_equals_brute_force(model, features, weight):
     attention = model.attention_scores(features, everything).double().numpy()
     joint = (weight * ctc if weight else 0) + (1 - weight) * attention
     best = np.argsort(-joint)[:5]
-    found = joint_search(model, features, beam=40, ctc_weight=weight, length=4)[:5]
-    assert [tokens for tokens, _ in found] == [everything[i] for i in best]
-    assert [score for _, score in found] == pytest.approx(joint[best].tolist(), abs=1e-4)
+    found = joint_search(model, features, beam=40, ctc_weight=weight, max_tokens=4)[:5]
+    assert [list(hypothesis.tokens) for hypothesis in found] == [everything[i] for i in best]
+    assert [hypothesis.score for hypothesis in found] == pytest.approx(joint[best].tolist(), abs=1e-4)
+    assert [hypothesis.ctc for hypothesis in found] == pytest.approx(ctc[best].tolist(), abs=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -135,11 +136,16 @@ def test_a_narrow_beam_finds_what_a_search_without_pruning_finds(model, beam, we
         extended = [(*prefix, token) for prefix in kept for token in range(1, CLASSES) if len(prefix) < 4]
         kept = sorted((p for p in extended if prefix_score(p) > -np.inf), key=prefix_score, reverse=True)[:beam]
     best = sorted(candidates, key=lambda s: score(ctc[s], ends[s]), reverse=True)[:beam]
-    found = joint_search(model, features, beam=beam, ctc_weight=weight, length=4)
-    assert [tuple(tokens) for tokens, _ in found] == best
-    assert [score for _, score in found] == pytest.approx([score(ctc[s], ends[s]) for s in best], abs=1e-4)
+    found = joint_search(model, features, beam=beam, ctc_weight=weight, max_tokens=4)
+    assert [hypothesis.tokens for hypothesis in found] == best
+    assert [hypothesis.score for hypothesis in found] == pytest.approx([score(ctc[s], ends[s]) for s in best], abs=1e-4)
 
 
 def test_a_beam_below_one_is_refused(model, features):
-    with pytest.raises(InputError, match="beam 0, CTC weight 0.5"):
+    with pytest.raises(InputError, match="beam is 0; expected 1 or more"):
         joint_search(model, features, beam=0)
+
+
+def test_a_ctc_weight_outside_0_to_1_is_refused(model, features):
+    with pytest.raises(InputError, match="CTC weight is 1.5; expected 0 to 1"):
+        joint_search(model, features, ctc_weight=1.5)

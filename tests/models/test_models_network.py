@@ -35,7 +35,7 @@ class Config(ModelConfig):
         ({"classes": 1}, "features 3 and classes 1: at least 1 and 2 are needed"),
         ({"width": 0}, "--width 0: expected at least 1"),
         ({"kernel": 4}, "--kernel 4: expected an odd number, so that output lengths are exact"),
-        ({"dropout": 1.0}, "--dropout 1.0: expected a probability from 0 to below 1"),
+        ({"dropout": 1.0}, r"--dropout 1.0: expected a probability in \[0, 1\)"),
         ({"dropout": float("nan")}, "--dropout nan: expected a probability"),
     ],
 )

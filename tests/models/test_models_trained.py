@@ -161,7 +161,7 @@ def _cut(run: Path) -> None:
         (lambda run: _described(run, phonemes=["", "HH"]), r"\(2 phonemes; expected one string for each of the 5 cl"),
         (lambda run: _described(run, characters=list("hAlo!")), "characters are not distinct, or that of class 0"),
         (lambda run: _described(run, normalization="global"), "normalization is 'global'; expected utterance"),
-        (lambda run: _described(run, model="pbltsm"), "there is no 'pbltsm'; did you mean pblstm"),
+        (lambda run: _described(run, model="pbltsm"), "unknown model 'pbltsm'; did you mean pblstm"),
         (lambda run: _described(run, config=SIZES | {"width": 3}), "model 'pblstm': no option width; it has features"),
         (lambda run: _described(run, config=SIZES | {"hidden": "8"}), r"option hidden is '8' \(str\); expected int"),
         (lambda run: _described(run, config=SIZES | {"hidden": 9}), r"not the weights of this network \(.*mismatch"),

@@ -1,4 +1,4 @@
-"""Commands end with one line and a status; files appear whole or not at all."""
+"""Commands end with one line and a status."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from registry import InputError, atomic_write, check_place, command
+from registry import InputError, command
 from registry.errors import and_more, one_line
 
 
@@ -40,28 +40,6 @@ def test_a_full_disk_is_one_line(capsys):
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         command(lambda: 1 // 0)
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "new" / "file.txt"
-    with atomic_write(path) as temporary:
-        temporary.write_text("one")
-        assert not path.exists()
-    assert path.read_text() == "one"
-    with pytest.raises(RuntimeError), atomic_write(path) as temporary:
-        temporary.write_text("torn")
-        raise RuntimeError
-    assert path.read_text() == "one" and list(path.parent.iterdir()) == [path]
-
-
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
-    (tmp_path / "file").write_text("kept")
-    for place, reason in ((tmp_path, "Is a directory"), (tmp_path / "file" / "below", "File exists|Not a directory")):
-        with pytest.raises(InputError, match=f"cannot be written \\(({reason})\\): choose another path"):
-            check_place(place)
-        with pytest.raises(InputError, match="cannot be written"), atomic_write(place):
-            pass
-    assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "kept"
 
 
 def test_an_exception_on_one_line():

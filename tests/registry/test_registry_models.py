@@ -1,4 +1,4 @@
-"""The models by name: variants, configs, tags, sizes, and the listing, with what cannot be built or does not load."""
+"""The models by name: variants, configs, tags, sizes; the listing, with what cannot be built or failed to import."""
 
 from __future__ import annotations
 
@@ -215,6 +215,6 @@ def test_a_broken_model_file_disables_itself_alone_and_is_listed(tmp_path):
     assert rows[-1].endswith("cannot be built: ValueError: this one cannot")
     reason = "models/my_broken.py: NameError: name 'undefined_name' is not defined (line 9)"
     assert broken == f"broken: {reason}"
-    assert done.returncode == 2 and done.stderr.startswith("error: models: there is no 'half_done'; ")
-    assert done.stderr.endswith("; " + reason.replace(": NameError", " does not load: NameError") + "\n")
+    assert done.returncode == 2 and done.stderr.startswith("error: unknown model 'half_done'; ")
+    assert done.stderr.endswith("; " + reason.replace(": NameError", " failed to import: NameError") + "\n")
     assert done.stderr.count("\n") == 1

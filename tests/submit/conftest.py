@@ -151,7 +151,8 @@ def harness(_service: tuple, packages: Path | None, tmp_path: Path) -> Harness:
     """A new user and a server without faults, for each version of the client."""
     kaggle, client, home = _service
     kaggle.reset()
-    client.query("credentials", TimeBudget(timeout=120, deadline=240))  # restarts a child that the previous test killed
+    # Restarts a child that the previous test killed.
+    client.query("find_credentials", TimeBudget(timeout=120, deadline=240))
     harness = Harness(kaggle, client, tmp_path, home, packages)
     harness.write("index,label\n0,-@-\n1,-G-\n2,-IZ-\n")
     return harness

@@ -60,7 +60,7 @@ def test_data_is_unpacked_in_the_layout_that_training_reads(harness: Harness, fi
     assert outcome.err == ""  # no progress bars, because standard error is not a terminal
 
     again = fetch(harness)
-    assert again.status == 0 and "holds this version already" in again.out
+    assert again.status == 0 and "already has this version" in again.out
     assert downloads(harness) == ["archive from 0"] * 3  # the headers, the download, and the headers again
 
 
@@ -113,7 +113,7 @@ def test_new_version_of_the_data_with_the_same_time_and_size_is_detected(harness
 
 def test_unknown_layout_is_reported(harness: Harness) -> None:
     harness.kaggle.archive = zipped({"a.txt": b"a"})
-    assert "folds.train does not know the layout" in fetch(harness).out
+    assert "folds.train does not know its layout" in fetch(harness).out
 
 
 def test_damage_in_transit_is_found_by_the_servers_checksum(harness: Harness) -> None:

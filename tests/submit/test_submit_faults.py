@@ -1,4 +1,4 @@
-"""Each fault of Kaggle or the network, through the real client: exit status, one line, ledger, one submission."""
+"""Each fault of Kaggle or the network, through the real client: exit status, error message, ledger, submissions."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ CASES = [
     Case("upload 403 every time", on("upload", *["403"] * 9), 1, 0, "could not be uploaded"),
     Case("upload 503", on("upload", "503"), 0, 1),
     Case("upload refused", on("StartSubmissionUpload", "refused"), 0, 1, options=SHORT),
-    # The submission exists, but no answer says so.
+    # The submission may exist, but its answer is lost or has no ref.
     Case("accepted, answer lost", on("CreateSubmission", "lost"), 0, 1),
     Case("accepted, server hangs", on("CreateSubmission", "lost-hang"), 0, 1, options=SHORT),
     Case("no ref, nothing made", on("CreateSubmission", "no-ref"), 1, 0, "no ref"),
@@ -105,7 +105,7 @@ def test_run_after_a_lost_answer_checks_before_it_sends(harness: Harness) -> Non
     assert attempt.state == "open"
     again = harness.run(wait=True)
     assert again.status == 0
-    assert "had arrived as ref 101: nothing is sent" in again.out
+    assert "already submitted as ref 101 by an interrupted run; not sending it again" in again.out
     (attempt,) = harness.attempts
     assert (attempt.ref, attempt.public_score) == (101, "9.81234")
     assert harness.kaggle.requests.count("CreateSubmission") == 1
@@ -181,7 +181,7 @@ def test_all_pages_of_the_list_are_read(harness: Harness) -> None:
     others = [ours | {"ref": 1000 + number, "description": "a team mate's"} for number in range(250)]
     harness.kaggle.submissions[:0] = others
     harness.kaggle.allowed = 1000
-    assert "had arrived as ref 101" in harness.run().out
+    assert "already submitted as ref 101 by an interrupted run" in harness.run().out
 
 
 @pytest.mark.parametrize("submission_faults", [[], ["403"]])

@@ -1,4 +1,4 @@
-"""The ledger: no event is lost or torn by concurrent writers, and its table and plot."""
+"""The ledger: concurrent writers lose no events; its table and plot."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_wait_past_the_deadline_is_not_started() -> None:
 def test_slug(competition: str, slug: str | None) -> None:
     options = SubmitOptions(competition=competition)
     if slug is None:
-        with pytest.raises(InputError, match="expected the last part of its address"):
+        with pytest.raises(InputError, match="expected the last part of its URL"):
             _ = options.slug
     else:
         assert options.slug == slug

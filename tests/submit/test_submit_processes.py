@@ -1,4 +1,4 @@
-"""What only separate processes show: kills, two runs at once, the plain `kaggle` command, and what is printed where."""
+"""Tests that need separate processes: kills, concurrent runs, the plain `kaggle` command, and what is printed where."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def test_kill_after_the_request_is_reconciled_at_the_next_start(harness: Harness
     (attempt,) = harness.attempts
     assert attempt.state == "open"
     outcome = harness.run(settle=1.0)
-    assert outcome.status == 0 and "had arrived as ref 101" in outcome.out
+    assert outcome.status == 0
+    assert "already submitted as ref 101 by an interrupted run; not sending it again" in outcome.out
     harness.check_ledger()
     assert len(harness.kaggle.submissions) == 1
 
@@ -84,7 +85,7 @@ def test_plain_kaggle_command_accepts_the_same_file(harness: Harness) -> None:
 def test_exit_status_of_the_plain_kaggle_command_after_a_failed_upload(harness: Harness) -> None:
     harness.kaggle.faults["upload"] = ["403"]
     done = harness.cli("competitions", "submit", "-c", "hw", "-f", "submission.csv", "-m", "by hand")
-    version = harness.client.call("credentials", TimeBudget(), 60)["version"]
+    version = harness.client.call("find_credentials", TimeBudget(), 60)["version"]
     assert (version, done.returncode) in (("2.2.4", 0), ("2.2.5", 1))
     assert not harness.kaggle.submissions
 

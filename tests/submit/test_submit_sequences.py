@@ -9,8 +9,8 @@ from conftest import Harness
 SEQUENCES = 200
 OTHER_VERSION = 20
 
-# After a fault that ends the child process, the next child needs a second to start: such faults are rare.
-SLOW_SHARE = 0.02
+# Fraction of runs with a fault that ends the child process. It is small because the next child takes a second to start.
+SLOW_FRACTION = 0.02
 FAST = ("", "", "", "400", "403", "429", "429 0", "500", "503", "html", "reset")
 LOST_ANSWERS = ("lost", "lost-html", "lost-500", "no-ref")
 
@@ -44,7 +44,7 @@ def test_server_and_ledger_agree_after_every_run_of_random_faults(harness: Harne
         harness.ledger.unlink(missing_ok=True)
         harness.write(f"index,label\n0,-@-\n1,-{'G' * (sequence + 1)}-\n")
         for _ in range(rng.randrange(1, 3)):
-            drawn = faults(rng, slow=rng.random() < SLOW_SHARE)
+            drawn = faults(rng, slow=rng.random() < SLOW_FRACTION)
             for endpoint, queue in drawn.items():
                 kaggle.faults[endpoint] = [kill if fault == "kill" else fault for fault in queue]
             outcome = harness.run(wait=rng.random() < 0.5, settle=0.06, pause=0.003, timeout=1.0, deadline=15.0)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from folds.competition.alphabets import F18, F20, Alphabet
-from folds.competition.description import FORMATS, Competition, Utterances, describe_competition
+from folds.competition.description import FORMATS, Competition, SplitSource, describe_competition
 from folds.competition.npy_files import array_length, read_ragged
 from registry.errors import InputError
 
@@ -69,7 +69,7 @@ def _split(
     alphabet: Alphabet,
     first_label: int,
     allow_pickle: bool,
-) -> Utterances:
+) -> SplitSource:
     """A split in one array of features and one of labels, in which class 1 is written as `first_label`."""
     features_path = root / features_file
     labels_path = None if labels_file is None else root / labels_file
@@ -83,7 +83,7 @@ def _split(
             f"expected as many; download both again"
         )
     read = functools.cache(functools.partial(read_ragged, allow_pickle=allow_pickle))
-    return Utterances(
+    return SplitSource(
         name=name,
         # No dash, which would end a speaker's name: these semesters name none, so each utterance counts as its own.
         ids=tuple(f"{name}{index:06d}" for index in range(count)),

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from folds.competition.alphabets import F22, S22, Alphabet
-from folds.competition.description import FORMATS, Competition, Utterances, describe_competition
+from folds.competition.description import FORMATS, Competition, SplitSource, describe_competition
 from folds.competition.npy_files import read_array
 from registry.errors import InputError, and_more
 
@@ -55,7 +55,7 @@ def s22(root: Path, allow_pickle: bool) -> Competition | None:
     )
 
 
-def _listed_order(path: Path, test: Utterances) -> list[int]:
+def _listed_order(path: Path, test: SplitSource) -> list[int]:
     """The test utterance that each line of S22's list names; the list has a header and names files."""
     try:
         table = pd.read_csv(
@@ -77,7 +77,7 @@ def _listed_order(path: Path, test: Utterances) -> list[int]:
     return [position[name] for name in names]
 
 
-def _split(name: str, root: Path, folders: Sequence[str], alphabet: Alphabet | None) -> Utterances:
+def _split(name: str, root: Path, folders: Sequence[str], alphabet: Alphabet | None) -> SplitSource:
     """A split of `folders`, sorted by file name whatever order the disk has; with transcripts if `alphabet`."""
     features: list[str] = []
     transcripts: list[str] = []
@@ -92,7 +92,7 @@ def _split(name: str, root: Path, folders: Sequence[str], alphabet: Alphabet | N
     repeated = sorted(utterance for utterance, count in Counter(ids).items() if count > 1)
     if repeated:
         raise InputError(f"{root}: utterance {repeated[0]} is in more than one of {', '.join(folders)}; remove one")
-    return Utterances(
+    return SplitSource(
         name=name,
         ids=ids,
         files=(*features, *transcripts),

@@ -1,0 +1,55 @@
+"""Outer folds of nested cross-validation over the training utterances, and a language model for each of them.
+
+A language model that scores an out-of-fold utterance must not have been estimated on its transcript, nor on its
+speaker's other transcripts, because one speaker reads one book. So each outer fold has a language model that is
+estimated without the fold's speakers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from ensemble.lm.ngram import PhoneLM, estimate
+from folds.data.dataset import Dataset
+
+# The number of outer folds when all out-of-fold predictions come from one training fold.
+OUTER_FOLDS = 4
+
+
+def assign_outer_folds(folds: np.ndarray, speakers: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """The outer fold of each utterance in nested cross-validation, (N,) int64 from 0, and notes for the user.
+
+    Outer folds are the training `folds` (N,), or groups of speakers if there is only one training fold.
+
+    >>> assign_outer_folds(np.array([3, 1, 3]), ["a", "b", "a"])[0].tolist()
+    [1, 0, 1]
+    """
+    if len(np.unique(folds)) > 1:
+        return np.unique(folds, return_inverse=True)[1], []
+    if len(set(speakers)) == 1:
+        note = f"  one fold of one speaker only: nested distances are over {OUTER_FOLDS} groups of utterances"
+        return np.arange(len(speakers)) % min(OUTER_FOLDS, len(speakers)), [note]
+    numbers = {speaker: number for number, speaker in enumerate(sorted(set(speakers)))}
+    outer_folds = np.unique([numbers[speaker] % OUTER_FOLDS for speaker in speakers], return_inverse=True)[1]
+    note = f"  one fold only: nested distances are over {outer_folds.max() + 1} groups of speakers instead of folds"
+    return outer_folds, [note]
+
+
+def estimate_language_models(
+    dataset: Dataset, speakers: Sequence[str], outer_folds: np.ndarray, order: int
+) -> tuple[PhoneLM, ...]:
+    """A phone language model per outer fold, estimated without the transcripts of the fold's speakers.
+
+    `speakers` and `outer_folds` (N,) are those of the utterances.
+    """
+    held_out = [set(np.asarray(speakers)[outer_folds == fold].tolist()) for fold in range(outer_folds.max() + 1)]
+    return tuple(estimate_language_model(dataset, order, without) for without in held_out)
+
+
+def estimate_language_model(dataset: Dataset, order: int, without: Collection[str] = ()) -> PhoneLM:
+    """A phone language model of the training transcripts; those of the speakers `without` are left out."""
+    train = dataset.train
+    rows = [row for row, speaker in enumerate(train.speakers) if speaker not in without]
+    return estimate([train.labels(row).tolist() for row in rows], dataset.alphabet.classes, order)
