@@ -22,7 +22,7 @@ from ensemble.blenders.base import BLENDERS, BlendRecipe, predict_with
 from ensemble.blenders.best import FittedBlender, best_recipe, fit_blenders, methods_of, winner
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
 from ensemble.members.eligibility import Rules, all_tags, keep_within_max_params, total_parameters
-from ensemble.members.member import Member, group_by_member, with_held_out
+from ensemble.members.member import Member, group_by_member, measurable_on_dev, with_held_out
 from ensemble.statistics.blend_tables import blender_table, describe_level, member_table
 from ensemble.statistics.bootstrap import bootstrap, paired_bootstrap
 from ensemble.statistics.member_baselines import (
@@ -180,6 +180,7 @@ def main() -> None:
         print(f"left out: blender {name} does not load: {reason}", file=sys.stderr)
     check_writable(options.out)
     rules = options.rules
+    measurable_on_dev(find_fold_models(options.runs), options.members)
     fold_models = finished_fold_models(options.runs)
     dataset = options.open_dataset()
     inputs = open_inputs(group_by_member(fold_models, options.members), dataset, options, rules)

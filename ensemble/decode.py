@@ -22,7 +22,7 @@ from ensemble.decoding.decoders import Decoder, DecoderSettings, get_decoder
 from ensemble.fitting.settings import pattern_search
 from ensemble.lm.arpa import read_arpa, write_arpa
 from ensemble.lm.ngram import PhoneLM, estimate, estimate_folds
-from ensemble.members.member import Member, group_by_member
+from ensemble.members.member import Member, group_by_member, measurable_on_dev
 from ensemble.members.out_of_fold import oof_folds
 from ensemble.members.predictions import mean_predictions, oof_predictions
 from folds.competition.submission import write_submission
@@ -197,7 +197,12 @@ def main() -> None:
     """Run the command."""
     options = tyro.cli(DecodeOptions, prog="python -m ensemble.decode", description=__doc__)
     decode = get_decoder(options.decoder)
-    members = group_by_member(find_fold_models(options.runs), options.members)
+    fold_models = find_fold_models(options.runs)
+    if options.split == "dev":
+        fold_models, notes = measurable_on_dev(fold_models, options.members)
+        for note in notes:
+            print(note, file=sys.stderr)
+    members = group_by_member(fold_models, options.members)
     if options.out is not None and len(members) > 1:
         names = ", ".join(member.name for member in members)
         raise InputError(f"--out with {len(members)} members ({names}): choose one with --members, or blend them")

@@ -20,7 +20,7 @@ import tyro
 
 from ensemble.decoding.batched import sample_rows
 from ensemble.decoding.joint_search import joint_search
-from ensemble.members.member import group_by_member
+from ensemble.members.member import group_by_member, measurable_on_dev
 from folds.competition.metric import edit_distances
 from folds.competition.submission import write_submission
 from folds.data.data_options import StoreOptions
@@ -74,7 +74,10 @@ class JointTask(NamedTuple):
 
 def select_fold_models(options: JointOptions) -> list[FoldModel]:
     """The fold models of `--members` and `--fold`. Raises InputError for none, or one without an attention decoder."""
-    members = group_by_member(find_fold_models(options.runs), options.members)
+    available = find_fold_models(options.runs)
+    if options.split == "dev":
+        available, _ = measurable_on_dev(available, options.members)
+    members = group_by_member(available, options.members)
     fold_models = [
         fold_model for member in members for fold_model in member.fold_models if options.fold in (None, fold_model.fold)
     ]

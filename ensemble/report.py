@@ -20,7 +20,7 @@ import tyro
 
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.open_inputs import InputOptions, open_inputs
-from ensemble.members.member import Member, group_by_member, with_held_out
+from ensemble.members.member import Member, group_by_member, measurable_on_dev, with_held_out
 from ensemble.rover import NULL
 from ensemble.statistics.bootstrap import bootstrap
 from ensemble.statistics.confusions import EditCounts, count_edits
@@ -56,7 +56,9 @@ class ReportOptions(StoreOptions):
 
 def page(options: ReportOptions) -> str:
     """The whole page."""
-    fold_models, _ = with_held_out(find_fold_models(options.runs))
+    all_fold_models = find_fold_models(options.runs)
+    measurable_on_dev(all_fold_models, options.members)
+    fold_models, _ = with_held_out(all_fold_models)
     if not fold_models:
         raise InputError(f"{options.runs}: no finished member to report on; train one with python -m folds.train")
     dataset = options.open_dataset()

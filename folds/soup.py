@@ -18,6 +18,7 @@ from folds.store.checkpoint import mean_weights
 from folds.store.fold_model import read_fold_model
 from folds.store.json_files import read_json, write_json
 from folds.store.run_folder import RunFolder
+from folds.training.metrics_logger import Cost
 from folds.training.predict import write_predictions
 from folds.training.run_config import weights_description
 from models import create_model, write_weights
@@ -68,9 +69,15 @@ def make_soup(options: SoupOptions) -> RunFolder:
     folder = run.soup
     write_json(folder.config, config | {"soup": [path.name for path in checkpoints]})
     write_weights(folder.weights, network, weights_description(config, dataset.alphabet))
-    frames, minutes = config["options"]["recipe"]["batch_frames"], summary["cpu_minutes"]
     write_predictions(
-        network, dataset, held_out, folder, frames=frames, device=torch.device("cpu"), cpu_minutes=minutes
+        network,
+        dataset,
+        held_out,
+        folder,
+        frames=config["options"]["recipe"]["batch_frames"],
+        device=torch.device("cpu"),
+        cost=Cost.from_summary(summary),
+        with_dev=fold_model.with_dev,
     )
     return folder
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import registry
 from models.layers.frames import output_lengths, valid, zero_padding
+from models.layers.lengths import Lengths
 from models.network import CTCModel, TrainingOutputs
 from registry import InputError
 from registry.config import Config
@@ -40,9 +41,14 @@ class AdaptedModel(CTCModel):
         self.stride = _stride(name, module, features, classes)
 
     def training_outputs(self, features: Tensor, lengths: Tensor) -> TrainingOutputs:
-        """Log-probabilities and lengths of the module, for features `(N, T, F)` and lengths `(N,)`."""
-        log_probs, module_lengths = self.module(zero_padding(features, lengths), lengths)
-        return TrainingOutputs(log_probs.float(), module_lengths.to(lengths))
+        """Log-probabilities of the module, for features `(N, T, F)` and lengths `(N,)`.
+
+        The module gets lengths on the features' device. Those it returns were compared with its stride when it was
+        adapted; here they are computed on the CPU, because reading them would wait for the device.
+        """
+        known = Lengths(lengths)
+        log_probs, _ = self.module(zero_padding(features, known), known.on(features.device))
+        return TrainingOutputs(log_probs.float(), known.after(self.stride).host)
 
 
 def as_ctc_model(name: str, module: Any, config: Config) -> CTCModel:

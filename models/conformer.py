@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.layers.frames import Convolution, FrameLayer, FrameNorm, LockedDropout, valid, zero_padding
+from models.layers.frames import Convolution, FrameLayer, FrameNorm, LockedDropout, zero_padding
+from models.layers.lengths import Lengths
 from models.network import CTCNetwork, ModelConfig
 from registry import InputError, register_model
 
@@ -52,12 +53,12 @@ class Attention(nn.Module):
         self.input = nn.Linear(size, 3 * size)
         self.output = nn.Linear(size, size)
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Lengths) -> Tensor:
         """`(N, T, D)` in and out."""
         batch, frames, size = x.shape
         projected = self.input(self.norm(x)).view(batch, frames, 3, self.heads, size // self.heads)
         query, key, value = projected.permute(2, 0, 3, 1, 4)
-        mask = valid(lengths, frames)[:, None, None, :]
+        mask = lengths.mask(frames, x.device)[:, None, None, :]
         context = functional.scaled_dot_product_attention(rotated(query), rotated(key), value, attn_mask=mask)
         return self.output(context.transpose(1, 2).reshape(batch, frames, size))
 
@@ -83,7 +84,7 @@ class ConvolutionModule(nn.Module):
         self.norm = FrameNorm(size)
         self.output = nn.Linear(size, size)
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Lengths) -> Tensor:
         """`(N, T, D)` in and out."""
         x = zero_padding(functional.glu(self.gate(self.before(x)), dim=2), lengths)
         x = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
@@ -107,7 +108,7 @@ class ConformerBlock(FrameLayer):
         self.norm = nn.LayerNorm(size)
         self.dropout = LockedDropout(config.dropout)
 
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, lengths: Lengths) -> tuple[Tensor, Lengths]:
         """`(N, T, D)` in and out."""
         x = x + 0.5 * self.dropout(self.first(x))
         x = x + self.dropout(self.attention(x, lengths))

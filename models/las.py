@@ -63,16 +63,16 @@ class LAS(CTCNetwork):
     def auxiliary_loss(self, outputs: TrainingOutputs, targets: Tensor, target_lengths: Tensor) -> tuple[float, Tensor]:
         """The weight of the speller's loss, and that loss: cross-entropy in nats per label, a scalar.
 
-        `targets` `(sum of L,)` are the concatenated transcripts, of lengths `target_lengths` `(N,)`.
+        `targets` `(sum of L,)` are the concatenated transcripts, of lengths `target_lengths` `(N,)` on the CPU.
         """
         transcripts = targets.split(target_lengths.tolist())
         log_likelihoods = self.speller.log_likelihood(self.memory(outputs), transcripts)
-        return self.spelling, -log_likelihoods.sum() / target_lengths.sum()
+        return self.spelling, -log_likelihoods.sum() / int(target_lengths.sum())
 
     @torch.no_grad()
     def attention_scores(self, features: Tensor, hypotheses: list[list[int]]) -> Tensor:
         """The speller's log P(hypothesis | utterance) `(H,)` of H hypotheses, for one utterance's features `(T, F)`."""
-        outputs = self.training_outputs(features[None], torch.tensor([len(features)], device=features.device))
+        outputs = self.training_outputs(features[None], torch.tensor([len(features)]))
         memory = self.memory(outputs).expand(len(hypotheses))
         return self.speller.log_likelihood(memory, [torch.tensor(tokens, dtype=torch.long) for tokens in hypotheses])
 

@@ -12,6 +12,8 @@ import tyro
 from torch import Tensor, nn
 
 from models.layers.frames import FrameLayer, output_lengths, zero_padding
+from models.layers.lengths import Lengths
+from models.layers.recurrent import Bidirectional, PackedFrames, padded
 from registry import InputError
 
 
@@ -52,7 +54,7 @@ class TrainingOutputs(NamedTuple):
     log_probs: Tensor
     """Log-probabilities `(N, T', C)`."""
     lengths: Tensor
-    """Output lengths `(N,)`."""
+    """Output lengths `(N,)`, int64 on the CPU, where the losses read them."""
     middle: Tensor | None = None
     """Log-probabilities `(N, T', C)` of the intermediate output layer."""
     middle_lengths: Tensor | None = None
@@ -72,7 +74,10 @@ class CTCModel(nn.Module):
     """Number of classes C, including the blank."""
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Features `(N, T, F)`, lengths `(N,)` → log-probabilities `(N, T', C)` float32, lengths `(N,)`."""
+        """Features `(N, T, F)`, lengths `(N,)` → log-probabilities `(N, T', C)` float32, lengths `(N,)`.
+
+        Both lengths belong on the CPU: copying them there from another device waits for all work queued on it.
+        """
         outputs = self.training_outputs(features, lengths)
         return outputs.log_probs, outputs.lengths
 
@@ -141,17 +146,23 @@ class CTCNetwork(CTCModel):
 
     def training_outputs(self, features: Tensor, lengths: Tensor) -> TrainingOutputs:
         """What a training step reads, for features `(N, T, F)` and lengths `(N,)`."""
-        x = zero_padding(features, lengths)
-        middle, middle_lengths = x, lengths
+        known = Lengths(lengths)
+        x: Tensor | PackedFrames = zero_padding(features, known)
+        middle, middle_lengths = x, known
         for count, layer in enumerate(self.layers, start=1):
-            x, lengths = layer(x, lengths)
+            if isinstance(layer, Bidirectional) and layer.packs(features):
+                x = layer.over_packed(PackedFrames.of(x, known))
+            else:
+                x, known = layer(padded(x), known)
             if count == self.intermediate_after:
-                middle, middle_lengths = x, lengths
+                middle, middle_lengths = x, known
+        states = padded(x)
         # The loss is a sum of many small numbers, so it is computed in float32 under autocast too.
-        log_probs = self.output(x).float().log_softmax(dim=2)
-        if self.middle is None:
-            return TrainingOutputs(log_probs, lengths, states=x)
-        return TrainingOutputs(log_probs, lengths, self.middle(middle).float().log_softmax(dim=2), middle_lengths, x)
+        log_probs = self.output(states).float().log_softmax(dim=2)
+        if self.middle is None or not self.middle.weight.requires_grad:  # nothing reads it: see use_intermediate
+            return TrainingOutputs(log_probs, known.host, states=states)
+        middle_log_probs = self.middle(padded(middle)).float().log_softmax(dim=2)
+        return TrainingOutputs(log_probs, known.host, middle_log_probs, middle_lengths.host, states)
 
     @property
     def has_intermediate(self) -> bool:

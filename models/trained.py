@@ -154,7 +154,7 @@ class TrainedModel:
             padded = torch.zeros(len(indices), int(lengths.max()), self.features)
             for row, index in enumerate(indices):
                 padded[row, : lengths[row]] = torch.from_numpy(normalized[index])
-            log_probs, ends = self.network(padded.to(device), lengths.to(device))
+            log_probs, ends = self.network(padded.to(device), lengths)
             for index, values, end in zip(indices, log_probs.cpu().numpy(), ends.tolist(), strict=True):
                 predictions[index] = values[:end].copy()
         return [predictions[index] for index in range(len(utterances))]

@@ -79,6 +79,25 @@ def group_by_member(fold_models: Sequence[FoldModel], patterns: Sequence[str] = 
     return members
 
 
+def measurable_on_dev(fold_models: Sequence[FoldModel], patterns: Sequence[str]) -> tuple[list[FoldModel], list[str]]:
+    """The fold models that were not trained on dev, and a note for each that was.
+
+    Raises InputError for a pattern that matches only members that were trained on dev.
+    """
+    names = {fold_model.name for fold_model in fold_models}
+    trained_on_dev = {fold_model.name for fold_model in fold_models if fold_model.with_dev}
+    for pattern in patterns:
+        matched = set(fnmatch.filter(names, pattern))
+        if matched and matched <= trained_on_dev:
+            raise InputError(
+                f"--members {pattern}: {', '.join(sorted(matched))} was trained on dev too, so a distance on dev says "
+                "nothing about it: decode it with python -m ensemble.decode --split test"
+            )
+    kept = [fold_model for fold_model in fold_models if not fold_model.with_dev]
+    notes = [f"left out: {name} was trained on dev too, so it is not measured there" for name in sorted(trained_on_dev)]
+    return kept, notes
+
+
 def with_held_out(fold_models: Sequence[FoldModel]) -> tuple[list[FoldModel], list[str]]:
     """The fold models that hold out a fold, by which a blend can weigh them, and a note for each that does not."""
     kept = [model for model in fold_models if model.folds > 1]

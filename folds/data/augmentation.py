@@ -1,15 +1,17 @@
-"""Augmentation of training batches: a random speed and random masks per utterance, in whole-batch operations.
+"""Augmentation of training batches: a random speed and random masks per utterance.
 
 Masks over time and features are SpecAugment's (Park et al. 2019, arXiv 1904.08779). A change of speed interpolates
 between frames, which stands in for resampling the audio (Ko et al. 2015, "Audio augmentation for speech recognition").
+
+Like `collate`, this uses NumPy because it runs on the prefetching thread; PyTorch only draws the random numbers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from folds.data.batches import Batch, repeated
 from folds.data.dataset import ctc_frames
@@ -50,49 +52,55 @@ def augment(batch: Batch, options: SpecAugment, stride: int, generator: torch.Ge
     if options.speed:
         batch = _change_speed(batch, options.speed, stride, generator)
     batch = repeated(batch, views)
-    return replace(batch, features=_mask(batch.features, batch.lengths, options, generator))
+    _mask(batch.features.numpy(), batch.lengths.numpy(), options, generator)
+    return batch
 
 
 def _change_speed(batch: Batch, max_change: float, stride: int, generator: torch.Generator) -> Batch:
     """Each utterance at a random speed in `1 ± max_change`, by linear interpolation between frames."""
-    rate = 1 + max_change * (2 * torch.rand(len(batch.lengths), generator=generator) - 1)
-    labels = Ragged(batch.targets.numpy(), offsets_of(batch.target_lengths.numpy()))
-    needed = torch.from_numpy(ctc_frames(labels))
-    lengths = (batch.lengths / rate).round().long().clamp(min=1)
-    lengths = torch.where(lengths >= needed * stride, lengths, batch.lengths)
-    # Frame j of the new utterance is at position j (T - 1) / (T' - 1) of the old one.
-    step = (batch.lengths - 1) / (lengths - 1).clamp(min=1)
-    position = torch.arange(int(lengths.max())) * step[:, None]
-    position = torch.minimum(position, batch.lengths[:, None] - 1.0)
-    before = position.floor().long()
-    after = torch.minimum(before + 1, batch.lengths[:, None] - 1)
-    rows = torch.arange(len(lengths))[:, None]
-    weight = (position - before)[:, :, None]
-    features = batch.features[rows, before] * (1 - weight) + batch.features[rows, after] * weight
-    features *= (torch.arange(features.shape[1]) < lengths[:, None])[:, :, None]
-    return replace(batch, features=features, lengths=lengths)
+    old = batch.lengths.numpy()
+    rate = 1 + max_change * (2 * torch.rand(len(old), generator=generator).numpy() - 1)
+    needed = ctc_frames(Ragged(batch.targets.numpy(), offsets_of(batch.target_lengths.numpy())))
+    new = np.maximum((old.astype(np.float32) / rate).round().astype(np.int64), 1)
+    new = np.where(new >= needed * stride, new, old)
+    features = batch.features.numpy()
+    changed = np.zeros((len(new), new.max(), features.shape[2]), np.float32)
+    for row, (old_length, new_length) in enumerate(zip(old.tolist(), new.tolist(), strict=True)):
+        changed[row, :new_length] = _stretch(features[row, :old_length], new_length)
+    return replace(batch, features=torch.from_numpy(changed), lengths=torch.from_numpy(new))
 
 
-def _mask(features: Tensor, lengths: Tensor, options: SpecAugment, generator: torch.Generator) -> Tensor:
-    """A copy of features `(N, T, F)` with random time and feature masks set to 0; lengths `(N,)`."""
-    batch, frames, size = features.shape
-    features = features.clone()
+def _stretch(frames: np.ndarray, length: int) -> np.ndarray:
+    """Frames `(T, F)` float32 interpolated to `(length, F)`; the first and the last stay where they are."""
+    last = len(frames) - 1
+    # Frame j of the result is at position j (T - 1) / (length - 1) of `frames`.
+    position = np.arange(length, dtype=np.float32) * (np.float32(last) / np.float32(max(length - 1, 1)))
+    position = np.minimum(position, np.float32(last))
+    before = position.astype(np.int64)
+    after = np.minimum(before + 1, last)
+    weight = (position - before.astype(np.float32))[:, None]
+    return frames[before] * (1 - weight) + frames[after] * weight
+
+
+def _mask(features: np.ndarray, lengths: np.ndarray, options: SpecAugment, generator: torch.Generator) -> None:
+    """Set random spans of time and of features to 0, in place; features `(N, T, F)`, lengths `(N,)`."""
+    batch, _, size = features.shape
     if options.time_mask:
         masks = int(lengths.max()) // options.time_every + 1
-        width = torch.randint(0, options.time_mask + 1, (batch, masks), generator=generator)
+        width = torch.randint(0, options.time_mask + 1, (batch, masks), generator=generator).numpy()
         # Shorter utterances get fewer masks: surplus masks get width 0.
-        width *= torch.arange(masks) < (lengths[:, None] // options.time_every).clamp(min=1)
-        start = (torch.rand(batch, masks, generator=generator) * (lengths[:, None] - width).clamp(min=1)).long()
-        features.masked_fill_(_spans(start, width, frames)[:, :, None], 0.0)
+        width = width * (np.arange(masks) < np.maximum(lengths[:, None] // options.time_every, 1))
+        start = _random_starts(np.maximum(lengths[:, None] - width, 1), generator)
+        for row, mask in zip(*np.nonzero(width), strict=True):
+            features[row, start[row, mask] : start[row, mask] + width[row, mask]] = 0.0
     if options.feature_mask and options.feature_masks:
         shape = (batch, options.feature_masks)
-        width = torch.randint(0, options.feature_mask + 1, shape, generator=generator).clamp(max=size)
-        start = (torch.rand(shape, generator=generator) * (size - width + 1)).long()
-        features.masked_fill_(_spans(start, width, size)[:, None, :], 0.0)
-    return features
+        width = np.minimum(torch.randint(0, options.feature_mask + 1, shape, generator=generator).numpy(), size)
+        start = _random_starts(size - width + 1, generator)
+        for row, mask in zip(*np.nonzero(width), strict=True):
+            features[row, :, start[row, mask] : start[row, mask] + width[row, mask]] = 0.0
 
 
-def _spans(start: Tensor, width: Tensor, size: int) -> Tensor:
-    """Union of the M spans `[start, start + width)` per row; start and width `(N, M)` → bool `(N, size)`."""
-    position = torch.arange(size)
-    return ((position >= start[..., None]) & (position < (start + width)[..., None])).any(dim=1)
+def _random_starts(choices: np.ndarray, generator: torch.Generator) -> np.ndarray:
+    """A random integer from 0 to below each of `choices`, int64 of the same shape."""
+    return (torch.rand(choices.shape, generator=generator).numpy() * choices.astype(np.float32)).astype(np.int64)

@@ -5,9 +5,11 @@ Because they depend on nothing else, a resumed run gets the same batches as an u
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,13 +18,18 @@ from torch import Tensor
 from folds.data.dataset import Split
 from folds.store.ragged import Ragged
 
+# Batches prepared while one is used. With one, a step on a short batch waits for a long batch after it.
+AHEAD = 2
+
+Item = TypeVar("Item")
+
 
 @dataclass(frozen=True)
 class Batch:
     """One batch of utterances.
 
     `features` float32 `(N, T, F)`, zero past `lengths` `(N,)`; `targets` `(sum of L,)` with `target_lengths` `(N,)`;
-    `indices` are positions in the split.
+    `indices` are positions in the split. `lengths` and `target_lengths` are always on the CPU.
     """
 
     features: Tensor
@@ -32,12 +39,20 @@ class Batch:
     indices: tuple[int, ...]
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on `device`."""
+        """The same batch with features and targets on `device`.
+
+        Lengths stay on the CPU: they give shapes, and each read of them from a GPU would wait for it.
+        """
+        features, targets = (it.to(device, non_blocking=True) for it in (self.features, self.targets))
+        return replace(self, features=features, targets=targets)
+
+    def pinned(self) -> Batch:
+        """The same batch in page-locked memory, from which copies to CUDA run beside the computation."""
         return Batch(
-            features=self.features.to(device, non_blocking=True),
-            lengths=self.lengths.to(device, non_blocking=True),
-            targets=self.targets.to(device, non_blocking=True),
-            target_lengths=self.target_lengths.to(device, non_blocking=True),
+            features=self.features.pin_memory(),
+            lengths=self.lengths.pin_memory(),
+            targets=self.targets.pin_memory(),
+            target_lengths=self.target_lengths.pin_memory(),
             indices=self.indices,
         )
 
@@ -97,24 +112,31 @@ def collate(split: Split, indices: Sequence[int] | np.ndarray) -> Batch:
 
 
 def repeated(batch: Batch, times: int) -> Batch:
-    """The batch `times` times as one batch: all of its utterances, then all of them again."""
+    """A copy of the batch `times` times as one batch: all of its utterances, then all of them again; on the CPU.
+
+    NumPy for the reason that `collate` gives.
+    """
     return Batch(
-        features=batch.features.repeat(times, 1, 1),
-        lengths=batch.lengths.repeat(times),
-        targets=batch.targets.repeat(times),
-        target_lengths=batch.target_lengths.repeat(times),
+        features=_tiled(batch.features, times),
+        lengths=_tiled(batch.lengths, times),
+        targets=_tiled(batch.targets, times),
+        target_lengths=_tiled(batch.target_lengths, times),
         indices=batch.indices * times,
     )
 
 
-def prefetched(split: Split, batches: Sequence[np.ndarray]) -> Iterator[Batch]:
-    """Collate `batches` in order, each on a thread while the one before it is used."""
+def _tiled(tensor: Tensor, times: int) -> Tensor:
+    array = tensor.numpy()
+    return torch.from_numpy(np.tile(array, (times,) + (1,) * (array.ndim - 1)))
+
+
+def prefetched(prepare: Callable[[Item], Batch], items: Iterable[Item]) -> Iterator[Batch]:
+    """`prepare` of each item in order, on one other thread that is up to `AHEAD` batches ahead."""
     with ThreadPoolExecutor(max_workers=1) as pool:
-        ahead = None
-        for indices in batches:
-            following = pool.submit(collate, split, indices)
-            if ahead is not None:
-                yield ahead.result()
-            ahead = following
-        if ahead is not None:
-            yield ahead.result()
+        ahead: deque[Future[Batch]] = deque()
+        for item in items:
+            ahead.append(pool.submit(prepare, item))
+            if len(ahead) > AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()

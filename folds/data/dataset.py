@@ -49,6 +49,42 @@ class Split:
         """
         return [utterance.split("-", 1)[0] for utterance in self.ids]
 
+    @property
+    def names_speakers(self) -> bool:
+        """Whether the ids name speakers."""
+        return any("-" in utterance for utterance in self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class _JoinedFrames(Ragged):
+    """The parts of two arrays, one after the other, without a copy: the values of both stay mapped from the disk."""
+
+    more: Ragged
+    """The second array's parts."""
+
+    @staticmethod
+    def concatenated(first: Ragged, second: Ragged) -> _JoinedFrames:
+        offsets = np.concatenate([first.offsets, first.offsets[-1] + second.offsets[1:] - second.offsets[0]])
+        return _JoinedFrames(first.values, offsets, second)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        own = len(self) - len(self.more)
+        return super().__getitem__(index) if index < own else self.more[index - own]
+
+
+def joined(first: Split, second: Split) -> Split:
+    """The utterances of `first`, then those of `second`, as one split. Both need transcripts.
+
+    Read its features by `features(index)`: `frames.values` has only those of `first`.
+    """
+    if first.tokens is None or second.tokens is None:
+        raise ValueError(f"{first.name} and {second.name} must both have transcripts")
+    tokens = Ragged(
+        np.concatenate([first.tokens.values, second.tokens.values]),
+        offsets_of(np.concatenate([first.tokens.lengths, second.tokens.lengths])),
+    )
+    return Split(first.name, first.ids + second.ids, _JoinedFrames.concatenated(first.frames, second.frames), tokens)
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:

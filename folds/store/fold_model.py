@@ -49,6 +49,11 @@ class FoldModel:
         return self.config.get("fold_assignment", 1)
 
     @property
+    def with_dev(self) -> bool:
+        """Whether it was trained on the dev utterances too."""
+        return self.config.get("with_dev", False)
+
+    @property
     def has_attention_scores(self) -> bool:
         """Whether it can score hypotheses by attention: it has an attention decoder, and its weights exist."""
         return self.config.get("speller", False) and self.folder.weights.exists()

@@ -3,7 +3,7 @@
     config.json              the resolved configuration, and what a blend needs to know about the fold model
     metrics.jsonl            one line per epoch; equal runs write equal bytes
     timing.jsonl             clock readings, one line per epoch
-    summary.json             greedy distances and CPU-minutes, written with the predictions
+    summary.json             greedy distances, CPU- and wall minutes, frames/s, written with the predictions
     tensorboard/             the metrics and timings for TensorBoard
     checkpoint/              training states, the best weights so far, and the weights that predict
     oof, dev, test.safetensors                     log-probabilities; the run is finished once all three exist
@@ -22,9 +22,13 @@ from registry import InputError
 SPLITS = ("oof", "dev", "test")
 
 
-def member_name(model: str, seed: int, folds: int = 2) -> str:
-    """The member's name, its folder under runs/: `gru`, `gru.seed1`; `gru.all` with one fold, nothing held out."""
-    return model + (f".seed{seed}" if seed else "") + (".all" if folds == 1 else "")
+def member_name(model: str, seed: int, folds: int = 2, with_dev: bool = False) -> str:
+    """The member's name, its folder under runs/: `gru`, `gru.seed1`; `gru.all` with one fold, nothing held out.
+
+    `gru.all-dev` is trained on dev too.
+    """
+    trained_on = ".all-dev" if with_dev else ".all" if folds == 1 else ""
+    return model + (f".seed{seed}" if seed else "") + trained_on
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,9 @@ class RunFolder:
     path: Path
 
     @staticmethod
-    def of(runs: Path, model: str, fold: int, seed: int = 0, folds: int = 2) -> RunFolder:
+    def of(runs: Path, model: str, fold: int, seed: int = 0, folds: int = 2, with_dev: bool = False) -> RunFolder:
         """The folder of a (model, fold, seed) under `runs`; see `member_name`."""
-        return RunFolder(runs / member_name(model, seed, folds) / f"fold{fold}")
+        return RunFolder(runs / member_name(model, seed, folds, with_dev) / f"fold{fold}")
 
     @property
     def config(self) -> Path:

@@ -2,9 +2,10 @@
 
     torchrun --nproc-per-node 4 -m folds.train --model pblstm --fold 0
 
-A batch is the same as on one device, `--batch-frames` in all: process r of n takes its utterances r, r + n, r + 2 n, …
-Normalisation statistics and loss are those of the whole batch, so the result does not depend on the number of devices
-except for rounding and the random numbers of dropout and masks. Only the first process writes files.
+On CPUs a batch is the same as on one device, `--batch-frames` in all; on CUDA it is that many frames per process.
+Process r of n takes its utterances r, r + n, r + 2 n, … Normalisation statistics and loss are those of the whole batch,
+so the result for the same batches does not depend on the number of devices except for rounding and the random numbers
+of dropout and masks. Only the first process writes files.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -28,6 +29,11 @@ class ProcessGroup:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+
+    @property
+    def local_size(self) -> int:
+        """The number of processes on this machine."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.size > 1 else 1
 
     @property
     def first(self) -> bool:
@@ -42,34 +48,46 @@ class ProcessGroup:
         """0 if this process's share is also another one's, else 1."""
         return float(self.rank < len(batch))
 
-    def total(self, *values: float) -> list[float]:
-        """Each value summed over all processes."""
-        if self.size == 1:
-            return list(values)
-        summed = torch.tensor(values, dtype=torch.float64, device=_device())
-        dist.all_reduce(summed)
-        return summed.tolist()
+    def step_totals(self, loss: Tensor, stop: bool, seconds: float) -> tuple[Tensor, bool, float]:
+        """(`loss` summed over the processes, on its device; whether any is to stop; the first process's seconds).
 
-    def same(self, value: float) -> float:
-        """The first process's value, in every process."""
+        One collective where the loss is on the CPU, else two: the loss is summed on the device without waiting for it.
+        """
         if self.size == 1:
-            return value
-        shared = torch.tensor([value], dtype=torch.float64, device=_device())
-        dist.broadcast(shared, src=0)
-        return float(shared)
+            return loss, stop, seconds
+        values = torch.tensor([0.0, float(stop), seconds if self.first else 0.0], dtype=torch.float64)
+        loss = loss.clone()
+        on_host = loss.device.type == "cpu"
+        if on_host:
+            values[0] = loss
+        else:
+            dist.all_reduce(loss)
+        dist.all_reduce(values)
+        if on_host:
+            loss.copy_(values[0])
+        return loss, bool(values[1] > 0), float(values[2])
 
     def wait(self) -> None:
         """Wait until all processes are here."""
         if self.size > 1:
             dist.barrier()
 
-    def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
+    def wrap(self, module: nn.Module) -> nn.Module:
         """`module` with gradients averaged over all processes."""
         if self.size == 1:
             return module
-        ids = [device.index] if device.type == "cuda" else None
-        # FrameNorm reduces its statistics itself, so buffers are equal without being broadcast.
-        return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+        # FrameNorm reduces its statistics itself, so buffers are equal without being broadcast. Without `device_ids`,
+        # a batch's lengths stay on the CPU.
+        return DistributedDataParallel(module, broadcast_buffers=False)
+
+    def averaged_gradients(self, module: nn.Module, averaged: bool) -> contextlib.AbstractContextManager[None]:
+        """Whether a backward in the block averages gradients over processes.
+
+        If not, they only add up in this process, and the next backward that averages includes them.
+        """
+        if isinstance(module, DistributedDataParallel) and not averaged:
+            return module.no_sync()
+        return contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -82,13 +100,9 @@ def joined_group(device: str) -> Iterator[ProcessGroup]:
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if cuda:
         torch.cuda.set_device(group.local_rank)
-    dist.init_process_group("nccl" if cuda else "gloo")
+    # With both, values on the host are reduced without waiting for the GPU.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:
         yield group
     finally:
         dist.destroy_process_group()
-
-
-def _device() -> torch.device:
-    # NCCL reduces on the GPU, Gloo on the CPU.
-    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")

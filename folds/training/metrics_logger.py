@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -52,7 +53,10 @@ class MetricsLogger:
         self._bar.move_to(min(progress, 1.0), status=status)
 
     def epoch(self, label: str, row: dict[str, Any], source: str) -> None:
-        """Write an epoch's metrics; `label` is "3/10", `source` describes what the held-out distance is measured on."""
+        """Write an epoch's metrics; `label` is "3/10", `source` describes what the held-out distance is measured on.
+
+        `source` is empty if no utterances are held out.
+        """
         _append(self.folder.metrics, row)
         wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
         speed = self._frames / wall
@@ -62,17 +66,44 @@ class MetricsLogger:
             if value is not None:
                 self._board.add_scalar(key, value, row["step"])
         self._distance = "none" if row["held_out"] is None else f"{row['held_out']:.2f}"
+        measured = f"held-out distance {self._distance} ({source}), " if source else ""
         print(
-            f"{self.folder.title} epoch {label}: loss {row['loss']:.4f}, held-out distance {self._distance} "
-            f"({source}), {speed:.0f} frames/s, {cpu / 60:.1f} CPU-minutes",
+            f"{self.folder.title} epoch {label}: loss {row['loss']:.4f}, {measured}{speed:.0f} frames/s, "
+            f"{cpu / 60:.1f} CPU-minutes",
             flush=True,
         )
 
 
-def cpu_minutes(folder: RunFolder) -> float:
-    """CPU-minutes of the run's epochs; of a resumed epoch, only those since the checkpoint count."""
-    lines = folder.timing.read_text(encoding="utf-8").splitlines()
-    return sum(json.loads(line)["cpu_s"] for line in lines) / 60
+@dataclass(frozen=True)
+class Cost:
+    """What the training of a run took, as summary.json records it."""
+
+    cpu_minutes: float
+    wall_minutes: float | None = None
+    """None for runs older than this record."""
+    frames_per_s: float | None = None
+
+    @staticmethod
+    def of_run(folder: RunFolder) -> Cost:
+        """The sums over its epochs; of a resumed epoch, only the time since the checkpoint counts."""
+        rows = [json.loads(line) for line in folder.timing.read_text(encoding="utf-8").splitlines()]
+        wall = sum(row["wall_s"] for row in rows)
+        frames = sum(row["wall_s"] * row["frames_per_s"] for row in rows)
+        return Cost(sum(row["cpu_s"] for row in rows) / 60, wall / 60, frames / wall if wall else 0.0)
+
+    @staticmethod
+    def from_summary(summary: dict[str, Any]) -> Cost:
+        """What a summary.json records."""
+        return Cost(summary["cpu_minutes"], summary.get("wall_minutes"), summary.get("frames_per_s"))
+
+    def as_json(self) -> dict[str, float]:
+        """The entries of summary.json."""
+        rounded = {"cpu_minutes": round(self.cpu_minutes, 2)}
+        if self.wall_minutes is not None:
+            rounded["wall_minutes"] = round(self.wall_minutes, 2)
+        if self.frames_per_s is not None:
+            rounded["frames_per_s"] = round(self.frames_per_s)
+        return rounded
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:

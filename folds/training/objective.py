@@ -12,19 +12,25 @@ from torch.nn import functional
 
 from folds.data.batches import Batch
 from models import BLANK, CTCModel
-from models.layers.frames import valid
+from models.layers.lengths import Lengths
 
 
 def ctc(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
-    """CTC loss in nats per label: log-probabilities `(N, T', C)`, lengths `(N,)` → a scalar.
+    """CTC loss in nats per label: log-probabilities `(N, T', C)`, lengths `(N,)` on the CPU → a scalar.
 
     The batch's sum divided by its labels, rather than a mean of utterances' means: batches bounded by frames hold
     unequal numbers of utterances, and every label should weigh the same.
     """
+    # From another device, lengths would be read back. PyTorch's CUDA kernel copies them there itself, and waits for it.
     loss = functional.ctc_loss(
         log_probs.transpose(0, 1), batch.targets, lengths, batch.target_lengths, blank=BLANK, reduction="sum"
     )
-    return loss / batch.target_lengths.sum()
+    return loss / label_count(batch)
+
+
+def label_count(batch: Batch) -> int:
+    """Number of labels of a batch; `target_lengths` are on the CPU, so nothing is read from the device."""
+    return int(batch.target_lengths.sum())
 
 
 def objective(model: CTCModel, batch: Batch, *, intermediate: float, consistency: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -38,7 +44,7 @@ def objective(model: CTCModel, batch: Batch, *, intermediate: float, consistency
         assert outputs.middle is not None and outputs.middle_lengths is not None  # see CTCModel.use_intermediate
         total = (1 - intermediate) * loss + intermediate * ctc(outputs.middle, outputs.middle_lengths, batch)
     if consistency:
-        total = total + consistency * disagreement(outputs.log_probs, outputs.lengths) / batch.target_lengths.sum()
+        total = total + consistency * disagreement(outputs.log_probs, outputs.lengths) / label_count(batch)
     auxiliary = model.auxiliary_loss(outputs, batch.targets, batch.target_lengths)
     if auxiliary is not None:
         weight, extra = auxiliary
@@ -63,11 +69,11 @@ class Objective(nn.Module):
 def disagreement(log_probs: Tensor, lengths: Tensor) -> Tensor:
     """Sum over valid frames of KL(the other view, held fixed || this view), for both views of `(2 N, T', C)`.
 
-    The consistency loss of CR-CTC (arXiv 2410.05101).
+    `lengths` `(2 N,)` are on the CPU. The consistency loss of CR-CTC (arXiv 2410.05101).
     """
     other = log_probs.detach().roll(len(log_probs) // 2, dims=0)
     by_frame = functional.kl_div(log_probs, other, reduction="none", log_target=True).sum(dim=2)
-    return (by_frame * valid(lengths, log_probs.shape[1])).sum()
+    return (by_frame * Lengths(lengths).mask(log_probs.shape[1], log_probs.device)).sum()
 
 
 def log_prior(labels: Tensor, classes: int, frames: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,11 +11,19 @@ import tyro
 
 from folds.data.augmentation import SpecAugment
 from folds.data.data_options import StoreOptions
+from folds.store.run_folder import RunFolder
 from registry import InputError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+PrecisionOption = Literal["auto", "fp32", "bf16", "fp16"]
+CPU_FRAMES, CUDA_FRAMES = 16_000, 64_000
+"""Default frames per batch. On a GPU, where a step of 16,000 frames is bound by latency, it is per process."""
+LEARNING_RATE = 2e-3
+"""Default peak learning rate at 16,000 frames per batch."""
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingRecipe:
+class RecipeOptions:
     """How a model is trained. A resumed run must have the recipe it was started with."""
 
     epochs: int = 40
@@ -24,16 +33,18 @@ class TrainingRecipe:
     clock: Literal["wall", "cpu"] = "wall"
     """What --minutes counts: wall time, or CPU time of this process, which other load on the machine does not
     stretch."""
-    lr: float = 2e-3
-    """Peak learning rate."""
+    lr: float | None = None
+    """Peak learning rate, by default 0.002. On CUDA with the default --batch-frames it is 0.002 times the square root
+    of (frames per batch, all processes together) / 16,000."""
     warmup: float = 0.05
     """Fraction of steps used for linear warm-up."""
     weight_decay: float = 0.01
     """AdamW's weight decay, on matrices only."""
     clip: float = 5.0
     """Maximum gradient norm (clipping)."""
-    batch_frames: int = 16_000
-    """Input frames per batch, padding included."""
+    batch_frames: int | None = None
+    """Input frames per batch, padding included; at least the longest utterance. By default 16,000, and 64,000 on CUDA.
+    With several processes (torchrun) it is per process on CUDA, and for all together on CPUs."""
     average: float = 0.0
     """Predict with an exponential moving average (EMA) of the weights whose time constant is this fraction of the run
     (0.05 is typical); 0 disables it."""
@@ -50,9 +61,10 @@ class TrainingRecipe:
         default_factory=SpecAugment
     )
     """Masks and changes of speed, drawn anew for each batch."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Precision of autocast; the loss is always computed in float32. auto is bf16 where that is faster (CUDA from
-    Ampere on, CPUs with AMX), else fp32. fp16 is for older CUDA devices."""
+    precision: PrecisionOption = "auto"
+    """Precision of autocast; the loss is always computed in float32. auto on CUDA is fp16 with loss scaling for models
+    with LSTM or GRU layers, and for others bf16 from Ampere on, else fp16; on CPUs it is bf16 with AMX, else fp32. On
+    CUDA, matrix products of fp32 use TF32."""
     select: Literal["last", "best"] = "last"
     """Which weights predict: those at the end of the schedule, or those of the epoch with the lowest held-out distance.
     The latter makes out-of-fold distances too optimistic; config.json records it, and ensemble.blend warns about such
@@ -63,21 +75,51 @@ class TrainingRecipe:
     """Train on this many utterances only, for quick experiments; all utterances are still predicted."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_frames", "accumulate", "keep"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
-        for name in ("lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"--{name} {getattr(self, name)}: expected more than 0")
+        for name in ("epochs", "batch_frames", "accumulate", "keep", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name.replace('_', '-')} {value}: expected at least 1")
+        for name in ("lr", "clip", "minutes"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"--{name} {value}: expected more than 0")
         for name in ("warmup", "average", "intermediate"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)}: expected a fraction in [0, 1)")
         if self.consistency < 0:
             raise InputError(f"--consistency {self.consistency}: expected 0 or more")
-        if self.minutes is not None and not self.minutes > 0:
-            raise InputError(f"--minutes {self.minutes}: expected more than 0")
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"--limit {self.limit}: expected at least 1")
+
+    def sized_for(self, device: str, processes: int) -> RecipeOptions:
+        """With `batch_frames` and `lr` filled in for this type of device ("cpu" or "cuda") and number of processes."""
+        frames, lr = self.batch_frames, self.lr
+        if lr is None:
+            scaled = device == "cuda" and frames is None
+            lr = LEARNING_RATE * (math.sqrt(CUDA_FRAMES * processes / CPU_FRAMES) if scaled else 1.0)
+        if frames is None:
+            frames = CUDA_FRAMES if device == "cuda" else CPU_FRAMES
+        return dataclasses.replace(self, batch_frames=frames, lr=lr)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRecipe(RecipeOptions):
+    """A recipe in which nothing is left to the device."""
+
+    lr: float = LEARNING_RATE
+    """Peak learning rate."""
+    batch_frames: int = CPU_FRAMES
+    """Input frames per batch, padding included: per process on CUDA, for all processes on CPUs."""
+    precision: Precision = "fp32"
+    """Precision of autocast."""
+
+    @staticmethod
+    def of(options: RecipeOptions, precision: Precision) -> TrainingRecipe:
+        """The recipe of `options`, which are `sized_for` the device."""
+        values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+        return TrainingRecipe(**values | {"precision": precision})
+
+    def frames_of_all(self, device: str, processes: int) -> int:
+        """Input frames per batch of all processes together, on this type of device."""
+        return self.batch_frames * (processes if device == "cuda" else 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +135,9 @@ class TrainOptions(StoreOptions):
     """Number of speaker-disjoint folds. With 1, the model is trained on everything and nothing is held out: a member
     of its own, <model>.all, which cannot be blended because it has no out-of-fold predictions; python -m
     ensemble.decode writes its submission."""
+    with_dev: bool = False
+    """With --folds 1: train on the dev utterances too, once everything is decided. The member is <model>.all-dev, and
+    nothing measures it on dev; needs a fixed number of epochs."""
     seed: int = 0
     """Seed of initial weights, batches and masks; each seed has a folder of its own."""
     resume: bool = False
@@ -101,12 +146,15 @@ class TrainOptions(StoreOptions):
     """Warm restart: start each model from the final weights of the same model, fold and seed in another runs folder
     instead of from random weights. Runs trained there with --select best provide their best weights."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1 or mps."""
+    """auto, cpu, cuda or cuda:1. auto is CUDA where there is a GPU, else the CPU; MPS has no CTC loss in PyTorch."""
     threads: int = 0
-    """CPU threads; 0 leaves it to PyTorch. On a busy machine 1 is often fastest."""
+    """CPU threads; 0 is one for the small models, for larger ones the physical cores of this process."""
+    save_every: float = 0.0
+    """Minutes between checkpoints, for slow or mounted drives; a kill loses up to this much. 0 writes one after each
+    epoch and every 10 minutes within one. The last step and a stop by SIGTERM or Ctrl-C always write one."""
     skip_bad: bool = False
     """Leave out training utterances too short for their labels instead of stopping with an error."""
-    recipe: TrainingRecipe = dataclasses.field(default_factory=TrainingRecipe)
+    recipe: RecipeOptions = dataclasses.field(default_factory=RecipeOptions)
     """How each model is trained."""
 
     def __post_init__(self) -> None:
@@ -118,6 +166,16 @@ class TrainOptions(StoreOptions):
             raise InputError(f"--folds {self.folds}: expected 1 or more")
         if self.folds == 1 and self.recipe.select == "best":
             raise InputError("--select best with --folds 1: no utterances are held out to select by; use --select last")
+        if not self.save_every >= 0:
+            raise InputError(f"--save-every {self.save_every}: expected 0 or more")
+        if self.with_dev and self.folds != 1:
+            raise InputError(f"--with-dev with --folds {self.folds}: a final model has no folds; use --folds 1")
+        if self.with_dev and self.recipe.minutes is not None:
+            raise InputError("--with-dev with --minutes: the length of training must be fixed beforehand; use --epochs")
+
+    def run_folder(self, model: str, fold: int) -> RunFolder:
+        """The folder of the run of this model and fold."""
+        return RunFolder.of(self.runs, model, fold, self.seed, self.folds, self.with_dev)
 
     def fold_list(self) -> list[int]:
         """The folds of `--fold`. Raises InputError for anything but a list of folds in range, or "all"."""

@@ -14,6 +14,7 @@ from folds.store.json_files import write_json
 from folds.store.log_probs import LogProbs, write_log_probs
 from folds.store.ragged import offsets_of
 from folds.store.run_folder import SPLITS, RunFolder
+from folds.training.metrics_logger import Cost
 from models import BLANK, CTCModel
 from models.ctc import greedy
 
@@ -60,11 +61,13 @@ def write_predictions(
     *,
     frames: int,
     device: torch.device,
-    cpu_minutes: float,
+    cost: Cost,
+    with_dev: bool = False,
 ) -> None:
     """Write predictions of `held_out` of train, of dev and of test; report each split's mean greedy distance.
 
-    `frames` bounds the batches. `cpu_minutes`, what the training took, goes to the summary with the distances.
+    `frames` bounds the batches. `cost`, what the training took, goes to the summary with the distances. A model that
+    was trained `with_dev` predicts dev, but is not measured on it.
     """
     indices_of = {"oof": held_out, "dev": np.arange(len(dataset.dev)), "test": np.arange(len(dataset.test))}
     split_of = {"oof": dataset.train, "dev": dataset.dev, "test": dataset.test}
@@ -72,10 +75,11 @@ def write_predictions(
     for name in SPLITS:
         split, indices = split_of[name], indices_of[name]
         log_probs = predict(model, split, indices, frames=frames, alphabet_hash=dataset.alphabet.hash, device=device)
-        if split.tokens is not None and len(indices):
+        if split.tokens is not None and len(indices) and not (name == "dev" and with_dev):
             distances[name] = round(float(greedy_distances(log_probs, split, indices).mean()), 4)
         # The run is finished once the predictions of all splits exist, so everything else is written before the last.
-        write_json(folder.summary, {"greedy_distance": distances, "cpu_minutes": round(cpu_minutes, 2)})
+        write_json(folder.summary, {"greedy_distance": distances, **cost.as_json()})
         write_log_probs(folder.predictions(name), log_probs)
     listed = ", ".join(f"{name} {distance:.3f}" for name, distance in distances.items())
-    print(f"{folder.title}: greedy distance {listed}; {cpu_minutes:.1f} CPU-minutes; wrote {folder.path}")
+    measured = f"greedy distance {listed}; " if distances else ""
+    print(f"{folder.title}: {measured}{cost.cpu_minutes:.1f} CPU-minutes; wrote {folder.path}")

@@ -12,36 +12,66 @@ from folds.competition.alphabets import Alphabet
 from folds.data.dataset import Dataset
 from folds.data.speaker_folds import FOLD_ASSIGNMENT
 from folds.store.fold_model import FoldModel
-from folds.training.options import TrainOptions
+from folds.training.device import device_name
+from folds.training.distributed import ProcessGroup
+from folds.training.options import RecipeOptions, TrainingRecipe, TrainOptions
 from models import CTCModel
 from registry import InputError, describe
 from registry.config import Config
 
 # Options that may change when a run is resumed.
-FREE = ("data", "model", "fold", "runs", "restart_from", "resume", "device", "threads", "allow_pickle")
+FREE = ("data", "model", "fold", "runs", "restart_from", "resume", "device", "threads", "save_every", "allow_pickle")
 
 
 def run_config(
-    options: TrainOptions, dataset: Dataset, name: str, fold: int, config: Config, model: CTCModel
+    options: TrainOptions,
+    dataset: Dataset,
+    name: str,
+    fold: int,
+    config: Config,
+    model: CTCModel,
+    hardware: dict[str, Any],
 ) -> dict[str, Any]:
-    """The resolved configuration, and what a blend needs to know about the fold model; all of it JSON."""
+    """The resolved configuration, and what a blend needs to know about the fold model; all of it JSON.
+
+    `hardware` is what the run computes on and how; see `describe_hardware`.
+    """
     return {
         "model": name,
         "fold": fold,
         "folds": options.folds,
         "fold_assignment": FOLD_ASSIGNMENT,
         "seed": options.seed,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": count_parameters(model),
         "tags": list(describe(name).tags),
         "stride": model.stride,
         "speller": model.has_attention_scores,
         "select": options.recipe.select,
+        "with_dev": options.with_dev,
         "model_config": _as_json(config),
         "restart": None,
         "options": _as_json(options),
         "data": {"format": dataset.format, "hash": dataset.hash, "alphabet": dataset.alphabet.hash},
         "torch": torch.__version__,
+        "hardware": hardware,
     }
+
+
+def describe_hardware(recipe: TrainingRecipe, device: torch.device, group: ProcessGroup) -> dict[str, Any]:
+    """What config.json records under "hardware"."""
+    return {
+        "precision": recipe.precision,
+        "device": device.type,
+        "device_name": device_name(device),
+        "world_size": group.size,
+        "threads": torch.get_num_threads(),
+        "frames_per_batch": recipe.frames_of_all(device.type, group.size),
+    }
+
+
+def count_parameters(model: CTCModel) -> int:
+    """The number of parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def weights_description(config: dict[str, Any], alphabet: Alphabet) -> dict[str, Any]:
@@ -61,7 +91,9 @@ def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
     Options that the run's version did not have yet count as their defaults.
     """
     before, now = _settings(started.config), _settings(config)
-    default = _settings(config | {"options": _as_json(TrainOptions())})
+    default = _settings(config | {"options": _as_json(TrainOptions(recipe=RecipeOptions().sized_for("cpu", 1)))})
+    if _hardware(started.config, "precision") == _hardware(config, "precision"):
+        before["precision"] = now["precision"]  # auto and what it stands for on this device are the same
     changed = sorted(key for key in {*before, *now} if before.get(key, default.get(key)) != now.get(key))
     if changed:
         key = changed[0]
@@ -74,6 +106,29 @@ def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
             f"{started.path}: started under fold assignment {started.fold_assignment}, now {FOLD_ASSIGNMENT}, which "
             "puts other speakers into the folds: use another --runs, or delete the folder"
         )
+
+
+def check_same_hardware(started: FoldModel, config: dict[str, Any]) -> None:
+    """Raise InputError unless an unfinished run would continue in the same precision, with batches of the same size.
+
+    Other processors and numbers of threads are accepted, and so are runs that do not record what they used.
+    """
+    before, now = _hardware(started.config, "precision"), _hardware(config, "precision")
+    if before is not None and before != now:
+        raise InputError(
+            f"{started.path}: started in {before}, and --precision {config['options']['recipe']['precision']} is {now} "
+            f"here: pass --precision {before}, continue it on the same kind of device, or delete the folder"
+        )
+    before, now = _hardware(started.config, "frames_per_batch"), _hardware(config, "frames_per_batch")
+    if before is not None and before != now:
+        raise InputError(
+            f"{started.path}: started with {before} frames per batch over all processes, now {now}: use as many "
+            "processes, or delete the folder"
+        )
+
+
+def _hardware(config: dict[str, Any], key: str) -> Any:
+    return config.get("hardware", {}).get(key)
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:

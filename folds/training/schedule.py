@@ -16,6 +16,31 @@ def learning_rate(progress: float, recipe: TrainingRecipe) -> float:
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - recipe.warmup) / (1 - recipe.warmup))))
 
 
+# Without --save-every, a killed run loses at most this much work of a long epoch.
+SAVE_MINUTES = 10.0
+
+
+class SaveTimer:
+    """Which moments get a checkpoint: after each epoch and every ten minutes within one, or with `--save-every` only
+    when so many minutes have passed."""
+
+    def __init__(self, minutes: float) -> None:
+        self._minutes = minutes
+        self.restart()
+
+    def restart(self) -> None:
+        """A checkpoint was written now."""
+        self._saved = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether to write one within an epoch."""
+        return time.monotonic() - self._saved > 60 * (self._minutes or SAVE_MINUTES)
+
+    def due_after_epoch(self) -> bool:
+        """Whether to write one after an epoch that is not the last."""
+        return not self._minutes or self.due()
+
+
 class Budget:
     """What a run may spend: `steps`, those of all its epochs, or with `--minutes` time, however many steps it takes."""
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,35 +12,26 @@ from folds.store.run_folder import RunFolder
 from folds.training.distributed import ProcessGroup
 from folds.training.objective import Objective
 from folds.training.options import TrainingRecipe
+from folds.training.step_metrics import Counters, StepMetrics
 from folds.training.weight_average import WeightAverage
 from models import CTCModel
 
+# Steps whose loss and gradient norm stay on the device until they are read; 1 where it is not listed. Each read waits
+# for a GPU, which then has nothing to do. Steps with a non-finite loss are then skipped on the device, without the host
+# knowing. Tests add "cpu" to train there as on CUDA.
+STEPS_PER_READ = {"cuda": 50}
 
-@dataclass
-class Counters:
-    """How far a run is. Floating-point sums survive JSON to the last bit."""
 
-    epoch: int = 1
-    """The current epoch, from 1."""
-    position: int = 0
-    """Batches of it that are done."""
-    step: int = 0
-    elapsed: float = 0.0
-    """Seconds, by the budget's clock."""
-    nonfinite_steps: int = 0
-    """Consecutive steps with a non-finite loss or gradient."""
-    best: float | None = None
-    """Lowest held-out distance so far."""
-    sums: dict[str, float] = field(default_factory=dict)
-    """The epoch's metrics so far, summed over labels."""
+class StepSeeds(NamedTuple):
+    """The seeds of one step's random numbers in one process."""
 
-    @staticmethod
-    def from_header(header: dict[str, Any]) -> Counters:
-        """The counters in a checkpoint's header, written by this version or by versions up to 0.1."""
-        counters = header.get("counters") or header["at"]
-        if "streak" in counters:
-            counters["nonfinite_steps"] = counters.pop("streak")
-        return Counters(**counters)
+    dropout: int
+    masks: int
+
+
+def step_seeds(seed: int, rank: int, step: int) -> StepSeeds:
+    """The seeds of a step, which follow from the run's seed, the process and the step alone."""
+    return StepSeeds(*np.random.SeedSequence([seed, rank, step]).generate_state(2, np.uint64).tolist())
 
 
 class State:
@@ -52,11 +42,13 @@ class State:
     ) -> None:
         self.model = model
         objective = Objective(model, intermediate=recipe.intermediate, consistency=recipe.consistency)
-        self.objective = group.wrap(objective, device)
-        self.optimizer = _optimizer(model, recipe)
+        self.objective = group.wrap(objective)
+        steps_per_read = STEPS_PER_READ.get(device.type, 1)
+        self.decides_on_device = steps_per_read > 1
+        self.optimizer = _optimizer(model, recipe, fused=self.decides_on_device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.average = WeightAverage(model, recipe.average) if recipe.average else None
-        self.masks = torch.Generator()
+        self.metrics = StepMetrics(steps_per_read)
         self.counters = Counters()
         self._keep = recipe.keep
         # Each process draws masks and dropout of its own.
@@ -67,14 +59,16 @@ class State:
         self.counters.position, self.counters.sums = 0, {}
 
     def begin_step(self) -> None:
-        """Seed this step's random numbers from seed, process and step alone: a resumed run draws the same."""
-        sequence = np.random.SeedSequence([self._seed, self._rank, self.counters.step])
-        dropout, masks = sequence.generate_state(2, np.uint64)
-        torch.manual_seed(int(dropout))
-        self.masks.manual_seed(int(masks))
+        """Seed this step's dropout from seed, process and step alone: a resumed run draws the same."""
+        torch.manual_seed(step_seeds(self._seed, self._rank, self.counters.step).dropout)
+
+    def read_metrics(self) -> None:
+        """Add the metrics of the steps since the last read to the counters."""
+        self.metrics.read(self.counters)
 
     def save(self, run: RunFolder) -> None:
         """Write a checkpoint of everything."""
+        self.read_metrics()
         averaged = self.average.values if self.average is not None else {}
         more = {f"average.{name}": value for name, value in averaged.items()}
         header = {"counters": vars(self.counters), "scaler": self.scaler.state_dict()}
@@ -95,7 +89,7 @@ class State:
         return True
 
 
-def _optimizer(model: CTCModel, recipe: TrainingRecipe) -> torch.optim.Optimizer:
+def _optimizer(model: CTCModel, recipe: TrainingRecipe, fused: bool) -> torch.optim.Optimizer:
     # Weight decay is for matrices: on biases and on the gains of normalisation it does harm.
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
@@ -103,4 +97,4 @@ def _optimizer(model: CTCModel, recipe: TrainingRecipe) -> torch.optim.Optimizer
         {"params": matrices, "weight_decay": recipe.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.lr)
+    return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused or None)

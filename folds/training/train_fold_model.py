@@ -5,24 +5,33 @@ It can be killed at any moment and run again; a finished run is left unchanged.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import torch
 
-from folds.data.dataset import Dataset
+from folds.data.dataset import Dataset, joined
 from folds.data.speaker_folds import speaker_folds
 from folds.store.fold_model import FoldModel, read_fold_model
 from folds.store.json_files import write_json
 from folds.store.run_folder import RunFolder
-from folds.training.device import pick_device
+from folds.training.device import pick_device, resolve_precision
 from folds.training.distributed import ProcessGroup
 from folds.training.loop import fit
-from folds.training.metrics_logger import cpu_minutes
-from folds.training.options import TrainOptions
+from folds.training.metrics_logger import Cost
+from folds.training.options import TrainingRecipe, TrainOptions
 from folds.training.predict import write_predictions
-from folds.training.run_config import check_same_run, run_config, weights_description
-from folds.training.task import Start, TrainingTask, long_enough
+from folds.training.run_config import (
+    check_same_hardware,
+    check_same_run,
+    count_parameters,
+    describe_hardware,
+    run_config,
+    weights_description,
+)
+from folds.training.task import Start, TrainingTask, check_batch_frames, describe_run, long_enough
+from folds.training.threads import default_threads
 from folds.training.warm_restart import open_source
 from models import CTCModel, create_model, write_weights
 from models.weights_file import load_weights
@@ -36,48 +45,97 @@ def train_fold_model(
     """Train model `name` with `config` on all folds but `fold` and write its folder; returns that folder.
 
     Raises InputError for a run that was started before and is not resumed, or resumed with other settings; for
-    utterances too short for their labels; for predictions that are not finite.
+    utterances too short for their labels, or longer than --batch-frames; for a batch that does not fit into the GPU's
+    memory; for predictions that are not finite.
     """
-    folder = RunFolder.of(options.runs, name, fold, options.seed, options.folds)
+    folder = options.run_folder(name, fold)
+    device = pick_device(options.device, group)
     torch.manual_seed(options.seed)
     model = create_model(name, config)
     # Without it, DistributedDataParallel would wait for the gradient of a layer that no loss reads.
     model.use_intermediate(options.recipe.intermediate > 0)
-    record = run_config(options, dataset, name, fold, config, model)
+    torch.set_num_threads(options.threads or default_threads(count_parameters(model), group.local_size))
+    given_frames = options.recipe.batch_frames
+    options, recipe = _resolved(options, device, group, model)
+    hardware = describe_hardware(recipe, device, group)
+    record = run_config(options, dataset, name, fold, config, model, hardware)
     started = read_fold_model(folder) if folder.begun else None
-    if started is not None:
-        check_same_run(started, record)
-        if folder.finished:
-            print(f"{folder.path}: already finished, left unchanged")
-            return folder
-        if folder.checkpoints and not options.resume:
-            raise InputError(
-                f"{folder.path}: started before and not finished: pass --resume to continue it, or delete the folder"
-            )
+    if started is not None and _already_finished(options, started, record):
+        return folder
+    if options.with_dev:
+        dataset = dataclasses.replace(dataset, train=joined(dataset.train, dataset.dev))
     held_out, fitted = _split(options, dataset, fold, model)
+    if given_frames is not None:
+        check_batch_frames(given_frames, dataset.train, fitted)
     start = _starting_point(options, started, record, model, [dataset.train.ids[row] for row in held_out])
     task = TrainingTask(
         dataset=dataset,
         fitted=fitted,
         held_out=held_out,
-        recipe=options.recipe,
+        recipe=recipe,
         seed=options.seed,
-        device=pick_device(options.device, group),
+        device=device,
         folder=folder,
         group=group,
         start=start,
+        with_dev=options.with_dev,
+        save_minutes=options.save_every,
     )
+    _train(model, task, record)
+    return folder
+
+
+def _already_finished(options: TrainOptions, started: FoldModel, record: dict[str, Any]) -> bool:
+    """Whether the run is finished and to be left unchanged. Raises InputError if it may not be continued."""
+    check_same_run(started, record)
+    folder = started.folder
+    if folder.finished:
+        print(f"{folder.path}: already finished, left unchanged")
+        return True
+    if folder.checkpoints and not options.resume:
+        raise InputError(
+            f"{folder.path}: started before and not finished: pass --resume to continue it, or delete the folder"
+        )
+    check_same_hardware(started, record)
+    return False
+
+
+def _train(model: CTCModel, task: TrainingTask, record: dict[str, Any]) -> None:
+    """Train, predict, write."""
+    folder, group = task.folder, task.group
     group.wait()  # all have looked at the folder before the first process writes to it
     if group.first:
         write_json(folder.config, record)
-        if start == "given":
+        if task.start == "given":
             print(f"{folder.title}: warm restart from {record['restart']['from']}", flush=True)
-    model.to(task.device)
-    fit(model, task)
-    if group.first:
-        _write_results(model, task, record)
+        print(f"{folder.title}: {describe_run(task, record)}", flush=True)
+    try:
+        model.to(task.device)
+        fit(model, task)
+        if group.first:
+            _write_results(model, task, record)
+    except RuntimeError as error:
+        # cuBLAS and cuDNN report a full memory as errors of their own.
+        if not (isinstance(error, torch.cuda.OutOfMemoryError) or "ALLOC_FAILED" in str(error)):
+            raise
+        frames = task.recipe.batch_frames
+        raise InputError(
+            f"{folder.title}: batches of {frames} frames do not fit into the memory of "
+            f"{record['hardware']['device_name']}: delete {folder.path} and train with --batch-frames {frames // 2}"
+        ) from None
     group.wait()
-    return folder
+
+
+def _resolved(
+    options: TrainOptions, device: torch.device, group: ProcessGroup, model: CTCModel
+) -> tuple[TrainOptions, TrainingRecipe]:
+    """The options with the frames and the learning rate for this device, and the recipe with the precision as well."""
+    if device.type == "cuda":
+        # TF32 for the float32 matrix products of recurrent and convolutional layers, and of those outside autocast.
+        torch.set_float32_matmul_precision("high")
+    sized = options.recipe.sized_for(device.type, group.size)
+    recipe = TrainingRecipe.of(sized, resolve_precision(sized.precision, device, model))
+    return dataclasses.replace(options, recipe=sized), recipe
 
 
 def _split(options: TrainOptions, dataset: Dataset, fold: int, model: CTCModel) -> tuple[np.ndarray, np.ndarray]:
@@ -109,8 +167,16 @@ def _write_results(model: CTCModel, task: TrainingTask, record: dict[str, Any]) 
     """Write the weights that predict, whichever they are, and the predictions."""
     folder = task.folder
     write_weights(folder.weights, model, weights_description(record, task.dataset.alphabet))
-    minutes = cpu_minutes(folder) + (record["restart"]["cpu_minutes"] if record["restart"] else 0.0)
-    frames = task.recipe.batch_frames
+    cost = Cost.of_run(folder)
+    if record["restart"]:
+        cost = dataclasses.replace(cost, cpu_minutes=cost.cpu_minutes + record["restart"]["cpu_minutes"])
     write_predictions(
-        model, task.dataset, task.held_out, folder, frames=frames, device=task.device, cpu_minutes=minutes
+        model,
+        task.dataset,
+        task.held_out,
+        folder,
+        frames=task.recipe.batch_frames,
+        device=task.device,
+        cost=cost,
+        with_dev=task.with_dev,
     )

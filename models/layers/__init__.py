@@ -12,6 +12,7 @@ from models.layers.frames import (
     valid,
     zero_padding,
 )
+from models.layers.lengths import Lengths
 from models.layers.recurrent import Bidirectional
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Convolution",
     "FrameLayer",
     "FrameNorm",
+    "Lengths",
     "LockedDropout",
     "Pyramid",
     "ResidualConvolution",

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from models.layers.frames import LockedDropout, valid
+from models.layers.frames import LockedDropout
+from models.layers.lengths import Lengths
 
 # Class 0, CTC's blank, is not a token: here it marks the start and the end of a hypothesis.
 END = 0
@@ -61,10 +62,10 @@ class Speller(nn.Module):
         self.dropout = LockedDropout(dropout)
 
     def memory(self, states: Tensor, lengths: Tensor) -> AttentionMemory:
-        """Keys, values and mask of states `(N, T', encoder_dim)` with lengths `(N,)`."""
+        """Keys, values and mask of states `(N, T', encoder_dim)` with lengths `(N,)` on the CPU."""
         keys = self.keys[0](states), self.keys[1](states)
         values = self.values[0](states), self.values[1](states)
-        return AttentionMemory(keys, values, valid(lengths, states.shape[1]))
+        return AttentionMemory(keys, values, Lengths(lengths).mask(states.shape[1], states.device))
 
     def forward(
         self, memory: AttentionMemory, tokens: Tensor, cells: tuple[Cell, Cell] | None = None
@@ -88,8 +89,8 @@ class Speller(nn.Module):
         following = tokens.roll(-1, dims=1)
         log_probs, _ = self(memory, tokens)
         chosen = log_probs.gather(2, following[:, :, None]).squeeze(2)
-        sizes = torch.tensor([len(tokens) + 1 for tokens in hypotheses], device=device)
-        return (chosen * valid(sizes, chosen.shape[1])).sum(dim=1)
+        sizes = Lengths(torch.tensor([len(tokens) for tokens in padded], device="cpu"))
+        return (chosen * sizes.mask(chosen.shape[1], device)).sum(dim=1)
 
     def _attend(self, memory: AttentionMemory, layer: int, x: Tensor) -> Tensor:
         """The context `(N, L, A)` of queries from `x` `(N, L, hidden)`."""

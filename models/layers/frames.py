@@ -6,9 +6,13 @@ utterance alone and in a batch has the same output.
 
 from __future__ import annotations
 
+from typing import overload
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from models.layers.lengths import Lengths
 
 
 def valid(lengths: Tensor, frames: int) -> Tensor:
@@ -16,13 +20,23 @@ def valid(lengths: Tensor, frames: int) -> Tensor:
     return torch.arange(frames, device=lengths.device) < lengths[:, None]
 
 
-def zero_padding(x: Tensor, lengths: Tensor) -> Tensor:
+def zero_padding(x: Tensor, lengths: Lengths | Tensor) -> Tensor:
     """Set the frames past each utterance's end to zero: `(N, T, D)` in and out."""
-    return x * valid(lengths, x.shape[1])[:, :, None]
+    return x * Lengths.of(lengths).mask(x.shape[1], x.device)[:, :, None]
 
 
-def output_lengths(lengths: Tensor, stride: int) -> Tensor:
+@overload
+def output_lengths(lengths: Tensor, stride: int) -> Tensor: ...
+
+
+@overload
+def output_lengths(lengths: Lengths, stride: int) -> Lengths: ...
+
+
+def output_lengths(lengths: Tensor | Lengths, stride: int) -> Tensor | Lengths:
     """Number of frames after a stride: ceil(lengths / stride)."""
+    if isinstance(lengths, Lengths):
+        return lengths.after(stride)
     return (lengths + stride - 1) // stride
 
 
@@ -34,7 +48,7 @@ class FrameLayer(nn.Module):
     out_features: int
     """Values per output frame."""
 
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, lengths: Lengths) -> tuple[Tensor, Lengths]:
         """The layer's output and its lengths."""
         raise NotImplementedError
 
@@ -48,10 +62,18 @@ class LockedDropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, T, D)` in and out."""
+        factors = self.factors(x.shape[0], x)
+        return x if factors is None else x * factors
+
+    def factors(self, utterances: int, x: Tensor) -> Tensor | None:
+        """What to multiply the features of each utterance with: 0 or 1 / (1 - p), `(N, 1, D)`; None for all 1.
+
+        `x` `(…, D)` has the features' number, type and device.
+        """
         if not self.training or self.p == 0:
-            return x
-        keep = torch.empty(x.shape[0], 1, x.shape[2], device=x.device, dtype=x.dtype).bernoulli_(1 - self.p)
-        return x * (keep / (1 - self.p))
+            return None
+        keep = torch.empty(utterances, 1, x.shape[-1], device=x.device, dtype=x.dtype).bernoulli_(1 - self.p)
+        return keep / (1 - self.p)
 
 
 class FrameNorm(nn.BatchNorm1d):
@@ -66,28 +88,60 @@ class FrameNorm(nn.BatchNorm1d):
     num_batches_tracked: Tensor
     momentum: float
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]  # padding is known by lengths
+    def forward(  # type: ignore[override]  # padding is known by lengths
+        self, x: Tensor, lengths: Lengths | Tensor
+    ) -> Tensor:
         """`(N, T, D)` in and out; zero past each utterance's end."""
-        rows = valid(lengths, x.shape[1]).flatten().nonzero().squeeze(1)
-        flat = x.flatten(0, 1)
-        frames = flat.index_select(0, rows)
+        lengths = Lengths.of(lengths)
         shared = self.training and dist.is_available() and dist.is_initialized()
-        normed = self._shared(frames) if shared else super().forward(frames)
+        if self.gathers(x) and not shared:
+            return self._gathered(x, lengths.rows(x.shape[1]))
+        padding = ~lengths.mask(x.shape[1], x.device)[:, :, None]
+        if not self.training:
+            return super().forward(x.flatten(0, 1)).view_as(x).masked_fill(padding, 0)
+        return self._masked(x, padding, lengths.total, shared)
+
+    @staticmethod
+    def gathers(x: Tensor) -> bool:
+        """Whether valid frames are gathered, which is fastest on the CPU, or masked, which needs nothing from it."""
+        return x.device.type == "cpu"
+
+    def _gathered(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Normalise the frames at `rows` of `(N T, D)`."""
+        flat = x.flatten(0, 1)
+        normed = super().forward(flat.index_select(0, rows))
         return torch.zeros_like(flat, dtype=normed.dtype).index_copy(0, rows, normed).view_as(x)
 
-    def _shared(self, frames: Tensor) -> Tensor:
-        """Normalise frames `(M, D)` by the statistics of the frames of all processes."""
-        from torch.distributed.nn.functional import all_reduce  # gradients flow through it
-
-        count = all_reduce(torch.full((1,), float(len(frames)), device=frames.device))
-        mean = all_reduce(frames.float().sum(dim=0)) / count
-        centred = frames.float() - mean
-        variance = all_reduce(centred.square().sum(dim=0)) / count
+    def _masked(self, x: Tensor, padding: Tensor, count: int, shared: bool) -> Tensor:
+        """Normalise by sums over the `count` frames outside `padding` `(N, T, 1)`: no shape depends on the lengths."""
+        values = x.float()
+        frames = torch.full((1,), float(count), device=x.device)
+        mean = values.masked_fill(padding, 0).sum(dim=(0, 1)) / frames.clamp(min=1)
+        squares = (values - mean).masked_fill(padding, 0).square().sum(dim=(0, 1))
+        if shared:
+            frames, mean, squares = _over_processes(frames, mean, squares)
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), self.momentum)
-        return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
+            self.running_var.lerp_(squares / (frames - 1).clamp(min=1), self.momentum)
+        normed = (values - mean) * (squares / frames + self.eps).rsqrt() * self.weight + self.bias
+        return normed.masked_fill(padding, 0).to(x.dtype)
+
+
+def _over_processes(frames: Tensor, mean: Tensor, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Number, mean and sum of squared deviations of the frames of all processes, from those of each: one collective.
+
+    Each process fills a row of a table. Rows are combined as in Chan et al. 1979; sums of squares would cancel digits.
+    """
+    from torch.distributed.nn.functional import all_reduce  # gradients flow through it
+
+    own = torch.cat([frames, mean, squares])
+    table = own.new_zeros(dist.get_world_size(), len(own))
+    table[dist.get_rank()] = own
+    counts, means, sums = all_reduce(table).split([1, len(mean), len(squares)], dim=1)
+    total = counts.sum(dim=0)
+    mean = (counts * means).sum(dim=0) / total
+    return total, mean, (sums + counts * (means - mean).square()).sum(dim=0)
 
 
 class Convolution(FrameLayer):
@@ -103,7 +157,7 @@ class Convolution(FrameLayer):
         self.norm = FrameNorm(channels)
         self.dropout = LockedDropout(dropout)
 
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, lengths: Lengths) -> tuple[Tensor, Lengths]:
         """`(N, T, D)` → `(N, ceil(T / stride), channels)`; x must be zero past the lengths, as the result is."""
         x = self.conv(x.transpose(1, 2)).transpose(1, 2)
         lengths = output_lengths(lengths, self.stride)
@@ -120,7 +174,7 @@ class ResidualConvolution(FrameLayer):
         self.first = Convolution(channels, channels, kernel=kernel)
         self.second = Convolution(channels, channels, kernel=kernel, dropout=dropout)
 
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, lengths: Lengths) -> tuple[Tensor, Lengths]:
         """`(N, T, channels)` in and out."""
         y, lengths = self.second(*self.first(x, lengths))
         return x + y, lengths
@@ -138,7 +192,7 @@ class Pyramid(FrameLayer):
         super().__init__()
         self.out_features = 2 * features
 
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, lengths: Lengths) -> tuple[Tensor, Lengths]:
         """`(N, T, D)` → `(N, ceil(T / 2), 2 D)`."""
         x = zero_padding(x, lengths)
         if x.shape[1] % 2:

@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
-from models.layers.frames import FrameLayer, LockedDropout, valid
+from models.layers.frames import FrameLayer, LockedDropout
 from models.layers.gru_kernel import gru_direction
+from models.layers.lengths import Lengths, Packing
 
 CELLS: dict[str, type[nn.LSTM | nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
+
+
+@dataclass(frozen=True)
+class PackedFrames:
+    """The valid frames of a batch in the order of a `PackedSequence`."""
+
+    values: Tensor
+    """`(M, D)`, M the sum of the lengths."""
+    packing: Packing
+
+    @classmethod
+    def of(cls, x: Tensor | PackedFrames, lengths: Lengths) -> PackedFrames:
+        """The frames of a padded batch `(N, T, D)`, or `x` if it is packed already."""
+        if isinstance(x, PackedFrames):
+            return x
+        packing = lengths.packing(x.shape[1], x.device)
+        return cls(packing.pack(x), packing)
+
+
+def padded(x: Tensor | PackedFrames) -> Tensor:
+    """The frames as a padded batch `(N, T, D)`."""
+    return x.packing.unpack(x.values) if isinstance(x, PackedFrames) else x
 
 
 class Bidirectional(FrameLayer):
@@ -17,7 +42,8 @@ class Bidirectional(FrameLayer):
 
     On the CPU, packing unequal lengths makes the backward pass quadratic in time. There each direction runs as a
     separate layer over the padded batch; the backward direction reads each utterance reversed within its own length, so
-    that its padding comes last and does not reach the recurrence. On CUDA, cuDNN's packed kernel is faster.
+    that its padding comes last and does not reach the recurrence. On CUDA, cuDNN's packed kernel is faster; layers in
+    sequence hand packed frames to each other, and `CTCNetwork` packs them once.
     """
 
     def __init__(self, features: int, hidden: int, *, cell: str = "lstm", dropout: float = 0.0) -> None:
@@ -31,22 +57,38 @@ class Bidirectional(FrameLayer):
         self._direction_layer = (CELLS[cell](features, hidden, batch_first=True, device="meta"),)
         self.dropout = LockedDropout(dropout)
 
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, lengths: Lengths | Tensor) -> tuple[Tensor, Lengths]:
         """`(N, T, D)` → `(N, T, 2 hidden)`; values past an utterance's end are undefined."""
-        y = self.packed(x, lengths) if x.is_cuda else self.reversed(x, lengths)
-        return self.dropout(y), lengths
+        lengths = Lengths.of(lengths)
+        if self.packs(x):
+            return padded(self.over_packed(PackedFrames.of(x, lengths))), lengths
+        return self.dropout(self.reversed(x, lengths)), lengths
 
-    def packed(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """The output computed by `pack_padded_sequence`."""
-        sequences = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        return pad_packed_sequence(self.rnn(sequences)[0], batch_first=True, total_length=x.shape[1])[0]
+    @staticmethod
+    def packs(x: Tensor) -> bool:
+        """Whether frames are packed, which is fastest on CUDA, or computed in two padded passes."""
+        return x.is_cuda
 
-    def reversed(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """The output computed by two padded passes. Frames are gathered as rows of `(N T, D)`, which is fastest."""
+    def over_packed(self, x: PackedFrames) -> PackedFrames:
+        """The layer's output for packed frames, dropout included: `(M, D)` → `(M, 2 hidden)`."""
+        y = self.rnn(PackedSequence(x.values, x.packing.batch_sizes))[0].data
+        factors = self.dropout.factors(x.packing.utterances, y)
+        if factors is not None:
+            y = y * x.packing.by_frame(factors[:, 0])
+        return PackedFrames(y, x.packing)
+
+    def packed(self, x: Tensor, lengths: Lengths | Tensor) -> Tensor:
+        """The output without dropout, computed as `PackedSequence`."""
+        packing = Lengths.of(lengths).packing(x.shape[1], x.device)
+        return packing.unpack(self.rnn(PackedSequence(packing.pack(x), packing.batch_sizes))[0].data)
+
+    def reversed(self, x: Tensor, lengths: Lengths | Tensor) -> Tensor:
+        """The output without dropout, computed by two padded passes.
+
+        Frames are gathered as rows of `(N T, D)`, which is fastest.
+        """
         batch, frames, _ = x.shape
-        time = torch.arange(frames, device=x.device)
-        flipped = torch.where(valid(lengths, frames), lengths[:, None] - 1 - time, time)
-        rows = (flipped + torch.arange(batch, device=x.device)[:, None] * frames).flatten()
+        rows = Lengths.of(lengths).reversed_rows(frames, x.device)
 
         def flip(y: Tensor) -> Tensor:
             return y.flatten(0, 1).index_select(0, rows).view(batch, frames, -1)

@@ -67,3 +67,13 @@ def test_accumulated_batches_make_one_step(alone, tiny, tmp_path):
     halves = train(tiny, tmp_path, *PLAIN, "--batch-frames", "200", "--accumulate", "2")
     assert [row["step"] for row in halves] == [row["step"] for row in alone]
     assert [row["loss"] for row in halves] == pytest.approx([row["loss"] for row in alone], rel=0.1)
+
+
+def test_accumulated_batches_of_two_processes_make_the_step_of_one(tiny, tmp_path):
+    """Gradients are averaged over processes once per step; the labels of a step are those of all its batches."""
+    halves = ["--batch-frames", "200", "--accumulate", "2"]
+    together = train(tiny, tmp_path / "together", *PLAIN, *halves, processes=2)
+    alone = train(tiny, tmp_path / "alone", *PLAIN, *halves)
+    assert [row["step"] for row in together] == [row["step"] for row in alone]
+    for name in ("loss", "grad_norm"):
+        assert [row[name] for row in together] == pytest.approx([row[name] for row in alone], rel=1e-3)

@@ -16,6 +16,7 @@ from folds.store.fold_model import find_fold_models
 from folds.store.log_probs import read_log_probs
 from folds.training import loop
 from folds.training.state import State
+from folds.training.step import train_step
 from registry import InputError
 
 
@@ -53,15 +54,14 @@ def test_a_restart_reports_its_source(undisturbed, tiny, tmp_path, monkeypatch, 
 def test_a_restart_that_was_stopped_resumes_without_its_source(restarted, undisturbed, tiny, tmp_path, monkeypatch):
     folder, source, steps = run_folder(tmp_path / "new"), tmp_path / "source", []
     shutil.copytree(undisturbed.parents[1], source)
-    run_step = loop._step
 
     def stopping(*arguments):
         steps.append(1)
         if len(steps) == 6:  # in the second epoch of four batches
             os.kill(os.getpid(), signal.SIGTERM)
-        return run_step(*arguments)
+        return train_step(*arguments)
 
-    monkeypatch.setattr(loop, "_step", stopping)
+    monkeypatch.setattr(loop, "train_step", stopping)
     run(monkeypatch, tiny, tmp_path / "new", "--epochs", "2", "--restart-from", str(source))
     shutil.rmtree(source)
     with pytest.raises(InputError, match="started with other settings .restart_from was given, now not given"):

@@ -23,6 +23,7 @@ from folds.store.log_probs import read_log_probs
 from folds.store.run_folder import RunFolder
 from folds.training import loop
 from folds.training.state import State
+from folds.training.step import train_step
 from registry import InputError
 
 
@@ -53,15 +54,15 @@ def test_a_run_stopped_by_a_signal_saves_and_can_be_resumed(
     undisturbed, tiny, tmp_path, monkeypatch, capsys, number, status
 ):
     """The signal arrives in the middle of the third epoch; the rest of it repeats every bit."""
-    run_step, steps = loop._step, []
+    steps: list[int] = []
 
     def stopping(*arguments):
         steps.append(1)
         if len(steps) == 11:  # epochs have four batches
             os.kill(os.getpid(), number)
-        return run_step(*arguments)
+        return train_step(*arguments)
 
-    monkeypatch.setattr(loop, "_step", stopping)
+    monkeypatch.setattr(loop, "train_step", stopping)
     assert run(monkeypatch, tiny, tmp_path, "--epochs", "6") == status
     assert f"stopped by {number.name}; the state is saved" in capsys.readouterr().err
     folder = run_folder(tmp_path)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from training_runs import metric_rows, metrics, run, run_folder, summary
 
 import models
@@ -17,7 +18,8 @@ from folds import train
 from folds.data.cache import load_dataset
 from folds.data.speaker_folds import FOLD_ASSIGNMENT, speaker_folds
 from folds.store.fold_model import find_fold_models
-from folds.training.device import autocast_dtype
+from folds.training import train_fold_model
+from folds.training.device import autocast_dtype, resolve_precision
 from folds.training.predict import greedy_distances
 from registry import InputError, command
 
@@ -101,6 +103,13 @@ def test_one_fold_fits_everything_and_is_a_member_of_its_own(tiny, tmp_path, mon
         (["--folds", "99"], "--folds 99: expected 1 to 6, the number of speakers"),
         (["--epochs", "0"], "--epochs 0: expected at least 1"),
         (["--device", "nonsense"], "--device nonsense: not available on this machine"),
+        (["--device", "mps"], "--device mps: PyTorch has no CTC loss on MPS; use --device cpu"),
+        (["--precision", "fp16"], "--precision fp16: not for training on cpu; use --precision auto, bf16 or fp32"),
+        (["--batch-frames", "63"], "--batch-frames 63: fewer than the longest utterance, "),
+        (["--save-every", "-1"], "--save-every -1.0: expected 0 or more"),
+        (["--with-dev"], "--with-dev with --folds 2: a final model has no folds; use --folds 1"),
+        (["--folds", "1", "--with-dev", "--minutes", "1"], "--with-dev with --minutes: the length of training must be"),
+        (["--folds", "1", "--with-dev", "--select", "best"], "--select best with --folds 1"),
         (["--data", "/no/such/folder"], "no folder /no/such/folder"),
     ],
 )
@@ -158,21 +167,23 @@ def test_bf16_is_chosen_where_a_cpu_has_matrix_units_for_it(monkeypatch):
         monkeypatch.setattr(
             torch.cpu, "get_capabilities", lambda capabilities=capabilities: capabilities, raising=False
         )
-        assert autocast_dtype("auto", cpu) is dtype
-    assert autocast_dtype("fp32", cpu) is None and autocast_dtype("fp16", cpu) is torch.float16
-    assert autocast_dtype("auto", torch.device("mps")) is None
+        assert autocast_dtype(resolve_precision("auto", cpu, nn.LSTM(1, 1))) is dtype
+    assert autocast_dtype("fp32") is None and autocast_dtype("fp16") is torch.float16
+    assert resolve_precision("auto", torch.device("mps"), nn.LSTM(1, 1)) == "fp32"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_non_finite_loss_stops_the_run_and_names_utterances(precision, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_fold_model, "resolve_precision", lambda *given: precision)  # a CPU refuses fp16
     message = r"non-finite loss or gradient in 20 steps in a row, the last of them with \d-1-"
     with pytest.raises(InputError, match=message):
-        run(monkeypatch, tiny, tmp_path, "--epochs", "60", "--lr", "1e30", "--clip", "1e30", "--precision", precision)
+        run(monkeypatch, tiny, tmp_path, "--epochs", "60", "--lr", "1e30", "--clip", "1e30")
     assert "NaN" not in metrics(run_folder(tmp_path))
 
 
 def test_fp16_finds_its_scale(tiny, tmp_path, monkeypatch):
-    run(monkeypatch, tiny, tmp_path, "--epochs", "6", "--precision", "fp16")
+    monkeypatch.setattr(train_fold_model, "resolve_precision", lambda *given: "fp16")  # a CPU refuses it
+    run(monkeypatch, tiny, tmp_path, "--epochs", "6")
     rows = metric_rows(run_folder(tmp_path))
     assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["skipped"] == 0
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from models.conformer import rotated
 from models.layers.frames import Convolution, FrameNorm, LockedDropout, Pyramid, valid
+from models.layers.lengths import Lengths
 from models.layers.recurrent import Bidirectional
 
 
@@ -36,8 +37,8 @@ def test_two_padded_passes_equal_the_packed_layer(cell, lengths, seed):
 
 def test_pyramid_joins_pairs_and_keeps_an_odd_last_frame():
     x = torch.arange(1.0, 11.0).view(1, 5, 2).repeat(2, 1, 1)
-    joined, lengths = Pyramid(2)(x, torch.tensor([5, 3]))
-    assert lengths.tolist() == [3, 2]
+    joined, lengths = Pyramid(2)(x, Lengths(torch.tensor([5, 3])))
+    assert lengths.host.tolist() == [3, 2]
     assert joined[0].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 0, 0]]
     assert joined[1, :2].tolist() == [[1, 2, 3, 4], [5, 6, 0, 0]]
 
@@ -46,8 +47,8 @@ def test_pyramid_joins_pairs_and_keeps_an_odd_last_frame():
 @settings(max_examples=30, deadline=None)
 def test_convolution_keeps_exact_lengths(frames, stride):
     layer = Convolution(3, 4, kernel=5, stride=stride).eval()
-    y, lengths = layer(torch.randn(1, frames, 3), torch.tensor([frames]))
-    assert y.shape[1] == int(lengths) == -(-frames // stride)
+    y, lengths = layer(torch.randn(1, frames, 3), Lengths(torch.tensor([frames])))
+    assert y.shape[1] == lengths.total == -(-frames // stride)
 
 
 def test_an_even_kernel_is_refused():
@@ -55,7 +56,9 @@ def test_an_even_kernel_is_refused():
         Convolution(3, 4, kernel=4)
 
 
-def test_norm_statistics_see_valid_frames_only():
+@pytest.mark.parametrize("gathers", [True, False])
+def test_norm_statistics_see_valid_frames_only(gathers, monkeypatch):
+    monkeypatch.setattr(FrameNorm, "gathers", staticmethod(lambda x: gathers))
     x = torch.randn(3, 10, 4)
     ends = torch.tensor([10, 6, 2])
     norm = FrameNorm(4)

@@ -84,7 +84,7 @@ def test_importing_the_package_imports_no_family_and_draws_no_random_numbers():
     assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
 
 
-@pytest.mark.parametrize("module", ["models.ctc", "registry.registry", "registry.console"])
+@pytest.mark.parametrize("module", ["models.ctc", "models.layers.lengths", "registry.registry", "registry.console"])
 def test_the_examples_in_docstrings_run_as_printed(module):
     failed, run = doctest.testmod(importlib.import_module(module))
     assert failed == 0 and run > 0

@@ -1,0 +1,73 @@
+"""This process's parts of an epoch's batches: planned, then prepared for training on the prefetching thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from folds.data.augmentation import augment
+from folds.data.batches import Batch, collate
+from folds.training.state import step_seeds
+from folds.training.step_metrics import Counters
+from folds.training.task import TrainingTask
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """This process's utterances of one of the batches of a step."""
+
+    step: int
+    """Steps of the run before this one."""
+    indices: np.ndarray
+    """Positions in the train split."""
+    frames: int
+    """Their input frames, before augmentation."""
+    labels: float
+    """Their labels, or 0 if the share is also another process's."""
+    batch_labels: float
+    """The labels of the whole batch: those of all processes."""
+
+
+def epoch_shares(task: TrainingTask, counters: Counters) -> list[Share]:
+    """The shares of the rest of the current epoch. The plan is the same in all processes, so none has to ask others."""
+    split, group = task.dataset.train, task.group
+    assert split.tokens is not None
+    frames, labels = split.lengths, split.tokens.lengths
+    shares = []
+    for count, chosen in enumerate(task.batches(counters.epoch)[counters.position :]):
+        batch = task.fitted[chosen]
+        own = group.share(batch)
+        shares.append(
+            Share(
+                step=counters.step + count // task.recipe.accumulate,
+                indices=own,
+                frames=int(frames[own].sum()),
+                labels=group.weight(batch) * float(labels[own].sum()),
+                batch_labels=float(labels[batch].sum()),
+            )
+        )
+    return shares
+
+
+class SharePreparation:
+    """Collates and augments shares, one call per share in order, and pins them where they go to CUDA.
+
+    The batches of one step draw from one generator, one after the other.
+    """
+
+    def __init__(self, task: TrainingTask, stride: int) -> None:
+        self.task = task
+        self.stride = stride
+        self._step = -1
+        self._masks = torch.Generator()
+
+    def __call__(self, share: Share) -> Batch:
+        recipe = self.task.recipe
+        if share.step != self._step:
+            self._step = share.step
+            self._masks.manual_seed(step_seeds(self.task.seed, self.task.group.rank, share.step).masks)
+        batch = collate(self.task.dataset.train, share.indices)
+        batch = augment(batch, recipe.augment, self.stride, self._masks, views=2 if recipe.consistency else 1)
+        return batch.pinned() if self.task.device.type == "cuda" else batch

@@ -1,0 +1,66 @@
+"""One step of training: forward, backward, update. On CUDA the host never waits for the device in it.
+
+Loss and gradient norm stay on the device, which also decides whether the step is skipped; see `STEPS_PER_READ`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from folds.data.batches import Batch
+from folds.training.device import autocast_dtype
+from folds.training.schedule import Budget
+from folds.training.shares import Share
+from folds.training.signals import SignalCatcher
+from folds.training.state import State
+from folds.training.task import TrainingTask
+
+
+def train_step(
+    state: State, task: TrainingTask, parts: Sequence[tuple[Share, Batch]], signals: SignalCatcher, budget: Budget
+) -> tuple[bool, float]:
+    """Forward, backward, update: (whether a signal reached any process, seconds since the step before).
+
+    `parts` are this process's shares of the batches of the step, as prepared. A step with a non-finite loss or gradient
+    changes nothing.
+    """
+    state.begin_step()
+    labels = sum(share.batch_labels for share, _ in parts)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss = torch.zeros((), dtype=torch.float64, device=task.device)
+    for number, (share, batch) in enumerate(parts, start=1):
+        with task.group.averaged_gradients(state.objective, number == len(parts)):
+            loss += _backward(state, task, batch, share.labels, labels)
+    state.scaler.unscale_(state.optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), task.recipe.clip)
+    loss, stop, seconds = task.group.step_totals(loss, signals.caught is not None, budget.tick())
+    _update(state, loss, norm)
+    state.metrics.add(loss, norm, labels, parts[0][0].indices[:3])
+    return stop, seconds
+
+
+def _backward(state: State, task: TrainingTask, batch: Batch, own_labels: float, labels: float) -> Tensor:
+    """Add the gradients of one batch, of which `own_labels` of the step's `labels` are; its CTC loss in nats."""
+    dtype = autocast_dtype(task.precision)
+    with torch.autocast(task.device.type, dtype=dtype, enabled=dtype is not None):
+        total, ctc_loss = state.objective(batch.to(task.device))
+    # Losses are means over the share's labels, and gradients are averaged over processes.
+    state.scaler.scale(total * (own_labels * task.group.size / labels)).backward()
+    return ctc_loss.double() * own_labels
+
+
+def _update(state: State, loss: Tensor, norm: Tensor) -> None:
+    """Change the weights, unless loss or gradient norm is not finite."""
+    if state.decides_on_device:
+        # The fused AdamW kernel leaves everything as it is where this is 1.
+        skipped = ~(torch.isfinite(loss) & torch.isfinite(norm))
+        setattr(state.optimizer, "found_inf", skipped.float())  # noqa: B010 - optimizers do not declare it
+        state.optimizer.step()
+    elif math.isfinite(loss) and math.isfinite(norm):
+        state.scaler.step(state.optimizer)
+    # After gradients too large for fp16 the scale is halved.
+    state.scaler.update()

@@ -1,0 +1,82 @@
+"""How far a run is, and its steps' metrics, which stay on the device until several steps are read at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Steps with a non-finite loss or gradient are skipped; this many in a row mean that training has diverged. fp16 needs
+# some to find its scale, which starts at 2 ** 16 and is halved after each.
+MAX_NONFINITE_STEPS = 20
+
+
+@dataclass
+class Counters:
+    """How far a run is. Floating-point sums survive JSON to the last bit."""
+
+    epoch: int = 1
+    """The current epoch, from 1."""
+    position: int = 0
+    """Batches of it that are done."""
+    step: int = 0
+    elapsed: float = 0.0
+    """Seconds, by the budget's clock."""
+    nonfinite_steps: int = 0
+    """Consecutive steps with a non-finite loss or gradient."""
+    best: float | None = None
+    """Lowest held-out distance so far."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """The epoch's metrics so far, summed over labels."""
+
+    @staticmethod
+    def from_header(header: dict[str, Any]) -> Counters:
+        """The counters in a checkpoint's header, written by this version or by versions up to 0.1."""
+        counters = header.get("counters") or header["at"]
+        if "streak" in counters:
+            counters["nonfinite_steps"] = counters.pop("streak")
+        return Counters(**counters)
+
+    def add(self, loss: float, norm: float, labels: float) -> None:
+        """Count a step with this loss in nats and this gradient norm, or as skipped if one of them is not finite."""
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        self.nonfinite_steps = 0 if finite else self.nonfinite_steps + 1
+        sums = {"loss": loss, "grad_norm": norm * labels, "labels": labels} if finite else {"skipped": 1.0}
+        for name, value in sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+
+class StepMetrics:
+    """The metrics of steps that the host has not read yet, in order."""
+
+    def __init__(self, steps_per_read: int) -> None:
+        self.steps_per_read = steps_per_read
+        self.loss: float | None = None
+        """Loss in nats per label of the last step that was read; None before the first read."""
+        self.diverged_at: np.ndarray | None = None
+        """The utterances of the last of `MAX_NONFINITE_STEPS` non-finite steps in a row, once there are so many."""
+        self._waiting: list[tuple[Tensor, float, np.ndarray]] = []
+
+    def add(self, loss: Tensor, norm: Tensor, labels: float, utterances: np.ndarray) -> None:
+        """Keep a step's loss in nats, summed over its `labels`, and its gradient norm; `utterances` are some of it."""
+        self._waiting.append((torch.stack([loss.detach().double(), norm.detach().double()]), labels, utterances))
+
+    def due(self, step: int) -> bool:
+        """Whether to read after `step` steps, and after the first of this process so that there is a loss to show."""
+        return self.loss is None or step % self.steps_per_read == 0
+
+    def read(self, counters: Counters) -> None:
+        """Add the waiting steps to `counters`; on a GPU this waits until they are done."""
+        if not self._waiting:
+            return
+        values = torch.stack([values for values, _, _ in self._waiting]).tolist()
+        for (loss, norm), (_, labels, utterances) in zip(values, self._waiting, strict=True):
+            counters.add(loss, norm, labels)
+            self.loss = loss / labels
+            if counters.nonfinite_steps == MAX_NONFINITE_STEPS:
+                self.diverged_at = utterances
+        self._waiting.clear()

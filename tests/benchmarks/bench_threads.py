@@ -1,0 +1,149 @@
+"""Training speed with the default number of CPU threads, beside 1 and 2, on an idle and on a busy machine.
+
+    python tests/benchmarks/bench_threads.py             6 to 8 minutes; on a machine that does nothing else
+    python tests/benchmarks/bench_threads.py --quick     tries the script
+
+Each measurement is a process of its own, which trains on the demo competition for some seconds after a step for
+warm-up, as `folds.train` does. "busy" is beside one process that computes all the time. Prints a Markdown table of
+frames/s, the medians of the repeats, and the default's time as a multiple of the best one's.
+"""
+
+from __future__ import annotations
+
+# It sets how OpenMP's threads wait, which must be done before PyTorch is imported.
+import folds.train  # noqa: F401  # isort: skip
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from folds.data.cache import load_dataset
+from folds.demo import DemoOptions, make
+from folds.store.run_folder import RunFolder
+from folds.training.device import device_name, resolve_precision
+from folds.training.loop import fit
+from folds.training.metrics_logger import Cost
+from folds.training.options import TrainingRecipe
+from folds.training.run_config import count_parameters
+from folds.training.task import TrainingTask
+from folds.training.threads import default_threads
+from models import create_model
+
+THREADS = {"default": 0, "1 thread": 1, "2 threads": 2}
+MACHINES = ("alone", "busy")
+# No measurement begins later than this, so that all end within 8 minutes.
+LIMIT_SECONDS = 440.0
+CPU = torch.device("cpu")
+
+
+def measure(data: Path, name: str, threads: int, seconds: float) -> dict[str, float]:
+    """Train for some seconds in this process: frames/s, and the number of threads."""
+    dataset = load_dataset(data, progress=False)
+    model = create_model(name, features=dataset.features, classes=dataset.alphabet.classes)
+    torch.set_num_threads(threads or default_threads(count_parameters(model)))
+    precision = resolve_precision("auto", CPU, model)
+    rows = np.arange(len(dataset.train))
+    for minutes in (1e-6, seconds / 60):  # the first is one step, for warm-up
+        recipe = TrainingRecipe(minutes=minutes, batch_frames=3000, precision=precision)
+        with tempfile.TemporaryDirectory() as temporary, contextlib.redirect_stdout(sys.stderr):
+            folder = RunFolder(Path(temporary))
+            # One utterance is held out, because scoring the held-out ones is not what is measured.
+            task = TrainingTask(dataset, rows[1:], rows[:1], recipe, seed=0, device=CPU, folder=folder)
+            fit(model, task)
+            speed = Cost.of_run(task.folder).frames_per_s
+    assert speed is not None
+    return {"frames_per_s": speed, "threads": torch.get_num_threads()}
+
+
+@contextlib.contextmanager
+def load(machine: str) -> Iterator[None]:
+    """Within the block, on a "busy" machine, one process computes all the time."""
+    if machine == "alone":
+        yield
+        return
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def measure_in_a_process(data: Path, name: str, threads: int, seconds: float) -> dict[str, float]:
+    """As `measure`, in a new process."""
+    arguments = ["--data", data, "--measure", name, "--threads", threads, "--seconds", seconds]
+    # The processes of the command line decide; a limit that this one inherited does not.
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, __file__, *map(str, arguments)], env=environment, stdout=subprocess.PIPE, check=True, text=True
+    )
+    return json.loads(done.stdout)
+
+
+def print_table(speeds: dict[tuple[str, str, str], list[dict[str, float]]], models: list[str]) -> None:
+    """The medians as a Markdown table."""
+    print(f"| model | machine | {' | '.join(THREADS)} | default's time / best |")
+    print("|---|---|" + "---|" * (len(THREADS) + 1))
+    for name in models:
+        for machine in MACHINES:
+            rows = [speeds.get((name, machine, label), []) for label in THREADS]
+            if not all(rows):
+                continue
+            medians = [statistics.median(row["frames_per_s"] for row in measured) for measured in rows]
+            cells = [f"{median:,.0f}" for median in medians]
+            cells[0] += f" ({rows[0][0]['threads']:.0f})"
+            print(f"| `{name}` | {machine} | {' | '.join(cells)} | {max(medians) / medians[0]:.2f} |")
+
+
+def run(options: argparse.Namespace, data: Path) -> None:
+    """All measurements, the repeats outermost: a machine that slows down meanwhile slows all of them alike."""
+    make(DemoOptions(out=data, speakers=6, utterances=30))
+    load_dataset(data, progress=False)
+    start, models = time.monotonic(), options.models.split(",")
+    speeds: dict[tuple[str, str, str], list[dict[str, float]]] = {}
+    cases = [(name, machine, label) for machine in MACHINES for name in models for label in THREADS]
+    for name, machine, label in cases * options.repeats:
+        if time.monotonic() - start > LIMIT_SECONDS:
+            print("stopped after 7 minutes; the medians are of fewer repeats", file=sys.stderr)
+            break
+        with load(machine):
+            measured = measure_in_a_process(data, name, THREADS[label], options.seconds)
+        speeds.setdefault((name, machine, label), []).append(measured)
+    repeats = min(len(measured) for measured in speeds.values())
+    print(f"{device_name(CPU)}, {os.cpu_count()} CPUs; frames/s, medians of {repeats} × {options.seconds:g} s\n")
+    print_table(speeds, models)
+
+
+def main() -> None:
+    """Print the table, or with --measure one measurement as JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--models", default="pblstm_small,pblstm", help="separated by commas")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of training per measurement")
+    parser.add_argument("--quick", action="store_true", help="one repeat of 1 second of the first model")
+    parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=0, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(options.data, options.measure, options.threads, options.seconds)))
+        return
+    if options.quick:
+        options.models, options.repeats, options.seconds = options.models.split(",")[0], 1, 1.0
+    with tempfile.TemporaryDirectory() as temporary:
+        run(options, options.data or Path(temporary, "competition"))
+
+
+if __name__ == "__main__":
+    main()

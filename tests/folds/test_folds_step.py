@@ -1,0 +1,201 @@
+"""A step of training: what it reads from the device, what it skips, and how its batches are prepared."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from training_runs import metric_rows, metrics, run, run_folder
+
+from folds.data.augmentation import SpecAugment, augment
+from folds.data.batches import AHEAD, Batch, collate, prefetched
+from folds.data.cache import load_dataset
+from folds.store.run_folder import RunFolder
+from folds.training import loop, state
+from folds.training.options import TrainingRecipe
+from folds.training.schedule import Budget
+from folds.training.shares import Share, SharePreparation, epoch_shares
+from folds.training.signals import SignalCatcher
+from folds.training.state import State, step_seeds
+from folds.training.step import train_step
+from folds.training.task import TrainingTask
+from models import CTCModel, create_model
+from registry import InputError
+
+
+@pytest.fixture
+def as_on_cuda(monkeypatch):
+    """Train on the CPU as on CUDA, reading metrics every 7 steps."""
+    monkeypatch.setattr(state, "STEPS_PER_READ", {"cpu": 7})
+
+
+def a_task(tiny: Path, folder: Path, **recipe: Any) -> TrainingTask:
+    dataset = load_dataset(tiny)
+    rows = np.arange(len(dataset.train))
+    return TrainingTask(
+        dataset=dataset,
+        fitted=rows[2:],
+        held_out=rows[:2],
+        recipe=TrainingRecipe(batch_frames=200, augment=SpecAugment(time_mask=4, feature_mask=1), **recipe),
+        seed=3,
+        device=torch.device("cpu"),
+        folder=RunFolder(folder),
+    )
+
+
+def a_state(task: TrainingTask) -> State:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"hidden": 8, "channels": (8, 8), "strides": (2, 1), "layers": 1}
+    features, classes = task.dataset.features, task.dataset.alphabet.classes
+    model = create_model("lstm_small", features=features, classes=classes, **options)
+    model.use_intermediate(task.recipe.intermediate > 0)
+    return State(model.train(), task.recipe, task.device, task.seed, task.group)
+
+
+def first_steps(task: TrainingTask, model: CTCModel, own: State, count: int) -> list[list[tuple[Share, Batch]]]:
+    shares = epoch_shares(task, own.counters)
+    prepare = SharePreparation(task, model.stride)
+    every = task.recipe.accumulate
+    parts = [(share, prepare(share)) for share in shares[: count * every]]
+    return [parts[start : start + every] for start in range(0, len(parts), every)]
+
+
+class DeviceReads(TorchDispatchMode):
+    """Counts numbers and truth values read from tensors. Integers are lengths, which are always on the CPU."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self.count += args[0].is_floating_point() or args[0].dtype == torch.bool
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])  # fp16 has the loss scaler
+def test_a_step_as_on_cuda_reads_nothing_from_the_device(precision, as_on_cuda, tiny, tmp_path):
+    task = a_task(tiny, tmp_path, precision=precision, consistency=0.2, intermediate=0.3, accumulate=2)
+    own = a_state(task)
+    steps = first_steps(task, own.model, own, 3)
+    assert len(steps) == 3 and all(len(parts) == 2 for parts in steps)
+    budget = Budget(task.recipe, 3)
+    with DeviceReads() as reads:
+        for parts in steps:
+            train_step(own, task, parts, SignalCatcher(), budget)
+            own.counters.step += 1
+    assert reads.count == 0 and own.counters.sums == {}
+    own.read_metrics()
+    assert own.counters.sums["labels"] == sum(share.batch_labels for parts in steps for share, _ in parts)
+
+
+def test_a_step_on_the_cpu_decides_on_the_host(tiny, tmp_path):
+    """So the test above would notice reads."""
+    task = a_task(tiny, tmp_path)
+    own = a_state(task)
+    (parts,) = first_steps(task, own.model, own, 1)
+    with DeviceReads() as reads:
+        train_step(own, task, parts, SignalCatcher(), Budget(task.recipe, 1))
+    assert reads.count >= 2
+
+
+@pytest.mark.parametrize("steps_per_read", [1, 7])
+def test_a_non_finite_step_changes_nothing_and_is_counted(steps_per_read, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(state, "STEPS_PER_READ", {"cpu": steps_per_read})
+    task = a_task(tiny, tmp_path)
+    own = a_state(task)
+    budget, weights = Budget(task.recipe, 3), []
+    for number, parts in enumerate(first_steps(task, own.model, own, 3)):
+        if number == 1:
+            parts[0][1].features[0, 3] = torch.inf
+        train_step(own, task, parts, SignalCatcher(), budget)
+        own.counters.step += 1
+        weights.append([p.detach().clone() for p in own.model.parameters()])
+    own.read_metrics()
+    assert own.counters.sums["skipped"] == 1 and own.counters.nonfinite_steps == 0
+    assert all(torch.equal(a, b) for a, b in zip(weights[0], weights[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(weights[1], weights[2], strict=True))
+    assert all(p.isfinite().all() for p in weights[2])
+    assert {float(slots["step"]) for slots in own.optimizer.state.values()} == {2.0}
+
+
+def test_training_as_on_cuda_has_the_metrics_of_the_cpu(undisturbed, as_on_cuda, tiny, tmp_path, monkeypatch):
+    """Up to the rounding of the fused optimizer."""
+    run(monkeypatch, tiny, tmp_path, "--epochs", "6")
+    rows, expected = metric_rows(run_folder(tmp_path)), metric_rows(undisturbed)
+    assert [row["step"] for row in rows] == [row["step"] for row in expected]
+    for name in ("loss", "grad_norm", "skipped"):
+        assert [row[name] for row in rows] == pytest.approx([row[name] for row in expected], rel=1e-3)
+
+
+def test_a_stop_between_reads_loses_no_metrics(as_on_cuda, tiny, tmp_path, monkeypatch):
+    run(monkeypatch, tiny, tmp_path / "whole", "--epochs", "4")
+    steps = []
+
+    def stopping(own, task, parts, signals, budget):
+        steps.append(1)
+        if len(steps) == 10:  # in the third epoch of four steps; the read before was after step 8
+            signals.caught = 15
+        return train_step(own, task, parts, signals, budget)
+
+    monkeypatch.setattr(loop, "train_step", stopping)
+    assert run(monkeypatch, tiny, tmp_path, "--epochs", "4") == 143
+    run(monkeypatch, tiny, tmp_path, "--epochs", "4", "--resume")
+    assert len(steps) == 16 and metrics(run_folder(tmp_path)) == metrics(run_folder(tmp_path / "whole"))
+
+
+def test_divergence_between_reads_stops_the_run(as_on_cuda, tiny, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"in 20 steps in a row, the last of them with \d-1-"):
+        run(monkeypatch, tiny, tmp_path, "--epochs", "60", "--lr", "1e30", "--clip", "1e30")
+    assert "NaN" not in metrics(run_folder(tmp_path))
+
+
+def test_the_batches_of_a_step_draw_from_one_generator(tiny, tmp_path):
+    """Seeded by the step; so a resumed run, which begins at a step, prepares the same batches."""
+    task = a_task(tiny, tmp_path, consistency=0.2, accumulate=2)
+    own = a_state(task)
+    steps = first_steps(task, own.model, own, 3)
+    for number, parts in enumerate(steps):
+        masks = torch.Generator().manual_seed(step_seeds(3, 0, number).masks)
+        for share, batch in parts:
+            plain = collate(task.dataset.train, share.indices)
+            expected = augment(plain, task.recipe.augment, own.model.stride, masks, views=2)
+            assert share.step == number and torch.equal(batch.features, expected.features)
+            assert share.frames == int(plain.lengths.sum()) and share.labels == int(plain.target_lengths.sum())
+    own.counters.step, own.counters.position = 1, 2
+    for (share, batch), (other_share, other) in zip(first_steps(task, own.model, own, 1)[0], steps[1], strict=True):
+        assert torch.equal(batch.features, other.features) and share.step == other_share.step == 1
+
+
+def test_two_batches_are_prepared_ahead(tiny):
+    split, started, used = load_dataset(tiny).train, [], threading.Event()
+
+    def prepare(index: int) -> Batch:
+        started.append(index)
+        if len(started) == 1 + AHEAD:
+            used.set()
+        return collate(split, [index])
+
+    batches = prefetched(prepare, range(6))
+    assert next(batches).indices == (0,) and used.wait(timeout=60)
+    assert started == [0, 1, 2] and [batch.indices for batch in batches] == [(i,) for i in range(1, 6)]
+
+
+def test_an_error_in_preparation_reaches_training():
+    def prepare(index: int) -> Batch:
+        raise OSError("the drive is gone")
+
+    with pytest.raises(OSError, match="the drive is gone"):
+        next(prefetched(prepare, [1]))
+
+
+def test_lengths_stay_on_the_cpu(tiny):
+    batch = collate(load_dataset(tiny).train, [0, 1]).to(torch.device("meta"))
+    assert [it.device.type for it in (batch.features, batch.targets)] == ["meta"] * 2
+    assert [it.device.type for it in (batch.lengths, batch.target_lengths)] == ["cpu"] * 2
