@@ -85,7 +85,7 @@ def make(options: DemoOptions) -> bool:
     if existing == options.settings:
         return False
     replaceable = {*SPLITS, ANSWERS, SETTINGS} if existing else set()
-    if out.is_file() or (out.is_dir() and {path.name for path in out.iterdir()} - replaceable):
+    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - replaceable):
         message = "holds something that is not part of a demo competition: pass another --out, or remove it"
         raise InputError(f"{options.out} {message}")
     try:

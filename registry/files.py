@@ -20,7 +20,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block succeeds, remove it when it fails.
 
     The file is flushed to disk before it is renamed, so a crash leaves the old file or the new one, never a truncated
-    one that looks complete. Missing parent folders are created. Raises InputError for a path that cannot be written.
+    one that looks complete. Missing parent folders are created. Raises InputError for a path that cannot be written, or
+    that is a device or another special file.
     """
     target = Path(path)
     check_writable(target)
@@ -47,6 +48,9 @@ def check_writable(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if path.exists() and not path.is_file():
+            # Renaming a file onto a device, such as /dev/null for root, would replace the device itself.
+            raise InputError(f"{path}: not a regular file, and is not replaced: choose another path")
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 

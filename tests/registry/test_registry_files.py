@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from registry import InputError, atomic_write, check_writable
@@ -27,3 +29,26 @@ def test_a_path_that_cannot_be_written_is_one_line(tmp_path):
         with pytest.raises(InputError, match="cannot be written"), atomic_write(path):
             pass
     assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_special_file_is_not_replaced(tmp_path):
+    """Here a named pipe; a device node, which only root can make, is the same to the check."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match="pipe: not a regular file, and is not replaced"):
+        check_writable(pipe)
+    with pytest.raises(InputError, match="not a regular file"), atomic_write(pipe):
+        pass
+    assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can make a device node")
+def test_a_device_is_not_replaced(tmp_path):
+    device = tmp_path / "null"
+    try:
+        os.mknod(device, 0o666 | 0o020000, os.makedev(1, 3))
+    except OSError:
+        pytest.skip("no device nodes in this file system")
+    with pytest.raises(InputError, match="not a regular file"), atomic_write(device):
+        pass
+    assert device.is_char_device()
