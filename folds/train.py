@@ -10,12 +10,12 @@ import itertools
 import os
 import sys
 
-# OpenMP's threads spin while they wait, and an iteration has thousands of waits: beside other busy processes, training
-# with the default wait policy fell from 11,000 frames/s or more to 15 to 400, at up to ten times the CPU time. With
-# OMP_WAIT_POLICY=PASSIVE it reached 11,780 there, with GOMP_SPINCOUNT=0 13,004. OpenMP reads both when PyTorch is
-# imported.
+# OpenMP's threads spin while they wait, and a step has thousands of waits: beside other busy processes, training with
+# two threads fell from 11,000 frames/s or more to 15 to 400. Threads that sleep at once are slow on an idle machine
+# (20,200 frames/s where spinning ones reach 70,900, pblstm_small on two cores). Spinning for a thousand turns first
+# gives 62,900 there, and 19,200 beside a busy process. OpenMP reads these variables when PyTorch is imported.
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-    os.environ.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0")
+    os.environ["GOMP_SPINCOUNT"] = "1000"
 
 from folds.training.command_line import parse
 from folds.training.distributed import joined_group

@@ -7,8 +7,9 @@ from pathlib import Path
 
 SMALL_MODEL = 4_000_000
 """Parameters up to which one thread is the default: more than the largest *_small model has (2.3 M), and less than any
-other (12.4 M). On two cores, two epochs of pblstm_small took 26.0 s with two threads and 18.6 s with one; beside
-another busy process they took 42.1 s and 18.5 s."""
+other (12.4 M). On two cores pblstm_small trains at 40,400 frames/s with one thread and at 62,900 with two; beside
+another busy process at 44,300 and 19,200. Nobody knows beforehand how busy a machine will be, and one thread loses
+least: 1.6 times on an idle machine, where two would lose 2.3 times on a busy one."""
 
 
 def default_threads(parameters: int, processes: int = 1) -> int:

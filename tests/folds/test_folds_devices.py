@@ -61,12 +61,12 @@ def test_two_hardware_threads_are_one_core(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, "PASSIVE 0"),
+        ({}, "None 1000"),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"),
         ({"GOMP_SPINCOUNT": "7"}, "None 7"),
     ],
 )
-def test_openmp_waits_passively_unless_the_user_decides(given, expected):
+def test_openmp_spins_briefly_unless_the_user_decides(given, expected):
     """The variables are set when PyTorch is imported, which reads them."""
     code = """
 import os, sys
