@@ -60,7 +60,7 @@ class MetricsLogger:
         _append(self.folder.metrics, row)
         wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
         speed = self._frames / wall
-        timing = {"wall_s": round(wall, 1), "cpu_s": round(cpu, 1), "frames_per_s": round(speed)}
+        timing = {"wall_s": round(wall, 3), "cpu_s": round(cpu, 3), "frames_per_s": round(speed)}
         _append(self.folder.timing, {"epoch": row["epoch"], **timing})
         for key, value in {**row, **timing}.items():
             if value is not None:
