@@ -13,12 +13,14 @@ import sys
 # OpenMP's threads spin while they wait, and a step has thousands of waits: beside other busy processes, training with
 # two threads fell from 11,000 frames/s or more to 15 to 400. Threads that sleep at once are slow on an idle machine
 # (20,200 frames/s where spinning ones reach 70,900, pblstm_small on two cores). Spinning for a thousand turns first
-# gives 62,900 there, and 19,200 beside a busy process. OpenMP reads these variables when PyTorch is imported.
+# gives 62,900 there, and 19,200 beside a busy process. The default number of threads follows the load of the machine,
+# but a step ends with as many as it began with. OpenMP reads these variables when PyTorch is imported.
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "1000"
 
 from folds.training.command_line import parse
 from folds.training.distributed import joined_group
+from folds.training.guide import find_guide
 from folds.training.signals import Stopped
 from folds.training.train_fold_model import train_fold_model
 from folds.training.warm_restart import find_source
@@ -29,13 +31,17 @@ LEAK = "so a speaker can be in several folds: out-of-fold distances may be too l
 
 def main() -> int:
     """Train the models and folds of the command line, one after the other; the exit status."""
-    options, configs = parse(sys.argv[1:])
+    models = parse(sys.argv[1:])
+    options = models[0].options  # they differ in the recipe alone
     folds = options.fold_list()
     if options.restart_from is not None:
         # All sources must exist before the first run begins, which may take hours.
-        for name, fold in itertools.product(configs, folds):
-            if not options.run_folder(name, fold).begun:
-                find_source(options.restart_from, name, fold, options.seed, options.folds)
+        for model, fold in itertools.product(models, folds):
+            if not options.run_folder(model.name, fold).begun:
+                find_source(options.restart_from, options.name or model.name, fold, options.seed, options.folds)
+    if options.guide is not None:
+        for fold in folds:
+            find_guide(options.guide, fold)
     dataset = options.open_dataset()
     if options.with_dev and dataset.dev.tokens is None:
         raise InputError(f"--with-dev: the dev split of {dataset.root} has no transcripts to train on")
@@ -43,10 +49,10 @@ def main() -> int:
         with joined_group(options.device) as group:
             if group.first and options.folds > 1 and not dataset.train.names_speakers:
                 print(f"warning: {dataset.format} data name no speakers, {LEAK}", file=sys.stderr)
-            for name, config in configs.items():
-                config = dataclasses.replace(config, features=dataset.features, classes=dataset.alphabet.classes)
+            for model in models:
+                config = dataclasses.replace(model.config, features=dataset.features, classes=dataset.alphabet.classes)
                 for fold in folds:
-                    train_fold_model(options, dataset, name, fold, config, group)
+                    train_fold_model(model.options, dataset, model.name, fold, config, group)
     except Stopped as stopped:
         print(f"stopped by {stopped}; the state is saved: continue with the same command and --resume", file=sys.stderr)
         return stopped.status

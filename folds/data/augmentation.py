@@ -43,17 +43,25 @@ class SpecAugment:
             raise InputError(f"--speed {self.speed}: expected a fraction in [0, 1)")
 
 
-def augment(batch: Batch, options: SpecAugment, stride: int, generator: torch.Generator, views: int = 1) -> Batch:
+def augment(
+    batch: Batch,
+    options: SpecAugment,
+    stride: int,
+    generator: torch.Generator,
+    views: int = 1,
+    keep_unmasked: bool = False,
+) -> Batch:
     """Returns a batch of `views * N` utterances: view 0 of all N, then view 1, and so on.
 
     All views share one speed, so frame j aligns across views; only the masks differ. An utterance that would become too
-    short for CTC at `stride` keeps its original speed. The batch and the generator must be on the CPU.
+    short for CTC at `stride` keeps its original speed. With `keep_unmasked`, the batch also has the features at the new
+    speed without masks. The batch and the generator must be on the CPU.
     """
     if options.speed:
         batch = _change_speed(batch, options.speed, stride, generator)
-    batch = repeated(batch, views)
-    _mask(batch.features.numpy(), batch.lengths.numpy(), options, generator)
-    return batch
+    masked = repeated(batch, views)
+    _mask(masked.features.numpy(), masked.lengths.numpy(), options, generator)
+    return replace(masked, unmasked=batch.features) if keep_unmasked else masked
 
 
 def _change_speed(batch: Batch, max_change: float, stride: int, generator: torch.Generator) -> Batch:

@@ -29,7 +29,8 @@ class Batch:
     """One batch of utterances.
 
     `features` float32 `(N, T, F)`, zero past `lengths` `(N,)`; `targets` `(sum of L,)` with `target_lengths` `(N,)`;
-    `indices` are positions in the split. `lengths` and `target_lengths` are always on the CPU.
+    `indices` are positions in the split. `lengths` and `target_lengths` are always on the CPU. `unmasked`, where it is
+    needed, is the features of one view before masks, `(N / views, T, F)`.
     """
 
     features: Tensor
@@ -37,6 +38,7 @@ class Batch:
     targets: Tensor
     target_lengths: Tensor
     indices: tuple[int, ...]
+    unmasked: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with features and targets on `device`.
@@ -44,7 +46,8 @@ class Batch:
         Lengths stay on the CPU: they give shapes, and each read of them from a GPU would wait for it.
         """
         features, targets = (it.to(device, non_blocking=True) for it in (self.features, self.targets))
-        return replace(self, features=features, targets=targets)
+        unmasked = self.unmasked.to(device, non_blocking=True) if self.unmasked is not None else None
+        return replace(self, features=features, targets=targets, unmasked=unmasked)
 
     def pinned(self) -> Batch:
         """The same batch in page-locked memory, from which copies to CUDA run beside the computation."""
@@ -54,6 +57,7 @@ class Batch:
             targets=self.targets.pin_memory(),
             target_lengths=self.target_lengths.pin_memory(),
             indices=self.indices,
+            unmasked=self.unmasked.pin_memory() if self.unmasked is not None else None,
         )
 
 

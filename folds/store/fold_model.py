@@ -1,6 +1,7 @@
 """Fold models found in the runs folder: the description of each, and its predictions.
 
-A fold model is one trained (model, fold, seed). The fold models of one (model, seed) are together a member of a blend.
+A fold model is one trained (model, fold, seed). The fold models of one (model, seed), or of one `--name` and seed, are
+together a member of a blend.
 """
 
 from __future__ import annotations
@@ -54,6 +55,11 @@ class FoldModel:
         return self.config.get("with_dev", False)
 
     @property
+    def is_refit(self) -> bool:
+        """Whether it was trained on all training utterances, and on no others: nothing is held out."""
+        return self.folds == 1 and not self.with_dev
+
+    @property
     def has_attention_scores(self) -> bool:
         """Whether it can score hypotheses by attention: it has an attention decoder, and its weights exist."""
         return self.config.get("speller", False) and self.folder.weights.exists()
@@ -85,6 +91,14 @@ def read_fold_model(folder: RunFolder) -> FoldModel:
         )
     except KeyError as error:
         raise InputError(f"{folder.config}: no {error}: delete this run's folder and train it again") from None
+
+
+def read_finished(folder: RunFolder, option: str) -> FoldModel:
+    """The fold model of a finished run with weights. Raises InputError, which names `option`, if it is none."""
+    if not (folder.begun and folder.finished and folder.weights.exists()):
+        weights = folder.weights.relative_to(folder.path)
+        raise InputError(f"{option}: {folder.path} is not a finished run with {weights}: train it first")
+    return read_fold_model(folder)
 
 
 def unfinished_runs(runs: Path) -> list[Path]:

@@ -40,6 +40,16 @@ class Ragged:
         flat = [np.asarray(part, dtype) for part in parts]
         return Ragged(np.concatenate([np.zeros(0, dtype), *flat]), offsets_of(len(part) for part in flat))
 
+    @staticmethod
+    def concatenate(parts: Sequence[Ragged]) -> Ragged:
+        """All parts of the first, then those of the second, and so on; at least one.
+
+        >>> Ragged.concatenate([Ragged.of([[1], [2, 3]], np.int16), Ragged.of([[4]], np.int16)])[2].tolist()
+        [4]
+        """
+        lengths = np.concatenate([part.lengths for part in parts])
+        return Ragged(np.concatenate([part.values for part in parts]), offsets_of(lengths))
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -58,6 +68,11 @@ class Ragged:
         lengths = self.lengths[chosen]
         offsets = offsets_of(lengths)
         return np.repeat(self.offsets[chosen] - offsets[:-1], lengths) + np.arange(offsets[-1]), offsets
+
+    def range(self, first: int, last: int) -> Ragged:
+        """The parts `first` to `last - 1`; their values are a view."""
+        offsets = self.offsets[first : last + 1]
+        return Ragged(self.values[offsets[0] : offsets[-1]], offsets - offsets[0])
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Ragged:
         """The parts at `indices`, in that order."""

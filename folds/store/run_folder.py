@@ -1,4 +1,4 @@
-"""The folder of one run, runs/<model>/fold<k>/, and the names of all its files, which no other module spells out.
+"""The folder of one run, runs/<name>/fold<k>/, and the names of all its files, which no other module spells out.
 
     config.json              the resolved configuration, and what a blend needs to know about the fold model
     metrics.jsonl            one line per epoch; equal runs write equal bytes
@@ -12,6 +12,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +24,32 @@ from registry import InputError
 SPLITS = ("oof", "dev", "test")
 
 
-def member_name(model: str, seed: int, folds: int = 2, with_dev: bool = False) -> str:
+REFIT = ".all"
+"""Ends the name of a member that is trained on all training utterances."""
+SOUP = ".soup"
+"""Ends the name of a member whose weights are the mean of a run's last checkpoints."""
+MAX_NAME = 64
+"""Characters of a name, so that folders and table columns stay readable."""
+
+
+def member_name(name: str, seed: int, folds: int = 2, with_dev: bool = False) -> str:
     """The member's name, its folder under runs/: `gru`, `gru.seed1`; `gru.all` with one fold, nothing held out.
 
-    `gru.all-dev` is trained on dev too.
+    `name` is the model's or that of `--name`. `gru.all-dev` is trained on dev too.
     """
-    trained_on = ".all-dev" if with_dev else ".all" if folds == 1 else ""
-    return model + (f".seed{seed}" if seed else "") + trained_on
+    trained_on = f"{REFIT}-dev" if with_dev else REFIT if folds == 1 else ""
+    return name + (f".seed{seed}" if seed else "") + trained_on
+
+
+def check_name(name: str) -> None:
+    """Raise InputError for a name that is no plain folder name, or ends as the store's own names do.
+
+    Glob characters are refused too, since `--members` takes globs over names.
+    """
+    if not re.fullmatch(rf"[A-Za-z0-9_][A-Za-z0-9_.+-]{{0,{MAX_NAME - 1}}}", name):
+        raise InputError(f"--name {name!r}: expected 1 to {MAX_NAME} letters, digits or _ . + -, not a dot first")
+    if reserved := re.search(r"\.(all|all-dev|soup|seed\d+)(?=\.|$)", name):
+        raise InputError(f"--name {name}: {reserved[0]} is added by the store itself (--folds 1, --seed): leave it out")
 
 
 @dataclass(frozen=True)
@@ -42,9 +63,9 @@ class RunFolder:
     path: Path
 
     @staticmethod
-    def of(runs: Path, model: str, fold: int, seed: int = 0, folds: int = 2, with_dev: bool = False) -> RunFolder:
-        """The folder of a (model, fold, seed) under `runs`; see `member_name`."""
-        return RunFolder(runs / member_name(model, seed, folds, with_dev) / f"fold{fold}")
+    def of(runs: Path, name: str, fold: int, seed: int = 0, folds: int = 2, with_dev: bool = False) -> RunFolder:
+        """The folder of a (model or name, fold, seed) under `runs`; see `member_name`."""
+        return RunFolder(runs / member_name(name, seed, folds, with_dev) / f"fold{fold}")
 
     @property
     def config(self) -> Path:
@@ -70,6 +91,11 @@ class RunFolder:
     def weights(self) -> Path:
         """The weights that predict, in the format that `models.load` reads."""
         return self.path / WEIGHTS_FILE
+
+    @property
+    def weights_hash(self) -> str:
+        """16 hexadecimal digits of the weights that predict."""
+        return hashlib.sha256(self.weights.read_bytes()).hexdigest()[:16]
 
     @property
     def best_weights(self) -> Path:
@@ -114,9 +140,15 @@ class RunFolder:
         return f"{self.member} {self.path.name.replace('fold', 'fold ')}"
 
     @property
+    def refit_of(self) -> str:
+        """The member that holds out folds with the same model and seed: `gru` of `gru.all` and of `gru.all-dev`."""
+        stem, soup = self.member.removesuffix(SOUP), SOUP if self.member.endswith(SOUP) else ""
+        return stem.removesuffix(f"{REFIT}-dev").removesuffix(REFIT) + soup
+
+    @property
     def soup(self) -> RunFolder:
         """The folder of this run's soup, a fold model with the mean of its last checkpoints' weights."""
-        return RunFolder(self.path.parent.with_name(f"{self.member}.soup") / self.path.name)
+        return RunFolder(self.path.parent.with_name(self.member + SOUP) / self.path.name)
 
 
 def run_folders(runs: Path) -> Iterator[RunFolder]:

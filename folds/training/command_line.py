@@ -16,6 +16,7 @@ from typing import IO, Annotated, Any
 import tyro
 
 from folds.training.options import TrainOptions
+from folds.training.presets import device_type, find_preset
 from registry import InputError, model_config
 from registry.config import Config
 
@@ -23,24 +24,40 @@ from registry.config import Config
 FROM_DATA = ("features", "classes")
 
 
-def parse(arguments: list[str]) -> tuple[TrainOptions, dict[str, Config]]:
-    """The options of training, and the config of each model named, with `features` and `classes` still to be set.
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """What the command line says of one model."""
 
-    An option that all of the models have applies to all of them. What is not given is each model's own default; the
-    help text shows the first model's. Raises InputError for an option that only some of the models have.
+    name: str
+    options: TrainOptions
+    """Only the recipe differs between models, because each has its own preset."""
+    config: Config
+    """Its `features` and `classes` are still to be set."""
+
+
+def parse(arguments: list[str]) -> list[ModelOptions]:
+    """The options of training and the config of each model named.
+
+    An option that all of the models have applies to all of them. What is not given is the preset's value or the model's
+    own default; the help text shows the first model's. Raises InputError for an option that only some of the models
+    have, and for a preset that does not fit a model.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--model", default=TrainOptions.model)
-    names = parser.parse_known_args(arguments)[0].model.split(",")
+    for option in ("model", "preset", "device"):
+        parser.add_argument(f"--{option}", default=getattr(TrainOptions, option))
+    given = parser.parse_known_args(arguments)[0]
+    names = given.model.split(",")
     defaults = {name: model_config(name, features=1, classes=2) for name in names}
     shared = _shared_options(defaults)
     _check_shared(arguments, defaults, shared)
-    configs = {}
+    models = []
     for name, default in defaults.items():
+        preset = find_preset(given.preset, name, device_type(given.device))
         panel = default if len({type(config) for config in defaults.values()}) == 1 else _subset(default, shared)
-        options, chosen = _parse(arguments, panel)
-        configs[name] = dataclasses.replace(default, **{option: getattr(chosen, option) for option in shared})
-    return options, configs
+        options, chosen = _parse(arguments, TrainOptions(recipe=preset.recipe(device_type(given.device))), panel)
+        config = dataclasses.replace(default, **{option: getattr(chosen, option) for option in shared})
+        models.append(ModelOptions(name, options, config))
+    return models
 
 
 def _option_names(config: Config) -> list[str]:
@@ -75,13 +92,13 @@ def _subset(config: Config, names: list[str]) -> Any:
     return subset(*(getattr(config, name) for name in names))
 
 
-def _parse(arguments: list[str], panel: Any) -> tuple[TrainOptions, Any]:
-    """The options of training, and `panel` with the values given for its fields."""
+def _parse(arguments: list[str], options: TrainOptions, panel: Any) -> tuple[TrainOptions, Any]:
+    """`options` and `panel` with the values given for their fields."""
     # tyro titles the help's panels by the fields' names, which are no part of the options' names.
     options_type = Annotated[TrainOptions, tyro.conf.arg(name="")]
     schema: Any = dataclasses.make_dataclass("Command", [("options", options_type), ("model", type(panel))])
     schema.__doc__ = TrainOptions.__doc__
-    default, names = schema(TrainOptions(), panel), (tyro.conf.OmitArgPrefixes,)
+    default, names = schema(options, panel), (tyro.conf.OmitArgPrefixes,)
     with contextlib.redirect_stdout(typing.cast(IO[str], _ShortPanelTitles(sys.stdout))):
         command = tyro.cli(schema, args=arguments, default=default, prog="python -m folds.train", config=names)
     return command.options, command.model

@@ -1,7 +1,9 @@
 """The training loop of one run. Stopped or killed at any moment and run again, it ends with the same metrics.
 
-A step's random numbers follow from seed, process and step. A checkpoint is written after each epoch, every few minutes
-of a long one, or with `--save-every` at its intervals, and when a signal stops the run.
+They are the same to the last bit on a CPU with a given `--threads`; the default follows the load of the machine, and
+another number of threads rounds sums differently. A step's random numbers follow from seed, process and step. A
+checkpoint is written after each epoch, every few minutes of a long one, or with `--save-every` at its intervals, and
+when a signal stops the run.
 """
 
 from __future__ import annotations
@@ -85,6 +87,7 @@ def _epoch(
             parameters["lr"] = learning_rate(progress, recipe)
         parts = [(share, next(prepared)) for share in shares[start : start + recipe.accumulate]]
         stop, seconds = train_step(state, task, parts, signals, budget)
+        task.threads.adapt()
         counters.step += 1
         counters.position += len(parts)
         counters.elapsed += seconds

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
+
 from folds.store.run_folder import RunFolder
 from registry import atomic_write
 from registry.console import ProgressBar
@@ -61,6 +63,7 @@ class MetricsLogger:
         wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
         speed = self._frames / wall
         timing = {"wall_s": round(wall, 3), "cpu_s": round(cpu, 3), "frames_per_s": round(speed)}
+        timing["threads"] = torch.get_num_threads()
         _append(self.folder.timing, {"epoch": row["epoch"], **timing})
         for key, value in {**row, **timing}.items():
             if value is not None:

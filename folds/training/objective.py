@@ -1,7 +1,7 @@
-"""The training objective: CTC on the output, and as options CTC on a middle layer and the agreement of two views.
+"""The training objective: CTC on the output, and as options CTC on a middle layer, the agreement of two views, a guide.
 
 Intermediate CTC: Lee & Watanabe 2021 (arXiv 2102.03216). Agreement of two views, CR-CTC: Yao et al. 2024 (arXiv
-2410.05101).
+2410.05101). Guided CTC: Kurata & Audhkhasi 2019 (arXiv 1904.08311).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from folds.data.batches import Batch
+from folds.training.guide import guided_posterior
 from models import BLANK, CTCModel
 from models.layers.lengths import Lengths
 
@@ -33,10 +34,19 @@ def label_count(batch: Batch) -> int:
     return int(batch.target_lengths.sum())
 
 
-def objective(model: CTCModel, batch: Batch, *, intermediate: float, consistency: float = 0.0) -> tuple[Tensor, Tensor]:
+def objective(
+    model: CTCModel,
+    batch: Batch,
+    *,
+    intermediate: float,
+    consistency: float = 0.0,
+    guide_weight: float = 0.0,
+    spikes: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """(the training loss, the CTC loss of the output alone), both in nats per label.
 
-    With `consistency`, the batch is two views of the same utterances, one after the other.
+    With `consistency`, the batch is two views of the same utterances, one after the other. `spikes` `(N, T')` are a
+    guide's; the model's posterior of each counts as `guide_weight` nats less.
     """
     outputs = model.training_outputs(batch.features, batch.lengths)
     loss = total = ctc(outputs.log_probs, outputs.lengths, batch)
@@ -45,6 +55,8 @@ def objective(model: CTCModel, batch: Batch, *, intermediate: float, consistency
         total = (1 - intermediate) * loss + intermediate * ctc(outputs.middle, outputs.middle_lengths, batch)
     if consistency:
         total = total + consistency * disagreement(outputs.log_probs, outputs.lengths) / label_count(batch)
+    if spikes is not None:
+        total = total - guide_weight * guided_posterior(outputs.log_probs, spikes) / label_count(batch)
     auxiliary = model.auxiliary_loss(outputs, batch.targets, batch.target_lengths)
     if auxiliary is not None:
         weight, extra = auxiliary
@@ -55,15 +67,25 @@ def objective(model: CTCModel, batch: Batch, *, intermediate: float, consistency
 class Objective(nn.Module):
     """`objective` as a module, so that DistributedDataParallel can average its gradients over processes."""
 
-    def __init__(self, model: CTCModel, *, intermediate: float, consistency: float) -> None:
+    def __init__(
+        self, model: CTCModel, *, intermediate: float, consistency: float, guide_weight: float = 0.0
+    ) -> None:
         super().__init__()
         self.model = model
         self.intermediate = intermediate
         self.consistency = consistency
+        self.guide_weight = guide_weight
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch, spikes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `objective`."""
-        return objective(self.model, batch, intermediate=self.intermediate, consistency=self.consistency)
+        return objective(
+            self.model,
+            batch,
+            intermediate=self.intermediate,
+            consistency=self.consistency,
+            guide_weight=self.guide_weight,
+            spikes=spikes,
+        )
 
 
 def disagreement(log_probs: Tensor, lengths: Tensor) -> Tensor:

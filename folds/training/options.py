@@ -11,7 +11,7 @@ import tyro
 
 from folds.data.augmentation import SpecAugment
 from folds.data.data_options import StoreOptions
-from folds.store.run_folder import RunFolder
+from folds.store.run_folder import RunFolder, check_name
 from registry import InputError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -43,8 +43,9 @@ class RecipeOptions:
     clip: float = 5.0
     """Maximum gradient norm (clipping)."""
     batch_frames: int | None = None
-    """Input frames per batch, padding included; at least the longest utterance. By default 16,000, and 64,000 on CUDA.
-    With several processes (torchrun) it is per process on CUDA, and for all together on CPUs."""
+    """Input frames per batch, padding included; at least the longest utterance. By default the preset's on CPUs, and on
+    CUDA 64,000, or 32,000 of two views with --consistency. With several processes (torchrun) it is per process on CUDA,
+    and for all together on CPUs."""
     average: float = 0.0
     """Predict with an exponential moving average (EMA) of the weights whose time constant is this fraction of the run
     (0.05 is typical); 0 disables it."""
@@ -57,14 +58,16 @@ class RecipeOptions:
     consistency: float = 0.0
     """CR-CTC: train on two views of each batch, with this weight on their agreement (0.2 is usual). Doubles the work
     per step, so halve --batch-frames; works best with larger time masks."""
+    guide_weight: float = 1.0
+    """With --guide: weight of the posteriors at the guide's spikes, against CTC's loss."""
     augment: Annotated[SpecAugment, tyro.conf.arg(name="SpecAugment", prefix_name=False)] = dataclasses.field(
         default_factory=SpecAugment
     )
     """Masks and changes of speed, drawn anew for each batch."""
     precision: PrecisionOption = "auto"
     """Precision of autocast; the loss is always computed in float32. auto on CUDA is fp16 with loss scaling for models
-    with LSTM or GRU layers, and for others bf16 from Ampere on, else fp16; on CPUs it is bf16 with AMX, else fp32. On
-    CUDA, matrix products of fp32 use TF32."""
+    with LSTM or GRU layers, and for others bf16 from Ampere on, else fp16; on CPUs it is bf16 with AMX, and on AMD's
+    with AVX-512 BF16 (Zen 4 and later), else fp32. On CUDA, matrix products of fp32 use TF32."""
     select: Literal["last", "best"] = "last"
     """Which weights predict: those at the end of the schedule, or those of the epoch with the lowest held-out distance.
     The latter makes out-of-fold distances too optimistic; config.json records it, and ensemble.blend warns about such
@@ -86,8 +89,9 @@ class RecipeOptions:
         for name in ("warmup", "average", "intermediate"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)}: expected a fraction in [0, 1)")
-        if self.consistency < 0:
-            raise InputError(f"--consistency {self.consistency}: expected 0 or more")
+        for name in ("consistency", "guide_weight"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected 0 or more")
 
     def sized_for(self, device: str, processes: int) -> RecipeOptions:
         """With `batch_frames` and `lr` filled in for this type of device ("cpu" or "cuda") and number of processes."""
@@ -96,7 +100,8 @@ class RecipeOptions:
             scaled = device == "cuda" and frames is None
             lr = LEARNING_RATE * (math.sqrt(CUDA_FRAMES * processes / CPU_FRAMES) if scaled else 1.0)
         if frames is None:
-            frames = CUDA_FRAMES if device == "cuda" else CPU_FRAMES
+            # The two views of CR-CTC share the frames that a GPU computes at a time.
+            frames = CUDA_FRAMES // (2 if self.consistency else 1) if device == "cuda" else CPU_FRAMES
         return dataclasses.replace(self, batch_frames=frames, lr=lr)
 
 
@@ -129,12 +134,18 @@ class TrainOptions(StoreOptions):
     model: str = "pblstm"
     """One or more registered models, comma-separated (see `python -m registry`). With several, only model options
     common to all of them can be set."""
+    name: str = ""
+    """Name of the member, its folder in the runs folder; by default the model's. Gives two recipes of one model folders
+    of their own."""
+    preset: str = "auto"
+    """The recipe, by name: quick, small, base or large; other options override its values, and `--help` beside it shows
+    them. auto is quick on CPUs, and on a GPU the preset of the model's size. RESULTS.md compares them."""
     fold: str = "0"
     """A fold, several (0,2), or all."""
     folds: int = 5
-    """Number of speaker-disjoint folds. With 1, the model is trained on everything and nothing is held out: a member
-    of its own, <model>.all, which cannot be blended because it has no out-of-fold predictions; python -m
-    ensemble.decode writes its submission."""
+    """Number of speaker-disjoint folds. With 1, the model is trained on everything and nothing is held out: <name>.all,
+    the refit. python -m ensemble.blend predicts with it beside the fold models of the same model and recipe, from whose
+    out-of-fold predictions its weight comes; alone, python -m ensemble.decode writes its submission."""
     with_dev: bool = False
     """With --folds 1: train on the dev utterances too, once everything is decided. The member is <model>.all-dev, and
     nothing measures it on dev; needs a fixed number of epochs."""
@@ -145,10 +156,16 @@ class TrainOptions(StoreOptions):
     restart_from: Path | None = None
     """Warm restart: start each model from the final weights of the same model, fold and seed in another runs folder
     instead of from random weights. Runs trained there with --select best provide their best weights."""
+    guide: Path | None = None
+    """Guided CTC: spike on the same frames as a trained model of the same stride, so that the frame average of both
+    means more. A member's folder, such as runs/pblstm, or that of one run; its run of the same fold is used, which has
+    not seen what is held out here."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1. auto is CUDA where there is a GPU, else the CPU; MPS has no CTC loss in PyTorch."""
     threads: int = 0
-    """CPU threads; 0 is one for the small models, for larger ones the physical cores of this process."""
+    """CPU threads. 0 starts with one and follows the load of the machine: as many as there are idle cores, for small
+    models at most 4; with --clock cpu it is one. Sums are rounded differently with another number, so only with a given
+    number does a stopped and resumed run end in the same metrics to the last bit."""
     save_every: float = 0.0
     """Minutes between checkpoints, for slow or mounted drives; a kill loses up to this much. 0 writes one after each
     epoch and every 10 minutes within one. The last step and a stop by SIGTERM or Ctrl-C always write one."""
@@ -158,6 +175,10 @@ class TrainOptions(StoreOptions):
     """How each model is trained."""
 
     def __post_init__(self) -> None:
+        if self.name:
+            check_name(self.name)
+        if self.name and "," in self.model:
+            raise InputError(f"--name {self.name} with --model {self.model}: a name is of one model; train them singly")
         if self.threads < 0:
             raise InputError(f"--threads {self.threads}: expected 0 or more")
         if self.seed < 0:
@@ -168,6 +189,8 @@ class TrainOptions(StoreOptions):
             raise InputError("--select best with --folds 1: no utterances are held out to select by; use --select last")
         if not self.save_every >= 0:
             raise InputError(f"--save-every {self.save_every}: expected 0 or more")
+        if self.guide is None and self.recipe.guide_weight != RecipeOptions.guide_weight:
+            raise InputError(f"--guide-weight {self.recipe.guide_weight}: there is no guide: pass --guide")
         if self.with_dev and self.folds != 1:
             raise InputError(f"--with-dev with --folds {self.folds}: a final model has no folds; use --folds 1")
         if self.with_dev and self.recipe.minutes is not None:
@@ -175,7 +198,7 @@ class TrainOptions(StoreOptions):
 
     def run_folder(self, model: str, fold: int) -> RunFolder:
         """The folder of the run of this model and fold."""
-        return RunFolder.of(self.runs, model, fold, self.seed, self.folds, self.with_dev)
+        return RunFolder.of(self.runs, self.name or model, fold, self.seed, self.folds, self.with_dev)
 
     def fold_list(self) -> list[int]:
         """The folds of `--fold`. Raises InputError for anything but a list of folds in range, or "all"."""

@@ -15,12 +15,16 @@ from folds.store.fold_model import FoldModel
 from folds.training.device import device_name
 from folds.training.distributed import ProcessGroup
 from folds.training.options import RecipeOptions, TrainingRecipe, TrainOptions
+from folds.training.threads import CPUThreads
 from models import CTCModel
 from registry import InputError, describe
 from registry.config import Config
 
 # Options that may change when a run is resumed.
-FREE = ("data", "model", "fold", "runs", "restart_from", "resume", "device", "threads", "save_every", "allow_pickle")
+FREE = (
+    *("data", "model", "name", "preset", "fold", "runs", "restart_from", "guide", "resume"),
+    *("device", "threads", "save_every", "allow_pickle"),
+)
 
 
 def run_config(
@@ -38,6 +42,7 @@ def run_config(
     """
     return {
         "model": name,
+        "name": options.name or name,
         "fold": fold,
         "folds": options.folds,
         "fold_assignment": FOLD_ASSIGNMENT,
@@ -50,6 +55,7 @@ def run_config(
         "with_dev": options.with_dev,
         "model_config": _as_json(config),
         "restart": None,
+        "guide": None,
         "options": _as_json(options),
         "data": {"format": dataset.format, "hash": dataset.hash, "alphabet": dataset.alphabet.hash},
         "torch": torch.__version__,
@@ -57,14 +63,17 @@ def run_config(
     }
 
 
-def describe_hardware(recipe: TrainingRecipe, device: torch.device, group: ProcessGroup) -> dict[str, Any]:
-    """What config.json records under "hardware"."""
+def describe_hardware(
+    recipe: TrainingRecipe, device: torch.device, group: ProcessGroup, threads: CPUThreads
+) -> dict[str, Any]:
+    """What config.json records under "hardware"; timing.jsonl has the number of threads at the end of each epoch."""
     return {
         "precision": recipe.precision,
         "device": device.type,
         "device_name": device_name(device),
         "world_size": group.size,
         "threads": torch.get_num_threads(),
+        "max_threads": threads.most,
         "frames_per_batch": recipe.frames_of_all(device.type, group.size),
     }
 
@@ -90,6 +99,10 @@ def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
 
     Options that the run's version did not have yet count as their defaults.
     """
+    if started.model != config["model"]:
+        raise InputError(
+            f"{started.path}: is a run of {started.model}, not of {config['model']}: train it under another --name"
+        )
     before, now = _settings(started.config), _settings(config)
     default = _settings(config | {"options": _as_json(TrainOptions(recipe=RecipeOptions().sized_for("cpu", 1)))})
     if _hardware(started.config, "precision") == _hardware(config, "precision"):
@@ -136,7 +149,11 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
     chosen = {key: value for key, value in config["options"].items() if key not in FREE}
     # The source of a warm restart may be moved; whether there is one must not change.
     restarted = {"restart_from": "given" if config["options"].get("restart_from") else "not given"}
-    return {"data": config["data"], "model": config["model_config"], **chosen.pop("recipe"), **chosen, **restarted}
+    # A guide may be moved as well, but it must be the same.
+    guide = config.get("guide")
+    guided = {"guide": f"with weights {guide['weights']}" if guide else "not given"}
+    recipe = chosen.pop("recipe")
+    return {"data": config["data"], "model": config["model_config"], **recipe, **chosen, **restarted, **guided}
 
 
 def _as_json(options: Config | TrainOptions) -> dict[str, Any]:

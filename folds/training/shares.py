@@ -69,5 +69,12 @@ class SharePreparation:
             self._step = share.step
             self._masks.manual_seed(step_seeds(self.task.seed, self.task.group.rank, share.step).masks)
         batch = collate(self.task.dataset.train, share.indices)
-        batch = augment(batch, recipe.augment, self.stride, self._masks, views=2 if recipe.consistency else 1)
+        batch = augment(
+            batch,
+            recipe.augment,
+            self.stride,
+            self._masks,
+            views=2 if recipe.consistency else 1,
+            keep_unmasked=self.task.guide is not None,
+        )
         return batch.pinned() if self.task.device.type == "cuda" else batch

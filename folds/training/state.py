@@ -41,7 +41,12 @@ class State:
         self, model: CTCModel, recipe: TrainingRecipe, device: torch.device, seed: int, group: ProcessGroup
     ) -> None:
         self.model = model
-        objective = Objective(model, intermediate=recipe.intermediate, consistency=recipe.consistency)
+        objective = Objective(
+            model,
+            intermediate=recipe.intermediate,
+            consistency=recipe.consistency,
+            guide_weight=recipe.guide_weight,
+        )
         self.objective = group.wrap(objective)
         steps_per_read = STEPS_PER_READ.get(device.type, 1)
         self.decides_on_device = steps_per_read > 1

@@ -46,8 +46,10 @@ def train_step(
 def _backward(state: State, task: TrainingTask, batch: Batch, own_labels: float, labels: float) -> Tensor:
     """Add the gradients of one batch, of which `own_labels` of the step's `labels` are; its CTC loss in nats."""
     dtype = autocast_dtype(task.precision)
+    batch = batch.to(task.device)
     with torch.autocast(task.device.type, dtype=dtype, enabled=dtype is not None):
-        total, ctc_loss = state.objective(batch.to(task.device))
+        spikes = task.guide.spikes(batch) if task.guide is not None else None
+        total, ctc_loss = state.objective(batch, spikes)
     # Losses are means over the share's labels, and gradients are averaged over processes.
     state.scaler.scale(total * (own_labels * task.group.size / labels)).backward()
     return ctc_loss.double() * own_labels

@@ -12,7 +12,9 @@ from folds.data.batches import plan
 from folds.data.dataset import Dataset, Split, too_short
 from folds.store.run_folder import RunFolder
 from folds.training.distributed import ProcessGroup
+from folds.training.guide import Guide
 from folds.training.options import Precision, TrainingRecipe
+from folds.training.threads import CPUThreads
 from models import CTCModel
 from registry import InputError
 
@@ -41,6 +43,10 @@ class TrainingTask:
     """Whether the utterances of dev are among `fitted`."""
     save_minutes: float = 0.0
     """Minutes between checkpoints; 0 for one after each epoch."""
+    threads: CPUThreads = field(default_factory=lambda: CPUThreads(torch.get_num_threads()))
+    """The CPU threads; by default the present number."""
+    guide: Guide | None = None
+    """The trained model, on `device`, on whose frames this one learns to spike."""
 
     @property
     def precision(self) -> Precision:
@@ -85,12 +91,12 @@ def describe_run(task: TrainingTask, config: dict[str, Any]) -> str:
     split, watched = task.watched
     rows = watched if len(watched) else task.fitted
     labels = (split if len(watched) else task.dataset.train).tokens
-    threads, processes = hardware["threads"], task.group.size
+    processes = task.group.size
     parts = [
         str(task.dataset.root),
         f"{hardware['device_name']} ({task.device})" + (f" in {processes} processes" if processes > 1 else ""),
         recipe.precision,
-        f"{threads} CPU thread" + ("s" if threads > 1 else ""),
+        str(task.threads),
         f"{config['parameters']:,} parameters",
         f"{task.frames_per_batch:,} frames per batch",
         f"learning rate {recipe.lr:.3g}",

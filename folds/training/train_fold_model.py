@@ -18,6 +18,7 @@ from folds.store.json_files import write_json
 from folds.store.run_folder import RunFolder
 from folds.training.device import pick_device, resolve_precision
 from folds.training.distributed import ProcessGroup
+from folds.training.guide import open_guide
 from folds.training.loop import fit
 from folds.training.metrics_logger import Cost
 from folds.training.options import TrainingRecipe, TrainOptions
@@ -31,7 +32,7 @@ from folds.training.run_config import (
     weights_description,
 )
 from folds.training.task import Start, TrainingTask, check_batch_frames, describe_run, long_enough
-from folds.training.threads import default_threads
+from folds.training.threads import CPUThreads
 from folds.training.warm_restart import open_source
 from models import CTCModel, create_model, write_weights
 from models.weights_file import load_weights
@@ -39,26 +40,59 @@ from registry import InputError
 from registry.config import Config
 
 
+class BatchTooLarge(Exception):
+    """A batch of `frames` frames does not fit into the device's memory."""
+
+    def __init__(self, message: str, frames: int) -> None:
+        super().__init__(message)
+        self.frames = frames
+
+
 def train_fold_model(
     options: TrainOptions, dataset: Dataset, name: str, fold: int, config: Config, group: ProcessGroup
 ) -> RunFolder:
     """Train model `name` with `config` on all folds but `fold` and write its folder; returns that folder.
 
-    Raises InputError for a run that was started before and is not resumed, or resumed with other settings; for
-    utterances too short for their labels, or longer than --batch-frames; for a batch that does not fit into the GPU's
-    memory; for predictions that are not finite.
+    If a batch of the default size does not fit into the GPU's memory, the run starts again with batches of half the
+    frames, two of them per step. Raises InputError if half of it does not fit, or a size that was given, or in several
+    processes; for a run that was started before and is not resumed, or resumed with other settings; for utterances too
+    short for their labels, or longer than --batch-frames; for predictions that are not finite.
     """
+    folder = options.run_folder(name, fold)
+    by_default = options.recipe.batch_frames is None
+    halved = by_default and folder.begun and read_fold_model(folder).config.get("hardware", {}).get("halved", False)
+    while True:
+        try:
+            return _train_once(options, dataset, name, fold, config, group, halved)
+        except BatchTooLarge as error:
+            if halved or not by_default or group.size > 1 or folder.checkpoints:
+                smaller = f"delete {folder.path} and train with --batch-frames {error.frames // 2}"
+                raise InputError(f"{error}: {smaller}") from None
+            print(f"{error}: starting again with half of that, two batches per step", flush=True)
+            folder.config.unlink()
+        halved = True
+        torch.cuda.empty_cache()  # what the failed attempt had is free, but still reserved
+
+
+def _train_once(
+    options: TrainOptions, dataset: Dataset, name: str, fold: int, config: Config, group: ProcessGroup, halved: bool
+) -> RunFolder:
+    """As `train_fold_model`; with `halved`, in batches of half the default frames, two of them per step."""
     folder = options.run_folder(name, fold)
     device = pick_device(options.device, group)
     torch.manual_seed(options.seed)
     model = create_model(name, config)
     # Without it, DistributedDataParallel would wait for the gradient of a layer that no loss reads.
     model.use_intermediate(options.recipe.intermediate > 0)
-    torch.set_num_threads(options.threads or default_threads(count_parameters(model), group.local_size))
+    threads = CPUThreads.of_run(options, count_parameters(model), device, group)
     given_frames = options.recipe.batch_frames
-    options, recipe = _resolved(options, device, group, model)
-    hardware = describe_hardware(recipe, device, group)
+    options, recipe = _resolved(options, device, group, model, halved)
+    hardware = describe_hardware(recipe, device, group, threads) | {"halved": halved}
     record = run_config(options, dataset, name, fold, config, model, hardware)
+    guide = None
+    if options.guide is not None:
+        guide = open_guide(options.guide, record)
+        record["guide"] = guide.facts
     started = read_fold_model(folder) if folder.begun else None
     if started is not None and _already_finished(options, started, record):
         return folder
@@ -80,6 +114,8 @@ def train_fold_model(
         start=start,
         with_dev=options.with_dev,
         save_minutes=options.save_every,
+        threads=threads,
+        guide=guide,
     )
     _train(model, task, record)
     return folder
@@ -108,9 +144,13 @@ def _train(model: CTCModel, task: TrainingTask, record: dict[str, Any]) -> None:
         write_json(folder.config, record)
         if task.start == "given":
             print(f"{folder.title}: warm restart from {record['restart']['from']}", flush=True)
+        if task.guide is not None:
+            print(f"{folder.title}: guided by {task.guide.facts['from']}", flush=True)
         print(f"{folder.title}: {describe_run(task, record)}", flush=True)
     try:
         model.to(task.device)
+        if task.guide is not None:
+            task.guide.network.to(task.device)
         fit(model, task)
         if group.first:
             _write_results(model, task, record)
@@ -119,15 +159,16 @@ def _train(model: CTCModel, task: TrainingTask, record: dict[str, Any]) -> None:
         if not (isinstance(error, torch.cuda.OutOfMemoryError) or "ALLOC_FAILED" in str(error)):
             raise
         frames = task.recipe.batch_frames
-        raise InputError(
+        raise BatchTooLarge(
             f"{folder.title}: batches of {frames} frames do not fit into the memory of "
-            f"{record['hardware']['device_name']}: delete {folder.path} and train with --batch-frames {frames // 2}"
+            f"{record['hardware']['device_name']}",
+            frames,
         ) from None
     group.wait()
 
 
 def _resolved(
-    options: TrainOptions, device: torch.device, group: ProcessGroup, model: CTCModel
+    options: TrainOptions, device: torch.device, group: ProcessGroup, model: CTCModel, halved: bool
 ) -> tuple[TrainOptions, TrainingRecipe]:
     """The options with the frames and the learning rate for this device, and the recipe with the precision as well."""
     if device.type == "cuda":
@@ -135,6 +176,10 @@ def _resolved(
         torch.set_float32_matmul_precision("high")
     sized = options.recipe.sized_for(device.type, group.size)
     recipe = TrainingRecipe.of(sized, resolve_precision(sized.precision, device, model))
+    if halved:
+        frames, accumulate = recipe.batch_frames // 2, 2 * recipe.accumulate
+        sized = dataclasses.replace(sized, batch_frames=frames, accumulate=accumulate)
+        recipe = dataclasses.replace(recipe, batch_frames=frames, accumulate=accumulate)
     return dataclasses.replace(options, recipe=sized), recipe
 
 
@@ -158,7 +203,8 @@ def _starting_point(
         load_weights(source.weights, model)
         start = "given"
         record["restart"] = source.facts
-    if record["restart"] is not None and record["restart"]["select"] == "best":
+    sources = [record[name] for name in ("restart", "guide") if record[name] is not None]
+    if any(source["select"] == "best" for source in sources):
         record["select"] = "best"  # weights chosen by held-out distance make this run's distances optimistic, too
     return start
 

@@ -6,13 +6,12 @@ the run's config.json under "restart".
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from folds.store.fold_model import FoldModel, read_fold_model
+from folds.store.fold_model import FoldModel, read_finished
 from folds.store.json_files import read_json
 from folds.store.run_folder import RunFolder
 from registry import InputError
@@ -28,11 +27,7 @@ class Source:
 
 def find_source(runs: Path, name: str, fold: int, seed: int, folds: int) -> FoldModel:
     """The finished (model, fold, seed) under `runs`. Raises InputError unless it has predictions and weights."""
-    folder = RunFolder.of(runs, name, fold, seed, folds)
-    if not (folder.begun and folder.finished and folder.weights.exists()):
-        weights = folder.weights.relative_to(folder.path)
-        raise InputError(f"--restart-from {runs}: {folder.path} is not a finished run with {weights}: train it first")
-    return read_fold_model(folder)
+    return read_finished(RunFolder.of(runs, name, fold, seed, folds), f"--restart-from {runs}")
 
 
 def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> Source:
@@ -41,10 +36,10 @@ def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> 
     Raises InputError if there is none, or if it has other data or model options or held out other utterances than
     `held_out`: what is out of fold here must not have been trained on there.
     """
-    source = find_source(runs, config["model"], config["fold"], config["seed"], config["folds"])
-    for key, what in (("data", "data"), ("model_config", "model options")):
+    source = find_source(runs, config["name"], config["fold"], config["seed"], config["folds"])
+    for key, what in (("data", "other data"), ("model", "another model"), ("model_config", "other model options")):
         if source.config.get(key) != config[key]:
-            raise InputError(f"--restart-from {runs}: {source.path} was trained with other {what}: use the same here")
+            raise InputError(f"--restart-from {runs}: {source.path} was trained with {what}: use the same here")
     if source.load("oof").ids != tuple(held_out):
         raise InputError(f"--restart-from {runs}: {source.path} held out other utterances: train it again")
     minutes = read_json(source.folder.summary).get("cpu_minutes")
@@ -52,7 +47,7 @@ def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> 
         raise InputError(f"{source.folder.summary}: no cpu_minutes: train this run again")
     facts = {
         "from": str(runs),
-        "weights": hashlib.sha256(source.folder.weights.read_bytes()).hexdigest()[:16],
+        "weights": source.folder.weights_hash,
         "cpu_minutes": minutes,
         "select": source.config.get("select", "last"),
     }

@@ -3,6 +3,9 @@
     python tests/benchmarks/bench_blend.py                      a small grid, a minute or two
     python tests/benchmarks/bench_blend.py --full               2,620 utterances, 20 members, pool of 100
 
+N-best lists are searched without and with the language model, at the settings that were fitted for it ("fusion"). The
+pool's time is that of joining them, scoring twice as many hypotheses as it keeps, and their edit distances to the
+references.
 Members are references turned into peaky posteriors with noise, of stride 4 and the real competition's lengths.
 """
 
@@ -10,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import resource
 import time
 from dataclasses import replace
@@ -18,6 +22,7 @@ import numpy as np
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe
 from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
+from ensemble.hypotheses.fusion import Fusion
 from ensemble.hypotheses.scoring import NO_LM_OR_ATTENTION
 from ensemble.lm.ngram import estimate
 from ensemble.members.predictions import Predictions
@@ -61,6 +66,7 @@ def simulated_inputs(references: list[np.ndarray], members: int, pool: int) -> B
         for member in range(members)
     )
     language_model = estimate([reference.tolist() for reference in random_references(300, 5)], CLASSES, 3)
+    lists = tuple(reference.tolist() for reference in references)
     split = SplitPredictions(
         name="oof",
         names=tuple(of_member.name for of_member in predictions),
@@ -69,9 +75,10 @@ def simulated_inputs(references: list[np.ndarray], members: int, pool: int) -> B
         classes=CLASSES,
         outer_folds=np.arange(len(references)) % 2,
         language_models=(language_model, language_model),
-        references=tuple(reference.tolist() for reference in references),
+        references=lists,
     )
-    return BlendInputs(split, nbest_size=pool, pool_size=pool)
+    fusion = Fusion(predictions, lists, split.language_models, split.outer_folds)
+    return BlendInputs(split, nbest_size=pool, pool_size=pool, fusion=fusion)
 
 
 class Stopwatch:
@@ -93,6 +100,10 @@ class Stopwatch:
 def measure(utterances: int, members: int, pool: int, fit: bool) -> None:
     inputs = simulated_inputs(random_references(utterances), members, pool)
     stopwatch = Stopwatch()
+    assert inputs.fusion is not None  # given above
+    for member, fold in itertools.product(range(members), np.unique(inputs.outer_folds)):
+        inputs.fusion.settings(member, fold)
+    stopwatch.lap("fusion")
     for index in range(members):
         inputs.nbest(index)
     stopwatch.lap("n-best")

@@ -1,11 +1,12 @@
 """Training speed with the default number of CPU threads, beside 1 and 2, on an idle and on a busy machine.
 
-    python tests/benchmarks/bench_threads.py             6 to 8 minutes; on a machine that does nothing else
+    python tests/benchmarks/bench_threads.py             about 15 minutes; on a machine that does nothing else
     python tests/benchmarks/bench_threads.py --quick     tries the script
 
-Each measurement is a process of its own, which trains on the demo competition for some seconds after a step for
-warm-up, as `folds.train` does. "busy" is beside one process that computes all the time. Prints a Markdown table of
-frames/s, the medians of the repeats, and the default's time as a multiple of the best one's.
+Each measurement is a process of its own, which trains on the demo competition for some seconds after some for warm-up,
+as `folds.train` does. "busy" is beside one process that computes all the time, "busy later" beside one that begins in
+the middle of the measurement. Prints a Markdown table of frames/s, the medians of the repeats, with the default's
+numbers of threads at the end, and the default's time as a multiple of the best one's.
 """
 
 from __future__ import annotations
@@ -32,47 +33,57 @@ from folds.data.cache import load_dataset
 from folds.demo import DemoOptions, make
 from folds.store.run_folder import RunFolder
 from folds.training.device import device_name, resolve_precision
+from folds.training.distributed import ProcessGroup
 from folds.training.loop import fit
 from folds.training.metrics_logger import Cost
-from folds.training.options import TrainingRecipe
+from folds.training.options import TrainingRecipe, TrainOptions
 from folds.training.run_config import count_parameters
 from folds.training.task import TrainingTask
-from folds.training.threads import default_threads
+from folds.training.threads import CPUThreads
 from models import create_model
 
 THREADS = {"default": 0, "1 thread": 1, "2 threads": 2}
-MACHINES = ("alone", "busy")
-# No measurement begins later than this, so that all end within 8 minutes.
-LIMIT_SECONDS = 440.0
+# After which share of the warm-up and of the measured time the other process begins to compute; None for no process.
+MACHINES = {"alone": (None, None), "busy": (0.0, 0.0), "busy later": (None, 0.5)}
+# The default finds its number of threads in them.
+WARM_UP_SECONDS = 3.0
+# No measurement begins later than this, so that all end within 20 minutes.
+LIMIT_SECONDS = 1180.0
 CPU = torch.device("cpu")
 
 
-def measure(data: Path, name: str, threads: int, seconds: float) -> dict[str, float]:
-    """Train for some seconds in this process: frames/s, and the number of threads."""
+def measure(data: Path, name: str, machine: str, threads: int, seconds: float) -> dict[str, float]:
+    """Train for some seconds in this process: frames/s, and the number of threads at the end."""
     dataset = load_dataset(data, progress=False)
     model = create_model(name, features=dataset.features, classes=dataset.alphabet.classes)
-    torch.set_num_threads(threads or default_threads(count_parameters(model)))
+    cpu_threads = CPUThreads.of_run(TrainOptions(threads=threads), count_parameters(model), CPU, ProcessGroup())
     precision = resolve_precision("auto", CPU, model)
     rows = np.arange(len(dataset.train))
-    for minutes in (1e-6, seconds / 60):  # the first is one step, for warm-up
-        recipe = TrainingRecipe(minutes=minutes, batch_frames=3000, precision=precision)
+    speed: float | None = None
+    for duration, start in zip((WARM_UP_SECONDS, seconds), MACHINES[machine], strict=True):
+        recipe = TrainingRecipe(minutes=duration / 60, batch_frames=3000, precision=precision)
         with tempfile.TemporaryDirectory() as temporary, contextlib.redirect_stdout(sys.stderr):
             folder = RunFolder(Path(temporary))
             # One utterance is held out, because scoring the held-out ones is not what is measured.
-            task = TrainingTask(dataset, rows[1:], rows[:1], recipe, seed=0, device=CPU, folder=folder)
-            fit(model, task)
+            task = TrainingTask(dataset, rows[1:], rows[:1], recipe, 0, CPU, folder, threads=cpu_threads)
+            with load(None if start is None else start * duration):
+                fit(model, task)
             speed = Cost.of_run(task.folder).frames_per_s
     assert speed is not None
     return {"frames_per_s": speed, "threads": torch.get_num_threads()}
 
 
 @contextlib.contextmanager
-def load(machine: str) -> Iterator[None]:
-    """Within the block, on a "busy" machine, one process computes all the time."""
-    if machine == "alone":
+def load(delay: float | None) -> Iterator[None]:
+    """Within the block, from `delay` seconds after its beginning, another process computes all the time; none if None.
+
+    It ends with this process, too.
+    """
+    if delay is None:
         yield
         return
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    code = f"import os, time\ntime.sleep({delay})\nwhile os.getppid() == {os.getpid()}: sum(range(100_000))"
+    process = subprocess.Popen([sys.executable, "-c", code])
     try:
         yield
     finally:
@@ -80,9 +91,9 @@ def load(machine: str) -> Iterator[None]:
         process.wait()
 
 
-def measure_in_a_process(data: Path, name: str, threads: int, seconds: float) -> dict[str, float]:
+def measure_in_a_process(data: Path, name: str, machine: str, threads: int, seconds: float) -> dict[str, float]:
     """As `measure`, in a new process."""
-    arguments = ["--data", data, "--measure", name, "--threads", threads, "--seconds", seconds]
+    arguments = ["--data", data, "--measure", name, "--machine", machine, "--threads", threads, "--seconds", seconds]
     # The processes of the command line decide; a limit that this one inherited does not.
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run(
@@ -102,7 +113,7 @@ def print_table(speeds: dict[tuple[str, str, str], list[dict[str, float]]], mode
                 continue
             medians = [statistics.median(row["frames_per_s"] for row in measured) for measured in rows]
             cells = [f"{median:,.0f}" for median in medians]
-            cells[0] += f" ({rows[0][0]['threads']:.0f})"
+            cells[0] += f" ({', '.join(str(row['threads']) for row in rows[0])})"
             print(f"| `{name}` | {machine} | {' | '.join(cells)} | {max(medians) / medians[0]:.2f} |")
 
 
@@ -115,10 +126,9 @@ def run(options: argparse.Namespace, data: Path) -> None:
     cases = [(name, machine, label) for machine in MACHINES for name in models for label in THREADS]
     for name, machine, label in cases * options.repeats:
         if time.monotonic() - start > LIMIT_SECONDS:
-            print("stopped after 7 minutes; the medians are of fewer repeats", file=sys.stderr)
+            print("stopped after 20 minutes; the medians are of fewer repeats", file=sys.stderr)
             break
-        with load(machine):
-            measured = measure_in_a_process(data, name, THREADS[label], options.seconds)
+        measured = measure_in_a_process(data, name, machine, THREADS[label], options.seconds)
         speeds.setdefault((name, machine, label), []).append(measured)
     repeats = min(len(measured) for measured in speeds.values())
     print(f"{device_name(CPU)}, {os.cpu_count()} CPUs; frames/s, medians of {repeats} × {options.seconds:g} s\n")
@@ -130,14 +140,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", default="pblstm_small,pblstm", help="separated by commas")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of training per measurement")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of training per measurement")
     parser.add_argument("--quick", action="store_true", help="one repeat of 1 second of the first model")
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--machine", choices=MACHINES, default="alone", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.data, options.measure, options.threads, options.seconds)))
+        print(json.dumps(measure(options.data, options.measure, options.machine, options.threads, options.seconds)))
         return
     if options.quick:
         options.models, options.repeats, options.seconds = options.models.split(",")[0], 1, 1.0

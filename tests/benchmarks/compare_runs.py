@@ -2,7 +2,7 @@
 
 `python tests/benchmarks/compare_runs.py BASE OTHER… [--data DIR]` prints a Markdown table with one row per store and
 member: the greedy out-of-fold and dev distance of each of its seeds, mean CPU-minutes, and the difference to the first
-row, averaged over the seeds both have, with a paired 95 % bootstrap interval over utterances. The interval does not
+row, averaged over the seeds both have, with a paired 95 % bootstrap interval over speakers. The interval does not
 include the variation from seed to seed.
 """
 
@@ -57,7 +57,10 @@ def compared(runs: Runs, base: Runs, split: str, dataset: Dataset) -> tuple[str,
             raise InputError(f"{runs[key].path}: {split} has other utterances than {base[key].path}: train it again")
     theirs = {key: distances(base[key], split, dataset) for key in common}
     means = [np.mean([values[key] for key in common], axis=0) for values in (ours, theirs)]
-    return level, str(paired_bootstrap(*means))
+    source = dataset.train if split == "oof" else dataset.dev
+    speaker_of = dict(zip(source.ids, source.speakers, strict=True))
+    ids = runs[common[0]].load(split).ids
+    return level, str(paired_bootstrap(*means, [speaker_of[utterance] for utterance in ids]))
 
 
 def main() -> None:

@@ -1,12 +1,9 @@
-"""What the device decides: threads, precision, frames per batch, learning rate; and what config.json records of it."""
+"""What the device decides: precision, frames per batch, learning rate; and what config.json records of it."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -15,72 +12,21 @@ import torch
 from torch import nn
 from training_runs import metric_rows, metrics, run, run_folder, summary
 
+from folds.data.augmentation import SpecAugment
 from folds.data.cache import load_dataset
 from folds.store.run_folder import RunFolder
 from folds.training import device as device_module
-from folds.training import threads, train_fold_model
+from folds.training import options as options_module
+from folds.training import train_fold_model
 from folds.training.device import pick_device, resolve_precision
 from folds.training.distributed import ProcessGroup
 from folds.training.options import RecipeOptions, TrainingRecipe, TrainOptions
 from folds.training.task import TrainingTask, describe_run
-from folds.training.threads import SMALL_MODEL, default_threads, physical_cores
 from models import create_model
-from registry import InputError, list_models
+from registry import InputError, list_models, model_config
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 RECURRENT, OTHER = nn.Sequential(nn.GRU(2, 2)), nn.Sequential(nn.Linear(2, 2))
-
-
-def parameters(name: str) -> int:
-    return sum(p.numel() for p in create_model(name, features=28, classes=41).parameters())
-
-
-def test_small_models_train_with_one_thread_and_others_with_the_cores(monkeypatch):
-    monkeypatch.setattr(threads, "physical_cores", lambda: 8)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    for name in list_models("*_small"):
-        assert parameters(name) <= SMALL_MODEL and default_threads(parameters(name)) == 1
-    assert parameters("pblstm") > SMALL_MODEL and default_threads(parameters("pblstm")) == 8
-    assert default_threads(10**7, processes=4) == 2 and default_threads(10**7, processes=16) == 1
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert default_threads(10**7) == 3 and default_threads(10**7, processes=4) == 2
-
-
-def test_two_hardware_threads_are_one_core(tmp_path, monkeypatch):
-    for cpu, siblings in enumerate(("0,2", "1,3", "0,2", "1,3")):
-        folder = tmp_path / f"cpu{cpu}" / "topology"
-        folder.mkdir(parents=True)
-        (folder / "thread_siblings_list").write_text(siblings + "\n")
-    for affinity, cores in (({0, 1, 2, 3}, 2), ({0, 2}, 1), ({0, 9}, 2)):  # of CPU 9 nothing is known
-        monkeypatch.setattr(os, "sched_getaffinity", lambda process, affinity=affinity: affinity, raising=False)
-        assert physical_cores(tmp_path) == cores
-    monkeypatch.delattr(os, "sched_getaffinity")
-    assert physical_cores(tmp_path) == os.cpu_count()
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({}, "None 1000"),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"),
-        ({"GOMP_SPINCOUNT": "7"}, "None 7"),
-    ],
-)
-def test_openmp_spins_briefly_unless_the_user_decides(given, expected):
-    """The variables are set when PyTorch is imported, which reads them."""
-    code = """
-import os, sys
-class Watcher:
-    def find_spec(self, name, path, target=None):
-        if name == "torch":
-            print(os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT"), flush=True)
-            os._exit(0)
-sys.meta_path.insert(0, Watcher())
-import folds.train
-"""
-    kept = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
-    done = subprocess.run([sys.executable, "-c", code], env=kept | given, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == expected
 
 
 def test_auto_is_the_precision_that_is_right_on_each_device(monkeypatch):
@@ -90,8 +36,8 @@ def test_auto_is_the_precision_that_is_right_on_each_device(monkeypatch):
         assert resolve_precision("auto", CUDA, OTHER) == other
     for model in (RECURRENT, OTHER):
         assert resolve_precision("fp32", CUDA, model) == "fp32" and resolve_precision("fp16", CUDA, model) == "fp16"
-        for amx, expected in ((True, "bf16"), (False, "fp32")):
-            monkeypatch.setattr(device_module, "has_amx", lambda amx=amx: amx)
+        for fast, expected in ((True, "bf16"), (False, "fp32")):
+            monkeypatch.setattr(device_module, "has_fast_bf16", lambda fast=fast: fast)
             assert resolve_precision("auto", CPU, model) == expected
         assert resolve_precision("bf16", CPU, model) == "bf16"
     assert resolve_precision("bf16", CUDA, OTHER) == "bf16"
@@ -168,9 +114,9 @@ def test_cuda_computes_float32_in_tf32(monkeypatch):
     asked: list[str] = []
     monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
     model = create_model("lstm_small", features=5, classes=5)
-    options, recipe = train_fold_model._resolved(TrainOptions(), CPU, ProcessGroup(), model)
+    options, recipe = train_fold_model._resolved(TrainOptions(), CPU, ProcessGroup(), model, False)
     assert asked == [] and options.recipe.batch_frames == recipe.batch_frames == 16_000
-    options, recipe = train_fold_model._resolved(TrainOptions(), CUDA, ProcessGroup(), model)
+    options, recipe = train_fold_model._resolved(TrainOptions(), CUDA, ProcessGroup(), model, False)
     assert asked == ["high"] and (recipe.batch_frames, recipe.precision) == (64_000, "fp16")
     assert options.recipe.precision == "auto"  # config.json records the options as they were given
 
@@ -261,6 +207,37 @@ def test_a_batch_that_does_not_fit_names_a_smaller_one(error, tiny, tmp_path, mo
     shutil.rmtree(run_folder(tmp_path))
     run(monkeypatch, tiny, tmp_path, "--epochs", "1", "--batch-frames", "200")
     assert len(metric_rows(run_folder(tmp_path))) == 1
+
+
+def test_a_default_that_does_not_fit_is_halved_once(tiny, tmp_path, monkeypatch, capsys):
+    """Then two batches make a step; a resume finds the same, and a second failure ends the run."""
+    monkeypatch.setattr(options_module, "CPU_FRAMES", 800)
+    recipe = RecipeOptions(epochs=2, augment=SpecAugment(speed=0, feature_mask=1))
+    chosen = TrainOptions(data=tiny, runs=tmp_path, model="lstm_small", folds=2, threads=1, device="cpu", recipe=recipe)
+    dataset = load_dataset(tiny)
+    sizes = {"features": dataset.features, "classes": dataset.alphabet.classes}
+    config = model_config("lstm_small", hidden=8, channels=(16, 16), strides=(2, 1), layers=1, **sizes)
+    fit, tasks = train_fold_model.fit, []
+
+    def too_large_once(model, task):
+        tasks.append(task)
+        if len(tasks) == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        fit(model, task)
+
+    def train():
+        return train_fold_model.train_fold_model(chosen, dataset, "lstm_small", 0, config, ProcessGroup())
+
+    monkeypatch.setattr(train_fold_model, "fit", too_large_once)
+    folder = train()
+    assert [(task.recipe.batch_frames, task.recipe.accumulate) for task in tasks] == [(800, 1), (400, 2)]
+    assert tasks[1].recipe.lr == tasks[0].recipe.lr and folder.finished
+    assert "batches of 800 frames do not fit into the memory of " in capsys.readouterr().out
+    assert train() == folder and len(tasks) == 2
+    shutil.rmtree(folder.path)
+    monkeypatch.setattr(train_fold_model, "fit", lambda model, task: too_large_once(model, tasks.clear()))
+    with pytest.raises(InputError, match="batches of 400 frames do not fit .* train with --batch-frames 200"):
+        train()
 
 
 def test_other_errors_of_training_are_not_taken_for_a_full_memory(tiny, tmp_path, monkeypatch):

@@ -17,18 +17,22 @@ def defaults_of(name: str):
     return model_config(name, features=1, classes=2)
 
 
+def configs_of(arguments):
+    return {model.name: model.config for model in parse(arguments)}
+
+
 def test_each_model_named_has_its_own_defaults_and_what_is_given():
-    options, configs = parse(["--model", "gru_small,gru", "--hidden", "176", "--folds", "3"])
-    assert options.folds == 3 and list(configs) == ["gru_small", "gru"]
-    for name, config in configs.items():
-        assert config == dataclasses.replace(defaults_of(name), hidden=176)
-    both = parse(["--model", "gru_small,conformer_small"])[1]
+    models = parse(["--model", "gru_small,gru", "--hidden", "176", "--folds", "3"])
+    assert [(model.name, model.options.folds) for model in models] == [("gru_small", 3), ("gru", 3)]
+    for model in models:
+        assert model.config == dataclasses.replace(defaults_of(model.name), hidden=176)
+    both = configs_of(["--model", "gru_small,conformer_small"])
     assert both == {name: defaults_of(name) for name in ("gru_small", "conformer_small")}
 
 
 def test_an_option_that_all_models_have_applies_to_all():
     """Their configs are of different classes."""
-    configs = parse(["--model", "gru_small,pblstm_small", "--hidden", "64", "--dropout=0.2"])[1]
+    configs = configs_of(["--model", "gru_small,pblstm_small", "--hidden", "64", "--dropout=0.2"])
     for name, config in configs.items():
         assert config == dataclasses.replace(defaults_of(name), hidden=64, dropout=0.2)
     assert type(configs["gru_small"]) is not type(configs["pblstm_small"])
@@ -39,7 +43,7 @@ def test_an_option_of_one_model_is_refused_for_several(option):
     message = "--bottom: an option of pblstm_small, pblstm, which gru_small does not have: train them with separate"
     with pytest.raises(InputError, match=message):
         parse(["--model", "gru_small,pblstm_small,pblstm", *option])
-    configs = parse(["--model", "pblstm_small,pblstm", *option])[1]
+    configs = configs_of(["--model", "pblstm_small,pblstm", *option])
     assert configs == {name: dataclasses.replace(defaults_of(name), bottom=64) for name in configs}
 
 

@@ -160,10 +160,14 @@ def test_reduced_precision_trains(tiny, tmp_path, monkeypatch):
     assert rows[1]["loss"] < rows[0]["loss"] and rows[1]["skipped"] == 0
 
 
-def test_bf16_is_chosen_where_a_cpu_has_matrix_units_for_it(monkeypatch):
-    cpu = torch.device("cpu")
-    for amx, dtype in ((True, torch.bfloat16), (False, None)):
-        capabilities = {"amx_bf16": amx, "avx512_bf16": True}
+def test_bf16_is_chosen_where_a_cpu_is_faster_in_it(monkeypatch, tmp_path):
+    cpu, cpuinfo = torch.device("cpu"), tmp_path / "cpuinfo"
+    monkeypatch.setattr("folds.training.device.CPUINFO", cpuinfo)
+    intel, amd, bf16 = "GenuineIntel", "AuthenticAMD", torch.bfloat16
+    cases = ((intel, True, True, bf16), (intel, False, True, None), (amd, False, True, bf16), (amd, False, False, None))
+    for vendor, amx, avx512, dtype in cases:
+        cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n\nprocessor\t: 1\nvendor_id\t: {vendor}\n")
+        capabilities = {"amx_bf16": amx, "avx512_bf16": avx512}
         monkeypatch.setattr(
             torch.cpu, "get_capabilities", lambda capabilities=capabilities: capabilities, raising=False
         )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.ctc import greedy, log_likelihood
+from models.ctc import greedy, log_likelihood, packed_log_likelihood
 from registry.errors import InputError
 
 
@@ -59,6 +59,36 @@ def test_sequences_without_an_alignment_have_probability_zero(rows):
     np.testing.assert_allclose(np.logaddexp.reduce(list(scores.values())), 0.0, atol=1e-5)
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    log_prob_rows(frames=8, classes=3), st.lists(st.lists(st.integers(1, 2), max_size=7), max_size=12), st.booleans()
+)
+def test_labels_shared_with_the_hypothesis_before_change_nothing(rows, hypotheses, ordered):
+    """Bit by bit; most of these hypotheses have repeats, and some do not fit into the frames."""
+    hypotheses = [[min(token, rows.shape[1] - 1) for token in h] for h in hypotheses if rows.shape[1] > 1]
+    hypotheses = sorted(hypotheses) if ordered else hypotheses
+    together = log_likelihood(rows, hypotheses)
+    alone = [log_likelihood(rows, [hypothesis])[0] for hypothesis in hypotheses]
+    assert together.tolist() == alone
+
+
+def test_a_pool_of_near_neighbours_has_the_likelihoods_of_its_hypotheses_alone():
+    random = np.random.default_rng(1)
+    rows = random.normal(size=(120, 12)) * 3
+    rows -= np.logaddexp.reduce(rows, axis=1, keepdims=True)
+    best = random.integers(1, 12, 45)
+    hypotheses = []
+    for _ in range(60):
+        changed = best.copy()
+        changed[random.integers(0, 45, 3)] = random.integers(1, 12, 3)
+        hypotheses.append(np.delete(changed, random.integers(0, 45, random.integers(0, 3))).tolist())
+    hypotheses = [*sorted(hypotheses), [], [1] * 61]
+    alone = [log_likelihood(rows, [hypothesis])[0] for hypothesis in hypotheses]
+    assert log_likelihood(rows, hypotheses).tolist() == alone and alone[-1] == -np.inf
+    offsets = np.cumsum([0, *map(len, hypotheses)])
+    assert packed_log_likelihood(rows, np.concatenate(hypotheses).astype(np.int16), offsets).tolist() == alone
+
+
 def test_a_hopeless_hypothesis_is_scored_beyond_the_range_of_float64():
     # Label 1 has a probability of e^-20 in each of 300 frames, and the hypothesis needs 150 of them: e^-3000.
     rows = np.full((300, 2), -20.0)
@@ -69,13 +99,14 @@ def test_a_hopeless_hypothesis_is_scored_beyond_the_range_of_float64():
 
 
 def test_the_linear_recursion_agrees_with_the_logarithmic_one_on_long_utterances():
-    from models.ctc import _forward_linear, _forward_log
+    from models.ctc import _build_trie, _forward_linear, _forward_log
 
     random = np.random.default_rng(0)
     rows = random.normal(size=(200, 20)) * 3
     rows -= rows.max(axis=1, keepdims=True)
     labels = random.integers(1, 20, 60)
-    assert _forward_linear(np.exp(rows), labels) == pytest.approx(_forward_log(rows, labels), abs=1e-9)
+    trie = _build_trie(labels, np.array([0, len(labels)]))
+    assert _forward_linear(np.exp(rows), *trie[:4])[trie[4]] == pytest.approx(_forward_log(rows, labels), abs=1e-9)
 
 
 def test_greedy_merges_repeats_and_drops_blanks():

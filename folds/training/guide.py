@@ -1,0 +1,117 @@
+"""Guided CTC: a model learns to spike on the frames on which a trained model, its guide, does.
+
+CTC models choose the frames of their spikes, so the frame average of two of them loses spikes of both, even at one
+stride. Models with one guide spike together (Kurata & Audhkhasi 2019, arXiv 1904.08311).
+
+The guide reads the features of each batch at the speeds drawn for it, without masks. Stretching its spikes on the
+original utterances to those speeds would save its forward pass, but spikes are one or two output frames wide, and
+rounding would put many of them on the frame beside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from folds.data.batches import Batch
+from folds.store.fold_model import FoldModel, load_model, read_finished
+from folds.store.run_folder import RunFolder
+from models import BLANK, CTCModel
+from models.layers.lengths import Lengths
+from registry import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Guide:
+    """A trained network, in evaluation mode and without gradients, and what the guided run records about it."""
+
+    network: CTCModel
+    facts: dict[str, Any]
+
+    @torch.no_grad()
+    def spikes(self, batch: Batch) -> Tensor:
+        """The class of highest posterior in each output frame, int64 `(N, T')`, for all views of the batch.
+
+        It is the blank where the guide does not spike, and past the end of an utterance. Needs `batch.unmasked`.
+        """
+        assert batch.unmasked is not None
+        utterances = len(batch.unmasked)
+        log_probs, lengths = self.network(batch.unmasked, batch.lengths[:utterances])
+        valid = Lengths(lengths).mask(log_probs.shape[1], log_probs.device)
+        spikes = log_probs.argmax(dim=2).masked_fill(~valid, BLANK)
+        return spikes.repeat(len(batch.lengths) // utterances, 1)
+
+
+def guided_posterior(log_probs: Tensor, spikes: Tensor) -> Tensor:
+    """Sum of the posteriors of a guide's spikes: log-probabilities `(N, T', C)`, spikes `(N, T')` → a scalar.
+
+    The paper's sum over the posteriors under a mask that is 1 at the guide's class where that is not the blank.
+    """
+    posteriors = log_probs.gather(2, spikes[:, :, None]).squeeze(2).exp()
+    return (posteriors * (spikes != BLANK)).sum()
+
+
+def find_guide(path: Path, fold: int) -> FoldModel:
+    """The finished run in the folder `path`, or that of this fold in the member's folder `path`.
+
+    Raises InputError unless it has predictions and weights.
+    """
+    run = RunFolder(path)
+    return read_finished(run if run.begun else RunFolder(path / f"fold{fold}"), f"--guide {path}")
+
+
+def open_guide(path: Path, config: dict[str, Any]) -> Guide:
+    """The guide of the run that `config`, its future config.json, describes.
+
+    Raises InputError for a guide of other data or of another stride, and for one that does not hold out the same
+    utterances: spikes of a model that was trained on them would leak their transcripts.
+    """
+    guide = find_guide(path, config["fold"])
+    _check(guide, f"--guide {path}", config)
+    facts = {
+        "from": str(path),
+        "model": guide.model,
+        "weights": guide.folder.weights_hash,
+        "select": guide.config.get("select", "last"),
+    }
+    return Guide(load_model(guide).requires_grad_(False), facts)
+
+
+def _check(guide: FoldModel, option: str, config: dict[str, Any]) -> None:
+    """Raise InputError unless `guide` can guide the run, and may; messages begin with `option`."""
+    for what, section, key in (
+        ("another alphabet", "data", "alphabet"),
+        ("another number of features", "model_config", "features"),
+        ("other data", "data", "hash"),
+    ):
+        given, expected = guide.config.get(section, {}).get(key), config[section][key]
+        if given != expected:
+            raise InputError(
+                f"{option}: {guide.path} was trained with {what} ({given}, here {expected}): use a guide trained on "
+                "the same data"
+            )
+    if guide.stride != config["stride"]:
+        raise InputError(
+            f"{option}: {guide.path} has stride {guide.stride}, {config['model']} has {config['stride']}: use a guide "
+            "of the same stride"
+        )
+    held_out = _held_out(guide.fold, guide.folds, guide.fold_assignment)
+    expected = _held_out(config["fold"], config["folds"], config["fold_assignment"])
+    if held_out != expected:
+        raise InputError(
+            f"{option}: {guide.path} holds out {held_out}, this run {expected}: use a guide that holds out the same "
+            "utterances, so that it does not leak their transcripts"
+        )
+    if guide.with_dev and not config["with_dev"]:
+        raise InputError(
+            f"{option}: {guide.path} was trained on dev too, on which this run is measured: use a guide that was not, "
+            "or train this run --with-dev"
+        )
+
+
+def _held_out(fold: int, folds: int, assignment: int) -> str:
+    return f"fold {fold} of {folds} (fold assignment {assignment})" if folds > 1 else "nothing"

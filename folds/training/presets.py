@@ -1,0 +1,90 @@
+"""Presets: recipes for a model's size and the time there is. `--preset` names one; other options override its values.
+
+RESULTS.md has the measurements behind them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from folds.training.options import RecipeOptions
+from registry import InputError, describe
+
+AUTO = "auto"
+SMALL, BASE = 4_000_000, 16_500_000
+"""Parameters up to which a model is small, and up to which it is of base size. The largest *_small model has 2.3 M,
+base models have 12.4 to 15.8 M, *_large ones 17.3 M or more."""
+
+_CR_CTC = {"consistency": 0.2, "time_every": 75}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Values of recipe options for models of `least` (exclusive) to `most` parameters."""
+
+    purpose: str
+    """What it is for, in a few words."""
+    values: Mapping[str, Any]
+    """Options of RecipeOptions and SpecAugment."""
+    cpu_frames: int
+    """Frames per batch on CPUs; on CUDA they follow from the device."""
+    least: int = 0
+    most: float = math.inf
+
+    def fits(self, parameters: int) -> bool:
+        """Whether it is for a model of this size."""
+        return self.least < parameters <= self.most
+
+    def recipe(self, device: str) -> RecipeOptions:
+        """The recipe on this type of device ("cpu" or "cuda")."""
+        recipe = RecipeOptions()
+        masks = {field.name for field in dataclasses.fields(recipe.augment)}
+        augment = dataclasses.replace(recipe.augment, **{k: v for k, v in self.values.items() if k in masks})
+        return dataclasses.replace(
+            recipe,
+            augment=augment,
+            batch_frames=self.cpu_frames if device == "cpu" else None,
+            **{name: value for name, value in self.values.items() if name not in masks},
+        )
+
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "quick": Preset("18 epochs without CR-CTC, the better choice below half an hour", {"epochs": 18}, 6000),
+        "small": Preset("30 epochs of CR-CTC", {"epochs": 30, **_CR_CTC}, 4000, 0, SMALL),
+        "base": Preset("150 epochs of CR-CTC", {"epochs": 150, **_CR_CTC}, 4000, SMALL, BASE),
+        "large": Preset("200 epochs of CR-CTC", {"epochs": 200, **_CR_CTC}, 4000, BASE),
+    }
+)
+
+
+def find_preset(name: str, model: str, device: str) -> Preset:
+    """The preset `name` for a registered model; `auto` is `quick` on a CPU, and on CUDA the one of the model's size.
+
+    Raises InputError for an unknown preset, or one for models of another size.
+    """
+    parameters = describe(model).parameters
+    fitting = [preset for preset, entry in PRESETS.items() if entry.fits(parameters)]
+    if name == AUTO:
+        name = "quick" if device == "cpu" else fitting[-1]
+    if name not in PRESETS:
+        raise InputError(f"--preset {name}: unknown; expected one of {', '.join((AUTO, *PRESETS))}")
+    if name not in fitting:
+        millions = f"{parameters / 1e6:.1f} M parameters"
+        raise InputError(
+            f"--preset {name}: not for {model}, which has {millions}: expected one of {', '.join((AUTO, *fitting))}"
+        )
+    return PRESETS[name]
+
+
+def device_type(name: str) -> str:
+    """The type of device ("cpu" or "cuda") that `--device` will be, for the presets' values."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if name.startswith("cuda") else "cpu"
