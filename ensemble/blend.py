@@ -2,13 +2,13 @@
 
 Prints each member's and blender's mean edit distance on out-of-fold data (as fitted and by nested cross-validation) and
 on the untouched dev set, selects the blender with the lowest nested distance, and writes the submission and
-`<out>.json`, which holds everything needed to reproduce it. In Python, `ensemble.blend.blend` does this without
-printing or writing files.
+`<out>.json`, which holds everything needed to reproduce it. The best member alone, decoded with the language model, is
+one of the blenders, and every difference is to the strongest member alone. In Python, `ensemble.blend.blend` does this
+without printing or writing files.
 """
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,22 +21,24 @@ import tyro
 from ensemble.blenders.base import BLENDERS, BlendRecipe, predict_with
 from ensemble.blenders.best import FittedBlender, best_recipe, fit_blenders, methods_of, winner
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
-from ensemble.members.eligibility import Rules, all_tags, keep_within_max_params, total_parameters
-from ensemble.members.member import Member, group_by_member, measurable_on_dev, with_held_out
-from ensemble.statistics.blend_tables import blender_table, describe_level, member_table
-from ensemble.statistics.bootstrap import bootstrap, paired_bootstrap
-from ensemble.statistics.member_baselines import (
-    MemberBaseline,
-    best_baseline,
-    best_baseline_with_lm,
-    measure_members,
+from ensemble.members.eligibility import Rules
+from ensemble.members.member import Member, Networks, group_by_member, measurable_on_dev
+from ensemble.members.refits import with_refits
+from ensemble.members.sidecar import write_sidecar
+from ensemble.members.stores import StoresOptions
+from ensemble.statistics.blend_tables import (
+    NETWORKS,
+    blender_table,
+    describe_difference,
+    describe_level,
+    member_table,
+    verdict,
 )
+from ensemble.statistics.bootstrap import bootstrap, paired_bootstrap, resampled_units
+from ensemble.statistics.member_baselines import MemberBaseline, measure_members, strongest
 from folds.competition.metric import edit_distances
 from folds.competition.submission import write_submission
-from folds.data.data_options import StoreOptions
-from folds.data.dataset import Dataset
-from folds.store.fold_model import FoldModel, find_fold_models, unfinished_runs
-from folds.store.json_files import write_json
+from folds.store.fold_model import unfinished_runs
 from registry import InputError, check_writable, command
 from registry.console import print_table
 from registry.models import parse_count
@@ -48,11 +50,13 @@ class BlendResult:
 
     recipe: BlendRecipe
     members: list[Member]
-    """The members that the recipe uses, each with the fold models used."""
+    """The members that the recipe uses, each with the networks used."""
     fitted: dict[str, FittedBlender]
     """The blenders that were compared, by name."""
-    dev: dict[str, np.ndarray]
-    """Edit distances (N,) of each blender on dev."""
+    networks: Networks
+    """The networks that predict test."""
+    dev_by_networks: dict[Networks, dict[str, np.ndarray]]
+    """Edit distances (N,) of each blender on dev, for each choice of networks."""
     hypotheses: list[list[int]]
     """One class sequence per utterance of test."""
 
@@ -60,6 +64,11 @@ class BlendResult:
     def chosen(self) -> str:
         """The blender with the lowest nested out-of-fold distance."""
         return winner(self.fitted)
+
+    @property
+    def dev(self) -> dict[str, np.ndarray]:
+        """Edit distances (N,) of each blender on dev, by the networks that predict test."""
+        return self.dev_by_networks[self.networks]
 
 
 def blend(inputs: OpenedInputs, method: str = "best", seed: int = 0) -> BlendResult:
@@ -79,36 +88,39 @@ def blend(inputs: OpenedInputs, method: str = "best", seed: int = 0) -> BlendRes
     `seed` decides ties. Raises InputError for an unknown method, and for missing or faulty predictions.
     """
     fitted = fit_blenders(inputs.oof, methods_of(method), seed)
-    # Fold models whose frames are averaged are used together, so their member's parameters counted all of them.
-    max_params = None if inputs.options.frames else inputs.rules.max_params
-    kept = {
-        name: keep_within_max_params(inputs.members, blender.recipe.weights, max_params)
-        for name, blender in fitted.items()
-    }
-    references = inputs.dev.references
-    dev = {
-        name: edit_distances(predict_with(inputs.dev, blender.recipe, kept[name]), references)
-        for name, blender in fitted.items()
-    }
+    # Fewer networks' hypotheses are parts of pools already scored if all networks come first.
+    choices = sorted(inputs.choices, key=lambda networks: networks != "both")
+    measured = {networks: _dev_distances(inputs, fitted, networks) for networks in choices}
     chosen = winner(fitted)
     recipe = best_recipe(fitted) if method == "best" else fitted[chosen].recipe
-    hypotheses = predict_with(inputs.test, fitted[chosen].recipe, kept[chosen])
-    return BlendResult(recipe, kept[chosen], fitted, dev, hypotheses)
+    kept = inputs.keep(recipe.weights, inputs.networks)
+    hypotheses = predict_with(inputs.test, fitted[chosen].recipe, kept)
+    dev = {networks: measured[networks] for networks in inputs.choices}
+    return BlendResult(recipe, kept, fitted, inputs.networks, dev, hypotheses)
+
+
+def _dev_distances(inputs: OpenedInputs, fitted: dict[str, FittedBlender], networks: Networks) -> dict[str, np.ndarray]:
+    """Edit distances (N,) of each blender on dev, predicted by these networks."""
+    distances = {}
+    for name, blender in fitted.items():
+        kept = inputs.keep(blender.recipe.weights, networks)
+        distances[name] = edit_distances(predict_with(inputs.dev, blender.recipe, kept), inputs.dev.references)
+    return distances
 
 
 @dataclass(frozen=True)
-class BlendOptions(InputOptions, StoreOptions):
+class BlendOptions(InputOptions, StoresOptions):
     """Blend all finished members into a submission."""
 
     method: str = "best"
-    """A registered blender: average, rover, rescore, mbr, or best (the blender with the lowest nested out-of-fold
-    distance)."""
+    """A registered blender: average, rover, rover_mbr, rescore, mbr, rank, single (the best member alone), or best (the
+    blender with the lowest nested out-of-fold distance)."""
     out: Path = Path("submission.csv")
     """The submission to write; `<out>.json` describes how it was made."""
     members: tuple[str, ...] = ("*",)
     """Members to blend: globs over their names."""
     max_params: str | None = None
-    """Maximum total number of parameters over all fold models used, e.g. 20M."""
+    """Maximum total number of parameters over all networks used, e.g. 20M."""
     forbid: tuple[str, ...] = ()
     """Tags that no model used may have, e.g. attention, pretrained, external-data."""
 
@@ -118,57 +130,59 @@ class BlendOptions(InputOptions, StoreOptions):
         return Rules(None if self.max_params is None else parse_count(self.max_params), tuple(self.forbid))
 
 
-def finished_fold_models(runs: Path) -> list[FoldModel]:
-    """The finished fold models that hold out a fold; others are named on stderr. Raises InputError without any."""
-    fold_models, notes = with_held_out(find_fold_models(runs))
-    unfinished = unfinished_runs(runs)
-    if not fold_models:
+def find_members(options: BlendOptions) -> list[Member]:
+    """The finished members of `--members` with their refits; what is left out is named on stderr.
+
+    Raises InputError without any, and for members that were trained on dev.
+    """
+    available = options.find_fold_models()
+    on_dev_notes = measurable_on_dev(available, options.members)[1]
+    unfinished = [path for runs in options.runs for path in unfinished_runs(runs)]
+    held_out = [model for model in available if model.folds > 1]
+    if not held_out:
         count = len(unfinished)
         hint = f" ({count} unfinished, such as {unfinished[0]}: continue them with --resume)" if count else ""
-        raise InputError(f"{runs}: no finished member{hint}; train one with python -m folds.train")
-    for note in (*(f"left out: {path} is not finished" for path in unfinished), *notes):
+        kind = "member that holds out a fold" if available else "member"
+        raise InputError(f"{options.describe_runs()}: no finished {kind}{hint}; train one with python -m folds.train")
+    members, refit_notes = with_refits(group_by_member(held_out, options.members), available)
+    for note in (*(f"left out: {path} is not finished" for path in unfinished), *on_dev_notes, *refit_notes):
         print(note, file=sys.stderr)
-    return fold_models
+    return members
 
 
-def print_blenders(result: BlendResult, baselines: Sequence[MemberBaseline]) -> None:
-    """Print the distances of the blenders and of the best members, and which blender was chosen."""
-    best, with_lm = best_baseline(baselines), best_baseline_with_lm(baselines)
-    print("\nmean edit distances, with 95 % intervals over utterances")
-    print(f"the best member on dev is {best.name}: {best.best_dev.mean():.3f}")
-    print(f"the best with a language model is {with_lm.name}: {describe_level(bootstrap(with_lm.dev_lm))}")
-    table = blender_table(result.fitted, result.dev, baselines)
+def print_blenders(result: BlendResult, baselines: Sequence[MemberBaseline], speakers: list[str] | None) -> None:
+    """Print the distances of the blenders and of the strongest member, and which blender was chosen."""
+    alternative = strongest(baselines)
+    print(f"\nmean edit distances, with 95 % intervals over {resampled_units(speakers)}")
+    level = describe_level(bootstrap(alternative.dev, speakers))
+    print(f"the strongest on dev without a blend is {alternative.name}: {level}")
+    table = blender_table(result.fitted, result.dev_by_networks, result.networks, alternative, speakers)
     print_table(list(table.columns), table.itertuples(index=False))
-    distances = result.dev[result.chosen]
-    difference = paired_bootstrap(distances, best.best_dev)
-    verdict = "is significant" if difference.certain else "is not significant"
-    print(f"\nchosen by the nested out-of-fold distance: {result.chosen}")
-    print(f"on dev: {distances.mean():.3f}; the difference to {best.name}, {difference}, {verdict} at 95 %")
+    ours = result.dev[result.chosen]
+    difference = describe_difference(ours, alternative.dev, speakers)
+    print(f"\nchosen by the nested out-of-fold distance: {result.chosen}, predicted by {NETWORKS[result.networks]}")
+    print(
+        f"on dev: {ours.mean():.3f}, {verdict(paired_bootstrap(ours, alternative.dev, speakers))} {alternative.name} "
+        f"at 95 %: {difference}"
+    )
 
 
-def sidecar(
-    options: BlendOptions, dataset: Dataset, result: BlendResult, baselines: Sequence[MemberBaseline]
-) -> dict[str, Any]:
-    """The content of `<out>.json`: what the submission is, and what is needed to reproduce it."""
-    blender, best = result.fitted[result.chosen], best_baseline(baselines)
-    difference = paired_bootstrap(result.dev[result.chosen], best.best_dev)
-    folders = {member.name: [str(model.path) for model in member.fold_models] for member in result.members}
+def dev_results(result: BlendResult, baselines: Sequence[MemberBaseline], speakers: list[str] | None) -> dict[str, Any]:
+    """The distances that `<out>.json` records."""
+    blender, alternative = result.fitted[result.chosen], strongest(baselines)
+    difference = paired_bootstrap(result.dev[result.chosen], alternative.dev, speakers)
+    by_networks = {networks: float(dev[result.chosen].mean()) for networks, dev in result.dev_by_networks.items()}
     return {
-        "recipe": result.recipe.to_json() | {"members": folders},
         "oof": float(blender.oof.mean()),
         "nested": float(blender.nested.mean()),
         "dev": float(result.dev[result.chosen].mean()),
+        "dev_by_networks": by_networks,
         "dev_minus_best_member": {
-            "member": best.name,
+            "member": alternative.name,
             "mean": difference.mean,
             "low": difference.low,
             "high": difference.high,
         },
-        "parameters": total_parameters(result.members),
-        "tags": all_tags(result.members),
-        "sha256": hashlib.sha256(options.out.read_bytes()).hexdigest(),
-        "data": dataset.hash,
-        "options": {name: str(value) for name, value in vars(options).items()},
     }
 
 
@@ -179,25 +193,25 @@ def main() -> None:
     for name, reason in BLENDERS.broken().items():
         print(f"left out: blender {name} does not load: {reason}", file=sys.stderr)
     check_writable(options.out)
+    options.use_threads()
     rules = options.rules
-    measurable_on_dev(find_fold_models(options.runs), options.members)
-    fold_models = finished_fold_models(options.runs)
+    members = find_members(options)
     dataset = options.open_dataset()
-    inputs = open_inputs(group_by_member(fold_models, options.members), dataset, options, rules)
+    inputs = open_inputs(members, dataset, options, rules)
     print("\n".join(inputs.notes), end="\n\n")
     inputs.check()
-    baselines = measure_members(inputs.oof, inputs.dev)
+    baselines = measure_members(inputs)
     table = member_table(inputs.members, baselines)
     print_table(list(table.columns), table.itertuples(index=False))
     result = blend(inputs, options.method, options.seed)
-    print_blenders(result, baselines)
+    print_blenders(result, baselines, inputs.dev_speakers)
     strings = [dataset.alphabet.to_string(hypothesis) for hypothesis in result.hypotheses]
     write_submission(options.out, dataset.header, dataset.sample_ids, strings)
-    description = sidecar(options, dataset, result, baselines)
-    write_json(options.out.with_name(options.out.name + ".json"), description)
+    results = dev_results(result, baselines, inputs.dev_speakers)
+    description = write_sidecar(options.out, dataset, result.members, result.recipe.to_json(), options, results)
     print("weights: " + ", ".join(f"{name} {weight:.3f}" for name, weight in result.recipe.weights.items()))
-    count, tags = sum(len(member.fold_models) for member in result.members), ", ".join(description["tags"]) or "none"
-    print(f"uses {count} fold models, {description['parameters']:,} parameters in all; tags: {tags}")
+    count, tags = sum(len(member.networks) for member in result.members), ", ".join(description["tags"]) or "none"
+    print(f"uses {count} networks, {description['parameters']:,} parameters in all; tags: {tags}")
     print(f"wrote {options.out} ({len(strings)} rows) and {options.out}.json")
 
 

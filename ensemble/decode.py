@@ -2,14 +2,15 @@
 
 `--lm train` estimates a phone language model from the training transcripts. Each out-of-fold utterance is decoded with
 a model estimated without its fold, so that the model has not seen the utterance's transcript. `--tune` finds the weight
-of the language model and the length bonus with the lowest out-of-fold distance. With `--out`, one member's hypotheses
-are written as a submission; `ensemble.blend` writes a submission of several members.
+of the language model and the length bonus with the lowest out-of-fold distance; for a refit they are found on its fold
+models. With `--out`, one member's hypotheses are written as a submission, with `<out>.json` beside it; `ensemble.blend`
+writes a submission of several members.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,25 +18,29 @@ from typing import Literal
 import numpy as np
 import tyro
 
+from ensemble.blenders.base import BlendRecipe
 from ensemble.decoding.batched import DecodingResult, DecodingTask, decode_in_batches, sample_rows
 from ensemble.decoding.decoders import Decoder, DecoderSettings, get_decoder
 from ensemble.fitting.settings import pattern_search
+from ensemble.hypotheses.open_inputs import InputOptions
 from ensemble.lm.arpa import read_arpa, write_arpa
 from ensemble.lm.ngram import PhoneLM, estimate, estimate_folds
 from ensemble.members.member import Member, group_by_member, measurable_on_dev
 from ensemble.members.out_of_fold import oof_folds
 from ensemble.members.predictions import mean_predictions, oof_predictions
+from ensemble.members.refits import recipe_difference
+from ensemble.members.sidecar import write_sidecar
+from ensemble.members.stores import StoresOptions
 from folds.competition.submission import write_submission
-from folds.data.data_options import StoreOptions
 from folds.data.dataset import Dataset
-from folds.store.fold_model import find_fold_models
+from folds.store.fold_model import FoldModel
 from registry.errors import InputError, command
 from registry.files import check_writable
 
 
 @dataclass(frozen=True)
-class DecodeOptions(StoreOptions):
-    """Decode members in the runs folder."""
+class DecodeOptions(StoresOptions):
+    """Decode members in the runs folders."""
 
     members: tuple[str, ...] = ("*",)
     """Members to decode, each by itself: globs over their names."""
@@ -49,9 +54,8 @@ class DecodeOptions(StoreOptions):
     """Number of hypotheses per utterance; above 1, the distance of the best of them (the oracle) is reported too."""
     lm: str = "none"
     """`none`; `train`, a phone language model of the training transcripts; or an ARPA file, used for all folds."""
-    lm_order: int = 4
-    """Order of the model that `--lm train` estimates, the length of its longest n-grams; `ensemble.blend` uses 5 by
-    default."""
+    lm_order: int = InputOptions.lm_order
+    """Order of the model that `--lm train` estimates, the length of its longest n-grams."""
     lm_weight: float = 0.3
     """Weight of the language model; with `--tune`, the initial value of the search."""
     length_bonus: float = 0.0
@@ -174,11 +178,34 @@ def format_summary(member: Member, task: DecodingTask, result: DecodingResult, n
     return line + f", {count / result.wall:.0f} utterances/s, {count / result.cpu:.0f} utterances/CPU-s"
 
 
-def decode_member(member: Member, dataset: Dataset, options: DecodeOptions, decode: Decoder) -> DecodingResult:
-    """Decode one split of a member, with tuned settings if `--tune` is given, and print the summary."""
+def member_to_tune(member: Member, fold_models: Sequence[FoldModel]) -> Member:
+    """The member itself, or for one that holds nothing out, that of the fold models trained as it was, if they exist.
+
+    Raises InputError if they were trained otherwise.
+    """
+    network = member.fold_models[0]
+    held_out = [model for model in fold_models if model.folds > 1 and model.name == network.folder.refit_of]
+    if network.folds > 1 or not held_out:
+        return member
+    (folds,) = group_by_member(held_out)
+    if difference := recipe_difference(network, folds.fold_models[0]):
+        raise InputError(
+            f"--tune: {member.name} was not trained as the fold models of {folds.name}: {difference}; pass --lm-weight "
+            "and --length-bonus instead"
+        )
+    return folds
+
+
+def decode_member(
+    member: Member, tuned_on: Member, dataset: Dataset, options: DecodeOptions, decode: Decoder
+) -> tuple[DecodingResult, DecoderSettings]:
+    """Decode one split of a member, with settings tuned on `tuned_on` if `--tune` is given, and print the summary.
+
+    Returns the hypotheses and the decoder's settings.
+    """
     weight, bonus = options.lm_weight if options.lm != "none" else 0.0, options.length_bonus
     if options.tune:
-        weight, bonus = tune_member(member, dataset, options, decode)
+        weight, bonus = tune_member(tuned_on, dataset, options, decode)
     task = open_task(member, options.split, dataset, options)
     # The first call loads compiled code, which is not part of the speed.
     decode(*task.log_probs.padded([0]), beam=options.beam)
@@ -190,14 +217,15 @@ def decode_member(member: Member, dataset: Dataset, options: DecodeOptions, deco
     }
     result = decode_in_batches(task, decode, member.name, **settings)
     print(format_summary(member, task, result, options.nbest))
-    return result
+    return result, settings
 
 
 def main() -> None:
     """Run the command."""
     options = tyro.cli(DecodeOptions, prog="python -m ensemble.decode", description=__doc__)
     decode = get_decoder(options.decoder)
-    fold_models = find_fold_models(options.runs)
+    options.use_threads()
+    available = fold_models = options.find_fold_models()
     if options.split == "dev":
         fold_models, notes = measurable_on_dev(fold_models, options.members)
         for note in notes:
@@ -214,11 +242,15 @@ def main() -> None:
         write_arpa(options.arpa, lm, dataset.alphabet.phonemes)
         print(f"wrote {options.arpa}")
     for member in members:
-        result = decode_member(member, dataset, options, decode)
+        tuned_on = member_to_tune(member, available) if options.tune else member
+        result, settings = decode_member(member, tuned_on, dataset, options, decode)
         if options.out is not None:
             strings = [dataset.alphabet.to_string(nbest[0].tokens) for nbest in result.hypotheses]
             write_submission(options.out, dataset.header, dataset.sample_ids, strings)
-            print(f"wrote {options.out} ({len(strings)} rows)")
+            language_model = {"decoder": options.decoder, "lm": options.lm, "lm_order": options.lm_order}
+            recipe = BlendRecipe("decode", {member.name: 1.0}, language_model | settings)
+            write_sidecar(options.out, dataset, [member], recipe.to_json(), options)
+            print(f"wrote {options.out} ({len(strings)} rows) and {options.out}.json")
 
 
 if __name__ == "__main__":

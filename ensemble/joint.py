@@ -2,8 +2,8 @@
 
 The search is `ensemble.decoding.joint_search`. CTC weight 1 is CTC alone, 0 is attention alone. Several weights are
 compared on the same utterances; choose by the out-of-fold distance (`--split oof`). With `--out`, one fold model's
-hypotheses are written as a submission. A blend does not need this command: rescoring and minimum Bayes risk use
-attention scores.
+hypotheses are written as a submission, with `<out>.json` beside it. A blend does not need this command: rescoring and
+minimum Bayes risk use attention scores.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ import numpy as np
 import torch
 import tyro
 
+from ensemble.blenders.base import BlendRecipe
 from ensemble.decoding.batched import sample_rows
 from ensemble.decoding.joint_search import joint_search
-from ensemble.members.member import group_by_member, measurable_on_dev
+from ensemble.members.member import Member, group_by_member, measurable_on_dev
+from ensemble.members.sidecar import write_sidecar
+from ensemble.members.stores import StoresOptions
 from folds.competition.metric import edit_distances
 from folds.competition.submission import write_submission
-from folds.data.data_options import StoreOptions
 from folds.data.dataset import Dataset, Split
-from folds.store.fold_model import FoldModel, find_fold_models, load_model
+from folds.store.fold_model import FoldModel, load_model
 from models.las import LAS
 from registry.console import track
 from registry.errors import InputError, command
@@ -33,7 +35,7 @@ from registry.files import check_writable
 
 
 @dataclass(frozen=True)
-class JointOptions(StoreOptions):
+class JointOptions(StoresOptions):
     """Decode fold models with an attention decoder by CTC and attention together."""
 
     members: tuple[str, ...] = ("las*",)
@@ -74,7 +76,7 @@ class JointTask(NamedTuple):
 
 def select_fold_models(options: JointOptions) -> list[FoldModel]:
     """The fold models of `--members` and `--fold`. Raises InputError for none, or one without an attention decoder."""
-    available = find_fold_models(options.runs)
+    available = options.find_fold_models()
     if options.split == "dev":
         available, _ = measurable_on_dev(available, options.members)
     members = group_by_member(available, options.members)
@@ -145,6 +147,7 @@ def decode_and_report(task: JointTask, options: JointOptions) -> list[list[list[
 def main() -> None:
     """Run the command."""
     options = tyro.cli(JointOptions, prog="python -m ensemble.joint", description=__doc__)
+    options.use_threads()
     fold_models = select_fold_models(options)
     if options.out is not None:
         check_writable(options.out)
@@ -156,7 +159,11 @@ def main() -> None:
         if options.out is not None:
             strings = [dataset.alphabet.to_string(tokens) for tokens in hypotheses[0]]
             write_submission(options.out, dataset.header, dataset.sample_ids, strings)
-            print(f"wrote {options.out} ({len(strings)} rows)")
+            member = Member(task.fold_model.name, (task.fold_model,))
+            settings = {"ctc_weight": options.ctc_weight[0], "beam": options.beam}
+            recipe = BlendRecipe("joint", {member.name: 1.0}, settings)
+            write_sidecar(options.out, dataset, [member], recipe.to_json(), options)
+            print(f"wrote {options.out} ({len(strings)} rows) and {options.out}.json")
 
 
 if __name__ == "__main__":

@@ -20,15 +20,16 @@ import tyro
 
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.open_inputs import InputOptions, open_inputs
-from ensemble.members.member import Member, group_by_member, measurable_on_dev, with_held_out
+from ensemble.members.member import Member, group_by_member, measurable_on_dev
+from ensemble.members.refits import with_refits
+from ensemble.members.stores import StoresOptions
 from ensemble.rover import NULL
-from ensemble.statistics.bootstrap import bootstrap
+from ensemble.statistics.blend_tables import member_table
+from ensemble.statistics.bootstrap import bootstrap, resampled_units
 from ensemble.statistics.confusions import EditCounts, count_edits
 from ensemble.statistics.member_baselines import MemberBaseline, measure_members
 from folds.competition.alphabets import Alphabet
 from folds.competition.metric import edit_distances
-from folds.data.data_options import StoreOptions
-from folds.store.fold_model import find_fold_models
 from registry import InputError, atomic_write, command
 
 STYLE = """
@@ -41,8 +42,11 @@ code { font: 13px ui-monospace, monospace } .network td { padding: .1rem .25rem;
 
 
 @dataclass(frozen=True)
-class ReportOptions(StoreOptions):
-    """Write a report about the finished members, and about the submission blended from them if there is one."""
+class ReportOptions(InputOptions, StoresOptions):
+    """Write a report about the finished members, and about the submission blended from them if there is one.
+
+    With the same options as `ensemble.blend`, it shows the same distances.
+    """
 
     out: Path = Path("report.html")
     """The page to write."""
@@ -56,19 +60,20 @@ class ReportOptions(StoreOptions):
 
 def page(options: ReportOptions) -> str:
     """The whole page."""
-    all_fold_models = find_fold_models(options.runs)
-    measurable_on_dev(all_fold_models, options.members)
-    fold_models, _ = with_held_out(all_fold_models)
-    if not fold_models:
-        raise InputError(f"{options.runs}: no finished member to report on; train one with python -m folds.train")
+    available = options.find_fold_models()
+    measurable_on_dev(available, options.members)
+    held_out = [model for model in available if model.folds > 1]
+    if not held_out:
+        runs = options.describe_runs()
+        raise InputError(f"{runs}: no finished member with folds to report on; train one with python -m folds.train")
     dataset = options.open_dataset()
-    members = group_by_member(fold_models, options.members)
-    inputs = open_inputs(members, dataset, InputOptions(nbest=20, lm_order=2, fit_limit=None))
+    members, _ = with_refits(group_by_member(held_out, options.members), available)
+    inputs = open_inputs(members, dataset, options)
     oof, dev = inputs.oof, inputs.dev
-    baselines = measure_members(oof, dev)
+    baselines = measure_members(inputs)
     notes = "".join(f"<div>{escape(note)}</div>" for note in inputs.notes)
     sections = [
-        _section("Members", _members(inputs.members, baselines) + notes),
+        _section("Members", _members(inputs.members, baselines, inputs.dev_speakers) + notes),
         _section("Learning curves", _curves(inputs.members)),
         _section("The blend", _blend(options.submission)),
         _section("Errors out of fold", _errors(oof, dataset.alphabet)),
@@ -108,23 +113,13 @@ def _cell(cell: object) -> str:
     return f"<td>{escape(f'{cell:.3f}' if isinstance(cell, float) else str(cell))}</td>"
 
 
-def _members(members: Sequence[Member], baselines: Sequence[MemberBaseline]) -> str:
-    rows = []
-    for member, baseline in zip(members, baselines, strict=True):
-        interval = bootstrap(baseline.best_dev)
-        distances = (baseline.oof, baseline.dev, baseline.dev_mean, baseline.dev_lm)
-        rows.append(
-            [
-                member.name,
-                ", ".join(map(str, member.folds)),
-                f"{member.parameters:,}",
-                member.fold_models[0].stride,
-                *(float(values.mean()) for values in distances),
-                f"{interval.low:.2f} to {interval.high:.2f}",
-            ]
-        )
-    measured = ["oof", "dev, per fold model", "dev, mean of frames", "dev, with LM", "95 % interval on dev"]
-    return table(["member", "folds", "parameters", "stride", *measured], rows)
+def _members(members: Sequence[Member], baselines: Sequence[MemberBaseline], speakers: Sequence[str] | None) -> str:
+    """The table that `ensemble.blend` prints, and intervals."""
+    measured = member_table(members, baselines)
+    intervals = [bootstrap(baseline.dev_lm, speakers) for baseline in baselines]
+    measured["95 % interval with LM"] = [f"{interval.low:.2f} to {interval.high:.2f}" for interval in intervals]
+    rows = list(measured.itertuples(index=False))
+    return table(list(measured.columns), rows) + f"<p>Intervals are over {escape(resampled_units(speakers))}.</p>"
 
 
 def _curves(members: Sequence[Member]) -> str:
@@ -167,13 +162,19 @@ def _blend(submission: Path) -> str:
     if not path.exists():
         return f"<p>There is no {escape(str(path))}; write one with <code>python -m ensemble.blend</code>.</p>"
     description = json.loads(path.read_text(encoding="utf-8"))
-    recipe, difference = description["recipe"], description["dev_minus_best_member"]
+    recipe, difference = description["recipe"], description.get("dev_minus_best_member")
     settings = json.dumps(recipe["settings"], indent=1)
+    results = (
+        "no results"
+        if difference is None
+        else (
+            f"out of fold {description['oof']:.3f} fitted, {description['nested']:.3f} nested; "
+            f"dev {description['dev']:.3f}, which is {difference['mean']:+.3f} "
+            f"[{difference['low']:+.3f}, {difference['high']:+.3f}] against {escape(difference['member'])}"
+        )
+    )
     return (
-        f"<p>{escape(str(submission))}: method {escape(recipe['method'])}; "
-        f"out of fold {description['oof']:.3f} fitted, {description['nested']:.3f} nested; "
-        f"dev {description['dev']:.3f}, which is {difference['mean']:+.3f} "
-        f"[{difference['low']:+.3f}, {difference['high']:+.3f}] against {escape(difference['member'])}; "
+        f"<p>{escape(str(submission))}: method {escape(recipe['method'])}; {results}; "
         f"{description['parameters']:,} parameters; tags: {escape(', '.join(description['tags']) or 'none')}</p>"
         f"{table(['member', 'weight'], list(recipe['weights'].items()))}<pre><code>{escape(settings)}</code></pre>"
     )
@@ -252,6 +253,7 @@ def _network_table(arcs: np.ndarray, names: Sequence[str], alphabet: Alphabet) -
 def main() -> None:
     """Run the command."""
     options = tyro.cli(ReportOptions, prog="python -m ensemble.report", description=__doc__)
+    options.use_threads()
     html = page(options)
     with atomic_write(options.out) as temporary:
         temporary.write_text(html, encoding="utf-8")

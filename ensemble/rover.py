@@ -241,7 +241,7 @@ def _vote(arcs, confidences, method, alpha, null_confidence, weights):
 @numba.njit(cache=True, nogil=True)
 def _matrix(arcs, scores, classes):
     slots, systems = arcs.shape
-    out = np.full((max(2 * slots - 1, 1), classes), -1e4, np.float32)
+    out = np.full((max(2 * slots - 1, 1), classes), -np.inf, np.float32)
     for slot in range(slots):
         if slot > 0:
             out[2 * slot - 1, 0] = 0.0

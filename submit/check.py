@@ -170,7 +170,7 @@ def _check_rules(path: Path, blend: dict[str, Any], max_params: int | None, forb
     if missing := [name for name in needed if name not in blend]:
         raise InputError(
             f"{path}: {path.name}.json gives no {' or '.join(missing)} for this file, so the rules cannot be checked; "
-            f"write the file again with `python -m ensemble.blend`"
+            "write the file again with `python -m ensemble.blend` or `python -m ensemble.decode`"
         )
     if max_params is not None and blend["parameters"] > max_params:
         raise InputError(

@@ -28,10 +28,14 @@ from ensemble.beam.state import (
     Candidates,
     Slots,
     Trie,
+    best_edge,
     create_prefixes,
+    edge,
+    highest_sum,
     record_emissions,
     replace_prefixes,
 )
+from ensemble.lm.automaton import START, advance
 
 LANES = 8  # arrays over slots are padded to whole vectors
 _ONE = np.float32(1.0)
@@ -166,7 +170,7 @@ def _compete(row, beam, worst, top, graph, slots, mass, new_mass, candidates, to
         for slot in range(beam):
             if mass[slot] + slots.best_edge[slot] + value > threshold and not slots.live_child[slot, c]:
                 before = mass[width + slot] if c == slots.last[slot] else mass[slot]
-                score = before + graph.edges[slots.state[slot], c] + value
+                score = before + edge(graph, slots.state[slot], c) + value
                 if score > threshold:
                     key[count], what[count] = score, slot + width * c
                     count += 1
@@ -196,12 +200,12 @@ def search(log_probs, beam, nbest, graph):
     slots = Slots(
         node=np.full(width, -1, np.int32),
         last=np.zeros(width, np.uint32),
-        state=np.zeros(width, np.int32),
+        state=np.full(width, START, np.int32),
         record=np.full(width, -1, np.int32),
         parent=np.full(width, -1, np.int32),
         source=np.full(width, nowhere, np.uint32),
         edge=np.zeros(width, np.float32),
-        best_edge=np.full(width, graph.best_edge[0]),
+        best_edge=np.full(width, best_edge(graph, START), np.float32),
         nonblank=np.full(width, IMPOSSIBLE),
         live_child=np.zeros((width, classes), np.uint8),
     )
@@ -224,7 +228,6 @@ def search(log_probs, beam, nbest, graph):
     candidates = Candidates(np.empty(2 * beam, np.float32), np.empty(2 * beam, np.int32))
     stays = np.ones(width, np.uint8)
     created = np.empty((beam, 4), np.int32)
-    any_edge = graph.best_edge.max()
     shift = np.float32(0.0)
     offset = np.float64(0.0)
 
@@ -232,7 +235,7 @@ def search(log_probs, beam, nbest, graph):
         if not _prepare(log_probs[t], shift, row):
             return _read_back(log_probs, 0, graph, slots, trie, mass, offset, t)
         offset += shift
-        top = shift + any_edge
+        top = highest_sum(mass, slots.best_edge, beam)
         _propagate(row, slots, mass, new_mass, inflow, token_mass)
         worst, shift = _extremes(new_mass, beam)
         count = _compete(row, beam, worst, top, graph, slots, mass, new_mass, candidates, token, token_key)
@@ -257,7 +260,8 @@ def _read_back(log_probs, nbest, graph, slots, trie, mass, offset, fault):
     possible = 0
     for slot in range(width):
         if mass[slot] > FLOOR and slots.node[slot] >= 0:
-            key[slot] = offset + mass[slot] + graph.end[slots.state[slot]]
+            end = advance(graph.cells, graph.dense_end, slots.state[slot], 0)[0]
+            key[slot] = offset + mass[slot] + graph.weight * end
             possible += 1
     order = np.argsort(-key, kind="mergesort")[: min(nbest, possible)]
     lengths = np.zeros(len(order), np.int64)

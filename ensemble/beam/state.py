@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from ensemble.lm.automaton import advance
+
 IMPOSSIBLE = np.float32(-1e30)  # log 0: sums of it over any number of frames stay finite, so no NaN arises
 FLOOR = np.float32(-1e29)  # a prefix with a score at or below this has probability zero and is not created
 
@@ -24,12 +26,14 @@ BEFORE, FRAME = range(2)
 
 
 class Graph(NamedTuple):
-    """What a token adds to a score in each state of the language model; state 0 is the start."""
+    """What a token adds to a score: the weighted language model, an `Automaton`, and the token's bonus."""
 
-    edges: np.ndarray  # (S, C) float32
-    next_state: np.ndarray  # (S, C) int32
-    best_edge: np.ndarray  # (S,) float32, an upper bound of `edges` over tokens
-    end: np.ndarray  # (S,) float32, what the end of the utterance adds
+    cells: np.ndarray
+    dense_end: int
+    weight: np.float32
+    bonus: np.ndarray  # (C,) float32
+    best_bonus: np.float32
+    lowest: np.float32  # a lower bound of the language model's log-probabilities
 
 
 class Slots(NamedTuple):
@@ -63,6 +67,29 @@ class Candidates(NamedTuple):
 
     key: np.ndarray  # scores
     what: np.ndarray
+
+
+@njit(error_model="numpy")
+def edge(graph, state, token):
+    """What `token` adds to the score of a prefix in `state`."""
+    return graph.weight * advance(graph.cells, graph.dense_end, state, token)[0] + graph.bonus[token]
+
+
+@njit(error_model="numpy")
+def best_edge(graph, state):
+    """An upper bound of what any token adds to the score of a prefix in `state`."""
+    # A weight below 0 favours the least probable token. Its bound is loose, because no state keeps that one.
+    log_prob = graph.cells[state - 1].log_prob if graph.weight >= 0 else graph.lowest
+    return graph.weight * log_prob + graph.best_bonus
+
+
+@njit(error_model="numpy", fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
+def highest_sum(mass, best_edge, count):
+    """The largest sum of the first `count` values of two arrays: no prefix exceeds it before its token is added."""
+    highest = mass[0] + best_edge[0]
+    for slot in range(count):
+        highest = max(highest, mass[slot] + best_edge[slot])
+    return highest
 
 
 @njit(error_model="numpy")
@@ -100,7 +127,7 @@ def _link(graph, slots, parent, slot):
     token = slots.last[slot]
     slots.parent[slot] = parent
     slots.source[slot] = parent + len(slots.last) if slots.last[parent] == token else parent
-    slots.edge[slot] = graph.edges[slots.state[parent], token]
+    slots.edge[slot] = edge(graph, slots.state[parent], token)
     slots.live_child[parent, token] = 1
 
 
@@ -122,7 +149,7 @@ def create_prefixes(count, frame, graph, slots, trie, candidates, stays, created
         else:
             created[created_count, 0] = _child(trie, slots.node[slot], token)
             created[created_count, 1] = _add_record(trie, slots.record[slot], frame)
-            created[created_count, 2] = graph.next_state[slots.state[slot], token]
+            created[created_count, 2] = advance(graph.cells, graph.dense_end, slots.state[slot], token)[1]
             created[created_count, 3] = slot
             key[created_count], what[created_count] = key[k], token
             created_count += 1
@@ -169,7 +196,7 @@ def replace_prefixes(beam, created_count, nowhere, graph, slots, trie, new_mass,
         slots.last[slot] = what[k]
         slots.record[slot] = created[k, 1]
         slots.state[slot] = state
-        slots.best_edge[slot] = graph.best_edge[state]
+        slots.best_edge[slot] = best_edge(graph, state)
         slots.nonblank[slot] = key[k]
         new_mass[slot] = key[k]
         new_mass[width + slot] = IMPOSSIBLE

@@ -15,24 +15,23 @@ from dataclasses import replace
 import numba
 import numpy as np
 
-from ensemble.blenders.base import BLENDERS, BlendRecipe, select_members, weights_by_name
-from ensemble.blenders.lm_settings import fit_lm_settings
+from ensemble.blenders.base import BLENDERS, BlendRecipe, select_members, used_members, weights_by_name
 from ensemble.blenders.temperature import apply_temperature, fit_temperatures
+from ensemble.decoding.batched import sample_rows
 from ensemble.fitting.member_weights import refine
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.edit_distance import distance
-from ensemble.hypotheses.nbest import nbest_of
-from ensemble.hypotheses.pool import Pool
-from ensemble.hypotheses.scoring import NO_LM, best_hypotheses
+from ensemble.hypotheses.first_pass import FirstPassTrials, decode_first_pass
+from ensemble.hypotheses.fusion import LENGTH_BONUS, LM_WEIGHT
 from ensemble.members.frame_mean import mean_probabilities
+from ensemble.threads import for_ranges
 from folds.store.log_probs import LogProbs
 from folds.store.ragged import Ragged, offsets_of
 
 DOMAINS = ("probability", "log")
 FLOOR = 1e-8
-# Hypotheses per utterance that are rescored. On 200 out-of-fold utterances of the demo, the hypothesis chosen from
-# lists of 100 was always among the best 50.
-AVERAGE_NBEST = 50
+# Utterances on which the language model's settings are searched, which takes 30 to 40 decodings of each.
+TUNING_UTTERANCES = 400
 
 
 @BLENDERS.register("average")
@@ -49,21 +48,37 @@ class Average:
             trials.append((value, weights, {"domain": domain, "temperatures": temperatures}))
         _, weights, settings = min(trials, key=lambda trial: trial[0])
         recipe = BlendRecipe("average", weights_by_name(inputs.names, weights), settings)
-        pool = build_averaged_pool(inputs, recipe)
-        lm_settings, _ = fit_lm_settings(pool.ctc[:, 0], pool, dict(NO_LM))
-        return replace(recipe, settings=settings | lm_settings)
+        return replace(recipe, settings=settings | _fit_first_pass(inputs, recipe))
 
     def predict(self, inputs: BlendInputs, recipe: BlendRecipe) -> list[list[int]]:
-        """The best hypothesis of the averaged posteriors with the recipe's LM weight and bonus."""
-        pool = build_averaged_pool(inputs, recipe)
-        return pool.chosen(best_hypotheses(pool.ctc[:, 0], pool, recipe.settings))
+        """The best hypothesis of the averaged posteriors in a search with the recipe's LM weight and bonuses."""
+        return decode_first_pass(
+            _average(inputs, recipe),
+            inputs.split.language_models,
+            inputs.outer_folds,
+            recipe.settings,
+            f"{inputs.split.name} average",
+            inputs.label_bonus(used_members(recipe, inputs.names)),
+        )
 
 
-def build_averaged_pool(inputs: BlendInputs, recipe: BlendRecipe) -> Pool:
-    """N-best lists of the averaged posteriors, as a pool with one column of likelihoods."""
+def _average(inputs: BlendInputs, recipe: BlendRecipe) -> LogProbs:
     settings = recipe.settings
-    mean = average_frames(inputs, recipe.array(inputs.names), settings["domain"], settings["temperatures"])
-    return inputs.pool_of(nbest_of(mean, AVERAGE_NBEST, "average", inputs.split.language_models, inputs.outer_folds))
+    return average_frames(inputs, recipe.array(inputs.names), settings["domain"], settings["temperatures"])
+
+
+def _fit_first_pass(inputs: BlendInputs, recipe: BlendRecipe) -> dict[str, float]:
+    """The LM weight, length bonus and prior weight with which the averaged posteriors are decoded best."""
+    sample = inputs.take(sample_rows(np.arange(len(inputs)), TUNING_UTTERANCES))
+    trials = FirstPassTrials.of(
+        _average(sample, recipe),
+        sample.references,
+        inputs.split.language_models,
+        sample.outer_folds,
+        "average",
+        inputs.label_bonus(used_members(recipe, inputs.names)),
+    )
+    return trials.fit(np.arange(len(sample)), (LM_WEIGHT, LENGTH_BONUS))[0]
 
 
 def average_frames(
@@ -118,8 +133,14 @@ def _fit_weights(
     frames, offsets = _quantise_frames(inputs, domain, temperatures)
 
     def loss(weights: np.ndarray) -> float:
-        normalized = np.asarray(weights / weights.sum(), np.float32)
-        return float(_greedy_distances(frames, offsets, normalized, references.values, references.offsets).mean())
+        normalized, distances = np.asarray(weights / weights.sum(), np.float32), np.zeros(len(inputs), np.int64)
+        for_ranges(
+            lambda first, last: _greedy_distances(
+                frames, offsets, normalized, references.values, references.offsets, first, last, distances
+            ),
+            len(inputs),
+        )
+        return float(distances.mean())
 
     return refine(loss, select_members(inputs, loss, seed).weights, factors=(0.0, 0.7, 1.4))
 
@@ -143,15 +164,14 @@ def _quantise_frames(
     return quantised, offsets
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
-def _greedy_distances(frames, offsets, weights, tokens, token_offsets):
-    """Edit distance (N,) of the greedily decoded weighted sum to the references."""
-    out = np.zeros(len(offsets) - 1, np.int64)
+@numba.njit(cache=True, nogil=True)
+def _greedy_distances(frames, offsets, weights, tokens, token_offsets, first, last, out):
+    """Fill `out` with the edit distances of the greedily decoded weighted sum to the references."""
     used = np.flatnonzero(weights > 0)
     classes = frames.shape[2]
-    for u in numba.prange(len(out)):
+    for u in range(first, last):
         decoded = np.zeros(offsets[u + 1] - offsets[u], np.int16)
-        count, last = 0, 0
+        count, token = 0, 0
         for t in range(offsets[u], offsets[u + 1]):
             best, peak = 0, np.float32(-np.inf)
             for c in range(classes):
@@ -160,9 +180,8 @@ def _greedy_distances(frames, offsets, weights, tokens, token_offsets):
                     total += weights[m] * frames[m, t, c]
                 if total > peak:
                     best, peak = c, total
-            if best != 0 and best != last:
+            if best != 0 and best != token:
                 decoded[count] = best
                 count += 1
-            last = best
+            token = best
         out[u] = distance(decoded[:count], tokens[token_offsets[u] : token_offsets[u + 1]])
-    return out

@@ -89,20 +89,26 @@ def select_members(
     )
 
 
-def predict_with(inputs: BlendInputs, recipe: BlendRecipe, kept: Sequence[Member]) -> list[list[int]]:
-    """Predict by a recipe from the fold models of the members `kept` alone, whose weights are scaled to sum to 1.
+def view_of(inputs: BlendInputs, kept: Sequence[Member]) -> BlendInputs:
+    """A view of the predictions of the members' networks alone; predictions of whole members stay."""
+    paths = {network.path for member in kept for network in member.networks}
+    return inputs.restricted_to(
+        [
+            index
+            for index, predictions in enumerate(inputs.split.predictions)
+            if predictions.network is None or predictions.network.path in paths
+        ]
+    )
 
-    `max_params` may not allow every fold model of every member with weight; see `keep_within_max_params`.
+
+def predict_with(inputs: BlendInputs, recipe: BlendRecipe, kept: Sequence[Member]) -> list[list[int]]:
+    """Predict by a recipe from the networks of the members `kept` alone, whose weights are scaled to sum to 1.
+
+    `max_params` may not allow every network of every member with weight; see `keep_within_max_params`.
     """
-    folds = {member.name: member.folds for member in kept}
-    indices = [
-        index
-        for index, predictions in enumerate(inputs.split.predictions)
-        if predictions.fold in (None, *folds.get(inputs.names[predictions.member], ()))
-    ]
-    total = sum(recipe.weights[name] for name in folds)
-    weights = {name: recipe.weights[name] / total for name in folds}
-    return BLENDERS.get(recipe.method)().predict(inputs.restricted_to(indices), replace(recipe, weights=weights))
+    total = sum(recipe.weights[member.name] for member in kept)
+    weights = {member.name: recipe.weights[member.name] / total for member in kept}
+    return BLENDERS.get(recipe.method)().predict(view_of(inputs, kept), replace(recipe, weights=weights))
 
 
 def distances(blender: Blender, inputs: BlendInputs, recipe: BlendRecipe) -> np.ndarray:

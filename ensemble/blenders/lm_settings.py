@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.fitting.settings import grid_search
+from ensemble.fitting.settings import coordinate_search, grid_search
 from ensemble.hypotheses.pool import Pool
-from ensemble.hypotheses.scoring import best_hypotheses, lm_grid
+from ensemble.hypotheses.scoring import best_hypotheses, lm_grid, prior_grid
 
 
 def fit_lm_settings(
@@ -22,6 +22,11 @@ def fit_lm_settings(
     """
     grid = lm_grid(pool) if grid is None else grid
     return grid_search(lambda trial: pool_distance(acoustic, pool, trial), settings, grid)
+
+
+def fit_prior_weight(acoustic: np.ndarray, pool: Pool, settings: dict[str, Any]) -> tuple[dict[str, Any], float]:
+    """The same settings with the weight of the label prior of least mean distance, and that distance."""
+    return coordinate_search(lambda trial: pool_distance(acoustic, pool, trial), settings, prior_grid(pool), rounds=1)
 
 
 def pool_distance(acoustic: np.ndarray, pool: Pool, settings: Mapping[str, Any]) -> float:

@@ -18,10 +18,10 @@ from ensemble.fitting.member_weights import refine
 from ensemble.fitting.settings import coordinate_search
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.expected_distance import least_expected_distance
-from ensemble.hypotheses.scoring import Mixture, combined_scores, lm_grid
+from ensemble.hypotheses.scoring import Mixture, combined_scores, lm_grid, prior_grid
 
 # The models are overconfident; a sharpness below 1 flattens the posterior.
-SHARPNESS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.7, 2.5)
+SHARPNESS = (0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.7, 2.5, 4.0)
 
 
 @BLENDERS.register("mbr")
@@ -32,7 +32,7 @@ class MinimumBayesRisk:
         """Start from the rescoring recipe, then search the posterior's sharpness, LM weight, bonus and weights."""
         start = BLENDERS.get("rescore")().fit(inputs, seed)
         loss = _loss(inputs, range(len(inputs.names)), start.settings["mean"])
-        grid = {"sharpness": SHARPNESS, **lm_grid(inputs.pool())}
+        grid = {"sharpness": SHARPNESS, **lm_grid(inputs.pool()), **prior_grid(inputs.pool())}
 
         weights = start.array(inputs.names)
         settings, _ = coordinate_search(

@@ -1,10 +1,11 @@
 """Rescoring: choose the hypothesis of all members' N-best lists with the highest weighted mean CTC log-likelihood.
 
 score(y) = weighted mean over members m of log P_m(y|x) + lm_weight * log P_LM(y) + length_bonus * len(y)
-+ attention_weight * log P_attention(y|x); the last term needs a member with an attention decoder. The mean is geometric
-(of log-likelihoods) or arithmetic (the logarithm of the mean likelihood). Weights, mean and settings are fitted on
-out-of-fold edit distance; each trial is one product over the pool's table. A member's weight is divided equally
-among its fold models: out of fold there is one model per utterance, so nothing distinguishes them.
+- prior_weight * sum over y's labels of their log prior + attention_weight * log P_attention(y|x); the last term needs a
+member with an attention decoder. The mean is geometric (of log-likelihoods) or arithmetic (the logarithm of the mean
+likelihood). Weights, mean and settings are fitted on out-of-fold edit distance; each trial is one product over the
+pool's table. A member's weight is divided equally among its fold models: out of fold there is one model per utterance,
+so nothing distinguishes them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe, select_members, used_members, weights_by_name
-from ensemble.blenders.lm_settings import fit_lm_settings, pool_distance
+from ensemble.blenders.lm_settings import fit_lm_settings, fit_prior_weight, pool_distance
 from ensemble.fitting.member_weights import refine
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.pool import Pool
@@ -34,7 +35,8 @@ class Rescore:
             return recipe
         # Prediction uses the pool of the members with weight, so the settings are fitted on that pool.
         pool, acoustic = member_pool(inputs, recipe)
-        return replace(recipe, settings=fit_lm_settings(acoustic, pool, settings)[0])
+        settings, _ = fit_lm_settings(acoustic, pool, settings)
+        return replace(recipe, settings=fit_prior_weight(acoustic, pool, settings)[0])
 
     def predict(self, inputs: BlendInputs, recipe: BlendRecipe) -> list[list[int]]:
         """Hypotheses from the pool of the members that have weight."""
@@ -54,7 +56,9 @@ class Rescore:
             selection = select_members(
                 inputs, lambda counts: loss(counts / counts.sum()), seed, rounds=25, patience=8
             )
-            settings, _ = fit_lm_settings(mixture(selection.weights), pool, settings)
+            acoustic = mixture(selection.weights)
+            settings, _ = fit_lm_settings(acoustic, pool, settings)
+            settings, _ = fit_prior_weight(acoustic, pool, settings)
         weights, value = refine(loss, selection.weights)
         return value, weights, settings
 

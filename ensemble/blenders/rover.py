@@ -78,7 +78,7 @@ class Rover:
             return float(to_references(slots.hypotheses(slots.vote(weights, settings)[0]), rows, references).mean())
 
         settings: dict[str, Any] = {"method": "avgconf", "alpha": 1.0, "null_confidence": 0.0}
-        start = _best_leading_members(inputs, order, lambda counts: loss(counts, settings))
+        start = best_leading_members(inputs, order, lambda counts: loss(counts, settings))
         weights = select_members(inputs, lambda counts: loss(counts, settings), seed, start=start).weights
         if not weights.all():  # prediction aligns only members with weight, so the rest is fitted on that alignment
             slots = _align_slots(inputs, order, np.flatnonzero(weights))
@@ -109,7 +109,7 @@ def _members_in_order(inputs: BlendInputs) -> list[str]:
     return [inputs.names[member] for member in order]
 
 
-def _best_leading_members(
+def best_leading_members(
     inputs: BlendInputs, order: Sequence[str], loss: Callable[[np.ndarray], float]
 ) -> np.ndarray | None:
     """Counts that give one vote to each of the first members in `order`, as many as have the lowest loss.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Generic, TypeVar, Unpack
 
 import numpy as np
 
@@ -18,13 +18,15 @@ from registry.console import ProgressBar
 
 BATCH = 64
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
-class DecodedBatch:
-    """The N-best lists of the utterances at `rows`, and the seconds that the decoder took (wall clock and CPU)."""
+class DecodedBatch(Generic[T]):
+    """What the decoder returned for the utterances at `rows`, and the seconds it took (wall clock and CPU)."""
 
     rows: list[int]
-    hypotheses: list[list[Hypothesis]]
+    hypotheses: T
     wall: float
     cpu: float
 
@@ -73,30 +75,29 @@ def sample_rows(rows: np.ndarray, limit: int | None) -> np.ndarray:
 
 def decoded_batches(
     log_probs: LogProbs,
-    decode: Decoder,
+    decode: Callable[..., T],
     *,
     outer_folds: np.ndarray | None = None,
-    language_models: Mapping[int, PhoneLM | None] | Sequence[PhoneLM] | None = None,
+    fold_settings: Mapping[int, DecoderSettings] | None = None,
     description: str = "",
     **settings: Unpack[DecoderSettings],
-) -> Iterator[DecodedBatch]:
+) -> Iterator[DecodedBatch[T]]:
     """Decode all utterances in batches of similar length, with a progress bar.
 
-    `outer_folds` `(N,)` is the outer fold of each utterance, 0 by default. A batch holds utterances of one outer fold,
-    which are decoded with `language_models[outer_fold]`. `settings` are passed to the decoder.
+    `outer_folds` `(N,)` is the outer fold of each utterance, 0 by default. A batch holds utterances of one outer fold.
+    The decoder is called with `settings`, and with `fold_settings[outer_fold]`, such as the fold's language model.
     """
     outer_folds = np.zeros(len(log_probs), np.int64) if outer_folds is None else np.asarray(outer_folds)
     with ProgressBar(description or "decode", total=len(log_probs)) as bar:
         for outer_fold in np.unique(outer_folds):
-            if language_models is not None:
-                settings["lm"] = language_models[int(outer_fold)]
+            of_fold = settings if fold_settings is None else settings | fold_settings[int(outer_fold)]
             rows = np.flatnonzero(outer_folds == outer_fold)
             rows = rows[np.argsort(log_probs.lengths[rows], kind="stable")]
             for start in range(0, len(rows), BATCH):
                 batch = rows[start : start + BATCH].tolist()
                 padded, lengths = log_probs.padded(batch)
                 wall, cpu = time.perf_counter(), time.process_time()
-                hypotheses = decode(padded, lengths, **settings)
+                hypotheses = decode(padded, lengths, **of_fold)
                 wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
                 yield DecodedBatch(batch, hypotheses, wall, cpu)
                 bar.advance(len(batch))
@@ -112,7 +113,7 @@ def decode_in_batches(
         task.log_probs,
         decode,
         outer_folds=task.outer_folds,
-        language_models=task.language_models,
+        fold_settings={fold: {"lm": lm} for fold, lm in task.language_models.items()},
         description=description,
         **settings,
     ):

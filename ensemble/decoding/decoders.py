@@ -26,6 +26,7 @@ class DecoderSettings(TypedDict, total=False):
     lm: PhoneLM | None
     lm_weight: float
     length_bonus: float
+    token_bonus: np.ndarray | None
 
 
 class Decoder(Protocol):
@@ -90,7 +91,7 @@ def check_supported(name: str, settings: DecoderSettings, max_nbest: int | None)
     unknown = settings.keys() - DecoderSettings.__annotations__.keys()
     if unknown:
         raise TypeError(f"decoder {name}: unexpected settings {', '.join(sorted(unknown))}")
-    if settings.get("lm") is not None or settings.get("length_bonus", 0.0):
+    if settings.get("lm") is not None or settings.get("length_bonus", 0.0) or settings.get("token_bonus") is not None:
         raise InputError(f"decoder {name}: supports no language model and no length bonus; use the decoder beam")
     nbest = settings.get("nbest", 1)
     if max_nbest is not None and nbest > max_nbest:

@@ -19,7 +19,7 @@ from ensemble.members.predictions import AttentionScorer, PackedHypothesis
 from folds.data.dataset import Split
 from folds.store.attention_scores import read_attention_scores, write_attention_scores
 from folds.store.fold_model import FoldModel, load_model
-from folds.store.ragged import offsets_of
+from folds.store.ragged import Ragged
 from registry.console import track
 
 # Hypotheses per utterance that are scored; the posterior outside the best 40 is too small to matter.
@@ -52,22 +52,25 @@ def attention_scorer(fold_models: Sequence[FoldModel], split_name: str, split: S
 
 
 def pool_attention_scores(
-    scorers: Sequence[AttentionScorer], ids: Sequence[str], pools: Sequence[Sequence[PackedHypothesis]], ctc: np.ndarray
+    scorers: Sequence[AttentionScorer], ids: Sequence[str], offsets: np.ndarray, tokens: Ragged, ctc: np.ndarray
 ) -> np.ndarray:
-    """Mean score (H,) over the `scorers` of every hypothesis of every pool; zeros without any scorer.
+    """Mean score (H,) over the `scorers` of every hypothesis; zeros without any scorer.
 
-    The `SCORED_HYPOTHESES` with the highest mean of the log-likelihoods `ctc` (H, predictions) are scored. The others
-    get the lowest of their scores, so that attention can raise a likely hypothesis but never an unlikely one.
+    Utterance u has the hypotheses `offsets[u]:offsets[u + 1]` of `tokens`. The `SCORED_HYPOTHESES` with the highest
+    mean of the log-likelihoods `ctc` (H, predictions) are scored. The others get the lowest of their scores, so that
+    attention can raise a likely hypothesis but never an unlikely one.
     """
     scores = np.zeros(len(ctc))
     if not scorers:
         return scores
-    offsets = offsets_of(len(pool) for pool in pools)
     # A model with too few frames for a hypothesis finds it impossible; that must not exclude it here either.
     mean = floor_likelihoods(ctc, offsets).mean(axis=1)
     spans = list(itertools.pairwise(offsets.tolist()))
     most_likely = [np.argsort(-mean[start:end], kind="stable")[:SCORED_HYPOTHESES] for start, end in spans]
-    candidates = [[pool[index] for index in indices] for pool, indices in zip(pools, most_likely, strict=True)]
+    candidates = [
+        [bytes(tokens[start + index].tolist()) for index in indices]
+        for (start, _), indices in zip(spans, most_likely, strict=True)
+    ]
     by_scorer = [scorer(ids, candidates) for scorer in scorers]
     for (start, end), indices, columns in zip(spans, most_likely, zip(*by_scorer, strict=True), strict=True):
         known = np.mean(columns, axis=0)

@@ -7,22 +7,31 @@ without it, nested cross-validation would decode every utterance once per fit. N
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import numpy as np
 
 from ensemble.hypotheses.attention_scores import pool_attention_scores
 from ensemble.hypotheses.expected_distance import compute_pairwise_distances
-from ensemble.hypotheses.likelihoods import compute_likelihoods, look_up
-from ensemble.hypotheses.nbest import NBest, nbest_of, nbest_of_matrices, union
-from ensemble.hypotheses.pool import Pool, build_pool
+from ensemble.hypotheses.first_pass import FirstPassTrials
+from ensemble.hypotheses.fusion import Fusion, FusionSettings, language_terms
+from ensemble.hypotheses.likelihoods import compute_likelihoods
+from ensemble.hypotheses.nbest import NBest, nbest_of, nbest_of_matrices
+from ensemble.hypotheses.pool import Pool, build_pool, language_model_scores
+from ensemble.hypotheses.proposals import Proposals, join_proposals, sort_lists
+from ensemble.hypotheses.scored_hypotheses import ScoredHypotheses, joint_posteriors
+from ensemble.hypotheses.scoring import keep_best
 from ensemble.lm.ngram import PhoneLM
-from ensemble.members.predictions import PackedHypothesis, Predictions
+from ensemble.members.predictions import Predictions
 from ensemble.rover import ConfusionNetwork, align, as_log_probs, vote
 from folds.store.log_probs import LogProbs
 from folds.store.ragged import Ragged
+from registry.console import track
+
+# Hypotheses that all members score, for each that stays in the pool. A pool that is cut before its hypotheses are
+# scored by all members loses what matters.
+JOINED_PER_POOLED = 2
 
 
 @dataclass(frozen=True)
@@ -51,38 +60,35 @@ class SplitPredictions:
     """Maximum total number of parameters of the members that a blend uses; None for no limit."""
 
 
-class _ScoredPool(NamedTuple):
-    """Hypotheses of a pool and their log-likelihoods (H, predictions), one column per index into the predictions."""
-
-    indices: list[int]
-    hypotheses: list[list[PackedHypothesis]]
-    ctc: np.ndarray
-
-
 @dataclass(frozen=True)
 class _Cache:
     """What was computed for a whole split.
 
-    Keys are indices of predictions; for N-best lists also whether they were searched with the language model.
+    Keys are indices of predictions; for the best hypotheses also whether they were searched with the language model.
     """
 
-    nbest: dict[tuple[int, bool], NBest] = field(default_factory=dict)
+    best: dict[tuple[int, bool], NBest] = field(default_factory=dict)
+    proposals: dict[int, Proposals] = field(default_factory=dict)
     pools: dict[tuple[int, ...], Pool] = field(default_factory=dict)
     pairwise_distances: dict[tuple[int, ...], Ragged] = field(default_factory=dict)
-    scored: list[_ScoredPool] = field(default_factory=list)
+    scored: list[ScoredHypotheses] = field(default_factory=list)
+    first_pass: dict[int, FirstPassTrials] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class BlendInputs:
     """The predictions of one split, and what is derived from them.
 
-    N-best lists have up to `nbest_size` hypotheses per utterance, pools up to `pool_size`. `rows` restricts it to some
-    utterances, `allowed` to some predictions. `index` always indexes `split.predictions`; `member` indexes `names`.
+    N-best lists have up to `nbest_size` hypotheses per utterance, pools up to `pool_size`: the best of
+    `JOINED_PER_POOLED` times as many that all members have scored. `fusion` has the settings of searches with the
+    language model, by default fixed ones. `rows` restricts it to some utterances, `allowed` to some predictions.
+    `index` always indexes `split.predictions`; `member` indexes `names`.
     """
 
     split: SplitPredictions
     nbest_size: int = 100
     pool_size: int = 200
+    fusion: Fusion | None = None
     rows: np.ndarray | None = None
     allowed: frozenset[int] | None = None
     _cache: _Cache = field(default_factory=_Cache, repr=False)
@@ -109,7 +115,7 @@ class BlendInputs:
 
     def with_split(self, split: SplitPredictions) -> BlendInputs:
         """Inputs of another split with the same sizes and an empty cache."""
-        return BlendInputs(split, self.nbest_size, self.pool_size)
+        return BlendInputs(split, self.nbest_size, self.pool_size, self.fusion)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> BlendInputs:
         """A view of some of these utterances that shares the cache of the whole split."""
@@ -135,14 +141,30 @@ class BlendInputs:
         return log_probs if self.rows is None else log_probs.take(self.rows)
 
     def nbest(self, index: int) -> NBest:
-        """N-best lists of this view's utterances, without a language model."""
-        nbest = self._search(index, with_lm=False)
+        """The best hypothesis of each of this view's utterances, found without a language model."""
+        self._proposals(index)
+        nbest = self._cache.best[index, False]
         return nbest if self.rows is None else nbest.take(self.rows)
 
-    def best_with_lm(self, index: int, row: int) -> tuple[PackedHypothesis, np.ndarray]:
+    def best_with_lm(self, index: int, row: int) -> tuple[list[int], np.ndarray]:
         """The best hypothesis of one utterance in a search with the language model, and its tokens' confidences."""
-        nbest, split_row = self._search(index, with_lm=True), self._split_rows[row]
-        return nbest.hypotheses[split_row][0], nbest.confidences[split_row]
+        self._proposals(index)
+        nbest, split_row = self._cache.best[index, True], self._split_rows[row]
+        return nbest.tokens[split_row].tolist(), nbest.confidences[split_row]
+
+    def label_bonus(self, members: Collection[int]) -> np.ndarray | None:
+        """The negative logarithm of the labels' prior (C,), the mean of these members'; None where it is unknown."""
+        return None if self.fusion is None else np.mean([self.fusion.label_bonus(m) for m in sorted(members)], axis=0)
+
+    def first_pass(self, index: int) -> tuple[FirstPassTrials, np.ndarray]:
+        """First-pass trials of one prediction, which all views share, and this view's rows in the whole split."""
+        trials, split, predictions = self._cache.first_pass, self.split, self.split.predictions[index]
+        if index not in trials:
+            references, bonus = replace(self, rows=None).references, self.label_bonus([predictions.member])
+            trials[index] = FirstPassTrials.of(
+                predictions.load(), references, split.language_models, split.outer_folds, predictions.name, bonus
+            )
+        return trials[index], self._split_rows
 
     def confusion_network(
         self, row: int, indices: Sequence[int], skeleton: Sequence[int] | None = None
@@ -152,7 +174,7 @@ class BlendInputs:
         The first hypothesis is the skeleton. A sequence given as `skeleton` is put before them, as one more system.
         """
         best = [self.best_with_lm(index, row) for index in indices]
-        hypotheses = [list(hypothesis) for hypothesis, _ in best]
+        hypotheses = [hypothesis for hypothesis, _ in best]
         confidences = [confidence.tolist() for _, confidence in best]
         if skeleton is not None:
             hypotheses, confidences = [list(skeleton), *hypotheses], [[1.0] * len(skeleton), *confidences]
@@ -183,51 +205,68 @@ class BlendInputs:
         return distances if self.rows is None else Ragged.of([distances[row] for row in self.rows], np.uint8)
 
     def pool_of(self, nbest: NBest) -> Pool:
-        """A pool built from N-best lists that come from no single member, such as ROVER's."""
-        orders = [sorted(range(len(hypotheses)), key=hypotheses.__getitem__) for hypotheses in nbest.hypotheses]
-        pools = [[hypotheses[i] for i in order] for hypotheses, order in zip(nbest.hypotheses, orders, strict=True)]
-        ctc = np.concatenate([scores[order] for scores, order in zip(nbest.ctc, orders, strict=True)])
+        """A pool built from N-best lists that come from no single member, such as ROVER's, with their scores."""
+        order = sort_lists(nbest)
+        tokens = nbest.tokens.take(order)
+        lm = language_model_scores(nbest.offsets, tokens, self.split.language_models, self.outer_folds)
         references = None if self.split.references is None else self.references
-        return build_pool(pools, ctc[:, None], self.split.language_models, self.outer_folds, references)
+        return build_pool(nbest.offsets, tokens, nbest.scores[order][:, None], lm, references)
 
     @property
     def _split_rows(self) -> np.ndarray:
         return np.arange(len(self.split.ids)) if self.rows is None else self.rows
 
-    def _search(self, index: int, with_lm: bool) -> NBest:
-        """N-best lists of the whole split."""
-        key = (index, with_lm)
-        if key not in self._cache.nbest:
+    def _proposals(self, index: int) -> Proposals:
+        """What one prediction proposes for the whole split, without and with the language model."""
+        if index not in self._cache.proposals:
             split, predictions = self.split, self.split.predictions[index]
-            description = f"{split.name} {predictions.name}" + (" with LM" if with_lm else "")
-            language_models = split.language_models if with_lm else None
-            self._cache.nbest[key] = nbest_of(
-                predictions.load(), self.nbest_size, description, language_models, split.outer_folds
-            )
-        return self._cache.nbest[key]
+            log_probs, name = predictions.load(), f"{split.name} {predictions.name}"
+            models_and_settings = enumerate(zip(split.language_models, self._fusion_of(index), strict=True))
+            settings = {fold: fusion.decoder_settings(lm) for fold, (lm, fusion) in models_and_settings}
+            plain = nbest_of(log_probs, self.nbest_size, name)
+            with_lm = nbest_of(log_probs, self.nbest_size, f"{name} with LM", split.outer_folds, settings)
+            self._cache.best[index, False], self._cache.best[index, True] = plain.only_best(), with_lm.only_best()
+            self._cache.proposals[index] = Proposals.of([plain, with_lm])
+        return self._cache.proposals[index]
+
+    def _fusion_of(self, index: int) -> list[FusionSettings]:
+        """The settings of one prediction's search with each of the language models."""
+        folds, member = range(len(self.split.language_models)), self.split.predictions[index].member
+        if self.fusion is None:
+            return [FusionSettings() for _ in folds]
+        return [self.fusion.settings(member, fold if self.split.name == "oof" else None) for fold in folds]
 
     def _build_pool(self, indices: list[int]) -> Pool:
-        lists = [self._search(index, with_lm) for index in indices for with_lm in (False, True)]
+        split, proposals = self.split, [self._proposals(index) for index in indices]
         if len(indices) > 1:
-            lists.append(self._recombine(indices))
-        split, hypotheses = self.split, union(lists, self.pool_size)
-        ctc = np.stack([self._likelihoods(index, hypotheses) for index in indices], axis=1)
-        self._cache.scored.append(_ScoredPool(indices, hypotheses, ctc))
+            proposals.append(Proposals.of([self._recombine(indices)]))
+        offsets, tokens = join_proposals(proposals, JOINED_PER_POOLED * self.pool_size)
+        scores = self._score(indices, offsets, tokens)
+        lm = language_model_scores(offsets, tokens, split.language_models, split.outer_folds)
+        fold_of = np.repeat(split.outer_folds, np.diff(offsets))
+        terms = [language_terms(self._fusion_of(index), fold_of, tokens, lm) for index in indices]
+        kept, offsets = keep_best(joint_posteriors(scores, terms, offsets), offsets, self.pool_size)
+        tokens, ctc = tokens.take(kept), np.stack([of_index[kept] for of_index in scores], axis=1)
         scorers = [split.predictions[index].attention_scorer for index in indices]
-        attention = pool_attention_scores([s for s in scorers if s is not None], split.ids, hypotheses, ctc)
-        return build_pool(hypotheses, ctc, split.language_models, split.outer_folds, split.references, attention)
+        attention = pool_attention_scores([s for s in scorers if s is not None], split.ids, offsets, tokens, ctc)
+        label_bonus = self.label_bonus({split.predictions[index].member for index in indices})
+        return build_pool(offsets, tokens, ctc, lm[kept], split.references, attention, label_bonus)
 
-    def _likelihoods(self, index: int, hypotheses: list[list[PackedHypothesis]]) -> np.ndarray:
-        """Log-likelihoods (H,) of the hypotheses under one model."""
-        # Most hypotheses of a pool of fewer members are also in the pool of all members, where they were scored before.
-        known = np.full(sum(map(len, hypotheses)), np.nan)
-        for scored in self._cache.scored:
-            if index in scored.indices:
-                known = look_up(hypotheses, scored.hypotheses, scored.ctc[:, scored.indices.index(index)])
-                break
-        if not np.isnan(known).any():
-            return known
-        return compute_likelihoods(self.load(index), hypotheses, known, self.split.predictions[index].name)
+    def _score(self, indices: list[int], offsets: np.ndarray, tokens: Ragged) -> list[np.ndarray]:
+        """Log-likelihoods (H,) of hypotheses under each of the predictions at `indices`."""
+        scores, cache = {}, self._cache.scored
+        for index in indices:
+            known = np.full(len(tokens), np.nan)
+            # Most hypotheses of a pool of fewer members are also in the pool of all members, where they were scored.
+            for scored in cache:
+                known = np.where(np.isnan(known), scored.look_up(index, offsets, tokens), known)
+            if np.isnan(known).any():
+                name = self.split.predictions[index].name
+                known = compute_likelihoods(self.load(index), offsets, tokens, known, name)
+            scores[index] = known
+        if not any(scores.keys() <= scored.ctc.keys() for scored in cache):
+            cache.append(ScoredHypotheses(offsets, tokens, scores))
+        return list(scores.values())
 
     def _recombine(self, indices: list[int]) -> NBest:
         """N-best lists searched in the predictions' confusion networks.
@@ -236,7 +275,7 @@ class BlendInputs:
         """
         order = sorted(indices, key=lambda index: self.split.predictions[index].name)
         matrices = []
-        for row in range(len(self)):
+        for row in track(range(len(self)), "aligning the best hypotheses"):
             network = self.confusion_network(row, order)
             matrices.append(as_log_probs(network.arcs, vote(network)[1], self.split.classes))
         return nbest_of_matrices(matrices, self.nbest_size, "recombined")

@@ -4,7 +4,7 @@
 utterance, between hypotheses that are nearly equal. So the bit masks of a hypothesis are made once for all its pairs,
 and only the part of a pair between the common beginning and the common end is processed. Myers, "A fast bit-vector
 algorithm for approximate string matching based on dynamic programming" (J. ACM 46(3), 1999), in blocks of 64 tokens as
-in Hyyrö (2003). Tokens are 0 to 127.
+in Hyyrö (2003). Compiled functions expect tokens of 0 or above, and need memory in proportion to the largest.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 
+from ensemble.threads import for_ranges
 from folds.store.ragged import Ragged
 
-_CLASSES = 128
 _ONE, _NONE, _ALL = np.uint64(1), np.uint64(0), ~np.uint64(0)
 _TOP = np.uint64(1) << np.uint64(63)
 
 
 def pairwise(hypotheses: Sequence[Sequence[int]]) -> np.ndarray:
-    """Edit distances (H, H) int32 between the hypotheses of one utterance.
+    """Edit distances (H, H) int32 between the hypotheses of one utterance; tokens are any integers.
 
     >>> pairwise([[1, 2, 3], [1, 3], [4]]).tolist()
     [[0, 1, 3], [1, 0, 2], [3, 2, 0]]
     """
-    tokens = Ragged.of(hypotheses, np.int16)
+    tokens = Ragged.of(hypotheses, np.int64)
+    _, numbers = np.unique(tokens.values, return_inverse=True)
     distances = np.zeros((len(hypotheses), len(hypotheses)), np.int32)
-    fill_pairs(tokens.values, tokens.offsets, distances)
+    fill_pairs(numbers, tokens.offsets, distances)
     return distances
 
 
@@ -39,7 +40,15 @@ def to_references(hypotheses: Ragged, rows: np.ndarray, references: Ragged) -> n
     >>> to_references(Ragged.of([[1, 2], [2]], np.int16), np.array([0, 0]), Ragged.of([[1, 2]], np.int16)).tolist()
     [0, 1]
     """
-    return _to_references(hypotheses.values, hypotheses.offsets, rows, references.values, references.offsets)
+    out = np.zeros(len(rows), np.int32)
+
+    def fill(first: int, last: int) -> None:
+        _to_references(
+            hypotheses.values, hypotheses.offsets, rows, references.values, references.offsets, first, last, out
+        )
+
+    for_ranges(fill, len(rows))
+    return out
 
 
 @numba.njit(cache=True, nogil=True)
@@ -50,7 +59,7 @@ def fill_pairs(tokens, offsets, out):
     for i in range(count):
         longest = max(longest, offsets[i + 1] - offsets[i])
     cap = 255 if out.itemsize == 1 else 1 << 30
-    masks = np.zeros((_CLASSES, longest // 64 + 1), np.uint64)
+    masks = np.zeros((_largest(tokens[offsets[0] : offsets[count]]) + 1, longest // 64 + 1), np.uint64)
     up, down = np.empty(masks.shape[1], np.uint64), np.empty(masks.shape[1], np.uint64)
     for i in range(count):
         a = tokens[offsets[i] : offsets[i + 1]]
@@ -65,9 +74,17 @@ def fill_pairs(tokens, offsets, out):
 
 
 @numba.njit(cache=True, nogil=True)
+def _largest(tokens):
+    largest = 0
+    for token in tokens:
+        largest = max(largest, token)
+    return largest
+
+
+@numba.njit(cache=True, nogil=True)
 def distance(a, b):
     """Edit distance of two arrays of tokens."""
-    masks = np.zeros((_CLASSES, len(a) // 64 + 1), np.uint64)
+    masks = np.zeros((max(_largest(a), _largest(b)) + 1, len(a) // 64 + 1), np.uint64)
     for k in range(len(a)):
         masks[a[k], k >> 6] |= _ONE << np.uint64(k & 63)
     return _between(a, masks, b, np.empty(masks.shape[1], np.uint64), np.empty(masks.shape[1], np.uint64))
@@ -117,12 +134,10 @@ def _between(a, masks, b, up, down):
     return result
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
-def _to_references(tokens, offsets, rows, reference_tokens, reference_offsets):
-    out = np.zeros(len(rows), np.int32)
-    for h in numba.prange(len(rows)):
+@numba.njit(cache=True, nogil=True)
+def _to_references(tokens, offsets, rows, reference_tokens, reference_offsets, first, last, out):
+    for h in range(first, last):
         u = rows[h]
         out[h] = distance(
             tokens[offsets[h] : offsets[h + 1]], reference_tokens[reference_offsets[u] : reference_offsets[u + 1]]
         )
-    return out

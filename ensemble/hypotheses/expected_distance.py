@@ -10,23 +10,28 @@ import numpy as np
 
 from ensemble.hypotheses.edit_distance import fill_pairs
 from ensemble.hypotheses.pool import Pool
+from ensemble.threads import for_ranges
 from folds.store.ragged import Ragged, offsets_of
 
 
 def compute_pairwise_distances(pool: Pool) -> Ragged:
     """Edit distances between all hypotheses of each utterance: a flattened (H, H) matrix, uint8 and at most 255."""
     offsets = offsets_of(np.diff(pool.offsets) ** 2)
-    return Ragged(_pairs(pool.tokens.values, pool.tokens.offsets, pool.offsets, offsets), offsets)
+    out = np.zeros(offsets[-1], np.uint8)
+    for_ranges(
+        lambda first, last: _pairs(pool.tokens.values, pool.tokens.offsets, pool.offsets, offsets, first, last, out),
+        len(pool),
+        "edit distances within pools",
+    )
+    return Ragged(out, offsets)
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
-def _pairs(tokens, token_offsets, offsets, pair_offsets):
-    out = np.zeros(pair_offsets[-1], np.uint8)
-    for u in numba.prange(len(offsets) - 1):
+@numba.njit(cache=True, nogil=True)
+def _pairs(tokens, token_offsets, offsets, pair_offsets, first_utterance, last_utterance, out):
+    for u in range(first_utterance, last_utterance):
         first, last = offsets[u], offsets[u + 1]
         square = out[pair_offsets[u] : pair_offsets[u + 1]].reshape((last - first, last - first))
         fill_pairs(tokens, token_offsets[first : last + 1], square)
-    return out
 
 
 def least_expected_distance(scores: np.ndarray, offsets: np.ndarray, pairwise: Ragged) -> tuple[np.ndarray, np.ndarray]:
@@ -35,14 +40,19 @@ def least_expected_distance(scores: np.ndarray, offsets: np.ndarray, pairwise: R
     `scores` (H,) are log-posteriors up to a constant per utterance, `pairwise` the distances of
     `compute_pairwise_distances`. Ties go to the higher score, then to the order of tokens.
     """
-    return _least_expected_distance(scores, offsets, pairwise.values, pairwise.offsets)
+    chosen, risks = np.zeros(len(offsets) - 1, np.int64), np.zeros(len(offsets) - 1)
+    for_ranges(
+        lambda first, last: _least_expected_distance(
+            scores, offsets, pairwise.values, pairwise.offsets, first, last, chosen, risks
+        ),
+        len(chosen),
+    )
+    return chosen, risks
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
-def _least_expected_distance(scores, offsets, pairs, pair_offsets):
-    chosen = np.zeros(len(offsets) - 1, np.int64)
-    risks = np.zeros(len(offsets) - 1)
-    for u in numba.prange(len(chosen)):
+@numba.njit(cache=True, nogil=True)
+def _least_expected_distance(scores, offsets, pairs, pair_offsets, first_utterance, last_utterance, chosen, risks):
+    for u in range(first_utterance, last_utterance):
         first, count = offsets[u], offsets[u + 1] - offsets[u]
         posterior = np.exp(scores[first : first + count] - scores[first : first + count].max())
         posterior /= posterior.sum()
@@ -62,4 +72,3 @@ def _least_expected_distance(scores, offsets, pairs, pair_offsets):
                 best, least = i, risk
         chosen[u] = first + best
         risks[u] = least
-    return chosen, risks

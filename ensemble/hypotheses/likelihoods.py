@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-
-import numba
 import numpy as np
 
-from ensemble.members.predictions import PackedHypothesis
+from ensemble.threads import map_threads
 from folds.store.log_probs import LogProbs
-from folds.store.ragged import offsets_of
-from models.ctc import log_likelihood
+from folds.store.ragged import Ragged
+from models.ctc import packed_log_likelihood
 from registry.console import track
 
 # A hypothesis that does not fit into a model's frames has likelihood zero there. One model must not exclude what the
@@ -20,41 +16,25 @@ LIKELIHOOD_FLOOR = 50.0
 
 
 def compute_likelihoods(
-    log_probs: LogProbs, pools: Sequence[Sequence[PackedHypothesis]], known: np.ndarray, description: str = ""
+    log_probs: LogProbs, offsets: np.ndarray, tokens: Ragged, known: np.ndarray, description: str = ""
 ) -> np.ndarray:
-    """Exact log P(hypothesis | utterance) of every hypothesis of every pool under one model, (H,) float64.
+    """Exact log P(hypothesis | utterance) of every hypothesis under one model, (H,) float64.
 
-    `known` (H,) holds values computed before and NaN elsewhere; only the latter are computed.
+    Utterance u has the hypotheses `offsets[u]:offsets[u + 1]` of `tokens`. `known` (H,) holds values computed before
+    and NaN elsewhere; only the latter are computed.
     """
-    offsets = offsets_of(len(pool) for pool in pools)
     scores = known.copy()
 
     def score_utterance(row: int) -> None:
-        span = scores[offsets[row] : offsets[row + 1]]
-        unknown = np.flatnonzero(np.isnan(span))
+        unknown = offsets[row] + np.flatnonzero(np.isnan(scores[offsets[row] : offsets[row + 1]]))
         if len(unknown):
-            span[unknown] = log_likelihood(log_probs[row], [list(pools[row][index]) for index in unknown.tolist()])
+            own = tokens.take(unknown)
+            scores[unknown] = packed_log_likelihood(log_probs[row], own.values, own.offsets)
 
-    with ThreadPoolExecutor(numba.get_num_threads()) as threads:
-        for _ in track(threads.map(score_utterance, range(len(pools))), f"scoring, {description}", len(pools)):
-            pass
+    utterances = range(len(offsets) - 1)
+    for _ in track(map_threads(score_utterance, utterances), f"scoring, {description}", len(utterances)):
+        pass
     return scores
-
-
-def look_up(
-    pools: Sequence[Sequence[PackedHypothesis]], others: Sequence[Sequence[PackedHypothesis]], values: np.ndarray
-) -> np.ndarray:
-    """Values (H,) of the hypotheses of `pools`, NaN for those that are not in `others`.
-
-    `others` are pools of the same utterances, and `values` holds one value per hypothesis of theirs.
-    """
-    known: list[float] = []
-    start = 0
-    for pool, other in zip(pools, others, strict=True):
-        table = dict(zip(other, values[start : start + len(other)].tolist(), strict=True))
-        known += [table.get(hypothesis, np.nan) for hypothesis in pool]
-        start += len(other)
-    return np.array(known)
 
 
 def floor_likelihoods(ctc: np.ndarray, offsets: np.ndarray) -> np.ndarray:

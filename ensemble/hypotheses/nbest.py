@@ -2,87 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ensemble.beam.search import Hypothesis, beam_search
+from ensemble.beam.search import packed_beam_search
 from ensemble.decoding.batched import decoded_batches
 from ensemble.decoding.decoders import DecoderSettings
-from ensemble.lm.ngram import PhoneLM
-from ensemble.members.predictions import PackedHypothesis
 from folds.store.log_probs import LogProbs
-from folds.store.ragged import offsets_of
-
-# The language model's part in the search that proposes hypotheses (shallow fusion): near the best settings of single
-# members out of fold on real speech. Rescoring the N-best of a search without a language model gains a third of what
-# fusion gains, because the hypotheses that the language model prefers are not in it.
-FUSION: DecoderSettings = {"lm_weight": 0.45, "length_bonus": 1.0}
+from folds.store.ragged import Ragged, offsets_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NBest:
-    """The N-best lists of one model, one entry per utterance."""
+    """The N-best lists of one model for N utterances, H hypotheses in all, in flat arrays."""
 
-    hypotheses: list[tuple[PackedHypothesis, ...]]
-    """The hypotheses, best first."""
-    scores: list[np.ndarray]
-    """Their scores, by which they are ranked."""
-    ctc: list[np.ndarray]
-    """Their CTC log-likelihoods, which are the scores of a search without a language model."""
-    confidences: list[np.ndarray]
-    """Confidences of the best hypothesis's tokens, for ROVER."""
+    offsets: np.ndarray
+    """Utterance u has the hypotheses `offsets[u]:offsets[u + 1]`, best first, (N + 1,)."""
+    tokens: Ragged
+    """The hypotheses, int16."""
+    scores: np.ndarray
+    """Their scores, by which they are ranked, (H,)."""
+    confidences: Ragged
+    """Confidences of the best hypothesis's tokens of each utterance, for ROVER, float32."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
 
     def take(self, rows: Sequence[int] | np.ndarray) -> NBest:
         """The lists of some utterances."""
-        return NBest(
-            [self.hypotheses[row] for row in rows],
-            [self.scores[row] for row in rows],
-            [self.ctc[row] for row in rows],
-            [self.confidences[row] for row in rows],
-        )
+        kept, offsets = Ragged(self.scores, self.offsets).rows_of(rows)
+        return NBest(offsets, self.tokens.take(kept), self.scores[kept], self.confidences.take(rows))
+
+    def hypotheses(self, row: int) -> list[list[int]]:
+        """The hypotheses of one utterance, best first."""
+        return [self.tokens[index].tolist() for index in range(self.offsets[row], self.offsets[row + 1])]
 
     @property
     def best(self) -> list[list[int]]:
         """The best hypothesis of each utterance."""
-        return [list(hypotheses[0]) for hypotheses in self.hypotheses]
+        return [self.tokens[index].tolist() for index in self.offsets[:-1]]
+
+    def only_best(self) -> NBest:
+        """The lists cut after their first hypothesis."""
+        first = self.offsets[:-1]
+        return NBest(np.arange(len(self) + 1), self.tokens.take(first), self.scores[first], self.confidences)
 
 
 def nbest_of(
     log_probs: LogProbs,
     nbest_size: int,
     description: str = "",
-    language_models: Sequence[PhoneLM] | None = None,
     outer_folds: np.ndarray | None = None,
+    fold_settings: Mapping[int, DecoderSettings] | None = None,
 ) -> NBest:
     """The best `nbest_size` hypotheses of every utterance.
 
-    Utterance `u` is searched with `language_models[outer_folds[u]]`, or without a language model.
+    Utterance `u` is searched with `fold_settings[outer_folds[u]]`, or without a language model.
     """
-    settings: DecoderSettings = {"beam": nbest_size, "nbest": nbest_size}
-    if language_models is None:
-        outer_folds = None
-    else:
-        settings |= FUSION
-    decoded: dict[int, list[Hypothesis]] = {}
-    description = f"beam search, {description}"
-    for batch in decoded_batches(
+    batches = decoded_batches(
         log_probs,
-        beam_search,
+        packed_beam_search,
         outer_folds=outer_folds,
-        language_models=language_models,
-        description=description,
-        **settings,
-    ):
-        decoded.update(zip(batch.rows, batch.hypotheses, strict=True))
-    lists = [decoded[row] for row in range(len(log_probs))]
-    return NBest(
-        [tuple(bytes(hypothesis.tokens) for hypothesis in nbest) for nbest in lists],
-        [np.array([hypothesis.score for hypothesis in nbest]) for nbest in lists],
-        [np.array([hypothesis.ctc for hypothesis in nbest]) for nbest in lists],
-        [np.array(nbest[0].confidences) for nbest in lists],
+        fold_settings=fold_settings,
+        description=f"beam search, {description}",
+        beam=nbest_size,
+        nbest=nbest_size,
     )
+    rows: list[int] = []
+    lists = []
+    for batch in batches:
+        packed = batch.hypotheses
+        tokens = Ragged(packed.tokens.values.astype(np.int16), packed.tokens.offsets)
+        # The first hypotheses' confidences; those of all others are as many as their tokens, and nothing uses them.
+        confidences = Ragged(packed.confidences, packed.tokens.offsets).take(packed.offsets[:-1])
+        rows += batch.rows
+        lists.append(NBest(packed.offsets, tokens, packed.scores, confidences))
+    return _concatenate(lists).take(np.argsort(rows))
 
 
 def nbest_of_matrices(matrices: Sequence[np.ndarray], nbest_size: int, description: str) -> NBest:
@@ -93,19 +90,11 @@ def nbest_of_matrices(matrices: Sequence[np.ndarray], nbest_size: int, descripti
     return nbest_of(log_probs, nbest_size, description)
 
 
-def union(lists: Sequence[NBest], pool_size: int) -> list[list[PackedHypothesis]]:
-    """The `pool_size` hypotheses of each utterance with the largest mean posterior over the lists, sorted by tokens.
-
-    Posteriors are normalised within each list, so a hypothesis of which a single model is certain stays in the union.
-    """
-    pools = []
-    for row in range(len(lists[0].hypotheses)):
-        mass: dict[PackedHypothesis, float] = {}
-        for nbest in lists:
-            likelihoods = np.exp(nbest.scores[row] - nbest.scores[row].max())
-            posteriors = (likelihoods / likelihoods.sum()).tolist()
-            for hypothesis, posterior in zip(nbest.hypotheses[row], posteriors, strict=True):
-                mass[hypothesis] = mass.get(hypothesis, 0.0) + posterior
-        best = sorted(mass, key=lambda hypothesis: (-mass[hypothesis], hypothesis))[:pool_size]
-        pools.append(sorted(best))
-    return pools
+def _concatenate(lists: Sequence[NBest]) -> NBest:
+    """The lists of all utterances, one after the other."""
+    return NBest(
+        offsets_of(np.concatenate([np.diff(nbest.offsets) for nbest in lists])),
+        Ragged.concatenate([nbest.tokens for nbest in lists]),
+        np.concatenate([nbest.scores for nbest in lists]),
+        Ragged.concatenate([nbest.confidences for nbest in lists]),
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,12 +10,13 @@ import numpy as np
 
 from ensemble.hypotheses.attention_scores import SCORED_HYPOTHESES, attention_scorer
 from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
+from ensemble.hypotheses.fusion import Fusion
 from ensemble.hypotheses.nested_folds import assign_outer_folds, estimate_language_model, estimate_language_models
-from ensemble.lm.ngram import PhoneLM
-from ensemble.members.eligibility import Rules, filter_by_rules, minimum_parameters
-from ensemble.members.member import Member
+from ensemble.lm.ngram import DEFAULT_ORDER, PhoneLM
+from ensemble.members.eligibility import Rules, filter_by_rules, keep_within_max_params, minimum_parameters
+from ensemble.members.member import Member, Networks
 from ensemble.members.out_of_fold import OutOfFold, common_oof
-from ensemble.members.predictions import Predictions, fold_predictions, mean_predictions, oof_predictions
+from ensemble.members.predictions import Predictions, mean_predictions, network_predictions, oof_predictions
 from folds.data.dataset import Dataset, Split
 from registry import InputError
 from registry.console import track
@@ -25,14 +26,19 @@ from registry.console import track
 class InputOptions:
     """How blend inputs are made."""
 
-    nbest: int = 100
+    nbest: int = 200
     """Number of hypotheses that each model proposes per utterance."""
     pool: int = 200
-    """Maximum number of hypotheses per pool (the union of all members' N-best lists for one utterance)."""
+    """Maximum number of hypotheses per pool: the best of twice as many from all members' N-best lists for one
+    utterance, after every member has scored them."""
+    networks: Networks = "both"
+    """Which networks predict dev and test: folds, each member's fold models; refits, its refit on all training data
+    (folds.train --folds 1) where there is one; or both. Weights and settings come from the fold models' out-of-fold
+    predictions in any case. With --max-params, both keeps refits first, then the fold models that the limit allows."""
     fold_mean: Literal["sequence", "frames"] = "sequence"
-    """How a member's fold models are combined on dev and test: sequence scores and votes over all fold models'
-    hypotheses; frames averages their posteriors per frame (needs equal strides)."""
-    lm_order: int = 5
+    """How a member's networks are combined on dev and test: sequence scores and votes over all networks' hypotheses;
+    frames averages their posteriors per frame (needs equal strides)."""
+    lm_order: int = DEFAULT_ORDER
     """Order of the phone language model, the length of its longest n-grams."""
     fit_limit: int | None = 4000
     """Maximum number of out-of-fold utterances used to fit the weights; None for all."""
@@ -47,7 +53,7 @@ class InputOptions:
 
     @property
     def frames(self) -> bool:
-        """Whether a member's fold models are averaged per frame, so that they are used together or not at all."""
+        """Whether a member's networks are averaged per frame, so that they are used together or not at all."""
         return self.fold_mean == "frames"
 
 
@@ -62,6 +68,26 @@ class OpenedInputs:
     options: InputOptions
     rules: Rules
     notes: list[str]
+    dev_speakers: list[str] | None
+    """The speaker of each dev utterance; None where the data name none."""
+
+    @property
+    def choices(self) -> tuple[Networks, ...]:
+        """The networks to compare on dev: those of the options alone where the members have no other choice."""
+        if not any(member.refit for member in self.members):
+            return ("folds",)
+        return (self.options.networks,) if self.options.frames else ("folds", "refits", "both")
+
+    @property
+    def networks(self) -> Networks:
+        """The networks that predict test."""
+        return self.options.networks if self.options.networks in self.choices else "folds"
+
+    def keep(self, weights: Mapping[str, float], networks: Networks) -> list[Member]:
+        """The members with weight, each with those of its `networks` that the rules allow."""
+        # Networks whose frames are averaged are used together, so their member's parameters counted all of them.
+        max_params = None if self.options.frames else self.rules.max_params
+        return keep_within_max_params([member.using(networks) for member in self.members], weights, max_params)
 
     def check(self) -> None:
         """Read all predictions once. Raises InputError for one that is missing or faulty, before anything is fitted."""
@@ -76,21 +102,37 @@ def open_inputs(
     """Blend inputs from members and the data that they were trained on; predictions are read when they are used.
 
     Members outside the rules are left out with a note. Raises InputError for members that do not fit together or do
-    not fit the data, and when no member meets the rules.
+    not fit the data, when no member meets the rules, and for `refits` where no member has one.
     """
     options, rules = options or InputOptions(), rules or Rules()
-    members, notes = filter_by_rules(sorted(members, key=lambda member: member.name), rules, options.frames)
+    if options.networks == "refits" and not any(member.refit for member in members):
+        raise InputError("--networks refits: no member has a refit: train one with python -m folds.train --folds 1")
+    members = sorted(members, key=lambda member: member.name)
+    kept, notes = filter_by_rules([_counted(member, options) for member in members], rules, options.frames)
+    names = {member.name for member in kept}
+    members = [member for member in members if member.name in names]
     oof_split, oof_notes = _open_oof(members, dataset, options, rules)
     language_model = estimate_language_model(dataset, options.lm_order)
     dev_split, test_split = (
         _open_split(members, split, dataset, language_model, options) for split in (dataset.dev, dataset.test)
     )
     nbest_size = min(options.nbest, options.pool)
-    oof, dev, test = (BlendInputs(split, nbest_size, options.pool) for split in (oof_split, dev_split, test_split))
+    references = oof_split.references
+    assert references is not None  # training utterances have transcripts
+    fusion = Fusion(oof_split.predictions, references, oof_split.language_models, oof_split.outer_folds)
+    oof, dev, test = (
+        BlendInputs(split, nbest_size, options.pool, fusion) for split in (oof_split, dev_split, test_split)
+    )
     notes += oof_notes
     for member in members:
         notes += _member_notes(member, options)
-    return OpenedInputs(members, oof, dev, test, options, rules, notes)
+    speakers = dataset.dev.speakers if dataset.dev.names_speakers else None
+    return OpenedInputs(members, oof, dev, test, options, rules, notes, speakers)
+
+
+def _counted(member: Member, options: InputOptions) -> Member:
+    """The member with the networks that count for the rules: those averaged together, or all that may be used."""
+    return member.using(options.networks) if options.frames else member
 
 
 def _open_oof(
@@ -120,7 +162,7 @@ def _open_oof(
         outer_folds=outer_folds,
         language_models=estimate_language_models(dataset, speakers, outer_folds, options.lm_order),
         references=tuple(train.labels(row).tolist() for row in rows),
-        parameters=minimum_parameters(members, options.frames),
+        parameters=minimum_parameters([_counted(member, options) for member in members], options.frames),
         max_params=rules.max_params,
     )
     return split, [*common.notes, *fold_notes]
@@ -139,18 +181,19 @@ def _limit_utterances(common: OutOfFold, options: InputOptions) -> OutOfFold:
 def _open_split(
     members: Sequence[Member], split: Split, dataset: Dataset, language_model: PhoneLM, options: InputOptions
 ) -> SplitPredictions:
-    """Predictions of dev or test, one entry per fold model, or one per member if frames are averaged."""
+    """Predictions of dev or test, one entry per network, or one per member if frames are averaged."""
     predictions: list[Predictions] = []
     for index, member in enumerate(members):
         if options.frames:
-            mean = mean_predictions(member, index, split.name, split.ids, dataset.alphabet.hash)
-            scorer = attention_scorer(member.fold_models, split.name, split)
+            averaged = member.using(options.networks)
+            mean = mean_predictions(averaged, index, split.name, split.ids, dataset.alphabet.hash)
+            scorer = attention_scorer(averaged.networks, split.name, split)
             predictions.append(replace(mean, attention_scorer=scorer))
             continue
-        by_fold = fold_predictions(member, index, split.name, split.ids, dataset.alphabet.hash)
-        for fold_model, predictions_of_fold in zip(member.fold_models, by_fold, strict=True):
-            scorer = attention_scorer([fold_model], split.name, split)
-            predictions.append(replace(predictions_of_fold, attention_scorer=scorer))
+        by_network = network_predictions(member, index, split.name, split.ids, dataset.alphabet.hash)
+        for network, network_prediction in zip(member.networks, by_network, strict=True):
+            scorer = attention_scorer([network], split.name, split)
+            predictions.append(replace(network_prediction, attention_scorer=scorer))
     has_transcripts = split.tokens is not None
     return SplitPredictions(
         name=split.name,
@@ -172,13 +215,11 @@ def _member_notes(member: Member, options: InputOptions) -> list[str]:
             f"  {member.name}, fold {', '.join(selected)}: its epoch was chosen on the held-out fold (--select best), "
             "so its out-of-fold distance is too low, and its weight too high"
         )
-    count = len(member.fold_models)
-    if count == 1:
-        notes.append(f"dev and test: {member.describe()} is one fold model")
-    else:
-        how = "their probabilities averaged frame by frame" if options.frames else "combined as hypotheses"
-        notes.append(f"dev and test: {member.describe()} is {count} fold models, {how}")
-    if all(fold_model.has_attention_scores for fold_model in member.fold_models):
+    count, refit = len(member.fold_models), " and a refit" if member.refit else ""
+    how = "their probabilities averaged frame by frame" if options.frames else "combined as hypotheses"
+    models = "one fold model" if count == 1 else f"{count} fold models"
+    notes.append(f"dev and test: {member.describe()} is {models}{refit}" + (f", {how}" if count > 1 or refit else ""))
+    if all(network.has_attention_scores for network in member.networks):
         what = f"the {SCORED_HYPOTHESES} most likely hypotheses of each pool"
         notes.append(f"  the attention decoder of {member.name} scores {what}")
     return notes

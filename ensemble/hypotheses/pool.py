@@ -1,4 +1,4 @@
-"""Pools: the union of all members' N-best lists for each utterance, with every model's exact log-likelihoods.
+"""Pools: the best of all members' proposals for each utterance, with every model's exact log-likelihoods.
 
 A pool holds what a search over weights needs in every trial (scores, lengths, distances to the reference) in flat
 arrays, so that a trial is one product and one maximum. Hypotheses of an utterance are in the order of their tokens, so
@@ -14,9 +14,9 @@ import numpy as np
 
 from ensemble.hypotheses.edit_distance import to_references
 from ensemble.hypotheses.likelihoods import floor_likelihoods
-from ensemble.lm.ngram import PhoneLM, sum_tokens
-from ensemble.members.predictions import PackedHypothesis
-from folds.store.ragged import Ragged, offsets_of
+from ensemble.lm.automaton import sum_tokens
+from ensemble.lm.ngram import PhoneLM
+from folds.store.ragged import Ragged
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Pool:
     """Their log-probabilities under the phone language model, (H,)."""
     attention: np.ndarray
     """Their attention scores, (H,); zeros without an attention decoder."""
+    prior: np.ndarray
+    """What subtracting the prior of their labels adds to their scores, (H,); zeros where it is unknown."""
     distance: np.ndarray | None
     """Their edit distances to the reference, (H,); None without references."""
 
@@ -63,33 +65,50 @@ class Pool:
         kept, offsets = Ragged(self.lm, self.offsets).rows_of(rows)
         distance = None if self.distance is None else self.distance[kept]
         return Pool(
-            offsets, self.tokens.take(kept), self.ctc[kept], self.lm[kept], self.attention[kept], distance
+            offsets,
+            self.tokens.take(kept),
+            self.ctc[kept],
+            self.lm[kept],
+            self.attention[kept],
+            self.prior[kept],
+            distance,
         )
 
 
 def build_pool(
-    pools: Sequence[Sequence[PackedHypothesis]],
+    offsets: np.ndarray,
+    tokens: Ragged,
     ctc: np.ndarray,
-    language_models: Sequence[PhoneLM],
-    outer_folds: np.ndarray,
+    lm: np.ndarray,
     references: Sequence[Sequence[int]] | None,
     attention: np.ndarray | None = None,
+    label_bonus: np.ndarray | None = None,
 ) -> Pool:
-    """Pack hypotheses and their log-likelihoods (H, predictions).
+    """A pool of hypotheses in order of their tokens, with log-likelihoods `ctc` (H, predictions).
 
-    `language_models[outer_folds[u]]` scores the hypotheses of utterance u. `attention` (H,) are attention scores,
-    where there are any.
+    `lm` are their `language_model_scores`, `attention` (H,) their attention scores and `label_bonus` (C,) the negative
+    logarithm of the labels' prior, where there are any.
     """
-    offsets = offsets_of(len(pool) for pool in pools)
-    hypotheses = [hypothesis for pool in pools for hypothesis in pool]
-    flat = np.frombuffer(b"".join(hypotheses), np.uint8).astype(np.int16)
-    tokens = Ragged(flat, offsets_of(len(hypothesis) for hypothesis in hypotheses))
-    rows = np.repeat(np.arange(len(pools)), np.diff(offsets))
-    lm = np.zeros(len(hypotheses))
-    for fold, model in enumerate(language_models):
-        in_fold = np.flatnonzero(np.asarray(outer_folds)[rows] == fold)
-        own = tokens.take(in_fold)
-        lm[in_fold] = sum_tokens(model.log_probs, model.next_state, own.values.astype(np.int64), own.lengths)
+    rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     distance = None if references is None else to_references(tokens, rows, Ragged.of(references, np.int16))
-    attention = np.zeros(len(hypotheses)) if attention is None else attention
-    return Pool(offsets, tokens, floor_likelihoods(ctc, offsets), lm, attention, distance)
+    attention = np.zeros(len(tokens)) if attention is None else attention
+    prior = np.zeros(len(tokens)) if label_bonus is None else sum_bonuses(tokens, label_bonus)
+    return Pool(offsets, tokens, floor_likelihoods(ctc, offsets), lm, attention, prior, distance)
+
+
+def language_model_scores(
+    offsets: np.ndarray, tokens: Ragged, language_models: Sequence[PhoneLM], outer_folds: np.ndarray
+) -> np.ndarray:
+    """Log-probabilities (H,) of hypotheses; those of utterance u are by `language_models[outer_folds[u]]`."""
+    fold_of = np.repeat(np.asarray(outer_folds), np.diff(offsets))
+    scores = np.zeros(len(tokens))
+    for fold, model in enumerate(language_models):
+        in_fold = np.flatnonzero(fold_of == fold)
+        own = tokens.take(in_fold)
+        scores[in_fold] = sum_tokens(model.automaton, own.values.astype(np.int64), own.lengths)
+    return scores
+
+
+def sum_bonuses(tokens: Ragged, bonus: np.ndarray) -> np.ndarray:
+    """The sum (H,) of `bonus` (C,) over the tokens of each hypothesis."""
+    return np.diff(np.concatenate([[0.0], np.cumsum(bonus[tokens.values])])[tokens.offsets])

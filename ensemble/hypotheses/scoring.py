@@ -1,4 +1,4 @@
-"""Scores of a pool's hypotheses: members' likelihoods combined, language model, length bonus and attention scores."""
+"""Scores of a pool's hypotheses: likelihoods combined, language model, length bonus, label prior, attention scores."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ import numba
 import numpy as np
 
 from ensemble.hypotheses.pool import Pool
+from folds.store.ragged import offsets_of
 
 MEANS = ("geometric", "arithmetic")
+# Far above the smallest float64, so that a sum above it has lost nothing.
+_UNDERFLOW = 1e-250
 
 # A language model lowers a score by about two nats per phoneme, which the length bonus compensates for: so both are
 # searched together.
 LM_GRID = {
-    "lm_weight": (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7),
-    "length_bonus": (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0),
+    "lm_weight": (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 0.9, 1.2),
+    "length_bonus": (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 3.5),
 }
 ATTENTION_GRID = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
+PRIOR_GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
 NO_LM = {"lm_weight": 0.0, "length_bonus": 0.0}
 NO_LM_OR_ATTENTION = NO_LM | {"attention_weight": 0.0}
 
@@ -32,13 +36,22 @@ class Mixture:
     """
 
     def __init__(self, pool: Pool, member_of: Sequence[int], mean: str) -> None:
-        self.member_of, self.mean = member_of, mean
+        self.member_of, self.mean, self.ctc = member_of, mean, pool.ctc
         self.peaks = pool.ctc.max(axis=1)
         self.columns = np.exp(pool.ctc - self.peaks[:, None]) if mean == "arithmetic" else pool.ctc
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
-        mixed = self.columns @ prediction_weights(self.member_of, weights)
-        return mixed if self.mean == "geometric" else self.peaks + np.log(np.maximum(mixed, 1e-300))
+        of_predictions = prediction_weights(self.member_of, weights)
+        mixed = self.columns @ of_predictions
+        if self.mean == "geometric":
+            return mixed
+        # Where the models with weight are hundreds of nats below another one, the product underflows.
+        lost = np.flatnonzero(mixed < _UNDERFLOW)
+        scores = self.peaks + np.log(np.maximum(mixed, _UNDERFLOW))
+        if len(lost):
+            used = np.flatnonzero(of_predictions)
+            scores[lost] = np.logaddexp.reduce(self.ctc[np.ix_(lost, used)] + np.log(of_predictions[used]), axis=1)
+        return scores
 
 
 def prediction_weights(member_of: Sequence[int], weights: np.ndarray) -> np.ndarray:
@@ -52,9 +65,10 @@ def prediction_weights(member_of: Sequence[int], weights: np.ndarray) -> np.ndar
 
 
 def combined_scores(acoustic: np.ndarray, pool: Pool, settings: Mapping[str, Any]) -> np.ndarray:
-    """Every hypothesis's score (H,): its acoustic score plus weighted language model, length and attention scores."""
+    """Every hypothesis's score (H,): its acoustic score plus weighted language model, length and other scores."""
     language_scores = settings["lm_weight"] * pool.lm + settings["length_bonus"] * pool.lengths
-    return acoustic + language_scores + settings.get("attention_weight", 0.0) * pool.attention
+    scores = acoustic + language_scores + settings.get("attention_weight", 0.0) * pool.attention
+    return scores + settings.get("prior_weight", 0.0) * pool.prior
 
 
 def lm_grid(pool: Pool) -> dict[str, tuple[float, ...]]:
@@ -62,9 +76,32 @@ def lm_grid(pool: Pool) -> dict[str, tuple[float, ...]]:
     return LM_GRID | ({"attention_weight": ATTENTION_GRID} if pool.attention.any() else {})
 
 
+def prior_grid(pool: Pool) -> dict[str, tuple[float, ...]]:
+    """The values to search for the weight of the label prior, where it is known."""
+    return {"prior_weight": PRIOR_GRID} if pool.prior.any() else {}
+
+
 def best_hypotheses(acoustic: np.ndarray, pool: Pool, settings: Mapping[str, Any]) -> np.ndarray:
     """Flat index (N,) of the hypothesis with the highest combined score per utterance."""
     return best_per_utterance(combined_scores(acoustic, pool, settings), pool.offsets)
+
+
+def normalized_posteriors(scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Each utterance's posteriors (H,) from `scores`, log-posteriors up to a constant; 0 where all of them are -inf."""
+    counts = np.diff(offsets)
+    peaks = np.maximum.reduceat(scores, offsets[:-1])
+    likelihoods = np.exp(scores - np.repeat(np.where(np.isfinite(peaks), peaks, 0.0), counts))
+    totals = np.add.reduceat(likelihoods, offsets[:-1])
+    return likelihoods / np.repeat(np.where(totals > 0, totals, 1.0), counts)
+
+
+def keep_best(scores: np.ndarray, offsets: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Flat indices of the `size` hypotheses with the highest scores per utterance, in their order, and new offsets."""
+    counts = np.diff(offsets)
+    rows = np.repeat(np.arange(len(counts)), counts)
+    ranked = np.lexsort((-scores, rows))  # on a tie the first in order of tokens
+    rank = np.arange(len(scores)) - np.repeat(offsets[:-1], counts)
+    return np.sort(ranked[rank < size]), offsets_of(np.minimum(counts, size))
 
 
 @numba.njit(cache=True, nogil=True)

@@ -1,4 +1,4 @@
-"""Phone n-gram language models: Kneser-Ney estimation, compiled tables for decoding, and ARPA files."""
+"""Phone n-gram language models: modified Kneser-Ney estimation, a compiled automaton, and ARPA files."""
 
 from ensemble.lm.arpa import read_arpa, write_arpa
 from ensemble.lm.ngram import PhoneLM, estimate, estimate_folds

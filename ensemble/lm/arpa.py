@@ -5,6 +5,7 @@ Probabilities are base-10 logarithms with nine digits; labels are the alphabet's
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,8 @@ from typing import NamedTuple, TextIO
 
 import numpy as np
 
-from ensemble.lm.ngram import NGrams, PhoneLM, compile_lm
+from ensemble.lm.kneser_ney import NGrams
+from ensemble.lm.ngram import PhoneLM, compile_lm
 from registry.errors import InputError
 from registry.files import atomic_write
 
@@ -37,15 +39,14 @@ def write_arpa(path: str | os.PathLike[str], lm: PhoneLM, phonemes: Sequence[str
 
 
 def _write_section(file: TextIO, grams: NGrams, names: Sequence[str]) -> None:
-    log_probs, backoffs = (grams.log_probs / _LN10).tolist(), (grams.backoffs / _LN10).tolist()
+    log_probs, backoffs = ((column.astype(np.float64) / _LN10).tolist() for column in (grams.log_probs, grams.backoffs))
     for tokens, log_prob, backoff in zip(grams.tokens.tolist(), log_probs, backoffs, strict=True):
         if tokens == [0]:
             # The unigram of label 0 is `</s>` as a prediction; its back-off weight is that of `<s>` as a history.
             file.write(f"{_LOG_ZERO:g}\t<s>\t{backoff:.9g}\n")
             backoff = 0.0
-        words = ["<s>" if token == 0 else names[token] for token in tokens[:-1]] + [names[tokens[-1]]]
         weight = f"\t{backoff:.9g}" if backoff != 0.0 else ""
-        file.write(f"{log_prob:.9g}\t{' '.join(words)}{weight}\n")
+        file.write(f"{log_prob:.9g}\t{_words(tokens, names)}{weight}\n")
 
 
 class _Row(NamedTuple):
@@ -67,10 +68,12 @@ class _Sections:
 
 
 def read_arpa(path: str | os.PathLike[str], phonemes: Sequence[str]) -> PhoneLM:
-    """Read a model over `phonemes` (index 0 is the blank). N-grams with `<unk>` are ignored.
+    """Read a model over `phonemes` (index 0 is the blank).
 
-    Raises `InputError` naming the line: not an ARPA file, a line that cannot be parsed, counts that do not match, a
-    phoneme that is not in the alphabet or has no unigram.
+    N-grams that no utterance contains, those with `<unk>`, with `</s>` inside or with `<s>` behind the first place, are
+    ignored. Raises `InputError` for a file that is not ARPA, a line that cannot be parsed, counts that do not match, a
+    phoneme that is not in the alphabet or has no unigram, an n-gram that is listed twice or whose first n - 1 words are
+    not listed.
     """
     place = Path(path)
     if not place.is_file():
@@ -80,7 +83,9 @@ def read_arpa(path: str | os.PathLike[str], phonemes: Sequence[str]) -> PhoneLM:
         raise InputError(
             f"{place}: holds {sections.counted} n-grams by order where its header says {sections.expected}"
         )
-    return compile_lm([_grams(n, sections.rows[n]) for n in sorted(sections.rows)], len(phonemes))
+    orders = [_grams(n, sections.rows[n]) for n in sorted(sections.rows)]
+    _check_prefixes(orders, place, _names(phonemes, len(phonemes)))
+    return compile_lm(orders, len(phonemes))
 
 
 def _read_sections(place: Path, phonemes: Sequence[str]) -> _Sections:
@@ -105,7 +110,7 @@ def _read_sections(place: Path, phonemes: Sequence[str]) -> _Sections:
         else:
             sections.counted[order] = sections.counted.get(order, 0) + 1
             words, log_prob, backoff = _fields(line, order, place, number)
-            if "<unk>" not in words:
+            if "<unk>" not in words and "</s>" not in words[:-1] and "<s>" not in words[1:]:
                 tokens = _labels_of(words, labels, place, number)
                 sections.rows[order].append(_Row(tokens, log_prob, backoff, words[-1] == "<s>"))
     if not ended or not sections.expected:
@@ -128,9 +133,33 @@ def _grams(n: int, rows: list[_Row]) -> NGrams:
         # Give `</s>`, label 0 as a prediction, the back-off weight of `<s>`, label 0 as a history.
         start = sum(row.backoff for row in rows if row.is_start)
         rows = [row._replace(backoff=start) if row.tokens == [0] else row for row in rows if not row.is_start]
-    tokens = np.array([row.tokens for row in rows], dtype=np.int32).reshape(-1, n)
-    log_probs = np.array([row.log_prob for row in rows]) * _LN10
-    return NGrams(tokens, log_probs, np.array([row.backoff for row in rows]) * _LN10)
+    rows = sorted(rows)
+    tokens = np.array([row.tokens for row in rows], dtype=np.int16).reshape(-1, n)
+    log_probs, backoffs = (
+        np.array([getattr(row, column) for row in rows], np.float64) * _LN10 for column in ("log_prob", "backoff")
+    )
+    return NGrams(tokens, log_probs.astype(np.float32), backoffs.astype(np.float32))
+
+
+def _check_prefixes(orders: Sequence[NGrams], place: Path, names: Sequence[str]) -> None:
+    """Raise `InputError` for an n-gram that is listed twice, or whose first n - 1 words are not an n-gram."""
+    shorter: set[tuple[int, ...]] = {()}
+    for n, grams in enumerate(orders, start=1):
+        tokens = [tuple(row) for row in grams.tokens.tolist()]
+        own = set(tokens)
+        if len(own) < len(tokens):
+            twice = next(a for a, b in itertools.pairwise(tokens) if a == b)
+            raise InputError(f"{place}: lists the {n}-gram {_words(twice, names)!r} twice; expected it once")
+        for gram in tokens:
+            if gram[:-1] not in shorter:
+                raise InputError(
+                    f"{place}: lists the {n}-gram {_words(gram, names)!r} without the {n - 1}-gram of its first words"
+                )
+        shorter = own
+
+
+def _words(tokens: Sequence[int], names: Sequence[str]) -> str:
+    return " ".join(["<s>" if token == 0 else names[token] for token in tokens[:-1]] + [names[tokens[-1]]])
 
 
 def _names(phonemes: Sequence[str], classes: int) -> list[str]:

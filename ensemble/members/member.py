@@ -1,35 +1,51 @@
-"""Members of a blend: the fold models of one (model, seed), grouped."""
+"""Members of a blend: the fold models of one (model or name, seed), grouped."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from folds.store.fold_model import FoldModel
 from registry import InputError
 
+Networks = Literal["both", "folds", "refits"]
+"""Which networks of a member predict dev and test: its fold models, its refit, or both."""
+
 
 @dataclass(frozen=True)
 class Member:
-    """One member of a blend: the fold models of one (model, seed), sorted by fold.
+    """One member of a blend: the fold models of one (model or name, seed), sorted by fold, and their refit.
 
     Out of fold, each utterance has one prediction per member, by the fold model that was not trained on it. On dev and
-    test every fold model predicts every utterance.
+    test every network predicts every utterance.
     """
 
     name: str
     fold_models: tuple[FoldModel, ...]
+    refit: FoldModel | None = None
+    """The same model and recipe trained on all training utterances; see `ensemble.members.refits`."""
+
+    @property
+    def networks(self) -> tuple[FoldModel, ...]:
+        """All that predict dev and test: its fold models, then its refit."""
+        return self.fold_models if self.refit is None else (*self.fold_models, self.refit)
 
     @property
     def parameters(self) -> int:
-        """Parameters of all its fold models together: each is a network of its own."""
-        return sum(fold_model.parameters for fold_model in self.fold_models)
+        """Parameters of all its networks together."""
+        return sum(network.parameters for network in self.networks)
+
+    @property
+    def stride(self) -> int:
+        """Input frames per output frame of its first network."""
+        return self.networks[0].stride
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """The tags of its fold models, sorted."""
-        return tuple(sorted({tag for fold_model in self.fold_models for tag in fold_model.tags}))
+        """The tags of its networks, sorted."""
+        return tuple(sorted({tag for network in self.networks for tag in network.tags}))
 
     @property
     def folds(self) -> tuple[int, ...]:
@@ -46,19 +62,28 @@ class Member:
         """The version of the assignment of speakers to folds: several, such as "1, 2", if its runs differ."""
         return ", ".join(map(str, sorted({fold_model.fold_assignment for fold_model in self.fold_models})))
 
-    def keep(self, folds: Sequence[int]) -> Member:
-        """The same member with only some of its fold models."""
-        return replace(self, fold_models=tuple(model for model in self.fold_models if model.fold in folds))
+    def keep(self, networks: Collection[FoldModel]) -> Member:
+        """The same member with only some of its networks."""
+        fold_models = tuple(model for model in self.fold_models if model in networks)
+        return replace(self, fold_models=fold_models, refit=self.refit if self.refit in networks else None)
+
+    def using(self, networks: Networks) -> Member:
+        """The same member with only these networks; one without a refit keeps its fold models."""
+        if networks == "both" or self.refit is None:
+            return self
+        return replace(self, refit=None) if networks == "folds" else replace(self, fold_models=())
 
     def describe(self) -> str:
-        """For example `pblstm (folds 0, 1 of 5)`."""
-        return f"{self.name} (folds {', '.join(map(str, self.folds))} of {self.fold_count})"
+        """For example `pblstm (folds 0, 1 of 5; refit)`."""
+        parts = [f"folds {', '.join(map(str, self.folds))} of {self.fold_count}"] if self.fold_models else []
+        return f"{self.name} ({'; '.join(parts + ['refit'] * (self.refit is not None))})"
 
 
 def group_by_member(fold_models: Sequence[FoldModel], patterns: Sequence[str] = ("*",)) -> list[Member]:
     """The members whose name matches one of the globs, sorted by name.
 
-    Raises InputError for a pattern that matches none, and for a member whose runs differ in their number of folds.
+    Raises InputError for a pattern that matches none, and for a member whose runs differ in their number of folds or
+    are in several stores.
     """
     names = sorted({fold_model.name for fold_model in fold_models})
     if not patterns:
@@ -74,6 +99,11 @@ def group_by_member(fold_models: Sequence[FoldModel], patterns: Sequence[str] = 
             description = ", ".join(f"fold {model.fold} of {model.folds}" for model in models)
             raise InputError(
                 f"member {name}: its runs differ in their number of folds ({description}): train them with one --folds"
+            )
+        stores = sorted({str(model.path.parent.parent) for model in models})
+        if len(stores) > 1:
+            raise InputError(
+                f"member {name}: is in {' and in '.join(stores)}: rename one folder, or leave a store out of --runs"
             )
         members.append(Member(name, tuple(models)))
     return members
@@ -95,15 +125,4 @@ def measurable_on_dev(fold_models: Sequence[FoldModel], patterns: Sequence[str])
             )
     kept = [fold_model for fold_model in fold_models if not fold_model.with_dev]
     notes = [f"left out: {name} was trained on dev too, so it is not measured there" for name in sorted(trained_on_dev)]
-    return kept, notes
-
-
-def with_held_out(fold_models: Sequence[FoldModel]) -> tuple[list[FoldModel], list[str]]:
-    """The fold models that hold out a fold, by which a blend can weigh them, and a note for each that does not."""
-    kept = [model for model in fold_models if model.folds > 1]
-    notes = [
-        f"left out: {model.name} was trained on all utterances, so it has no out-of-fold predictions to weigh it by"
-        for model in fold_models
-        if model.folds == 1
-    ]
     return kept, notes

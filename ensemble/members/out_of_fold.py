@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -65,10 +66,26 @@ def common_oof(members: Sequence[Member], train_ids: Sequence[str]) -> OutOfFold
     for member, fold_of in zip(members, fold_maps, strict=True):
         if len(fold_of) > len(ids):
             notes.append(f"  {member.describe()} has {len(fold_of)}; {len(fold_of) - len(ids)} of them are not used")
+    notes += _limiting_notes(members, fold_maps)
     fold_counts = sorted({member.fold_count for member in members})
     if len(fold_counts) > 1:
         notes.append(f"  members differ in their number of folds ({', '.join(map(str, fold_counts))})")
     return OutOfFold(ids, folds, notes)
+
+
+def _limiting_notes(members: Sequence[Member], fold_maps: Sequence[Mapping[str, int]]) -> list[str]:
+    """A note for each member without which the others would have more utterances in common."""
+    counts = Counter(utterance for fold_of in fold_maps for utterance in fold_of)
+    common = sum(count == len(members) for count in counts.values())
+    notes = []
+    for member, fold_of in zip(members, fold_maps, strict=True):
+        without = sum(count - (utterance in fold_of) == len(members) - 1 for utterance, count in counts.items())
+        if len(members) > 1 and without > common:
+            notes.append(
+                f"  only {common} because of {member.describe()}; the other members have {without} in common: "
+                "train its missing folds, or leave it out with --members"
+            )
+    return notes
 
 
 def check_fold_assignment(members: Sequence[Member], fold_maps: Sequence[Mapping[str, int]]) -> None:

@@ -26,7 +26,7 @@ AttentionScorer = Callable[[Sequence[str], Sequence[Sequence[PackedHypothesis]]]
 
 @dataclass(frozen=True)
 class Predictions:
-    """Log-probabilities of one fold model, or of one member out of fold."""
+    """Log-probabilities of one network, fold model or refit, or of one member out of fold."""
 
     name: str
     """What notes and progress bars call them."""
@@ -36,8 +36,8 @@ class Predictions:
     """Reads the log-probabilities of the split's utterances; not cached, since 100 models would not fit into memory."""
     attention_scorer: AttentionScorer | None = None
     """Scores hypotheses by attention; None for a model without an attention decoder."""
-    fold: int | None = None
-    """The fold of the fold model; None for predictions of a whole member."""
+    network: FoldModel | None = None
+    """The network; None for predictions of a whole member."""
 
 
 def load_checked(fold_model: FoldModel, split: str, alphabet_hash: str) -> LogProbs:
@@ -79,37 +79,40 @@ def oof_predictions(member: Member, index: int, ids: Sequence[str], alphabet_has
     return Predictions(member.name, index, load)
 
 
-def fold_predictions(
+def network_predictions(
     member: Member, index: int, split: str, ids: Sequence[str], alphabet_hash: str
 ) -> list[Predictions]:
-    """Dev or test predictions of each of the member's fold models; `index` is the member's index in its split.
+    """Dev or test predictions of each of the member's networks; `index` is the member's index in its split.
 
     `load` raises InputError for an utterance that is missing or that the data does not have.
     """
     return [
         Predictions(
-            f"{member.name} fold {model.fold}", index, _loader(model, split, tuple(ids), alphabet_hash), fold=model.fold
+            f"{member.name} {'refit' if network is member.refit else f'fold {network.fold}'}",
+            index,
+            _loader(network, split, tuple(ids), alphabet_hash),
+            network=network,
         )
-        for model in member.fold_models
+        for network in member.networks
     ]
 
 
 def mean_predictions(member: Member, index: int, split: str, ids: Sequence[str], alphabet_hash: str) -> Predictions:
-    """Dev or test predictions of the member: the mean of its fold models' probabilities per frame.
+    """Dev or test predictions of the member: the mean of its networks' probabilities per frame.
 
-    `load` raises InputError where the fold models have different numbers of frames.
+    `load` raises InputError where the networks have different numbers of frames.
     """
-    predictions = fold_predictions(member, index, split, ids, alphabet_hash)
+    predictions = network_predictions(member, index, split, ids, alphabet_hash)
 
     def load() -> LogProbs:
-        loaded = [fold_model.load() for fold_model in predictions]
+        loaded = [network.load() for network in predictions]
         first = loaded[0]
         if any((log_probs.offsets != first.offsets).any() for log_probs in loaded):
-            raise InputError(f"member {member.name}: its fold models differ in stride: use --fold-mean sequence")
+            raise InputError(f"member {member.name}: its networks differ in stride: use --fold-mean sequence")
         mean = mean_probabilities(loaded, len(loaded), first.offsets)
         return replace(first, values=np.log(np.maximum(mean, 1e-9)).astype(np.float16))
 
-    return Predictions(f"{member.name} folds' mean", index, load)
+    return Predictions(f"{member.name} mean", index, load)
 
 
 def _loader(fold_model: FoldModel, split: str, ids: tuple[str, ...], alphabet_hash: str) -> Callable[[], LogProbs]:

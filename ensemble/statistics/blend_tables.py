@@ -1,48 +1,65 @@
-"""Tables of the distances of members and blenders, and of their differences to the best members."""
+"""Tables of the distances of members and blenders, and of their differences to the strongest member alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from ensemble.blenders.best import FittedBlender
-from ensemble.members.member import Member
+from ensemble.members.member import Member, Networks
 from ensemble.statistics.bootstrap import Interval, bootstrap, paired_bootstrap
-from ensemble.statistics.member_baselines import MemberBaseline, best_baseline, best_baseline_with_lm
+from ensemble.statistics.member_baselines import Alternative, MemberBaseline
+
+NETWORKS: Mapping[Networks, str] = {"folds": "fold models", "refits": "refits", "both": "fold models and refits"}
 
 
 def member_table(members: Sequence[Member], baselines: Sequence[MemberBaseline]) -> pd.DataFrame:
-    """One row per member: its fold models, and its mean distance out of fold and on dev."""
-    return pd.DataFrame(
+    """One row per member: its networks, and its mean distance out of fold and on dev."""
+    table = pd.DataFrame(
         {
             "member": member.name,
-            "folds": ",".join(map(str, member.folds)),
+            "folds": ",".join(map(str, member.folds)) + (" + refit" if member.refit else ""),
             "parameters": member.parameters,
-            "stride": member.fold_models[0].stride,
+            "stride": member.stride,
             "oof": baseline.oof.mean(),
             "dev": baseline.dev.mean(),
             "dev, mean of folds' frames": baseline.dev_mean.mean(),
             "dev, with LM": baseline.dev_lm.mean(),
+            "dev, refit": _mean(baseline.refit),
+            "dev, refit with LM": _mean(baseline.refit_lm),
         }
         for member, baseline in zip(members, baselines, strict=True)
     )
+    if any(member.refit for member in members):
+        return table
+    return table.drop(columns=["dev, refit", "dev, refit with LM"])
 
 
 def blender_table(
-    fitted: Mapping[str, FittedBlender], dev: Mapping[str, np.ndarray], baselines: Sequence[MemberBaseline]
+    fitted: Mapping[str, FittedBlender],
+    dev: Mapping[Networks, Mapping[str, np.ndarray]],
+    networks: Networks,
+    alternative: Alternative,
+    speakers: Sequence[Hashable] | None,
 ) -> pd.DataFrame:
-    """One row per blender: mean distances, and differences to the best members, with 95 % bootstrap intervals."""
-    best, best_with_lm = best_baseline(baselines).best_dev, best_baseline_with_lm(baselines).dev_lm
+    """One row per blender: mean distances, and the difference to `alternative`, with 95 % bootstrap intervals.
+
+    `dev` has the distances for each choice of networks; the difference is that of `networks`.
+    """
     return pd.DataFrame(
         {
             "blender": name,
             "oof, fitted": blender.oof.mean(),
             "oof, nested": blender.nested.mean(),
-            "dev": describe_level(bootstrap(dev[name])),
-            "dev - best member": _describe_difference(dev[name], best),
-            "dev - best member with LM": _describe_difference(dev[name], best_with_lm),
+            **{
+                f"dev, {NETWORKS[choice]}": describe_level(bootstrap(distances[name], speakers))
+                for choice, distances in dev.items()
+            },
+            f"{NETWORKS[networks]} - strongest member": describe_difference(
+                dev[networks][name], alternative.dev, speakers
+            ),
         }
         for name, blender in fitted.items()
     )
@@ -53,7 +70,19 @@ def describe_level(interval: Interval) -> str:
     return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
-def _describe_difference(distances: np.ndarray, reference: np.ndarray) -> str:
-    difference = paired_bootstrap(distances, reference)
-    percentage = f" ({100 * difference.mean / reference.mean():+.1f} %)" if reference.any() else ""
+def describe_difference(ours: np.ndarray, theirs: np.ndarray, speakers: Sequence[Hashable] | None) -> str:
+    """A paired difference, its interval and its share of `theirs`, for example `-0.391 [-0.563, -0.215] (-4.3 %)`."""
+    difference = paired_bootstrap(ours, theirs, speakers)
+    percentage = f" ({100 * difference.mean / theirs.mean():+.1f} %)" if theirs.any() else ""
     return f"{difference}{percentage}"
+
+
+def verdict(difference: Interval) -> str:
+    """What an interval of a difference of distances says, where lower is better."""
+    if not difference.certain:
+        return "not significantly different from"
+    return "significantly better than" if difference.mean < 0 else "significantly worse than"
+
+
+def _mean(distances: np.ndarray | None) -> float | str:
+    return "" if distances is None else float(distances.mean())

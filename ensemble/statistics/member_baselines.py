@@ -1,29 +1,37 @@
-"""Distances of each member by itself, decoded by beam search, which a blend has to improve on.
+"""What each member reaches by itself, which a blend has to improve on.
 
-On dev, a member with several folds is measured in two ways: by the mean of its fold models' distances, and by the
-distance of the hypothesis decoded from the mean of their posteriors. Either may be lower, so both are kept. A blend
-also has a phone language model, so each member is measured with one too: the remaining difference is what the ensemble
-gains.
+On dev, a member with several folds is measured by the mean of its fold models' distances, by the hypotheses decoded
+from the mean of their posteriors, and by those decoded with the language model too, whose settings are fitted out of
+fold as `ensemble.decode --tune` does; its refit is measured without and with the language model. A blend uses the
+language model, so a comparison with a member that does not would credit the blend with what the language model gains.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from ensemble.blenders.average import average_frames
-from ensemble.blenders.base import BlendRecipe
-from ensemble.blenders.lm_settings import fit_lm_settings
-from ensemble.blenders.rescore import Rescore
+from ensemble.blenders.base import BlendRecipe, predict_with, view_of
+from ensemble.blenders.single import fit_first_pass, leading_members
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.nbest import nbest_of
-from ensemble.hypotheses.scoring import MEANS, NO_LM_OR_ATTENTION
+from ensemble.hypotheses.open_inputs import OpenedInputs
+from ensemble.members.member import Networks
 from folds.competition.metric import edit_distances
 
 # A beam wide enough for the best hypothesis of a mean of posteriors.
 BEAM = 20
+
+
+class Alternative(NamedTuple):
+    """A system without the ensemble: a description, and its edit distances (N,) on dev."""
+
+    name: str
+    dev: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -32,59 +40,80 @@ class MemberBaseline:
 
     name: str
     oof: np.ndarray
-    """Distances out of fold."""
+    """Distances out of fold, without a language model."""
     dev: np.ndarray
-    """Distances on dev, the mean over its fold models."""
+    """Distances on dev, the mean over its networks."""
     dev_mean: np.ndarray
-    """Distances on dev of the mean of its fold models' posteriors."""
+    """Distances on dev of the mean of their posteriors."""
     dev_lm: np.ndarray
-    """Distances on dev of all its fold models' hypotheses, rescored by these models and a language model.
-
-    The language model's weight is fitted out of fold.
-    """
+    """Distances on dev of the mean of their posteriors, decoded with the language model."""
+    refit: np.ndarray | None = None
+    """Distances on dev of its refit."""
+    refit_lm: np.ndarray | None = None
+    """Distances on dev of its refit, decoded with the language model."""
 
     @property
-    def best_dev(self) -> np.ndarray:
-        """The lower of the two on dev without a language model."""
-        return min(self.dev, self.dev_mean, key=lambda distances: float(distances.mean()))
+    def alternatives(self) -> list[Alternative]:
+        """All systems of this member alone."""
+        measured = {
+            self.name: min(self.dev, self.dev_mean, key=np.mean),
+            f"{self.name} with the language model": self.dev_lm,
+            f"the refit of {self.name}": self.refit,
+            f"the refit of {self.name} with the language model": self.refit_lm,
+        }
+        return [Alternative(name, dev) for name, dev in measured.items() if dev is not None]
 
 
-def measure_members(oof: BlendInputs, dev: BlendInputs) -> list[MemberBaseline]:
-    """The baseline of every member, in the order of `oof.names`."""
-    return [_measure(oof, dev, member) for member in range(len(oof.names))]
+def measure_members(inputs: OpenedInputs) -> list[MemberBaseline]:
+    """The baseline of every member, in the order of `inputs.members`, with the networks that the rules allow."""
+    leading = leading_members(inputs.oof)
+    return [_measure(inputs, member, _settings(inputs, member, leading)) for member in range(len(inputs.members))]
 
 
-def best_baseline(baselines: Sequence[MemberBaseline]) -> MemberBaseline:
-    """The member with the lowest distance on dev, which need not be the best one out of fold."""
-    return min(baselines, key=lambda baseline: float(baseline.best_dev.mean()))
+def strongest(baselines: Sequence[MemberBaseline]) -> Alternative:
+    """The system of one member with the lowest distance on dev, which need not be the best one out of fold."""
+    alternatives = [alternative for baseline in baselines for alternative in baseline.alternatives]
+    return min(alternatives, key=lambda alternative: float(alternative.dev.mean()))
 
 
-def best_baseline_with_lm(baselines: Sequence[MemberBaseline]) -> MemberBaseline:
-    """The member with the lowest distance on dev with a language model."""
-    return min(baselines, key=lambda baseline: float(baseline.dev_lm.mean()))
+def _settings(inputs: OpenedInputs, member: int, leading: Sequence[int]) -> dict[str, float]:
+    """The settings of a member's first pass: fitted for the leading ones, those of its proposals for the others."""
+    if member in leading or inputs.oof.fusion is None:
+        return fit_first_pass(inputs.oof, member)[0]
+    fusion = inputs.oof.fusion.settings(member)
+    names = ("lm_weight", "length_bonus", "prior_weight")
+    return {name: float(getattr(fusion, name)) for name in names}
 
 
-def _measure(oof: BlendInputs, dev: BlendInputs, member: int) -> MemberBaseline:
-    (oof_index,) = oof.prediction_indices([member])
+def _measure(inputs: OpenedInputs, member: int, settings: dict[str, float]) -> MemberBaseline:
+    name = inputs.members[member].name
+    (oof_index,) = inputs.oof.prediction_indices([member])
+    oof = _distances(inputs.oof, oof_index)
+    recipe = BlendRecipe("single", {name: 1.0}, settings)
+
+    def measured(networks: Networks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        kept = inputs.keep(recipe.weights, networks)
+        with_lm = edit_distances(predict_with(inputs.dev, recipe, kept), inputs.dev.references)
+        return *_without_lm(view_of(inputs.dev, kept), member), with_lm
+
+    # With averaged frames there is one choice of networks, and it need not be the fold models.
+    baseline = MemberBaseline(name, oof, *measured(inputs.choices[0]))
+    if "refits" not in inputs.choices[1:] or inputs.members[member].refit is None:
+        return baseline
+    refit, _, refit_lm = measured("refits")
+    return MemberBaseline(name, oof, baseline.dev, baseline.dev_mean, baseline.dev_lm, refit, refit_lm)
+
+
+def _without_lm(dev: BlendInputs, member: int) -> tuple[np.ndarray, np.ndarray]:
+    """The mean over the member's predictions of their distances, and the distances of the mean of their posteriors."""
     indices = dev.prediction_indices([member])
-    by_fold = np.mean([_distances(dev, index) for index in indices], axis=0)
-    if len(indices) > 1:
-        mean_frames = average_frames(dev, np.eye(len(oof.names))[member])
-        nbest = nbest_of(mean_frames, BEAM, f"{oof.names[member]} dev")
-        dev_mean = edit_distances(nbest.best, dev.references)
-    else:
-        dev_mean = by_fold
-    return MemberBaseline(
-        oof.names[member], _distances(oof, oof_index), by_fold, dev_mean, _distances_with_lm(oof, dev, member)
-    )
+    by_network = np.mean([_distances(dev, index) for index in indices], axis=0)
+    if len(indices) == 1:
+        return by_network, by_network
+    mean = average_frames(dev, np.eye(len(dev.names))[member])
+    nbest = nbest_of(mean, BEAM, f"{dev.names[member]} dev")
+    return by_network, edit_distances(nbest.best, dev.references)
 
 
 def _distances(inputs: BlendInputs, index: int) -> np.ndarray:
     return edit_distances(inputs.nbest(index).best, inputs.references)
-
-
-def _distances_with_lm(oof: BlendInputs, dev: BlendInputs, member: int) -> np.ndarray:
-    pool = oof.pool([member])
-    settings, _ = fit_lm_settings(pool.ctc[:, 0], pool, NO_LM_OR_ATTENTION | {"mean": MEANS[0]})
-    hypotheses = Rescore().predict(dev, BlendRecipe("rescore", {oof.names[member]: 1.0}, settings))
-    return edit_distances(hypotheses, dev.references)

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 from hypothesis import strategies as st
 
+from ensemble.lm.automaton import START, advance
 from ensemble.lm.ngram import PhoneLM
 
 Tokens = tuple[int, ...]
@@ -23,17 +24,21 @@ def every_sequence(log_probs: np.ndarray) -> dict[Tokens, float]:
     return {tokens: score for tokens, score in scores.items() if score > -np.inf}
 
 
-def language_score(tokens: Tokens, lm: PhoneLM | None, weight: float, bonus: float, end: bool) -> float:
-    """Weighted language model score and length bonus of a prefix, or with `end` of a whole sequence."""
-    total, state = bonus * len(tokens), 0
+def language_score(tokens: Tokens, lm: PhoneLM | None, weight: float, bonus: float | np.ndarray, end: bool) -> float:
+    """Weighted language model score and bonus of a prefix, or with `end` of a whole sequence.
+
+    `bonus` is what every label adds, or what each class adds (C,).
+    """
+    total = bonus * len(tokens) if isinstance(bonus, float) else float(bonus[list(tokens)].sum())
+    state = START
     for token in tokens if lm is not None else ():
-        total += weight * float(lm.log_probs[state, token])
-        state = lm.next_state[state, token]
-    return total + (weight * float(lm.log_probs[state, 0]) if end and lm is not None else 0.0)
+        log_prob, state = advance(*lm.automaton, state, token)
+        total += weight * log_prob
+    return total + (weight * advance(*lm.automaton, state, 0)[0] if end and lm is not None else 0.0)
 
 
 def plain_beam_search(
-    log_probs: np.ndarray, beam: int, lm: PhoneLM | None = None, weight: float = 0.0, bonus: float = 0.0
+    log_probs: np.ndarray, beam: int, lm: PhoneLM | None = None, weight: float = 0.0, bonus: float | np.ndarray = 0.0
 ) -> dict[Tokens, float]:
     """Scores of the beam after the last frame, in float64: every prefix is extended by every token in every frame."""
     # Log-probability of the paths of each prefix that end in a blank, and in the last token.

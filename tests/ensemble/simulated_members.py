@@ -13,18 +13,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 
 from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
 from ensemble.lm.ngram import estimate
 from ensemble.members.predictions import Predictions
+from ensemble.threads import set_worker_threads
 from folds.store.log_probs import LogProbs, write_log_probs
 from folds.store.ragged import offsets_of
 from folds.store.run_folder import RunFolder
 
-# A parallel kernel waits for its slowest thread; on a busy machine hundreds of short ones would wait for minutes.
-numba.set_num_threads(1)
+# The machine is shared with whatever else runs; hundreds of short parallel computations would wait for it.
+set_worker_threads(1)
 
 CLASSES = 12
 FRAMES_PER_TOKEN = 8

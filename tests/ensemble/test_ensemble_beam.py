@@ -11,7 +11,7 @@ from ctc_reference import every_sequence, language_score, log_prob_rows, plain_b
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemble.beam.search import beam_search
+from ensemble.beam.search import beam_search, packed_beam_search
 from ensemble.lm.ngram import estimate
 from models.ctc import log_likelihood
 from registry.errors import InputError
@@ -68,6 +68,29 @@ def test_pruning_changes_nothing_with_a_language_model(frames, seed, beam, weigh
     for h in hypotheses:
         assert h.lm == pytest.approx(LM.score(h.tokens), abs=1e-9)
         assert h.score == pytest.approx(h.ctc + language_score(h.tokens, LM, weight, bonus, end=True), abs=1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 40), st.integers(0, 10**6), st.integers(1, 20), st.booleans())
+def test_pruning_changes_nothing_with_a_bonus_per_token(frames, seed, beam, with_lm):
+    rows, lm = peaky(frames, CLASSES, seed), LM if with_lm else None
+    token_bonus = np.random.default_rng(seed).normal(size=CLASSES)
+    expected = plain_beam_search(rows, beam, lm, 0.7, 0.5 + token_bonus)
+    hypotheses = decode(rows, beam=beam, nbest=beam, lm=lm, lm_weight=0.7, length_bonus=0.5, token_bonus=token_bonus)
+    assert_same(hypotheses, expected)
+    for h in hypotheses:
+        added = language_score(h.tokens, lm, 0.7, 0.5 + token_bonus, end=True)
+        assert h.score == pytest.approx(h.ctc + added, abs=1e-6)
+
+
+def test_packed_hypotheses_are_the_same():
+    batch, lengths = np.stack([peaky(30, CLASSES, seed) for seed in range(4)]), np.array([30, 7, 1, 22])
+    packed = packed_beam_search(batch, lengths, beam=6, nbest=5, lm=LM, lm_weight=0.4)
+    hypotheses = beam_search(batch, lengths, beam=6, nbest=5, lm=LM, lm_weight=0.4)
+    assert packed.unpack() == hypotheses and np.diff(packed.offsets).tolist() == list(map(len, hypotheses))
+    flat = [h for nbest in hypotheses for h in nbest]
+    assert packed.tokens.values.tolist() == [token for h in flat for token in h.tokens]
+    assert packed.scores.tolist() == [h.score for h in flat]
 
 
 def assert_same(hypotheses, expected) -> None:
@@ -170,6 +193,8 @@ def test_bad_values_name_utterance_and_frame(value, message):
         ((1, 4, 3), [4], {"nbest": 0}, "nbest is 0"),
         ((1, 4, 3), [4], {"lm": LM, "lm_weight": 1.0}, "6 classes, the log-probabilities 3"),
         ((1, 4, 3), [4], {"length_bonus": np.nan}, "must be finite"),
+        ((1, 4, 3), [4], {"token_bonus": np.zeros(2)}, r"token bonus has shape \(2,\); expected 3 finite numbers"),
+        ((1, 4, 3), [4], {"token_bonus": np.full(3, np.inf)}, "expected 3 finite numbers"),
     ],
 )
 def test_bad_calls_are_one_clear_line(shape, lengths, options, message):

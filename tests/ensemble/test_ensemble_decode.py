@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,12 +17,14 @@ from ensemble.decode import DecodeOptions, load_language_models, main, open_task
 from ensemble.decoding.batched import decode_in_batches
 from ensemble.decoding.decoders import get_decoder
 from ensemble.fitting.settings import pattern_search
+from ensemble.lm.automaton import START, advance
 from ensemble.lm.ngram import estimate
 from ensemble.members.member import group_by_member
 from folds.competition.submission import check_submission
 from folds.data.cache import load_dataset
 from folds.store.fold_model import find_fold_models
 from registry.errors import InputError
+from submit.check import check_file
 
 FOLDS = 2
 
@@ -103,16 +107,16 @@ def test_an_out_of_fold_utterance_gets_a_model_without_its_fold(dataset, runs):
     for fold in range(FOLDS):
         assert np.flatnonzero(task.outer_folds == fold).tolist() == list(range(fold, len(dataset.train), FOLDS))
         others = [tokens for row, tokens in enumerate(transcripts) if row % FOLDS != fold]
-        expected = estimate(others, dataset.alphabet.classes, 4)
-        np.testing.assert_array_equal(task.language_models[fold].log_probs, expected.log_probs)
+        expected = estimate(others, dataset.alphabet.classes, DecodeOptions().lm_order)
+        np.testing.assert_array_equal(task.language_models[fold].automaton.cells, expected.automaton.cells)
 
 
 def test_dev_gets_a_model_of_all_training_transcripts_and_the_mean_of_the_folds(dataset, runs):
     member = group_by_member(find_fold_models(runs))[0]
     task = open_task(member, "dev", dataset, DecodeOptions(lm="train"))
     transcripts = [dataset.train.labels(row) for row in range(len(dataset.train))]
-    expected = estimate(transcripts, dataset.alphabet.classes, 4)
-    np.testing.assert_array_equal(task.language_models[0].log_probs, expected.log_probs)
+    expected = estimate(transcripts, dataset.alphabet.classes, DecodeOptions().lm_order)
+    np.testing.assert_array_equal(task.language_models[0].automaton.cells, expected.automaton.cells)
     mean = np.mean([np.exp(fold_model.load("dev")[0]) for fold_model in member.fold_models], axis=0)
     np.testing.assert_allclose(np.exp(task.log_probs[0]), mean, atol=2e-3)
 
@@ -133,7 +137,7 @@ def test_an_arpa_file_is_written_and_read(run, dataset, tmp_path, capsys):
     run("--arpa", path, "--lm", "train", "--limit", 3)
     read_model = load_language_models(dataset, DecodeOptions(lm=str(path)), np.zeros(1, np.int64), None)[0]
     estimated = load_language_models(dataset, DecodeOptions(lm="train"), np.zeros(1, np.int64), None)[0]
-    np.testing.assert_allclose(read_model.log_probs, estimated.log_probs, atol=1e-6)
+    np.testing.assert_array_equal(read_model.automaton.cells, estimated.automaton.cells)
     assert "3 utterances" in capsys.readouterr().out
 
 
@@ -146,6 +150,42 @@ def test_a_member_s_best_hypotheses_become_a_submission(run, dataset, runs, tmp_
     rows = [line.split(",")[1] for line in out.read_text().splitlines()[1:]]
     assert rows == [dataset.alphabet.to_string(nbest[0].tokens) for nbest in nbest_lists]
     assert f"wrote {out} ({len(dataset.test)} rows)" in capsys.readouterr().out
+
+
+def test_a_submission_of_one_member_can_be_checked_against_the_rules(run, dataset, tmp_path):
+    out = tmp_path / "one.csv"
+    run("--split", "test", "--lm", "train", "--lm-weight", 0.4, "--out", out)
+    checked = check_file(out, allow_empty=True, max_params=2000, forbid=("attention",))
+    assert checked.blend["parameters"] == 2000 and checked.blend["tags"] == []
+    assert checked.blend["recipe"]["method"] == "decode" and checked.blend["recipe"]["settings"]["lm_weight"] == 0.4
+    assert list(checked.blend["recipe"]["members"]) == ["gru"]
+    with pytest.raises(InputError, match="the blend has 2,000 parameters; the rules allow 1,999"):
+        check_file(out, allow_empty=True, max_params=1999)
+
+
+def test_a_refit_is_tuned_on_its_fold_models(run, runs, tmp_path, capsys):
+    shutil.copytree(runs, tmp_path / "runs")
+    (fold0,) = (model for model in find_fold_models(runs) if model.fold == 0)
+    splits = {split: fold0.load(split) for split in ("oof", "dev", "test")}
+    splits["oof"] = splits["oof"].take([])
+    simulated.write_run(tmp_path / "runs", "gru", 0, splits, folds=1)
+    options = ["--runs", tmp_path / "runs", "--lm", "train", "--tune", "--beam", 5, "--members"]
+    run(*options, "gru")
+    run(*options, "gru.all")
+    of_folds, _, of_refit, distance = capsys.readouterr().out.splitlines()
+    assert of_refit == of_folds and of_refit.startswith("gru: tuned on 48 out-of-fold utterances: --lm-weight")
+    assert distance.startswith("gru.all: 6 utterances")
+
+
+def test_a_refit_without_fold_models_or_of_another_recipe_is_not_tuned(run, runs, tmp_path):
+    (fold0,) = (model for model in find_fold_models(runs) if model.fold == 0)
+    splits = {split: fold0.load(split) for split in ("oof", "dev", "test")} | {"oof": fold0.load("oof").take([])}
+    simulated.write_run(tmp_path / "runs", "gru", 0, splits, folds=1, options={"recipe": {"epochs": 3}})
+    options = ["--lm", "train", "--tune", "--members", "gru.all", "--runs", tmp_path / "runs"]
+    with pytest.raises(InputError, match="member gru.all was trained on all utterances, so it has no out-of-fold"):
+        run(*options)
+    with pytest.raises(InputError, match="--tune: gru.all was not trained as the fold models of gru: epochs 3, not 40"):
+        run(*options, runs)
 
 
 @pytest.mark.parametrize(
@@ -188,5 +228,9 @@ def test_real_transcripts_make_a_model_in_seconds_that_beats_its_unigrams(mini):
     train = [dataset.train.labels(row) for row in range(len(dataset.train))]
     dev = [dataset.dev.labels(row) for row in range(len(dataset.dev))]
     four, one = (estimate(train, dataset.alphabet.classes, order) for order in (4, 1))
-    np.testing.assert_allclose(np.exp(four.log_probs.astype(np.float64)).sum(axis=1), 1.0, atol=1e-5)
+    state = START
+    for token in dev[0]:
+        probs = [math.exp(advance(*four.automaton, state, label)[0]) for label in range(four.classes)]
+        assert sum(probs) == pytest.approx(1.0, abs=1e-5)
+        state = advance(*four.automaton, state, token)[1]
     assert four.perplexity(dev) < 0.6 * one.perplexity(dev)

@@ -135,8 +135,9 @@ def test_batches_are_of_one_fold_and_similar_length_and_decode_each_utterance_wi
     outer_folds = np.arange(150) % 2
     language_models = {0: None, 1: estimate([[1, 2, 3], [3, 3]], CLASSES, order=2)}
     settings = {"beam": 4, "nbest": 2, "lm_weight": 0.5}
+    fold_settings = {fold: {"lm": language_model} for fold, language_model in language_models.items()}
     decoded = list(decoded_batches(
-        stored, beam_search, outer_folds=outer_folds, language_models=language_models, **settings
+        stored, beam_search, outer_folds=outer_folds, fold_settings=fold_settings, **settings
     ))
     assert [len(result.rows) for result in decoded] == [64, 11, 64, 11]
     assert sorted(row for result in decoded for row in result.rows) == list(range(150))

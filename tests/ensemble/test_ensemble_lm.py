@@ -1,4 +1,4 @@
-"""Phone language models: sums, a recursive Kneser-Ney as reference, fold safety, ARPA files and damaged ones."""
+"""Phone language models: sums, a recursive Kneser-Ney as reference, dense and sparse states, fold safety."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemble.lm.arpa import read_arpa, write_arpa
-from ensemble.lm.ngram import PhoneLM, estimate, estimate_folds
+from ensemble.beam import beam_search
+from ensemble.lm import automaton
+from ensemble.lm.automaton import START, advance
+from ensemble.lm.kneser_ney import discounts
+from ensemble.lm.ngram import DEFAULT_ORDER, PhoneLM, estimate, estimate_folds
 from registry.errors import InputError
 
-PHONEMES = ("", "[SIL]", "AA", "B", "K")
-CLASSES = len(PHONEMES)
+CLASSES = 5
 TRANSCRIPTS = st.lists(st.lists(st.integers(1, CLASSES - 1), max_size=8), min_size=1, max_size=12)
 
 
 class PlainKneserNey:
-    """Interpolated Kneser-Ney as in the paper: counts in dictionaries, and a recursion."""
+    """Interpolated modified Kneser-Ney as in the paper: counts in dictionaries, and a recursion."""
 
     def __init__(self, transcripts, classes: int, order: int) -> None:
         self.classes, self.order = classes, order
@@ -39,7 +41,18 @@ class PlainKneserNey:
                 for gram, count in occurrences[n].items()
             }
             tally = Counter(self.counts[n].values())
-            self.discounts[n] = tally[1] / (tally[1] + 2 * tally[2]) if tally[1] and tally[2] else 0.5
+            self.discounts[n] = self.modified_discounts(*(tally[k] for k in (1, 2, 3, 4)))
+
+    @staticmethod
+    def modified_discounts(n1: int, n2: int, n3: int, n4: int) -> tuple[float, float, float]:
+        """D1, D2 and D3+ of Chen & Goodman 1999, or one discount where they are undefined or not positive."""
+        if not n1 or not n2:
+            return 0.5, 0.5, 0.5
+        y = n1 / (n1 + 2 * n2)
+        if not n3 or not n4:
+            return y, y, y
+        modified = 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3
+        return modified if min(modified) > 0 else (y, y, y)
 
     def probability(self, word, history: tuple) -> float:
         n = len(history) + 1
@@ -48,9 +61,9 @@ class PlainKneserNey:
         total = sum(following.values())
         if total == 0:
             return lower
-        discount = self.discounts[n]
-        count = following.get((*history, word), 0)
-        return (max(count - discount, 0) + discount * len(following) * lower) / total
+        discounted = {gram: count - self.discounts[n][min(count, 3) - 1] for gram, count in following.items()}
+        left_over = total - sum(discounted.values())
+        return (discounted.get((*history, word), 0) + left_over * lower) / total
 
     def score(self, tokens) -> float:
         words = ["<s>", *tokens, "</s>"]
@@ -65,28 +78,102 @@ def test_scores_are_those_of_the_plain_recursion(transcripts, order, tokens):
     assert lm.score(tokens) == pytest.approx(PlainKneserNey(transcripts, CLASSES, order).score(tokens), abs=1e-5)
 
 
+def test_each_count_has_its_discount():
+    # Chen & Goodman 1999, equation 26: n1 to n4 are 8, 4, 3 and 1, so Y = 0.5.
+    counts = np.repeat([1, 2, 3, 4, 7], [8, 4, 3, 1, 5])
+    np.testing.assert_allclose(discounts(counts), [0, 1 - 2 * 0.5 * 4 / 8, 2 - 3 * 0.5 * 3 / 4, 3 - 4 * 0.5 * 1 / 3])
+    np.testing.assert_allclose(discounts(np.array([1, 1, 2, 3])), [0, 0.5, 0.5, 0.5])  # no n-gram was counted 4 times
+    np.testing.assert_allclose(discounts(np.array([5, 6])), [0, 0.5, 0.5, 0.5])
+    # D2 would be 2 - 3 * 0.5 * 4 / 1 < 0.
+    np.testing.assert_allclose(discounts(np.array([1, 1, 2, 3, 3, 3, 3, 4])), [0, 0.5, 0.5, 0.5])
+
+
+def states_and_rows(lm: PhoneLM) -> dict[int, tuple[np.ndarray, list[int]]]:
+    """The states that can be reached: log-probabilities `(C,)` and the next states."""
+    reached, todo = {}, [START]
+    while todo:
+        state = todo.pop()
+        if state not in reached:
+            log_probs, following = zip(*(advance(*lm.automaton, state, c) for c in range(lm.classes)), strict=True)
+            reached[state] = np.array(log_probs), list(following)
+            todo += following[1:]
+    return reached
+
+
+@pytest.mark.parametrize("dense_bytes", [0, 1 << 20])
 @settings(deadline=None, max_examples=40)
-@given(TRANSCRIPTS, st.integers(1, 5))
-def test_probabilities_sum_to_one_for_every_history(transcripts, order):
-    lm = estimate(transcripts, CLASSES, order)
-    np.testing.assert_allclose(np.exp(lm.log_probs.astype(np.float64)).sum(axis=1), 1.0, atol=1e-6)
-    assert np.isfinite(lm.log_probs).all()
-    assert ((lm.next_state >= 0) & (lm.next_state < len(lm.log_probs))).all()
+@given(transcripts=TRANSCRIPTS, order=st.integers(1, 7))
+def test_probabilities_sum_to_one_for_every_history(dense_bytes, transcripts, order):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(automaton, "_DENSE_BYTES", dense_bytes)
+        lm = estimate(transcripts, CLASSES, order)
+    for state, (log_probs, _) in states_and_rows(lm).items():
+        assert np.exp(log_probs).sum() == pytest.approx(1.0, abs=1e-5)
+        assert np.isfinite(log_probs).all()
+        assert lm.lowest <= log_probs.min() and log_probs[1:].max() <= lm.automaton.cells[state - 1]["log_prob"] + 1e-6
+
+
+@settings(deadline=None, max_examples=40)
+@given(TRANSCRIPTS, st.integers(3, 7), st.lists(st.lists(st.integers(1, CLASSES - 1), max_size=10), max_size=5))
+def test_sparse_states_have_the_probabilities_of_dense_ones(transcripts, order, sequences):
+    dense = estimate(transcripts, CLASSES, order)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(automaton, "_DENSE_BYTES", 0)
+        sparse = estimate(transcripts, CLASSES, order)
+    np.testing.assert_allclose(sparse.scores(sequences), dense.scores(sequences), atol=1e-4)
+    assert len(states_and_rows(sparse)) == len(states_and_rows(dense))
+
+
+def test_the_beam_search_finds_the_same_with_sparse_states(monkeypatch):
+    random = np.random.default_rng(3)
+    transcripts = [random.integers(1, CLASSES, 12) for _ in range(60)]
+    logits = random.normal(size=(4, 40, CLASSES)) * 2
+    log_probs = logits - np.logaddexp.reduce(logits, axis=2, keepdims=True)
+    lengths = np.full(4, 40)
+
+    def decode() -> tuple[list[tuple[int, ...]], list[float]]:
+        lm = estimate(transcripts, CLASSES, 7)
+        nbest_lists = beam_search(log_probs, lengths, beam=10, nbest=10, lm=lm, lm_weight=0.7, length_bonus=0.5)
+        hypotheses = [hypothesis for nbest in nbest_lists for hypothesis in nbest]
+        return [h.tokens for h in hypotheses], [h.score for h in hypotheses]
+
+    dense = decode()
+    monkeypatch.setattr(automaton, "_DENSE_BYTES", 0)
+    sparse = decode()
+    assert sparse[0] == dense[0]
+    np.testing.assert_allclose(sparse[1], dense[1], atol=1e-3)
+
+
+def test_memory_grows_with_the_n_grams_not_with_histories_times_classes(monkeypatch):
+    monkeypatch.setattr(automaton, "_DENSE_BYTES", 0)
+    random = np.random.default_rng(0)
+    lm = estimate([random.integers(1, 41, 60) for _ in range(300)], 41, order=7)
+    n_grams = sum(len(grams.tokens) for grams in lm.orders)
+    # A cell per n-gram, and two per history, of which there are fewer than n-grams; 42 dense rows.
+    assert lm.automaton.cells.nbytes < 3 * 12 * n_grams + 42 * 42 * 12
 
 
 def test_probabilities_of_all_sequences_sum_to_one():
-    lm = estimate([[1], [1, 2], [2]], classes=3, order=2)
+    rows = states_and_rows(estimate([[1], [1, 2], [2]], classes=3, order=2))
     # Probability mass of all sequences up to length n by state; `ended` is the mass of those that have ended.
-    mass = np.zeros(len(lm.log_probs))
-    mass[0], ended = 1.0, 0.0
-    probs = np.exp(lm.log_probs.astype(np.float64))
+    mass, ended = {START: 1.0}, 0.0
     for _ in range(200):
-        ended += float(mass @ probs[:, 0])
-        extended = np.zeros_like(mass)
-        for c in (1, 2):
-            np.add.at(extended, lm.next_state[:, c], mass * probs[:, c])
+        extended: dict[int, float] = defaultdict(float)
+        for state, value in mass.items():
+            log_probs, following = rows[state]
+            ended += value * np.exp(log_probs[0])
+            for c in (1, 2):
+                extended[following[c]] += value * np.exp(log_probs[c])
         mass = extended
-    assert ended == pytest.approx(1.0, abs=1e-6)
+    assert ended == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("transcripts", [[[1]], [[]], [[1, 2], [1, 2]], [[3] * 30]])
+def test_the_default_order_suits_a_tiny_corpus(transcripts):
+    lm = estimate(transcripts, CLASSES)
+    assert lm.order == DEFAULT_ORDER
+    assert lm.score([4, 1, 4]) > -np.inf
+    assert lm.score(transcripts[0]) > lm.score([4, 4, *transcripts[0]])
 
 
 def test_a_longer_history_lowers_the_perplexity():
@@ -107,10 +194,10 @@ def test_a_folds_model_never_saw_the_fold():
     assert set(models) == {0, 1}
     for fold, others in ((0, transcripts[2:]), (1, transcripts[:2])):
         expected = estimate(others, CLASSES, order=2)
-        np.testing.assert_array_equal(models[fold].log_probs, expected.log_probs)
+        np.testing.assert_array_equal(models[fold].automaton.cells, expected.automaton.cells)
     # Changing a fold's transcripts does not change its own model.
     changed = estimate_folds([[4, 4], [4], *transcripts[2:]], [0, 0, 1, 1], CLASSES, order=2)
-    np.testing.assert_array_equal(changed[0].log_probs, models[0].log_probs)
+    np.testing.assert_array_equal(changed[0].automaton.cells, models[0].automaton.cells)
     with pytest.raises(InputError, match="no transcripts"):
         estimate_folds(transcripts, [0, 0, 0, 0], CLASSES)
     with pytest.raises(InputError, match="one for each of the 4 transcripts"):
@@ -130,88 +217,3 @@ def test_a_folds_model_never_saw_the_fold():
 def test_bad_input_to_estimate_is_refused(transcripts, classes, order, message):
     with pytest.raises(InputError, match=message):
         estimate(transcripts, classes, order)
-
-
-@settings(deadline=None, max_examples=25)
-@given(TRANSCRIPTS, st.integers(1, 5))
-def test_arpa_round_trip(tmp_path_factory, transcripts, order):
-    lm = estimate(transcripts, CLASSES, order)
-    path = tmp_path_factory.mktemp("arpa") / "lm.arpa"
-    write_arpa(path, lm, PHONEMES)
-    read = read_arpa(path, PHONEMES)
-    assert read.order == order
-    np.testing.assert_array_equal(read.next_state, lm.next_state)
-    np.testing.assert_allclose(read.log_probs, lm.log_probs, atol=1e-6)
-
-
-# An ARPA file that `write_arpa` would not write: pruned, with <unk>, without some back-off weights. log10 p.
-FOREIGN = """
-a comment
-\\data\\
-ngram 1=7
-ngram 2=2
-
-\\1-grams:
--99 <s> -0.30103
--2 <unk>
--0.69897 </s>
--0.69897\t[SIL]\t-0.1
--0.69897 AA
--0.69897 B
--0.69897 K
-
-\\2-grams:
--0.5 <s> AA
--0.2 [SIL] AA
-
-\\end\\
-"""
-
-
-def test_a_foreign_arpa_file_is_read_as_back_off_models_are(tmp_path):
-    path = tmp_path / "lm.arpa"
-    path.write_text(FOREIGN)
-    lm = read_arpa(path, PHONEMES)
-    fifth = np.log(10) * -0.69897
-    assert lm.score([2]) == pytest.approx(np.log(10) * -0.5 + fifth, abs=1e-5)
-    # <s> [SIL] backs off; [SIL] AA is a bigram; AA </s> has no back-off weight.
-    assert lm.score([1, 2]) == pytest.approx(np.log(10) * (-0.30103 - 0.2) + 2 * fifth, abs=1e-5)
-    assert lm.score([3, 4]) == pytest.approx(np.log(10) * -0.30103 + 3 * fifth, abs=1e-5)
-    assert isinstance(lm, PhoneLM)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("B", "ZZ", "line 13: 'ZZ' is not in the competition's alphabet"),
-        ("-0.5 <s>", "-0.x <s>", "line 17: found '-0.x' where a number is expected"),
-        ("-0.5 <s>", "nan <s>", "finite"),
-        ("-0.5 <s> AA", "-0.5 <s>", "line 17: .* expected a probability, 2 words"),
-        ("ngram 2=2", "ngram 2=3", "holds .* where its header says"),
-        ("\\end\\", "", "not a whole ARPA file"),
-        ("\\data\\", "", "not a whole ARPA file"),
-        ("-0.69897 K\n", "", "header says"),
-    ],
-)
-def test_damaged_arpa_files_are_refused_with_the_line(tmp_path, old, new, message):
-    path = tmp_path / "lm.arpa"
-    path.write_text(FOREIGN.replace(old, new))
-    with pytest.raises(InputError, match=message):
-        read_arpa(path, PHONEMES)
-
-
-def test_a_label_without_a_unigram_another_alphabet_and_no_file_are_refused(tmp_path):
-    path = tmp_path / "lm.arpa"
-    path.write_text(FOREIGN.replace("-0.69897 K\n", "").replace("ngram 1=7", "ngram 1=6"))
-    with pytest.raises(InputError, match="no unigram for label 4"):
-        read_arpa(path, PHONEMES)
-    with pytest.raises(InputError, match="no such file"):
-        read_arpa(tmp_path / "none.arpa", PHONEMES)
-    path.write_bytes(b"\\data\\\n\xff\xfe")
-    with pytest.raises(InputError, match="not text"):
-        read_arpa(path, PHONEMES)
-    lm = estimate([[1, 2]], CLASSES)
-    with pytest.raises(InputError, match="5 classes, the alphabet 3"):
-        write_arpa(path, lm, PHONEMES[:3])
-    with pytest.raises(InputError, match="distinct single words"):
-        write_arpa(path, lm, ("", "a b", "c", "d", "e"))

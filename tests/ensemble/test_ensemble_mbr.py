@@ -54,6 +54,22 @@ def test_hypotheses_longer_than_a_machine_word():
     assert pairwise([a, b])[0, 1] == Levenshtein.distance(a, b)
 
 
+def test_tokens_may_be_any_integers():
+    rng = np.random.default_rng(0)
+    rows = [rng.choice([-7, 0, 127, 128, 255, 40_000, 10**12], rng.integers(0, 90)).tolist() for _ in range(5)]
+    assert pairwise(rows).tolist() == [[Levenshtein.distance(a, b) for b in rows] for a in rows]
+    assert mbr([[10**12, 300], [10**12, 301], [300]], [0.0, -1.0, -2.0])[0] == [10**12, 300]
+
+
+def test_distances_to_references_of_a_large_alphabet():
+    rng = np.random.default_rng(1)
+    hypotheses, references = ([rng.integers(0, 3000, 80).tolist() for _ in range(3)] for _ in range(2))
+    hypotheses[0] = [*references[0][:40], 2999, *references[0][41:]]
+    packed = [Ragged.of(sequences, np.int16) for sequences in (hypotheses, references)]
+    expected = [Levenshtein.distance(a, b) for a, b in zip(hypotheses, references, strict=True)]
+    assert to_references(packed[0], np.arange(3), packed[1]).tolist() == expected
+
+
 def test_distances_to_references():
     hypotheses, references = Ragged.of([[1, 2], [2], [3, 3, 3]], np.int16), Ragged.of([[1, 2], [3]], np.int16)
     assert to_references(hypotheses, np.array([0, 0, 1]), references).tolist() == [0, 1, 2]

@@ -10,9 +10,10 @@ import simulated_members as simulated
 
 from ensemble.members.eligibility import Rules, filter_by_rules, keep_within_max_params, total_parameters
 from ensemble.members.frame_mean import resampled_rows
-from ensemble.members.member import group_by_member, with_held_out
+from ensemble.members.member import group_by_member
 from ensemble.members.out_of_fold import common_oof
-from ensemble.members.predictions import fold_predictions, load_checked, oof_predictions
+from ensemble.members.predictions import load_checked, network_predictions, oof_predictions
+from ensemble.members.stores import StoresOptions
 from folds.store.fold_model import find_fold_models
 from folds.store.log_probs import LogProbs
 from registry import InputError
@@ -57,14 +58,29 @@ def test_patterns_choose_members_and_name_what_they_miss(tmp_path):
         group_by_member(fold_models, ["conformer"])
 
 
-def test_a_member_with_nothing_held_out_is_left_out_and_noted(tmp_path):
-    add(tmp_path, "gru", 0)
-    add(tmp_path, "gru", 0, folds=1)
-    kept, notes = with_held_out(find_fold_models(tmp_path))
-    assert [(fold_model.name, fold_model.folds) for fold_model in kept] == [("gru", 2)]
-    assert notes == [
-        "left out: gru.all was trained on all utterances, so it has no out-of-fold predictions to weigh it by"
-    ]
+def test_a_member_in_two_stores_is_refused_unless_it_is_left_out(tmp_path):
+    add(tmp_path / "one", "gru", 0)
+    add(tmp_path / "two", "gru", 1)
+    add(tmp_path / "two", "lstm", 0)
+    options = StoresOptions(runs=(tmp_path / "one", tmp_path / "two"))
+    fold_models = options.find_fold_models()
+    with pytest.raises(InputError, match="member gru: is in .*one and in .*two: rename one folder"):
+        group_by_member(fold_models)
+    assert [member.name for member in group_by_member(fold_models, ["lstm"])] == ["lstm"]
+    again = StoresOptions(runs=(tmp_path / "two", tmp_path / "two")).find_fold_models()
+    assert [(model.name, model.fold) for model in again] == [("gru", 1), ("lstm", 0)]
+
+
+def test_threads_are_set_for_searches_and_for_networks(monkeypatch):
+    given = []
+    monkeypatch.setattr("ensemble.members.stores.set_worker_threads", given.append)
+    monkeypatch.setattr("torch.set_num_threads", given.append)
+    StoresOptions().use_threads()
+    assert given == []
+    StoresOptions(threads=3).use_threads()
+    assert given == [3, 3]
+    with pytest.raises(InputError, match="--threads -1: expected 0 or more"):
+        StoresOptions(threads=-1).use_threads()
 
 
 def test_oof_is_the_union_of_a_members_folds_and_the_intersection_over_members(tmp_path):
@@ -77,6 +93,10 @@ def test_oof_is_the_union_of_a_members_folds_and_the_intersection_over_members(t
     ids, folds, notes = common_oof(members, IDS)
     assert ids == IDS[1::2] and set(folds) == {1}
     assert "4 of 8 training utterances" in notes[0] and "gru (folds 0, 1 of 2) has 8" in notes[1]
+    assert notes[2:] == [
+        "  only 4 because of lstm (folds 1 of 2); the other members have 8 in common: "
+        "train its missing folds, or leave it out with --members"
+    ]
     log_probs = oof_predictions(members[0], 0, IDS, "simulated").load()
     assert log_probs.ids == tuple(IDS)
     np.testing.assert_array_equal(log_probs[3], predictions([1, 3, 5, 7])[1])
@@ -130,10 +150,10 @@ def test_equal_folds_of_another_assignment_and_other_numbers_of_folds_are_allowe
 def test_missing_prediction_is_an_error_that_names_it(tmp_path):
     add(tmp_path, "gru", 0)
     (member,) = group_by_member(find_fold_models(tmp_path))
-    (of_fold,) = fold_predictions(member, 0, "dev", [*IDS, "9-0-0"], "simulated")
+    (of_fold,) = network_predictions(member, 0, "dev", [*IDS, "9-0-0"], "simulated")
     with pytest.raises(InputError, match="member gru, fold 0.*1 of 9 utterances have no prediction.*9-0-0"):
         of_fold.load()
-    (of_fold,) = fold_predictions(member, 0, "dev", IDS[:7], "simulated")
+    (of_fold,) = network_predictions(member, 0, "dev", IDS[:7], "simulated")
     with pytest.raises(InputError, match="predicts 1 utterances that the data does not have.*7-0-0"):
         of_fold.load()
 
@@ -188,7 +208,7 @@ def test_fold_models_that_go_together_are_admitted_together(tmp_path):
     members = group_by_member(find_fold_models(tmp_path))
     assert [member.name for member in filter_by_rules(members, Rules(1500))[0]] == ["gru", "lstm"]
     kept, notes = filter_by_rules(members, Rules(1500), together=True)
-    assert [member.name for member in kept] == ["lstm"] and "gru (2,000 parameters in all its fold models)" in notes[0]
+    assert [member.name for member in kept] == ["lstm"] and "gru (2,000 parameters in all its networks)" in notes[0]
 
 
 def test_budget_buys_members_first_and_folds_with_what_is_left(tmp_path):

@@ -23,6 +23,7 @@ from ensemble.members.member import group_by_member
 from folds import train
 from folds.data.cache import load_dataset
 from folds.store.fold_model import find_fold_models, load_model
+from folds.store.ragged import Ragged, offsets_of
 
 SMALL = ["--channels", "8", "--bottom", "6", "--hidden", "8", "--layers", "1", "--speller", "7", "--attention", "5"]
 
@@ -95,6 +96,11 @@ def test_a_member_without_its_weights_has_no_attention_scores(runs, dataset):
     assert attention_scorer(fold_models, "dev", dataset.dev) is None
 
 
+def packed(pools):
+    """Offsets of the utterances, and their hypotheses one after the other."""
+    return offsets_of(map(len, pools)), Ragged.of([list(hypothesis) for pool in pools for hypothesis in pool], np.int16)
+
+
 def test_a_pool_holds_the_most_likely_hypotheses_scores_and_the_lowest_for_the_rest():
     pools = [[bytes([token]) for token in range(1, SCORED_HYPOTHESES + 4)], [b"\x01"]]
     ctc = np.concatenate([-np.arange(SCORED_HYPOTHESES + 3.0), [-7.0]])[:, None]
@@ -106,10 +112,10 @@ def test_a_pool_holds_the_most_likely_hypotheses_scores_and_the_lowest_for_the_r
     def twice(ids, candidates):
         return [2 * scores for scores in scorer(ids, candidates)]
 
-    scores = pool_attention_scores([scorer, twice], "ab", pools, ctc)
+    scores = pool_attention_scores([scorer, twice], "ab", *packed(pools), ctc)
     ranked = -15.0 - 1.5 * np.arange(SCORED_HYPOTHESES)
     np.testing.assert_allclose(scores, [*ranked, *[ranked[-1]] * 3, -15.0])
-    assert pool_attention_scores([], "ab", pools, ctc).tolist() == [0.0] * (SCORED_HYPOTHESES + 4)
+    assert pool_attention_scores([], "ab", *packed(pools), ctc).tolist() == [0.0] * (SCORED_HYPOTHESES + 4)
 
 
 def test_a_coarse_model_does_not_exclude_hypotheses_from_scoring():
@@ -123,7 +129,7 @@ def test_a_coarse_model_does_not_exclude_hypotheses_from_scoring():
         scored.extend(candidates[0])
         return [np.zeros(len(candidates[0]))]
 
-    pool_attention_scores([scorer], "a", pools, np.stack([fine, fine, coarse], axis=1))
+    pool_attention_scores([scorer], "a", *packed(pools), np.stack([fine, fine, coarse], axis=1))
     assert pools[0][-1] in scored
 
 

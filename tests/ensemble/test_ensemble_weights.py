@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ensemble.fitting.member_weights import greedy_selection
-from ensemble.statistics.bootstrap import bootstrap, paired_bootstrap
+from ensemble.statistics.blend_tables import verdict
+from ensemble.statistics.bootstrap import bootstrap, paired_bootstrap, resampled_units
 
 
 def towards(target):
@@ -71,6 +72,56 @@ def test_interval_of_a_difference():
     assert interval.high == pytest.approx(interval.mean + 1.96 * deviation, abs=0.02)
     assert interval.certain
     assert paired_bootstrap(ours, theirs) == interval
+
+
+def test_speakers_are_resampled_whole():
+    """The interval is that of the speakers' means, where all have equally many utterances."""
+    rng = np.random.default_rng(0)
+    of_speaker = rng.normal(0, 1, 50)
+    values = np.repeat(of_speaker, 20) + rng.normal(0, 0.5, 1000)
+    speakers = [f"speaker {number}" for number in np.repeat(np.arange(50), 20)]
+    interval = bootstrap(values, speakers)
+    deviation = values.reshape(50, 20).mean(axis=1).std() / np.sqrt(50)
+    assert interval.mean == pytest.approx(values.mean())
+    assert interval.low == pytest.approx(interval.mean - 1.96 * deviation, abs=0.02)
+    assert interval.high == pytest.approx(interval.mean + 1.96 * deviation, abs=0.02)
+    over_utterances = bootstrap(values)
+    assert interval.high - interval.low > 3 * (over_utterances.high - over_utterances.low)
+
+
+def test_speakers_of_one_utterance_each_are_utterances():
+    values = np.random.default_rng(0).poisson(5, 200)
+    assert bootstrap(values, list(range(200))) == bootstrap(values)
+
+
+def test_speakers_of_unequal_size_count_by_their_utterances():
+    """Every resample of a constant per utterance has that mean, however many utterances its speakers have."""
+    interval = bootstrap(np.full(6, 2.0), ["a", "b", "b", "b", "b", "c"])
+    assert (interval.low, interval.mean, interval.high) == (2, 2, 2)
+    values = np.array([0.0, 1.0, 1.0, 1.0])
+    assert bootstrap(values, ["a", "b", "b", "b"]).high == 1 and bootstrap(values, ["a", "b", "b", "b"]).low == 0
+
+
+@pytest.mark.parametrize(
+    ("speakers", "units"),
+    [
+        (None, "utterances (too narrow, since the data name no speakers)"),
+        (["a", "a"], "utterances (too narrow, since there is only one speaker)"),
+        (["a", "b"], "2 speakers, too few for reliable intervals"),
+        (list("abcdefghij"), "10 speakers"),
+    ],
+)
+def test_what_is_resampled_is_named(speakers, units):
+    assert resampled_units(speakers) == units
+    if speakers and len(set(speakers)) == 1:
+        assert bootstrap(np.array([1, 2]), speakers) == bootstrap(np.array([1, 2]))
+
+
+def test_a_regression_is_worded_as_one():
+    ours, theirs = np.arange(30) % 7, np.arange(30) % 5
+    assert verdict(paired_bootstrap(theirs + 1, theirs)) == "significantly worse than"
+    assert verdict(paired_bootstrap(theirs, theirs + 1)) == "significantly better than"
+    assert verdict(paired_bootstrap(ours, ours)) == "not significantly different from"
 
 
 def test_no_difference_is_not_called_certain():

@@ -1,0 +1,84 @@
+"""Ranking: a log-linear posterior over the pool, trained for the least expected edit distance, and its consensus.
+
+It starts from the recipe of rescoring, which chooses the members. Then the weights of the joint likelihood, of each
+member's, of the language model, of the label prior and of attention, and a bonus for every label, are fitted together
+by minimum-risk training. The decision minimises the expected edit distance under the ranker's own posterior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ensemble.blenders.base import BLENDERS, BlendRecipe, used_members
+from ensemble.blenders.mbr import SHARPNESS
+from ensemble.blenders.rescore import member_pool
+from ensemble.hypotheses.blend_inputs import BlendInputs
+from ensemble.hypotheses.expected_distance import least_expected_distance
+from ensemble.hypotheses.pool import Pool
+from ensemble.hypotheses.scoring import combined_scores, keep_best
+from ensemble.ranking.consensus import consensus
+from ensemble.ranking.features import Features, ranking_features
+from ensemble.ranking.minimum_risk import fit_minimum_risk
+from ensemble.ranking.posteriors import posteriors
+from folds.store.ragged import Ragged
+
+# Hypotheses per utterance on which the weights are fitted; the others have next to no posterior.
+TRAINING_HYPOTHESES = 80
+# Factors of the fitted weights: the decision may want a flatter or sharper posterior than the least expected distance.
+SHARPENING = (0.5, 0.7, 1.0, 1.4, 2.0)
+
+
+@BLENDERS.register("rank")
+class Rank:
+    """The consensus of a log-linear posterior over the pool, trained for the least expected edit distance."""
+
+    def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
+        """Rescoring's recipe, the sharpness of its posterior, then all weights of the posterior together."""
+        start = BLENDERS.get("rescore")().fit(inputs, seed)
+        pool, features = _pool_with_features(inputs, start)
+        pairwise = inputs.pairwise_distances(used_members(start, inputs.names))
+
+        def sharpest(scores: np.ndarray, factors: Sequence[float]) -> float:
+            losses = [_mean_distance(factor * scores, pool, pairwise) for factor in factors]
+            return factors[int(np.argmin(losses))]
+
+        _, joint = member_pool(inputs, start)
+        sharpness = sharpest(combined_scores(joint, pool, start.settings), SHARPNESS)
+        initial = sharpness * _start_weights(start.settings, features.names)
+        assert pool.distance is not None  # inputs to fit on have references
+        kept, offsets = keep_best(features.values @ initial, pool.offsets, TRAINING_HYPOTHESES)
+        weights = fit_minimum_risk(features.values[kept], pool.distance[kept], offsets, initial)
+        weights *= sharpest(features.values @ weights, SHARPENING)
+        ranker = {name: float(weight) for name, weight in zip(features.names, weights, strict=True) if weight}
+        return BlendRecipe("rank", start.weights, {"mean": start.settings["mean"], "ranker": ranker})
+
+    def predict(self, inputs: BlendInputs, recipe: BlendRecipe) -> list[list[int]]:
+        """The consensus of the pool of the members with weight."""
+        pool, features = _pool_with_features(inputs, recipe)
+        scores = features.weigh(recipe.settings["ranker"])
+        start, _ = least_expected_distance(
+            scores, pool.offsets, inputs.pairwise_distances(used_members(recipe, inputs.names))
+        )
+        posterior = posteriors(scores, pool.offsets)
+        decisions = consensus(pool.tokens, pool.offsets, posterior, start, inputs.split.classes)
+        return [decisions[row].tolist() for row in range(len(decisions))]
+
+
+def _pool_with_features(inputs: BlendInputs, recipe: BlendRecipe) -> tuple[Pool, Features]:
+    pool, joint = member_pool(inputs, recipe)
+    member_of = inputs.member_of_column(used_members(recipe, inputs.names))
+    return pool, ranking_features(pool, joint, member_of, inputs.names, inputs.split.classes)
+
+
+def _start_weights(settings: Mapping[str, Any], names: Sequence[str]) -> np.ndarray:
+    """The weights of rescoring for the features `names`."""
+    named = {"lm": "lm_weight", "length": "length_bonus", "prior": "prior_weight", "attention": "attention_weight"}
+    weights = {"joint": 1.0} | {feature: settings.get(name, 0.0) for feature, name in named.items()}
+    return np.array([weights.get(name, 0.0) for name in names])
+
+
+def _mean_distance(scores: np.ndarray, pool: Pool, pairwise: Ragged) -> float:
+    return pool.mean_distance(least_expected_distance(scores, pool.offsets, pairwise)[0])

@@ -1,0 +1,142 @@
+"""Fusion: how the language model takes part in the search that proposes hypotheses, fitted for each member.
+
+The settings are the language model's weight, the length bonus, and a bonus for each label that subtracts a part of its
+prior, because a model favours frequent labels and so does the language model. They decide which hypotheses a pool
+holds; no weight that is fitted later can bring back one that was not proposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ensemble.decoding.batched import sample_rows
+from ensemble.decoding.decoders import DecoderSettings
+from ensemble.hypotheses.first_pass import PRIOR_WEIGHTS, FirstPassTrials
+from ensemble.hypotheses.pool import sum_bonuses
+from ensemble.lm.ngram import PhoneLM
+from ensemble.members.predictions import Predictions
+from folds.store.log_probs import LogProbs
+from folds.store.ragged import Ragged
+
+# Near the best settings of single members out of fold on real speech, for searches to begin with, and for inputs that
+# have no fitted settings. Rescoring the N-best of a search without a language model gains a third of what
+# fusion gains, because the hypotheses that the language model prefers are not in it.
+LM_WEIGHT, LENGTH_BONUS = 0.45, 1.0
+# The pairs of weight and bonus that are tried: the more a language model counts, the more it shortens hypotheses. All
+# outer folds share these trials; a search from point to point would decode most utterances anew for each fold.
+GRID = (
+    *((0.0, bonus) for bonus in (0.0, 0.5)),
+    *((0.2, bonus) for bonus in (0.0, 0.5, 1.0)),
+    *((0.35, bonus) for bonus in (0.5, 1.0, 1.5)),
+    *((0.5, bonus) for bonus in (0.5, 1.0, 1.5, 2.0)),
+    *((0.7, bonus) for bonus in (1.0, 1.5, 2.0)),
+    *((1.0, bonus) for bonus in (2.0, 2.5, 3.0)),
+)
+# Utterances on which the settings are fitted, each of which is decoded about 20 times.
+FUSION_UTTERANCES = 200
+# Labels with a lower mean posterior get the bonus of this one: a label that a model never predicts would otherwise be
+# proposed everywhere.
+LOWEST_PRIOR = 1e-3
+
+
+@dataclass(frozen=True)
+class FusionSettings:
+    """The settings of one member's search with the language model."""
+
+    lm_weight: float = LM_WEIGHT
+    length_bonus: float = LENGTH_BONUS
+    token_bonus: np.ndarray | None = None
+    """What each class adds to a score, (C,), beside the length bonus."""
+    prior_weight: float = 0.0
+    """The weight of the label prior in `token_bonus`."""
+
+    def decoder_settings(self, lm: PhoneLM) -> DecoderSettings:
+        """The arguments of a beam search with the language model `lm`."""
+        return {
+            "lm": lm,
+            "lm_weight": self.lm_weight,
+            "length_bonus": self.length_bonus,
+            "token_bonus": self.token_bonus,
+        }
+
+
+def language_terms(
+    settings: Sequence[FusionSettings], fold_of: np.ndarray, tokens: Ragged, lm: np.ndarray
+) -> np.ndarray:
+    """What the search with the language model adds to the scores of hypotheses, (H,).
+
+    `settings[fold_of[h]]` are those of hypothesis h, and `lm` (H,) its log-probability under the language model.
+    """
+    terms = np.zeros(len(tokens))
+    for fold, of_fold in enumerate(settings):
+        own = np.flatnonzero(fold_of == fold)
+        terms[own] = of_fold.lm_weight * lm[own] + of_fold.length_bonus * tokens.lengths[own]
+        if of_fold.token_bonus is not None:
+            terms[own] += sum_bonuses(tokens.take(own), of_fold.token_bonus)
+    return terms
+
+
+@dataclass(frozen=True, eq=False)
+class Fusion:
+    """The settings of every member, fitted on a sample of the out-of-fold utterances when first used.
+
+    What is fitted for an outer fold does not use its utterances, so that nested cross-validation stays honest.
+    """
+
+    predictions: Sequence[Predictions]
+    """The out-of-fold predictions of each member."""
+    references: Sequence[Sequence[int]]
+    language_models: Sequence[PhoneLM]
+    """Utterance u is searched with `language_models[outer_folds[u]]`."""
+    outer_folds: np.ndarray
+    _trials: dict[int, FirstPassTrials] = field(default_factory=dict)
+
+    def settings(self, member: int, held_out: int | None = None) -> FusionSettings:
+        """The settings fitted on all utterances of the sample but those of the outer fold `held_out`."""
+        trials = self._of_member(member)
+        drawn = trials.task.outer_folds != held_out
+        if not drawn.any():
+            drawn[:] = True
+
+        def loss(settings: tuple[float, ...]) -> float:
+            return float(trials.distances(*settings)[drawn].mean())
+
+        lm_weight, length_bonus = min(GRID, key=loss)
+        prior_weight = min((0.0, *PRIOR_WEIGHTS), key=lambda weight: loss((lm_weight, length_bonus, weight)))
+        token_bonus = prior_weight * self.label_bonus(member)
+        return FusionSettings(lm_weight, length_bonus, token_bonus, prior_weight)
+
+    def label_bonus(self, member: int) -> np.ndarray:
+        """The bonus of each class that subtracts the whole prior of the member's labels, (C,)."""
+        bonus = self._of_member(member).label_bonus
+        assert bonus is not None  # given below
+        return bonus
+
+    def _of_member(self, member: int) -> FirstPassTrials:
+        if member not in self._trials:
+            rows = sample_rows(np.arange(len(self.references)), FUSION_UTTERANCES)
+            log_probs = self.predictions[member].load().take(rows)
+            self._trials[member] = FirstPassTrials.of(
+                log_probs,
+                [self.references[row] for row in rows],
+                self.language_models,
+                self.outer_folds[rows],
+                self.predictions[member].name,
+                prior_bonus(log_probs),
+            )
+        return self._trials[member]
+
+
+def prior_bonus(log_probs: LogProbs) -> np.ndarray:
+    """The negative logarithm of each label's prior, its share of the posteriors of all frames, (C,); 0 for the blank.
+
+    A constant is added so that its mean over labels as they occur is 0: the number of labels is the length bonus's
+    part. Variani et al., "Hybrid autoregressive transducer" (ICASSP 2020), subtract an internal language model; for CTC
+    the prior of the labels is its simplest form.
+    """
+    posteriors = np.exp(log_probs.values.astype(np.float32)).mean(axis=0, dtype=np.float64)[1:]
+    prior = np.maximum(posteriors / posteriors.sum(), LOWEST_PRIOR)
+    return np.concatenate([[0.0], np.average(np.log(prior), weights=prior) - np.log(prior)])

@@ -1,0 +1,79 @@
+"""Refits: members' models trained again on all training utterances, which predict dev and test beside the fold models.
+
+A refit (`folds.train --folds 1`, the member `<name>.all`) holds nothing out, so no out-of-fold prediction can weigh it:
+it gets the weight and the settings of the fold models of the same name. That is sound only if it was trained as they
+were, so their recipes are compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ensemble.members.member import Member
+from folds.store.fold_model import FoldModel
+from folds.training.options import RecipeOptions
+
+# What may differ: where and how exactly it was computed, and what only a run with held-out utterances can have.
+FREE = frozenset({"clock", "keep", "precision", "select"})
+
+
+def with_refits(members: Sequence[Member], fold_models: Sequence[FoldModel]) -> tuple[list[Member], list[str]]:
+    """The members, each with its refit if `fold_models` has one, and a note for each refit that is not used.
+
+    A refit is left out if its model, data or recipe differ from those of the fold models.
+    """
+    by_name = {member.name: member for member in members}
+    notes = []
+    for refit in fold_models:
+        if not refit.is_refit:
+            continue
+        member = by_name.get(refit.folder.refit_of)
+        if member is None:
+            notes.append(
+                f"left out: {refit.name} was trained on all utterances, and {refit.folder.refit_of}, whose out-of-fold "
+                "predictions would weigh it, is not a member here"
+            )
+            continue
+        difference = recipe_difference(refit, member.fold_models[0])
+        if difference is None:
+            by_name[member.name] = dataclasses.replace(member, refit=refit)
+        else:
+            notes.append(f"left out: {refit.name} was not trained as the fold models of {member.name}: {difference}")
+    return [by_name[member.name] for member in members], notes
+
+
+def recipe_difference(refit: FoldModel, fold_model: FoldModel) -> str | None:
+    """The first difference between two recipes, such as "epochs 40, not 30"; None if they are the same.
+
+    Options that a run's version did not have yet count as their defaults.
+    """
+    ours, theirs = _recipe(refit), _recipe(fold_model)
+    default = dict(_flat(dataclasses.asdict(RecipeOptions())))
+    for key in sorted({*ours, *theirs}):
+        mine, other = (recipe.get(key, default.get(key)) for recipe in (ours, theirs))
+        if mine != other:
+            return f"{key} {mine}, not {other}"
+    return None
+
+
+def _recipe(fold_model: FoldModel) -> dict[str, Any]:
+    """What must be the same, by name."""
+    config = fold_model.config
+    options = config.get("options", {})
+    recipe = {key: value for key, value in _flat(options.get("recipe", {})) if key not in FREE}
+    if recipe.get("minutes") is not None:
+        recipe.pop("epochs", None)
+    facts = {"model": fold_model.model, "data": config.get("data", {}).get("hash")}
+    sources = {key: "given" if options.get(key) else "not given" for key in ("restart_from", "guide")}
+    return facts | dict(_flat(config.get("model_config", {}))) | recipe | sources
+
+
+def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The items, those of nested options one by one; tuples as the lists that JSON has."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value)
+        else:
+            yield key, list(value) if isinstance(value, tuple) else value

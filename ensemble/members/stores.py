@@ -1,0 +1,40 @@
+"""The options of commands that read trained models: one or several runs folders, and the threads they compute with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ensemble.threads import set_worker_threads
+from folds.data.data_options import DataOptions
+from folds.store.fold_model import FoldModel, find_fold_models
+from registry import InputError
+
+
+@dataclass(frozen=True)
+class StoresOptions(DataOptions):
+    """The competition's data, and where trained models are."""
+
+    runs: tuple[Path, ...] = (Path("runs"),)
+    """One or more runs folders; a member's name may be in only one of them."""
+    threads: int = 0
+    """CPU threads of searches and of networks; 0 is one per core for searches (or NUMBA_NUM_THREADS), and PyTorch's own
+    number (or OMP_NUM_THREADS) for networks."""
+
+    def use_threads(self) -> None:
+        """Compute with `threads` from now on. Raises InputError for a negative number."""
+        if self.threads < 0:
+            raise InputError(f"--threads {self.threads}: expected 0 or more")
+        if self.threads:
+            set_worker_threads(self.threads)
+            torch.set_num_threads(self.threads)
+
+    def find_fold_models(self) -> list[FoldModel]:
+        """The finished fold models in all runs folders. Raises InputError for a folder that does not exist."""
+        return [fold_model for runs in dict.fromkeys(self.runs) for fold_model in find_fold_models(runs)]
+
+    def describe_runs(self) -> str:
+        """The runs folders, for messages."""
+        return ", ".join(map(str, self.runs))

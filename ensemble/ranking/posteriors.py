@@ -1,0 +1,25 @@
+"""Posteriors over the hypotheses of each utterance's pool, on flat arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def posteriors(scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Posteriors (H,) float64 that are proportional to exp(scores) within each utterance.
+
+    >>> posteriors(np.log([1.0, 3.0, 5.0]), np.array([0, 2, 3])).tolist()
+    [0.25, 0.75, 1.0]
+    """
+    masses = np.exp(relative_to_best(scores, offsets))
+    return masses / spread(np.add.reduceat(masses, offsets[:-1]), offsets)
+
+
+def relative_to_best(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Values (H,) minus the largest of their utterance, float64."""
+    return values - spread(np.maximum.reduceat(np.asarray(values, np.float64), offsets[:-1]), offsets)
+
+
+def spread(per_utterance: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """One value per utterance (N, …), repeated for each of its hypotheses (H, …)."""
+    return np.repeat(per_utterance, np.diff(offsets), axis=0)

@@ -1,0 +1,57 @@
+"""Settings of the search that proposes hypotheses: fitted, honest by fold, and the label prior."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import simulated_members as simulated
+
+from ensemble.hypotheses.fusion import GRID, LOWEST_PRIOR, Fusion, prior_bonus
+from folds.competition.metric import edit_distances
+from folds.store.log_probs import LogProbs
+
+REFERENCES = simulated.references(24, length=10)
+INPUTS = simulated.inputs({"a": [simulated.log_probs(REFERENCES, error=0.4, seed=1)]}, REFERENCES)
+
+
+def fusion(references=REFERENCES):
+    split = INPUTS.split
+    return Fusion(split.predictions, references, split.language_models, split.outer_folds)
+
+
+def test_settings_of_a_fold_do_not_depend_on_its_references():
+    """With the references of fold 1 exchanged, the settings that hold out fold 1 stay the same."""
+    exchanged = [[1] * 5 if fold == 1 else r for r, fold in zip(REFERENCES, INPUTS.split.outer_folds, strict=True)]
+    before, after = fusion().settings(0, held_out=1), fusion(exchanged).settings(0, held_out=1)
+    assert (before.lm_weight, before.length_bonus) == (after.lm_weight, after.length_bonus)
+    np.testing.assert_array_equal(before.token_bonus, after.token_bonus)
+    whole, other = fusion().settings(0), fusion(exchanged).settings(0)
+    assert (whole.lm_weight, whole.length_bonus) != (other.lm_weight, other.length_bonus)
+
+
+def test_fitted_settings_have_the_least_distance_on_the_other_folds():
+    trials, drawn = fusion()._of_member(0), INPUTS.split.outer_folds != 0
+    fitted = fusion().settings(0, held_out=0)
+    assert fitted.token_bonus.tolist() == (fitted.prior_weight * trials.label_bonus).tolist()
+    found = trials.distances(fitted.lm_weight, fitted.length_bonus, fitted.prior_weight)[drawn].mean()
+    assert found <= min(trials.distances(*settings)[drawn].mean() for settings in GRID)
+
+
+def test_dev_is_searched_with_the_settings_fitted_out_of_fold():
+    inputs = simulated.inputs({"a": [simulated.log_probs(REFERENCES, error=0.4, seed=1)]}, REFERENCES)
+    fitted = type(inputs)(inputs.split, inputs.nbest_size, inputs.pool_size, fusion())
+    with_lm = [fitted.best_with_lm(0, row)[0] for row in range(len(inputs))]
+    plain = [inputs.best_with_lm(0, row)[0] for row in range(len(inputs))]
+    assert edit_distances(with_lm, REFERENCES).mean() <= edit_distances(plain, REFERENCES).mean() + 0.1
+    assert fitted.pool().prior.any() and not inputs.pool().prior.any()
+
+
+def test_the_prior_is_the_labels_share_of_the_posteriors():
+    posteriors = np.array([[0.6, 0.3, 0.1, 0.0], [0.7, 0.1, 0.2, 0.0]], np.float32)
+    with np.errstate(divide="ignore"):
+        log_probs = LogProbs(np.log(posteriors), np.array([0, 2]), ("u",), "", 0, 4)
+    prior = np.array([0.4, 0.3, LOWEST_PRIOR]) / [0.7, 0.7, 1]
+    bonus = prior_bonus(log_probs)
+    assert bonus[0] == 0
+    np.testing.assert_allclose(bonus[1:] - bonus[1], np.log(prior[0]) - np.log(prior), rtol=1e-5)
+    assert (bonus[1:] * prior).sum() == pytest.approx(0, abs=1e-6)

@@ -1,0 +1,83 @@
+"""The best member alone, decoded with the language model: the member and settings chosen, and what it predicts."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+import simulated_members as simulated
+
+from ensemble.beam import beam_search
+from ensemble.blenders.base import BlendRecipe, distances
+from ensemble.blenders.best import FittedBlender, winner
+from ensemble.blenders.single import CANDIDATES, Single, fit_first_pass, leading_members
+from ensemble.hypotheses import first_pass
+from folds.competition.metric import edit_distances
+
+REFERENCES = simulated.references(24, length=10)
+ERRORS = {"a": 0.35, "b": 0.2, "c": 0.3, "d": 0.6}
+
+
+@pytest.fixture(scope="module")
+def oof():
+    members = {n: [simulated.log_probs(REFERENCES, error=error, seed=i)] for i, (n, error) in enumerate(ERRORS.items())}
+    return simulated.inputs(members, REFERENCES)
+
+
+def first_pass_distances(inputs, index, settings):
+    """Distances by one search per utterance."""
+    best = []
+    for row, log_probs in enumerate(inputs.load(index)[u] for u in range(len(inputs))):
+        lm = inputs.split.language_models[inputs.outer_folds[row]]
+        (nbest,) = beam_search(log_probs[None], [len(log_probs)], beam=50, lm=lm, **settings)
+        best.append(list(nbest[0].tokens))
+    return edit_distances(best, inputs.references)
+
+
+def test_the_member_and_the_settings_of_least_first_pass_distance_are_chosen(oof):
+    recipe = Single().fit(oof)
+    (name,) = recipe.weights
+    leading = leading_members(oof)
+    assert len(leading) == CANDIDATES and oof.names.index("d") not in leading
+    values = {member: fit_first_pass(oof, member)[1] for member in leading}
+    assert oof.names.index(name) == min(values, key=values.get)
+    index = oof.names.index(name)
+    assert first_pass_distances(oof, index, recipe.settings).mean() == pytest.approx(values[index])
+    weight, bonus = recipe.settings["lm_weight"], recipe.settings["length_bonus"]
+    for i, j in product((-1, 0, 1), repeat=2):
+        near = {"lm_weight": max(0.0, weight + 0.05 * i), "length_bonus": bonus + 0.2 * j}
+        assert first_pass_distances(oof, index, near).mean() >= values[index] - 1e-9
+
+
+def test_out_of_fold_it_is_the_first_pass_of_one_member(oof):
+    recipe = BlendRecipe("single", {"c": 1.0}, {"lm_weight": 0.3, "length_bonus": 0.5})
+    expected = first_pass_distances(oof, 2, recipe.settings)
+    assert distances(Single(), oof, recipe).tolist() == expected.tolist()
+
+
+def test_several_networks_are_averaged_frame_by_frame():
+    """Two equal networks predict what one does."""
+    one = simulated.log_probs(REFERENCES)
+    recipe = BlendRecipe("single", {"a": 1.0}, {"lm_weight": 0.3, "length_bonus": 0.5})
+    single, double = (simulated.inputs({"a": [one] * count}, REFERENCES) for count in (1, 2))
+    assert Single().predict(double, recipe) == Single().predict(single, recipe)
+
+
+def test_the_fits_of_nested_cross_validation_share_their_trials(oof, monkeypatch):
+    fit_first_pass(oof, 1)
+    rows, calls = np.flatnonzero(oof.outer_folds == 0), []
+    original = first_pass.decode_in_batches
+    monkeypatch.setattr(first_pass, "decode_in_batches", lambda *a, **k: calls.append(k) or original(*a, **k))
+    settings, distance = fit_first_pass(oof.take(rows), 1)
+    assert len(calls) < 30
+    again = len(calls)
+    assert fit_first_pass(oof.take(rows), 1) == (settings, distance) and len(calls) == again
+    assert first_pass_distances(oof, 1, settings)[rows].mean() == pytest.approx(distance)
+
+
+def test_no_blend_is_chosen_over_a_better_single_member():
+    def fitted(nested):
+        return FittedBlender(BlendRecipe("any", {"a": 1.0}), np.zeros(2), np.array(nested))
+
+    assert winner({"mbr": fitted([4, 6]), "single": fitted([4, 5]), "rescore": fitted([9, 1])}) == "single"
