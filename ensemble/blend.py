@@ -1,10 +1,10 @@
 """`python -m ensemble.blend`: blend all finished members into a submission.
 
 Prints each member's and blender's mean edit distance on out-of-fold data (as fitted and by nested cross-validation) and
-on the untouched dev set, selects the blender with the lowest nested distance, and writes the submission and
-`<out>.json`, which holds everything needed to reproduce it. The best member alone, decoded with the language model, is
-one of the blenders, and every difference is to the strongest member alone. In Python, `ensemble.blend.blend` does this
-without printing or writing files.
+on the untouched dev set, selects the blender with the lowest nested distance (for ties see `ensemble.blenders.best`),
+and writes the submission and `<out>.json`, which holds everything needed to reproduce it. The best member alone,
+decoded with the language model, is one of the blenders, and every difference is to the strongest member alone. In
+Python, `ensemble.blend.blend` does this without printing or writing files.
 """
 
 from __future__ import annotations

@@ -38,6 +38,8 @@ TUNING_UTTERANCES = 400
 class Average:
     """Weighted mean of frame posteriors, or of their logarithms, then beam search with an LM and a bonus."""
 
+    weighs_networks = False
+
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
         """Greedy weights on the greedily decoded mean, both domains, calibrated or not; then LM weight and bonus."""
         fitted = dict(zip(inputs.names, fit_temperatures(inputs), strict=True))

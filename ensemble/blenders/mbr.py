@@ -28,6 +28,8 @@ SHARPNESS = (0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3
 class MinimumBayesRisk:
     """The hypothesis of the rescored pool with the least expected edit distance under the members' joint posterior."""
 
+    weighs_networks = True
+
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
         """Start from the rescoring recipe, then search the posterior's sharpness, LM weight, bonus and weights."""
         start = BLENDERS.get("rescore")().fit(inputs, seed)

@@ -35,6 +35,8 @@ SHARPENING = (0.5, 0.7, 1.0, 1.4, 2.0)
 class Rank:
     """The consensus of a log-linear posterior over the pool, trained for the least expected edit distance."""
 
+    weighs_networks = True
+
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
         """Rescoring's recipe, the sharpness of its posterior, then all weights of the posterior together."""
         start = BLENDERS.get("rescore")().fit(inputs, seed)

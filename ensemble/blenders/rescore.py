@@ -27,6 +27,8 @@ from ensemble.hypotheses.scoring import MEANS, NO_LM_OR_ATTENTION, Mixture, best
 class Rescore:
     """The pool rescored by the weighted exact log-likelihoods of all members, a phone LM and a length bonus."""
 
+    weighs_networks = True
+
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
         """Greedy weights and a search over LM weight and bonus, in turns, for both means."""
         _, weights, settings = min((self._fit(inputs, mean, seed) for mean in MEANS), key=lambda trial: trial[0])

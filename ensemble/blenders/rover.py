@@ -68,6 +68,8 @@ class _Slots:
 class Rover:
     """ROVER among the members' best hypotheses, which are found with the language model."""
 
+    weighs_networks = False
+
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
         """Fit greedy weights on plain votes, then scheme, alpha and null confidence, then LM weight and bonus."""
         order = _members_in_order(inputs)

@@ -35,6 +35,8 @@ FIT_UTTERANCES = 800
 class RoverOfDecisions:
     """ROVER among the members' minimum-Bayes-risk decisions, each within the member's own pool."""
 
+    weighs_networks = True
+
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
         """Each member's LM settings on its own pool, the sharpness for the best one, then greedy weights."""
         fitted = [_fit_member(inputs, member) for member in range(len(inputs.names))]

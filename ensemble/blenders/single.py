@@ -25,6 +25,8 @@ CANDIDATES = 3
 class Single:
     """The best member alone, decoded with the language model as `ensemble.decode --tune` does."""
 
+    weighs_networks = True
+
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
         """The member and the settings of least first-pass distance."""
         fitted = {member: fit_first_pass(inputs, member) for member in leading_members(inputs)}

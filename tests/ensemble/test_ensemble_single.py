@@ -14,6 +14,7 @@ from ensemble.blenders.best import FittedBlender, winner
 from ensemble.blenders.single import CANDIDATES, Single, fit_first_pass, leading_members
 from ensemble.hypotheses import first_pass
 from folds.competition.metric import edit_distances
+from models.ctc import log_likelihood
 
 REFERENCES = simulated.references(24, length=10)
 ERRORS = {"a": 0.35, "b": 0.2, "c": 0.3, "d": 0.6}
@@ -56,12 +57,27 @@ def test_out_of_fold_it_is_the_first_pass_of_one_member(oof):
     assert distances(Single(), oof, recipe).tolist() == expected.tolist()
 
 
-def test_several_networks_are_averaged_frame_by_frame():
-    """Two equal networks predict what one does."""
+def test_two_equal_networks_predict_what_one_does():
     one = simulated.log_probs(REFERENCES)
     recipe = BlendRecipe("single", {"a": 1.0}, {"lm_weight": 0.3, "length_bonus": 0.5})
     single, double = (simulated.inputs({"a": [one] * count}, REFERENCES) for count in (1, 2))
     assert Single().predict(double, recipe) == Single().predict(single, recipe)
+
+
+def test_several_networks_choose_the_hypothesis_of_highest_mean_score():
+    """Among all that they propose, by exact likelihoods, the language model and the bonus."""
+    networks = [simulated.log_probs(REFERENCES, error=0.4, seed=seed) for seed in (1, 2)]
+    inputs = simulated.inputs({"a": networks}, REFERENCES)
+    settings = {"lm_weight": 0.3, "length_bonus": 0.5}
+    predicted = Single().predict(inputs, BlendRecipe("single", {"a": 1.0}, settings))
+    pool = inputs.pool([0])
+    for row, hypothesis in enumerate(predicted):
+        span = range(pool.offsets[row], pool.offsets[row + 1])
+        candidates = [pool.tokens[h].tolist() for h in span]
+        lm = inputs.split.language_models[inputs.outer_folds[row]]
+        scores = np.mean([log_likelihood(inputs.load(index)[row], candidates) for index in (0, 1)], axis=0)
+        scores += [0.3 * lm.score(tokens) + 0.5 * len(tokens) for tokens in candidates]
+        assert scores[candidates.index(hypothesis)] == pytest.approx(scores.max())
 
 
 def test_the_fits_of_nested_cross_validation_share_their_trials(oof, monkeypatch):
@@ -76,8 +92,17 @@ def test_the_fits_of_nested_cross_validation_share_their_trials(oof, monkeypatch
     assert first_pass_distances(oof, 1, settings)[rows].mean() == pytest.approx(distance)
 
 
-def test_no_blend_is_chosen_over_a_better_single_member():
-    def fitted(nested):
-        return FittedBlender(BlendRecipe("any", {"a": 1.0}), np.zeros(2), np.array(nested))
+def fitted(nested):
+    return FittedBlender(BlendRecipe("any", {"a": 1.0}), np.zeros(len(nested)), np.array(nested))
 
+
+def test_a_vote_of_networks_is_chosen_only_if_it_is_clearly_better():
+    """ROVER is 0.1 better, with a standard error of 0.095, and then 1 better with none."""
+    rover = fitted([5] * 10)
+    assert winner({"rover": rover, "mbr": fitted([6] + [5] * 9), "rank": fitted([6, 6] + [5] * 8)}) == "mbr"
+    assert winner({"rover": rover, "average": fitted([5] * 9 + [6])}) == "rover"
+    assert winner({"rover": rover, "mbr": fitted([6] * 10)}) == "rover"
+
+
+def test_no_blend_is_chosen_over_a_better_single_member():
     assert winner({"mbr": fitted([4, 6]), "single": fitted([4, 5]), "rescore": fitted([9, 1])}) == "single"
