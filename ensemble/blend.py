@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe, predict_with
-from ensemble.blenders.best import FittedBlender, best_recipe, fit_blenders, methods_of, winner
+from ensemble.blenders.best import FittedBlender, best_recipe, fit_blenders, lowest_nested, methods_of, winner
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
 from ensemble.members.eligibility import Rules
 from ensemble.members.member import Member, Networks, group_by_member, measurable_on_dev
@@ -161,6 +161,10 @@ def print_blenders(result: BlendResult, baselines: Sequence[MemberBaseline], spe
     ours = result.dev[result.chosen]
     difference = describe_difference(ours, alternative.dev, speakers)
     print(f"\nchosen by the nested out-of-fold distance: {result.chosen}, predicted by {NETWORKS[result.networks]}")
+    lowest = lowest_nested(result.fitted)
+    if lowest != result.chosen:
+        print(f"({lowest} is lower, but hardly, and in it the networks of a member, of which only dev and test have")
+        print("several, outvote each other)")
     print(
         f"on dev: {ours.mean():.3f}, {verdict(paired_bootstrap(ours, alternative.dev, speakers))} {alternative.name} "
         f"at 95 %: {difference}"
