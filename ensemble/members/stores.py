@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +25,10 @@ class StoresOptions(DataOptions):
     number (or OMP_NUM_THREADS) for networks."""
 
     def use_threads(self) -> None:
-        """Compute with `threads` from now on. Raises InputError for a negative number."""
-        if self.threads < 0:
-            raise InputError(f"--threads {self.threads}: expected 0 or more")
+        """Compute with `threads` from now on. Raises InputError for a negative number, or far more than CPUs."""
+        most = 4 * (os.cpu_count() or 1)
+        if not 0 <= self.threads <= most:
+            raise InputError(f"--threads {self.threads}: expected 0 to {most}, four for each CPU of this machine")
         if self.threads:
             set_worker_threads(self.threads)
             torch.set_num_threads(self.threads)
