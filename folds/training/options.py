@@ -139,7 +139,7 @@ class TrainOptions(StoreOptions):
     of their own."""
     preset: str = "auto"
     """The recipe, by name: quick, small, base or large; other options override its values, and `--help` beside it shows
-    them. auto is quick on CPUs, and on a GPU the preset of the model's size. RESULTS.md compares them."""
+    them. auto is quick on CPUs, and on a GPU the preset of the model's size."""
     fold: str = "0"
     """A fold, several (0,2), or all."""
     folds: int = 5
@@ -157,9 +157,9 @@ class TrainOptions(StoreOptions):
     """Warm restart: start each model from the final weights of the same model, fold and seed in another runs folder
     instead of from random weights. Runs trained there with --select best provide their best weights."""
     guide: Path | None = None
-    """Guided CTC: spike on the same frames as a trained model of the same stride, so that the frame average of both
-    means more. A member's folder, such as runs/pblstm, or that of one run; its run of the same fold is used, which has
-    not seen what is held out here."""
+    """Guided CTC: spike on the same frames as a trained model of the same stride, so that their frames can be averaged.
+    A member's folder, such as runs/pblstm, or that of one run; its run of the same fold is used, which has not seen
+    what is held out here."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1. auto is CUDA where there is a GPU, else the CPU; MPS has no CTC loss in PyTorch."""
     threads: int = 0
@@ -178,7 +178,10 @@ class TrainOptions(StoreOptions):
         if self.name:
             check_name(self.name)
         if self.name and "," in self.model:
-            raise InputError(f"--name {self.name} with --model {self.model}: a name is of one model; train them singly")
+            raise InputError(
+                f"--name {self.name} with --model {self.model}: a name belongs to one model; train them with separate "
+                "commands"
+            )
         if self.threads < 0:
             raise InputError(f"--threads {self.threads}: expected 0 or more")
         if self.seed < 0:

@@ -49,7 +49,7 @@ def most_threads(parameters: int, processes: int = 1) -> int:
 
 
 def adapted_threads(present: int, cores: int, others: Sequence[float], most: int) -> int:
-    """The number of threads to go on with, 1 to `most`.
+    """The number of threads to continue with, 1 to `most`.
 
     `others` is what other processes used of the `cores` in each of the last windows, in cores, the latest last.
     """

@@ -29,7 +29,7 @@ def test_a_name_that_another_model_has_is_refused(undisturbed, tiny, monkeypatch
 
 
 def test_several_models_cannot_share_a_name():
-    with pytest.raises(InputError, match="--name wide with --model gru_small,gru: a name is of one model"):
+    with pytest.raises(InputError, match="--name wide with --model gru_small,gru: a name belongs to one model"):
         parse(["--model", "gru_small,gru", "--name", "wide"])
     assert [model.options.name for model in parse(["--model", "gru_small,gru"])] == ["", ""]
 
