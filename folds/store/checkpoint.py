@@ -54,8 +54,9 @@ def load(
     """Restore model and optimizer from the newest intact checkpoint: (header, more), or None if there is none.
 
     A damaged checkpoint, one with other tensors than those of `model` and `optimizer`, or one whose header and `more`
-    are an InputError of `check`, is reported on stderr and renamed, and the one before it is used. One that cannot be read for
-    another reason (no permission, a network drive that is unavailable) is an OSError: that must not cost any steps.
+    are an InputError of `check`, is reported on stderr and renamed, and the one before it is used. One that cannot be
+    read for another reason (no permission, a network drive that is unavailable) is an OSError: that must not cost any
+    steps.
     """
     for path in reversed(run.checkpoints):
         try:
@@ -68,7 +69,8 @@ def load(
         except FileNotFoundError:
             continue  # another process of the group has renamed it
         except (SafetensorError, InputError) as error:
-            print(f"warning: {path} is damaged ({one_line(error)}): going back to the checkpoint before it", file=sys.stderr)
+            advice = "going back to the checkpoint before it"
+            print(f"warning: {path} is damaged ({one_line(error)}): {advice}", file=sys.stderr)
             with contextlib.suppress(FileNotFoundError):
                 path.replace(path.with_suffix(".damaged"))
             continue

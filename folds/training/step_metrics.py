@@ -43,7 +43,8 @@ class Counters:
         Raises InputError for missing counters, or those of a wrong type.
         """
         name = "counters" if "counters" in header else "at"
-        counters = convert(header, _Header, "header").counters or convert(header, _OldHeader, "header").at
+        recorded = convert(header, _Header, "header").counters
+        counters = recorded if recorded is not None else convert(header, _OldHeader, "header").at
         if "streak" in counters:
             counters = {**counters, "nonfinite_steps": counters["streak"]}
         return convert(counters, Counters, f"header, {name}")

@@ -155,7 +155,7 @@ def _cut(run: Path) -> None:
         (lambda run: _replace_header(run, None), "no description, so it was made by an earlier version: train this"),
         (lambda run: _replace_header(run, {"description": "{"}), r"the description is damaged \("),
         (lambda run: _replace_header(run, {"description": "[]"}), r"the description is damaged \("),
-        (lambda run: _replace_header(run, {"description": "{}"}), r"the description is damaged \('model' is missing\)"),
+        (lambda run: _replace_header(run, {"description": "{}"}), r"the description is damaged \(no model\)"),
         (lambda run: _described(run, config=3), r"the description is damaged \("),
         (lambda run: _described(run, config={}), r"\(features and classes are None and None; expected integers\)"),
         (lambda run: _described(run, phonemes=["", "HH"]), r"\(2 phonemes; expected one string for each of the 5 cl"),

@@ -63,7 +63,8 @@ def test_an_interrupted_replacement_keeps_the_complete_file(tmp_path, monkeypatc
     path = tmp_path / "submission.csv"
     path.write_text("old")
     monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(InputError, match="submission.csv: cannot be replaced") as caught, atomic_write(path) as temporary:
+    message = "submission.csv: cannot be replaced"
+    with pytest.raises(InputError, match=message) as caught, atomic_write(path) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "old" and temporary.read_text() == "new" and str(temporary) in str(caught.value)
 
