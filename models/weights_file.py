@@ -43,8 +43,10 @@ class Description:
 
     def __post_init__(self) -> None:
         sizes = [self.config.get(key) for key in ("features", "classes")]
-        if not all(type(size) is int and size > 0 for size in sizes):
-            raise ValueError(f"features and classes are {sizes[0]} and {sizes[1]}; expected integers above 0")
+        if not all(type(size) is int for size in sizes):
+            raise ValueError(f"features and classes are {sizes[0]} and {sizes[1]}; expected integers")
+        if min(sizes) < 1:
+            raise ValueError(f"features and classes are {sizes[0]} and {sizes[1]}; expected at least 1")
         for name, labels in (("phonemes", self.phonemes), ("characters", self.characters)):
             if len(labels) != sizes[1] or not all(isinstance(label, str) for label in labels):
                 raise ValueError(f"{len(labels)} {name}; expected one string for each of the {sizes[1]} classes")

@@ -198,7 +198,7 @@ def test_weights_and_description_come_back(tmp_path, network):
     ("changes", "message"),
     [
         ({"phonemes": ["", "HH"]}, "2 phonemes; expected one string for each of the 5 classes"),
-        ({"normalization": None}, "normalization is None; expected utterance"),
+        ({"normalization": None}, "normalization: expected str, found null"),
     ],
 )
 def test_a_description_that_could_not_be_read_is_not_written(tmp_path, network, changes, message):
