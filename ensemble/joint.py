@@ -105,7 +105,7 @@ def open_task(fold_model: FoldModel, split: str, dataset: Dataset, limit: int | 
     source = {"oof": dataset.train, "dev": dataset.dev, "test": dataset.test}[split]
     row_of = {utterance: row for row, utterance in enumerate(source.ids)}
     ids = fold_model.load(split).ids
-    if fold_model.config["data"]["hash"] != dataset.hash or any(utterance not in row_of for utterance in ids):
+    if fold_model.check_trained().data.hash != dataset.hash or any(utterance not in row_of for utterance in ids):
         raise InputError(f"{fold_model.path}: was trained on data other than {dataset.root}: pass its --data")
     if not ids:
         raise InputError(

@@ -22,6 +22,7 @@ from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.open_inputs import InputOptions, open_inputs
 from ensemble.members.member import Member, group_by_member, measurable_on_dev
 from ensemble.members.refits import with_refits
+from ensemble.members.sidecar import Sidecar
 from ensemble.members.stores import StoresOptions
 from ensemble.rover import NULL
 from ensemble.statistics.blend_tables import member_table
@@ -30,7 +31,9 @@ from ensemble.statistics.confusions import EditCounts, count_edits
 from ensemble.statistics.member_baselines import MemberBaseline, measure_members
 from folds.competition.alphabets import Alphabet
 from folds.competition.metric import edit_distances
+from folds.store.schemas import EpochMetrics
 from registry import InputError, atomic_write, command
+from registry.json_files import read_json, read_json_lines
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #1c2430 }
@@ -128,8 +131,8 @@ def _curves(members: Sequence[Member]) -> str:
     for member in members:
         for fold_model in member.fold_models:
             path = fold_model.folder.metrics
-            epochs = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-            points = [(epoch["epoch"], epoch["held_out"]) for epoch in epochs if epoch.get("held_out") is not None]
+            epochs = read_json_lines(path, EpochMetrics) if path.exists() else []
+            points = [(epoch.epoch, epoch.held_out) for epoch in epochs if epoch.held_out is not None]
             if points:
                 curves.append((f"{member.name} fold {fold_model.fold}", points))
     if not curves:
@@ -143,7 +146,7 @@ def _line_chart(curves: Sequence[tuple[str, Sequence[tuple[int, float]]]]) -> st
     Its top is the highest second y of all curves, because the first epoch is far above the others.
     """
     last = max(x for _, points in curves for x, _ in points)
-    top = max(points[min(1, len(points) - 1)][1] for _, points in curves)
+    top = max(points[min(1, len(points) - 1)][1] for _, points in curves) or 1.0
     lines = []
     for i, (name, points) in enumerate(curves):
         colour = f"hsl({i * 137 % 360} 60% 45%)"
@@ -161,22 +164,22 @@ def _blend(submission: Path) -> str:
     path = submission.with_name(submission.name + ".json")
     if not path.exists():
         return f"<p>There is no {escape(str(path))}; write one with <code>python -m ensemble.blend</code>.</p>"
-    description = json.loads(path.read_text(encoding="utf-8"))
-    recipe, difference = description["recipe"], description.get("dev_minus_best_member")
-    settings = json.dumps(recipe["settings"], indent=1)
+    description = read_json(path, Sidecar, "write it again with python -m ensemble.blend")
+    recipe, difference = description.recipe, description.dev_minus_best_member
+    settings = json.dumps(recipe.settings, indent=1)
     results = (
         "no results"
         if difference is None
         else (
-            f"out of fold {description['oof']:.3f} fitted, {description['nested']:.3f} nested; "
-            f"dev {description['dev']:.3f}, which is {difference['mean']:+.3f} "
-            f"[{difference['low']:+.3f}, {difference['high']:+.3f}] against {escape(difference['member'])}"
+            f"out of fold {description.oof:.3f} fitted, {description.nested:.3f} nested; "
+            f"dev {description.dev:.3f}, which is {difference.mean:+.3f} "
+            f"[{difference.low:+.3f}, {difference.high:+.3f}] against {escape(difference.member)}"
         )
     )
     return (
-        f"<p>{escape(str(submission))}: method {escape(recipe['method'])}; {results}; "
-        f"{description['parameters']:,} parameters; tags: {escape(', '.join(description['tags']) or 'none')}</p>"
-        f"{table(['member', 'weight'], list(recipe['weights'].items()))}<pre><code>{escape(settings)}</code></pre>"
+        f"<p>{escape(str(submission))}: method {escape(recipe.method)}; {results}; "
+        f"{description.parameters:,} parameters; tags: {escape(', '.join(description.tags) or 'none')}</p>"
+        f"{table(['member', 'weight'], list(recipe.weights.items()))}<pre><code>{escape(settings)}</code></pre>"
     )
 
 

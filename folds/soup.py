@@ -15,14 +15,15 @@ import tyro
 
 from folds.data.data_options import DataOptions
 from folds.store.checkpoint import mean_weights
-from folds.store.fold_model import read_fold_model
-from folds.store.json_files import read_json, write_json
+from folds.store.fold_model import AGAIN, read_fold_model
 from folds.store.run_folder import RunFolder
+from folds.store.schemas import SummaryFile
 from folds.training.metrics_logger import Cost
 from folds.training.predict import write_predictions
 from folds.training.run_config import weights_description
 from models import create_model, write_weights
 from registry import InputError, command
+from registry.json_files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class SoupOptions(DataOptions):
 def make_soup(options: SoupOptions) -> RunFolder:
     """Write the folder of the soup, and return it."""
     run = RunFolder(options.run[0].resolve())
-    fold_model, summary = read_fold_model(run), read_json(run.summary)
+    fold_model, summary = read_fold_model(run), read_json(run.summary, SummaryFile, AGAIN)
     checkpoints = run.checkpoints[-options.last :]
     if len(checkpoints) < options.last:
         raise InputError(
@@ -58,8 +59,8 @@ def make_soup(options: SoupOptions) -> RunFolder:
             f"--keep {options.last}"
         )
     dataset = options.open_dataset()
-    config = fold_model.config
-    if dataset.hash != config["data"]["hash"]:
+    config, trained = fold_model.config, fold_model.check_trained()
+    if dataset.hash != trained.data.hash:
         raise InputError(f"{run.path}: was trained on other data than {dataset.root}: pass its data with --data")
     # The utterances the run itself held out, whichever version assigned the folds.
     row_of = {utterance: row for row, utterance in enumerate(dataset.train.ids)}

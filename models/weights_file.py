@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from registry import InputError, atomic_write
+from registry.json_files import describe_mismatch
 
 # Where a run keeps the weights that predict.
 WEIGHTS_FILE = Path("checkpoint/weights.safetensors")
@@ -41,8 +43,10 @@ class Description:
 
     def __post_init__(self) -> None:
         sizes = [self.config.get(key) for key in ("features", "classes")]
-        if not all(isinstance(size, int) for size in sizes):
+        if not all(type(size) is int for size in sizes):
             raise ValueError(f"features and classes are {sizes[0]} and {sizes[1]}; expected integers")
+        if min(sizes) < 1:
+            raise ValueError(f"features and classes are {sizes[0]} and {sizes[1]}; expected at least 1")
         for name, labels in (("phonemes", self.phonemes), ("characters", self.characters)):
             if len(labels) != sizes[1] or not all(isinstance(label, str) for label in labels):
                 raise ValueError(f"{len(labels)} {name}; expected one string for each of the {sizes[1]} classes")
@@ -55,15 +59,9 @@ class Description:
     def of(values: Mapping[str, Any]) -> Description:
         """The description with these values. Raises ValueError if one is missing or wrong."""
         try:
-            return Description(
-                model=str(values["model"]),
-                config=dict(values["config"]),
-                phonemes=tuple(values["phonemes"]),
-                characters=tuple(values["characters"]),
-                normalization=values["normalization"],
-            )
-        except KeyError as error:
-            raise ValueError(f"{error} is missing") from None
+            return msgspec.convert(dict(values), Description)
+        except msgspec.ValidationError as error:
+            raise ValueError(describe_mismatch(error)) from None
         except TypeError as error:
             raise ValueError(str(error)) from None
 
@@ -91,7 +89,7 @@ def read_description(path: Path) -> Description:
         return Description.of(json.loads(text))
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: cannot be read ({_brief(error)}): copy the file again, or train again") from None
-    except ValueError as error:  # JSON's own is one, too
+    except (ValueError, RecursionError) as error:  # JSON's own is a ValueError, too
         raise InputError(f"{path}: the description is damaged ({_brief(error)}): train this run again") from None
 
 

@@ -1,12 +1,40 @@
-"""Errors and exit codes: bad input is one clear line and exit code 2; programming errors keep their traceback."""
+"""Errors and exit codes: whatever goes wrong is one line. Bad input and refusals exit with 2, a bug with 70."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
+
+INTERNAL_ERROR = 70
+"""Exit code of a bug: EX_SOFTWARE of sysexits.h."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+# What to do about a refusal of the operating system.
+_ADVICE = {
+    errno.EACCES: "change its permissions, or choose another path",
+    errno.EPERM: "change its permissions or attributes, or choose another path",
+    errno.EROFS: "choose a path on another disk",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "a part of the path is not a folder: choose another path",
+    errno.EISDIR: "expected a file: choose another path, or move the folder away",
+    errno.EEXIST: "choose another path, or move the file away",
+    errno.ELOOP: "a symbolic link that leads to itself: delete it, or choose another path",
+    errno.ENAMETOOLONG: "choose a shorter path",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "close other programs",
+    errno.ENOMEM: "free memory, or use a machine with more",
+}
+
+# Credentials in a traceback: the values of variables with these names, bearer headers, signatures in URLs.
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+_SECRET_TEXT = re.compile(r"(?i)(bearer\s+|(?:signature|token|key|password)[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,)}]+")
 
 
 class InputError(Exception):
@@ -19,10 +47,12 @@ class InputError(Exception):
 def command(main: Callable[[], int | None]) -> NoReturn:
     """Run a command's `main` and exit with its status.
 
-    `InputError` and a full disk print `error: …` on stderr and exit with 2. Ctrl-C exits with 130. A closed standard
-    output (`| head`) is not an error. Anything else is a bug and keeps its traceback.
+    `InputError` and every refusal of the operating system print `error: …` on stderr and exit with 2. Ctrl-C exits with
+    130. A closed standard output (`| head`) is not an error. Anything else is a bug: one line that names a file with
+    the traceback, and exit code 70.
     """
     try:
+        _escape_bad_characters()
         status = main() or 0
         sys.stdout.flush()
     except InputError as error:
@@ -35,17 +65,66 @@ def command(main: Callable[[], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        where = f" while writing {error.filename}" if error.filename else ""
-        advice = "no partial file was left; free some space and run the command again"
-        status = _print_error(f"the disk or a quota is full{where}: {advice}")
+        status = _print_error(describe_os_error(error)) if error.errno else _report_bug(error)
+    except MemoryError as error:
+        # NumPy names the size of the array.
+        status = _print_error(f"not enough memory ({one_line(error)}): free some, or use a machine with more")
+    except Exception as error:  # noqa: BLE001 - the last resort of a command
+        status = _report_bug(error)
     sys.exit(status)
 
 
+def describe_os_error(error: OSError, path: str | os.PathLike[str] | None = None) -> str:
+    """A refusal of the operating system on one line: the file, the reason, what to do.
+
+    `path` is the file, if the error may not name it.
+
+    >>> describe_os_error(PermissionError(errno.EACCES, "Permission denied", "a.npy"))
+    'a.npy: Permission denied: change its permissions, or choose another path'
+    """
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    where = os.fspath(path) if path is not None else " -> ".join(names)
+    if error.errno in _FULL:
+        place = f" while writing {where}" if where else ""
+        advice = "no partial file was left; free some space and run the command again"
+        return f"the disk or a quota is full{place}: {advice}"
+    advice = _ADVICE.get(error.errno or 0, "check the path, the disk and the permissions")
+    parts = (where, error.strerror or one_line(error), advice)
+    return ": ".join(part for part in parts if part)
+
+
+def redact(text: str) -> str:
+    """The text without credentials: values of variables such as KAGGLE_KEY, bearer headers, signatures in URLs."""
+    secrets = {value.strip() for name, value in os.environ.items() if _SECRET_NAME.search(name)}
+    for secret in sorted((secret for secret in secrets if len(secret) >= 8), key=len, reverse=True):
+        text = text.replace(secret, "[redacted]")
+    return _SECRET_TEXT.sub(r"\1[redacted]", text)
+
+
+def _escape_bad_characters() -> None:
+    """Let a file name that is not UTF-8 be printed with escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _print_error(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
     return 2
+
+
+def _report_bug(error: Exception) -> int:
+    """Write the traceback to a file, without secrets, and print one line about it."""
+    text = redact("".join(traceback.format_exception(error)))
+    try:
+        handle, path = tempfile.mkstemp(prefix="hw3p2-internal-error-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        details = f"details in {path}"
+    except OSError as refused:
+        details = f"its details could not be written ({refused.strerror})"
+    print(f"internal error: {redact(one_line(error))}; {details}; please report it", file=sys.stderr)
+    return INTERNAL_ERROR
 
 
 def one_line(error: BaseException) -> str:

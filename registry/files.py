@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,13 @@ from pathlib import Path
 from registry.errors import InputError
 
 # Errors of the file system for a path that was badly chosen; all others are faults of the machine or of this code.
-_BAD_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+_BAD_PATH = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTSUP, errno.EBUSY, errno.ETXTBSY, errno.EXDEV),
+)
+
+# Characters of the file's name in that of its temporary file, of up to 4 bytes each; a name has up to 255 bytes.
+_KEPT = 50
 
 
 @contextlib.contextmanager
@@ -21,12 +28,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The file is flushed to disk before it is renamed, so a crash leaves the old file or the new one, never a truncated
     one that looks complete. Missing parent folders are created. Raises InputError for a path that cannot be written, or
-    that is a device or another special file.
+    that is a device or another special file. If only the renaming is refused, the temporary file, which is complete, is
+    kept and named.
     """
     target = Path(path)
     check_writable(target)
     with _bad_path_is_input_error(target):
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        # A name of full length must leave space for the rest of the temporary one.
+        handle, name = tempfile.mkstemp(prefix=f".{target.name[:_KEPT]}.", suffix=".tmp", dir=target.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -37,22 +46,42 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
+    except BaseException:
+        _remove(temporary)
+        raise
+    try:
         temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        kept = f"the complete file is kept as {temporary}: move it to where it belongs"
+        raise InputError(f"{target}: cannot be replaced ({error.strerror}): {kept}") from None
+
+
+def _remove(path: Path) -> None:
+    """Delete a file if that is possible: on the way out of an error, which must not be hidden by another."""
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def check_writable(path: Path) -> None:
     """Raise InputError if no file can be written to `path`, before hours of work are spent. Creates its folder."""
     with _bad_path_is_input_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
+        mode = _mode(path)
+        if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if path.exists() and not path.is_file():
+        if mode and not stat.S_ISREG(mode):
             # Renaming a file onto a device, such as /dev/null for root, would replace the device itself.
             raise InputError(f"{path}: not a regular file, and is not replaced: choose another path")
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _mode(path: Path) -> int:
+    """The type and permissions of a file; 0 if there is none. Unlike `Path.exists`, refuses links that form a loop."""
+    try:
+        return os.stat(path).st_mode
+    except FileNotFoundError:
+        return 0
 
 
 @contextlib.contextmanager

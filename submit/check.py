@@ -7,24 +7,45 @@ file and the alphabet of the competition's folder if there is one, and with the 
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
 
 from folds.competition import alphabets
 from folds.competition.alphabets import Alphabet
 from folds.competition.detect import open_competition
 from folds.competition.submission import check_submission, read_submission, sample_of
 from registry.errors import InputError
+from registry.json_files import convert, read_json
 
 _MAX_BYTES = 50 * 2**20
 """Far more than the submission of any semester; a larger file is not a submission."""
 
+_AGAIN = "write the file again with `python -m ensemble.blend`"
+
 _SIDECAR_KEYS = ("recipe", "oof", "nested", "dev", "parameters", "tags")
 
 _ALPHABETS = [value for value in vars(alphabets).values() if isinstance(value, Alphabet)]
+
+
+class _Recipe(Struct):
+    method: str = "blend"
+    weights: dict[str, float | None] | None = None
+
+
+class BlendResults(Struct):
+    """What is known about a blend, in the file beside a submission and in the ledger; a recipe may be a text."""
+
+    recipe: _Recipe | str | None = None
+    oof: float | None = None
+    nested: float | None = None
+    dev: float | None = None
+    parameters: Annotated[int, Meta(ge=0)] | None = None
+    tags: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -132,13 +153,12 @@ def _read_sidecar(path: Path, sha256: str) -> tuple[dict[str, Any], str]:
     """Read the results that the blend wrote to `<file>.json`. Returns them and a note that summarizes them."""
     sidecar = path.with_name(path.name + ".json")
     try:
-        blend = json.loads(sidecar.read_bytes())
-    except FileNotFoundError:
-        return {}, f"blend: no {sidecar.name} next to the file, so its recipe and results are not known"
-    except (OSError, ValueError) as error:
-        return {}, f"blend: {sidecar.name} cannot be read ({error}): ignored"
-    if not isinstance(blend, dict):
-        return {}, f"blend: {sidecar.name} contains no results: ignored"
+        if not os.path.lexists(sidecar):
+            return {}, f"blend: no {sidecar.name} next to the file, so its recipe and results are not known"
+        blend = read_json(sidecar, dict[str, Any], _AGAIN)
+        convert(blend, BlendResults, str(sidecar), _AGAIN)
+    except InputError as error:
+        return {}, f"blend: {sidecar.name} is ignored: {error}"
     if blend.get("sha256") != sha256:
         return {}, f"blend: {sidecar.name} belongs to another version of the file: ignored"
     blend = {name: blend[name] for name in _SIDECAR_KEYS if blend.get(name) is not None}

@@ -24,6 +24,7 @@ from typing import IO, Any
 from registry.console import ProgressBar
 from registry.errors import InputError
 from registry.files import atomic_write
+from registry.json_files import read_json
 from submit.client import TRIES, Client, Failure, TimeBudget
 
 _CHUNK = 1 << 20
@@ -52,10 +53,10 @@ def download_data(client: Client, budget: TimeBudget, competition: str, out: Pat
 def _read_state(record: Path, remote: dict[str, Any]) -> str:
     """Read how far an earlier run got with the version on the server: `""`, `fetched` or `unpacked`."""
     try:
-        recorded = json.loads(record.read_bytes())
-    except (OSError, ValueError):
+        recorded = read_json(record, dict[str, Any])
+    except InputError:
         return ""
-    return recorded.get("state", "") if all(recorded.get(key) == value for key, value in remote.items()) else ""
+    return str(recorded.get("state", "")) if all(recorded.get(key) == value for key, value in remote.items()) else ""
 
 
 def _write_state(record: Path, remote: dict[str, Any], state: str) -> None:

@@ -23,9 +23,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from filelock import FileLock, Timeout
+from msgspec import Meta, Struct
+
+from registry.json_files import convert, read_json_lines
+from submit.check import BlendResults
+
+_ADVICE = "correct the line, or restore the ledger"
 
 
 @dataclass(frozen=True)
@@ -77,43 +84,96 @@ def read_attempts(path: Path) -> list[Attempt]:
     """Read all attempts, oldest first. Incomplete lines are skipped; a ledger that does not exist has no attempts."""
     attempts: dict[str, Attempt] = {}
     for event in _read_events(path):
-        id = event["id"]
-        if event["event"] == "attempt":
-            attempts[id] = Attempt(
-                id, event["competition"], event["file"], event["sha256"], event["epoch"],
-                event["epoch"] + event.get("limit", 0.0), event.get("message", ""), event.get("blend", {}),
+        if isinstance(event, _Attempted):
+            attempts[event.id] = Attempt(
+                event.id, event.competition, event.file, event.sha256, event.epoch,
+                event.epoch + event.limit, event.message, event.blend,
             )
-        elif id in attempts:
-            attempts[id] = _apply_event(attempts[id], event)
+        elif event.id in attempts:
+            attempts[event.id] = _apply_event(attempts[event.id], event)
     return list(attempts.values())
 
 
-def _apply_event(attempt: Attempt, event: dict[str, Any]) -> Attempt:
-    match event["event"]:
-        case "submitted":
-            return replace(attempt, state="submitted", ref=event["ref"])
-        case "failed":
-            return replace(attempt, state="failed", reason=event["reason"])
-        case "unclear":
-            return replace(attempt, sent_before=event["epoch"], reason=event["reason"])
-        case "score":
-            scores: dict[str, Any] = {
-                key: event.get(key) or "" for key in ("status", "public_score", "private_score", "reason")
-            }
-            return replace(attempt, **scores)
+class _Event(Struct):
+    """What every line has; lines with an event of a later version are passed over."""
+
+    event: str
+    id: str
+    epoch: Annotated[float, Meta(ge=0, le=2**36)]
+
+
+class _Attempted(_Event):
+    competition: str
+    file: str
+    sha256: str
+    limit: Annotated[float, Meta(ge=0, le=2**36)] = 0.0
+    message: str = ""
+    blend: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class _Submitted(_Event):
+    ref: int
+
+
+class _Failed(_Event):
+    reason: str
+
+
+class _Unclear(_Event):
+    reason: str
+
+
+class _Scored(_Event):
+    status: str | None = None
+    public_score: str | None = None
+    private_score: str | None = None
+    reason: str | None = None
+
+
+_SCHEMAS: dict[str, type[_Event]] = {
+    "attempt": _Attempted,
+    "submitted": _Submitted,
+    "failed": _Failed,
+    "unclear": _Unclear,
+    "score": _Scored,
+}
+
+
+def _apply_event(attempt: Attempt, event: _Event) -> Attempt:
+    match event:
+        case _Submitted():
+            return replace(attempt, state="submitted", ref=event.ref)
+        case _Failed():
+            return replace(attempt, state="failed", reason=event.reason)
+        case _Unclear():
+            return replace(attempt, sent_before=event.epoch, reason=event.reason)
+        case _Scored():
+            return replace(
+                attempt,
+                status=event.status or "",
+                public_score=event.public_score or "",
+                private_score=event.private_score or "",
+                reason=event.reason or "",
+            )
     return attempt
 
 
-def _read_events(path: Path) -> Iterator[dict[str, Any]]:
+def _read_events(path: Path) -> Iterator[_Event]:
+    """The events, as their schemas describe them. Raises InputError naming the line of one that is damaged.
+
+    To pass over a damaged line could mean to send a file twice.
+    """
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_json_lines(path, dict[str, Any], any_torn=True)
     except FileNotFoundError:
         return
     for line in lines:
-        with contextlib.suppress(ValueError):
-            event = json.loads(line)
-            if isinstance(event, dict) and {"event", "id", "epoch"} <= event.keys():
-                yield event
+        where = f"{path}, event {line.get('event')!r} of attempt {line.get('id')!r}"
+        kind = convert(line, _Event, where, _ADVICE).event
+        event = convert(line, _SCHEMAS.get(kind, _Event), where, _ADVICE)
+        if isinstance(event, _Attempted):
+            convert(event.blend, BlendResults, f"{where}, blend", _ADVICE)
+        yield event
 
 
 @contextlib.contextmanager

@@ -3,14 +3,47 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from msgspec import Struct
+
 from ensemble.members.eligibility import all_tags, total_parameters
 from ensemble.members.member import Member
 from folds.data.dataset import Dataset
-from folds.store.json_files import write_json
+from registry.json_files import write_json
+
+
+class Recipe(Struct, frozen=True):
+    """How the members' networks were combined."""
+
+    method: str
+    weights: dict[str, float | None] = msgspec.field(default_factory=dict)
+    settings: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Difference(Struct, frozen=True):
+    """Distance on dev minus that of the best member, with its interval."""
+
+    member: str
+    mean: float
+    low: float
+    high: float
+
+
+class Sidecar(Struct, frozen=True):
+    """What a report shows of the file; without `dev_minus_best_member`, there are no results."""
+
+    recipe: Recipe
+    parameters: int
+    tags: tuple[str, ...]
+    oof: float = math.nan
+    nested: float = math.nan
+    dev: float = math.nan
+    dev_minus_best_member: Difference | None = None
 
 
 def write_sidecar(

@@ -26,6 +26,13 @@ def read_attention_scores(path: Path, weights: str) -> dict[str, dict[bytes, flo
             ids, scores, counts = (file.get_tensor(name) for name in ("ids", "scores", "counts"))
     except (SafetensorError, OSError):
         return {}
+    try:
+        return _unpack(tokens, ids, scores, counts)
+    except (ValueError, TypeError, IndexError):
+        return {}  # the arrays do not fit one another
+
+
+def _unpack(tokens: Ragged, ids: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> dict[str, dict[bytes, float]]:
     hypotheses = [tokens[row].tobytes() for row in range(len(tokens))]
     offsets = offsets_of(counts).tolist()
     return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from folds.store.run_folder import RunFolder
 from registry import InputError, atomic_write
+from registry.errors import one_line
 
 MIN_KEPT = 2
 
@@ -44,32 +45,79 @@ def save(
         old.unlink()
 
 
-def load(run: RunFolder, model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+def load(
+    run: RunFolder,
+    model: nn.Module,
+    optimizer: Optimizer,
+    check: Callable[[dict[str, Any], dict[str, Tensor]], object] = lambda header, more: None,
+) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """Restore model and optimizer from the newest intact checkpoint: (header, more), or None if there is none.
 
-    A damaged checkpoint is reported on stderr and renamed, and the one before it is used. One that cannot be read for
-    another reason (no permission, a network drive that is unavailable) is an OSError: that must not cost any steps.
+    A damaged checkpoint, one with other tensors than those of `model` and `optimizer`, or one whose header and `more`
+    are an InputError of `check`, is reported on stderr and renamed, and the one before it is used. One that cannot be
+    read for another reason (no permission, a network drive that is unavailable) is an OSError: that must not cost any
+    steps.
     """
     for path in reversed(run.checkpoints):
         try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads(file.metadata()["header"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            header, tensors = _read(path)
+            # All is checked before anything is loaded: training must not start from half a checkpoint.
+            more = _with_prefix(tensors, "more.")
+            check(header, more)
+            check_shapes(_with_prefix(tensors, "model."), model.state_dict())
+            slots = _slots(_with_prefix(tensors, "optimizer."), optimizer)
         except FileNotFoundError:
             continue  # another process of the group has renamed it
-        except SafetensorError as error:
-            print(f"warning: {path} is damaged ({error}): going back to the checkpoint before it", file=sys.stderr)
+        except (SafetensorError, InputError) as error:
+            advice = "going back to the checkpoint before it"
+            print(f"warning: {path} is damaged ({one_line(error)}): {advice}", file=sys.stderr)
             with contextlib.suppress(FileNotFoundError):
                 path.replace(path.with_suffix(".damaged"))
             continue
         model.load_state_dict(_with_prefix(tensors, "model."))
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, value in _with_prefix(tensors, "optimizer.").items():
-            index, slot = name.split(".")
-            slots.setdefault(int(index), {})[slot] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
-        return header, _with_prefix(tensors, "more.")
+        return header, more
     return None
+
+
+def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise InputError unless both have the same names, shapes and types."""
+    if different := sorted({*tensors} ^ {*expected}):
+        raise InputError(f"tensor {different[0]}: {'not expected' if different[0] in tensors else 'missing'}")
+    for name, tensor in tensors.items():
+        found, wanted = ((tuple(t.shape), t.dtype) for t in (tensor, expected[name]))
+        if found != wanted:
+            raise InputError(f"tensor {name}: {found[0]} {found[1]}, expected {wanted[0]} {wanted[1]}")
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    with safe_open(path, framework="pt") as file:
+        try:
+            header = json.loads((file.metadata() or {})["header"])
+        except (KeyError, ValueError, RecursionError) as error:
+            raise InputError(f"header: {one_line(error)}") from None
+        if not isinstance(header, dict):
+            raise InputError(f"header: expected object, found {type(header).__name__}")
+        return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+
+
+def _slots(tensors: Mapping[str, Tensor], optimizer: Optimizer) -> dict[int, dict[str, Tensor]]:
+    """The optimizer's tensors by parameter and name. Raises InputError for those of another optimizer."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, _, slot = name.partition(".")
+        if not (index.isascii() and index.isdecimal() and int(index) < len(parameters)):
+            raise InputError(f"tensor optimizer.{name}: not expected")
+        if value.ndim and value.shape != parameters[int(index)].shape:
+            shape = tuple(parameters[int(index)].shape)
+            raise InputError(f"tensor optimizer.{name}: {tuple(value.shape)}, expected {shape}")
+        slots.setdefault(int(index), {})[slot] = value
+    names = set().union(*slots.values())
+    for number, found in slots.items():
+        if missing := sorted(names - set(found)):
+            raise InputError(f"tensor optimizer.{number}.{missing[0]}: missing")
+    return slots
 
 
 def save_weights(path: Path, model: nn.Module) -> None:

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from folds.store.json_files import read_json
 from folds.store.log_probs import LogProbs, read_log_probs
 from folds.store.run_folder import RunFolder, run_folders
+from folds.store.schemas import ConfigFile, TrainedConfig
 from models import CTCModel, create_model
 from models.weights_file import load_weights
 from registry import InputError
+from registry.json_files import convert, read_json
+
+AGAIN = "delete this run's folder and train it again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +67,10 @@ class FoldModel:
         """Whether it can score hypotheses by attention: it has an attention decoder, and its weights exist."""
         return self.config.get("speller", False) and self.folder.weights.exists()
 
+    def check_trained(self) -> TrainedConfig:
+        """What continuing the run, or using its network, needs of config.json. Raises InputError if it is not there."""
+        return convert(self.config, TrainedConfig, str(self.folder.config), AGAIN)
+
     def load(self, split: str) -> LogProbs:
         """Log-probabilities of split "oof", "dev" or "test"."""
         return read_log_probs(self.folder.predictions(split))
@@ -75,22 +82,20 @@ def find_fold_models(runs: Path) -> list[FoldModel]:
 
 
 def read_fold_model(folder: RunFolder) -> FoldModel:
-    """The fold model of a run, finished or not. Raises InputError for a config.json in which something is missing."""
-    config = read_json(folder.config)
-    try:
-        return FoldModel(
-            model=config["model"],
-            fold=config["fold"],
-            folds=config["folds"],
-            seed=config["seed"],
-            path=folder.path,
-            parameters=config["parameters"],
-            tags=tuple(config["tags"]),
-            stride=config["stride"],
-            config=config,
-        )
-    except KeyError as error:
-        raise InputError(f"{folder.config}: no {error}: delete this run's folder and train it again") from None
+    """The fold model of a run, finished or not. Raises InputError for a damaged config.json."""
+    content = read_json(folder.config, dict[str, Any], AGAIN)
+    config = convert(content, ConfigFile, str(folder.config), AGAIN)
+    return FoldModel(
+        model=config.model,
+        fold=config.fold,
+        folds=config.folds,
+        seed=config.seed,
+        path=folder.path,
+        parameters=config.parameters,
+        tags=config.tags,
+        stride=config.stride,
+        config=content,
+    )
 
 
 def read_finished(folder: RunFolder, option: str) -> FoldModel:
@@ -108,6 +113,6 @@ def unfinished_runs(runs: Path) -> list[Path]:
 
 def load_model(fold_model: FoldModel) -> CTCModel:
     """The network that made the fold model's predictions, on the CPU, in evaluation mode."""
-    network = create_model(fold_model.model, **fold_model.config["model_config"])
+    network = create_model(fold_model.model, **fold_model.check_trained().model_config)
     load_weights(fold_model.folder.weights, network)
     return network.eval()

@@ -7,12 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from folds.store.ragged import Ragged, offsets_of
+from folds.store.schemas import Count, Positive
 from registry import InputError, atomic_write
+from registry.json_files import convert
 
 SCHEMA_VERSION = "1"
 
@@ -105,6 +108,13 @@ def write_log_probs(path: Path, log_probs: LogProbs) -> None:
         temporary.write_bytes(to_bytes(tensors, metadata=header))
 
 
+class _Header(msgspec.Struct):
+    ids_hash: str
+    alphabet: str
+    blank: Count
+    stride: Positive
+
+
 def read_log_probs(path: Path) -> LogProbs:
     """Read the predictions of one split. Raises InputError for a file that is missing, damaged or inconsistent."""
     try:
@@ -113,6 +123,7 @@ def read_log_probs(path: Path) -> LogProbs:
             version = header.get("schema")
             if version != SCHEMA_VERSION:
                 raise InputError(f"{path}: schema {version}, expected {SCHEMA_VERSION}: train this model again")
+            described = convert(header, _Header, str(path), "train this model again", strict=False)
             values, offsets = file.get_tensor("log_probs"), file.get_tensor("offsets")
             text = file.get_tensor("ids").tobytes().decode()
     except FileNotFoundError:
@@ -120,7 +131,11 @@ def read_log_probs(path: Path) -> LogProbs:
         raise InputError(message) from None
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: damaged ({error}): delete it and run folds.train with --resume") from None
+    if values.ndim != 2 or values.dtype != np.float16 or offsets.ndim != 1 or offsets.dtype != np.int64:
+        found = f"log_probs {values.shape} {values.dtype}, offsets {offsets.shape} {offsets.dtype}"
+        raise InputError(f"{path}: {found}; expected (T, C) float16 and (N + 1,) int64: train this model again")
     ids = tuple(text.split("\n")) if text else ()
-    if len(offsets) != len(ids) + 1 or offsets[-1] != len(values) or ids_hash(ids) != header["ids_hash"]:
+    increasing = len(offsets) == len(ids) + 1 and offsets[0] == 0 and bool((np.diff(offsets) >= 0).all())
+    if not increasing or offsets[-1] != len(values) or ids_hash(ids) != described.ids_hash:
         raise InputError(f"{path}: offsets, rows and utterances do not match: delete it and train this model again")
-    return LogProbs(values, offsets, ids, header["alphabet"], int(header["blank"]), int(header["stride"]))
+    return LogProbs(values, offsets, ids, described.alphabet, described.blank, described.stride)

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 
 from folds.store.run_folder import RunFolder
+from folds.store.schemas import EpochTiming, SummaryFile
 from registry import atomic_write
 from registry.console import ProgressBar
+from registry.json_files import read_json_lines
 
 
 class MetricsLogger:
@@ -89,15 +91,15 @@ class Cost:
     @staticmethod
     def of_run(folder: RunFolder) -> Cost:
         """The sums over its epochs; of a resumed epoch, only the time since the checkpoint counts."""
-        rows = [json.loads(line) for line in folder.timing.read_text(encoding="utf-8").splitlines()]
-        wall = sum(row["wall_s"] for row in rows)
-        frames = sum(row["wall_s"] * row["frames_per_s"] for row in rows)
-        return Cost(sum(row["cpu_s"] for row in rows) / 60, wall / 60, frames / wall if wall else 0.0)
+        rows = read_json_lines(folder.timing, EpochTiming)
+        wall = sum(row.wall_s for row in rows)
+        frames = sum(row.wall_s * row.frames_per_s for row in rows)
+        return Cost(sum(row.cpu_s for row in rows) / 60, wall / 60, frames / wall if wall else 0.0)
 
     @staticmethod
-    def from_summary(summary: dict[str, Any]) -> Cost:
+    def from_summary(summary: SummaryFile) -> Cost:
         """What a summary.json records."""
-        return Cost(summary["cpu_minutes"], summary.get("wall_minutes"), summary.get("frames_per_s"))
+        return Cost(summary.cpu_minutes, summary.wall_minutes, summary.frames_per_s)
 
     def as_json(self) -> dict[str, float]:
         """The entries of summary.json."""
@@ -118,6 +120,6 @@ def _truncate(path: Path, lines: int) -> None:
     """Keep the first `lines` lines: the epochs after them were measured after the checkpoint, and will be again."""
     if not path.exists():
         return
-    kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
+    kept = path.read_bytes().splitlines(keepends=True)[:lines]
     with atomic_write(path) as temporary:
-        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.write_bytes(b"".join(kept))

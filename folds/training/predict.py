@@ -10,13 +10,13 @@ import torch
 from folds.competition.metric import edit_distances
 from folds.data.batches import collate, plan
 from folds.data.dataset import Dataset, Split
-from folds.store.json_files import write_json
 from folds.store.log_probs import LogProbs, write_log_probs
 from folds.store.ragged import offsets_of
 from folds.store.run_folder import SPLITS, RunFolder
 from folds.training.metrics_logger import Cost
 from models import BLANK, CTCModel
 from models.ctc import greedy
+from registry.json_files import write_json
 
 
 @torch.no_grad()

@@ -99,6 +99,7 @@ def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
 
     Options that the run's version did not have yet count as their defaults.
     """
+    started.check_trained()
     if started.model != config["model"]:
         raise InputError(
             f"{started.path}: is a run of {started.model}, not of {config['model']}: train it under another --name"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import torch
+from torch import Tensor
 
 from folds.store import checkpoint
 from folds.store.run_folder import RunFolder
@@ -15,6 +17,7 @@ from folds.training.options import TrainingRecipe
 from folds.training.step_metrics import Counters, StepMetrics
 from folds.training.weight_average import WeightAverage
 from models import CTCModel
+from registry.json_files import convert
 
 # Steps whose loss and gradient norm stay on the device until they are read; 1 where it is not listed. Each read waits
 # for a GPU, which then has nothing to do. Steps with a non-finite loss are then skipped on the device, without the host
@@ -81,7 +84,7 @@ class State:
 
     def restore(self, run: RunFolder) -> bool:
         """Load the newest intact checkpoint; False if there is none."""
-        loaded = checkpoint.load(run, self.model, self.optimizer)
+        loaded = checkpoint.load(run, self.model, self.optimizer, self._check)
         if loaded is None:
             return False
         header, more = loaded
@@ -92,6 +95,19 @@ class State:
             for name, value in self.average.values.items():
                 value.copy_(more[f"average.{name}"])
         return True
+
+    def _check(self, header: dict[str, Any], more: dict[str, Tensor]) -> None:
+        """Raise InputError unless a checkpoint has the counters, the scaler's state and the averaged weights."""
+        Counters.from_header(header)
+        convert(header, _Header, "header")
+        expected = {f"average.{name}": value for name, value in self.average.values.items()} if self.average else {}
+        checkpoint.check_shapes({name: more[name] for name in more if name in expected}, expected)
+
+
+class _Header(msgspec.Struct):
+    """The part of a checkpoint's header that `Counters` does not read."""
+
+    scaler: dict[str, float]
 
 
 def _optimizer(model: CTCModel, recipe: TrainingRecipe, fused: bool) -> torch.optim.Optimizer:

@@ -6,9 +6,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
+
+from registry.json_files import convert
 
 # Steps with a non-finite loss or gradient are skipped; this many in a row mean that training has diverged. fp16 needs
 # some to find its scale, which starts at 2 ** 16 and is halved after each.
@@ -35,11 +38,16 @@ class Counters:
 
     @staticmethod
     def from_header(header: dict[str, Any]) -> Counters:
-        """The counters in a checkpoint's header, written by this version or by versions up to 0.1."""
-        counters = header.get("counters") or header["at"]
+        """The counters in a checkpoint's header, written by this version or by versions up to 0.1.
+
+        Raises InputError for missing counters, or those of a wrong type.
+        """
+        name = "counters" if "counters" in header else "at"
+        recorded = convert(header, _Header, "header").counters
+        counters = recorded if recorded is not None else convert(header, _OldHeader, "header").at
         if "streak" in counters:
-            counters["nonfinite_steps"] = counters.pop("streak")
-        return Counters(**counters)
+            counters = {**counters, "nonfinite_steps": counters["streak"]}
+        return convert(counters, Counters, f"header, {name}")
 
     def add(self, loss: float, norm: float, labels: float) -> None:
         """Count a step with this loss in nats and this gradient norm, or as skipped if one of them is not finite."""
@@ -48,6 +56,14 @@ class Counters:
         sums = {"loss": loss, "grad_norm": norm * labels, "labels": labels} if finite else {"skipped": 1.0}
         for name, value in sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+
+
+class _Header(msgspec.Struct):
+    counters: dict[str, Any] | None = None
+
+
+class _OldHeader(msgspec.Struct):
+    at: dict[str, Any]
 
 
 class StepMetrics:

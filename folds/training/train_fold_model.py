@@ -14,7 +14,6 @@ import torch
 from folds.data.dataset import Dataset, joined
 from folds.data.speaker_folds import speaker_folds
 from folds.store.fold_model import FoldModel, read_fold_model
-from folds.store.json_files import write_json
 from folds.store.run_folder import RunFolder
 from folds.training.device import pick_device, resolve_precision
 from folds.training.distributed import ProcessGroup
@@ -38,6 +37,7 @@ from models import CTCModel, create_model, write_weights
 from models.weights_file import load_weights
 from registry import InputError
 from registry.config import Config
+from registry.json_files import write_json
 
 
 class BatchTooLarge(Exception):

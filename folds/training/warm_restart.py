@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from folds.store.fold_model import FoldModel, read_finished
-from folds.store.json_files import read_json
 from folds.store.run_folder import RunFolder
+from folds.store.schemas import SummaryFile
 from registry import InputError
+from registry.json_files import read_json
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,11 @@ def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> 
             raise InputError(f"--restart-from {runs}: {source.path} was trained with {what}: use the same here")
     if source.load("oof").ids != tuple(held_out):
         raise InputError(f"--restart-from {runs}: {source.path} held out other utterances: train it again")
-    minutes = read_json(source.folder.summary).get("cpu_minutes")
-    if minutes is None:
-        raise InputError(f"{source.folder.summary}: no cpu_minutes: train this run again")
+    summary = read_json(source.folder.summary, SummaryFile, "train this run again")
     facts = {
         "from": str(runs),
         "weights": source.folder.weights_hash,
-        "cpu_minutes": minutes,
+        "cpu_minutes": summary.cpu_minutes,
         "select": source.config.get("select", "last"),
     }
     return Source(source.folder.weights, facts)

@@ -49,11 +49,12 @@ from training_steps import (
 )
 
 from folds.store.fold_model import FoldModel, find_fold_models
-from folds.store.json_files import read_json
+from folds.store.schemas import SummaryFile
 from folds.training.device import device_name, pick_device
 from folds.training.distributed import ProcessGroup
 from models import CTCNetwork, create_model
 from registry import InputError, command
+from registry.json_files import read_json
 
 ROOT = Path(__file__).parents[2]
 FRAMES = (16_000, 64_000, 128_000)
@@ -165,7 +166,7 @@ def _outcome(fold_model: FoldModel) -> str:
     epochs = [json.loads(line) for line in fold_model.folder.timing.read_text(encoding="utf-8").splitlines()]
     wall = sum(epoch["wall_s"] for epoch in epochs)
     speed = sum(epoch["frames_per_s"] * epoch["wall_s"] for epoch in epochs) / max(wall, 0.1)
-    distances = read_json(fold_model.folder.summary)["greedy_distance"]
+    distances = read_json(fold_model.folder.summary, SummaryFile).greedy_distance
     listed = ", ".join(f"{split} {distance:.3f}" for split, distance in distances.items())
     return f"greedy distance {listed}; {len(epochs)} epochs, {speed:,.0f} frames/s with everything the loop does"
 

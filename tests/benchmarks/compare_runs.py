@@ -18,9 +18,10 @@ from folds.competition.detect import data_root
 from folds.data.cache import load_dataset
 from folds.data.dataset import Dataset
 from folds.store.fold_model import FoldModel, find_fold_models
-from folds.store.json_files import read_json
+from folds.store.schemas import SummaryFile
 from folds.training.predict import greedy_distances
 from registry import InputError, command
+from registry.json_files import read_json
 
 Runs = dict[tuple[int, int], FoldModel]
 
@@ -79,7 +80,8 @@ def main() -> None:
     for store, model, runs in rows:
         oof, oof_difference = compared(runs, base, "oof", dataset)
         dev, dev_difference = compared(runs, base, "dev", dataset)
-        minutes = np.mean([read_json(fold_model.folder.summary)["cpu_minutes"] for fold_model in runs.values()])
+        summaries = [read_json(fold_model.folder.summary, SummaryFile) for fold_model in runs.values()]
+        minutes = np.mean([summary.cpu_minutes for summary in summaries])
         seeds = ", ".join(str(seed) for _, seed in sorted(runs))
         name = f"{store.name}{' soup' if model.endswith('.soup') else ''}"
         print(f"| {name} | {seeds} | {minutes:.1f} | {oof} | {dev} | {oof_difference} | {dev_difference} |")

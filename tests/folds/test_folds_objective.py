@@ -13,7 +13,6 @@ import torch
 from folds.data.batches import Batch, repeated
 from folds.store import checkpoint
 from folds.store.fold_model import find_fold_models, unfinished_runs
-from folds.store.json_files import write_json
 from folds.store.log_probs import LogProbs, read_log_probs, write_log_probs
 from folds.store.ragged import Ragged, offsets_of
 from folds.store.run_folder import RunFolder
@@ -22,6 +21,7 @@ from folds.training.options import TrainingRecipe
 from folds.training.schedule import learning_rate
 from models import create_model
 from registry import InputError
+from registry.json_files import write_json
 
 
 def a_batch() -> Batch:

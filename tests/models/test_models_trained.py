@@ -155,7 +155,7 @@ def _cut(run: Path) -> None:
         (lambda run: _replace_header(run, None), "no description, so it was made by an earlier version: train this"),
         (lambda run: _replace_header(run, {"description": "{"}), r"the description is damaged \("),
         (lambda run: _replace_header(run, {"description": "[]"}), r"the description is damaged \("),
-        (lambda run: _replace_header(run, {"description": "{}"}), r"the description is damaged \('model' is missing\)"),
+        (lambda run: _replace_header(run, {"description": "{}"}), r"the description is damaged \(no model\)"),
         (lambda run: _described(run, config=3), r"the description is damaged \("),
         (lambda run: _described(run, config={}), r"\(features and classes are None and None; expected integers\)"),
         (lambda run: _described(run, phonemes=["", "HH"]), r"\(2 phonemes; expected one string for each of the 5 cl"),
@@ -198,7 +198,7 @@ def test_weights_and_description_come_back(tmp_path, network):
     ("changes", "message"),
     [
         ({"phonemes": ["", "HH"]}, "2 phonemes; expected one string for each of the 5 classes"),
-        ({"normalization": None}, "normalization is None; expected utterance"),
+        ({"normalization": None}, "normalization: expected str, found null"),
     ],
 )
 def test_a_description_that_could_not_be_read_is_not_written(tmp_path, network, changes, message):

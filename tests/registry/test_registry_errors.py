@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 
 import pytest
 
@@ -37,10 +38,6 @@ def test_a_full_disk_is_one_line(capsys):
     )
 
 
-def test_a_bug_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError):
-        command(lambda: 1 // 0)
-
 
 def test_an_exception_on_one_line():
     assert one_line(ValueError("two\n  lines")) == "ValueError: two lines" and one_line(KeyError()) == "KeyError"
@@ -49,3 +46,43 @@ def test_an_exception_on_one_line():
 
 def test_the_number_of_further_cases():
     assert and_more(2) == " (and 2 more)" and and_more(1, "files") == " (and 1 more files)" and and_more(0) == ""
+
+
+def test_a_bug_is_one_line_and_a_file_without_secrets(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("KAGGLE_KEY", "0123456789abcdef")
+
+    assert _status(lambda: _raise(ZeroDivisionError("by 0123456789abcdef\nAuthorization: Bearer xyz"))) == 70
+    (path,) = tmp_path.iterdir()
+    assert capsys.readouterr().err == (
+        "internal error: ZeroDivisionError: by [redacted] Authorization: Bearer [redacted]; "
+        f"details in {path}; please report it\n"
+    )
+    details = path.read_text()
+    assert "Traceback" in details and "ZeroDivisionError" in details
+    assert "0123456789abcdef" not in details and "xyz" not in details
+
+
+def test_a_bug_whose_details_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    assert _status(lambda: 1 // 0) == 70
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "could not be written (No such file or directory); please report it" in error
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+        *(errno.ELOOP, errno.ENAMETOOLONG, errno.EIO, errno.ESTALE, errno.ENOTSUP, errno.EMFILE, errno.EINVAL),
+    ],
+)
+def test_a_refusal_of_the_operating_system_is_one_line(code, capsys):
+    assert _status(lambda: _raise(OSError(code, os.strerror(code), "x.bin"))) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: x.bin: {os.strerror(code)}: ") and error.count("\n") == 1
+
+
+def test_memory_that_cannot_be_had_is_one_line(capsys):
+    assert _status(lambda: _raise(MemoryError("Unable to allocate 8 TiB"))) == 2
+    assert capsys.readouterr().err.startswith("error: not enough memory (MemoryError: Unable to allocate 8 TiB): ")

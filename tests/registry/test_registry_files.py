@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +54,42 @@ def test_a_device_is_not_replaced(tmp_path):
     with pytest.raises(InputError, match="not a regular file"), atomic_write(device):
         pass
     assert device.is_char_device()
+
+
+def test_an_interrupted_replacement_keeps_the_complete_file(tmp_path, monkeypatch):
+    def refuse(self, target):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(self))
+
+    path = tmp_path / "submission.csv"
+    path.write_text("old")
+    monkeypatch.setattr(Path, "replace", refuse)
+    message = "submission.csv: cannot be replaced"
+    with pytest.raises(InputError, match=message) as caught, atomic_write(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "old" and temporary.read_text() == "new" and str(temporary) in str(caught.value)
+
+
+def test_names_too_long_and_links_in_a_loop_are_one_line(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "dangling").symlink_to(tmp_path / "missing")
+    for path in (tmp_path / ("x" * 300), tmp_path / "loop", tmp_path / "loop" / "x", tmp_path / "dangling" / "x"):
+        with pytest.raises(InputError, match=r"cannot be written \(.*\): choose another path"):
+            check_writable(path)
+        with pytest.raises(InputError, match="cannot be written"), atomic_write(path):
+            pass
+    assert {path.name for path in tmp_path.iterdir()} <= {"loop", "dangling", "missing"}
+
+
+def test_a_name_of_full_length_can_be_written(tmp_path):
+    path = tmp_path / ("x" * 255)
+    with atomic_write(path) as temporary:
+        temporary.write_text("whole")
+    assert path.read_text() == "whole"
+    with atomic_write(tmp_path / os.fsdecode(b"not-utf-8-\xff")) as temporary:
+        temporary.write_text("whole")
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc")
+def test_proc_takes_no_files():
+    with pytest.raises(InputError, match="cannot be written"), atomic_write("/proc/hw3p2/file"):
+        pass

@@ -1,0 +1,110 @@
+"""What the JSON files of a run hold, as schemas; fields with defaults are absent from runs of earlier versions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Positive = Annotated[int, Meta(ge=1, le=2**53)]
+Measure = Annotated[float, Meta(ge=0, le=1e300)]
+"""A distance or a time: neither negative nor infinite nor NaN."""
+
+
+class DataFacts(Struct, frozen=True):
+    """Which data a run was trained on."""
+
+    hash: str | None = None
+    alphabet: str | None = None
+
+
+class SourceFacts(Struct, frozen=True):
+    """A run whose weights another run started from, or was guided by."""
+
+    weights: str
+    select: str = "last"
+    cpu_minutes: Measure = 0.0
+
+
+class OptionFacts(Struct, frozen=True):
+    """The options of folds.train."""
+
+    recipe: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class ConfigFile(Struct, frozen=True):
+    """config.json, as far as a blend needs it."""
+
+    model: str
+    fold: Count
+    folds: Positive
+    seed: Count
+    parameters: Count
+    tags: tuple[str, ...]
+    stride: Positive
+    fold_assignment: Count = 1
+    speller: bool = False
+    select: str = "last"
+    with_dev: bool = False
+    model_config: dict[str, Any] = msgspec.field(default_factory=dict)
+    restart: SourceFacts | None = None
+    guide: SourceFacts | None = None
+    options: OptionFacts = OptionFacts()
+    data: DataFacts = DataFacts()
+    hardware: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.fold >= self.folds:
+            raise ValueError(f"fold: expected less than folds, {self.folds}, found {self.fold}")
+
+
+class TrainedData(Struct, frozen=True):
+    """Which data a run was trained on, if that must be known."""
+
+    hash: str
+
+
+class TrainedRecipe(Struct, frozen=True):
+    """What must be known of the training recipe."""
+
+    batch_frames: Positive | None = None
+
+
+class TrainedOptions(Struct, frozen=True):
+    """The options of folds.train, if they must be known."""
+
+    recipe: TrainedRecipe
+
+
+class TrainedConfig(Struct, frozen=True):
+    """What config.json must hold besides, where a run is continued, or its network is used."""
+
+    model_config: dict[str, Any]
+    options: TrainedOptions
+    data: TrainedData
+
+
+class SummaryFile(Struct, frozen=True):
+    """summary.json."""
+
+    cpu_minutes: Measure
+    greedy_distance: dict[str, Measure | None] = msgspec.field(default_factory=dict)
+    wall_minutes: Measure | None = None
+    frames_per_s: Measure | None = None
+
+
+class EpochMetrics(Struct, frozen=True):
+    """A line of metrics.jsonl."""
+
+    epoch: Positive
+    held_out: Measure | None = None
+
+
+class EpochTiming(Struct, frozen=True):
+    """A line of timing.jsonl."""
+
+    wall_s: Measure
+    cpu_s: Measure
+    frames_per_s: Measure

@@ -1,0 +1,123 @@
+"""JSON files of our own: written whole or not at all, and read through a schema.
+
+A schema is a type with annotations: a `msgspec.Struct`, a dataclass, or `dict[str, Any]`. Keys that it does not name
+are accepted, so that files of later versions can be read; fields that were added later have defaults, so that older
+files can be. Whatever is wrong with a file is one InputError that names the file, the key, what was found and what was
+expected.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from registry.errors import InputError, describe_os_error
+from registry.files import atomic_write
+
+T = TypeVar("T")
+
+# The texts of msgspec's errors: "Expected `int`, got `null` - at `$.fold`".
+_PLACE = re.compile(r"^(?P<message>.*?)(?: - at `(?:key in )?\$(?P<key>[^`]*)`)?$", re.DOTALL)
+_TYPES = re.compile(r"^Expected (?P<expected>.*), got (?P<found>.*)$", re.DOTALL)
+_MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, schema: type[T], advice: str = "restore the file, or make it again") -> T:
+    """Read a JSON file with the content that `schema` describes.
+
+    Raises InputError, ending with `advice`, for a file that is missing, cannot be read, or has other content.
+    """
+    try:
+        content = _parse(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file: {advice}") from None
+    except OSError as error:
+        raise InputError(describe_os_error(error, path)) from None
+    except ValueError as error:
+        raise InputError(f"{path}: not readable as JSON ({error}): {advice}") from None
+    return convert(content, schema, str(path), advice)
+
+
+def read_json_lines(path: Path, schema: type[T], any_torn: bool = False) -> list[T]:
+    """Read a log with one JSON object per line, each as `schema` describes it.
+
+    A last line that a crash cut off is left out, with a warning; with `any_torn`, for a log to which is appended after
+    a crash, so is any other line that is no JSON. Raises FileNotFoundError for a missing file, and InputError for one
+    that cannot be read or has other content.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(describe_os_error(error, path)) from None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}, line {number}"
+        try:
+            content = _parse(line)
+        except ValueError as error:
+            if not line.strip():
+                continue
+            if not any_torn and number < len(lines):
+                raise InputError(f"{where}: not readable as JSON ({error}): restore or delete the line") from None
+            _warn(f"{where}: cut off, and left out")
+            continue
+        rows.append(convert(content, schema, where, "restore or delete the line"))
+    return rows
+
+
+def convert(content: Any, schema: type[T], where: str, advice: str = "", strict: bool = True) -> T:
+    """`content`, parsed JSON, as `schema` describes it; without `strict`, numbers may be given as strings.
+
+    Raises InputError, which begins with `where` and ends with `advice`.
+    """
+    try:
+        return msgspec.convert(content, schema, strict=strict)
+    except (msgspec.ValidationError, OverflowError, RecursionError) as error:
+        raise InputError(f"{where}: {describe_mismatch(error)}" + (f": {advice}" if advice else "")) from None
+
+
+def describe_mismatch(error: Exception) -> str:
+    """What is wrong and where, of an error of `msgspec.convert`.
+
+    >>> describe_mismatch(msgspec.ValidationError("Expected `int`, got `null` - at `$.data.fold`"))
+    'data.fold: expected int, found null'
+    >>> describe_mismatch(msgspec.ValidationError("Object missing required field `hash` - at `$.data`"))
+    'data: no hash'
+    """
+    place = _PLACE.match(str(error).replace("\n", " "))
+    message, key = (place["message"], (place["key"] or "").lstrip(".")) if place else (str(error), "")
+    if missing := _MISSING.match(message):
+        message = f"no {missing['name']}"
+    elif types := _TYPES.match(message):
+        message = f"expected {types['expected']}, found {types['found']}"
+    elif message.startswith("Expected"):
+        message = "e" + message[1:]
+    return (f"{key}: " if key else "") + message.replace("`", "")
+
+
+def _parse(data: bytes) -> Any:
+    # json.loads and not msgspec's decoder: files of ours may contain NaN, and names that are not UTF-8, escaped.
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    """Print a warning, once in a process: a log may be read several times."""
+    print(f"warning: {message}", file=sys.stderr)
