@@ -80,7 +80,7 @@ def test_threads_are_set_for_searches_and_for_networks(monkeypatch):
     StoresOptions(threads=3).use_threads()
     assert given == [3, 3]
     with pytest.raises(InputError, match="--threads -1: expected 0 or more"):
-        StoresOptions(threads=-1).use_threads()
+        StoresOptions(threads=-1)
 
 
 def test_oof_is_the_union_of_a_members_folds_and_the_intersection_over_members(tmp_path):
