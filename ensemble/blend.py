@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe, predict_with
 from ensemble.blenders.best import FittedBlender, best_recipe, fit_blenders, lowest_nested, methods_of, winner
@@ -40,6 +39,7 @@ from folds.competition.metric import edit_distances
 from folds.competition.submission import write_submission
 from folds.store.fold_model import unfinished_runs
 from registry import InputError, check_writable, command
+from registry.command_line import parse_options
 from registry.console import print_table
 from registry.models import parse_count
 
@@ -192,7 +192,7 @@ def dev_results(result: BlendResult, baselines: Sequence[MemberBaseline], speake
 
 def main() -> None:
     """Run the command."""
-    options = tyro.cli(BlendOptions, prog="python -m ensemble.blend", description=__doc__)
+    options = parse_options(BlendOptions, "python -m ensemble.blend", description=__doc__)
     BLENDERS.entry(options.method)
     for name, reason in BLENDERS.broken().items():
         print(f"left out: blender {name} does not load: {reason}", file=sys.stderr)

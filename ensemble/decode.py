@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import tyro
 
 from ensemble.blenders.base import BlendRecipe
 from ensemble.decoding.batched import DecodingResult, DecodingTask, decode_in_batches, sample_rows
@@ -24,7 +23,7 @@ from ensemble.decoding.decoders import Decoder, DecoderSettings, get_decoder
 from ensemble.fitting.settings import pattern_search
 from ensemble.hypotheses.open_inputs import InputOptions
 from ensemble.lm.arpa import read_arpa, write_arpa
-from ensemble.lm.ngram import PhoneLM, estimate, estimate_folds
+from ensemble.lm.ngram import MAX_ORDER, PhoneLM, estimate, estimate_folds
 from ensemble.members.member import Member, group_by_member, measurable_on_dev
 from ensemble.members.out_of_fold import oof_folds
 from ensemble.members.predictions import mean_predictions, oof_predictions
@@ -34,6 +33,8 @@ from ensemble.members.stores import StoresOptions
 from folds.competition.submission import write_submission
 from folds.data.dataset import Dataset
 from folds.store.fold_model import FoldModel
+from registry.bounds import MAX_UTTERANCES, number
+from registry.command_line import parse_options
 from registry.errors import InputError, command
 from registry.files import check_writable
 
@@ -48,21 +49,21 @@ class DecodeOptions(StoresOptions):
     """Split to decode. On dev and test, the posteriors of a member's fold models are averaged."""
     decoder: str = "beam"
     """A registered decoder: greedy, beam, or an installed third-party one (ctcdecode, flashlight, fast_ctc_decode)."""
-    beam: int = 50
+    beam: int = number(50, at_least=1, at_most=10_000, scale="log")
     """Number of prefixes kept after each frame."""
-    nbest: int = 1
+    nbest: int = number(1, at_least=1, at_most=10_000, scale="log")
     """Number of hypotheses per utterance; above 1, the distance of the best of them (the oracle) is reported too."""
     lm: str = "none"
     """`none`; `train`, a phone language model of the training transcripts; or an ARPA file, used for all folds."""
-    lm_order: int = InputOptions.lm_order
+    lm_order: int = number(InputOptions.lm_order, at_least=1, at_most=MAX_ORDER)
     """Order of the model that `--lm train` estimates, the length of its longest n-grams."""
-    lm_weight: float = 0.3
+    lm_weight: float = number(0.3, at_least=-100, at_most=100)
     """Weight of the language model; with `--tune`, the initial value of the search."""
-    length_bonus: float = 0.0
+    length_bonus: float = number(0.0, at_least=-100, at_most=100)
     """Added to a hypothesis's score per label; with `--tune`, the initial value of the search."""
     tune: bool = False
     """First find the weight and the bonus with the lowest out-of-fold distance, then decode the split with them."""
-    limit: int | None = None
+    limit: int | None = number(None, at_least=1, at_most=MAX_UTTERANCES, scale="log")
     """Decode only this many utterances, drawn with a fixed seed."""
     out: Path | None = None
     """Write the best hypotheses to this file as a submission; for one member and `--split test`."""
@@ -70,12 +71,9 @@ class DecodeOptions(StoresOptions):
     """Write the language model of all training transcripts to this file, in the format of KenLM and SRILM."""
 
     def __post_init__(self) -> None:
-        if self.beam < 1:
-            raise InputError(f"--beam {self.beam}: expected 1 or more")
-        if not 1 <= self.nbest <= self.beam:
+        super().__post_init__()
+        if self.nbest > self.beam:
             raise InputError(f"--nbest {self.nbest}: expected 1 to --beam ({self.beam})")
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"--limit {self.limit}: expected 1 or more")
         if self.out is not None and self.limit is not None:
             raise InputError("--out with --limit: a submission needs every utterance; pass only one of the two")
         if self.out is not None and self.split != "test":
@@ -222,7 +220,7 @@ def decode_member(
 
 def main() -> None:
     """Run the command."""
-    options = tyro.cli(DecodeOptions, prog="python -m ensemble.decode", description=__doc__)
+    options = parse_options(DecodeOptions, "python -m ensemble.decode", description=__doc__)
     decode = get_decoder(options.decoder)
     options.use_threads()
     available = fold_models = options.find_fold_models()

@@ -16,7 +16,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-import tyro
 
 from ensemble.blenders.base import BlendRecipe
 from ensemble.decoding.batched import sample_rows
@@ -29,6 +28,8 @@ from folds.competition.submission import write_submission
 from folds.data.dataset import Dataset, Split
 from folds.store.fold_model import FoldModel, load_model
 from models.las import LAS
+from registry.bounds import MAX_UTTERANCES, number
+from registry.command_line import parse_options
 from registry.console import track
 from registry.errors import InputError, command
 from registry.files import check_writable
@@ -40,26 +41,23 @@ class JointOptions(StoresOptions):
 
     members: tuple[str, ...] = ("las*",)
     """Members to decode, each fold model by itself: globs over their names."""
-    fold: int | None = None
+    fold: int | None = number(None, at_least=0, at_most=999)
     """Decode only the fold models of this fold; None for all."""
     split: Literal["oof", "dev", "test"] = "dev"
     """Split to decode."""
-    ctc_weight: tuple[float, ...] = (0.5,)
+    ctc_weight: tuple[float, ...] = number((0.5,), at_least=0, at_most=1)
     """Weight of CTC in a hypothesis's score, from 0 to 1; attention has 1 minus this weight. Several are compared."""
-    beam: int = 5
+    beam: int = number(5, at_least=1, at_most=1000, scale="log")
     """Number of hypotheses kept after each label."""
-    limit: int | None = None
+    limit: int | None = number(None, at_least=1, at_most=MAX_UTTERANCES, scale="log")
     """Decode only this many utterances, drawn with a fixed seed."""
     out: Path | None = None
     """Write the best hypotheses to this file as a submission; for one fold model, one weight and `--split test`."""
 
     def __post_init__(self) -> None:
-        if not self.ctc_weight or not all(0 <= weight <= 1 for weight in self.ctc_weight):
-            raise InputError(f"--ctc-weight {' '.join(map(str, self.ctc_weight))}: expected weights from 0 to 1")
-        for name in ("beam", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name} {value}: expected 1 or more")
+        super().__post_init__()
+        if not self.ctc_weight:
+            raise InputError("--ctc-weight: no weight is given: expected one or several from 0 to 1")
         if self.out is not None and (self.split != "test" or self.limit is not None or len(self.ctc_weight) > 1):
             raise InputError("--out: a submission needs all of --split test, one --ctc-weight and no --limit")
 
@@ -146,7 +144,7 @@ def decode_and_report(task: JointTask, options: JointOptions) -> list[list[list[
 
 def main() -> None:
     """Run the command."""
-    options = tyro.cli(JointOptions, prog="python -m ensemble.joint", description=__doc__)
+    options = parse_options(JointOptions, "python -m ensemble.joint", description=__doc__)
     options.use_threads()
     fold_models = select_fold_models(options)
     if options.out is not None:

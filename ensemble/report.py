@@ -16,7 +16,6 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
-import tyro
 
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.open_inputs import InputOptions, open_inputs
@@ -33,6 +32,8 @@ from folds.competition.alphabets import Alphabet
 from folds.competition.metric import edit_distances
 from folds.store.schemas import EpochMetrics
 from registry import InputError, atomic_write, command
+from registry.bounds import number
+from registry.command_line import parse_options
 from registry.json_files import read_json, read_json_lines
 
 STYLE = """
@@ -57,7 +58,7 @@ class ReportOptions(InputOptions, StoresOptions):
     """The submission of a blend; the `.json` beside it is shown if it exists."""
     members: tuple[str, ...] = ("*",)
     """Members to report on: globs over their names."""
-    hardest: int = 8
+    hardest: int = number(8, at_least=0, at_most=10_000)
     """Number of dev utterances to show slot by slot."""
 
 
@@ -255,7 +256,7 @@ def _network_table(arcs: np.ndarray, names: Sequence[str], alphabet: Alphabet) -
 
 def main() -> None:
     """Run the command."""
-    options = tyro.cli(ReportOptions, prog="python -m ensemble.report", description=__doc__)
+    options = parse_options(ReportOptions, "python -m ensemble.report", description=__doc__)
     options.use_threads()
     html = page(options)
     with atomic_write(options.out) as temporary:

@@ -18,13 +18,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import tyro
 from scipy.signal import lfilter
 
 from folds.competition.alphabets import F22
 from folds.competition.metric import edit_distances
 from folds.competition.submission import check_submission, read_submission, write_submission
 from folds.synthesis import lexicon, speech
+from registry.bounds import MAX_SEED, Bounded, number
+from registry.command_line import parse_options
 from registry.console import ProgressBar
 from registry.errors import InputError, command
 
@@ -37,27 +38,19 @@ SPLITS = ("train-clean-100", "dev-clean", "test-clean")
 
 
 @dataclass(frozen=True)
-class DemoOptions:
+class DemoOptions(Bounded):
     """Make a small competition of synthetic speech, or score a submission to it."""
 
     out: Path = Path("demo/competition")
     """Folder of the demo competition."""
-    seed: int = 0
+    seed: int = number(0, at_least=0, at_most=MAX_SEED)
     """The same seed and sizes give the same files, byte for byte."""
-    speakers: int = 18
-    """Speakers in all; a sixth of them each for dev and test."""
-    utterances: int = 50
+    speakers: int = number(18, at_least=4, at_most=1000)
+    """Speakers in all, at least 4; a sixth of them each for dev and test."""
+    utterances: int = number(50, at_least=1, at_most=9999)
     """Utterances per speaker, of about 3 seconds each."""
     score: Path | None = None
     """Score this submission against the answers of the demo in --out, instead of making it."""
-
-    def __post_init__(self) -> None:
-        if not 4 <= self.speakers <= 1000:
-            raise InputError(f"--speakers is {self.speakers}, expected 4 (2 to train, 1 for dev, 1 for test) to 1000")
-        if not 1 <= self.utterances <= 9999:
-            raise InputError(f"--utterances is {self.utterances}, expected 1 to 9999 per speaker")
-        if self.seed < 0:
-            raise InputError(f"--seed is {self.seed}, expected 0 or more")
 
     @property
     def settings(self) -> dict[str, object]:
@@ -203,7 +196,7 @@ def _settings_of(root: Path) -> dict[str, object] | None:
 
 
 def main() -> None:
-    options = tyro.cli(DemoOptions, prog="python -m folds.demo", description=__doc__)
+    options = parse_options(DemoOptions, "python -m folds.demo", description=__doc__)
     if options.score is not None:
         distance, length = score(options.out, options.score)
         print(f"{options.score}: mean distance {distance:.3f} on the demo's test set, mean length {length:.1f}")

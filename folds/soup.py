@@ -23,6 +23,8 @@ from folds.training.predict import write_predictions
 from folds.training.run_config import weights_description
 from models import create_model, write_weights
 from registry import InputError, command
+from registry.bounds import number
+from registry.command_line import parse_options
 from registry.json_files import read_json, write_json
 
 
@@ -32,10 +34,11 @@ class SoupOptions(DataOptions):
 
     run: tyro.conf.Positional[tuple[Path, ...]] = ()
     """The folder of one run: runs/<model>/fold<k>."""
-    last: int = 2
+    last: int = number(2, at_least=2, at_most=10_000)
     """How many checkpoints to average; a run keeps those of `folds.train --keep`."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.run:
             raise InputError("no run is given: pass the folder of one, runs/<model>/fold<k>")
         if len(self.run) > 1:
@@ -44,8 +47,6 @@ class SoupOptions(DataOptions):
                 "functions with the same weight, so their mean computes neither, and across folds every utterance was "
                 "fitted by one of them, so nothing would be out of fold; blend them with python -m ensemble.blend"
             )
-        if self.last < 2:
-            raise InputError(f"--last {self.last}: expected at least 2")
 
 
 def make_soup(options: SoupOptions) -> RunFolder:
@@ -85,7 +86,7 @@ def make_soup(options: SoupOptions) -> RunFolder:
 
 def main() -> None:
     """The command."""
-    make_soup(tyro.cli(SoupOptions, prog="python -m folds.soup", description=__doc__))
+    make_soup(parse_options(SoupOptions, "python -m folds.soup", description=__doc__))
 
 
 if __name__ == "__main__":

@@ -10,25 +10,26 @@ from models.layers.frames import Convolution, FrameLayer, ResidualConvolution
 from models.layers.recurrent import Bidirectional
 from models.network import CTCNetwork, ModelConfig
 from registry import register_model
+from registry.bounds import number
 
 
 @dataclass(frozen=True, kw_only=True)
 class CNNConfig(ModelConfig):
     """Convolutional subsampling, residual convolutions, then BiLSTM layers."""
 
-    channels: int = 384
+    channels: int = number(384, at_least=1, at_most=16_384, scale="log")
     """Width of the convolutions."""
-    stride: int = 3
+    stride: int = number(3, at_least=1, at_most=100)
     """Input frames per output frame."""
-    blocks: int = 4
+    blocks: int = number(4, at_least=1, at_most=100)
     """Residual blocks of two convolutions."""
-    kernel: int = 5
+    kernel: int = number(5, at_least=1, at_most=1001, odd=True)
     """Kernel size of the convolutions, in frames; odd."""
-    hidden: int = 384
+    hidden: int = number(384, at_least=1, at_most=16_384, scale="log")
     """Units per recurrent layer and direction."""
-    layers: int = 3
+    layers: int = number(3, at_least=1, at_most=100)
     """Number of recurrent layers."""
-    dropout: float = 0.2
+    dropout: float = number(0.2, at_least=0, below=1)
     """Locked dropout after each recurrent layer; half of it after each block."""
 
 

@@ -16,25 +16,26 @@ from models.layers.frames import Convolution, FrameLayer, FrameNorm, LockedDropo
 from models.layers.lengths import Lengths
 from models.network import CTCNetwork, ModelConfig
 from registry import InputError, register_model
+from registry.bounds import number
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConformerConfig(ModelConfig):
     """Convolutional subsampling, then Conformer blocks."""
 
-    strides: tuple[int, ...] = (2, 2)
+    strides: tuple[int, ...] = number((2, 2), at_least=1, at_most=100)
     """Stride of each subsampling convolution."""
-    size: int = 256
+    size: int = number(256, at_least=1, at_most=16_384, scale="log")
     """Width of the blocks."""
-    heads: int = 4
+    heads: int = number(4, at_least=1, at_most=256, scale="log")
     """Attention heads; the width of a head, size / heads, is even."""
-    blocks: int = 8
+    blocks: int = number(8, at_least=1, at_most=100)
     """Number of Conformer blocks."""
-    expansion: int = 4
+    expansion: int = number(4, at_least=1, at_most=64)
     """Width of the feed-forward layers, as a multiple of size."""
-    kernel: int = 15
+    kernel: int = number(15, at_least=1, at_most=1001, odd=True)
     """Kernel size of the depthwise convolution, in frames; odd."""
-    dropout: float = 0.1
+    dropout: float = number(0.1, at_least=0, below=1)
     """Locked dropout after each module of a block."""
 
     def __post_init__(self) -> None:

@@ -15,24 +15,20 @@ from torch import Tensor, nn
 from models.layers.attention_decoder import AttentionMemory, Speller
 from models.network import CTCNetwork, TrainingOutputs
 from models.pblstm import PyramidConfig, pyramid_layers
-from registry import InputError, register_model
+from registry import register_model
+from registry.bounds import number
 
 
 @dataclass(frozen=True, kw_only=True)
 class LASConfig(PyramidConfig):
     """A pyramidal listener with a CTC output, and an attention speller."""
 
-    spelling: float = 0.3
+    spelling: float = number(0.3, above=0, below=1)
     """Weight of the speller's cross-entropy; the CTC loss gets 1 minus this."""
-    speller: int = 384
+    speller: int = number(384, at_least=1, at_most=16_384, scale="log")
     """Hidden units in each of the speller's two LSTM layers."""
-    attention: int = 256
+    attention: int = number(256, at_least=1, at_most=16_384, scale="log")
     """Dimension of attention queries, keys and values."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.spelling < 1:
-            raise InputError(f"--spelling {self.spelling}: expected a weight between 0 and 1, both excluded")
 
 
 class LAS(CTCNetwork):

@@ -10,23 +10,24 @@ from models.layers.frames import Convolution, FrameLayer
 from models.layers.recurrent import Bidirectional
 from models.network import CTCNetwork, ModelConfig
 from registry import InputError, register_model
+from registry.bounds import number
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecurrentConfig(ModelConfig):
     """Convolutional subsampling, then bidirectional recurrent layers."""
 
-    channels: tuple[int, ...] = (128, 256)
+    channels: tuple[int, ...] = number((128, 256), at_least=1, at_most=16_384, scale="log")
     """Width of each convolution."""
-    strides: tuple[int, ...] = (2, 2)
+    strides: tuple[int, ...] = number((2, 2), at_least=1, at_most=100)
     """Stride of each convolution."""
-    kernel: int = 5
+    kernel: int = number(5, at_least=1, at_most=1001, odd=True)
     """Kernel size of the convolutions, in frames; odd."""
-    hidden: int = 384
+    hidden: int = number(384, at_least=1, at_most=16_384, scale="log")
     """Units per recurrent layer and direction."""
-    layers: int = 3
+    layers: int = number(3, at_least=1, at_most=100)
     """Number of recurrent layers."""
-    dropout: float = 0.2
+    dropout: float = number(0.2, at_least=0, below=1)
     """Locked dropout after each recurrent layer."""
 
     def __post_init__(self) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from dataclasses import Field, dataclass
+from typing import Any, NamedTuple
 
 import torch
 import tyro
@@ -15,37 +15,35 @@ from models.layers.frames import FrameLayer, output_lengths, zero_padding
 from models.layers.lengths import Lengths
 from models.layers.recurrent import Bidirectional, PackedFrames, padded
 from registry import InputError
+from registry.bounds import Bounds, check_numbers
+
+MAX_SIZE = 1_000_000
+"""Upper bound of sizes and counts in configs that give none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Base class of the models' configs; both fields are set from the data."""
+    """Base class of the models' configs; both fields are set from the data.
+
+    A subclass gives its numbers bounds with `registry.bounds.number`; those of a field without are its `usual_bounds`.
+    """
 
     features: tyro.conf.Suppress[int]
     """Values per frame."""
     classes: tyro.conf.Suppress[int]
     """Number of classes, including the blank."""
 
-    may_be_zero: ClassVar[tuple[str, ...]] = ()
-    """Names of the integer fields that may be 0; the others are at least 1."""
-
     def __post_init__(self) -> None:
         if self.features < 1 or self.classes < 2:
             raise InputError(f"features {self.features} and classes {self.classes}: at least 1 and 2 are needed")
-        for name, value in vars(self).items():
-            option = f"--{name.replace('_', '-')} {value}"
-            least = 0 if name in self.may_be_zero else 1
-            if any(number < least for number in _integers(value)):
-                raise InputError(f"{option}: expected {'0 or more' if least == 0 else 'at least 1'}")
-            if name == "kernel" and any(number % 2 == 0 for number in _integers(value)):
-                raise InputError(f"{option}: expected an odd number, so that output lengths are exact")
-            if name == "dropout" and not 0 <= value < 1:
-                raise InputError(f"{option}: expected a probability in [0, 1)")
+        check_numbers(self, usual_bounds)
 
 
-def _integers(value: object) -> list[int]:
-    values = value if isinstance(value, tuple) else (value,)
-    return [number for number in values if isinstance(number, int) and not isinstance(number, bool)]
+def usual_bounds(field: Field[Any], value: float) -> Bounds | None:
+    """Bounds of a config's number by its name and type: kernels are odd, integers at least 1, dropout a fraction."""
+    if field.name == "dropout":
+        return Bounds(0, 1, includes_upper=False)
+    return Bounds(1, MAX_SIZE, odd=field.name == "kernel") if isinstance(value, int) else None
 
 
 class TrainingOutputs(NamedTuple):

@@ -7,7 +7,6 @@ frame rate is the most expensive one and gains the least.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import nn
 
@@ -15,30 +14,29 @@ from models.layers.frames import Convolution, FrameLayer, Pyramid
 from models.layers.recurrent import Bidirectional
 from models.network import CTCNetwork, ModelConfig
 from registry import register_model
+from registry.bounds import number
 
 
 @dataclass(frozen=True, kw_only=True)
 class PyramidConfig(ModelConfig):
     """A stride-2 convolution, a BiLSTM, then pyramid reductions with BiLSTM layers after each."""
 
-    channels: int = 192
+    channels: int = number(192, at_least=1, at_most=16_384, scale="log")
     """Width of the convolution."""
-    stride: int = 2
+    stride: int = number(2, at_least=1, at_most=100)
     """Stride of the convolution."""
-    kernel: int = 7
+    kernel: int = number(7, at_least=1, at_most=1001, odd=True)
     """Kernel size of the convolution, in frames; odd."""
-    bottom: int = 256
+    bottom: int = number(256, at_least=1, at_most=16_384, scale="log")
     """Units per direction of the layer before the pyramid."""
-    hidden: int = 384
+    hidden: int = number(384, at_least=1, at_most=16_384, scale="log")
     """Units per direction of the layers in the pyramid."""
-    reductions: int = 1
+    reductions: int = number(1, at_least=0, at_most=10)
     """Pyramid reductions: each halves the frame rate. Utterances need at least as many output frames as labels."""
-    layers: int = 2
+    layers: int = number(2, at_least=1, at_most=100)
     """BiLSTM layers after each reduction."""
-    dropout: float = 0.2
+    dropout: float = number(0.2, at_least=0, below=1)
     """Locked dropout after each recurrent layer."""
-
-    may_be_zero: ClassVar[tuple[str, ...]] = ("reductions",)
 
 
 def pyramid_network(config: PyramidConfig) -> CTCNetwork:

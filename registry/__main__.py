@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from registry import MODELS, InputError, command, describe, list_models
+from registry.command_line import parse_options
 from registry.console import print_table
 from registry.models import ModelRow
 
@@ -25,7 +26,7 @@ class ListOptions:
 
 def main() -> None:
     """Print the models that match, then the files and plug-ins that failed to import."""
-    options = tyro.cli(ListOptions, prog="python -m registry")
+    options = parse_options(ListOptions, "python -m registry")
     names = list_models(options.pattern)
     if not names:
         available = ", ".join(list_models())

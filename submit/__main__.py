@@ -15,6 +15,8 @@ import tyro
 
 from folds.competition.detect import DATA_VARIABLE, open_competition
 from folds.data.data_options import DataOptions
+from registry.bounds import number
+from registry.command_line import parse_options
 from registry.errors import InputError, command
 from registry.models import parse_count
 from submit.advice import SITE, Credentials, advise
@@ -28,6 +30,7 @@ from submit.send import Sender
 _URL = r"(?:https?://(?:www\.)?kaggle\.com/(?:competitions|c)/([\w-]+)(?:[/?#].*)?|([\w-]+))"
 _DEADLINE = 900.0
 _DOWNLOAD_DEADLINE = 86400.0
+MAX_SECONDS = 30 * 86400
 
 
 @dataclass(frozen=True)
@@ -64,21 +67,15 @@ class SubmitOptions(DataOptions):
     """Download the competition's data into --out and unpack it there."""
     out: Path | None = None
     """The folder for --download."""
-    deadline: float | None = None
+    deadline: float | None = number(None, at_least=0, at_most=MAX_SECONDS)
     """Time limit for the whole run in seconds; by default 900, or one day for --download."""
-    timeout: float = 60.0
+    timeout: float = number(60.0, at_least=0, at_most=MAX_SECONDS)
     """Time limit for one call to Kaggle in seconds."""
-    pause: float = 2.0
+    pause: float = number(2.0, at_least=0, at_most=MAX_SECONDS)
     """Seconds before the first retry, and between the first two checks for a score; doubles each time, up to 30 times
     as long."""
-    settle: float = 60.0
+    settle: float = number(60.0, at_least=0, at_most=MAX_SECONDS)
     """Seconds after which a submission that was not answered and that Kaggle does not list counts as never arrived."""
-
-    def __post_init__(self) -> None:
-        for name in ("deadline", "timeout", "pause", "settle"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise InputError(f"--{name} {value:g}: expected seconds, 0 or more")
 
     @property
     def slug(self) -> str:
@@ -99,7 +96,7 @@ class SubmitOptions(DataOptions):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status. Raises `InputError`, which `command` prints."""
-    options = tyro.cli(SubmitOptions, args=arguments, prog="python -m submit", config=(tyro.conf.FlagCreatePairsOff,))
+    options = parse_options(SubmitOptions, "python -m submit", arguments, config=(tyro.conf.FlagCreatePairsOff,))
     with Client() as client:
         return run(options, client)
 

@@ -12,23 +12,24 @@ from ensemble.hypotheses.attention_scores import SCORED_HYPOTHESES, attention_sc
 from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
 from ensemble.hypotheses.fusion import Fusion
 from ensemble.hypotheses.nested_folds import assign_outer_folds, estimate_language_model, estimate_language_models
-from ensemble.lm.ngram import DEFAULT_ORDER, PhoneLM
+from ensemble.lm.ngram import DEFAULT_ORDER, MAX_ORDER, PhoneLM
 from ensemble.members.eligibility import Rules, filter_by_rules, keep_within_max_params, minimum_parameters
 from ensemble.members.member import Member, Networks
 from ensemble.members.out_of_fold import OutOfFold, common_oof
 from ensemble.members.predictions import Predictions, mean_predictions, network_predictions, oof_predictions
 from folds.data.dataset import Dataset, Split
 from registry import InputError
+from registry.bounds import MAX_SEED, MAX_UTTERANCES, Bounded, number
 from registry.console import track
 
 
 @dataclass(frozen=True)
-class InputOptions:
+class InputOptions(Bounded):
     """How blend inputs are made."""
 
-    nbest: int = 200
+    nbest: int = number(200, at_least=1, at_most=10_000, scale="log")
     """Number of hypotheses that each model proposes per utterance."""
-    pool: int = 200
+    pool: int = number(200, at_least=1, at_most=10_000, scale="log")
     """Maximum number of hypotheses per pool: the best of twice as many from all members' N-best lists for one
     utterance, after every member has scored them."""
     networks: Networks = "both"
@@ -38,18 +39,12 @@ class InputOptions:
     fold_mean: Literal["sequence", "frames"] = "sequence"
     """How a member's networks are combined on dev and test: sequence scores and votes over all networks' hypotheses;
     frames averages their posteriors per frame (needs equal strides)."""
-    lm_order: int = DEFAULT_ORDER
+    lm_order: int = number(DEFAULT_ORDER, at_least=1, at_most=MAX_ORDER)
     """Order of the phone language model, the length of its longest n-grams."""
-    fit_limit: int | None = 4000
+    fit_limit: int | None = number(4000, at_least=2, at_most=MAX_UTTERANCES, scale="log")
     """Maximum number of out-of-fold utterances used to fit the weights; None for all."""
-    seed: int = 0
+    seed: int = number(0, at_least=0, at_most=MAX_SEED)
     """Seed that decides ties between members, and which utterances `--fit-limit` keeps."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("nbest", 1), ("pool", 1), ("lm_order", 1), ("fit_limit", 2)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
 
     @property
     def frames(self) -> bool:

@@ -17,6 +17,8 @@ from registry.errors import InputError
 
 # The order of the language models of all commands.
 DEFAULT_ORDER = 7
+# Orders beyond it are refused; from 32 classes on the estimator's own limit is at most 12.
+MAX_ORDER = 20
 
 
 @dataclass(frozen=True, eq=False)

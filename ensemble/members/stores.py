@@ -11,7 +11,7 @@ import torch
 from ensemble.threads import set_worker_threads
 from folds.data.data_options import DataOptions
 from folds.store.fold_model import FoldModel, find_fold_models
-from registry import InputError
+from registry.bounds import MAX_THREADS, number
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class StoresOptions(DataOptions):
 
     runs: tuple[Path, ...] = (Path("runs"),)
     """One or more runs folders; a member's name may be in only one of them."""
-    threads: int = 0
+    threads: int = number(0, at_least=0, at_most=MAX_THREADS)
     """CPU threads of searches and of networks; 0 is one per core for searches (or NUMBA_NUM_THREADS), and PyTorch's own
     number (or OMP_NUM_THREADS) for networks."""
 
     def use_threads(self) -> None:
-        """Compute with `threads` from now on. Raises InputError for a negative number, or far more than CPUs."""
+        """Compute with `threads` from now on. Raises InputError for far more than there are CPUs."""
         most = 4 * (os.cpu_count() or 1)
-        if not 0 <= self.threads <= most:
+        if self.threads > most:
             raise InputError(f"--threads {self.threads}: expected 0 to {most}, four for each CPU of this machine")
         if self.threads:
             set_worker_threads(self.threads)

@@ -16,31 +16,23 @@ import torch
 from folds.data.batches import Batch, repeated
 from folds.data.dataset import ctc_frames
 from folds.store.ragged import Ragged, offsets_of
-from registry.errors import InputError
+from registry.bounds import Bounded, number
 
 
 @dataclass(frozen=True)
-class SpecAugment:
+class SpecAugment(Bounded):
     """Masks over time and over features; a masked value becomes 0, the mean of normalised features."""
 
-    time_mask: int = 30
+    time_mask: int = number(30, at_least=0, at_most=100_000)
     """Maximum time-mask width in frames; 0 disables."""
-    time_every: int = 120
+    time_every: int = number(120, at_least=1, at_most=1_000_000, scale="log")
     """One time mask per this many frames."""
-    feature_mask: int = 3
+    feature_mask: int = number(3, at_least=0, at_most=10_000)
     """Maximum feature-mask width in features; 0 disables."""
-    feature_masks: int = 1
+    feature_masks: int = number(1, at_least=0, at_most=1000)
     """Number of feature masks per utterance; 0 disables."""
-    speed: float = 0.1
+    speed: float = number(0.1, at_least=0, below=1)
     """Maximum relative speed change, e.g. 0.1 for 0.9x to 1.1x; 0 disables."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("time_mask", 0), ("time_every", 1), ("feature_mask", 0), ("feature_masks", 0)):
-            if getattr(self, name) < least:
-                option = name.replace("_", "-")
-                raise InputError(f"--{option} {getattr(self, name)}: expected a whole number of at least {least}")
-        if not 0 <= self.speed < 1:
-            raise InputError(f"--speed {self.speed}: expected a fraction in [0, 1)")
 
 
 def augment(

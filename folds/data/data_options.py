@@ -8,10 +8,11 @@ from pathlib import Path
 from folds.competition.detect import data_root
 from folds.data.cache import load_dataset
 from folds.data.dataset import Dataset
+from registry.bounds import Bounded
 
 
 @dataclass(frozen=True)
-class DataOptions:
+class DataOptions(Bounded):
     """The competition's data."""
 
     data: Path | None = None

@@ -18,6 +18,7 @@ import tyro
 from folds.training.options import TrainOptions
 from folds.training.presets import device_type, find_preset
 from registry import InputError, model_config
+from registry.command_line import parse_options
 from registry.config import Config
 
 # Fields of every config that follow from the data, and are no options.
@@ -100,7 +101,7 @@ def _parse(arguments: list[str], options: TrainOptions, panel: Any) -> tuple[Tra
     schema.__doc__ = TrainOptions.__doc__
     default, names = schema(options, panel), (tyro.conf.OmitArgPrefixes,)
     with contextlib.redirect_stdout(typing.cast(IO[str], _ShortPanelTitles(sys.stdout))):
-        command = tyro.cli(schema, args=arguments, default=default, prog="python -m folds.train", config=names)
+        command = parse_options(schema, "python -m folds.train", arguments, default=default, config=names)
     return command.options, command.model
 
 

@@ -21,6 +21,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from registry.errors import InputError
+
 
 @dataclass(frozen=True)
 class ProcessGroup:
@@ -33,7 +35,7 @@ class ProcessGroup:
     @property
     def local_size(self) -> int:
         """The number of processes on this machine."""
-        return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.size > 1 else 1
+        return _variable("LOCAL_WORLD_SIZE", 1) if self.size > 1 else 1
 
     @property
     def first(self) -> bool:
@@ -90,13 +92,24 @@ class ProcessGroup:
         return contextlib.nullcontext()
 
 
+def _variable(name: str, least: int) -> int:
+    """One of torchrun's variables; world sizes are 1 without it. Raises InputError for anything but such a number."""
+    text = os.environ.get(name, "1" if name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE") else "")
+    if not (text.isascii() and text.isdecimal() and len(text) < 7 and int(text) >= least):
+        raise InputError(
+            f"environment variable {name} is {text[:40]!r}: expected a whole number, {least} or more, as torchrun sets "
+            "it: unset it, or start with torchrun"
+        )
+    return int(text)
+
+
 @contextlib.contextmanager
 def joined_group(device: str) -> Iterator[ProcessGroup]:
     """The process group of torchrun's environment variables, or this process alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if _variable("WORLD_SIZE", 1) == 1:
         yield ProcessGroup()
         return
-    group = ProcessGroup(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    group = ProcessGroup(_variable("RANK", 0), _variable("WORLD_SIZE", 1), _variable("LOCAL_RANK", 0))
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if cuda:
         torch.cuda.set_device(group.local_rank)

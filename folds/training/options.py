@@ -13,6 +13,7 @@ from folds.data.augmentation import SpecAugment
 from folds.data.data_options import StoreOptions
 from folds.store.run_folder import RunFolder, check_name
 from registry import InputError
+from registry.bounds import MAX_SEED, MAX_THREADS, MAX_UTTERANCES, Bounded, number
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PrecisionOption = Literal["auto", "fp32", "bf16", "fp16"]
@@ -20,45 +21,46 @@ CPU_FRAMES, CUDA_FRAMES = 16_000, 64_000
 """Default frames per batch. On a GPU, where a step of 16,000 frames is bound by latency, it is per process."""
 LEARNING_RATE = 2e-3
 """Default peak learning rate at 16,000 frames per batch."""
+MAX_LEARNING_RATE, MAX_FRAMES, MAX_MINUTES = 10.0, 100_000_000, 525_600
 
 
 @dataclasses.dataclass(frozen=True)
-class RecipeOptions:
+class RecipeOptions(Bounded):
     """How a model is trained. A resumed run must have the recipe it was started with."""
 
-    epochs: int = 40
+    epochs: int = number(40, at_least=1, at_most=100_000, scale="log")
     """Passes over the training folds; warm-up and cosine end with the last one."""
-    minutes: float | None = None
+    minutes: float | None = number(None, above=0, at_most=MAX_MINUTES, scale="log")
     """Instead of epochs: warm-up and cosine end after this many minutes of training."""
     clock: Literal["wall", "cpu"] = "wall"
     """What --minutes counts: wall time, or CPU time of this process, which other load on the machine does not
     stretch."""
-    lr: float | None = None
+    lr: float | None = number(None, above=0, at_most=MAX_LEARNING_RATE, scale="log")
     """Peak learning rate, by default 0.002. On CUDA with the default --batch-frames it is 0.002 times the square root
     of (frames per batch, all processes together) / 16,000."""
-    warmup: float = 0.05
+    warmup: float = number(0.05, at_least=0, below=1)
     """Fraction of steps used for linear warm-up."""
-    weight_decay: float = 0.01
+    weight_decay: float = number(0.01, at_least=0, at_most=100)
     """AdamW's weight decay, on matrices only."""
-    clip: float = 5.0
+    clip: float = number(5.0, above=0, at_most=1e6, scale="log")
     """Maximum gradient norm (clipping)."""
-    batch_frames: int | None = None
+    batch_frames: int | None = number(None, at_least=1, at_most=MAX_FRAMES, scale="log")
     """Input frames per batch, padding included; at least the longest utterance. By default the preset's on CPUs, and on
     CUDA 64,000, or 32,000 of two views with --consistency. With several processes (torchrun) it is per process on CUDA,
     and for all together on CPUs."""
-    average: float = 0.0
+    average: float = number(0.0, at_least=0, below=1)
     """Predict with an exponential moving average (EMA) of the weights whose time constant is this fraction of the run
     (0.05 is typical); 0 disables it."""
-    accumulate: int = 1
+    accumulate: int = number(1, at_least=1, at_most=10_000, scale="log")
     """Batches per step; their gradients are added."""
     prior: bool = True
     """Initialise the output's biases from the frequency of each label and of the blank."""
-    intermediate: float = 0.0
+    intermediate: float = number(0.0, at_least=0, below=1)
     """Weight w of intermediate CTC on the middle layer; the final CTC loss gets 1 - w."""
-    consistency: float = 0.0
+    consistency: float = number(0.0, at_least=0, at_most=100)
     """CR-CTC: train on two views of each batch, with this weight on their agreement (0.2 is usual). Doubles the work
     per step, so halve --batch-frames; works best with larger time masks."""
-    guide_weight: float = 1.0
+    guide_weight: float = number(1.0, at_least=0, at_most=100)
     """With --guide: weight of the posteriors at the guide's spikes, against CTC's loss."""
     augment: Annotated[SpecAugment, tyro.conf.arg(name="SpecAugment", prefix_name=False)] = dataclasses.field(
         default_factory=SpecAugment
@@ -72,26 +74,10 @@ class RecipeOptions:
     """Which weights predict: those at the end of the schedule, or those of the epoch with the lowest held-out distance.
     The latter makes out-of-fold distances too optimistic; config.json records it, and ensemble.blend warns about such
     members."""
-    keep: int = 2
+    keep: int = number(2, at_least=1, at_most=10_000)
     """How many checkpoints to keep; `python -m folds.soup` averages them."""
-    limit: int | None = None
+    limit: int | None = number(None, at_least=1, at_most=MAX_UTTERANCES, scale="log")
     """Train on this many utterances only, for quick experiments; all utterances are still predicted."""
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_frames", "accumulate", "keep", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name.replace('_', '-')} {value}: expected at least 1")
-        for name in ("lr", "clip", "minutes"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"--{name} {value}: expected more than 0")
-        for name in ("warmup", "average", "intermediate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"--{name} {getattr(self, name)}: expected a fraction in [0, 1)")
-        for name in ("consistency", "guide_weight"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected 0 or more")
 
     def sized_for(self, device: str, processes: int) -> RecipeOptions:
         """With `batch_frames` and `lr` filled in for this type of device ("cpu" or "cuda") and number of processes."""
@@ -109,9 +95,9 @@ class RecipeOptions:
 class TrainingRecipe(RecipeOptions):
     """A recipe in which nothing is left to the device."""
 
-    lr: float = LEARNING_RATE
+    lr: float = number(LEARNING_RATE, above=0, at_most=MAX_LEARNING_RATE, scale="log")
     """Peak learning rate."""
-    batch_frames: int = CPU_FRAMES
+    batch_frames: int = number(CPU_FRAMES, at_least=1, at_most=MAX_FRAMES, scale="log")
     """Input frames per batch, padding included: per process on CUDA, for all processes on CPUs."""
     precision: Precision = "fp32"
     """Precision of autocast."""
@@ -142,14 +128,14 @@ class TrainOptions(StoreOptions):
     them. auto is quick on CPUs, and on a GPU the preset of the model's size."""
     fold: str = "0"
     """A fold, several (0,2), or all."""
-    folds: int = 5
+    folds: int = number(5, at_least=1, at_most=1000)
     """Number of speaker-disjoint folds. With 1, the model is trained on everything and nothing is held out: <name>.all,
     the refit. python -m ensemble.blend predicts with it beside the fold models of the same model and recipe, from whose
     out-of-fold predictions its weight comes; alone, python -m ensemble.decode writes its submission."""
     with_dev: bool = False
     """With --folds 1: train on the dev utterances too, once everything is decided. The member is <model>.all-dev, and
     nothing measures it on dev; needs a fixed number of epochs."""
-    seed: int = 0
+    seed: int = number(0, at_least=0, at_most=MAX_SEED)
     """Seed of initial weights, batches and masks; each seed has a folder of its own."""
     resume: bool = False
     """Continue a run that was stopped from its last checkpoint; finished runs are skipped."""
@@ -162,11 +148,11 @@ class TrainOptions(StoreOptions):
     what is held out here."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1. auto is CUDA where there is a GPU, else the CPU; MPS has no CTC loss in PyTorch."""
-    threads: int = 0
+    threads: int = number(0, at_least=0, at_most=MAX_THREADS)
     """CPU threads. 0 starts with one and follows the load of the machine: as many as there are idle cores, for small
     models at most 4; with --clock cpu it is one. Sums are rounded differently with another number, so only with a given
     number does a stopped and resumed run end in the same metrics to the last bit."""
-    save_every: float = 0.0
+    save_every: float = number(0.0, at_least=0, at_most=MAX_MINUTES)
     """Minutes between checkpoints, for slow or mounted drives; a kill loses up to this much. 0 writes one after each
     epoch and every 10 minutes within one. The last step and a stop by SIGTERM or Ctrl-C always write one."""
     skip_bad: bool = False
@@ -175,6 +161,7 @@ class TrainOptions(StoreOptions):
     """How each model is trained."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.name:
             check_name(self.name)
         if self.name and "," in self.model:
@@ -182,16 +169,8 @@ class TrainOptions(StoreOptions):
                 f"--name {self.name} with --model {self.model}: a name belongs to one model; train them with separate "
                 "commands"
             )
-        if self.threads < 0:
-            raise InputError(f"--threads {self.threads}: expected 0 or more")
-        if self.seed < 0:
-            raise InputError(f"--seed {self.seed}: expected 0 or more")
-        if self.folds < 1:
-            raise InputError(f"--folds {self.folds}: expected 1 or more")
         if self.folds == 1 and self.recipe.select == "best":
             raise InputError("--select best with --folds 1: no utterances are held out to select by; use --select last")
-        if not self.save_every >= 0:
-            raise InputError(f"--save-every {self.save_every}: expected 0 or more")
         if self.guide is None and self.recipe.guide_weight != RecipeOptions.guide_weight:
             raise InputError(f"--guide-weight {self.recipe.guide_weight}: there is no guide: pass --guide")
         if self.with_dev and self.folds != 1:

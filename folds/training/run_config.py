@@ -110,10 +110,10 @@ def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
         before["precision"] = now["precision"]  # auto and what it stands for on this device are the same
     changed = sorted(key for key in {*before, *now} if before.get(key, default.get(key)) != now.get(key))
     if changed:
-        key = changed[0]
+        difference = "; ".join(_difference(key, before.get(key, default.get(key)), now.get(key)) for key in changed)
         raise InputError(
-            f"{started.path}: started with other settings ({key} was {before.get(key, default.get(key))}, now "
-            f"{now.get(key)}): use the same settings, another --seed or --runs, or delete the folder"
+            f"{started.path}: started with other settings ({difference}): use the same settings, another --seed or "
+            "--runs, or delete the folder"
         )
     if started.folds > 1 and started.fold_assignment != FOLD_ASSIGNMENT:
         raise InputError(
@@ -139,6 +139,14 @@ def check_same_hardware(started: FoldModel, config: dict[str, Any]) -> None:
             f"{started.path}: started with {before} frames per batch over all processes, now {now}: use as many "
             "processes, or delete the folder"
         )
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    """What changed under `key`: of two dictionaries, only the entries that differ."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return f"{key} was {before}, now {now}"
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return "; ".join(_difference(f"{key}.{name}", before.get(name), now.get(name)) for name in changed)
 
 
 def _hardware(config: dict[str, Any], key: str) -> Any:

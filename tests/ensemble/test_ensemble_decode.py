@@ -194,7 +194,7 @@ def test_a_refit_without_fold_models_or_of_another_recipe_is_not_tuned(run, runs
         ({"out": Path("one.csv")}, "--out with --split dev"),
         ({"out": Path("one.csv"), "split": "test", "limit": 3}, "--out with --limit"),
         ({"beam": 5, "nbest": 6}, r"--nbest 6: expected 1 to --beam \(5\)"),
-        ({"beam": 0}, "--beam 0: expected 1 or more"),
+        ({"beam": 0}, "--beam 0: expected at least 1"),
         ({"limit": 0}, "--limit 0"),
         ({"tune": True}, "--tune without a language model: use --lm train, or pass --lm FILE.arpa"),
     ],

@@ -79,9 +79,10 @@ def test_threads_are_set_for_searches_and_for_networks(monkeypatch):
     assert given == []
     StoresOptions(threads=3).use_threads()
     assert given == [3, 3]
-    for threads in (-1, 100_000):
-        with pytest.raises(InputError, match=f"--threads {threads}: expected 0 to [0-9]+, four for each CPU"):
-            StoresOptions(threads=threads).use_threads()
+    with pytest.raises(InputError, match="--threads 1000: expected 0 to [0-9]+, four for each CPU"):
+        StoresOptions(threads=1000).use_threads()
+    with pytest.raises(InputError, match="--threads -1: expected 0 or more"):
+        StoresOptions(threads=-1)
 
 
 def test_oof_is_the_union_of_a_members_folds_and_the_intersection_over_members(tmp_path):

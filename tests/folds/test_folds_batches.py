@@ -212,8 +212,8 @@ def test_no_speed_makes_an_utterance_too_short_for_its_labels():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"time_mask": -1}, "--time-mask -1: expected a whole number of at least 0"),
-        ({"time_every": 0}, "--time-every 0: expected a whole number of at least 1"),
+        ({"time_mask": -1}, "--time-mask -1: expected 0 or more"),
+        ({"time_every": 0}, "--time-every 0: expected at least 1"),
         ({"feature_mask": -2}, "--feature-mask -2: expected"),
         ({"feature_masks": -1}, "--feature-masks -1: expected"),
         ({"speed": 1.0}, r"--speed 1.0: expected a fraction in \[0, 1\)"),

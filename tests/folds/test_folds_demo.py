@@ -243,10 +243,10 @@ def test_stopped_half_way_nothing_changes(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"speakers": 3}, "--speakers is 3"),
-        ({"speakers": 1001}, "--speakers is 1001"),
-        ({"utterances": 0}, "--utterances is 0"),
-        ({"seed": -1}, "--seed is -1"),
+        ({"speakers": 3}, "--speakers 3: expected at least 4"),
+        ({"speakers": 1001}, "--speakers 1001: expected at most 1,000"),
+        ({"utterances": 0}, "--utterances 0: expected at least 1"),
+        ({"seed": -1}, "--seed -1: expected 0 or more"),
     ],
 )
 def test_sizes_that_make_no_competition(settings, message):

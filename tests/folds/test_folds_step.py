@@ -27,6 +27,7 @@ from folds.training.step import train_step
 from folds.training.task import TrainingTask
 from models import CTCModel, create_model
 from registry import InputError
+from registry.bounds import Bounds
 
 
 @pytest.fixture
@@ -151,6 +152,7 @@ def test_a_stop_between_reads_loses_no_metrics(as_on_cuda, tiny, tmp_path, monke
 
 
 def test_divergence_between_reads_stops_the_run(as_on_cuda, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(Bounds, "complaint", lambda *given: "")  # rates within bounds do not diverge at once
     with pytest.raises(InputError, match=r"in 20 steps in a row, the last of them with \d-1-"):
         run(monkeypatch, tiny, tmp_path, "--epochs", "60", "--lr", "1e30", "--clip", "1e30")
     assert "NaN" not in metrics(run_folder(tmp_path))

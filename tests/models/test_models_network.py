@@ -35,8 +35,8 @@ class Config(ModelConfig):
         ({"classes": 1}, "features 3 and classes 1: at least 1 and 2 are needed"),
         ({"width": 0}, "--width 0: expected at least 1"),
         ({"kernel": 4}, "--kernel 4: expected an odd number, so that output lengths are exact"),
-        ({"dropout": 1.0}, r"--dropout 1.0: expected a probability in \[0, 1\)"),
-        ({"dropout": float("nan")}, "--dropout nan: expected a probability"),
+        ({"dropout": 1.0}, r"--dropout 1.0: expected a fraction in \[0, 1\)"),
+        ({"dropout": float("nan")}, "--dropout nan: expected a fraction"),
     ],
 )
 def test_a_config_that_no_model_can_have_is_one_line(options, message):
@@ -45,7 +45,7 @@ def test_a_config_that_no_model_can_have_is_one_line(options, message):
         Config(**SIZES | options)
 
 
-def test_only_named_fields_may_be_zero():
+def test_only_fields_with_such_bounds_may_be_zero():
     assert PyramidConfig(**SIZES, reductions=0).reductions == 0
     with pytest.raises(InputError, match="--reductions -1: expected 0 or more"):
         PyramidConfig(**SIZES, reductions=-1)

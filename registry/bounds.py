@@ -1,0 +1,117 @@
+"""Bounds of numeric options, in the metadata of dataclass fields: checked when an instance is made, and searched over.
+
+>>> @dataclasses.dataclass
+... class Recipe(Bounded):
+...     lr: float = number(0.002, above=0, at_most=1, scale="log")
+>>> Recipe(lr=-1.0)
+Traceback (most recent call last):
+registry.errors.InputError: --lr -1.0: expected more than 0
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+from registry.errors import InputError
+
+Scale = Literal["linear", "log"]
+_KEY = "bounds"
+
+MAX_SEED = 2**32 - 1
+"""The largest seed that every random number generator in use accepts."""
+MAX_THREADS = 1024
+MAX_UTTERANCES = 10_000_000
+"""Upper bound of options that count utterances."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """The range of a number: from `lower` to `upper`, each included or not, and the scale on which to search it."""
+
+    lower: float
+    upper: float
+    includes_lower: bool = True
+    includes_upper: bool = True
+    scale: Scale = "linear"
+    odd: bool = False
+    """Whether only odd numbers are accepted."""
+
+    def complaint(self, value: float) -> str:
+        """What was expected instead of `value`; empty if it is in the range. NaN is in no range."""
+        if not (value >= self.lower if self.includes_lower else value > self.lower):
+            return self._interval() or self._lower()
+        if not (value <= self.upper if self.includes_upper else value < self.upper):
+            return self._interval() or f"{'at most' if self.includes_upper else 'less than'} {_text(self.upper)}"
+        return "an odd number, so that output lengths are exact" if self.odd and value % 2 == 0 else ""
+
+    def _interval(self) -> str:
+        """The whole range, where it is from 0 to 1: then both ends matter whichever is passed."""
+        if (self.lower, self.upper) != (0, 1) or (self.includes_lower and self.includes_upper):
+            return ""
+        return f"a fraction in {'[' if self.includes_lower else '('}0, 1{']' if self.includes_upper else ')'}"
+
+    def _lower(self) -> str:
+        if not self.includes_lower:
+            return f"more than {_text(self.lower)}"
+        return "0 or more" if self.lower == 0 else f"at least {_text(self.lower)}"
+
+
+def number(
+    default: Any = dataclasses.MISSING,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    scale: Scale = "linear",
+    odd: bool = False,
+) -> Any:
+    """A dataclass field for a number, or a tuple of numbers, with bounds; None and truth values are always accepted.
+
+    `at_least` or `above`, and `at_most` or `below`, must be given: without an upper bound, infinity would be a value.
+    """
+    lower, upper = (at_least if above is None else above), (at_most if below is None else below)
+    if lower is None or upper is None or None not in (at_least, above) or None not in (at_most, below):
+        raise TypeError("a number has one lower bound (at_least or above) and one upper bound (at_most or below)")
+    if scale == "log" and (lower < 0 or (lower == 0 and above is None)):
+        raise TypeError("a number on a logarithmic scale is positive: pass above=0, or at_least more than 0")
+    bounds = Bounds(lower, upper, above is None, below is None, scale, odd)
+    return dataclasses.field(default=default, metadata={_KEY: bounds})
+
+
+def bounds_of(field: dataclasses.Field[Any]) -> Bounds | None:
+    """The bounds of a field made by `number`; None for any other."""
+    return field.metadata.get(_KEY)
+
+
+def check_numbers(
+    options: Any, usual: Callable[[dataclasses.Field[Any], Any], Bounds | None] = lambda field, value: None
+) -> None:
+    """Raise InputError for the first number of a dataclass instance that is out of its bounds, by the option's name.
+
+    `usual(field, number)` returns bounds for fields that have none of their own.
+    """
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if not isinstance(item, (int, float)) or isinstance(item, bool):
+                continue
+            bounds = bounds_of(field) or usual(field, item)
+            if bounds is not None and (expected := bounds.complaint(item)):
+                raise InputError(f"--{field.name.replace('_', '-')} {value}: expected {expected}")
+
+
+class Bounded:
+    """Base of dataclasses whose numbers are checked as soon as an instance is made.
+
+    A subclass with a `__post_init__` of its own calls this one first.
+    """
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+
+
+def _text(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"

@@ -1,0 +1,54 @@
+"""Parse a command's options with tyro; what it refuses is one line, like any other bad input."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from typing import Any, TypeVar
+
+import tyro
+
+from registry.errors import InputError
+
+T = TypeVar("T")
+
+# The parser prints a box: a title, the complaint, perhaps advice, and a reference to --help, with rules between them.
+_RULE = re.compile(r"^[─\-\s]+$")
+_FRAME = re.compile(r"^\s*[│|+╭╰]\s?|\s*[│|+╮╯]\s*$")
+_NOT_A_NUMBER = (
+    (re.compile(r"(--\S+): invalid literal for int\(\) with base 10: '(.*)'"), "a whole number"),
+    (re.compile(r"(--\S+): could not convert string to float: '(.*)'"), "a number"),
+    (re.compile(r"(--\S+): no type matching {None}\|INT .* from \['(.*?)'\].*"), "a whole number or None"),
+    (re.compile(r"(--\S+): no type matching {None}\|FLOAT .* from \['(.*?)'\].*"), "a number or None"),
+)
+
+
+def parse_options(options: type[T], prog: str, arguments: list[str] | None = None, **settings: Any) -> T:
+    """`tyro.cli` with these settings; raises InputError in one line for what it refuses. `--help` prints and exits."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            parsed = tyro.cli(options, prog=prog, args=arguments, **settings)
+    except SystemExit as exit:
+        if not exit.code:
+            raise
+        raise InputError(_summary(complaint.getvalue(), prog)) from None
+    sys.stderr.write(complaint.getvalue())  # what the parser warns about
+    return parsed
+
+
+def _summary(box: str, prog: str) -> str:
+    """The complaint in the parser's box, on one line."""
+    lines = [_FRAME.sub("", line) for line in box.splitlines()[1:-1]]
+    rules = [row for row, line in enumerate(lines) if _RULE.match(line)] + [len(lines)]
+    message = " ".join(" ".join(lines[: rules[0]]).split()).removeprefix("Error parsing ").rstrip(".")
+    for pattern, expected in _NOT_A_NUMBER:
+        message = pattern.sub(rf"\1 \2: expected {expected}", message)
+    advice = lines[rules[0] + 1 : rules[1]] if len(rules) > 1 else []
+    similar = re.findall(r"(?<!\S)--[\w-]+", " ".join(advice)) if "nrecognized" in message else []
+    similar = [option for option in similar if option not in message and option != "--help"]
+    if similar:
+        message += f"; did you mean {' or '.join(dict.fromkeys(similar))}?"
+    return f"{message or 'the options cannot be read'}; see {prog} --help"
