@@ -60,6 +60,9 @@ class RecipeOptions:
     per step, so halve --batch-frames; works best with larger time masks."""
     guide_weight: float = 1.0
     """With --guide: weight of the posteriors at the guide's spikes, against CTC's loss."""
+    teacher_weight: float = 0.5
+    """With --teacher: share of the loss of the teacher's hypotheses, weighted by their posteriors; that of the
+    transcript has the rest."""
     augment: Annotated[SpecAugment, tyro.conf.arg(name="SpecAugment", prefix_name=False)] = dataclasses.field(
         default_factory=SpecAugment
     )
@@ -89,6 +92,8 @@ class RecipeOptions:
         for name in ("warmup", "average", "intermediate"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)}: expected a fraction in [0, 1)")
+        if not 0 <= self.teacher_weight <= 1:
+            raise InputError(f"--teacher-weight {self.teacher_weight}: expected a fraction in [0, 1]")
         for name in ("consistency", "guide_weight"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected 0 or more")
@@ -160,6 +165,12 @@ class TrainOptions(StoreOptions):
     """Guided CTC: spike on the same frames as a trained model of the same stride, so that the frame average of both
     means more. A member's folder, such as runs/pblstm, or that of one run; its run of the same fold is used, which has
     not seen what is held out here."""
+    teacher: Path | None = None
+    """Distillation, with --folds 1: learn an ensemble's posterior over its hypotheses as well. The .csv.json beside a
+    submission that was blended with --nbest-out; the hypotheses of training utterances are out of fold."""
+    teacher_test: bool = False
+    """With --teacher: train on the features of test too, with the teacher's hypotheses as transcripts. The model has
+    the tag transductive, which --forbid transductive of ensemble.blend and submit refuses."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1. auto is CUDA where there is a GPU, else the CPU; MPS has no CTC loss in PyTorch."""
     threads: int = 0
@@ -191,10 +202,23 @@ class TrainOptions(StoreOptions):
             raise InputError(f"--save-every {self.save_every}: expected 0 or more")
         if self.guide is None and self.recipe.guide_weight != RecipeOptions.guide_weight:
             raise InputError(f"--guide-weight {self.recipe.guide_weight}: there is no guide: pass --guide")
+        self._check_teacher()
         if self.with_dev and self.folds != 1:
             raise InputError(f"--with-dev with --folds {self.folds}: a final model has no folds; use --folds 1")
         if self.with_dev and self.recipe.minutes is not None:
             raise InputError("--with-dev with --minutes: the length of training must be fixed beforehand; use --epochs")
+
+    def _check_teacher(self) -> None:
+        """Raise InputError for options of a teacher that do not fit the others."""
+        if self.teacher is not None and self.folds != 1:
+            raise InputError(
+                f"--teacher with --folds {self.folds}: its hypotheses come from models that were trained on what a "
+                "fold holds out, so out-of-fold distances would be too low; use --folds 1"
+            )
+        if self.teacher is None and self.teacher_test:
+            raise InputError("--teacher-test: there is no teacher: pass --teacher")
+        if self.teacher is None and self.recipe.teacher_weight != RecipeOptions.teacher_weight:
+            raise InputError(f"--teacher-weight {self.recipe.teacher_weight}: there is no teacher: pass --teacher")
 
     def run_folder(self, model: str, fold: int) -> RunFolder:
         """The folder of the run of this model and fold."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from folds.store.fold_model import FoldModel, read_finished
+from folds.store.fold_model import FoldModel, read_finished, training_tags
 from folds.store.json_files import read_json
 from folds.store.run_folder import RunFolder
 from registry import InputError
@@ -50,5 +50,6 @@ def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> 
         "weights": source.folder.weights_hash,
         "cpu_minutes": minutes,
         "select": source.config.get("select", "last"),
+        "tags": training_tags(source.tags),
     }
     return Source(source.folder.weights, facts)
