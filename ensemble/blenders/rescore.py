@@ -20,7 +20,14 @@ from ensemble.blenders.lm_settings import fit_lm_settings, fit_prior_weight, poo
 from ensemble.fitting.member_weights import refine
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.pool import Pool
-from ensemble.hypotheses.scoring import MEANS, NO_LM_OR_ATTENTION, Mixture, best_hypotheses
+from ensemble.hypotheses.scoring import (
+    MEANS,
+    NO_LM_OR_ATTENTION,
+    Mixture,
+    best_hypotheses,
+    combined_scores,
+    normalized_posteriors,
+)
 
 
 @BLENDERS.register("rescore")
@@ -44,6 +51,11 @@ class Rescore:
         """Hypotheses from the pool of the members that have weight."""
         pool, acoustic = member_pool(inputs, recipe)
         return pool.chosen(best_hypotheses(acoustic, pool, recipe.settings))
+
+    def posteriors(self, inputs: BlendInputs, recipe: BlendRecipe) -> tuple[Pool, np.ndarray]:
+        """The pool of the members that have weight, and posteriors (H,) proportional to exp(score)."""
+        pool, acoustic = member_pool(inputs, recipe)
+        return pool, normalized_posteriors(combined_scores(acoustic, pool, recipe.settings), pool.offsets)
 
     def _fit(self, inputs: BlendInputs, mean: str, seed: int) -> tuple[float, np.ndarray, dict[str, Any]]:
         """Mean distance, weights and settings for one mean."""
