@@ -224,9 +224,8 @@ def test_a_student_of_test_is_transductive(sidecar, dataset, tiny, tmp_path, mon
     options = [*FINAL, "--with-dev", "--epochs", "1", "--teacher", str(sidecar), "--teacher-test"]
     assert run(monkeypatch, tiny, tmp_path, *options) == 0
     everything = len(dataset.train) + len(dataset.dev) + len(dataset.test)
-    known = everything - len(dataset.dev) - 3
     printed = capsys.readouterr().out
-    assert f"hypotheses of {known} of {everything} utterances" in printed
+    assert f"hypotheses of {everything - len(dataset.dev) - 3} of {everything} utterances" in printed
     assert f"{everything} utterances to fit, 0 held out" in printed
     (fold_model,) = find_fold_models(tmp_path)
     assert set(fold_model.tags) == {*OWN_TAGS, "transductive"} and fold_model.config["teacher"]["on_test"]
@@ -264,8 +263,7 @@ def test_unusable_teachers_are_refused_before_anything_is_written(dataset, sidec
     refused(facts, "not JSON")
     facts.write_text(json.dumps({"nbest": {"file": "nbest"}}))
     refused(facts, "names no N-best hypotheses: blend with --nbest-out FILE")
-    nbest = {"file": "gone", "sha256": ""}
-    facts.write_text(json.dumps({"nbest": nbest}))
+    facts.write_text(json.dumps({"nbest": (nbest := {"file": "gone", "sha256": ""})}))
     refused(facts, "gone: cannot be read")
     (tmp_path / "gone").write_bytes(b"torn")
     refused(facts, "gone was written by another blend")
