@@ -9,6 +9,7 @@ Python, `ensemble.blend.blend` does this without printing or writing files.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe, predict_with
 from ensemble.blenders.best import FittedBlender, best_recipe, fit_blenders, lowest_nested, methods_of, winner
+from ensemble.blenders.teacher import check_can_teach, teacher_hypotheses, teacher_of
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
 from ensemble.members.eligibility import Rules
 from ensemble.members.member import Member, Networks, group_by_member, measurable_on_dev
@@ -37,7 +39,9 @@ from ensemble.statistics.bootstrap import bootstrap, paired_bootstrap, resampled
 from ensemble.statistics.member_baselines import MemberBaseline, measure_members, strongest
 from folds.competition.metric import edit_distances
 from folds.competition.submission import write_submission
+from folds.data.dataset import Dataset
 from folds.store.fold_model import unfinished_runs
+from folds.store.teacher_file import TeacherFile, file_hash, write_teacher
 from registry import InputError, check_writable, command
 from registry.command_line import parse_options
 from registry.console import print_table
@@ -122,7 +126,11 @@ class BlendOptions(InputOptions, StoresOptions):
     max_params: str | None = None
     """Maximum total number of parameters over all networks used, e.g. 20M."""
     forbid: tuple[str, ...] = ()
-    """Tags that no model used may have, e.g. attention, pretrained, external-data."""
+    """Tags that no model used may have, e.g. attention, pretrained, external-data, transductive."""
+
+    nbest_out: Path | None = None
+    """Also write hypotheses of the training utterances, out of fold, and of test, with their posteriors, from which
+    folds.train --teacher <out>.json trains one model (distillation)."""
 
     @property
     def rules(self) -> Rules:
@@ -190,6 +198,17 @@ def dev_results(result: BlendResult, baselines: Sequence[MemberBaseline], speake
     }
 
 
+def write_nbest(path: Path, out: Path, inputs: OpenedInputs, result: BlendResult, dataset: Dataset) -> dict[str, str]:
+    """Write the hypotheses for a student model, and return how the sidecar of the submission `out` names them."""
+    method = teacher_of(result.fitted)
+    recipe = result.fitted[method].recipe
+    kept = inputs.keep(recipe.weights, inputs.networks)
+    oof, test = teacher_hypotheses(inputs.oof, recipe), teacher_hypotheses(inputs.test, recipe, kept)
+    write_teacher(path, TeacherFile(oof, test, dataset.hash, dataset.alphabet.hash))
+    print(f"wrote {path}: {len(oof.tokens)} hypotheses of {len(oof.ids)} out-of-fold utterances, by {method}")
+    return {"file": os.path.relpath(path, out.parent), "sha256": file_hash(path), "method": method}
+
+
 def main() -> None:
     """Run the command."""
     options = parse_options(BlendOptions, "python -m ensemble.blend", description=__doc__)
@@ -197,6 +216,9 @@ def main() -> None:
     for name, reason in BLENDERS.broken().items():
         print(f"left out: blender {name} does not load: {reason}", file=sys.stderr)
     check_writable(options.out)
+    if options.nbest_out is not None:
+        check_can_teach(options.method)
+        check_writable(options.nbest_out)
     options.use_threads()
     rules = options.rules
     members = find_members(options)
@@ -212,6 +234,8 @@ def main() -> None:
     strings = [dataset.alphabet.to_string(hypothesis) for hypothesis in result.hypotheses]
     write_submission(options.out, dataset.header, dataset.sample_ids, strings)
     results = dev_results(result, baselines, inputs.dev_speakers)
+    if options.nbest_out is not None:
+        results["nbest"] = write_nbest(options.nbest_out, options.out, inputs, result, dataset)
     description = write_sidecar(options.out, dataset, result.members, result.recipe.to_json(), options, results)
     print("weights: " + ", ".join(f"{name} {weight:.3f}" for name, weight in result.recipe.weights.items()))
     count, tags = sum(len(member.networks) for member in result.members), ", ".join(description["tags"]) or "none"

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from ensemble.fitting.member_weights import Selection, greedy_selection
 from ensemble.hypotheses.blend_inputs import BlendInputs
+from ensemble.hypotheses.pool import Pool
 from ensemble.members.member import Member
 from folds.competition.metric import edit_distances
 from registry import InputError, Registry
@@ -57,6 +58,15 @@ class Blender(Protocol):
 
     def predict(self, inputs: BlendInputs, recipe: BlendRecipe) -> list[list[int]]:
         """One class sequence per utterance, in their order, without use of the references."""
+        ...
+
+
+@runtime_checkable
+class PosteriorBlender(Blender, Protocol):
+    """A blender whose predictions follow from a posterior over a pool, from which a student model can be trained."""
+
+    def posteriors(self, inputs: BlendInputs, recipe: BlendRecipe) -> tuple[Pool, np.ndarray]:
+        """The pool of the members with weight, and its hypotheses' posteriors (H,), which sum to 1 per utterance."""
         ...
 
 
@@ -106,14 +116,19 @@ def view_of(inputs: BlendInputs, kept: Sequence[Member]) -> BlendInputs:
     )
 
 
-def predict_with(inputs: BlendInputs, recipe: BlendRecipe, kept: Sequence[Member]) -> list[list[int]]:
-    """Predict by a recipe from the networks of the members `kept` alone, whose weights are scaled to sum to 1.
+def restricted(inputs: BlendInputs, recipe: BlendRecipe, kept: Sequence[Member]) -> tuple[BlendInputs, BlendRecipe]:
+    """Inputs and recipe for the networks of the members `kept` alone, whose weights are scaled to sum to 1.
 
     `max_params` may not allow every network of every member with weight; see `keep_within_max_params`.
     """
     total = sum(recipe.weights[member.name] for member in kept)
     weights = {member.name: recipe.weights[member.name] / total for member in kept}
-    return BLENDERS.get(recipe.method)().predict(view_of(inputs, kept), replace(recipe, weights=weights))
+    return view_of(inputs, kept), replace(recipe, weights=weights)
+
+
+def predict_with(inputs: BlendInputs, recipe: BlendRecipe, kept: Sequence[Member]) -> list[list[int]]:
+    """Predict by a recipe from the networks of the members `kept` alone."""
+    return BLENDERS.get(recipe.method)().predict(*restricted(inputs, recipe, kept))
 
 
 def distances(blender: Blender, inputs: BlendInputs, recipe: BlendRecipe) -> np.ndarray:

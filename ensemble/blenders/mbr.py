@@ -18,7 +18,8 @@ from ensemble.fitting.member_weights import refine
 from ensemble.fitting.settings import coordinate_search
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.expected_distance import least_expected_distance
-from ensemble.hypotheses.scoring import Mixture, combined_scores, lm_grid, prior_grid
+from ensemble.hypotheses.pool import Pool
+from ensemble.hypotheses.scoring import Mixture, combined_scores, lm_grid, normalized_posteriors, prior_grid
 
 # The models are overconfident; a sharpness below 1 flattens the posterior.
 SHARPNESS = (0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.7, 2.5, 4.0)
@@ -51,10 +52,20 @@ class MinimumBayesRisk:
 
     def predict(self, inputs: BlendInputs, recipe: BlendRecipe) -> list[list[int]]:
         """Hypotheses from the pool of the members that have weight."""
-        pool, acoustic = member_pool(inputs, recipe)
+        pool, log_posterior = _pool_with_log_posterior(inputs, recipe)
         pairwise = inputs.pairwise_distances(used_members(recipe, inputs.names))
-        log_posterior = recipe.settings["sharpness"] * combined_scores(acoustic, pool, recipe.settings)
         return pool.chosen(least_expected_distance(log_posterior, pool.offsets, pairwise)[0])
+
+    def posteriors(self, inputs: BlendInputs, recipe: BlendRecipe) -> tuple[Pool, np.ndarray]:
+        """The pool of the members that have weight, and posteriors (H,) proportional to exp(sharpness * score)."""
+        pool, log_posterior = _pool_with_log_posterior(inputs, recipe)
+        return pool, normalized_posteriors(log_posterior, pool.offsets)
+
+
+def _pool_with_log_posterior(inputs: BlendInputs, recipe: BlendRecipe) -> tuple[Pool, np.ndarray]:
+    """The pool of the members with weight, and its hypotheses' log-posteriors (H,) up to a constant per utterance."""
+    pool, acoustic = member_pool(inputs, recipe)
+    return pool, recipe.settings["sharpness"] * combined_scores(acoustic, pool, recipe.settings)
 
 
 def _loss(

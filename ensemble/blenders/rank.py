@@ -68,6 +68,11 @@ class Rank:
         decisions = consensus(pool.tokens, pool.offsets, posterior, start, inputs.split.classes)
         return [decisions[row].tolist() for row in range(len(decisions))]
 
+    def posteriors(self, inputs: BlendInputs, recipe: BlendRecipe) -> tuple[Pool, np.ndarray]:
+        """The pool of the members with weight, and its hypotheses' posteriors (H,) under the ranker."""
+        pool, features = _pool_with_features(inputs, recipe)
+        return pool, posteriors(features.weigh(recipe.settings["ranker"]), pool.offsets)
+
 
 def _pool_with_features(inputs: BlendInputs, recipe: BlendRecipe) -> tuple[Pool, Features]:
     pool, joint = member_pool(inputs, recipe)

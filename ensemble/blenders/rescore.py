@@ -20,7 +20,14 @@ from ensemble.blenders.lm_settings import fit_lm_settings, fit_prior_weight, poo
 from ensemble.fitting.member_weights import refine
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.pool import Pool
-from ensemble.hypotheses.scoring import MEANS, NO_LM_OR_ATTENTION, Mixture, best_hypotheses
+from ensemble.hypotheses.scoring import (
+    MEANS,
+    NO_LM_OR_ATTENTION,
+    Mixture,
+    best_hypotheses,
+    combined_scores,
+    normalized_posteriors,
+)
 
 
 @BLENDERS.register("rescore")
@@ -45,6 +52,11 @@ class Rescore:
         pool, acoustic = member_pool(inputs, recipe)
         return pool.chosen(best_hypotheses(acoustic, pool, recipe.settings))
 
+    def posteriors(self, inputs: BlendInputs, recipe: BlendRecipe) -> tuple[Pool, np.ndarray]:
+        """The pool of the members that have weight, and posteriors (H,) proportional to exp(score)."""
+        pool, acoustic = member_pool(inputs, recipe)
+        return pool, normalized_posteriors(combined_scores(acoustic, pool, recipe.settings), pool.offsets)
+
     def _fit(self, inputs: BlendInputs, mean: str, seed: int) -> tuple[float, np.ndarray, dict[str, Any]]:
         """Mean distance, weights and settings for one mean."""
         pool = inputs.pool()
@@ -55,9 +67,7 @@ class Rescore:
             return pool_distance(mixture(weights), pool, settings)
 
         for _ in range(2):
-            selection = select_members(
-                inputs, lambda counts: loss(counts / counts.sum()), seed, rounds=25, patience=8
-            )
+            selection = select_members(inputs, lambda counts: loss(counts / counts.sum()), seed, rounds=25, patience=8)
             acoustic = mixture(selection.weights)
             settings, _ = fit_lm_settings(acoustic, pool, settings)
             settings, _ = fit_prior_weight(acoustic, pool, settings)

@@ -66,7 +66,7 @@ def _recipe(fold_model: FoldModel) -> dict[str, Any]:
     if recipe.get("minutes") is not None:
         recipe.pop("epochs", None)
     facts = {"model": fold_model.model, "data": config.get("data", {}).get("hash")}
-    sources = {key: "given" if options.get(key) else "not given" for key in ("restart_from", "guide")}
+    sources = {key: "given" if options.get(key) else "not given" for key in ("restart_from", "guide", "teacher")}
     return facts | dict(_flat(config.get("model_config", {}))) | recipe | sources
 
 

@@ -11,6 +11,7 @@ import torch
 from ensemble.threads import set_worker_threads
 from folds.data.data_options import DataOptions
 from folds.store.fold_model import FoldModel, find_fold_models
+from registry import InputError
 from registry.bounds import MAX_THREADS, number
 
 

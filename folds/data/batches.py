@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 import numpy as np
@@ -25,12 +25,35 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
+class SoftTargets:
+    """Label sequences of a batch with weights, any number per utterance, P in all.
+
+    Sequence p belongs to the batch's utterance `rows[p]`; `rows` and `target_lengths`, both `(P,)`, are always on the
+    CPU. `targets` `(sum of L,)`; `weights` `(P,)` float32, those of an utterance sum to 1.
+    """
+
+    rows: Tensor
+    targets: Tensor
+    target_lengths: Tensor
+    weights: Tensor
+
+    def to(self, device: torch.device) -> SoftTargets:
+        """The same with targets and weights on `device`."""
+        targets, weights = (it.to(device, non_blocking=True) for it in (self.targets, self.weights))
+        return replace(self, targets=targets, weights=weights)
+
+    def pinned(self) -> SoftTargets:
+        """The same in page-locked memory."""
+        return SoftTargets(*(getattr(self, field.name).pin_memory() for field in fields(self)))
+
+
+@dataclass(frozen=True)
 class Batch:
     """One batch of utterances.
 
     `features` float32 `(N, T, F)`, zero past `lengths` `(N,)`; `targets` `(sum of L,)` with `target_lengths` `(N,)`;
     `indices` are positions in the split. `lengths` and `target_lengths` are always on the CPU. `unmasked`, where it is
-    needed, is the features of one view before masks, `(N / views, T, F)`.
+    needed, is the features of one view before masks, `(N / views, T, F)`; `soft` are a teacher's hypotheses.
     """
 
     features: Tensor
@@ -39,6 +62,7 @@ class Batch:
     target_lengths: Tensor
     indices: tuple[int, ...]
     unmasked: Tensor | None = None
+    soft: SoftTargets | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with features and targets on `device`.
@@ -47,7 +71,8 @@ class Batch:
         """
         features, targets = (it.to(device, non_blocking=True) for it in (self.features, self.targets))
         unmasked = self.unmasked.to(device, non_blocking=True) if self.unmasked is not None else None
-        return replace(self, features=features, targets=targets, unmasked=unmasked)
+        soft = self.soft.to(device) if self.soft is not None else None
+        return replace(self, features=features, targets=targets, unmasked=unmasked, soft=soft)
 
     def pinned(self) -> Batch:
         """The same batch in page-locked memory, from which copies to CUDA run beside the computation."""
@@ -58,6 +83,7 @@ class Batch:
             target_lengths=self.target_lengths.pin_memory(),
             indices=self.indices,
             unmasked=self.unmasked.pin_memory() if self.unmasked is not None else None,
+            soft=self.soft.pinned() if self.soft is not None else None,
         )
 
 

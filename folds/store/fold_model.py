@@ -6,6 +6,7 @@ together a member of a blend.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,16 @@ from registry import InputError
 from registry.json_files import convert, read_json
 
 AGAIN = "delete this run's folder and train it again"
+
+TRANSDUCTIVE = "transductive"
+"""The tag of a model that was trained on features of test."""
+TRAINING_TAGS = ("external-data", "pretrained", TRANSDUCTIVE)
+"""Tags that say what a model has learnt from, not how it is built: what is trained from it has them too."""
+
+
+def training_tags(tags: Iterable[str]) -> list[str]:
+    """Those of `tags` that a model has from what it has learnt from."""
+    return sorted(set(tags) & set(TRAINING_TAGS))
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from folds.data.batches import Batch
-from folds.store.fold_model import FoldModel, load_model, read_finished
+from folds.store.fold_model import FoldModel, load_model, read_finished, training_tags
 from folds.store.run_folder import RunFolder
 from models import BLANK, CTCModel
 from models.layers.lengths import Lengths
@@ -77,6 +77,7 @@ def open_guide(path: Path, config: dict[str, Any]) -> Guide:
         "model": guide.model,
         "weights": guide.folder.weights_hash,
         "select": guide.config.get("select", "last"),
+        "tags": training_tags(guide.tags),
     }
     return Guide(load_model(guide).requires_grad_(False), facts)
 

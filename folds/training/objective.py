@@ -1,7 +1,8 @@
-"""The training objective: CTC on the output, and as options CTC on a middle layer, the agreement of two views, a guide.
+"""The training objective: CTC on the output; as options a middle layer's, two views' agreement, a guide, a teacher.
 
 Intermediate CTC: Lee & Watanabe 2021 (arXiv 2102.03216). Agreement of two views, CR-CTC: Yao et al. 2024 (arXiv
-2410.05101). Guided CTC: Kurata & Audhkhasi 2019 (arXiv 1904.08311).
+2410.05101). Guided CTC: Kurata & Audhkhasi 2019 (arXiv 1904.08311). A teacher's hypotheses: Kim & Rush 2016 (arXiv
+1606.07947).
 """
 
 from __future__ import annotations
@@ -29,6 +30,36 @@ def ctc(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
     return loss / label_count(batch)
 
 
+def soft_ctc(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
+    """The CTC losses of `batch.soft`'s sequences by their weights, in nats per label of the transcripts: a scalar.
+
+    That is -sum over h of weight(h) log P(h), with P the model's. Sequences too long for their utterance's output count
+    nothing: the teacher may have a smaller stride.
+    """
+    soft = batch.soft
+    assert soft is not None
+    # The outputs are computed once; only the log-probabilities are repeated. The rows are not read back from a device.
+    repeated = log_probs.index_select(0, soft.rows.to(log_probs.device, non_blocking=True))
+    losses = functional.ctc_loss(
+        repeated.transpose(0, 1),
+        soft.targets,
+        lengths[soft.rows],
+        soft.target_lengths,
+        blank=BLANK,
+        reduction="none",
+        zero_infinity=True,
+    )
+    return (losses * soft.weights).sum() / label_count(batch)
+
+
+def taught_ctc(log_probs: Tensor, lengths: Tensor, batch: Batch, teacher_weight: float) -> tuple[Tensor, Tensor]:
+    """(CTC loss of the transcript and, by `teacher_weight`, of the teacher's hypotheses; that of the transcript)."""
+    loss = ctc(log_probs, lengths, batch)
+    if not teacher_weight or batch.soft is None:
+        return loss, loss
+    return (1 - teacher_weight) * loss + teacher_weight * soft_ctc(log_probs, lengths, batch), loss
+
+
 def label_count(batch: Batch) -> int:
     """Number of labels of a batch; `target_lengths` are on the CPU, so nothing is read from the device."""
     return int(batch.target_lengths.sum())
@@ -42,17 +73,20 @@ def objective(
     consistency: float = 0.0,
     guide_weight: float = 0.0,
     spikes: Tensor | None = None,
+    teacher_weight: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """(the training loss, the CTC loss of the output alone), both in nats per label.
 
     With `consistency`, the batch is two views of the same utterances, one after the other. `spikes` `(N, T')` are a
-    guide's; the model's posterior of each counts as `guide_weight` nats less.
+    guide's; the model's posterior of each counts as `guide_weight` nats less. `teacher_weight` is the share of
+    `batch.soft` in every CTC loss.
     """
     outputs = model.training_outputs(batch.features, batch.lengths)
-    loss = total = ctc(outputs.log_probs, outputs.lengths, batch)
+    total, loss = taught_ctc(outputs.log_probs, outputs.lengths, batch, teacher_weight)
     if intermediate:
         assert outputs.middle is not None and outputs.middle_lengths is not None  # see CTCModel.use_intermediate
-        total = (1 - intermediate) * loss + intermediate * ctc(outputs.middle, outputs.middle_lengths, batch)
+        middle, _ = taught_ctc(outputs.middle, outputs.middle_lengths, batch, teacher_weight)
+        total = (1 - intermediate) * total + intermediate * middle
     if consistency:
         total = total + consistency * disagreement(outputs.log_probs, outputs.lengths) / label_count(batch)
     if spikes is not None:
@@ -68,13 +102,20 @@ class Objective(nn.Module):
     """`objective` as a module, so that DistributedDataParallel can average its gradients over processes."""
 
     def __init__(
-        self, model: CTCModel, *, intermediate: float, consistency: float, guide_weight: float = 0.0
+        self,
+        model: CTCModel,
+        *,
+        intermediate: float,
+        consistency: float,
+        guide_weight: float = 0.0,
+        teacher_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
         self.intermediate = intermediate
         self.consistency = consistency
         self.guide_weight = guide_weight
+        self.teacher_weight = teacher_weight
 
     def forward(self, batch: Batch, spikes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `objective`."""
@@ -85,6 +126,7 @@ class Objective(nn.Module):
             consistency=self.consistency,
             guide_weight=self.guide_weight,
             spikes=spikes,
+            teacher_weight=self.teacher_weight,
         )
 
 

@@ -62,6 +62,9 @@ class RecipeOptions(Bounded):
     per step, so halve --batch-frames; works best with larger time masks."""
     guide_weight: float = number(1.0, at_least=0, at_most=100)
     """With --guide: weight of the posteriors at the guide's spikes, against CTC's loss."""
+    teacher_weight: float = number(0.5, at_least=0, at_most=1)
+    """With --teacher: share of the loss of the teacher's hypotheses, weighted by their posteriors; that of the
+    transcript has the rest."""
     augment: Annotated[SpecAugment, tyro.conf.arg(name="SpecAugment", prefix_name=False)] = dataclasses.field(
         default_factory=SpecAugment
     )
@@ -146,6 +149,12 @@ class TrainOptions(StoreOptions):
     """Guided CTC: spike on the same frames as a trained model of the same stride, so that their frames can be averaged.
     A member's folder, such as runs/pblstm, or that of one run; its run of the same fold is used, which has not seen
     what is held out here."""
+    teacher: Path | None = None
+    """Distillation, with --folds 1: learn an ensemble's posterior over its hypotheses as well. The .csv.json beside a
+    submission that was blended with --nbest-out; the hypotheses of training utterances are out of fold."""
+    teacher_test: bool = False
+    """With --teacher: train on the features of test too, with the teacher's hypotheses as transcripts. The model has
+    the tag transductive, which --forbid transductive of ensemble.blend and submit refuses."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1. auto is CUDA where there is a GPU, else the CPU; MPS has no CTC loss in PyTorch."""
     threads: int = number(0, at_least=0, at_most=MAX_THREADS)
@@ -173,10 +182,23 @@ class TrainOptions(StoreOptions):
             raise InputError("--select best with --folds 1: no utterances are held out to select by; use --select last")
         if self.guide is None and self.recipe.guide_weight != RecipeOptions.guide_weight:
             raise InputError(f"--guide-weight {self.recipe.guide_weight}: there is no guide: pass --guide")
+        self._check_teacher()
         if self.with_dev and self.folds != 1:
             raise InputError(f"--with-dev with --folds {self.folds}: a final model has no folds; use --folds 1")
         if self.with_dev and self.recipe.minutes is not None:
             raise InputError("--with-dev with --minutes: the length of training must be fixed beforehand; use --epochs")
+
+    def _check_teacher(self) -> None:
+        """Raise InputError for options of a teacher that do not fit the others."""
+        if self.teacher is not None and self.folds != 1:
+            raise InputError(
+                f"--teacher with --folds {self.folds}: its hypotheses come from models that were trained on what a "
+                "fold holds out, so out-of-fold distances would be too low; use --folds 1"
+            )
+        if self.teacher is None and self.teacher_test:
+            raise InputError("--teacher-test: there is no teacher: pass --teacher")
+        if self.teacher is None and self.recipe.teacher_weight != RecipeOptions.teacher_weight:
+            raise InputError(f"--teacher-weight {self.recipe.teacher_weight}: there is no teacher: pass --teacher")
 
     def run_folder(self, model: str, fold: int) -> RunFolder:
         """The folder of the run of this model and fold."""

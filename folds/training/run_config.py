@@ -22,7 +22,7 @@ from registry.config import Config
 
 # Options that may change when a run is resumed.
 FREE = (
-    *("data", "model", "name", "preset", "fold", "runs", "restart_from", "guide", "resume"),
+    *("data", "model", "name", "preset", "fold", "runs", "restart_from", "guide", "teacher", "resume"),
     *("device", "threads", "save_every", "allow_pickle"),
 )
 
@@ -56,6 +56,7 @@ def run_config(
         "model_config": _as_json(config),
         "restart": None,
         "guide": None,
+        "teacher": None,
         "options": _as_json(options),
         "data": {"format": dataset.format, "hash": dataset.hash, "alphabet": dataset.alphabet.hash},
         "torch": torch.__version__,
@@ -158,11 +159,14 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
     chosen = {key: value for key, value in config["options"].items() if key not in FREE}
     # The source of a warm restart may be moved; whether there is one must not change.
     restarted = {"restart_from": "given" if config["options"].get("restart_from") else "not given"}
-    # A guide may be moved as well, but it must be the same.
+    # A guide and a teacher may be moved as well, but they must be the same.
     guide = config.get("guide")
     guided = {"guide": f"with weights {guide['weights']}" if guide else "not given"}
+    teacher = config.get("teacher")
+    taught = {"teacher": f"with N-best hypotheses {teacher['nbest']}" if teacher else "not given"}
     recipe = chosen.pop("recipe")
-    return {"data": config["data"], "model": config["model_config"], **recipe, **chosen, **restarted, **guided}
+    sources = {**restarted, **guided, **taught}
+    return {"data": config["data"], "model": config["model_config"], **recipe, **chosen, **sources}
 
 
 def _as_json(options: Config | TrainOptions) -> dict[str, Any]:

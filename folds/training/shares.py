@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -77,4 +77,7 @@ class SharePreparation:
             views=2 if recipe.consistency else 1,
             keep_unmasked=self.task.guide is not None,
         )
+        if self.task.student_targets is not None:
+            # The views of an utterance share its hypotheses, which their `indices` name.
+            batch = replace(batch, soft=self.task.student_targets.of_batch(batch.indices))
         return batch.pinned() if self.task.device.type == "cuda" else batch

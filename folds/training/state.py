@@ -49,6 +49,7 @@ class State:
             intermediate=recipe.intermediate,
             consistency=recipe.consistency,
             guide_weight=recipe.guide_weight,
+            teacher_weight=recipe.teacher_weight,
         )
         self.objective = group.wrap(objective)
         steps_per_read = STEPS_PER_READ.get(device.type, 1)

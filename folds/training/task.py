@@ -14,6 +14,7 @@ from folds.store.run_folder import RunFolder
 from folds.training.distributed import ProcessGroup
 from folds.training.guide import Guide
 from folds.training.options import Precision, TrainingRecipe
+from folds.training.teacher import StudentTargets
 from folds.training.threads import CPUThreads
 from models import CTCModel
 from registry import InputError
@@ -47,6 +48,8 @@ class TrainingTask:
     """The CPU threads; by default the present number."""
     guide: Guide | None = None
     """The trained model, on `device`, on whose frames this one learns to spike."""
+    student_targets: StudentTargets | None = None
+    """A teacher's hypotheses of the train split."""
 
     @property
     def precision(self) -> Precision:

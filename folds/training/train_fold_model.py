@@ -6,6 +6,7 @@ It can be killed at any moment and run again; a finished run is left unchanged.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from folds.training.run_config import (
     weights_description,
 )
 from folds.training.task import Start, TrainingTask, check_batch_frames, describe_run, long_enough
+from folds.training.teacher import Teacher, open_teacher, student_targets
 from folds.training.threads import CPUThreads
 from folds.training.warm_restart import open_source
 from models import CTCModel, create_model, write_weights
@@ -93,11 +95,14 @@ def _train_once(
     if options.guide is not None:
         guide = open_guide(options.guide, record)
         record["guide"] = guide.facts
+    teacher = None
+    if options.teacher is not None:
+        teacher = open_teacher(options.teacher, options.teacher_test, record)
+        record["teacher"] = teacher.facts
     started = read_fold_model(folder) if folder.begun else None
     if started is not None and _already_finished(options, started, record):
         return folder
-    if options.with_dev:
-        dataset = dataclasses.replace(dataset, train=joined(dataset.train, dataset.dev))
+    dataset = _training_data(options, dataset, teacher)
     held_out, fitted = _split(options, dataset, fold, model)
     if given_frames is not None:
         check_batch_frames(given_frames, dataset.train, fitted)
@@ -116,6 +121,7 @@ def _train_once(
         save_minutes=options.save_every,
         threads=threads,
         guide=guide,
+        student_targets=None if teacher is None else student_targets(teacher, dataset.train),
     )
     _train(model, task, record)
     return folder
@@ -146,6 +152,9 @@ def _train(model: CTCModel, task: TrainingTask, record: dict[str, Any]) -> None:
             print(f"{folder.title}: warm restart from {record['restart']['from']}", flush=True)
         if task.guide is not None:
             print(f"{folder.title}: guided by {task.guide.facts['from']}", flush=True)
+        if task.student_targets is not None:
+            taught = f"hypotheses of {task.student_targets.taught} of {len(task.student_targets)} utterances"
+            print(f"{folder.title}: taught by {record['teacher']['from']}, {taught}", flush=True)
         print(f"{folder.title}: {describe_run(task, record)}", flush=True)
     try:
         model.to(task.device)
@@ -183,6 +192,17 @@ def _resolved(
     return dataclasses.replace(options, recipe=sized), recipe
 
 
+def _training_data(options: TrainOptions, dataset: Dataset, teacher: Teacher | None) -> Dataset:
+    """The data with all utterances to train on in its train split: with dev, or with test as the teacher labels it."""
+    more = [dataset.dev] if options.with_dev else []
+    if teacher is not None and teacher.on_test:
+        more.append(teacher.label_test(dataset.test))
+    if not more:
+        return dataset
+    # `joined` takes a joined split only as its second.
+    return dataclasses.replace(dataset, train=joined(dataset.train, functools.reduce(joined, more)))
+
+
 def _split(options: TrainOptions, dataset: Dataset, fold: int, model: CTCModel) -> tuple[np.ndarray, np.ndarray]:
     """Indices into the train split: (the fold that is held out, the utterances to fit)."""
     fold_of = speaker_folds(dataset.train, options.folds)
@@ -203,9 +223,10 @@ def _starting_point(
         load_weights(source.weights, model)
         start = "given"
         record["restart"] = source.facts
-    sources = [record[name] for name in ("restart", "guide") if record[name] is not None]
-    if any(source["select"] == "best" for source in sources):
+    sources = [record[name] for name in ("restart", "guide", "teacher") if record[name] is not None]
+    if any(source.get("select") == "best" for source in sources):
         record["select"] = "best"  # weights chosen by held-out distance make this run's distances optimistic, too
+    record["tags"] = list(dict.fromkeys([*record["tags"], *(tag for it in sources for tag in it.get("tags", []))]))
     return start
 
 

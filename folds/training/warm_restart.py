@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from folds.store.fold_model import FoldModel, read_finished
+from folds.store.fold_model import FoldModel, read_finished, training_tags
 from folds.store.run_folder import RunFolder
 from folds.store.schemas import SummaryFile
 from registry import InputError
@@ -49,5 +49,6 @@ def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> 
         "weights": source.folder.weights_hash,
         "cpu_minutes": summary.cpu_minutes,
         "select": source.config.get("select", "last"),
+        "tags": training_tags(source.tags),
     }
     return Source(source.folder.weights, facts)

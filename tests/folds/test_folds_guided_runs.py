@@ -72,7 +72,7 @@ def test_weight_0_changes_nothing(undisturbed, member, tiny, tmp_path, monkeypat
 def test_the_guide_is_recorded(guided, member):
     (fold_model,) = find_fold_models(guided.parents[1])
     weights = RunFolder(member / "fold0").weights_hash
-    expected = {"from": str(member), "model": "lstm_small", "weights": weights, "select": "last"}
+    expected = {"from": str(member), "model": "lstm_small", "weights": weights, "select": "last", "tags": []}
     assert fold_model.config["guide"] == expected and fold_model.config["select"] == "last"
 
 

@@ -1,0 +1,71 @@
+"""The hypotheses that a student model is trained on: a blender's posterior over its pools, cut to the most probable.
+
+Those of training utterances are out of fold, as are the scores of their pools; the blender's few settings are fitted on
+all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ensemble.blenders.base import BLENDERS, BlendRecipe, PosteriorBlender, restricted
+from ensemble.blenders.best import FittedBlender, lowest_nested
+from ensemble.hypotheses.blend_inputs import BlendInputs
+from ensemble.hypotheses.pool import Pool
+from ensemble.hypotheses.scoring import keep_best
+from ensemble.members.member import Member
+from folds.store.ragged import offsets_of
+from folds.store.teacher_file import TeacherHypotheses
+from registry import InputError
+
+MOST_HYPOTHESES = 8
+"""Hypotheses per utterance of a teacher; each costs its student one more CTC loss per step."""
+LEAST_POSTERIOR = 1e-3
+"""Posterior above which a hypothesis is kept; the most probable one always is."""
+
+
+def posterior_blenders() -> list[str]:
+    """Names of the registered blenders with a posterior over a pool."""
+    return [name for name in BLENDERS.names() if issubclass(BLENDERS.get(name), PosteriorBlender)]
+
+
+def check_can_teach(method: str) -> None:
+    """Raise InputError for a method without a posterior; `best` has that of one of the blenders it compares."""
+    able = posterior_blenders()
+    if method not in ("best", *able):
+        raise InputError(f"--nbest-out: {method} has no posterior over hypotheses: use --method {' or '.join(able)}")
+
+
+def teacher_of(fitted: Mapping[str, FittedBlender]) -> str:
+    """The fitted blender with a posterior and the lowest nested distance."""
+    able = posterior_blenders()
+    return lowest_nested({name: blender for name, blender in fitted.items() if name in able})
+
+
+def teacher_hypotheses(
+    inputs: BlendInputs, recipe: BlendRecipe, kept: Sequence[Member] | None = None
+) -> TeacherHypotheses:
+    """The most probable hypotheses of each utterance, with their posteriors.
+
+    `kept` are the members as in `predict_with`, for any split but the out-of-fold one, which has no networks to choose.
+    """
+    if kept is not None:
+        inputs, recipe = restricted(inputs, recipe, kept)
+    blender = BLENDERS.get(recipe.method)()
+    assert isinstance(blender, PosteriorBlender)  # see `check_can_teach` and `teacher_of`
+    return most_probable(inputs.split.ids, *blender.posteriors(inputs, recipe))
+
+
+def most_probable(ids: Sequence[str], pool: Pool, posteriors: np.ndarray) -> TeacherHypotheses:
+    """Each utterance's most probable hypotheses, with `posteriors` (H,) that sum to 1 again."""
+    best, best_offsets = keep_best(posteriors, pool.offsets, MOST_HYPOTHESES)
+    rows = np.repeat(np.arange(len(pool)), np.diff(best_offsets))
+    peaks = np.maximum.reduceat(posteriors[best], best_offsets[:-1])[rows]
+    likely = (posteriors[best] > LEAST_POSTERIOR) | (posteriors[best] == peaks)
+    kept, rows = best[likely], rows[likely]
+    masses = np.bincount(rows, posteriors[kept], minlength=len(pool))
+    offsets = offsets_of(np.bincount(rows, minlength=len(pool)))
+    normalized = (posteriors[kept] / masses[rows]).astype(np.float32)
+    return TeacherHypotheses(tuple(ids), offsets, pool.tokens.take(kept), normalized)

@@ -1,0 +1,123 @@
+"""A teacher's hypotheses with their posteriors, as a file: what a student is trained on besides transcripts.
+
+`ensemble.blend --nbest-out` writes it, and `folds.train --teacher` reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as from_bytes
+from safetensors.numpy import save as to_bytes
+
+from folds.store.log_probs import ids_hash
+from folds.store.ragged import Ragged
+from registry import InputError, atomic_write
+
+SCHEMA_VERSION = 1
+SPLITS = ("oof", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherHypotheses:
+    """The hypotheses of N utterances of one split in flat arrays of H entries."""
+
+    ids: tuple[str, ...]
+    """The N utterances."""
+    offsets: np.ndarray
+    """Utterance u has the hypotheses `offsets[u]:offsets[u + 1]`, `(N + 1,)` int64, at least one."""
+    tokens: Ragged
+    """The hypotheses, int16 classes."""
+    posteriors: np.ndarray
+    """Their posteriors, `(H,)` float32; those of an utterance sum to 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherFile:
+    """A teacher's out-of-fold hypotheses of training utterances and those of test, and what they were made for."""
+
+    oof: TeacherHypotheses
+    test: TeacherHypotheses
+    data: str
+    """`Dataset.hash` of the competition."""
+    alphabet: str
+    """`Alphabet.hash` of the alphabet that the classes belong to."""
+
+
+def write_teacher(path: Path, teacher: TeacherFile) -> None:
+    """Write the hypotheses of both splits."""
+    tensors = {"schema": np.array([SCHEMA_VERSION])}
+    for name, text in (("data", teacher.data), ("alphabet", teacher.alphabet)):
+        tensors[name] = _as_bytes(text)
+    for split in SPLITS:
+        hypotheses: TeacherHypotheses = getattr(teacher, split)
+        tensors |= {
+            f"{split}.ids": _as_bytes("\n".join(hypotheses.ids)),
+            f"{split}.ids_hash": _as_bytes(ids_hash(hypotheses.ids)),
+            f"{split}.offsets": np.ascontiguousarray(hypotheses.offsets, np.int64),
+            f"{split}.tokens": np.ascontiguousarray(hypotheses.tokens.values, np.int16),
+            f"{split}.token_offsets": np.ascontiguousarray(hypotheses.tokens.offsets, np.int64),
+            f"{split}.posteriors": np.ascontiguousarray(hypotheses.posteriors, np.float32),
+        }
+    with atomic_write(path) as temporary:
+        # As in `write_log_probs`: with `save_file`, a full disk would hide its errno.
+        temporary.write_bytes(to_bytes(tensors))
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a teacher's file. Raises InputError if there is none."""
+    return hashlib.sha256(_read(path)).hexdigest()
+
+
+def read_teacher(path: Path) -> TeacherFile:
+    """Read a teacher's file. Raises InputError for one that is missing, damaged or inconsistent."""
+    try:
+        tensors = from_bytes(_read(path))
+        if tensors["schema"].tolist() != [SCHEMA_VERSION]:
+            raise InputError(f"{path}: of another version: blend again with --nbest-out")
+        oof, test = (_hypotheses(tensors, split) for split in SPLITS)
+        return TeacherFile(oof, test, _as_text(tensors["data"]), _as_text(tensors["alphabet"]))
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: not a whole file of ensemble.blend --nbest-out ({error}): blend again") from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}): blend again with --nbest-out") from None
+
+
+def _hypotheses(tensors: dict[str, np.ndarray], split: str) -> TeacherHypotheses:
+    """The hypotheses of one split. Raises ValueError if its arrays contradict each other."""
+    text, posteriors = _as_text(tensors[f"{split}.ids"]), tensors[f"{split}.posteriors"]
+    ids = tuple(text.split("\n")) if text else ()
+    offsets = tensors[f"{split}.offsets"]
+    tokens = Ragged(tensors[f"{split}.tokens"], tensors[f"{split}.token_offsets"])
+    if ids_hash(ids) != _as_text(tensors[f"{split}.ids_hash"]):
+        raise ValueError(f"the utterances of {split} do not match their hash")
+    if not (_divides(offsets, len(ids), len(tokens)) and (np.diff(offsets) > 0).all()):
+        raise ValueError(f"the offsets of {split} do not give each utterance hypotheses")
+    if not (_divides(tokens.offsets, len(posteriors), len(tokens.values)) and (tokens.values > 0).all()):
+        raise ValueError(f"the hypotheses of {split} do not match their tokens")
+    if not (np.isfinite(posteriors) & (posteriors >= 0)).all():
+        raise ValueError(f"the posteriors of {split} are not all finite and 0 or more")
+    return TeacherHypotheses(ids, offsets, tokens, posteriors)
+
+
+def _divides(offsets: np.ndarray, parts: int, values: int) -> bool:
+    """Whether the offsets divide this many values into this many parts."""
+    whole = len(offsets) == parts + 1 and offsets[0] == 0 and offsets[-1] == values
+    return bool(whole and (np.diff(offsets) >= 0).all())
+
+
+def _as_bytes(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode(), np.uint8)
+
+
+def _as_text(characters: np.ndarray) -> str:
+    return characters.tobytes().decode()

@@ -1,0 +1,146 @@
+"""Sequence-level distillation: a student learns the posterior of an ensemble over its N-best hypotheses.
+
+The student's loss is the cross-entropy between the teacher's posterior over label sequences, cut to its N-best, and the
+student's (Kim & Rush 2016, arXiv 1606.07947, section 3.2), mixed with the loss of the transcript.
+
+The hypotheses of a training utterance are out of fold: by models that had not trained on it. But those of the other
+folds come from models that had trained on it. A student that held out a fold would learn its transcripts that way, and
+look better out of fold than it is; so only a student that holds nothing out (`--folds 1`) has a teacher, and it is
+measured on dev, on which no teacher was trained. The few settings of the teacher's blend were fitted on all of the
+utterances.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from folds.data.batches import SoftTargets
+from folds.data.dataset import Split
+from folds.store.fold_model import TRANSDUCTIVE, training_tags
+from folds.store.ragged import Ragged, offsets_of
+from folds.store.teacher_file import TeacherFile, TeacherHypotheses, file_hash, read_teacher
+from registry import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A teacher's hypotheses, and what the student's run records about it."""
+
+    file: TeacherFile
+    facts: dict[str, Any]
+
+    @property
+    def on_test(self) -> bool:
+        """Whether the student is trained on test, too."""
+        return self.facts["on_test"]
+
+    def label_test(self, test: Split) -> Split:
+        """The test split with the most probable hypotheses as transcripts. Raises InputError if some have none."""
+        hypotheses = self.file.test
+        if set(hypotheses.ids) != set(test.ids):
+            raise InputError(
+                f"--teacher {self.facts['from']}: its hypotheses are not those of the utterances of {test.name}: blend "
+                "again on this data with --nbest-out"
+            )
+        bounds = zip(hypotheses.offsets[:-1], hypotheses.offsets[1:], strict=True)
+        best = [first + int(hypotheses.posteriors[first:last].argmax()) for first, last in bounds]
+        row_of = {utterance: row for row, utterance in enumerate(hypotheses.ids)}
+        tokens = hypotheses.tokens.take([best[row_of[utterance]] for utterance in test.ids])
+        return Split(test.name, test.ids, test.frames, tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class StudentTargets:
+    """The hypotheses and posteriors from which a student learns, by position in its train split.
+
+    An utterance without hypotheses of the teacher has its transcript, with posterior 1.
+    """
+
+    offsets: np.ndarray
+    """The utterance at position u has the hypotheses `offsets[u]:offsets[u + 1]`, `(N + 1,)`."""
+    tokens: Ragged
+    posteriors: np.ndarray
+    taught: int
+    """Number of utterances with hypotheses of the teacher."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def of_batch(self, indices: tuple[int, ...]) -> SoftTargets:
+        """Those of a batch of the utterances at `indices`. NumPy for the reason that `collate` gives."""
+        chosen, offsets = Ragged(self.posteriors, self.offsets).rows_of(indices)
+        tokens = self.tokens.take(chosen)
+        return SoftTargets(
+            rows=torch.from_numpy(np.repeat(np.arange(len(indices)), np.diff(offsets))),
+            targets=torch.from_numpy(tokens.values.astype(np.int64)),
+            target_lengths=torch.from_numpy(tokens.lengths),
+            weights=torch.from_numpy(self.posteriors[chosen]),
+        )
+
+
+def open_teacher(sidecar: Path, on_test: bool, config: dict[str, Any]) -> Teacher:
+    """The teacher whose submission `sidecar` describes, for the run that `config`, its future config.json, describes.
+
+    Raises InputError if it names no hypotheses, or other ones than it was written with, or if they are of other data.
+    """
+    option = f"--teacher {sidecar}"
+    description = _read_sidecar(sidecar, option)
+    path, expected = sidecar.parent / description["nbest"]["file"], description["nbest"]["sha256"]
+    digest = file_hash(path)
+    if digest != expected:
+        raise InputError(f"{option}: {path} was written by another blend: blend again with --nbest-out")
+    file = read_teacher(path)
+    for what, given, here in (
+        ("another alphabet", file.alphabet, config["data"]["alphabet"]),
+        ("other data", file.data, config["data"]["hash"]),
+    ):
+        if given != here:
+            raise InputError(f"{option}: blended for {what} ({given}, here {here}): blend again on this data")
+    tags = training_tags([*description.get("tags", []), *([TRANSDUCTIVE] if on_test else [])])
+    return Teacher(file, {"from": str(sidecar), "nbest": digest[:16], "on_test": on_test, "tags": tags})
+
+
+def _read_sidecar(path: Path, option: str) -> dict[str, Any]:
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{option}: cannot be read ({error.strerror}): pass the .json beside a submission") from None
+    except ValueError as error:
+        raise InputError(f"{option}: not JSON ({error}): pass the .json beside a submission of a blend") from None
+    nbest = description.get("nbest") if isinstance(description, dict) else None
+    if not isinstance(nbest, dict) or not all(isinstance(nbest.get(key), str) for key in ("file", "sha256")):
+        raise InputError(f"{option}: names no N-best hypotheses: blend with --nbest-out FILE and pass its .csv.json")
+    return description
+
+
+def student_targets(teacher: Teacher, split: Split) -> StudentTargets:
+    """What the teacher says of the utterances of the train split. Raises InputError if that is nothing."""
+    assert split.tokens is not None
+    sources = [teacher.file.oof, *([teacher.file.test] if teacher.on_test else [])]
+    known = _joined(sources)
+    row_of = {utterance: row for row, utterance in enumerate(known.ids)}
+    # After the teacher's hypotheses come the transcripts, each a hypothesis of its own.
+    own, first = np.arange(len(split)), len(known.tokens)
+    rows = np.array([row_of.get(utterance, len(known.ids) + u) for u, utterance in enumerate(split.ids)])
+    taught = int((rows < len(known.ids)).sum())
+    if not taught:
+        raise InputError(f"--teacher {teacher.facts['from']}: has hypotheses of none of the training utterances")
+    offsets = np.concatenate([known.offsets, first + 1 + own])
+    tokens = Ragged.concatenate([known.tokens, split.tokens])
+    posteriors = np.concatenate([known.posteriors, np.ones(len(split), np.float32)])
+    chosen, offsets = Ragged(posteriors, offsets).rows_of(rows)
+    return StudentTargets(offsets, tokens.take(chosen), posteriors[chosen], taught)
+
+
+def _joined(parts: list[TeacherHypotheses]) -> TeacherHypotheses:
+    """The hypotheses of several splits, one after the other."""
+    ids = tuple(utterance for part in parts for utterance in part.ids)
+    offsets = offsets_of(np.concatenate([np.diff(part.offsets) for part in parts]))
+    posteriors = np.concatenate([part.posteriors for part in parts])
+    return TeacherHypotheses(ids, offsets, Ragged.concatenate([part.tokens for part in parts]), posteriors)

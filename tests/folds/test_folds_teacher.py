@@ -1,0 +1,300 @@
+"""Distillation: the loss by hand counts, what a student learns, records and resumes with, and teachers it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training_runs import metrics, run
+
+from folds.data.batches import Batch, SoftTargets
+from folds.data.cache import load_dataset
+from folds.data.dataset import Dataset, Split
+from folds.store.fold_model import find_fold_models
+from folds.store.log_probs import read_log_probs
+from folds.store.ragged import Ragged, offsets_of
+from folds.store.teacher_file import TeacherFile, TeacherHypotheses, file_hash, read_teacher, write_teacher
+from folds.training import loop
+from folds.training.objective import ctc, objective, soft_ctc
+from folds.training.options import RecipeOptions, TrainOptions
+from folds.training.step import train_step
+from folds.training.teacher import Teacher, student_targets
+from models import create_model
+from models.ctc import log_likelihood
+from registry import InputError
+
+FINAL = ["--folds", "1"]
+OWN_TAGS = {"cpu", "recurrent"}
+"""Those of the small model that the tests train."""
+
+
+@pytest.fixture(scope="module")
+def dataset(tiny) -> Dataset:
+    return load_dataset(tiny, progress=False)
+
+
+@pytest.fixture(scope="module")
+def sidecar(dataset, tmp_path_factory) -> Path:
+    """A teacher that is right with posterior .75, and else leaves the last phoneme out; silent on three utterances."""
+    folder = tmp_path_factory.mktemp("teacher")
+    random = np.random.default_rng(5)
+    unknown = [random.integers(1, 6, 6).tolist() for _ in dataset.test.ids]
+    oof = hypotheses(dataset.train.ids[3:], [dataset.train.labels(i).tolist() for i in range(3, len(dataset.train))])
+    return write(folder, dataset, oof, hypotheses(dataset.test.ids, unknown))
+
+
+def hypotheses(ids, labels, posteriors=(0.25, 0.75)) -> TeacherHypotheses:
+    tokens = Ragged.of([part for row in labels for part in (row[:-1], row)], np.int16)
+    offsets = offsets_of(np.full(len(ids), 2))
+    return TeacherHypotheses(tuple(ids), offsets, tokens, np.tile(np.array(posteriors, np.float32), len(ids)))
+
+
+def write(folder: Path, dataset: Dataset, oof: TeacherHypotheses, test: TeacherHypotheses, **facts) -> Path:
+    write_teacher(folder / "nbest", TeacherFile(oof, test, dataset.hash, dataset.alphabet.hash))
+    nbest = {"file": "nbest", "sha256": file_hash(folder / "nbest")}
+    (folder / "s.csv.json").write_text(json.dumps({"tags": ["attention"], "nbest": nbest} | facts))
+    return folder / "s.csv.json"
+
+
+def student(runs: Path) -> Path:
+    return runs / "lstm_small.all" / "fold0"
+
+
+def a_soft_batch() -> Batch:
+    torch.manual_seed(0)
+    soft = SoftTargets(
+        rows=torch.tensor([0, 0, 1, 1]),
+        targets=torch.tensor([1, 2, 2, 1, 2, 3, 1, 5, 5, 5, 5, 5, 5, 5]),
+        target_lengths=torch.tensor([3, 2, 2, 7]),
+        weights=torch.tensor([0.75, 0.25, 0.9, 0.1]),
+    )
+    transcripts = torch.tensor([1, 2, 2, 3, 1])
+    lengths = torch.tensor([40, 24])
+    return Batch(torch.randn(2, 40, 5), lengths, transcripts, torch.tensor([3, 2]), (0, 1), soft=soft)
+
+
+def test_the_loss_is_the_expected_log_likelihood_under_the_teacher():
+    """The last sequence has no path: seven equal labels need 13 frames, and the utterance has 12."""
+    batch, lengths = a_soft_batch(), torch.tensor([20, 12])
+    log_probs = torch.randn(2, 20, 6).log_softmax(dim=2)
+    first = log_likelihood(log_probs[0].numpy(), [[1, 2, 2], [1, 2]])
+    (second,) = log_likelihood(log_probs[1, :12].numpy(), [[3, 1]])
+    expected = -(0.75 * first[0] + 0.25 * first[1] + 0.9 * second) / 5
+    assert float(soft_ctc(log_probs, lengths, batch)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_gradient_is_the_weighted_mean_of_those_of_single_sequences():
+    batch, lengths = a_soft_batch(), torch.tensor([20, 12])
+    log_probs = torch.randn(2, 20, 6).log_softmax(dim=2)
+    expected = torch.zeros_like(log_probs)
+    for row, sequence, weight in ((0, [1, 2, 2], 0.75), (0, [1, 2], 0.25), (1, [3, 1], 0.9)):
+        leaf = log_probs[row : row + 1, : lengths[row]].clone().requires_grad_()
+        one = replace(batch, targets=torch.tensor(sequence), target_lengths=torch.tensor([len(sequence)]), soft=None)
+        ctc(leaf, lengths[row : row + 1], one).backward()
+        assert leaf.grad is not None
+        expected[row, : lengths[row]] += weight * len(sequence) * leaf.grad[0] / 5
+    leaf = log_probs.clone().requires_grad_()
+    soft_ctc(leaf, lengths, batch).backward()
+    torch.testing.assert_close(leaf.grad, expected)
+
+
+def test_the_teacher_has_its_share_of_every_ctc_loss():
+    model = create_model("lstm_small", features=5, classes=6, hidden=8, dropout=0.0)
+    batch = a_soft_batch()
+    final, lengths, middle, middle_lengths, _ = model.training_outputs(batch.features, batch.lengths)
+    assert middle is not None and middle_lengths is not None
+    hard = [ctc(*outputs, batch).item() for outputs in ((final, lengths), (middle, middle_lengths))]
+    soft = [soft_ctc(*outputs, batch).item() for outputs in ((final, lengths), (middle, middle_lengths))]
+    mixed = [0.6 * one + 0.4 * other for one, other in zip(hard, soft, strict=True)]
+    total, own = objective(model, batch, intermediate=0.3, teacher_weight=0.4)
+    assert total.item() == pytest.approx(0.7 * mixed[0] + 0.3 * mixed[1], rel=1e-5)
+    assert float(own) == pytest.approx(hard[0], rel=1e-5)
+
+
+def test_a_certain_teacher_is_the_transcript():
+    batch, lengths = a_soft_batch(), torch.tensor([20, 12])
+    log_probs = torch.randn(2, 20, 6).log_softmax(dim=2)
+    soft = SoftTargets(torch.arange(2), batch.targets, batch.target_lengths, torch.ones(2))
+    same = replace(batch, soft=soft)
+    assert float(soft_ctc(log_probs, lengths, same)) == pytest.approx(float(ctc(log_probs, lengths, batch)), rel=1e-6)
+
+
+def test_batches_have_their_utterances_hypotheses(dataset, sidecar):
+    """Views of one utterance have the same; one that the teacher does not know has its transcript."""
+    file = read_teacher(sidecar.parent / "nbest")
+    targets = student_targets(Teacher(file, {"from": "x", "on_test": False}), dataset.train)
+    assert (targets.taught, len(targets)) == (len(dataset.train) - 3, len(dataset.train))
+    soft = targets.of_batch((5, 0, 5, 0))
+    known, unknown = dataset.train.labels(5).tolist(), dataset.train.labels(0).tolist()
+    assert soft.rows.tolist() == [0, 0, 1, 2, 2, 3]
+    assert soft.targets.tolist() == 2 * [*known[:-1], *known, *unknown]
+    assert soft.target_lengths.tolist() == 2 * [len(known) - 1, len(known), len(unknown)]
+    assert soft.weights.tolist() == 2 * [0.25, 0.75, 1.0]
+
+
+def test_a_file_is_read_as_written(dataset, tmp_path):
+    written = hypotheses(("a", "b"), [[1, 2], [3]])
+    none = TeacherHypotheses((), np.zeros(1, np.int64), Ragged.of([], np.int16), np.zeros(0, np.float32))
+    write_teacher(tmp_path / "nbest", TeacherFile(written, none, "data", "alphabet"))
+    file = read_teacher(tmp_path / "nbest")
+    assert (file.data, file.alphabet, file.oof.ids, file.test.ids) == ("data", "alphabet", ("a", "b"), ())
+    assert [file.oof.tokens[h].tolist() for h in range(4)] == [[1], [1, 2], [], [3]]
+    assert file.oof.posteriors.tolist() == [0.25, 0.75] * 2 and file.oof.offsets.tolist() == [0, 2, 4]
+
+
+@pytest.fixture(scope="module")
+def taught(sidecar, tiny, tmp_path_factory) -> Path:
+    """The run folder of six epochs with the teacher, on two views."""
+    runs = tmp_path_factory.mktemp("taught")
+    with pytest.MonkeyPatch.context() as patch:
+        run(patch, tiny, runs, *FINAL, "--epochs", "6", "--consistency", "0.2", "--teacher", str(sidecar))
+    return student(runs)
+
+
+def test_without_weight_the_teacher_changes_no_bit(sidecar, tiny, tmp_path, monkeypatch):
+    options = [*FINAL, "--epochs", "3"]
+    run(monkeypatch, tiny, tmp_path / "plain", *options)
+    run(monkeypatch, tiny, tmp_path / "taught", *options, "--teacher", str(sidecar), "--teacher-weight", "0")
+    plain, other = student(tmp_path / "plain"), student(tmp_path / "taught")
+    assert metrics(plain) == metrics(other)
+    one, two = (read_log_probs(path / "test.safetensors").values for path in (plain, other))
+    assert np.array_equal(one, two)
+
+
+def test_the_teacher_is_recorded(taught, sidecar):
+    (fold_model,) = find_fold_models(taught.parents[1])
+    nbest = file_hash(sidecar.parent / "nbest")[:16]
+    assert fold_model.config["teacher"] == {"from": str(sidecar), "nbest": nbest, "on_test": False, "tags": []}
+    assert set(fold_model.tags) == OWN_TAGS
+
+
+def test_a_stopped_run_resumes_with_its_teacher_alone(taught, sidecar, tiny, dataset, tmp_path, monkeypatch):
+    """Which may have moved."""
+    options = [*FINAL, "--epochs", "6", "--consistency", "0.2", "--teacher"]
+    steps = []
+
+    def step_then_signal(*arguments):
+        steps.append(arguments)
+        if len(steps) == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(*arguments)
+
+    monkeypatch.setattr(loop, "train_step", step_then_signal)
+    assert run(monkeypatch, tiny, tmp_path, *options, str(sidecar)) == 128 + signal.SIGTERM
+    (tmp_path / "other").mkdir()
+    other = hypotheses(dataset.train.ids, [dataset.train.labels(i).tolist() for i in range(len(dataset.train))])
+    another = write(tmp_path / "other", dataset, other, other)
+    with pytest.raises(InputError, match="teacher was with N-best hypotheses .*, now with N-best hypotheses"):
+        run(monkeypatch, tiny, tmp_path, *options, str(another), "--resume")
+    with pytest.raises(InputError, match="teacher was with N-best hypotheses .*, now not given"):
+        run(monkeypatch, tiny, tmp_path, *options[:-1], "--resume")
+    (tmp_path / "moved").mkdir()
+    for name in ("nbest", "s.csv.json"):
+        (tmp_path / "moved" / name).write_bytes((sidecar.parent / name).read_bytes())
+    assert run(monkeypatch, tiny, tmp_path, *options, str(tmp_path / "moved" / "s.csv.json"), "--resume") == 0
+    assert metrics(student(tmp_path)) == metrics(taught)
+    one, two = (read_log_probs(path / "test.safetensors").values for path in (student(tmp_path), taught))
+    assert np.array_equal(one, two)
+
+
+def test_a_student_learns_what_only_its_teacher_knows(dataset, tiny, tmp_path, monkeypatch):
+    """From the teacher alone, which ends each utterance one phoneme early, it does so on dev."""
+    labels = [dataset.train.labels(i).tolist() for i in range(len(dataset.train))]
+    oof = hypotheses(dataset.train.ids, labels, posteriors=(1.0, 0.0))
+    path = write(tmp_path, dataset, oof, oof)
+    options = [*FINAL, "--epochs", "40", "--speed", "0", "--teacher", str(path), "--teacher-weight", "1"]
+    run(monkeypatch, tiny, tmp_path / "runs", *options)
+    log_probs = read_log_probs(student(tmp_path / "runs") / "dev.safetensors")
+    whole, short = (
+        sum(log_likelihood(log_probs[i], [part(dataset.dev.labels(i).tolist())])[0] for i in range(len(dataset.dev)))
+        for part in (lambda row: row, lambda row: row[:-1])
+    )
+    assert short > whole
+
+
+def test_a_student_of_test_is_transductive(sidecar, dataset, tiny, tmp_path, monkeypatch, capsys):
+    """With dev as well, every utterance of all splits is fitted."""
+    options = [*FINAL, "--with-dev", "--epochs", "1", "--teacher", str(sidecar), "--teacher-test"]
+    assert run(monkeypatch, tiny, tmp_path, *options) == 0
+    everything = len(dataset.train) + len(dataset.dev) + len(dataset.test)
+    printed = capsys.readouterr().out
+    assert f"hypotheses of {everything - len(dataset.dev) - 3} of {everything} utterances" in printed
+    assert f"{everything} utterances to fit, 0 held out" in printed
+    (fold_model,) = find_fold_models(tmp_path)
+    assert set(fold_model.tags) == {*OWN_TAGS, "transductive"} and fold_model.config["teacher"]["on_test"]
+
+
+def test_test_is_labelled_by_the_most_probable_hypotheses(dataset):
+    split = Split("test", ("b", "a"), dataset.test.frames.range(0, 2))
+    both = hypotheses(("a", "b"), [[1, 2], [3, 4]])
+    teacher = Teacher(TeacherFile(both, both, "", ""), {"from": "x", "on_test": True})
+    labelled = teacher.label_test(split)
+    assert [labelled.labels(i).tolist() for i in range(2)] == [[3, 4], [1, 2]]
+    with pytest.raises(InputError, match="not those of the utterances of test"):
+        teacher.label_test(dataset.test)
+
+
+def test_tags_of_what_a_teacher_learnt_from_are_inherited(dataset, tiny, tmp_path, monkeypatch):
+    """The tag attention says how a model is built, which is the student's own affair; a warm restart inherits too."""
+    oof = hypotheses(dataset.train.ids, [dataset.train.labels(i).tolist() for i in range(len(dataset.train))])
+    path = write(tmp_path, dataset, oof, oof, tags=["attention", "external-data"])
+    run(monkeypatch, tiny, tmp_path / "runs", *FINAL, "--epochs", "1", "--teacher", str(path))
+    run(monkeypatch, tiny, tmp_path / "more", *FINAL, "--epochs", "1", "--restart-from", str(tmp_path / "runs"))
+    for runs in ("runs", "more"):
+        assert [set(it.tags) for it in find_fold_models(tmp_path / runs)] == [{*OWN_TAGS, "external-data"}]
+
+
+def test_unusable_teachers_are_refused_before_anything_is_written(dataset, sidecar, tiny, tmp_path, monkeypatch):
+    def refused(path: Path, message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            run(monkeypatch, tiny, tmp_path / "new", *FINAL, "--teacher", str(path))
+        assert not (tmp_path / "new").exists()
+
+    refused(tmp_path / "nowhere.json", "nowhere.json: cannot be read .No such file")
+    facts = tmp_path / "s.csv.json"
+    facts.write_text("{")
+    refused(facts, "not JSON")
+    facts.write_text(json.dumps({"nbest": {"file": "nbest"}}))
+    refused(facts, "names no N-best hypotheses: blend with --nbest-out FILE")
+    facts.write_text(json.dumps({"nbest": (nbest := {"file": "gone", "sha256": ""})}))
+    refused(facts, "gone: cannot be read")
+    (tmp_path / "gone").write_bytes(b"torn")
+    refused(facts, "gone was written by another blend")
+    facts.write_text(json.dumps({"nbest": nbest | {"sha256": file_hash(tmp_path / "gone")}}))
+    refused(facts, "gone: not a whole file of ensemble.blend --nbest-out")
+    good = read_teacher(sidecar.parent / "nbest")
+    for change, message in (({"hash": "0" * 16}, "for other data"), ({}, "of none of the training utterances")):
+        oof = good.oof if change else good.test
+        refused(write(tmp_path, replace(dataset, **change), oof, good.test), message)
+    other = replace(dataset, alphabet=replace(dataset.alphabet, phonemes=("", *dataset.alphabet.phonemes[:0:-1])))
+    refused(write(tmp_path, other, good.oof, good.test), "for another alphabet")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("posteriors", np.full(4, np.nan, np.float32)), ("offsets", np.array([0, 0, 4])), ("ids", ("a", "b", "c"))],
+)
+def test_inconsistent_files_are_refused(tmp_path, field, value):
+    good = hypotheses(("a", "b"), [[1, 2], [3]])
+    write_teacher(tmp_path / "nbest", TeacherFile(replace(good, **{field: value}), good, "", ""))
+    with pytest.raises(InputError, match="nbest: not a whole file of ensemble.blend --nbest-out .* of oof"):
+        read_teacher(tmp_path / "nbest")
+
+
+def test_options_without_sense_are_refused():
+    with pytest.raises(InputError, match="--teacher with --folds 5: .* use --folds 1"):
+        TrainOptions(teacher=Path("s.csv.json"))
+    with pytest.raises(InputError, match="--teacher-test: there is no teacher"):
+        TrainOptions(teacher_test=True)
+    with pytest.raises(InputError, match="--teacher-weight 0.3: there is no teacher"):
+        TrainOptions(recipe=RecipeOptions(teacher_weight=0.3))
+    for weight in (-0.1, 1.5, math.nan):
+        with pytest.raises(InputError, match=f"--teacher-weight {weight}: expected a fraction in .0, 1."):
+            RecipeOptions(teacher_weight=weight)
