@@ -42,14 +42,14 @@ class Description:
     normalization: str
 
     def __post_init__(self) -> None:
-        sizes = [self.config.get(key) for key in ("features", "classes")]
-        if not all(type(size) is int for size in sizes):
-            raise ValueError(f"features and classes are {sizes[0]} and {sizes[1]}; expected integers")
-        if min(sizes) < 1:
-            raise ValueError(f"features and classes are {sizes[0]} and {sizes[1]}; expected at least 1")
+        features, classes = (self.config.get(key) for key in ("features", "classes"))
+        if type(features) is not int or type(classes) is not int:
+            raise ValueError(f"features and classes are {features} and {classes}; expected integers")
+        if min(features, classes) < 1:
+            raise ValueError(f"features and classes are {features} and {classes}; expected at least 1")
         for name, labels in (("phonemes", self.phonemes), ("characters", self.characters)):
-            if len(labels) != sizes[1] or not all(isinstance(label, str) for label in labels):
-                raise ValueError(f"{len(labels)} {name}; expected one string for each of the {sizes[1]} classes")
+            if len(labels) != classes or not all(isinstance(label, str) for label in labels):
+                raise ValueError(f"{len(labels)} {name}; expected one string for each of the {classes} classes")
             if labels[0] != "" or len(set(labels)) != len(labels):
                 raise ValueError(f"{name} are not distinct, or that of class 0, the blank, is not empty")
         if self.normalization not in NORMALIZATIONS:
