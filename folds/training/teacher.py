@@ -12,11 +12,11 @@ utterances.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -26,6 +26,7 @@ from folds.store.fold_model import TRANSDUCTIVE, training_tags
 from folds.store.ragged import Ragged, offsets_of
 from folds.store.teacher_file import TeacherFile, TeacherHypotheses, file_hash, read_teacher
 from registry import InputError
+from registry.json_files import read_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,14 +85,30 @@ class StudentTargets:
         )
 
 
+class _NBest(msgspec.Struct):
+    """The file of hypotheses that a sidecar names, relative to it."""
+
+    file: str
+    sha256: str
+
+
+class _Sidecar(msgspec.Struct):
+    """What a student needs of the file beside its teacher's submission."""
+
+    tags: list[str] = []
+    nbest: _NBest | None = None
+
+
 def open_teacher(sidecar: Path, on_test: bool, config: dict[str, Any]) -> Teacher:
     """The teacher whose submission `sidecar` describes, for the run that `config`, its future config.json, describes.
 
     Raises InputError if it names no hypotheses, or other ones than it was written with, or if they are of other data.
     """
     option = f"--teacher {sidecar}"
-    description = _read_sidecar(sidecar, option)
-    path, expected = sidecar.parent / description["nbest"]["file"], description["nbest"]["sha256"]
+    description = read_json(sidecar, _Sidecar, "pass the .json beside a submission that was blended with --nbest-out")
+    if description.nbest is None:
+        raise InputError(f"{option}: names no N-best hypotheses: blend with --nbest-out FILE and pass its .csv.json")
+    path, expected = sidecar.parent / description.nbest.file, description.nbest.sha256
     digest = file_hash(path)
     if digest != expected:
         raise InputError(f"{option}: {path} was written by another blend: blend again with --nbest-out")
@@ -102,21 +119,8 @@ def open_teacher(sidecar: Path, on_test: bool, config: dict[str, Any]) -> Teache
     ):
         if given != here:
             raise InputError(f"{option}: blended for {what} ({given}, here {here}): blend again on this data")
-    tags = training_tags([*description.get("tags", []), *([TRANSDUCTIVE] if on_test else [])])
+    tags = training_tags([*description.tags, *([TRANSDUCTIVE] if on_test else [])])
     return Teacher(file, {"from": str(sidecar), "nbest": digest[:16], "on_test": on_test, "tags": tags})
-
-
-def _read_sidecar(path: Path, option: str) -> dict[str, Any]:
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{option}: cannot be read ({error.strerror}): pass the .json beside a submission") from None
-    except ValueError as error:
-        raise InputError(f"{option}: not JSON ({error}): pass the .json beside a submission of a blend") from None
-    nbest = description.get("nbest") if isinstance(description, dict) else None
-    if not isinstance(nbest, dict) or not all(isinstance(nbest.get(key), str) for key in ("file", "sha256")):
-        raise InputError(f"{option}: names no N-best hypotheses: blend with --nbest-out FILE and pass its .csv.json")
-    return description
 
 
 def student_targets(teacher: Teacher, split: Split) -> StudentTargets:

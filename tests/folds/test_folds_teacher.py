@@ -257,10 +257,10 @@ def test_unusable_teachers_are_refused_before_anything_is_written(dataset, sidec
             run(monkeypatch, tiny, tmp_path / "new", *FINAL, "--teacher", str(path))
         assert not (tmp_path / "new").exists()
 
-    refused(tmp_path / "nowhere.json", "nowhere.json: cannot be read .No such file")
+    refused(tmp_path / "nowhere.json", "nowhere.json: no such file: pass the .json beside a submission")
     facts = tmp_path / "s.csv.json"
     facts.write_text("{")
-    refused(facts, "not JSON")
+    refused(facts, "not readable as JSON")
     facts.write_text(json.dumps({"nbest": {"file": "nbest"}}))
     refused(facts, "names no N-best hypotheses: blend with --nbest-out FILE")
     facts.write_text(json.dumps({"nbest": (nbest := {"file": "gone", "sha256": ""})}))
@@ -296,5 +296,5 @@ def test_options_without_sense_are_refused():
     with pytest.raises(InputError, match="--teacher-weight 0.3: there is no teacher"):
         TrainOptions(recipe=RecipeOptions(teacher_weight=0.3))
     for weight in (-0.1, 1.5, math.nan):
-        with pytest.raises(InputError, match=f"--teacher-weight {weight}: expected a fraction in .0, 1."):
+        with pytest.raises(InputError, match=f"--teacher-weight {weight}: expected (0 or more|at most 1)"):
             RecipeOptions(teacher_weight=weight)
