@@ -262,7 +262,7 @@ def test_unusable_teachers_are_refused_before_anything_is_written(dataset, sidec
     facts.write_text("{")
     refused(facts, "not readable as JSON")
     facts.write_text(json.dumps({"nbest": {"file": "nbest"}}))
-    refused(facts, "names no N-best hypotheses: blend with --nbest-out FILE")
+    refused(facts, "nbest: no sha256: pass the .json")
     facts.write_text(json.dumps({"nbest": (nbest := {"file": "gone", "sha256": ""})}))
     refused(facts, "gone: cannot be read")
     (tmp_path / "gone").write_bytes(b"torn")
