@@ -16,6 +16,7 @@ import tyro
 from folds.data.data_options import DataOptions
 from folds.store.checkpoint import mean_weights
 from folds.store.fold_model import AGAIN, read_fold_model
+from folds.store.lease import hold
 from folds.store.run_folder import RunFolder
 from folds.store.schemas import SummaryFile
 from folds.training.metrics_logger import Cost
@@ -69,18 +70,19 @@ def make_soup(options: SoupOptions) -> RunFolder:
     network = create_model(fold_model.model, **config["model_config"])
     network.load_state_dict(mean_weights(checkpoints))
     folder = run.soup
-    write_json(folder.config, config | {"soup": [path.name for path in checkpoints]})
-    write_weights(folder.weights, network, weights_description(config, dataset.alphabet))
-    write_predictions(
-        network,
-        dataset,
-        held_out,
-        folder,
-        frames=config["options"]["recipe"]["batch_frames"],
-        device=torch.device("cpu"),
-        cost=Cost.from_summary(summary),
-        with_dev=fold_model.with_dev,
-    )
+    with hold(folder.path, folder.title):
+        write_json(folder.config, config | {"soup": [path.name for path in checkpoints]})
+        write_weights(folder.weights, network, weights_description(config, dataset.alphabet))
+        write_predictions(
+            network,
+            dataset,
+            held_out,
+            folder,
+            frames=config["options"]["recipe"]["batch_frames"],
+            device=torch.device("cpu"),
+            cost=Cost.from_summary(summary),
+            with_dev=fold_model.with_dev,
+        )
     return folder
 
 

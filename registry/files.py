@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from registry.errors import InputError
+from registry.processes import ProcessId, this_process
 
 # Errors of the file system for a path that was badly chosen; all others are faults of the machine or of this code.
 _BAD_PATH = (
@@ -19,7 +22,14 @@ _BAD_PATH = (
 )
 
 # Characters of the file's name in that of its temporary file, of up to 4 bytes each; a name has up to 255 bytes.
-_KEPT = 50
+_KEPT = 45
+
+# A temporary file's name says which process writes it: what a killed one left differs from work in progress.
+_TEMPORARY = re.compile(
+    r"\.(?P<name>.*)\.(?P<machine>[0-9a-f]{12})-(?P<pid>\d{1,10})-(?P<started>\d{1,20})\.\w+\.tmp", re.DOTALL
+)
+_ABANDONED_S = 86_400.0
+"""A temporary file of another machine that was not written to for so long belongs to a process that was killed."""
 
 
 @contextlib.contextmanager
@@ -29,13 +39,16 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     The file is flushed to disk before it is renamed, so a crash leaves the old file or the new one, never a truncated
     one that looks complete. Missing parent folders are created. Raises InputError for a path that cannot be written, or
     that is a device or another special file. If only the renaming is refused, the temporary file, which is complete, is
-    kept and named.
+    kept and named. Temporary files of `path` that killed processes left are deleted.
     """
     target = Path(path)
     check_writable(target)
+    remove_leftovers(target.parent, target.name)
+    process = this_process()
+    # A name of full length must leave space for the rest of the temporary one.
+    prefix = f".{target.name[:_KEPT]}.{process.machine}-{process.pid}-{process.started}."
     with _bad_path_is_input_error(target):
-        # A name of full length must leave space for the rest of the temporary one.
-        handle, name = tempfile.mkstemp(prefix=f".{target.name[:_KEPT]}.", suffix=".tmp", dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=target.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -60,6 +73,42 @@ def _remove(path: Path) -> None:
     """Delete a file if that is possible: on the way out of an error, which must not be hidden by another."""
     with contextlib.suppress(OSError):
         path.unlink()
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Delete the temporary files in `folder` that `atomic_write` could not delete because its process was killed.
+
+    With `name`, only those of the file of this name. Those of processes that may be alive are kept.
+    """
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError:
+        return  # only housekeeping: whoever writes or reads there next is refused with a message of its own
+    for path in paths:
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and (name is None or match["name"] == name[:_KEPT]):
+            process = ProcessId(match["machine"], int(match["pid"]), int(match["started"]))
+            if process.known_dead or (not process.known_alive and _age(path) > _ABANDONED_S):
+                _remove(path)
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file was last written to; 0 if it is gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def listed(folder: Path, pattern: str) -> list[Path]:
+    """The paths in `folder` whose names match the glob `pattern`, sorted; none if there is no such folder.
+
+    Raises OSError for a folder that cannot be read, which `Path.glob` takes for an empty one.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if path.match(pattern))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def check_writable(path: Path) -> None:

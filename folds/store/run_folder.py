@@ -8,6 +8,7 @@
     checkpoint/              training states, the best weights so far, and the weights that predict
     oof, dev, test.safetensors                     log-probabilities; the run is finished once all three exist
     oof, dev, test.attention_scores.safetensors    a cache of attention scores, written by blends
+    lease-*.json             which process trains the run, while it does; see folds.store.lease
 """
 
 from __future__ import annotations

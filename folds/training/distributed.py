@@ -69,6 +69,14 @@ class ProcessGroup:
             loss.copy_(values[0])
         return loss, bool(values[1] > 0), float(values[2])
 
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set in any process; all of them must call."""
+        if self.size == 1:
+            return flag
+        value = torch.tensor(float(flag))
+        dist.all_reduce(value)
+        return bool(value > 0)
+
     def wait(self) -> None:
         """Wait until all processes are here."""
         if self.size > 1:

@@ -99,6 +99,7 @@ def _epoch(
             frames = sum(share.frames for share, _ in parts) * group.size
             logger.step(budget.progress(counters.step, counters.elapsed), frames, state.metrics.loss)
         if group.first and (stop or save_timer.due()):
+            task.check_lease()
             state.save(task.folder)
             save_timer.restart()
         if stop:
@@ -123,6 +124,7 @@ def _close_epoch(
     """Score held-out utterances, write the epoch's metrics, then if due a checkpoint at the start of the next epoch."""
     _read_metrics(state, task)
     if logger is not None:
+        task.check_lease()
         _measure(state, task, logger)
     state.counters.epoch += 1
     state.begin_epoch()

@@ -10,6 +10,7 @@ import torch
 
 from folds.data.batches import plan
 from folds.data.dataset import Dataset, Split, too_short
+from folds.store.lease import Lease
 from folds.store.run_folder import RunFolder
 from folds.training.distributed import ProcessGroup
 from folds.training.guide import Guide
@@ -50,6 +51,13 @@ class TrainingTask:
     """The trained model, on `device`, on whose frames this one learns to spike."""
     student_targets: StudentTargets | None = None
     """A teacher's hypotheses of the train split."""
+    lease: Lease | None = None
+    """The right to write into `folder`; None in the processes of a group that write nothing."""
+
+    def check_lease(self) -> None:
+        """To be called before writing. Raises InputError if another process has taken the run over."""
+        if self.lease is not None:
+            self.lease.check()
 
     @property
     def precision(self) -> Precision:

@@ -5,8 +5,10 @@ It can be killed at any moment and run again; a finished run is left unchanged.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 from folds.data.dataset import Dataset, joined
 from folds.data.speaker_folds import speaker_folds
 from folds.store.fold_model import FoldModel, read_fold_model
+from folds.store.lease import Lease, hold
 from folds.store.run_folder import RunFolder
 from folds.training.device import pick_device, resolve_precision
 from folds.training.distributed import ProcessGroup
@@ -57,15 +60,48 @@ def train_fold_model(
 
     If a batch of the default size does not fit into the GPU's memory, the run starts again with batches of half the
     frames, two of them per step. Raises InputError if half of it does not fit, or a size that was given, or in several
-    processes; for a run that was started before and is not resumed, or resumed with other settings; for utterances too
-    short for their labels, or longer than --batch-frames; for predictions that are not finite.
+    processes; for a run that another process trains, or that was started before and is not resumed, or resumed with
+    other settings; for utterances too short for their labels, or longer than --batch-frames; for predictions that are
+    not finite.
     """
+    with _lease(options.run_folder(name, fold), group) as lease:
+        return _train_in_memory(options, dataset, name, fold, config, group, lease)
+
+
+@contextlib.contextmanager
+def _lease(folder: RunFolder, group: ProcessGroup) -> Iterator[Lease | None]:
+    """The lease of a run, in the process that writes it; None in others, and for a finished run, to which none writes.
+
+    If the lease is refused, all processes of the group end.
+    """
+    with contextlib.ExitStack() as stack:
+        lease, refused = None, None
+        try:
+            if group.first and not folder.finished:
+                lease = stack.enter_context(hold(folder.path, folder.title))
+        except (InputError, OSError) as error:
+            refused = error
+        if group.any(refused is not None):
+            raise refused or InputError(f"{folder.path}: the first process could not begin this run")
+        yield lease
+
+
+def _train_in_memory(
+    options: TrainOptions,
+    dataset: Dataset,
+    name: str,
+    fold: int,
+    config: Config,
+    group: ProcessGroup,
+    lease: Lease | None,
+) -> RunFolder:
+    """As `train_fold_model`, once the run belongs to this process."""
     folder = options.run_folder(name, fold)
     by_default = options.recipe.batch_frames is None
     halved = by_default and folder.begun and read_fold_model(folder).config.get("hardware", {}).get("halved", False)
     while True:
         try:
-            return _train_once(options, dataset, name, fold, config, group, halved)
+            return _train_once(options, dataset, name, fold, config, group, lease, halved)
         except BatchTooLarge as error:
             if halved or not by_default or group.size > 1 or folder.checkpoints:
                 smaller = f"delete {folder.path} and train with --batch-frames {error.frames // 2}"
@@ -77,7 +113,14 @@ def train_fold_model(
 
 
 def _train_once(
-    options: TrainOptions, dataset: Dataset, name: str, fold: int, config: Config, group: ProcessGroup, halved: bool
+    options: TrainOptions,
+    dataset: Dataset,
+    name: str,
+    fold: int,
+    config: Config,
+    group: ProcessGroup,
+    lease: Lease | None,
+    halved: bool,
 ) -> RunFolder:
     """As `train_fold_model`; with `halved`, in batches of half the default frames, two of them per step."""
     folder = options.run_folder(name, fold)
@@ -122,6 +165,7 @@ def _train_once(
         threads=threads,
         guide=guide,
         student_targets=None if teacher is None else student_targets(teacher, dataset.train),
+        lease=lease,
     )
     _train(model, task, record)
     return folder
@@ -232,6 +276,7 @@ def _starting_point(
 
 def _write_results(model: CTCModel, task: TrainingTask, record: dict[str, Any]) -> None:
     """Write the weights that predict, whichever they are, and the predictions."""
+    task.check_lease()
     folder = task.folder
     write_weights(folder.weights, model, weights_description(record, task.dataset.alphabet))
     cost = Cost.of_run(folder)
