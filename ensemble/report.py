@@ -260,7 +260,8 @@ def main() -> None:
     options.use_threads()
     html = page(options)
     with atomic_write(options.out) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        # Names of folders need not be UTF-8.
+        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
     print(f"wrote {options.out}")
 
 

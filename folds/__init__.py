@@ -13,6 +13,8 @@ over folds, `folds.soup` averages the weights of one run.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import registry  # noqa: F401 - before all else: it refuses files that hide one of our packages
+
 if TYPE_CHECKING:
     from folds.competition.detect import data_root, open_competition
     from folds.competition.metric import edit_distances, mean_distance

@@ -13,10 +13,11 @@ import json
 import shlex
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from scipy.signal import lfilter
 
@@ -28,6 +29,7 @@ from registry.bounds import MAX_SEED, Bounded, number
 from registry.command_line import parse_options
 from registry.console import ProgressBar
 from registry.errors import InputError, command
+from registry.json_files import read_json
 
 HEADER = ("index", "label")
 ANSWERS = "test-answers.csv"
@@ -56,6 +58,15 @@ class DemoOptions(Bounded):
     def settings(self) -> dict[str, object]:
         """All that decides the folder's bytes; stored in it, to mark it as a demo competition with these settings."""
         return {"demo": VERSION, "seed": self.seed, "speakers": self.speakers, "utterances": self.utterances}
+
+
+class _Settings(msgspec.Struct):
+    """The content of `SETTINGS`."""
+
+    demo: int
+    seed: int
+    speakers: int
+    utterances: int
 
 
 @dataclass(frozen=True)
@@ -185,14 +196,12 @@ def _utterances(
             yield f"{speaker.id}-{speaker.chapter}-{index:04d}.npy", *synthesise(synthesiser, speaker, rng)
 
 
-def _settings_of(root: Path) -> dict[str, object] | None:
+def _settings_of(root: Path) -> Mapping[str, object] | None:
     """The settings that the demo in `root` was made with; None if there is no demo."""
     try:
-        settings = json.loads((root / SETTINGS).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError, json.JSONDecodeError):
+        return msgspec.structs.asdict(read_json(root / SETTINGS, _Settings))
+    except InputError:
         return None
-    is_demo = isinstance(settings, dict) and {"demo", "seed", "speakers"} <= settings.keys()
-    return settings if is_demo else None
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from registry.errors import InputError, command
 from registry.files import atomic_write, check_writable
 from registry.models import MODELS, create_model, describe, is_model, list_models, model_config, register_model
 from registry.registry import Registry
+from registry.shadowing import check_packages
 
 __all__ = [
     "MODELS",
@@ -19,3 +20,5 @@ __all__ = [
     "model_config",
     "register_model",
 ]
+
+check_packages()

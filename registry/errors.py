@@ -27,10 +27,14 @@ _ADVICE = {
     errno.EEXIST: "choose another path, or move the file away",
     errno.ELOOP: "a symbolic link that leads to itself: delete it, or choose another path",
     errno.ENAMETOOLONG: "choose a shorter path",
+    errno.EINVAL: "expected a regular file: choose another path",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
     errno.ENFILE: "close other programs",
     errno.ENOMEM: "free memory, or use a machine with more",
 }
+
+# What PyTorch says when a tensor does not fit into memory, or its size into an integer.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
 
 # Credentials in a traceback: the values of variables with these names, bearer headers, signatures in URLs.
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
@@ -70,7 +74,11 @@ def command(main: Callable[[], int | None]) -> NoReturn:
         # NumPy names the size of the array.
         status = _print_error(f"not enough memory ({one_line(error)}): free some, or use a machine with more")
     except Exception as error:  # noqa: BLE001 - the last resort of a command
-        status = _report_bug(error)
+        if _is_out_of_memory(error):
+            advice = "use smaller options, or a larger machine"
+            status = _print_error(f"not enough memory ({one_line(error)[:200]}): {advice}")
+        else:
+            status = _report_bug(error)
     sys.exit(status)
 
 
@@ -111,6 +119,13 @@ def _escape_bad_characters() -> None:
 def _print_error(message: str) -> int:
     print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
     return 2
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether PyTorch could not allocate a tensor, which is a RuntimeError of its own on each device."""
+    if not isinstance(error, RuntimeError):
+        return False
+    return type(error).__name__ == "OutOfMemoryError" or any(text in str(error) for text in _NO_MEMORY)
 
 
 def _report_bug(error: Exception) -> int:

@@ -21,6 +21,13 @@ _BAD_PATH = (
     *(errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTSUP, errno.EBUSY, errno.ETXTBSY, errno.EXDEV),
 )
 
+_SPECIAL = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a block device",
+}
+
 # Characters of the file's name in that of its temporary file, of up to 4 bytes each; a name has up to 255 bytes.
 _KEPT = 45
 
@@ -131,6 +138,25 @@ def _mode(path: Path) -> int:
         return os.stat(path).st_mode
     except FileNotFoundError:
         return 0
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Raise OSError for anything but a regular file, before it is opened.
+
+    Opening a pipe waits for its other end, a terminal for its user, and reading a device may never end.
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"{_SPECIAL.get(stat.S_IFMT(mode), 'a special file')}, no file", os.fspath(path))
+
+
+def read_regular(path: str | os.PathLike[str]) -> bytes:
+    """The content of a regular file. Raises OSError as `check_regular` does."""
+    check_regular(path)
+    with open(path, "rb") as file:
+        return file.read()
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from registry.errors import InputError, describe_os_error
-from registry.files import atomic_write
+from registry.files import atomic_write, read_regular
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ def read_json(path: Path, schema: type[T], advice: str = "restore the file, or m
     Raises InputError, ending with `advice`, for a file that is missing, cannot be read, or has other content.
     """
     try:
-        content = _parse(path.read_bytes())
+        content = _parse(read_regular(path))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file: {advice}") from None
     except OSError as error:
@@ -58,7 +58,7 @@ def read_json_lines(path: Path, schema: type[T], any_torn: bool = False) -> list
     that cannot be read or has other content.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_regular(path).splitlines()
     except FileNotFoundError:
         raise
     except OSError as error:

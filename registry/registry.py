@@ -77,6 +77,9 @@ class Registry(Generic[T]):
             raise TypeError(f"{self.kind}: the name is missing: write @register('name') above {_location(name)}")
 
         def decorate(registered: T) -> T:
+            if not callable(registered):
+                kind = type(registered).__name__
+                raise TypeError(f"{self.kind}: '{name}' is a {kind}: register a function or a class")
             summary = (inspect.getdoc(registered) or "").strip().split("\n")[0]
             entry = Entry(name, _location(registered), _object_path(registered), summary, info)
             self._resolve_name_conflict(entry)
@@ -101,6 +104,10 @@ class Registry(Generic[T]):
         similar = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.5)
         hint = f"did you mean {_any_of(similar)}?" if similar else f"available: {', '.join(sorted(self._entries))}"
         raise InputError(f"unknown {self.kind.removesuffix('s')} '{name}'; {hint}{self.broken_note()}")
+
+    def is_built_in(self, name: str) -> bool:
+        """Whether `name` is an entry of our own package, and no plug-in. Raises InputError as `get` does."""
+        return self._is_our_own(self.entry(name).module)
 
     def names(self, pattern: str = "*") -> list[str]:
         """The registered names that match a glob, sorted."""
@@ -133,13 +140,13 @@ class Registry(Generic[T]):
         redefined = taken is not None and entry.module == "__main__" and taken.object_path == entry.object_path
         if taken is None or taken.location == entry.location or redefined:
             return
-        if self._is_built_in(entry.module) and not self._is_built_in(taken.module):
+        if self._is_our_own(entry.module) and not self._is_our_own(taken.module):
             self._broken[f"{taken.name} ({taken.object_path})"] = _taken_by(entry)
             return
         locations = f"at {taken.location} and at {entry.location}"
         raise ValueError(f"{self.kind}: the name '{entry.name}' is registered twice, {locations}: rename one")
 
-    def _is_built_in(self, module: str) -> bool:
+    def _is_our_own(self, module: str) -> bool:
         return self._package is not None and _root(module) == _root(self._package)
 
     def _discover(self) -> None:

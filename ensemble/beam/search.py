@@ -23,6 +23,10 @@ from folds.store.ragged import Ragged, offsets_of
 from models.ctc import check_batch, frame_fault
 from registry.errors import InputError
 
+MAX_BONUS = 1e6
+"""Bound of what a token may add to a score. The search computes in float32, in which -1e30 stands for log 0: sums near
+that would be NaN, and NaN an index out of range."""
+
 # Types of the arrays that `search` returns.
 _EMPTY = (np.int64, np.int32, np.int32, np.float32, np.float64)
 
@@ -105,8 +109,8 @@ def beam_search(
     ((1,), -0.2231)
 
     Raises `InputError` for a shape or length that does not fit, NaN, +inf, a frame without a possible class, a beam
-    below 1, `nbest` outside 1 … beam, a weight that is not finite, or a language model or bonus with a different number
-    of classes.
+    below 1, `nbest` outside 1 … beam, a weight that is not finite, a token that would add more than `MAX_BONUS` to a
+    score, or a language model or bonus with a different number of classes.
     """
     return packed_beam_search(
         log_probs, lengths, beam, nbest, lm, lm_weight, length_bonus, token_bonus, threads
@@ -166,6 +170,9 @@ def _score_graph(classes: int, lm: PhoneLM | None, lm_weight: float, token_bonus
         raise InputError(
             f"the language model has {lm.classes} classes, the log-probabilities {classes}; expected the same alphabet"
         )
+    _check_size("the length bonus and the bonuses of tokens", np.abs(token_bonus).max(initial=0.0))
+    if lm is not None:
+        _check_size("the language model's log-probabilities times its weight", abs(lm_weight) * lm.largest)
     bonus = token_bonus.astype(np.float32)
     return Graph(
         *(uniform_automaton(classes) if lm is None else lm.automaton),
@@ -174,6 +181,12 @@ def _score_graph(classes: int, lm: PhoneLM | None, lm_weight: float, token_bonus
         best_bonus=bonus[1:].max(initial=IMPOSSIBLE),
         lowest=np.float32(0.0 if lm is None else lm.lowest),
     )
+
+
+def _check_size(what: str, size: float) -> None:
+    """Raise `InputError` if a token may add more than `MAX_BONUS` to a score."""
+    if not size <= MAX_BONUS:
+        raise InputError(f"{what} are up to {size:g}; expected at most {MAX_BONUS:g}, or scores would overflow")
 
 
 def _pack(decoded: Sequence[tuple[np.ndarray, ...]]) -> PackedHypotheses:

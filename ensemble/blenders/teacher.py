@@ -28,7 +28,8 @@ LEAST_POSTERIOR = 1e-3
 
 def posterior_blenders() -> list[str]:
     """Names of the registered blenders with a posterior over a pool."""
-    return [name for name in BLENDERS.names() if issubclass(BLENDERS.get(name), PosteriorBlender)]
+    blenders: dict[str, object] = {name: BLENDERS.get(name) for name in BLENDERS.names()}
+    return [name for name, it in blenders.items() if isinstance(it, type) and issubclass(it, PosteriorBlender)]
 
 
 def check_can_teach(method: str) -> None:

@@ -17,10 +17,11 @@ import numpy as np
 
 from ensemble.lm.kneser_ney import NGrams
 from ensemble.lm.ngram import PhoneLM, compile_lm
-from registry.errors import InputError
+from registry.errors import InputError, describe_os_error
 from registry.files import atomic_write
 
 _LN10 = math.log(10)
+_LARGEST = 1e4  # far beyond any probability: what is larger is a damaged file
 _LOG_ZERO = -99.0  # how ARPA files write log 0: `<s>` is never predicted
 
 
@@ -180,6 +181,8 @@ def _lines(place: Path) -> Iterator[tuple[int, str]]:
         with open(place, encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 yield number, line.strip()
+    except OSError as error:
+        raise InputError(describe_os_error(error, place)) from None
     except UnicodeDecodeError as error:
         raise InputError(f"{place}: not text ({error.reason}); expected a language model in ARPA format") from None
 
@@ -207,8 +210,11 @@ def _decimal(text: str, place: Path, number: int) -> float:
         value = float(text)
     except ValueError:
         raise _not_a_number(text, place, number) from None
-    if not math.isfinite(value):
-        raise InputError(f"{place}, line {number}: found {text.strip()} where a finite number is expected")
+    if not abs(value) <= _LARGEST:
+        raise InputError(
+            f"{place}, line {number}: found {text.strip()[:40]} where a finite base-10 logarithm is expected, at most "
+            f"{_LARGEST:g} in absolute value"
+        )
     return value
 
 

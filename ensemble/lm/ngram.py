@@ -42,6 +42,12 @@ class PhoneLM:
         """A lower bound of its log-probabilities: at most one back-off weight per order, and one n-gram."""
         return self.order * float(self.automaton.cells["log_prob"].min())
 
+    @property
+    def largest(self) -> float:
+        """An upper bound of the absolute value of its log-probabilities, back-off weights included."""
+        columns = [column for grams in self.orders for column in (grams.log_probs, grams.backoffs)]
+        return self.order * max((float(np.abs(column).max(initial=0.0)) for column in columns), default=0.0)
+
     def score(self, tokens: Sequence[int]) -> float:
         """log P(tokens, end of utterance), natural logarithm."""
         return float(self.scores([tokens])[0])

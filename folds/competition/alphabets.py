@@ -76,8 +76,8 @@ class Alphabet:
             return np.array([table[phoneme] for phoneme in phonemes if phoneme not in MARKS], dtype=np.int16)
         except KeyError as error:
             raise InputError(
-                f"unknown phoneme {error.args[0]!r}: expected one of the {self.classes - 1} of alphabet {self.name} "
-                f"({' '.join(self.phonemes[1:])}), or [SOS] and [EOS] around them"
+                f"unknown phoneme {error.args[0][:40]!r}: expected one of the {self.classes - 1} of alphabet "
+                f"{self.name} ({' '.join(self.phonemes[1:])}), or [SOS] and [EOS] around them"
             ) from None
 
     def to_string(self, tokens: Iterable[int]) -> str:

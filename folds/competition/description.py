@@ -96,11 +96,23 @@ def describe_competition(
 
     Where there is a sample submission, its header and its order of rows replace `header` and the order of `test`.
     """
+    for split in (train, dev, test):
+        _check_ids(split)
     sample = sample_of(root)
     rows = tuple(map(str, range(len(test.ids))))
     if sample is not None:
         header, test, rows = sample.header, test.reordered(_sample_order(sample, rows)), sample.ids
     return Competition(root, format, alphabet, header, sample, rows, train, dev, test)
+
+
+def _check_ids(split: SplitSource) -> None:
+    """Raise InputError for an id that cannot be a line of text: ids are stored as such, and printed in messages."""
+    for utterance in split.ids:
+        if not utterance.isprintable():
+            raise InputError(
+                f"{split.name}: the utterance id {utterance[:80]!r} has characters that cannot be printed, or is not "
+                "UTF-8; expected ids such as 19-198-0000; rename its files"
+            )
 
 
 def _sample_order(sample: SampleFile, rows: Sequence[str]) -> list[int]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from folds.competition.description import FORMATS, Competition
-from registry.errors import InputError
+from registry.errors import InputError, one_line
 
 DATA_VARIABLE = "HW3P2_DATA"
 DEMO_FOLDER = Path("demo/competition")
@@ -57,8 +58,23 @@ def open_competition(root: Path, allow_pickle: bool = False) -> Competition:
 
 def _recognised(root: Path, allow_pickle: bool) -> list[Competition]:
     """The competitions that the formats see in `root` itself."""
-    competitions = (FORMATS.get(name)(root, allow_pickle) for name in FORMATS.names())
-    return [competition for competition in competitions if competition is not None]
+    competitions = []
+    for name in FORMATS.names():
+        try:
+            competition = FORMATS.get(name)(root, allow_pickle)
+        except (InputError, OSError, MemoryError):
+            raise
+        except (Exception, SystemExit) as error:  # a plug-in's fault must not hide other formats
+            if FORMATS.is_built_in(name):
+                raise
+            print(f"warning: the format {name}, a plug-in, is left out: {one_line(error)}", file=sys.stderr)
+            continue
+        if isinstance(competition, Competition):
+            competitions.append(competition)
+        elif competition is not None:
+            found = type(competition).__name__
+            print(f"warning: the format {name}, a plug-in, is left out: it returned a {found}", file=sys.stderr)
+    return competitions
 
 
 def _only(root: Path, competitions: list[Competition]) -> Competition:

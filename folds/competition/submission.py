@@ -15,8 +15,8 @@ from pathlib import Path
 import pandas as pd
 
 from folds.competition.alphabets import Alphabet
-from registry.errors import InputError
-from registry.files import atomic_write
+from registry.errors import InputError, describe_os_error
+from registry.files import atomic_write, check_regular, read_regular
 
 # Where semesters have put their sample file, relative to the competition's folder.
 _FOLDERS = (".", "test-clean", "test-clean/transcript", "test", "test/transcript")
@@ -54,6 +54,7 @@ def read_sample(path: Path) -> SampleFile:
         f"{path}: expected a sample submission: a header and rows of two columns, each id once; download it again"
     )
     try:
+        check_regular(path)
         # The organisers' file may begin with a byte-order mark ("utf-8-sig"); Kaggle's own header has none. Only the
         # Python engine marks a missing second column as missing.
         table = pd.read_csv(
@@ -61,7 +62,9 @@ def read_sample(path: Path) -> SampleFile:
         )
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 CSV ({error}); expected the sample file; download it again") from None
-    except (pd.errors.EmptyDataError, pd.errors.ParserError):
+    except OSError as error:
+        raise InputError(describe_os_error(error, path)) from None
+    except (ValueError, csv.Error):  # pandas' own are ValueErrors, too
         raise expected from None
     if table.shape[1] != 2 or table.isna().any(axis=None):
         raise expected
@@ -129,7 +132,7 @@ def check_submission(
 def _rows(path: Path) -> list[list[str]]:
     """Header and rows of a CSV file with two columns. A CSV library would silently repair what is refused here."""
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected a submission file; {_REWRITE}") from None
     if not data.strip():

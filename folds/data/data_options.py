@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,11 @@ class DataOptions(Bounded):
 
     def open_dataset(self) -> Dataset:
         """The data, checked and packed. Raises InputError for a missing folder or faulty files."""
-        return load_dataset(data_root(self.data), allow_pickle=self.allow_pickle)
+        root = data_root(self.data)
+        dataset = load_dataset(root, allow_pickle=self.allow_pickle)
+        if dataset.root != root:
+            print(f"data: {dataset.root}, the only competition in {root}", file=sys.stderr)
+        return dataset
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,14 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Literal
 
+import msgspec
 import numpy as np
+
+from registry.errors import InputError
+from registry.files import check_regular
+from registry.json_files import convert
 
 # Bytes of the header: 8 for its length, then its text. A multiple of 64 keeps the first tensor aligned.
 _HEADER = 4096
@@ -27,6 +32,19 @@ _CHUNK = 1 << 22
 _CHECKED_CHUNKS = 32
 _DTYPES = {"<f4": "F32", "<i8": "I64", "<i2": "I16", "<u4": "U32"}
 _CHECKSUMS = "sums"
+
+
+class _Metadata(msgspec.Struct):
+    streamed: str
+    digest: str
+
+
+class _Entry(msgspec.Struct):
+    """A tensor of the header."""
+
+    dtype: Literal["F32", "I64", "I16", "U32"]
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
 
 
 class PackWriter:
@@ -89,20 +107,22 @@ def open_packed(path: Path) -> dict[str, np.ndarray] | None:
     None if there is no such file, or if it is not what `PackWriter` wrote: truncated, overwritten, or another file.
     """
     try:
+        check_regular(path)
         with open(path, "rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(size)) if size == _HEADER - 8 else {}
-        metadata = header.pop("__metadata__")
-        streamed = int(metadata["streamed"])
+            header = convert(json.loads(file.read(size)) if size == _HEADER - 8 else None, dict[str, Any], str(path))
+        metadata = convert(header.pop("__metadata__"), _Metadata, str(path))
+        convert(header, dict[str, _Entry], str(path))
+        streamed = int(metadata.streamed)
         if path.stat().st_size != _HEADER + max(entry["data_offsets"][1] for entry in header.values()):
             return None
         data = np.memmap(path, dtype=np.uint8, mode="r", offset=_HEADER)
         small = [entry for entry in header.values() if _in_memory(entry, streamed)]
-        if _digest(header, [data[slice(*entry["data_offsets"])].tobytes() for entry in small]) != metadata["digest"]:
+        if _digest(header, [data[slice(*entry["data_offsets"])].tobytes() for entry in small]) != metadata.digest:
             return None
         tensors = {name: _tensor(data, entry, streamed) for name, entry in header.items()}
         return tensors if _intact(data[:streamed], tensors.pop(_CHECKSUMS)) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+    except (OSError, InputError, ValueError, KeyError, OverflowError, RecursionError, struct.error):
         # Not a packed file, whatever it is: the caller makes it again.
         return None
 

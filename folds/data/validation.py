@@ -8,6 +8,10 @@ import numpy as np
 
 from registry.errors import InputError, and_more
 
+MAX_FEATURE = 1e9
+"""Largest absolute value of a feature. Squares of more than 1e154 overflow in the normalisation; cepstra are at most
+some thousands, so larger numbers are a damaged file, or one in another byte order."""
+
 
 class Faults:
     """The first fault and the number of others: one mistake in a script may make 28,000 files faulty."""
@@ -41,12 +45,18 @@ def checked_features(features: np.ndarray, location: str) -> np.ndarray:
         raise InputError(
             f"{location}: an empty array {features.shape}; expected at least one frame and feature; {remedy}"
         )
+    if features.dtype.itemsize > 8:
+        features = features.astype(np.float64)
     finite = np.isfinite(features)
     if not finite.all():
         frame, column = np.argwhere(~finite)[0]
         value = features[frame, column]
         raise InputError(
             f"{location}: {value} at frame {frame}, feature {column}; expected finite numbers; {remedy}"
+        )
+    if (largest := float(np.abs(features).max())) > MAX_FEATURE:
+        raise InputError(
+            f"{location}: a feature of {largest:g}; expected at most {MAX_FEATURE:g}; {remedy}"
         )
     return features
 

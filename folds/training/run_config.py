@@ -11,7 +11,8 @@ import torch
 from folds.competition.alphabets import Alphabet
 from folds.data.dataset import Dataset
 from folds.data.speaker_folds import FOLD_ASSIGNMENT
-from folds.store.fold_model import FoldModel
+from folds.store.fold_model import FoldModel, read_fold_model
+from folds.store.run_folder import RunFolder, run_folders
 from folds.training.device import device_name
 from folds.training.distributed import ProcessGroup
 from folds.training.options import RecipeOptions, TrainingRecipe, TrainOptions
@@ -121,6 +122,22 @@ def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
             f"{started.path}: started under fold assignment {started.fold_assignment}, now {FOLD_ASSIGNMENT}, which "
             "puts other speakers into the folds: use another --runs, or delete the folder"
         )
+
+
+def check_number_of_folds(folder: RunFolder, folds: int) -> None:
+    """Raise InputError if another run of the same member in the same store was trained with another number of folds.
+
+    Their folds hold out other utterances, so they could not be blended.
+    """
+    runs = folder.path.parent.parent
+    for other in run_folders(runs) if runs.is_dir() else ():
+        if other.member == folder.member and other.path != folder.path:
+            started = read_fold_model(other)
+            if started.folds != folds:
+                raise InputError(
+                    f"--folds {folds}: {other.path} was started with --folds {started.folds}, and the folds of one "
+                    "member must be of one number: use the same --folds, or another --name or --runs"
+                )
 
 
 def check_same_hardware(started: FoldModel, config: dict[str, Any]) -> None:

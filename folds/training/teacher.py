@@ -119,6 +119,9 @@ def open_teacher(sidecar: Path, on_test: bool, config: dict[str, Any]) -> Teache
     ):
         if given != here:
             raise InputError(f"{option}: blended for {what} ({given}, here {here}): blend again on this data")
+    largest = max(int(part.tokens.values.max(initial=0)) for part in (file.oof, file.test))
+    if largest >= (classes := config["model_config"]["classes"]):
+        raise InputError(f"{option}: {path} has class {largest}; expected 1 to {classes - 1}: blend again on this data")
     tags = training_tags([*description.tags, *([TRANSDUCTIVE] if on_test else [])])
     return Teacher(file, {"from": str(sidecar), "nbest": digest[:16], "on_test": on_test, "tags": tags})
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 
 sys.path.append(str(Path(__file__).parents[1] / "ensemble"))
 
@@ -32,6 +31,8 @@ from folds.data.data_options import DataOptions
 from folds.store.fold_model import find_fold_models
 from models.ctc import greedy, log_likelihood
 from registry import InputError, command
+from registry.bounds import MAX_SEED, MAX_UTTERANCES, number
+from registry.command_line import parse_options
 
 CLASSES = 41
 # Utterances that the unpruned search decodes too: it takes a second each.
@@ -50,13 +51,13 @@ print(usage.ru_utime + usage.ru_stime)
 class BenchOptions(DataOptions):
     """Compare decoders."""
 
-    utterances: int = 200
+    utterances: int = number(200, at_least=1, at_most=MAX_UTTERANCES)
     """Number of synthetic utterances, and maximum number of real ones."""
-    beam: int = 50
+    beam: int = number(50, at_least=1, at_most=10_000)
     """Number of prefixes kept after each frame, the same for every decoder."""
-    repeats: int = 3
+    repeats: int = number(3, at_least=1, at_most=1000)
     """The fastest of this many runs counts; settings slower than 50 utterances per second run once."""
-    seed: int = 0
+    seed: int = number(0, at_least=0, at_most=MAX_SEED)
     """Seed of the synthetic set."""
     runs: Path | None = None
     """The runs folder: its first member that matches `--members` is decoded too."""
@@ -174,7 +175,7 @@ def against_unpruned(log_probs: np.ndarray, lengths: np.ndarray, beam: int = 10)
 
 def main() -> None:
     """Print the tables."""
-    options = tyro.cli(BenchOptions, description=__doc__)
+    options = parse_options(BenchOptions, "bench_decoders.py", description=__doc__)
     print(f"synthetic, {options.utterances} utterances, beam {options.beam}, one thread")
     compare(*synthetic(options.utterances, options.seed), options)
     if options.runs is not None:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -30,6 +29,9 @@ from ensemble.members.member import group_by_member
 from ensemble.members.stores import StoresOptions
 from ensemble.statistics.bootstrap import paired_bootstrap
 from folds.data.dataset import Dataset
+from registry import command
+from registry.bounds import MAX_SEED, MAX_UTTERANCES, number
+from registry.command_line import parse_options
 
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9, 1.2)
 BONUSES = (-0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
@@ -40,15 +42,15 @@ END = 0  # also the input before the first label, as in the n-gram model
 class Options(StoresOptions):
     """Compare language models on the pools of finished members."""
 
-    epochs: int = 10
+    epochs: int = number(10, at_least=1, at_most=10_000)
     """Epochs of the LSTM."""
-    hidden: int = 256
+    hidden: int = number(256, at_least=1, at_most=16_384)
     """Size of its two layers."""
-    dropout: float = 0.3
+    dropout: float = number(0.3, at_least=0, below=1)
     """Dropout before, between and after them."""
-    limit: int = 1000
+    limit: int = number(1000, at_least=2, at_most=MAX_UTTERANCES)
     """Utterances to rescore."""
-    seed: int = 0
+    seed: int = number(0, at_least=0, at_most=MAX_SEED)
     """Seed of the LSTM, and of which utterances are rescored."""
 
 
@@ -161,7 +163,7 @@ def neural_scores(inputs: BlendInputs, pool: Pool, dataset: Dataset, options: Op
 
 def main() -> None:
     """Print perplexities and nested distances."""
-    options = tyro.cli(Options)
+    options = parse_options(Options, "compare_language_models.py")
     options.use_threads()
     dataset = options.open_dataset()
     members = group_by_member(options.find_fold_models())
@@ -179,4 +181,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

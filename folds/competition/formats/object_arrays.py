@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from folds.competition.alphabets import F18, F20, Alphabet
 from folds.competition.description import FORMATS, Competition, SplitSource, describe_competition
-from folds.competition.npy_files import array_length, read_ragged
+from folds.competition.npy_files import array_length, as_numbers, read_ragged
 from registry.errors import InputError
 
 
@@ -89,7 +90,7 @@ def _split(
         ids=tuple(f"{name}{index:06d}" for index in range(count)),
         files=(features_file,) if labels_file is None else (features_file, labels_file),
         location=lambda index: f"{features_path}, utterance {index}",
-        features=lambda index: _features(read(features_path)[index]),
+        features=lambda index: _features(read(features_path)[index], f"{features_path}, utterance {index}"),
         labels=None
         if labels_path is None
         else lambda index: _classes(
@@ -98,16 +99,18 @@ def _split(
     )
 
 
-def _features(element: np.ndarray) -> np.ndarray:
-    array = np.asarray(element)
+def _features(element: Any, location: str) -> np.ndarray:
+    """Features `(T, F)` of one utterance. Raises InputError for anything but numbers."""
+    features = as_numbers(element, location, "floating-point features (frames, features)")
     # Utterances of equal length make an object array of single numbers.
-    return array.astype(np.float32) if array.dtype.hasobject else array
+    boxed = isinstance(element, np.ndarray) and element.dtype.hasobject
+    with np.errstate(over="ignore"):  # infinity is refused later, with its place
+        return features.astype(np.float32) if boxed and features.dtype.kind == "f" else features
 
 
-def _classes(element: np.ndarray | list[int], location: str, alphabet: Alphabet, first_label: int) -> np.ndarray:
+def _classes(element: Any, location: str, alphabet: Alphabet, first_label: int) -> np.ndarray:
     """Classes `(L,)` int16 of one transcript. Raises InputError for labels that are not the alphabet's numbers."""
-    # Transcripts of equal length make an object array of single numbers.
-    labels = np.asarray(element.tolist() if isinstance(element, np.ndarray) else element)
+    labels = as_numbers(element, location, "a list of whole numbers")
     if labels.ndim != 1 or (labels.size and labels.dtype.kind not in "iu"):
         raise InputError(
             f"{location}: found shape {labels.shape} of {labels.dtype}; expected a list of whole numbers; "

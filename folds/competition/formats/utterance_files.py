@@ -19,6 +19,7 @@ from folds.competition.alphabets import F22, S22, Alphabet
 from folds.competition.description import FORMATS, Competition, SplitSource, describe_competition
 from folds.competition.npy_files import read_array
 from registry.errors import InputError, and_more
+from registry.files import check_regular
 
 
 @FORMATS.register("F22-S26")
@@ -58,12 +59,13 @@ def s22(root: Path, allow_pickle: bool) -> Competition | None:
 def _listed_order(path: Path, test: SplitSource) -> list[int]:
     """The test utterance that each line of S22's list names; the list has a header and names files."""
     try:
+        check_regular(path)
         table = pd.read_csv(
             path, usecols=[0], index_col=False, dtype=str, keep_default_na=False, encoding="utf-8-sig"
         )
     except OSError:
         raise InputError(f"no file {path}: only it has the order of the submission's rows; download it") from None
-    except (UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+    except (ValueError, OverflowError) as error:  # pandas' own are ValueErrors, too
         raise InputError(f"{path}: not UTF-8 CSV ({error}); expected a header and file names; download it") from None
     names = table.iloc[:, 0].str.removesuffix(".npy").tolist()
     position = {utterance: index for index, utterance in enumerate(test.ids)}
@@ -111,7 +113,11 @@ def _labels(path: Path, alphabet: Alphabet) -> np.ndarray:
             f"download it again"
         )
     try:
-        return alphabet.encode(array.astype(str).tolist())
+        phonemes = array.astype(str).tolist()
+    except ValueError:  # bytes that are not ASCII, or numbers that are no characters
+        raise InputError(f"{path}: its strings cannot be decoded; expected ASCII; download it again") from None
+    try:
+        return alphabet.encode(phonemes)
     except InputError as error:
         raise InputError(f"{path}: {error}; correct the file or remove the utterance") from None
 

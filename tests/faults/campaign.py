@@ -1,0 +1,193 @@
+"""The fault campaign: bad input to every command, and what became of it.
+
+    python tests/faults/campaign.py              all cases (`make faults`)
+    python tests/faults/campaign.py --every 20   a twentieth of them
+    python tests/faults/campaign.py --kind json  one kind
+
+Good outcomes are "one line" (exit status 2 and one line of error) and "accepted" where that is allowed. All others are
+failures: they are listed, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import stat
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from faults import file_cases
+from faults.cases import Case, environment_cases, model_cases, option_cases, options_of
+from faults.fork_server import ForkServer, Invocation, Result, command_modules
+from faults.stage import Stage
+
+GOOD = ("one line", "accepted")
+MODELS = ("pblstm_small", "cnn_lstm_small", "conformer_small", "las_small")
+_SPEED = re.compile(r"\d+(\.\d+)? (CPU-)?(utterances/\S+|s\b|min\S*|frames/s)")
+_TEMPORARY = re.compile(r"^\.|\.tmp$|hw3p2-internal-error")
+# The kaggle client, when it has no credentials, and progress that is no error.
+_NOTES = re.compile(r"^(warning: |left out: |data: |  |note: |\s*$)")
+MAX_LINE = 2500
+
+
+class Campaign:
+    """Runs cases in a folder of its own and says what became of each."""
+
+    def __init__(self, folder: Path, server: ForkServer) -> None:
+        self.folder, self.server = folder, server
+        self.stage = Stage.make(folder / "stage", server)
+        self._expected: dict[tuple[str, ...], str] = {}
+
+    def help_of(self, module: str, arguments: list[str]) -> str:
+        """The text of `--help`."""
+        return self.server.run(Invocation(module, [*arguments, "--help"], self.stage.folder)).out
+
+    def cases(self, flips: int) -> Iterator[Case]:
+        """All cases; `flips` is how many random bits of each file are tried."""
+        modules = command_modules()
+        for module in modules:
+            yield from option_cases(module, options_of(self.help_of(module, [])))
+        yield from model_cases(self.help_of, list(MODELS))
+        yield from environment_cases(modules)
+        yield from file_cases.array_cases(flips)
+        yield from file_cases.object_array_cases()
+        yield from file_cases.json_cases(self.stage.folder)
+        yield from file_cases.tensor_cases(self.stage.folder, flips)
+        yield from file_cases.text_cases(flips)
+        yield from file_cases.layout_cases()
+
+    def run(self, case: Case) -> tuple[str, str]:
+        """The outcome of a case, and the last lines that it printed."""
+        work = self.folder / "case"
+        shutil.rmtree(work, ignore_errors=True)
+        self.stage.copy(work)
+        if case.prepare is not None:
+            case.prepare(work)
+        before = _types(work)
+        result = self._call(case.module, case.arguments, work, case.environment)
+        outcome = self._outcome(case, work, before, result)
+        return outcome, " | ".join((result.err or result.out).splitlines()[-3:])
+
+    def _call(self, module: str, arguments: list[str], work: Path, environment: dict[str, str]) -> Result:
+        return self.server.run(Invocation(module, arguments, work, Stage.environment(work) | environment))
+
+    def _outcome(self, case: Case, work: Path, before: dict[str, int], result: Result) -> str:
+        if result.hung:
+            return "hang"
+        if result.status < 0:
+            return "crash"
+        if "Traceback (most recent call last)" in result.err + result.out:
+            return "traceback"
+        after = _types(work)
+        if any(after.get(path) != kind for path, kind in before.items() if path.startswith("special/")):
+            return "special file replaced"
+        if any(_TEMPORARY.search(path.rpartition("/")[2]) for path in after.keys() - before.keys()):
+            return "leftover"
+        if result.status == 0 or (result.status == 1 and case.module.startswith("submit")):
+            return self._accepted(case, work, result)
+        if result.status != 2:
+            return f"exit status {result.status}"
+        return self._refused(case, result, sorted(after.keys() - before.keys()))
+
+    def _accepted(self, case: Case, work: Path, result: Result) -> str:
+        if "accepted" not in case.allowed:
+            return "silent acceptance"
+        if case.same and not re.search(r"damaged|warning", result.err):
+            key = (case.module, *case.arguments)
+            if key not in self._expected:
+                plain = self.folder / "plain"
+                shutil.rmtree(plain, ignore_errors=True)
+                self.stage.copy(plain)
+                self._expected[key] = _content(self._call(case.module, case.arguments, plain, {}), plain)
+            if _content(result, work) != self._expected[key]:
+                return "another result"
+        return "accepted"
+
+    def _refused(self, case: Case, result: Result, new: list[str]) -> str:
+        lines = result.err.splitlines()
+        if "refused" not in case.allowed:
+            return "refused"
+        errors = [line for line in lines if not _NOTES.match(line)]
+        if len(errors) != 1 or not errors[0].startswith("error: ") or lines[-1] != errors[0]:
+            return "several lines"
+        if len(errors[0]) > MAX_LINE:
+            return "a long line"
+        return "one line"
+
+
+def _types(folder: Path) -> dict[str, int]:
+    """The type of every file below a folder, but for those of the home and temporary folders' libraries."""
+    paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    return {path: stat.S_IFMT((folder / path).lstat().st_mode) for path in paths if not path.startswith("home/")}
+
+
+def _content(result: Result, work: Path) -> str:
+    """What a command printed and wrote, without what differs between equal runs."""
+    submission = work / "submission.csv"
+    return _SPEED.sub("", result.out) + (submission.read_text() if submission.is_file() else "")
+
+
+def report(outcomes: dict[str, Counter[str]]) -> str:
+    """The table of RESULTS.md."""
+    found = {outcome for counts in outcomes.values() for outcome in counts}
+    columns = [*GOOD, *sorted(found - set(GOOD))]
+    rows = [["input", "cases", *columns]]
+    total: Counter[str] = Counter()
+    for kind, counts in outcomes.items():
+        total += counts
+        rows.append([kind, str(counts.total()), *(str(counts[column]) for column in columns)])
+    rows.append(["all", str(total.total()), *(str(total[column]) for column in columns)])
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def select(cases: Iterator[Case], kinds: list[str], every: int, match: str) -> list[Case]:
+    """Each `every`th case of each kind."""
+    position: Counter[str] = Counter()
+    chosen = []
+    for case in cases:
+        if (kinds and case.kind not in kinds) or not re.search(match, str(case)):
+            continue
+        if position[case.kind] % every == 0:
+            chosen.append(case)
+        position[case.kind] += 1
+    return chosen
+
+
+def run_all(campaign: Campaign, cases: list[Case], tell: Callable[[str], None]) -> dict[str, Counter[str]]:
+    """The outcomes by kind; failures are told as they happen."""
+    outcomes: dict[str, Counter[str]] = defaultdict(Counter)
+    for number, case in enumerate(cases, start=1):
+        outcome, last = campaign.run(case)
+        outcomes[case.kind][outcome] += 1
+        if outcome not in GOOD:
+            tell(f"{outcome}: {str(case)[:400]!a}\n    {last[:600]!a}")
+        elif number % 200 == 0:
+            tell(f"{number} of {len(cases)} cases")
+    return outcomes
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", nargs="*", default=[])
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--flips", type=int, default=60)
+    parser.add_argument("--match", default="")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="hw3p2-faults-") as folder, ForkServer() as server:
+        campaign = Campaign(Path(folder), server)
+        cases = select(campaign.cases(arguments.flips), arguments.kind, arguments.every, arguments.match)
+        print(f"{len(cases)} cases", flush=True)
+        outcomes = run_all(campaign, cases, lambda line: print(line, flush=True))
+    print(report(outcomes))
+    return int(any(outcome not in GOOD for counts in outcomes.values() for outcome in counts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
