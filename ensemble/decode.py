@@ -173,7 +173,9 @@ def format_summary(member: Member, task: DecodingTask, result: DecodingResult, n
         line += f", distance {result.distances(task.references).mean():.3f}"
         if nbest > 1:
             line += f", oracle of the {nbest}-best {result.oracle_distances(task.references).mean():.3f}"
-    return line + f", {count / result.wall:.0f} utterances/s, {count / result.cpu:.0f} utterances/CPU-s"
+    # The clocks are too coarse for a few utterances.
+    wall, cpu = max(result.wall, 1e-6), max(result.cpu, 1e-6)
+    return line + f", {count / wall:.0f} utterances/s, {count / cpu:.0f} utterances/CPU-s"
 
 
 def member_to_tune(member: Member, fold_models: Sequence[FoldModel]) -> Member:

@@ -84,6 +84,8 @@ class Campaign:
             return "crash"
         if "Traceback (most recent call last)" in result.err + result.out:
             return "traceback"
+        if result.status == 70:
+            return "internal error"
         after = _types(work)
         if any(after.get(path) != kind for path, kind in before.items() if path.startswith("special/")):
             return "special file replaced"
