@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
+
+from registry.redaction import redact
 
 INTERNAL_ERROR = 70
 """Exit code of a bug: EX_SOFTWARE of sysexits.h."""
@@ -35,10 +36,6 @@ _ADVICE = {
 
 # What PyTorch says when a tensor does not fit into memory, or its size into an integer.
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
-
-# Credentials in a traceback: the values of variables with these names, bearer headers, signatures in URLs.
-_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-_SECRET_TEXT = re.compile(r"(?i)(bearer\s+|(?:signature|token|key|password)[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,)}]+")
 
 
 class InputError(Exception):
@@ -101,14 +98,6 @@ def describe_os_error(error: OSError, path: str | os.PathLike[str] | None = None
     return ": ".join(part for part in parts if part)
 
 
-def redact(text: str) -> str:
-    """The text without credentials: values of variables such as KAGGLE_KEY, bearer headers, signatures in URLs."""
-    secrets = {value.strip() for name, value in os.environ.items() if _SECRET_NAME.search(name)}
-    for secret in sorted((secret for secret in secrets if len(secret) >= 8), key=len, reverse=True):
-        text = text.replace(secret, "[redacted]")
-    return _SECRET_TEXT.sub(r"\1[redacted]", text)
-
-
 def _escape_bad_characters() -> None:
     """Let a file name that is not UTF-8 be printed with escapes."""
     for stream in (sys.stdout, sys.stderr):
@@ -117,7 +106,7 @@ def _escape_bad_characters() -> None:
 
 
 def _print_error(message: str) -> int:
-    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
+    print(f"error: {' '.join(redact(message).splitlines())}", file=sys.stderr)
     return 2
 
 

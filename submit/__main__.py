@@ -19,11 +19,12 @@ from registry.bounds import number
 from registry.command_line import parse_options
 from registry.errors import InputError, command
 from registry.models import parse_count
-from submit.advice import SITE, Credentials, advise
+from registry.redaction import redact
+from submit.advice import SITE, Credentials, advise, shorten
 from submit.check import CheckedFile, check_file, describe_method
 from submit.client import Client, Failure, TimeBudget
 from submit.download import download_data
-from submit.ledger import read_attempts
+from submit.ledger import check_ledger, read_attempts
 from submit.ledger_table import plot_attempts, print_attempts
 from submit.send import Sender
 
@@ -75,7 +76,7 @@ class SubmitOptions(DataOptions):
     """Seconds before the first retry, and between the first two checks for a score; doubles each time, up to 30 times
     as long."""
     settle: float = number(60.0, at_least=0, at_most=MAX_SECONDS)
-    """Seconds after which a submission that was not answered and that Kaggle does not list counts as never arrived."""
+    """Seconds of looking for a submission that was not answered in Kaggle's list; then it counts as never arrived."""
 
     @property
     def slug(self) -> str:
@@ -86,7 +87,7 @@ class SubmitOptions(DataOptions):
                 f"--competition {self.competition!r}: expected the last part of its URL, such as 11785-hw3p2-f24 in "
                 f"{SITE}/competitions/11785-hw3p2-f24"
             )
-        return match[1] or match[2]
+        return (match[1] or match[2]).lower()
 
     def time_budget(self) -> TimeBudget:
         """Create the time limits of a run that starts now."""
@@ -119,7 +120,7 @@ def run(options: SubmitOptions, client: Client) -> int:
         line = advise(failure, options.slug, session.credentials)
         if failure.kind in ("credentials", "import"):
             raise InputError(line) from failure
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {redact(line)}", file=sys.stderr)
         return 1
 
 
@@ -136,7 +137,7 @@ class _Session:
         self.credentials = Credentials(**self._client.query("find_credentials", self._budget))
         if self.credentials.method is None:
             self._client.query("authenticate", self._budget)
-        user = f" of {self.credentials.user}" if self.credentials.user else ""
+        user = f" of {shorten(self.credentials.user, 50)}" if self.credentials.user else ""
         log(f"credentials: {self.credentials.source}{user}, kaggle {self.credentials.version}")
 
     def submit(self) -> int:
@@ -146,6 +147,7 @@ class _Session:
         checked = check_file(options.file, data, options.allow_empty, max_params, options.forbid, options.allow_pickle)
         for note in checked.notes:
             log(note)
+        check_ledger(options.ledger_file)
         if options.dry_run:
             return self._dry_run(checked)
         self.connect()
@@ -155,7 +157,7 @@ class _Session:
             return 0
         attempt = self.sender.wait_for_score(attempt)
         if attempt.status == "ERROR":
-            reason = attempt.reason or "no reason given"
+            reason = shorten(attempt.reason, 500) or "no reason given"
             print(f"error: Kaggle could not score ref {attempt.ref}: {reason}", file=sys.stderr)
             return 1
         public, private = attempt.public_score or "none yet", attempt.private_score or "none yet"
@@ -221,7 +223,7 @@ def _format_distances(checked: CheckedFile) -> str:
 
 def log(line: str) -> None:
     """Print a line of progress at once."""
-    print(line, flush=True)
+    print(redact(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def advise(failure: Failure, competition: str, credentials: Credentials | None =
         return _advise_on_status(failure.status or 0, text, page, competition, credentials)
     return {
         "connection": f"no connection to Kaggle ({text}): check the network, and HTTPS_PROXY if you use a proxy",
-        "garbled": "the answer was not from Kaggle's API (not JSON): it may come from a login page of your network or "
+        "garbled": f"the answer was not from Kaggle's API ({text}): it may come from a login page of your network or "
         "a proxy, or Kaggle is under maintenance; open https://www.kaggle.com in a browser, then try again",
         "timeout": f"Kaggle did not answer in time ({text}): try again later, or raise --timeout",
         "deadline": f"{text}: try again later, or raise --deadline",

@@ -25,6 +25,10 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO, Any
 
+from registry.errors import InputError
+from registry.redaction import redact_all
+from submit.answers import check_answer
+from submit.credentials import prepare_environment
 from submit.worker import TIMEOUT_STATUS
 
 TRIES = 5
@@ -67,7 +71,8 @@ class Failure(Exception):
     @property
     def may_have_submitted(self) -> bool:
         """Whether a submission may exist despite the failure: it may have been sent, and Kaggle did not refuse it."""
-        refused = self.kind == "http" and self.status is not None and 400 <= self.status < 500 and self.status != 408
+        # A gateway may give up (408) or limit the rate (429) after it has passed the request on.
+        refused = self.kind == "http" and 400 <= (self.status or 0) < 500 and not self.transient
         return self.phase in ("create", "unknown") and not refused
 
 
@@ -97,7 +102,8 @@ class TimeBudget:
         The time is at most 30 times `pause`. Raises `Failure("deadline")` at once if the deadline would pass first.
         """
         retry_after = parse_retry_after(failure.retry_after) if failure else None
-        seconds = self.pause * min(2.0**waits, 30.0) * random.uniform(0.8, 1.2) if retry_after is None else retry_after
+        growth = min(2.0 ** min(waits, 5), 30.0)
+        seconds = self.pause * growth * random.uniform(0.8, 1.2) if retry_after is None else retry_after
         if seconds >= self.remaining:
             cause = f"; the last failure was: {failure}" if failure else ""
             raise Failure("deadline", f"the deadline of {self.deadline:g} s would pass while waiting{cause}")
@@ -114,14 +120,15 @@ def parse_retry_after(header: str | None) -> float | None:
         pass
     try:
         return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 
 class Client:
     """The official client in a child process, which is started when needed and restarted after it was killed.
 
-    Use as a context manager. `environment` replaces the child's environment variables.
+    Use as a context manager. `environment` replaces the child's environment variables. All texts in its answers and
+    failures are redacted. Raises `InputError` for credentials that cannot be sent.
 
     >>> with Client() as client:                                              # doctest: +SKIP
     ...     client.query("get_limits", TimeBudget(), competition="11785-hw3p2")
@@ -178,7 +185,7 @@ class Client:
             raise
 
     def _start(self, budget: TimeBudget) -> _Child:
-        child = self._child = _Child(self._environment)
+        child = self._child = _Child(prepare_environment(self._environment))
         try:
             self._exchange(child, "find_credentials", {}, budget.timeout + _IMPORT_SECONDS, budget)
         except Failure as failure:
@@ -210,11 +217,15 @@ class Client:
             raise Failure("timeout", f"no answer within {wait:.3g} s", phase="unknown") from None
         if line is None:
             raise self._explain_exit(child, time_limit)
-        answer = json.loads(line)
+        answer = redact_all(json.loads(line), self._environment)
         if "failure" in answer:
             failure = answer["failure"]
             text = failure["text"] or failure["error"]
             raise Failure(failure["kind"], text, failure["status"], failure["retry_after"], failure["phase"])
+        try:
+            check_answer(call, answer["value"])
+        except InputError as error:
+            raise Failure("garbled", str(error), phase="create" if call == "submit" else "before") from None
         return answer["value"]
 
     def _explain_exit(self, child: _Child, time_limit: float) -> Failure:
@@ -230,7 +241,7 @@ class Client:
 class _Child:
     """A running `submit/worker.py`: requests go in and answers come out, one per line."""
 
-    def __init__(self, environment: dict[str, str] | None) -> None:
+    def __init__(self, environment: dict[str, str]) -> None:
         script = str(Path(__file__).with_name("worker.py"))
         # -P: no file of this folder or the working directory may shadow a module that the client imports. A new
         # session: Ctrl-C does not reach the child, so the ledger is written before the child is killed.

@@ -29,7 +29,10 @@ import msgspec
 from filelock import FileLock, Timeout
 from msgspec import Meta, Struct
 
+from registry.errors import InputError, describe_os_error
+from registry.files import check_writable
 from registry.json_files import convert, read_json_lines
+from registry.redaction import redact_all
 from submit.check import BlendResults
 
 _ADVICE = "correct the line, or restore the ledger"
@@ -44,9 +47,7 @@ class Attempt:
     file: str
     sha256: str
     time: float
-    """When the attempt was recorded, in seconds since the epoch."""
-    sent_before: float
-    """The latest time at which the attempt can have been sent, in seconds since the epoch."""
+    """When the attempt was recorded, in seconds since the epoch, by a clock that may have been wrong."""
     message: str = ""
     blend: dict[str, Any] = field(default_factory=dict)
     """The blend's results: recipe, oof, nested, dev, parameters, tags."""
@@ -65,12 +66,13 @@ class Attempt:
 
 
 def append(path: Path, event: str, id: str, **values: Any) -> None:
-    """Append one event under a lock and in a single write, and flush it to disk."""
+    """Append one event under a lock and in a single write, without secrets, and flush it to disk."""
     now = datetime.now(UTC)
-    line = {"event": event, "id": id, "at": now.isoformat(timespec="seconds"), "epoch": now.timestamp(), **values}
+    line = {"event": event, "id": id, "at": now.isoformat(timespec="seconds"), "epoch": now.timestamp()}
+    line |= redact_all(values)
     data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"), open(path, "a+b", buffering=0) as file:
+    with FileLock(_lock_file(path, "lock")), open(path, "a+b", buffering=0) as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
@@ -86,8 +88,7 @@ def read_attempts(path: Path) -> list[Attempt]:
     for event in _read_events(path):
         if isinstance(event, _Attempted):
             attempts[event.id] = Attempt(
-                event.id, event.competition, event.file, event.sha256, event.epoch,
-                event.epoch + event.limit, event.message, event.blend,
+                event.id, event.competition, event.file, event.sha256, event.epoch, event.message, event.blend
             )
         elif event.id in attempts:
             attempts[event.id] = _apply_event(attempts[event.id], event)
@@ -106,7 +107,6 @@ class _Attempted(_Event):
     competition: str
     file: str
     sha256: str
-    limit: Annotated[float, Meta(ge=0, le=2**36)] = 0.0
     message: str = ""
     blend: dict[str, Any] = msgspec.field(default_factory=dict)
 
@@ -146,7 +146,7 @@ def _apply_event(attempt: Attempt, event: _Event) -> Attempt:
         case _Failed():
             return replace(attempt, state="failed", reason=event.reason)
         case _Unclear():
-            return replace(attempt, sent_before=event.epoch, reason=event.reason)
+            return replace(attempt, reason=event.reason)
         case _Scored():
             return replace(
                 attempt,
@@ -176,14 +176,31 @@ def _read_events(path: Path) -> Iterator[_Event]:
         yield event
 
 
+def check_ledger(path: Path) -> None:
+    """Raise `InputError` if the ledger cannot be read or written, before anything is sent."""
+    check_writable(path)
+    read_attempts(path)
+    if path.exists():
+        try:
+            open(path, "ab").close()
+        except OSError as error:
+            raise InputError(describe_os_error(error, path)) from None
+
+
+def _lock_file(path: Path, kind: str) -> str:
+    """The lock beside the ledger itself, if `path` is a symbolic link to it."""
+    return f"{os.path.realpath(path)}.{kind}"
+
+
 @contextlib.contextmanager
 def sending_lock(path: Path, wait: Callable[[int], None]) -> Iterator[None]:
-    """Hold the exclusive right to send with this ledger; while another process holds it, call `wait(waits)` and retry.
+    """Hold the exclusive right to send with a ledger, or with a folder of pending attempts, at `path`.
 
-    `waits` is the number of earlier waits. The operating system releases the lock even if its holder is killed.
+    While another process holds it, call `wait(waits)`, with the number of earlier waits, and retry. The operating
+    system releases the lock even if its holder is killed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{path}.sending")
+    lock = FileLock(_lock_file(path, "sending"))
     waits = 0
     while True:
         with contextlib.suppress(Timeout):

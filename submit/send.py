@@ -5,8 +5,10 @@ attempt: the first starts the upload, the second uploads the file, and the third
 submission. The order of the steps matters:
 
 1. Under the sending lock, open attempts of earlier runs are looked up in Kaggle's submission list, by the unique id in
-   their description. An attempt found there is recorded as submitted; one that is still missing `settle_seconds` after
-   it was sent is recorded as failed.
+   their description. An attempt found there is recorded as submitted; one that is still missing after this run has
+   looked for `settle_seconds` is recorded as failed. The time is measured in this run, by a clock that cannot be set:
+   the times that an earlier run recorded may come from a clock that has been set since. Attempts of the same content
+   under another ledger of this user (see `submit.pending`) are looked up in the same way.
 2. Earlier submissions of the same content and the daily limit are checked before anything is uploaded.
 3. The attempt is written to the ledger and flushed to disk before it is sent. It succeeds only if Kaggle answers with a
    `ref` above 0.
@@ -18,20 +20,23 @@ submission. The order of the steps matters:
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from registry.errors import InputError
+from registry.redaction import redact
 from submit import ledger
 from submit.advice import shorten
 from submit.check import CheckedFile, is_unchanged
 from submit.client import Client, Failure, TimeBudget
 from submit.ledger import Attempt
+from submit.pending import PendingAttempts
 
 MAX_SENDS = 3
 """Maximum number of attempts per run; each one after the first needs proof that the previous one made no submission."""
@@ -49,9 +54,22 @@ class Sender:
     competition: str
     ledger_path: Path
     settle_seconds: float
-    """Seconds after which a submission that Kaggle does not list counts as never arrived."""
+    """Seconds of looking for a submission in Kaggle's list after which it counts as never arrived."""
     log: Callable[[str], None]
     """Prints a line of progress."""
+
+    def __post_init__(self) -> None:
+        self.pending = PendingAttempts(self.competition)
+
+    @contextlib.contextmanager
+    def _sending_lock(self) -> Iterator[None]:
+        """One process of this user sends to this competition at a time, and one of any user with this ledger."""
+        self.pending.prepare()
+        with (
+            ledger.sending_lock(self.pending.folder, self._wait_for_lock),
+            ledger.sending_lock(self.ledger_path, self._wait_for_lock),
+        ):
+            yield
 
     def submit(self, checked: CheckedFile, message: str, allow_duplicate: bool) -> Attempt:
         """Submit once; return the attempt that made the submission, possibly one of an interrupted earlier run.
@@ -59,7 +77,7 @@ class Sender:
         Raises `InputError` for content that was submitted before, unless `allow_duplicate`, and `Failure` when Kaggle
         or the connection fails.
         """
-        with ledger.sending_lock(self.ledger_path, self._wait_for_lock):
+        with self._sending_lock():
             if arrived := self._prepare(checked, allow_duplicate):
                 self.log(f"already submitted as ref {arrived[0].ref} by an interrupted run; not sending it again")
                 return arrived[0]
@@ -76,12 +94,12 @@ class Sender:
 
     def dry_run(self, checked: CheckedFile, allow_duplicate: bool) -> None:
         """Do everything that `submit` does before it sends, and raise the same errors."""
-        with ledger.sending_lock(self.ledger_path, self._wait_for_lock):
+        with self._sending_lock():
             self._prepare(checked, allow_duplicate)
 
     def _prepare(self, checked: CheckedFile, allow_duplicate: bool) -> list[Attempt]:
         """Reconcile, then check duplicates and limits. Returns attempts of this content newly found to have arrived."""
-        arrived, listed = self.reconcile()
+        arrived, listed = self.reconcile(checked.sha256)
         if same_content := [attempt for attempt in arrived if attempt.sha256 == checked.sha256]:
             return same_content
         if not allow_duplicate:
@@ -117,40 +135,57 @@ class Sender:
                     f"pass --again to submit it once more"
                 )
 
-    def reconcile(self) -> tuple[list[Attempt], list[dict[str, Any]]]:
-        """Resolve every open attempt against Kaggle's submission list.
+    def reconcile(self, sha256: str = "") -> tuple[list[Attempt], list[dict[str, Any]]]:
+        """Resolve every open attempt against Kaggle's submission list, and those with this content in other ledgers.
 
         Returns the attempts newly found to have arrived, and the list. Raises `Failure("unclear")` if the deadline
         would pass before all attempts are resolved.
         """
-        arrived, start, waits = [], time.time(), 0
+        arrived, waits = [], 0
+        # We hold the sending lock, so the run that made an open attempt has ended, and sends nothing from now on.
+        start = time.monotonic()
         while True:
-            requested = time.time()  # the list may be as old as the request, even if the answer took long
+            requested = time.monotonic()  # the list may be as old as the request, even if the answer took long
             listed = self._list_submissions()
             arrived += self._record_listed(listed)
-            for attempt in self._read_open_attempts():
-                # `sent_before` may be in the future: it is the deadline of the run that made the attempt. That run has
-                # released the sending lock, which we hold, so it sent nothing after `start`.
-                if requested >= min(attempt.sent_before, start) + self.settle_seconds:
-                    reason = f"not among Kaggle's submissions {self.settle_seconds:g} s after it was sent"
-                    ledger.append(self.ledger_path, "failed", attempt.id, reason=reason)
-            if not (still_open := self._read_open_attempts()):
+            open_attempts = self._read_open_attempts()
+            others = self._find_others(sha256)
+            if requested >= start + self.settle_seconds:
+                reason = f"not among Kaggle's submissions within {self.settle_seconds:g} s"
+                for attempt in open_attempts:
+                    self._record_failure(attempt.id, attempt.sha256, reason)
+                for id in others:
+                    self.pending.remove(id, sha256)
+                open_attempts, others = [], set()
+            if not open_attempts and not others:
                 return arrived, listed
             if not waits:
-                self.log(f"{len(still_open)} open attempt(s): looking for them in Kaggle's submission list")
+                count = len(open_attempts) + len(others)
+                self.log(f"{count} attempt(s) without an outcome: looking for them in Kaggle's submission list")
             try:
                 self.budget.wait(waits)
             except Failure as failure:
                 raise Failure("unclear", str(failure)) from failure
             waits += 1
 
+    def _find_others(self, sha256: str) -> set[str]:
+        """The ids of pending attempts with this content that are recorded in other ledgers."""
+        return self.pending.find(sha256) - {attempt.id for attempt in self._read_attempts()} if sha256 else set()
+
+    def _record_failure(self, id: str, sha256: str, reason: str) -> None:
+        """Record that an attempt made no submission."""
+        ledger.append(self.ledger_path, "failed", id, reason=reason)
+        self.pending.remove(id, sha256)
+
     def _record_listed(self, listed: list[dict[str, Any]]) -> list[Attempt]:
         """Record what Kaggle's submission list says about our attempts. Returns those newly found to have arrived."""
         known = {attempt.id: attempt for attempt in self._read_attempts()}
         arrived = []
         for submission in listed:
-            attempt = known.get(_parse_tag(submission)[0])
-            if attempt is None:
+            id, sha256 = _parse_tag(submission)
+            if id:
+                self.pending.remove(id, sha256)
+            if (attempt := known.get(id)) is None:
                 continue
             if attempt.state != "submitted":
                 ledger.append(self.ledger_path, "submitted", attempt.id, ref=int(submission["ref"]), how="listed")
@@ -185,7 +220,7 @@ class Sender:
 
     def update_ledger(self) -> None:
         """Record outcomes and scores from Kaggle's submission list that the ledger does not have yet."""
-        with ledger.sending_lock(self.ledger_path, self._wait_for_lock):
+        with self._sending_lock():
             self.reconcile()
 
     def _send(self, checked: CheckedFile, message: str) -> Attempt:
@@ -193,12 +228,13 @@ class Sender:
         if not is_unchanged(checked):
             raise InputError(f"{checked.path}: changed since it was checked, nothing was sent; run the command again")
         id = uuid.uuid4().hex[:12]
+        message = redact(message)
         description = _build_description(id, checked.sha256, message)
         ledger.append(
             self.ledger_path, "attempt", id, competition=self.competition, file=str(checked.path),
             sha256=checked.sha256, bytes=checked.size, message=message, description=description, blend=checked.blend,
-            limit=self.budget.remaining,
         )
+        self.pending.add(id, checked.sha256)
         # The call makes three requests, and the timeout is per request. A third of the remaining time is reserved for
         # checking whether the submission arrived.
         time_limit = min(3 * self.budget.timeout, self.budget.remaining * 2 / 3)
@@ -209,7 +245,7 @@ class Sender:
             )
         except Failure as failure:
             if not failure.may_have_submitted:
-                ledger.append(self.ledger_path, "failed", id, reason=shorten(str(failure)))
+                self._record_failure(id, checked.sha256, shorten(str(failure)))
                 raise
             ledger.append(self.ledger_path, "unclear", id, reason=shorten(str(failure)))
             return self._resolve_lost_answer(id, failure)
@@ -222,7 +258,7 @@ class Sender:
         reason = shorten(answer["printed"] or answer["message"] or "no reason given")
         if not answer["uploaded"]:
             # The client sends `CreateSubmission` only after a complete upload.
-            ledger.append(self.ledger_path, "failed", id, reason=reason)
+            self._record_failure(id, checked.sha256, reason)
             raise Failure("upload", reason)
         ledger.append(self.ledger_path, "unclear", id, reason=f"no ref in Kaggle's answer: {reason}")
         return self._resolve_lost_answer(id, Failure("other", f"no ref in Kaggle's answer: {reason}"))
@@ -270,7 +306,7 @@ class Sender:
 
     def _wait_for_lock(self, waits: int) -> None:
         if not waits:
-            self.log(f"another process is sending with {self.ledger_path}: waiting for it to finish")
+            self.log(f"another process is sending to {self.competition}: waiting for it to finish")
         self.budget.wait(waits)
 
 

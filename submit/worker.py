@@ -1,7 +1,8 @@
 """The child process that runs the official `kaggle` client: one JSON request per line in, one JSON answer per line out.
 
 It only makes the client's calls: it does not retry or write to the ledger. `submit.client` runs it as a script, and it
-imports nothing from this project, so that it can be started from any folder.
+imports nothing from this project, so that it can be started from any folder. Texts in an answer may quote credentials:
+`submit.client` redacts every answer as soon as it is read.
 
 A request is `{"call": name, "arguments": {…}, "time_limit": seconds}`, an answer `{"value": …}` or `{"failure": {…}}`.
 Answers go through a private copy of standard output; what the client prints goes to standard error, which is discarded.
@@ -25,6 +26,9 @@ from typing import IO, Any
 
 TIMEOUT_STATUS = {"before": 91, "upload": 92, "create": 93}
 """Exit status after a call that exceeded its time limit, by the phase of the submission (see `find_phase`)."""
+
+_MAX_TEXT = 10_000
+"""Maximum length of a text in an answer."""
 
 _PHASES = (("create_submission", "create"), ("upload_complete", "upload"))
 
@@ -134,7 +138,7 @@ def submit(competition: str, file: str, description: str) -> dict[str, Any]:
     return {
         "ref": answer.ref,
         "message": answer.message,
-        "printed": _remove_secrets(printed.getvalue().strip()),
+        "printed": printed.getvalue().strip()[:_MAX_TEXT],
         "uploaded": answer.message != _get_api().COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE,
     }
 
@@ -168,7 +172,10 @@ def _call_untyped(method: str, request: Any) -> dict[str, Any]:
     from kagglesdk.common.types.http_redirect import HttpRedirect
 
     with _get_api().build_kaggle_client() as client:
-        return client.http_client().call("competitions.CompetitionApiService", method, request, HttpRedirect).json()
+        answer = client.http_client().call("competitions.CompetitionApiService", method, request, HttpRedirect).json()
+    if not isinstance(answer, dict):
+        raise _GarbledAnswer
+    return answer
 
 
 def get_archive_info(competition: str) -> dict[str, Any]:
@@ -180,12 +187,14 @@ def get_archive_info(competition: str) -> dict[str, Any]:
     with _get_api().build_kaggle_client() as client:
         response = client.competitions.competition_api_client.download_data_files(request)
         headers = {name.lower(): value for name, value in response.headers.items()}
-        url = response.url.split("?")[0]
+        suffix = response.url.split("?")[0].split(".")[-1]  # the suffix of the file that the client writes
         response.close()
+    if not suffix.isalnum() or headers.get("content-type", "").startswith(("text/", "application/json")):
+        raise _GarbledAnswer  # a page instead of the archive
     md5 = re.search(r"md5=([A-Za-z0-9+/]+=*)", headers.get("x-goog-hash", ""))
     return {
-        "suffix": url.split(".")[-1],  # the suffix of the file that the client writes
-        "size": int(headers["content-length"]) if "content-length" in headers else None,
+        "suffix": suffix,
+        "size": int(headers["content-length"]) if headers.get("content-length", "").isdecimal() else None,
         "version": headers.get("etag") or headers.get("last-modified"),
         "md5": md5.group(1) if md5 else None,
     }
@@ -204,8 +213,19 @@ CALLS = {
 }
 
 
+class _GarbledAnswer(Exception):
+    """An answer that is not from Kaggle's API."""
+
+
+def _is_of_client_types(error: BaseException) -> bool:
+    """Whether the client failed to convert an answer whose JSON has other types than expected."""
+    entries = traceback.extract_tb(error.__traceback__)
+    conversion = {"from_dict", "from_json", "prepare_from", "_prepare_response"} & {entry.name for entry in entries}
+    return isinstance(error, (TypeError, ValueError, KeyError, AttributeError)) and bool(conversion)
+
+
 def _describe(error: BaseException) -> dict[str, Any]:
-    """Convert an exception to plain data: its kind, the server's status and Retry-After, its text without secrets."""
+    """Convert an exception to plain data: its kind, the server's status and Retry-After, its text."""
     response = getattr(error, "response", None)
     functions = [entry.name for entry in traceback.extract_tb(error.__traceback__)]
     classes = {base.__name__ for base in type(error).__mro__}
@@ -215,7 +235,7 @@ def _describe(error: BaseException) -> dict[str, Any]:
         kind = "import"
     elif response is not None:
         kind = "http"
-    elif "JSONDecodeError" in classes:
+    elif "JSONDecodeError" in classes or isinstance(error, _GarbledAnswer) or _is_of_client_types(error):
         kind = "garbled"
     elif classes & {"ConnectionError", "ProtocolError", "Timeout", "ChunkedEncodingError", "SSLError"}:
         kind = "connection"
@@ -224,7 +244,7 @@ def _describe(error: BaseException) -> dict[str, Any]:
     return {
         "kind": kind,
         "error": type(error).__name__,
-        "text": _remove_secrets(_format_error(error, kind)),
+        "text": _format_error(error, kind)[:_MAX_TEXT],
         "status": response.status_code if response is not None else None,
         "retry_after": response.headers.get("Retry-After") if response is not None else None,
         "phase": find_phase(functions),
@@ -233,23 +253,12 @@ def _describe(error: BaseException) -> dict[str, Any]:
 
 def _format_error(error: BaseException, kind: str) -> str:
     if kind == "garbled":
-        return "the answer is not JSON"
+        return "the answer is not JSON, or has values of other types"
     if kind == "connection":
         # The innermost message is the operating system's (refused, reset, unknown host); the libraries wrap it.
         while inner := error.__cause__ or error.__context__:
             error = inner
     return str(error)
-
-
-def _remove_secrets(text: str) -> str:
-    secrets = {os.environ.get(name) for name in ("KAGGLE_KEY", "KAGGLE_API_TOKEN")}
-    with contextlib.suppress(ImportError, AttributeError):
-        from kagglesdk.kaggle_env import get_access_token_from_env
-
-        secrets |= {get_access_token_from_env()[0], *(_get_api().get_config_value(name) for name in ("key", "token"))}
-    for secret in filter(None, secrets):
-        text = text.replace(secret, "***")
-    return re.sub(r"\?[^\s)'\"]+", "?…", text)  # the query of an upload URL grants access
 
 
 if __name__ == "__main__":

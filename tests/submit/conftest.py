@@ -121,6 +121,12 @@ class Harness:
             assert attempts[id].state in ("submitted", "open")
 
 
+@pytest.fixture(autouse=True)
+def _state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test is a new user, who has sent nothing yet."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+
+
 @pytest.fixture(scope="session", params=VERSIONS)
 def packages(request: pytest.FixtureRequest) -> Path | None:
     """Where the client of this version is: None for the installed one, else a folder in pytest's cache."""

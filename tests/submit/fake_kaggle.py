@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 HTML = b"<!doctype html><title>Please sign in to the network</title>"
 KEY = "0123456789abcdef-the-secret-key"
@@ -47,6 +47,8 @@ class FakeKaggle:
     """Extra headers of the archive."""
     token: str | None = None
     """The only valid access token."""
+    lag: float = 0.0
+    """Seconds until the list shows a submission."""
     late: float = 3.0
     """Delay, in seconds, of a request with the fault `late`, whose client no longer waits by then."""
 
@@ -131,20 +133,22 @@ class FakeKaggle:
                 "fileName": "submission.csv",
                 "submittedBy": "ada",
                 "polls": 0,
+                "made": time.monotonic(),
             })
             return {"message": "Successfully submitted", "ref": self._next}
 
     def _shown(self, submission: dict[str, Any]) -> dict[str, Any]:
         scored = submission["polls"] > self.polls_to_score
         state = self.score if scored else {"status": "PENDING", "publicScore": "", "privateScore": None}
-        return {key: value for key, value in submission.items() if key != "polls"} | state
+        return {key: value for key, value in submission.items() if key not in ("polls", "made")} | state
 
     def ListSubmissions(self, request: dict[str, Any]) -> dict[str, Any]:
         size = request.get("pageSize", 20)
         start = int(request.get("pageToken") or 0)
         with self._lock:
-            page = [self._shown(submission) for submission in self.submissions[start : start + size]]
-            more = start + size < len(self.submissions)
+            visible = [item for item in self.submissions if time.monotonic() - item["made"] >= self.lag]
+            page = [self._shown(submission) for submission in visible[start : start + size]]
+            more = start + size < len(visible)
         return {"submissions": page, "nextPageToken": str(start + size) if more else ""}
 
     def GetSubmission(self, request: dict[str, Any]) -> dict[str, Any] | int:
@@ -248,7 +252,7 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(self.kaggle.late)
             with contextlib.suppress(OSError):
                 serve()
-        elif fault in ("lost", "lost-html", "lost-500", "lost-hang"):
+        elif fault in ("lost", "lost-html", "lost-500", "lost-429", "lost-type", "lost-hang"):
             original, answers = self._send, list[tuple]()
             self._send = lambda *answer: answers.append(answer)  # type: ignore[method-assign]
             serve()
@@ -257,14 +261,26 @@ class _Handler(BaseHTTPRequestHandler):
                 stopping.wait(30)
             if fault == "lost-html":
                 self._send(200, HTML, {"Content-Type": "text/html"})
-            elif fault == "lost-500":
-                self._answer(500, {"code": 500, "message": "Internal error"})
+            elif fault in ("lost-500", "lost-429"):
+                self._answer(int(fault[5:]), {"code": int(fault[5:]), "message": "Internal error"})
+            elif fault == "lost-type":
+                self._answer(200, {"message": "Successfully submitted", "ref": "abc"})
             else:
                 self._reset()
         elif fault == "html":
             self._send(200, HTML, {"Content-Type": "text/html"})
         elif fault == "no-ref":
             self._answer(200, {"message": "Successfully submitted"})
+        elif fault.startswith("json "):
+            self._send(200, fault.removeprefix("json ").encode(), {"Content-Type": "application/json"})
+        elif fault.startswith("echo "):
+            # A gateway that quotes the request's credentials in its error.
+            _, status, spelling = fault.split()
+            header = self.headers.get("Authorization", "")
+            secret = base64.b64decode(header[6:]).decode() if header.startswith("Basic ") else header
+            quoted = f"{SPELLINGS[spelling](secret)} {SPELLINGS[spelling](secret.split(':')[-1].split()[-1])}"
+            text = f"invalid header {header!r}, {quoted} in https://h.localhost/u?signature=do-not-print-me"
+            self._answer(int(status), {"code": int(status), "message": text})
         elif fault == "refused":
             # A port on which nothing listens; the client connects to it without the proxy.
             self._answer(200, {"token": "token-refused", "createUrl": "http://127.0.0.1:9/upload?signature=do-not-print-me"})
@@ -299,6 +315,22 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
         self.close_connection = True
 
+
+def _wrap(text: str) -> str:
+    return "\n".join(text[start : start + 7] for start in range(0, len(text), 7))
+
+
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "raw": str,
+    "repr": lambda text: repr(text.encode()),
+    "wrapped": _wrap,
+    "base64": lambda text: base64.b64encode(text.encode()).decode(),
+    "base64-wrapped": lambda text: _wrap(base64.b64encode(text.encode()).decode()),
+    "url": lambda text: quote(text, safe=""),
+    "percent": lambda text: "".join(f"%{byte:02x}" for byte in text.encode()),
+    "hex": lambda text: text.encode().hex(),
+    "escaped": lambda text: "".join(f"\\u{ord(character):04x}" for character in text),
+}
 
 _MESSAGES = {
     400: "Submission not allowed:  Your team has used its daily Submission allowance",

@@ -97,7 +97,7 @@ def test_expired_token_that_takes_precedence_over_a_valid_key_is_reported(harnes
     outcome = run_at(harness, home)
     assert outcome.returncode == 1
     (line,) = outcome.stderr.splitlines()
-    assert f"rejects the token in {home}/.kaggle/access_token (401: Unauthenticated: ***)" in line
+    assert f"rejects the token in {home}/.kaggle/access_token (401: Unauthenticated: [redacted])" in line
     assert "takes precedence over the key in KAGGLE_USERNAME and KAGGLE_KEY: remove the token" in line
     assert "expired-secret-token" not in outcome.stdout + outcome.stderr
 

@@ -1,0 +1,62 @@
+"""A user's attempts that Kaggle's submission list has not shown yet, whatever ledger they are recorded in.
+
+The ledger is a file that the user chooses, so two runs may have two ledgers, and Kaggle's list shows a submission only
+some time after it was made. What both runs share is the user: in `$XDG_STATE_HOME/hw3p2-ensemble/submit/` (by default
+`~/.local/state/…`) each competition has a lock, under which all of its submissions are sent, and an empty file for each
+attempt, named after the file's hash and the attempt's id. It is made before the attempt is sent, and removed when
+Kaggle's list shows the submission, or when there is none.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from registry.errors import InputError
+
+
+class PendingAttempts:
+    """The pending attempts of this user at one competition."""
+
+    def __init__(self, competition: str) -> None:
+        self.folder = _state_folder() / competition
+
+    def prepare(self) -> None:
+        """Create the folder. Raises `InputError` if it cannot be written."""
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            probe = self.folder / f".{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise InputError(
+                f"{self.folder}: cannot be written ({error.strerror}); what is sent is recorded there, so that it is "
+                "sent only once: set XDG_STATE_HOME to another folder"
+            ) from None
+
+    def add(self, id: str, sha256: str) -> None:
+        """Record an attempt before it is sent, and flush that to disk."""
+        self._path(id, sha256).touch()
+        if os.name == "posix":
+            folder = os.open(self.folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def remove(self, id: str, sha256: str) -> None:
+        """Forget an attempt."""
+        self._path(id, sha256).unlink(missing_ok=True)
+
+    def find(self, sha256: str) -> set[str]:
+        """The ids of pending attempts with this content."""
+        return {path.name.partition("-")[2] for path in self.folder.glob(f"{sha256[:16]}-*")}
+
+    def _path(self, id: str, sha256: str) -> Path:
+        return self.folder / f"{sha256[:16]}-{id}"
+
+
+def _state_folder() -> Path:
+    state = os.environ.get("XDG_STATE_HOME", "")
+    base = Path(state) if os.path.isabs(state) else Path(os.path.expanduser("~")) / ".local" / "state"
+    return base / "hw3p2-ensemble" / "submit"
