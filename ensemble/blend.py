@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe, predict_with
 from ensemble.blenders.best import FittedBlender, best_recipe, fit_blenders, lowest_nested, methods_of, winner
 from ensemble.blenders.teacher import check_can_teach, teacher_hypotheses, teacher_of
+from ensemble.hypotheses.fusion import search_settings
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
 from ensemble.members.eligibility import Rules
 from ensemble.members.member import Member, Networks, group_by_member, measurable_on_dev
@@ -198,6 +200,13 @@ def dev_results(result: BlendResult, baselines: Sequence[MemberBaseline], speake
     }
 
 
+def recorded_fusion(inputs: OpenedInputs, result: BlendResult) -> dict[str, Any]:
+    """The settings of the used members' searches, which `ensemble.transcribe` needs to decide as this blend does."""
+    fusion, names = inputs.fusion, inputs.test.names
+    used = [member.name for member in result.members]
+    return {name: msgspec.to_builtins(search_settings(fusion, names.index(name))) for name in used}
+
+
 def write_nbest(path: Path, out: Path, inputs: OpenedInputs, result: BlendResult, dataset: Dataset) -> dict[str, str]:
     """Write the hypotheses for a student model, and return how the sidecar of the submission `out` names them."""
     method = teacher_of(result.fitted)
@@ -234,6 +243,7 @@ def main() -> None:
     strings = [dataset.alphabet.to_string(hypothesis) for hypothesis in result.hypotheses]
     write_submission(options.out, dataset.header, dataset.sample_ids, strings)
     results = dev_results(result, baselines, inputs.dev_speakers)
+    results["fusion"] = recorded_fusion(inputs, result)
     if options.nbest_out is not None:
         results["nbest"] = write_nbest(options.nbest_out, options.out, inputs, result, dataset)
     description = write_sidecar(options.out, dataset, result.members, result.recipe.to_json(), options, results)

@@ -21,7 +21,7 @@ from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.open_inputs import InputOptions, open_inputs
 from ensemble.members.member import Member, group_by_member, measurable_on_dev
 from ensemble.members.refits import with_refits
-from ensemble.members.sidecar import Sidecar
+from ensemble.members.sidecar import read_sidecar
 from ensemble.members.stores import StoresOptions
 from ensemble.rover import NULL
 from ensemble.statistics.blend_tables import member_table
@@ -34,7 +34,7 @@ from folds.store.schemas import EpochMetrics
 from registry import InputError, atomic_write, command
 from registry.bounds import number
 from registry.command_line import parse_options
-from registry.json_files import read_json, read_json_lines
+from registry.json_files import read_json_lines
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #1c2430 }
@@ -165,7 +165,7 @@ def _blend(submission: Path) -> str:
     path = submission.with_name(submission.name + ".json")
     if not path.exists():
         return f"<p>There is no {escape(str(path))}; write one with <code>python -m ensemble.blend</code>.</p>"
-    description = read_json(path, Sidecar, "write it again with python -m ensemble.blend")
+    description = read_sidecar(submission)
     recipe, difference = description.recipe, description.dev_minus_best_member
     settings = json.dumps(recipe.settings, indent=1)
     results = (

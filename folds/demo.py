@@ -24,6 +24,7 @@ from scipy.signal import lfilter
 from folds.competition.alphabets import F22
 from folds.competition.metric import edit_distances
 from folds.competition.submission import check_submission, read_submission, write_submission
+from folds.frontends.kaldi import demo as demo_features
 from folds.synthesis import lexicon, speech
 from registry.bounds import MAX_SEED, Bounded, number
 from registry.command_line import parse_options
@@ -155,7 +156,7 @@ def synthesise(
     noise = lfilter([1.0], [1.0, -rng.uniform(0.0, 0.9)], rng.standard_normal(len(samples)))
     noise *= np.sqrt(np.mean(samples**2) / np.mean(noise**2)) * 10 ** (-speaker.snr / 20)
     samples = (samples + noise) * rng.uniform(0.3, 0.9)
-    return speech.mfcc(samples.astype(np.float32)), [*transcript, "[EOS]"]
+    return demo_features(samples.astype(np.float32)), [*transcript, "[EOS]"]
 
 
 def _pause(rng: np.random.Generator) -> np.ndarray:

@@ -60,6 +60,17 @@ def greedy(log_probs: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
     return tokens
 
 
+def check_utterance(log_probs: np.ndarray) -> np.ndarray:
+    """One utterance's log-probabilities `(T, C)`, at least float32. Raises `InputError` for wrong shapes or values."""
+    rows = np.asarray(log_probs)
+    if rows.ndim != 2 or rows.dtype.kind != "f" or 0 in rows.shape:
+        raise InputError(f"log-probabilities are {rows.dtype} {rows.shape}; expected floats of shape (T, C), T above 0")
+    if rows.dtype == np.float16:  # arithmetic in float16 is slow
+        rows = rows.astype(np.float32)
+    check_frames(rows, 0)
+    return rows
+
+
 def check_frames(rows: np.ndarray, utterance: int) -> None:
     """Raise `InputError` for the first frame of `(T, C)` with NaN, +inf, or probability zero for every class."""
     peaks = rows.max(axis=1)  # NaN propagates through max, so one pass over the classes finds all three cases
@@ -100,12 +111,7 @@ def packed_log_likelihood(log_probs: np.ndarray, tokens: np.ndarray, offsets: np
     The labels that a hypothesis has in common with the beginning of the one before it are computed once for both. In
     the sorted 100-best list of an utterance these are five labels of six.
     """
-    rows = np.asarray(log_probs)
-    if rows.ndim != 2 or rows.dtype.kind != "f" or 0 in rows.shape:
-        raise InputError(f"log-probabilities are {rows.dtype} {rows.shape}; expected floats of shape (T, C), T above 0")
-    if rows.dtype == np.float16:  # arithmetic in float16 is slow
-        rows = rows.astype(np.float32)
-    check_frames(rows, 0)
+    rows = check_utterance(log_probs)
     for wrong in np.flatnonzero((tokens < 1) | (tokens >= rows.shape[1]))[:1]:
         which = int(np.searchsorted(offsets, wrong, side="right")) - 1
         raise InputError(f"hypothesis {which} has token {tokens[wrong]}; expected 1 to {rows.shape[1] - 1}")

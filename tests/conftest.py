@@ -33,6 +33,15 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "hw3p2-mini"
 
 
+@pytest.fixture(scope="session")
+def recordings() -> Path:
+    """Real audio that belongs to the stand-in: $HW3P2_AUDIO, else beside the checkout, else skips."""
+    folder = Path(os.environ.get("HW3P2_AUDIO") or STAND_IN.parents[1] / "audio")
+    if not folder.is_dir():
+        pytest.skip("the recordings are not on this machine")
+    return folder
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests have their own cache."""

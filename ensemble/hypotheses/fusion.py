@@ -18,6 +18,7 @@ from ensemble.hypotheses.first_pass import PRIOR_WEIGHTS, FirstPassTrials
 from ensemble.hypotheses.pool import sum_bonuses
 from ensemble.lm.ngram import PhoneLM
 from ensemble.members.predictions import Predictions
+from ensemble.members.sidecar import SearchSettings
 from folds.store.log_probs import LogProbs
 from folds.store.ragged import Ragged
 
@@ -128,6 +129,31 @@ class Fusion:
                 prior_bonus(log_probs),
             )
         return self._trials[member]
+
+
+@dataclass(frozen=True, eq=False)
+class FittedFusion:
+    """The settings of every member, as they were fitted for a blend and recorded beside its submission."""
+
+    recorded: Sequence[SearchSettings]
+    """Those of each member."""
+
+    def settings(self, member: int, held_out: int | None = None) -> FusionSettings:
+        """The settings of a member's search; `held_out` is ignored, since nothing is fitted."""
+        found = self.recorded[member]
+        token_bonus = found.prior_weight * self.label_bonus(member)
+        return FusionSettings(found.lm_weight, found.length_bonus, token_bonus, found.prior_weight)
+
+    def label_bonus(self, member: int) -> np.ndarray:
+        """The bonus of each class that subtracts the whole prior of the member's labels, (C,)."""
+        return np.array(self.recorded[member].label_bonus)
+
+
+def search_settings(fusion: Fusion, member: int) -> SearchSettings:
+    """The settings of a member's search on utterances of no outer fold, to be recorded."""
+    settings = fusion.settings(member)
+    label_bonus = tuple(fusion.label_bonus(member).tolist())
+    return SearchSettings(settings.lm_weight, settings.length_bonus, settings.prior_weight, label_bonus)
 
 
 def prior_bonus(log_probs: LogProbs) -> np.ndarray:

@@ -60,6 +60,8 @@ class OpenedInputs:
     oof: BlendInputs
     dev: BlendInputs
     test: BlendInputs
+    fusion: Fusion
+    """The settings of the members' searches, by index in `oof.names`."""
     options: InputOptions
     rules: Rules
     notes: list[str]
@@ -122,7 +124,7 @@ def open_inputs(
     for member in members:
         notes += _member_notes(member, options)
     speakers = dataset.dev.speakers if dataset.dev.names_speakers else None
-    return OpenedInputs(members, oof, dev, test, options, rules, notes, speakers)
+    return OpenedInputs(members, oof, dev, test, fusion, options, rules, notes, speakers)
 
 
 def _counted(member: Member, options: InputOptions) -> Member:

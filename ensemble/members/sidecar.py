@@ -14,7 +14,7 @@ from msgspec import Struct
 from ensemble.members.eligibility import all_tags, total_parameters
 from ensemble.members.member import Member
 from folds.data.dataset import Dataset
-from registry.json_files import write_json
+from registry.json_files import read_json, write_json
 
 
 class Recipe(Struct, frozen=True):
@@ -23,6 +23,8 @@ class Recipe(Struct, frozen=True):
     method: str
     weights: dict[str, float | None] = msgspec.field(default_factory=dict)
     settings: dict[str, Any] = msgspec.field(default_factory=dict)
+    members: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    """The run folders of each member's networks."""
 
 
 class Difference(Struct, frozen=True):
@@ -34,8 +36,18 @@ class Difference(Struct, frozen=True):
     high: float
 
 
+class SearchSettings(Struct, frozen=True):
+    """How one member's search used the language model; see `ensemble.hypotheses.fusion`."""
+
+    lm_weight: float
+    length_bonus: float
+    prior_weight: float
+    label_bonus: tuple[float, ...]
+    """What each class adds to a score at a prior weight of 1."""
+
+
 class Sidecar(Struct, frozen=True):
-    """What a report shows of the file; without `dev_minus_best_member`, there are no results."""
+    """What is read of the file; without `dev_minus_best_member`, there are no results."""
 
     recipe: Recipe
     parameters: int
@@ -44,6 +56,18 @@ class Sidecar(Struct, frozen=True):
     nested: float = math.nan
     dev: float = math.nan
     dev_minus_best_member: Difference | None = None
+    data: str = ""
+    """The hash of the data."""
+    fusion: dict[str, SearchSettings] = msgspec.field(default_factory=dict)
+    """The settings of the members' searches; files of earlier versions have none."""
+    options: dict[str, str] = msgspec.field(default_factory=dict)
+    """The options of the command, as strings."""
+
+
+def read_sidecar(submission: Path) -> Sidecar:
+    """The description of a submission. Raises InputError for one that is missing or damaged."""
+    path = submission.with_name(submission.name + ".json")
+    return read_json(path, Sidecar, "write it again with python -m ensemble.blend")
 
 
 def write_sidecar(

@@ -53,6 +53,8 @@ class ConfigFile(Struct, frozen=True):
     guide: SourceFacts | None = None
     options: OptionFacts = OptionFacts()
     data: DataFacts = DataFacts()
+    front_end: str | None = None
+    """What made the features from audio, where it is known; see `folds.frontends`."""
     hardware: dict[str, Any] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:

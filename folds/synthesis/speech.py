@@ -1,4 +1,4 @@
-"""Phonemes to sound to MFCCs, for the demo competition: eSpeak NG through ctypes, and kaldi-native-fbank.
+"""Phonemes to sound, for the demo competition: eSpeak NG through ctypes.
 
 `Speech` speaks ARPAbet exactly as given: eSpeak takes phonemes instead of text, and the phonemes that it reports are
 compared with those requested. It is a formant synthesiser: its speech is clear, regular, and much easier to recognise
@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import espeakng_loader
-import kaldi_native_fbank
 import numpy as np
 from scipy.signal import resample_poly
 
 from registry.errors import InputError
 
 SAMPLE_RATE = 16_000
-FEATURES = 28
 _ESPEAK_RATE = 22_050
 
 # ARPAbet → eSpeak's mnemonic in its American English; the second table has vowels that change without stress.
@@ -182,19 +180,3 @@ def mnemonics(word: Sequence[str]) -> str:
         table = UNSTRESSED if stress == "0" and bare in UNSTRESSED else MNEMONICS
         parts.append(_STRESS.get(stress, "") + table[bare])
     return "|".join(parts)
-
-
-def mfcc(samples: np.ndarray) -> np.ndarray:
-    """Kaldi MFCCs of 16 kHz samples: `(T, 28)` float32, 25 ms windows every 10 ms, without dither."""
-    options = kaldi_native_fbank.MfccOptions()
-    options.frame_opts.samp_freq = SAMPLE_RATE
-    # Dither is random noise that avoids log 0; it would make runs differ, and the demo adds noise of its own.
-    options.frame_opts.dither = 0.0
-    options.mel_opts.num_bins = 40
-    options.num_ceps = FEATURES
-    options.use_energy = False
-    extractor = kaldi_native_fbank.OnlineMfcc(options)
-    extractor.accept_waveform(SAMPLE_RATE, samples)
-    extractor.input_finished()
-    frames = [extractor.get_frame(index) for index in range(extractor.num_frames_ready)]
-    return np.stack(frames).astype(np.float32)

@@ -11,6 +11,7 @@ import torch
 from folds.competition.alphabets import Alphabet
 from folds.data.dataset import Dataset
 from folds.data.speaker_folds import FOLD_ASSIGNMENT
+from folds.frontends.base import front_end_of
 from folds.store.fold_model import FoldModel, read_fold_model
 from folds.store.run_folder import RunFolder, run_folders
 from folds.training.device import device_name
@@ -60,6 +61,7 @@ def run_config(
         "teacher": None,
         "options": _as_json(options),
         "data": {"format": dataset.format, "hash": dataset.hash, "alphabet": dataset.alphabet.hash},
+        "front_end": front_end_of(dataset.hash, dataset.root),
         "torch": torch.__version__,
         "hardware": hardware,
     }

@@ -1,0 +1,183 @@
+"""A fitted blend as a recognizer: the recipe, members and settings that `<submission>.json` records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ensemble.blenders.base import BLENDERS, BlendRecipe, predict_with
+from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
+from ensemble.hypotheses.fusion import FittedFusion, Fusion
+from ensemble.hypotheses.nested_folds import estimate_language_model
+from ensemble.hypotheses.open_inputs import InputOptions, open_inputs
+from ensemble.members.frame_mean import mean_probabilities
+from ensemble.members.member import Member
+from ensemble.members.predictions import AttentionScorer, PackedHypothesis, Predictions
+from ensemble.members.sidecar import Sidecar, read_sidecar
+from ensemble.members.stores import StoresOptions
+from ensemble.transcription.recognizer import Batch, Recognizer, recognizer_of
+from folds.data.dataset import Dataset
+from folds.store.fold_model import FoldModel, load_model
+from folds.store.log_probs import LogProbs
+from models.features import normalize
+from registry.errors import InputError
+from registry.json_files import convert
+
+AGAIN = "blend again with python -m ensemble.blend"
+
+
+def open_blend(submission: Path, options: StoresOptions) -> Recognizer:
+    """The blend that wrote `submission`, with its networks from the runs folders and its data's transcripts.
+
+    Raises InputError for a file without a blend's description, for networks that are missing, and for other data.
+    """
+    sidecar = read_sidecar(submission)
+    where = f"{submission}.json"
+    if sidecar.recipe.method not in BLENDERS:
+        raise InputError(
+            f"{where}: was made by the method {sidecar.recipe.method}, which is no blender; expected a submission of "
+            "python -m ensemble.blend; to transcribe with one model, pass --member instead of --submission"
+        )
+    members = find_members(sidecar, options, where)
+    dataset = options.open_dataset()
+    if sidecar.data != dataset.hash:
+        raise InputError(
+            f"{where}: was blended on data {sidecar.data or 'of an earlier version'}; {dataset.root} is "
+            f"{dataset.hash}: pass the --data that it was blended on"
+        )
+    recipe = BlendRecipe(sidecar.recipe.method, _weights(sidecar, where), dict(sidecar.recipe.settings))
+    settings = _input_options(sidecar, where)
+    decide = _decision(members, recipe, dataset, settings, _fusion(sidecar, members, dataset, settings))
+    networks: list[FoldModel] = []
+    weights: list[float] = []
+    total = sum(recipe.weights[member.name] for member in members)
+    for member in members:
+        networks += member.networks
+        weights += [recipe.weights[member.name] / total / len(member.networks)] * len(member.networks)
+    return recognizer_of(f"{submission.name} ({recipe.method})", networks, weights, decide)
+
+
+def find_members(sidecar: Sidecar, options: StoresOptions, where: str) -> list[Member]:
+    """The members that the blend used, each with the networks used, from the runs folders of the options.
+
+    A run is found by its member's and its own folder's name, wherever the runs folder is now.
+    """
+    available = {(network.name, network.path.name): network for network in options.find_fold_models()}
+    members = []
+    for name, paths in sorted(sidecar.recipe.members.items()):
+        found = []
+        for path in map(Path, paths):
+            network = available.get((path.parent.name, path.name))
+            if network is None:
+                raise InputError(
+                    f"{where}: needs the run {path.parent.name}/{path.name}, which is not finished or not in "
+                    f"{options.describe_runs()}: pass its --runs, or {AGAIN}"
+                )
+            found.append(network)
+        fold_models = tuple(network for network in found if network.folds > 1)
+        refit = next((network for network in found if network.folds == 1), None)
+        members.append(Member(name, fold_models, refit))
+    if not members:
+        raise InputError(f"{where}: names no members: {AGAIN}")
+    return members
+
+
+def _weights(sidecar: Sidecar, where: str) -> dict[str, float]:
+    weights = {name: weight for name, weight in sidecar.recipe.weights.items() if weight is not None}
+    if missing := sorted(set(sidecar.recipe.members) - set(weights)):
+        raise InputError(f"{where}: member {missing[0]} has no weight: {AGAIN}")
+    return weights
+
+
+def _input_options(sidecar: Sidecar, where: str) -> InputOptions:
+    """How the blend's inputs were made; its options are recorded as strings."""
+    names = ("nbest", "pool", "fold_mean", "lm_order", "fit_limit", "seed")
+    recorded: dict[str, Any] = {name: sidecar.options[name] for name in names if name in sidecar.options}
+    if recorded.get("fit_limit") == "None":
+        recorded["fit_limit"] = None
+    return convert(recorded, InputOptions, f"{where}, options", AGAIN, strict=False)
+
+
+def _fusion(
+    sidecar: Sidecar, members: Sequence[Member], dataset: Dataset, settings: InputOptions
+) -> Fusion | FittedFusion:
+    """The settings of the members' searches: as recorded, or fitted again for a blend that did not record them."""
+    names = [member.name for member in members]
+    if all(name in sidecar.fusion for name in names):
+        return FittedFusion([sidecar.fusion[name] for name in names])
+    held_out = [member for member in members if member.fold_models]
+    if len(held_out) < len(members):
+        raise InputError(f"a blend of refits that does not record the settings of its searches: {AGAIN}")
+    return open_inputs(members, dataset, replace(settings, networks="both")).fusion
+
+
+def _decision(
+    members: Sequence[Member],
+    recipe: BlendRecipe,
+    dataset: Dataset,
+    settings: InputOptions,
+    fusion: Fusion | FittedFusion,
+) -> Callable[[Batch], list[list[int]]]:
+    language_model = estimate_language_model(dataset, settings.lm_order)
+
+    def decide(batch: Batch) -> list[list[int]]:
+        split = SplitPredictions(
+            name="audio",
+            names=tuple(member.name for member in members),
+            predictions=tuple(_predictions(members, batch, settings.frames)),
+            ids=batch.log_probs[0].ids,
+            classes=dataset.alphabet.classes,
+            outer_folds=np.zeros(len(batch), np.int64),
+            language_models=(language_model,),
+        )
+        inputs = BlendInputs(split, min(settings.nbest, settings.pool), settings.pool, fusion)
+        return predict_with(inputs, recipe, members)
+
+    return decide
+
+
+def _predictions(members: Sequence[Member], batch: Batch, frames: bool) -> list[Predictions]:
+    """One entry per network, or one per member if frames are averaged, as `open_inputs` has them for test."""
+    predictions, log_probs = [], iter(batch.log_probs)
+    for index, member in enumerate(members):
+        loaded = [next(log_probs) for _ in member.networks]
+        if frames:
+            scorer = _attention_scorer(member.networks, batch.features)
+            predictions.append(Predictions(f"{member.name} mean", index, _loader(_mean(loaded)), scorer))
+            continue
+        for network, of_network in zip(member.networks, loaded, strict=True):
+            scorer = _attention_scorer([network], batch.features)
+            predictions.append(Predictions(network.folder.title, index, _loader(of_network), scorer, network))
+    return predictions
+
+
+def _loader(log_probs: LogProbs) -> Callable[[], LogProbs]:
+    return lambda: log_probs
+
+
+def _mean(loaded: Sequence[LogProbs]) -> LogProbs:
+    mean = mean_probabilities(loaded, len(loaded), loaded[0].offsets)
+    return replace(loaded[0], values=np.log(np.maximum(mean, 1e-9)).astype(np.float16))
+
+
+def _attention_scorer(networks: Sequence[FoldModel], features: Sequence[np.ndarray]) -> AttentionScorer | None:
+    """Mean log-likelihood of hypotheses under the networks' attention decoders; None unless all have one."""
+    if not all(network.has_attention_scores for network in networks):
+        return None
+
+    def scorer(ids: Sequence[str], hypotheses: Sequence[Sequence[PackedHypothesis]]) -> list[np.ndarray]:
+        totals = [np.zeros(len(candidates)) for candidates in hypotheses]
+        for network in networks:
+            model = load_model(network)
+            for total, utterance, candidates in zip(totals, ids, hypotheses, strict=True):
+                frames = torch.from_numpy(normalize(features[int(utterance)]))
+                scores = model.attention_scores(frames, [list(candidate) for candidate in candidates])
+                total += np.asarray(scores.tolist()) / len(networks)
+        return totals
+
+    return scorer

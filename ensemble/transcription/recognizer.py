@@ -1,0 +1,151 @@
+"""What transcribes: trained networks, and how their log-probabilities of new utterances become phonemes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+import models
+from ensemble.beam.search import beam_search
+from ensemble.members.stores import StoresOptions
+from folds.frontends.base import FRONT_ENDS, front_end_of
+from folds.store.fold_model import FoldModel
+from folds.store.log_probs import LogProbs
+from folds.store.ragged import offsets_of
+from folds.store.schemas import SummaryFile
+from registry.errors import InputError
+from registry.json_files import read_json
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """N utterances and their log-probabilities under each network of a recognizer."""
+
+    features: list[np.ndarray]
+    """`(T, F)` of each utterance, not normalised."""
+    log_probs: list[LogProbs]
+    """Of each network, in the recognizer's order."""
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+@dataclass(frozen=True, eq=False)
+class Recognizer:
+    """Trained networks and the decision on phonemes."""
+
+    name: str
+    """What transcripts say made them."""
+    networks: tuple[FoldModel, ...]
+    weights: tuple[float, ...]
+    """The share of each network in times and confidences; they sum to 1."""
+    phonemes: tuple[str, ...]
+    """The phoneme of each class; empty for class 0, the blank."""
+    characters: tuple[str, ...]
+    """The submission character of each class, in the same way."""
+    decide: Callable[[Batch], list[list[int]]]
+    """One class sequence per utterance."""
+
+    def predict(self, features: Sequence[np.ndarray]) -> Batch:
+        """All networks' log-probabilities; one network is in memory at a time. Raises InputError for wrong features."""
+        return Batch(list(features), [_predict(network, features) for network in self.networks])
+
+    def front_end(self, option: str | None) -> str | None:
+        """The front end of the data that the networks were trained on; None if it is not known.
+
+        It is recorded in each run, or known from the data. `option` names it where it is not. Raises InputError for an
+        `option` that is not registered, differs from the one known, or makes features of another number.
+        """
+        names = {known_front_end(network): network for network in self.networks}
+        if option is not None:
+            FRONT_ENDS.entry(option)
+            names.setdefault(option, self.networks[0])
+        known = sorted(name for name in names if name is not None)
+        if len(known) > 1:
+            other = next(name for name in known if name != option)
+            found = f"--frontend {option}" if option else f"{names[known[0]].path}, of {known[0]}"
+            raise InputError(
+                f"{names[other].path}: was trained on features of the front end {other}, not {found}: "
+                + ("leave the option out" if option else "transcribe with members of the same data")
+            )
+        for name in known:
+            made = FRONT_ENDS.entry(name).info.get("features")
+            for network in self.networks:
+                if made is not None and made != features_of(network):
+                    raise InputError(
+                        f"{network.path}: was trained on {features_of(network)} features per frame; the front end "
+                        f"{name} makes {made}: pass the --frontend that its data had"
+                    )
+        return known[0] if known else None
+
+
+def known_front_end(network: FoldModel) -> str | None:
+    """The front end of a network's data, as its run records it, or as its data are known to have it."""
+    return network.config.get("front_end") or front_end_of(network.config.get("data", {}).get("hash"))
+
+
+def features_of(network: FoldModel) -> int:
+    """Features per frame that a network reads."""
+    return int(network.check_trained().model_config["features"])
+
+
+def recognizer_of(
+    name: str,
+    networks: Sequence[FoldModel],
+    weights: Sequence[float],
+    decide: Callable[[Batch], list[list[int]]],
+) -> Recognizer:
+    """A recognizer of these networks. Raises InputError if weights are missing, or alphabets or features differ."""
+    loaded = [(network, models.load(network.path).description) for network in networks]
+    first, description = loaded[0]
+    for network, other in loaded[1:]:
+        if (other.phonemes, other.characters) != (description.phonemes, description.characters):
+            raise InputError(f"{network.path}, {first.path}: their alphabets differ: choose members of the same data")
+        if features_of(network) != features_of(first):
+            raise InputError(
+                f"{network.path} was trained on {features_of(network)} features per frame, {first.path} on "
+                f"{features_of(first)}: choose members of the same data"
+            )
+    return Recognizer(
+        name, tuple(networks), tuple(weights), description.phonemes, description.characters, decide
+    )
+
+
+def open_network(options: StoresOptions, member: str | None) -> Recognizer:
+    """One network without a language model: that with the lowest greedy distance on dev, perhaps of one member.
+
+    Raises InputError if there is none, or no member of that name.
+    """
+    available = options.find_fold_models()
+    names = sorted({network.name for network in available})
+    if member is not None and member not in names:
+        raise InputError(f"--member {member}: no finished member has this name; there are: {', '.join(names)}")
+    # Where a network was trained on dev, its distance there says nothing, so it is used only if it is asked for.
+    networks = [network for network in available if network.name == member or (member is None and not network.with_dev)]
+    if not networks:
+        raise InputError(f"{options.describe_runs()}: no finished run: train one with python -m folds.train")
+    best = min(networks, key=_dev_distance)
+    return recognizer_of(best.folder.title, [best], [1.0], _decode)
+
+
+def _dev_distance(network: FoldModel) -> float:
+    summary = read_json(network.folder.summary, SummaryFile, "resume the run with folds.train --resume")
+    distance = summary.greedy_distance.get("dev")
+    return float("inf") if distance is None else distance
+
+
+def _decode(batch: Batch) -> list[list[int]]:
+    """The best hypotheses of a beam search without a language model."""
+    (log_probs,) = batch.log_probs
+    found = beam_search(*log_probs.padded(range(len(log_probs))))
+    return [list(nbest[0].tokens) for nbest in found]
+
+
+def _predict(network: FoldModel, features: Sequence[np.ndarray]) -> LogProbs:
+    trained = models.load(network.path)
+    parts = trained.predict(list(features))
+    values = np.concatenate(parts).astype(np.float16)  # as predictions are stored, which blends are fitted on
+    ids = tuple(map(str, range(len(parts))))
+    return LogProbs(values, offsets_of(map(len, parts)), ids, alphabet_hash="", blank=0, stride=trained.stride)

@@ -1,0 +1,94 @@
+"""When each phoneme of a transcript was said, and how sure the networks are of it.
+
+Each network aligns the decided phonemes with its own log-probabilities by `models.ctc_alignment`, at its own frame
+rate, because networks emit a phoneme in frames of their own choosing. A phoneme's time is the weighted mean over
+the networks of where they emit it; its confidence is the weighted mean of the highest posterior that each network gives
+it in the frames aligned with it. A network that hears another phoneme there gives it little, so confidences fall where
+networks disagree.
+
+CTC emits a phoneme in a frame or two, not for as long as it lasts. So its interval reaches half way to its neighbours,
+and at most `REACH` seconds to either side, beyond which there is silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from folds.frontends.base import FRAME_SHIFT, WINDOW
+from models.ctc_alignment import align
+
+REACH = 0.15
+"""The longest that a phoneme reaches before and after its centre, in seconds; long vowels last about twice this."""
+SILENCES = ("[SIL]", "SIL")
+
+
+@dataclass(frozen=True)
+class TimedPhoneme:
+    """A phoneme of a transcript."""
+
+    phoneme: str
+    start: float
+    """In seconds from the recording's beginning."""
+    end: float
+    confidence: float
+    """From 0 to 1; see this module."""
+
+
+def time_phonemes(
+    tokens: Sequence[int],
+    log_probs: Sequence[np.ndarray],
+    strides: Sequence[int],
+    weights: Sequence[float],
+    phonemes: Sequence[str],
+    seconds: float,
+) -> list[TimedPhoneme]:
+    """Times and confidences of L tokens in an utterance of `seconds`, in order and without overlap.
+
+    `log_probs` `(T', C)`, `strides` and `weights` are those of each network, `phonemes` the names of the classes. Where
+    no network has an alignment, the phonemes are spread evenly and their confidence is 0.
+    """
+    if not len(tokens):
+        return []
+    centres, confidences = _centres(tokens, log_probs, strides, weights, seconds)
+    names = [phonemes[token] for token in tokens]
+    reach = np.array([np.inf if name in SILENCES else REACH for name in names])
+    starts, ends = _intervals(centres, reach, seconds)
+    values = zip(names, starts.tolist(), ends.tolist(), confidences.tolist(), strict=True)
+    return [TimedPhoneme(*value) for value in values]
+
+
+def _centres(
+    tokens: Sequence[int],
+    log_probs: Sequence[np.ndarray],
+    strides: Sequence[int],
+    weights: Sequence[float],
+    seconds: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The time of each token, in seconds and increasing, and its confidence, both (L,)."""
+    labels = np.asarray(tokens)
+    centres, confidences, total = np.zeros(len(labels)), np.zeros(len(labels)), 0.0
+    for rows, stride, weight in zip(log_probs, strides, weights, strict=True):
+        spans, score = align(rows, tokens)
+        if not np.isfinite(score):
+            continue  # the network has too few frames for so many phonemes
+        total += weight
+        for k, (start, end) in enumerate(spans):
+            posteriors = np.exp(rows[start:end, labels[k]].astype(np.float64))
+            frame = np.average(np.arange(start, end), weights=np.maximum(posteriors, 1e-30))
+            centres[k] += weight * (WINDOW / 2 + FRAME_SHIFT * (stride * frame + (stride - 1) / 2))
+            confidences[k] += weight * posteriors.max()
+    if total == 0:
+        return seconds * (np.arange(len(labels)) + 0.5) / len(labels), confidences
+    return np.minimum(centres / total, seconds), np.minimum(confidences / sum(weights), 1.0)
+
+
+def _intervals(centres: np.ndarray, reach: np.ndarray, seconds: float) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and ends (L,): half way to the neighbours or, where that is nearer, as far as the neighbour reaches."""
+    gaps = np.diff(centres)
+    ends = centres[:-1] + np.minimum(reach[:-1], np.maximum(gaps / 2, gaps - reach[1:]))
+    starts = centres[1:] - np.minimum(reach[1:], np.maximum(gaps / 2, gaps - reach[:-1]))
+    first, last = max(centres[0] - reach[0], 0.0), min(centres[-1] + reach[-1], seconds)
+    return np.concatenate([[first], starts]), np.concatenate([ends, [last]])

@@ -1,0 +1,137 @@
+"""Transcribe recordings: utterance by utterance, in batches that may span several recordings, in bounded memory."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ensemble.members.frame_mean import resampled_rows
+from ensemble.transcription.recognizer import Batch, Recognizer
+from ensemble.transcription.sources import Source
+from ensemble.transcription.timing import SILENCES, TimedPhoneme, time_phonemes
+from folds.audio.segments import split_at_pauses
+from folds.frontends.base import FRAME_SHIFT, FRONT_ENDS, SAMPLE_RATE, WINDOW, compute_features
+from registry.errors import InputError
+
+BATCH = 32
+"""Utterances recognized together: enough that loading the networks takes little of the time, and at most 20 minutes of
+audio in memory."""
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """The phonemes of one recording."""
+
+    name: str
+    source: str
+    seconds: float
+    recognizer: str
+    phonemes: tuple[TimedPhoneme, ...]
+    characters: str
+    """The submission's string, one character per phoneme."""
+
+
+@dataclass(frozen=True, eq=False)
+class Utterance:
+    """A recording, or a part of a long one, before it is recognized."""
+
+    recording: int
+    """Index of its source."""
+    start: float
+    """In seconds from the recording's beginning."""
+    seconds: float
+    features: np.ndarray
+    """`(T, F)`."""
+    samples: np.ndarray | None
+    """`(S,)` at 16 kHz; None for a source of features."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recognized:
+    """An utterance with its phonemes, whose times are from the recording's beginning."""
+
+    utterance: Utterance
+    phonemes: list[TimedPhoneme]
+    posteriors: np.ndarray
+    """`(T', C)`, the networks' weighted mean at the frame rate of the fastest."""
+
+
+def transcribe(
+    sources: Sequence[Source],
+    recognizer: Recognizer,
+    front_end: str | None,
+    max_seconds: float,
+    watch: Callable[[Source, Recognized], None] = lambda source, recognized: None,
+) -> Iterator[Transcript]:
+    """The transcript of each source, in order; `watch` is called with every utterance that was recognized.
+
+    Recordings longer than `max_seconds` are split at pauses. Raises InputError for a source that cannot be read, for
+    audio without a known `front_end`, and for features of another width than the networks were trained on.
+    """
+    character_of = dict(zip(recognizer.phonemes, recognizer.characters, strict=True))
+    recognized = _recognize(_utterances(sources, front_end, max_seconds), recognizer)
+    for index, parts in itertools.groupby(recognized, key=lambda part: part.utterance.recording):
+        source, end = sources[index], 0.0
+        phonemes: list[TimedPhoneme] = []
+        for part in parts:
+            watch(source, part)
+            _extend(phonemes, part.phonemes)
+            end = part.utterance.start + part.utterance.seconds
+        characters = "".join(character_of[timed.phoneme] for timed in phonemes)
+        yield Transcript(source.name, source.where, end, recognizer.name, tuple(phonemes), characters)
+
+
+def _extend(phonemes: list[TimedPhoneme], more: Sequence[TimedPhoneme]) -> None:
+    """Append the phonemes of the next utterance; the silence on both sides of a cut is one."""
+    if phonemes and more and phonemes[-1].phoneme == more[0].phoneme and more[0].phoneme in SILENCES:
+        confidence = (phonemes[-1].confidence + more[0].confidence) / 2
+        phonemes[-1] = replace(phonemes[-1], end=more[0].end, confidence=confidence)
+        more = more[1:]
+    phonemes += more
+
+
+def _utterances(sources: Sequence[Source], front_end: str | None, max_seconds: float) -> Iterator[Utterance]:
+    for index, source in enumerate(sources):
+        if source.is_features:
+            features = source.features()
+            yield Utterance(index, 0.0, FRAME_SHIFT * (len(features) - 1) + WINDOW, features, None)
+            continue
+        if front_end is None:
+            raise InputError(
+                f"{source.where}: which front end makes the features that the model was trained on is not recorded: "
+                f"pass --frontend with one of {', '.join(FRONT_ENDS.names())}"
+            )
+        with source.audio() as audio:
+            for start, samples in split_at_pauses(audio.blocks(), max_seconds):
+                features = compute_features(front_end, samples)
+                yield Utterance(index, start, len(samples) / SAMPLE_RATE, features, samples)
+
+
+def _recognize(utterances: Iterable[Utterance], recognizer: Recognizer) -> Iterator[Recognized]:
+    stream = iter(utterances)
+    while batch := list(itertools.islice(stream, BATCH)):
+        predicted = recognizer.predict([utterance.features for utterance in batch])
+        for row, (utterance, tokens) in enumerate(zip(batch, recognizer.decide(predicted), strict=True)):
+            phonemes = _time(utterance, row, tokens, predicted, recognizer)
+            yield Recognized(utterance, phonemes, _mean_posteriors(predicted, row, recognizer.weights))
+
+
+def _time(
+    utterance: Utterance, row: int, tokens: Sequence[int], batch: Batch, recognizer: Recognizer
+) -> list[TimedPhoneme]:
+    log_probs = [of_network[row] for of_network in batch.log_probs]
+    strides = [of_network.stride for of_network in batch.log_probs]
+    timed = time_phonemes(tokens, log_probs, strides, recognizer.weights, recognizer.phonemes, utterance.seconds)
+    return [replace(it, start=it.start + utterance.start, end=it.end + utterance.start) for it in timed]
+
+
+def _mean_posteriors(batch: Batch, row: int, weights: Sequence[float]) -> np.ndarray:
+    log_probs = [of_network[row] for of_network in batch.log_probs]
+    offsets = np.array([0, max(map(len, log_probs))])
+    mean = np.zeros((offsets[1], log_probs[0].shape[1]))
+    for rows, weight in zip(log_probs, weights, strict=True):
+        mean += weight * np.exp(rows[resampled_rows(np.array([0, len(rows)]), offsets)])
+    return mean

@@ -1,0 +1,1 @@
+"""Front ends: from audio samples to the features of a competition's data."""
