@@ -13,12 +13,14 @@ DEMO_ARGS ?=
 DEMO_MODELS ?= gru_small,pblstm_small
 TRAIN_ARGS ?= --epochs 12 --batch-frames 3000
 
-.PHONY: help install demo test bench ctcdecode clean
+.PHONY: help install demo test docs completion bench ctcdecode clean
 
 help:
 	@echo "make demo       train two small models over two folds of synthetic speech, blend, score (10 minutes)"
 	@echo "make test       linters, type checker, tests with coverage (10 minutes)"
 	@echo "make install    only create .venv"
+	@echo "make docs       the documentation site, into site/"
+	@echo "make completion completion for bash and zsh, into .venv/completion.bash"
 	@echo "make bench      benchmarks: training speed, decoders, blenders"
 	@echo "make ctcdecode  build the ctcdecode decoder into .venv (needs a C++ compiler)"
 	@echo "make clean      remove .venv, the demo and tool caches; never runs/"
@@ -45,6 +47,12 @@ test: $(INSTALLED)
 	$(BIN)/python -m mypy registry models folds ensemble submit
 	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered
 
+docs: $(INSTALLED)
+	$(BIN)/python -m mkdocs build --strict --quiet --site-dir site
+
+completion: $(INSTALLED)
+	$(BIN)/python docs/generate/completion.py > .venv/completion.bash
+
 bench: $(INSTALLED)
 	@for benchmark in tests/benchmarks/bench_*.py; do \
 		echo "== $$benchmark"; $(BIN)/python "$$benchmark" || exit 1; done
@@ -53,5 +61,5 @@ ctcdecode: $(INSTALLED)
 	sh docs/build_ctcdecode.sh $(BIN)/python
 
 clean:
-	rm -rf .venv demo build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .coverage *.egg-info
+	rm -rf .venv demo site build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .coverage *.egg-info
 	find . -name __pycache__ -not -path './.git/*' -type d -prune -exec rm -rf {} +

@@ -21,6 +21,7 @@ if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
 from folds.training.command_line import parse
 from folds.training.distributed import joined_group
 from folds.training.guide import find_guide
+from folds.training.loggers.base import logger_names
 from folds.training.run_config import check_number_of_folds
 from folds.training.signals import Stopped
 from folds.training.train_fold_model import train_fold_model
@@ -43,6 +44,7 @@ def main() -> int:
     if options.guide is not None:
         for fold in folds:
             find_guide(options.guide, fold)
+    logger_names(options.log)  # whether they are installed is known before the data are read
     for model, fold in itertools.product(models, folds):
         check_number_of_folds(options.run_folder(model.name, fold), options.folds)
     dataset = options.open_dataset()

@@ -14,8 +14,8 @@ PACKAGES = ("registry", "models", "folds", "ensemble", "submit")
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "Levenshtein": "python-Levenshtein", "kagglesdk": "kaggle"}
 # Imported by others on our behalf: kaggle imports six without declaring it, torch.utils.tensorboard needs tensorboard.
 INDIRECT = {"six", "tensorboard"}
-# Decoders that are registered where they are installed.
-OPTIONAL = {"ctcdecode", "flashlight", "fast_ctc_decode"}
+# Decoders and trackers that can be used where they are installed.
+OPTIONAL = {"ctcdecode", "flashlight", "fast_ctc_decode", "wandb", "mlflow"}
 
 
 def imported() -> set[str]:

@@ -5,6 +5,7 @@
     timing.jsonl             clock readings, one line per epoch
     summary.json             greedy distances, CPU- and wall minutes, frames/s, written with the predictions
     tensorboard/             the metrics and timings for TensorBoard
+    trackers.json            the run's ids in other trackers (`--log`)
     checkpoint/              training states, the best weights so far, and the weights that predict
     oof, dev, test.safetensors                     log-probabilities; the run is finished once all three exist
     oof, dev, test.attention_scores.safetensors    a cache of attention scores, written by blends
@@ -87,6 +88,11 @@ class RunFolder:
     @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
+
+    @property
+    def tracker_ids(self) -> Path:
+        """The run's ids in trackers, by the tracker's name."""
+        return self.path / "trackers.json"
 
     @property
     def weights(self) -> Path:

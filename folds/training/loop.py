@@ -34,8 +34,8 @@ from registry import InputError
 def fit(model: CTCModel, task: TrainingTask) -> None:
     """Train `model` in place, from the newest checkpoint in `task.folder` if there is one.
 
-    Writes checkpoints, metrics, timings and TensorBoard files. Raises Stopped after SIGTERM or Ctrl-C, once the state
-    is saved, and InputError after too many non-finite losses in a row.
+    Writes checkpoints, metrics and timings, and gives the metrics to the task's loggers. Raises Stopped after SIGTERM
+    or Ctrl-C, once the state is saved, and InputError after too many non-finite losses in a row.
     """
     recipe = task.recipe
     if task.start == "random" and recipe.prior:
@@ -52,7 +52,7 @@ def fit(model: CTCModel, task: TrainingTask) -> None:
     if task.group.first:
         _announce(task, budget, resumed, counters.step)
         progress = budget.progress(counters.step, counters.elapsed)
-        logger = MetricsLogger(task.folder, counters.epoch - 1, counters.step, progress)
+        logger = MetricsLogger(task.folder, counters.epoch - 1, counters.step, progress, task.loggers)
     with SignalCatcher() as signals, logger or contextlib.nullcontext():
         while budget.progress(counters.step, counters.elapsed) < 1:
             _epoch(state, task, budget, logger, signals, save_timer)

@@ -1,4 +1,4 @@
-"""What a run reports: a progress bar, a line per epoch, metrics.jsonl, timing.jsonl and TensorBoard.
+"""What a run reports: a progress bar, a line per epoch, metrics.jsonl, timing.jsonl, and the loggers of `--log`.
 
 Clock readings differ from run to run, so they go to a file of their own, and the file of metrics can be compared byte
 by byte.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,21 +18,22 @@ import torch
 
 from folds.store.run_folder import RunFolder
 from folds.store.schemas import EpochTiming, SummaryFile
+from folds.training.loggers.base import Loggers
 from registry import atomic_write
 from registry.console import ProgressBar
 from registry.json_files import read_json_lines
 
 
 class MetricsLogger:
-    """Open for the time of a run: `with MetricsLogger(folder, epochs_done, step, progress) as logger`."""
+    """Open for the time of a run: `with MetricsLogger(folder, epochs_done, step, progress, loggers) as logger`."""
 
-    def __init__(self, folder: RunFolder, epochs_done: int, step: int, progress: float) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed for training
-
+    def __init__(
+        self, folder: RunFolder, epochs_done: int, step: int, progress: float, loggers: Sequence[str]
+    ) -> None:
         self.folder = folder
         for path in (folder.metrics, folder.timing):
             _truncate(path, epochs_done)
-        self._board = SummaryWriter(str(folder.tensorboard), purge_step=step or None)
+        self._loggers = Loggers(loggers, folder, step)
         self._bar = ProgressBar(folder.title, total=1.0, completed=min(progress, 1.0))
         self._distance = "?"
         self.begin_epoch()
@@ -42,7 +44,7 @@ class MetricsLogger:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.__exit__(kind, error, trace)
-        self._board.close()
+        self._loggers.close()
 
     def begin_epoch(self) -> None:
         """Start the epoch's clocks."""
@@ -67,16 +69,24 @@ class MetricsLogger:
         timing = {"wall_s": round(wall, 3), "cpu_s": round(cpu, 3), "frames_per_s": round(speed)}
         timing["threads"] = torch.get_num_threads()
         _append(self.folder.timing, {"epoch": row["epoch"], **timing})
-        for key, value in {**row, **timing}.items():
-            if value is not None:
-                self._board.add_scalar(key, value, row["step"])
+        values = {name: value for name, value in {**row, **timing}.items() if value is not None}
+        self._loggers.log(values, row["step"])
         self._distance = "none" if row["held_out"] is None else f"{row['held_out']:.2f}"
         measured = f"held-out distance {self._distance} ({source}), " if source else ""
         print(
             f"{self.folder.title} epoch {label}: loss {row['loss']:.4f}, {measured}{speed:.0f} frames/s, "
-            f"{cpu / 60:.1f} CPU-minutes",
+            f"{cpu_time(cpu)}",
             flush=True,
         )
+
+
+def cpu_time(seconds: float) -> str:
+    """CPU time with a unit in which it is not rounded to nothing.
+
+    >>> cpu_time(2.34), cpu_time(90)
+    ('2.3 CPU-seconds', '1.5 CPU-minutes')
+    """
+    return f"{seconds:.2g} CPU-seconds" if seconds < 59.5 else f"{seconds / 60:.1f} CPU-minutes"
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,9 @@ class TrainOptions(StoreOptions):
     save_every: float = number(0.0, at_least=0, at_most=MAX_MINUTES)
     """Minutes between checkpoints, for slow or mounted drives; a kill loses up to this much. 0 writes one after each
     epoch and every 10 minutes within one. The last step and a stop by SIGTERM or Ctrl-C always write one."""
+    log: str = "tensorboard"
+    """Where metrics go besides metrics.jsonl: tensorboard, wandb or mlflow, several separated by commas, or none. wandb
+    and mlflow have to be installed, and read their own environment variables."""
     skip_bad: bool = False
     """Leave out training utterances too short for their labels instead of stopping with an error."""
     recipe: RecipeOptions = dataclasses.field(default_factory=RecipeOptions)

@@ -13,7 +13,7 @@ from folds.data.dataset import Dataset, Split
 from folds.store.log_probs import LogProbs, write_log_probs
 from folds.store.ragged import offsets_of
 from folds.store.run_folder import SPLITS, RunFolder
-from folds.training.metrics_logger import Cost
+from folds.training.metrics_logger import Cost, cpu_time
 from models import BLANK, CTCModel
 from models.ctc import greedy
 from registry.json_files import write_json
@@ -82,4 +82,4 @@ def write_predictions(
         write_log_probs(folder.predictions(name), log_probs)
     listed = ", ".join(f"{name} {distance:.3f}" for name, distance in distances.items())
     measured = f"greedy distance {listed}; " if distances else ""
-    print(f"{folder.title}: {measured}{cost.cpu_minutes:.1f} CPU-minutes; wrote {folder.path}")
+    print(f"{folder.title}: {measured}{cpu_time(60 * cost.cpu_minutes)}; wrote {folder.path}")

@@ -47,6 +47,8 @@ class TrainingTask:
     """Minutes between checkpoints; 0 for one after each epoch."""
     threads: CPUThreads = field(default_factory=lambda: CPUThreads(torch.get_num_threads()))
     """The CPU threads; by default the present number."""
+    loggers: tuple[str, ...] = ()
+    """Where metrics go besides metrics.jsonl: names in `LOGGERS`."""
     guide: Guide | None = None
     """The trained model, on `device`, on whose frames this one learns to spike."""
     student_targets: StudentTargets | None = None

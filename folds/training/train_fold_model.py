@@ -22,6 +22,7 @@ from folds.store.run_folder import RunFolder
 from folds.training.device import pick_device, resolve_precision
 from folds.training.distributed import ProcessGroup
 from folds.training.guide import open_guide
+from folds.training.loggers.base import logger_names
 from folds.training.loop import fit
 from folds.training.metrics_logger import Cost
 from folds.training.options import TrainingRecipe, TrainOptions
@@ -163,6 +164,7 @@ def _train_once(
         with_dev=options.with_dev,
         save_minutes=options.save_every,
         threads=threads,
+        loggers=logger_names(options.log),
         guide=guide,
         student_targets=None if teacher is None else student_targets(teacher, dataset.train),
         lease=lease,
