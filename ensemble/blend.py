@@ -37,8 +37,8 @@ from ensemble.statistics.blend_tables import (
     member_table,
     verdict,
 )
-from ensemble.statistics.bootstrap import bootstrap, paired_bootstrap, resampled_units
 from ensemble.statistics.member_baselines import MemberBaseline, measure_members, strongest
+from folds.competition.bootstrap import bootstrap, paired_bootstrap, resampled_units
 from folds.competition.metric import edit_distances
 from folds.competition.submission import write_submission
 from folds.data.dataset import Dataset

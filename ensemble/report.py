@@ -25,10 +25,10 @@ from ensemble.members.sidecar import read_sidecar
 from ensemble.members.stores import StoresOptions
 from ensemble.rover import NULL
 from ensemble.statistics.blend_tables import member_table
-from ensemble.statistics.bootstrap import bootstrap, resampled_units
 from ensemble.statistics.confusions import EditCounts, count_edits
 from ensemble.statistics.member_baselines import MemberBaseline, measure_members
 from folds.competition.alphabets import Alphabet
+from folds.competition.bootstrap import bootstrap, resampled_units
 from folds.competition.metric import edit_distances
 from folds.store.schemas import EpochMetrics
 from registry import InputError, atomic_write, command

@@ -9,8 +9,8 @@ import pandas as pd
 
 from ensemble.blenders.best import FittedBlender
 from ensemble.members.member import Member, Networks
-from ensemble.statistics.bootstrap import Interval, bootstrap, paired_bootstrap
 from ensemble.statistics.member_baselines import Alternative, MemberBaseline
+from folds.competition.bootstrap import Interval, bootstrap, paired_bootstrap
 
 NETWORKS: Mapping[Networks, str] = {"folds": "fold models", "refits": "refits", "both": "fold models and refits"}
 

@@ -27,7 +27,7 @@ from ensemble.hypotheses.pool import Pool
 from ensemble.hypotheses.scoring import best_per_utterance
 from ensemble.members.member import group_by_member
 from ensemble.members.stores import StoresOptions
-from ensemble.statistics.bootstrap import paired_bootstrap
+from folds.competition.bootstrap import paired_bootstrap
 from folds.data.dataset import Dataset
 from registry import command
 from registry.bounds import MAX_SEED, MAX_UTTERANCES, number

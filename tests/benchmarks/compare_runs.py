@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble.statistics.bootstrap import paired_bootstrap
+from folds.competition.bootstrap import paired_bootstrap
 from folds.competition.detect import data_root
 from folds.data.cache import load_dataset
 from folds.data.dataset import Dataset

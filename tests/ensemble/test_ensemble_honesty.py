@@ -7,7 +7,7 @@ import pytest
 import simulated_members as simulated
 
 from ensemble.blenders.base import BLENDERS, nested_distances
-from ensemble.statistics.bootstrap import paired_bootstrap
+from folds.competition.bootstrap import paired_bootstrap
 from folds.competition.metric import edit_distances
 
 UTTERANCES = 32

@@ -7,7 +7,7 @@ import pytest
 
 from ensemble.fitting.member_weights import greedy_selection
 from ensemble.statistics.blend_tables import verdict
-from ensemble.statistics.bootstrap import bootstrap, paired_bootstrap, resampled_units
+from folds.competition.bootstrap import bootstrap, paired_bootstrap, resampled_units
 
 
 def towards(target):
