@@ -70,4 +70,4 @@ _SCHEMAS: dict[str, type] = {
 def check_answer(call: str, answer: Any) -> None:
     """Raise `InputError` if the answer to this call of `submit.worker` has a value of another type than expected."""
     if schema := _SCHEMAS.get(call):
-        convert(answer, schema, f"{call}: wrong type in Kaggle's answer")
+        convert(answer, schema, call)

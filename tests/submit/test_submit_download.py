@@ -187,6 +187,15 @@ def test_page_instead_of_the_archive(harness: Harness) -> None:
     assert "is damaged" in fetch(harness).err
 
 
+@pytest.mark.parametrize("endpoint", ["DownloadDataFiles", "archive"])
+def test_page_instead_of_an_answer_is_reported_and_leaves_nothing(harness: Harness, endpoint: str) -> None:
+    harness.kaggle.archive = zipped({"a.txt": b"a"})
+    harness.kaggle.faults[endpoint] = ["html"] * 9
+    outcome = fetch(harness)
+    assert outcome.status == 1 and "was not from Kaggle's API" in outcome.err and "login page" in outcome.err
+    assert not (harness.folder / "data").exists()
+
+
 def test_folder_must_be_given(harness: Harness) -> None:
     outcome = harness.run(download=True)
     assert outcome.status == 2 and "--out DIR" in outcome.err

@@ -68,6 +68,16 @@ CASES = [
         "accepted, answer lost, list down",
         on("CreateSubmission", "lost") | on("ListSubmissions", "", *["500"] * 9), 1, 1, "run the same command again",
     ),
+    # JSON of other types than expected.
+    Case("ref is a text, but accepted", on("CreateSubmission", "lost-type"), 0, 1),
+    Case("ref is a text, nothing made", on("CreateSubmission", 'json {"ref": "abc"}'), 0, 1),
+    Case("limits are texts", on("GetSubmissionLimits", *['json {"numAllowedNow": "x"}'] * 9), 1, 0, "allowed: expected int"),
+    Case("limits are negative", on("GetSubmissionLimits", *['json {"numAllowedNow": -1}'] * 9), 1, 0, "allowed: "),
+    Case("list of refs that are texts", on("ListSubmissions", 'json {"submissions": [{"ref": "abc"}]}'), 0, 1),
+    Case("list that is none", on("ListSubmissions", *['json {"submissions": 3}'] * 9), 1, 0, "submissions: expected"),
+    Case("array instead of a list", on("ListSubmissions", *["json []"] * 9), 1, 0, "other types"),
+    Case("upload without an address", on("StartSubmissionUpload", 'json {"token": 3}'), 0, 1),
+    Case("429, but accepted", on("CreateSubmission", "lost-429"), 0, 1),
     # A server that hangs.
     Case("hung", on("GetSubmissionLimits", *["hang"] * 9), 1, 0, "deadline", SHORT | {"deadline": 2.0}),
     Case("hung, nothing made", on("CreateSubmission", "hang"), 0, 1, options=SHORT),
@@ -79,6 +89,7 @@ CASES = [
         "faults while waiting",
         on("GetSubmission", "404", "429", "500", "503", "html", "reset", "429 0"), 0, 1, options={"wait": True},
     ),
+    Case("wrong types while waiting", on("GetSubmission", "json []", 'json {"ref": []}'), 0, 1, options={"wait": True}),
     Case("forbidden while waiting", on("GetSubmission", "403"), 1, 1, RULES, {"wait": True}),
 ]
 
