@@ -5,6 +5,7 @@ fold model; `ensemble.report` writes a page about all members. Functions with th
 from it: `ensemble.blend.blend`, `ensemble.rover.rover`, `ensemble.mbr.mbr`, `ensemble.beam.beam_search`.
 """
 
+import registry  # noqa: F401 - before all else: see registry.startup
 from ensemble.beam import Hypothesis, beam_search
 from ensemble.blenders.base import BLENDERS, Blender, BlendRecipe
 from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions

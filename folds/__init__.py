@@ -13,7 +13,7 @@ over folds, `folds.soup` averages the weights of one run.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-import registry  # noqa: F401 - before all else: it refuses files that hide one of our packages
+import registry  # noqa: F401 - before all else: see registry.startup
 
 if TYPE_CHECKING:
     from folds.competition.detect import data_root, open_competition

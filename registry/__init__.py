@@ -4,7 +4,7 @@ from registry.errors import InputError, command
 from registry.files import atomic_write, check_writable
 from registry.models import MODELS, create_model, describe, is_model, list_models, model_config, register_model
 from registry.registry import Registry
-from registry.shadowing import check_packages
+from registry.startup import check_startup
 
 __all__ = [
     "MODELS",
@@ -21,4 +21,4 @@ __all__ = [
     "register_model",
 ]
 
-check_packages()
+check_startup()

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from registry.errors import InputError
+from registry.errors import HelpShown, InputError
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ def parse_options(options: type[T], prog: str, arguments: list[str] | None = Non
             parsed = tyro.cli(options, prog=prog, args=arguments, **settings)
     except SystemExit as exit:
         if not exit.code:
-            raise
+            raise HelpShown(0) from None
         raise InputError(_summary(complaint.getvalue(), prog)) from None
     sys.stderr.write(complaint.getvalue())  # what the parser warns about
     return parsed

@@ -45,6 +45,10 @@ class InputError(Exception):
     """
 
 
+class HelpShown(SystemExit):
+    """`--help` was printed: the only way in which a command's `main` itself ends the process."""
+
+
 def command(main: Callable[[], int | None]) -> NoReturn:
     """Run a command's `main` and exit with its status.
 
@@ -61,6 +65,10 @@ def command(main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
+    except HelpShown:
+        raise
+    except SystemExit as error:  # a plug-in's: with status 0, the command would seem to have succeeded
+        status = _report_bug(error)
     except BrokenPipeError:
         # The interpreter flushes stdout again at exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -117,7 +125,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     return type(error).__name__ == "OutOfMemoryError" or any(text in str(error) for text in _NO_MEMORY)
 
 
-def _report_bug(error: Exception) -> int:
+def _report_bug(error: BaseException) -> int:
     """Write the traceback to a file, without secrets, and print one line about it."""
     text = redact("".join(traceback.format_exception(error)))
     try:

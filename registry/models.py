@@ -155,7 +155,7 @@ def describe(name: str) -> ModelRow:
         model: Any = _listed_model(name)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         return ModelRow(name, family, parameters, model.stride, tags, entry.summary)
-    except Exception as error:  # noqa: BLE001 - one model that cannot be built must not end the listing
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - one model that cannot be built must not end the listing
         return ModelRow(name, family, 0, 0, tags, entry.summary, one_line(error))
 
 

@@ -32,6 +32,11 @@ from registry.files import atomic_write
 # Increase it when the meaning of the packed numbers changes, so that older caches are not read.
 SCHEMA_VERSION = 1
 CACHE_VARIABLE = "HW3P2_CACHE"
+_BAD_FOLDER = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.EINVAL),
+)
+"""Errors of a cache folder that was badly chosen; a full disk is another matter."""
 
 
 def load_dataset(
@@ -60,7 +65,10 @@ def cache_folder(option: Path | None = None) -> Path:
         return Path(option)
     if folder := os.environ.get(CACHE_VARIABLE):
         return Path(folder)
-    user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # in a container, a user without an entry in /etc/passwd and without HOME
+        raise InputError(f"no home folder for the cache of features: set {CACHE_VARIABLE} to a folder") from None
     return Path(user) / "hw3p2"
 
 
@@ -85,7 +93,7 @@ def _make(path: Path, competition: Competition, progress: bool) -> dict[str, np.
                 _pack(path, competition, progress)
                 packed = open_packed(path)
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno not in _BAD_FOLDER:
             raise
         raise InputError(
             f"{path.parent}: the features cannot be cached there ({error.strerror}); expected a writable folder; "

@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("registry", "folds", "ensemble", "submit")
 CPU_SECONDS, WALL_SECONDS = 60, 600
 """Limits of one case. What is refused takes a second of CPU time, and a tiny training takes ten."""
+IDLE_SECONDS = 40
+"""A command that has used no CPU time for so long waits for something that never comes, such as a pipe's other end."""
 MEMORY = 8 << 30
 """Bytes of address space beyond what the imports take."""
 
@@ -117,7 +119,7 @@ def _contents(file: io.BufferedRandom) -> str:
 
 def _wait(child: int, deadline: float) -> tuple[int, bool]:
     """The child's exit status, and whether it was ended by a limit of CPU or wall time."""
-    pause = 0.002
+    pause, used, active = 0.002, -1, time.monotonic()
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
@@ -125,11 +127,23 @@ def _wait(child: int, deadline: float) -> tuple[int, bool]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)  # what it started itself
             return code, code == -signal.SIGXCPU
-        if time.monotonic() > deadline:
+        if time.monotonic() - active > IDLE_SECONDS / 4 and (now := _ticks(child)) != used:
+            used, active = now, time.monotonic()
+        if time.monotonic() > min(deadline, active + IDLE_SECONDS):
             os.killpg(child, signal.SIGKILL)
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), True
         time.sleep(pause)
         pause = min(2 * pause, 0.05)
+
+
+def _ticks(group: int) -> int:
+    """CPU time of all processes of a group, in ticks. Format of the files: proc(5)."""
+    total = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            total += sum(map(int, fields[11:15])) if int(fields[2]) == group else 0
+    return total
 
 
 def _become(mains: dict[str, Any], request: dict[str, Any], out: int, err: int) -> None:

@@ -12,7 +12,7 @@ from faults.fork_server import ForkServer, Invocation
 PHONEMES = ("AE", "K", "T", "S", "IY", "N")
 TINY = ["--hidden", "8", "--layers", "1", "--threads", "1", "--batch-frames", "400", "--epochs", "2", "--folds", "2"]
 TRAIN = [*TINY, "--model", "lstm_small", "--channels", "8", "8", "--strides", "2", "1"]
-LAS = [*TINY, "--model", "las_small"]
+LAS = [*TINY, "--bottom", "8", "--channels", "8", "--speller", "8", "--attention", "8", "--model", "las_small"]
 SLUG = "hw3p2"
 
 

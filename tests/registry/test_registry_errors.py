@@ -30,6 +30,19 @@ def test_status_and_message(capsys):
     assert _status(lambda: _raise(KeyboardInterrupt())) == 130
 
 
+@pytest.mark.parametrize("status", [0, 1, "done"])
+def test_a_plug_in_that_ends_the_process_is_a_bug(tmp_path, monkeypatch, capsys, status):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert _status(lambda: _raise(SystemExit(status))) == 70
+    assert capsys.readouterr().err.startswith(f"internal error: SystemExit: {status}; details in {tmp_path}")
+
+
+@pytest.mark.parametrize("text", ["DefaultCPUAllocator: can't allocate memory: you tried", "not enough memory"])
+def test_a_tensor_that_does_not_fit_is_one_line(capsys, text):
+    assert _status(lambda: _raise(RuntimeError(text))) == 2
+    assert capsys.readouterr().err.startswith(f"error: not enough memory (RuntimeError: {text})")
+
+
 def test_a_full_disk_is_one_line(capsys):
     assert _status(lambda: _raise(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x.bin"))) == 2
     assert capsys.readouterr().err == (
