@@ -12,6 +12,8 @@ from typing import NoReturn
 
 from registry.redaction import redact
 
+MAX_MESSAGE = 2000
+"""Characters of an error line; a longer one is cut in its middle."""
 INTERNAL_ERROR = 70
 """Exit code of a bug: EX_SOFTWARE of sysexits.h."""
 
@@ -114,6 +116,8 @@ def _escape_bad_characters() -> None:
 
 
 def _print_error(message: str) -> int:
+    if len(message) > MAX_MESSAGE:  # a path or a text of thousands of characters: what matters is around it
+        message = f"{message[: MAX_MESSAGE // 2]} … {message[-MAX_MESSAGE // 2 :]}"
     print(f"error: {' '.join(redact(message).splitlines())}", file=sys.stderr)
     return 2
 
