@@ -71,7 +71,7 @@ CASES = [
     # JSON of other types than expected.
     Case("ref is a text, but accepted", on("CreateSubmission", "lost-type"), 0, 1),
     Case("ref is a text, nothing made", on("CreateSubmission", 'json {"ref": "abc"}'), 0, 1),
-    Case("limits are texts", on("GetSubmissionLimits", *['json {"numAllowedNow": "x"}'] * 9), 1, 0, "allowed: expected int"),
+    Case("limits are texts", on("GetSubmissionLimits", *['json {"numToday": "x"}'] * 9), 1, 0, "today: expected int"),
     Case("limits are negative", on("GetSubmissionLimits", *['json {"numAllowedNow": -1}'] * 9), 1, 0, "allowed: "),
     Case("list of refs that are texts", on("ListSubmissions", 'json {"submissions": [{"ref": "abc"}]}'), 0, 1),
     Case("list that is none", on("ListSubmissions", *['json {"submissions": 3}'] * 9), 1, 0, "submissions: expected"),
