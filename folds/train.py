@@ -31,9 +31,9 @@ from registry import InputError, command
 LEAK = "so a speaker can be in several folds: out-of-fold distances may be too low"
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Train the models and folds of the command line, one after the other; the exit status."""
-    models = parse(sys.argv[1:])
+    models = parse(sys.argv[1:] if arguments is None else arguments)
     options = models[0].options  # they differ in the recipe alone
     folds = options.fold_list()
     if options.restart_from is not None:

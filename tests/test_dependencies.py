@@ -12,10 +12,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("registry", "models", "folds", "ensemble", "submit")
 # Import names that differ from the name of the distribution.
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "Levenshtein": "python-Levenshtein", "kagglesdk": "kaggle"}
-# Imported by others on our behalf: kaggle imports six without declaring it, torch.utils.tensorboard needs tensorboard.
-INDIRECT = {"six", "tensorboard"}
-# Decoders and trackers that can be used where they are installed.
-OPTIONAL = {"ctcdecode", "flashlight", "fast_ctc_decode", "wandb", "mlflow"}
+# Imported by others on our behalf: kaggle imports six without declaring it, torch.utils.tensorboard needs tensorboard,
+# msgspec.yaml needs PyYAML.
+INDIRECT = {"six", "tensorboard", "PyYAML"}
+# Decoders, trackers, executors and file systems that can be used where they are installed.
+OPTIONAL = {"ctcdecode", "flashlight", "fast_ctc_decode", "wandb", "mlflow", "submitit", "ray", "fsspec"}
 
 
 def imported() -> set[str]:

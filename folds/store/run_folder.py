@@ -4,6 +4,8 @@
     metrics.jsonl            one line per epoch; equal runs write equal bytes
     timing.jsonl             clock readings, one line per epoch
     summary.json             greedy distances, CPU- and wall minutes, frames/s, written with the predictions
+    attempts.jsonl           what folds.launch did for the run: submitted, started, ended, where and why
+    log.txt                  what its processes printed, if folds.launch started them
     tensorboard/             the metrics and timings for TensorBoard
     trackers.json            the run's ids in other trackers (`--log`)
     checkpoint/              training states, the best weights so far, and the weights that predict
@@ -84,6 +86,14 @@ class RunFolder:
     @property
     def summary(self) -> Path:
         return self.path / "summary.json"
+
+    @property
+    def attempts(self) -> Path:
+        return self.path / "attempts.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
 
     @property
     def tensorboard(self) -> Path:

@@ -1,0 +1,92 @@
+"""`python -m folds.launch`: train many fold models at once, on this machine, on a Slurm cluster or on Ray.
+
+Every (model, fold, seed) is one run, trained as `folds.train` trains it. Finished runs are skipped, begun ones resumed,
+and one that fails stops no other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from typing import Any
+
+import tyro
+
+from folds.launching.estimate import estimate_hours, print_estimate
+from folds.launching.executor import EXECUTORS, LaunchSettings
+from folds.launching.executors.local import divide_here
+from folds.launching.launcher import Interrupted, Launcher
+from folds.launching.options import LaunchOptions
+from folds.launching.plan import Plan
+from folds.launching.status import known_runs, read_status
+from folds.launching.status_table import print_failures, print_status, summary
+from folds.launching.tasks import Task, make_tasks
+from registry import check_writable, command
+from registry.command_line import parse_options
+
+PROG = "python -m folds.launch"
+
+
+def parse(arguments: list[str]) -> tuple[LaunchOptions, Any, list[str]]:
+    """(launch options, the executor's options, the arguments of folds.train)."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--on", default=LaunchOptions.on)
+    executor = EXECUTORS.entry(parser.parse_known_args(arguments)[0].on)
+    schema: Any = dataclasses.make_dataclass(
+        "Command",
+        [("launch", LaunchOptions), ("executor", executor.info["options"])],
+    )
+    schema.__doc__ = LaunchOptions.__doc__
+    parsed, more = parse_options(schema, PROG, arguments, config=(tyro.conf.OmitArgPrefixes,), return_unknown_args=True)
+    return parsed.launch, parsed.executor, more
+
+
+def main() -> int:
+    """Launch; the exit status is 0 if all runs are finished, and 1 if some have failed."""
+    options, executor_options, more = parse(sys.argv[1:])
+    runs = options.runs.absolute()
+    plan = options.read_plan()
+    tasks = make_tasks(plan, options, runs, [*executor_options.training_options, *more]) if plan is not None else []
+    if options.status:
+        folders = [task.folder for task in tasks] if plan is not None else known_runs(runs)
+        print_status([read_status(folder) for folder in folders])
+        return 0
+    assert plan is not None
+    if options.dry_run:
+        show_estimate(tasks, options)
+        return 0
+    return launch(plan, tasks, options, executor_options)
+
+
+def show_estimate(tasks: list[Task], options: LaunchOptions) -> None:
+    """Print what the runs take. On a cluster only runs tell their speed: its machines are not like this one."""
+    here = options.on == "local"
+    jobs = options.jobs or (len(divide_here(tasks, 0)) if here else len(tasks))
+    print_estimate(estimate_hours(tasks, options.open_dataset(), probe=here), jobs)
+
+
+def launch(plan: Plan, tasks: list[Task], options: LaunchOptions, executor_options: Any) -> int:
+    """Train the tasks; the exit status."""
+    for task in tasks:
+        check_writable(task.folder.log)
+    if not all(task.folder.finished for task in tasks):
+        settings = LaunchSettings(options.runs.absolute(), options.jobs, options.retries)
+        executor = EXECUTORS.get(options.on)(settings, executor_options)
+        show_estimate(tasks, options)
+        try:
+            Launcher(executor, options.retries).run(tasks)
+        except Interrupted as interrupted:
+            print(interrupted, file=sys.stderr)
+            return 128 + interrupted.number
+    statuses = [read_status(task.folder) for task in tasks]
+    print_failures(statuses)
+    print(summary(statuses))
+    if any(status.state != "finished" for status in statuses):
+        return 1
+    print(f"next: python -m ensemble.blend --runs {options.runs}{plan.blend_options}")
+    return 0
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,154 @@
+"""An estimate of the hours of a launch, before it starts: frames to train on, divided by a measured speed."""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from folds.data.dataset import Dataset
+from folds.data.speaker_folds import speaker_folds
+from folds.launching.status import RunStatus, read_status
+from folds.launching.status_table import duration
+from folds.launching.tasks import Task
+from folds.store.run_folder import RunFolder
+from folds.training.device import pick_device, resolve_precision
+from folds.training.distributed import ProcessGroup
+from folds.training.options import TrainingRecipe
+from folds.training.schedule import Budget
+from folds.training.shares import SharePreparation, epoch_shares
+from folds.training.signals import SignalCatcher
+from folds.training.state import State
+from folds.training.step import train_step
+from folds.training.task import TrainingTask
+from models import create_model
+from registry.console import print_table
+
+PROBE_STEPS = 2
+"""Steps that are timed where no run of a member tells its speed, after one that is not."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What is left to train of one run."""
+
+    task: Task
+    status: RunStatus
+    hours: float | None
+    """None if no run tells the speed, and none could be measured here."""
+    basis: str
+    """Where the speed is from."""
+
+
+def estimate_hours(tasks: Sequence[Task], dataset: Dataset, probe: bool) -> list[Estimate]:
+    """The hours that are left of each run, alone on its share of a machine.
+
+    The speed of a member is that of one of its runs; without any, with `probe`, that of a few steps here.
+    """
+    statuses = {task: read_status(task.folder) for task in tasks}
+    # Runs with other folds and seeds, and refits, are as fast.
+    recorded = {_recipe_name(task): speed for task, status in statuses.items() if (speed := status.frames_per_s)}
+    measured: dict[str, float] = {}
+    estimates = []
+    for task, status in statuses.items():
+        recipe = task.parsed.options.recipe
+        if status.state == "finished":
+            estimates.append(Estimate(task, status, 0.0, "finished"))
+        elif recipe.minutes is not None:
+            estimates.append(Estimate(task, status, recipe.minutes / 60, f"--minutes by {recipe.clock} time"))
+        else:
+            recipe_name = _recipe_name(task)
+            speed, basis = recorded.get(recipe_name), "its other runs"
+            if speed is None and probe:
+                if recipe_name not in measured:
+                    measured[recipe_name] = measure_speed(task, dataset)
+                speed, basis = measured[recipe_name], f"{PROBE_STEPS} steps here"
+            frames = (recipe.epochs - status.epoch) * frames_per_epoch(task, dataset)
+            estimates.append(Estimate(task, status, frames / speed / 3600 if speed else None, basis if speed else ""))
+    return estimates
+
+
+def _recipe_name(task: Task) -> str:
+    return task.parsed.options.name or task.model
+
+
+def frames_per_epoch(task: Task, dataset: Dataset) -> int:
+    """Input frames of the utterances that a run trains on."""
+    options, lengths = task.parsed.options, dataset.train.lengths
+    fitted = np.flatnonzero(speaker_folds(dataset.train, options.folds) != task.fold) if options.folds > 1 else ...
+    more = int(dataset.dev.lengths.sum()) if options.with_dev else 0
+    return int(lengths[fitted][: options.recipe.limit].sum()) + more
+
+
+def measure_speed(task: Task, dataset: Dataset) -> float:
+    """Frames/s of a few training steps on this machine: on its GPU, or by CPU time on one core of it."""
+    options, group = task.parsed.options, ProcessGroup()
+    device = pick_device(options.device, group)
+    config = dataclasses.replace(task.parsed.config, features=dataset.features, classes=dataset.alphabet.classes)
+    model = create_model(task.model, config)
+    model.use_intermediate(options.recipe.intermediate > 0)
+    sized = options.recipe.sized_for(device.type, group.size)
+    recipe = TrainingRecipe.of(sized, resolve_precision(sized.precision, device, model))
+    run = TrainingTask(
+        dataset=dataset,
+        fitted=np.arange(len(dataset.train)),
+        held_out=np.arange(0),
+        recipe=dataclasses.replace(recipe, accumulate=1),
+        seed=0,
+        device=device,
+        folder=RunFolder(Path()),
+    )
+    torch.set_num_threads(1)
+    state = State(model.to(device), run.recipe, device, 0, group)
+    model.train()
+    shares = epoch_shares(run, state.counters)[: PROBE_STEPS + 1]
+    prepare, budget, signals = SharePreparation(run, model.stride), Budget(run.recipe, len(shares)), SignalCatcher()
+    started, frames = _now(device), 0
+    for number, share in enumerate(shares):
+        if number == 1:
+            started, frames = _now(device), 0
+        train_step(state, run, [(share, prepare(share))], signals, budget)
+        frames += share.frames
+    return frames / (_now(device) - started)
+
+
+def _now(device: torch.device) -> float:
+    if device.type != "cuda":
+        return time.process_time()  # which other load does not stretch
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def makespan(hours: Sequence[float], jobs: int) -> float:
+    """Hours until the last of several runs ends, each begun in order when one of `jobs` places is free.
+
+    >>> makespan([3, 1, 1, 1], jobs=2)
+    3
+    """
+    places = [0.0] * max(1, min(jobs, len(hours)))
+    for each in hours:
+        heapq.heappush(places, heapq.heappop(places) + each)
+    return max(places)
+
+
+def print_estimate(estimates: Sequence[Estimate], jobs: int) -> None:
+    """Print the estimate of each run, and of all together with so many at the same time."""
+    header = ("run", "state", "hours", "by the speed of")
+    rows = [
+        (it.task.title, it.status.state, "?" if it.hours is None else duration(it.hours), it.basis)
+        for it in estimates
+    ]
+    print_table(header, rows)
+    known = [it.hours for it in estimates if it.hours is not None and it.hours > 0]
+    unknown = sum(it.hours is None for it in estimates)
+    total, last = duration(sum(known)), duration(makespan(known, jobs)) if known else duration(0.0)
+    together = "one after the other" if jobs == 1 else f"{jobs} at a time"
+    print(
+        f"{len(estimates)} runs: {total} of training in all, about {last} {together}, prediction not included"
+        + (f"; {unknown} unknown: no run of theirs has trained yet" if unknown else "")
+    )

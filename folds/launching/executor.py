@@ -1,0 +1,66 @@
+"""Executors: where tasks run. Adding one is adding a file to `folds/launching/executors`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from folds.launching.attempt import Outcome
+from folds.launching.tasks import Task
+from registry import Registry
+from registry.bounds import Bounded, number
+
+
+@dataclasses.dataclass(frozen=True)
+class Resources(Bounded):
+    """What each run needs of a cluster's machine."""
+
+    gpus: int = number(1, at_least=0, at_most=64)
+    """GPUs; 0 trains on CPUs."""
+    cpus: int = number(4, at_least=1, at_most=1024)
+    """CPU cores."""
+    memory: float = number(0.0, at_least=0, at_most=100_000)
+    """GB of memory; 0 is the cluster's default."""
+
+    @property
+    def training_options(self) -> tuple[str, ...]:
+        """Options of folds.train that follow: this machine may have no GPU where those have."""
+        return ("--device", "cuda" if self.gpus else "cpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class LaunchSettings:
+    """What an executor is told."""
+
+    runs: Path
+    """The runs folder, absolute."""
+    jobs: int
+    """Most runs at the same time; 0 leaves it to the executor."""
+    retries: int
+    """Attempts at each run."""
+
+
+class Executor(Protocol):
+    """Starts attempts, and tells how they ended. It may be created only where it can start them.
+
+    Creating one raises InputError if its package is not installed or its cluster does not answer.
+    """
+
+    poll_s: float
+    """Seconds between two calls of `ended`."""
+
+    def submit(self, tasks: Sequence[Task]) -> None:
+        """Start an attempt at each task as soon as there is a place for it."""
+
+    def ended(self) -> list[tuple[Task, Outcome]]:
+        """The attempts that have ended since the last call."""
+
+    def interrupt(self) -> str:
+        """After Ctrl-C: end the attempts so that they can be resumed, or leave them to the cluster; what was done."""
+
+
+EXECUTORS: Registry[Callable[..., Executor]] = Registry("executors", package="folds.launching.executors")
+"""Functions `(settings: LaunchSettings, options) -> Executor`; each is registered with `options`, the dataclass of its
+options."""

@@ -1,0 +1,1 @@
+"""Executors by name; one file each."""

@@ -1,0 +1,136 @@
+"""Processes on this machine, with its GPUs or its cores divided among them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+
+from folds.launching.attempt import Outcome, RunningAttempt
+from folds.launching.executor import EXECUTORS, LaunchSettings
+from folds.launching.tasks import Task
+from folds.training.cpus import cpu_quota, physical_cores
+from folds.training.presets import device_type
+
+STOP_S = 120.0
+"""Seconds that a process has to end its step and to save its state."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalOptions:
+    """Processes on this machine have no further options."""
+
+    training_options: ClassVar[tuple[str, ...]] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What one of the processes gets of the machine."""
+
+    threads: int
+    gpu: str = ""
+    """An entry of CUDA_VISIBLE_DEVICES; empty for training on the CPU."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of its processes."""
+        gpu = {"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu else {}
+        return {"OMP_NUM_THREADS": str(self.threads), **gpu}
+
+    def arguments(self, task: Task) -> tuple[str, ...]:
+        """Arguments of folds.train: a fixed number of threads, so that a killed run ends in the same metrics.
+
+        By CPU time a second thread would shorten the run, so there the default, one, is kept.
+        """
+        recipe = task.parsed.options.recipe
+        by_cpu_time = recipe.minutes is not None and recipe.clock == "cpu"
+        return () if self.gpu or by_cpu_time else ("--threads", str(self.threads))
+
+
+def divide_machine(jobs: int, tasks: int, cores: int, gpus: Sequence[str]) -> list[Share]:
+    """The shares of processes that run at the same time; 0 jobs is one per GPU, or without GPUs one per core.
+
+    Two processes of one thread train more frames/s together than one process of two threads, since threads wait for
+    each other; so as many processes as there are tasks come first, and cores that are left become threads.
+
+    >>> [share.threads for share in divide_machine(0, tasks=3, cores=8, gpus=[])]
+    [2, 2, 2]
+    >>> [share.gpu for share in divide_machine(3, tasks=9, cores=8, gpus=["0", "1"])]
+    ['0', '1', '0']
+    """
+    count = max(1, min(jobs or len(gpus) or cores, tasks))
+    threads = max(1, cores // count)
+    return [Share(threads, gpus[index % len(gpus)] if gpus else "") for index in range(count)]
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as entries of CUDA_VISIBLE_DEVICES."""
+    count = torch.cuda.device_count()
+    named = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
+    return named[:count] if named else [str(index) for index in range(count)]
+
+
+def divide_here(tasks: Sequence[Task], jobs: int) -> list[Share]:
+    """The shares of this machine for these tasks."""
+    on_gpu = any(device_type(task.parsed.options.device) == "cuda" for task in tasks)
+    cores = max(1, int(min(physical_cores(), cpu_quota())))
+    return divide_machine(jobs, len(tasks), cores, visible_gpus() if on_gpu else [])
+
+
+class LocalExecutor:
+    """Starts a process for the next task whenever one of the shares is free."""
+
+    poll_s = 0.5
+
+    def __init__(self, settings: LaunchSettings) -> None:
+        self._settings = settings
+        self._free: list[Share] | None = None
+        self._queue: deque[Task] = deque()
+        self._running: dict[Task, tuple[RunningAttempt, Share]] = {}
+
+    def submit(self, tasks: Sequence[Task]) -> None:
+        if self._free is None and tasks:
+            self._free = divide_here(tasks, self._settings.jobs)
+        self._queue.extend(tasks)
+        self._start()
+
+    def ended(self) -> list[tuple[Task, Outcome]]:
+        done = [(task, outcome) for task, (attempt, _) in self._running.items() if (outcome := attempt.poll())]
+        for task, _ in done:
+            assert self._free is not None
+            self._free.append(self._running.pop(task)[1])
+        self._start()
+        return done
+
+    def interrupt(self) -> str:
+        self._queue.clear()
+        for attempt, _ in self._running.values():
+            attempt.stop()
+        deadline = time.monotonic() + STOP_S
+        while self._running:
+            number = signal.SIGKILL if time.monotonic() > deadline else None
+            for task, (attempt, _) in list(self._running.items()):
+                if attempt.poll() is not None:
+                    del self._running[task]
+                elif number is not None:
+                    attempt.stop(number)
+            time.sleep(0.05)
+        return "stopped; the states are saved: continue with the same command"
+
+    def _start(self) -> None:
+        while self._queue and self._free:
+            task, share = self._queue.popleft(), self._free.pop(0)
+            attempt = RunningAttempt(task, "local", arguments=share.arguments(task), environment=share.environment)
+            self._running[task] = (attempt, share)
+
+
+@EXECUTORS.register("local", options=LocalOptions)
+def local(settings: LaunchSettings, options: LocalOptions) -> LocalExecutor:
+    """Processes on this machine, with its GPUs or its cores divided among them."""
+    return LocalExecutor(settings)

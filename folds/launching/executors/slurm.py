@@ -1,0 +1,218 @@
+"""Job arrays of a Slurm cluster, submitted by submitit. The runs folder must be on a disk that all nodes share.
+
+Before its time limit, a job ends its run with a checkpoint and is requeued; after pre-emption or the death of its node,
+Slurm requeues it. A job that is gone while its run is unfinished is submitted anew. Whether jobs are alive is asked of
+squeue, which, unlike sacct, needs no accounting database.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from folds.launching.attempt import Outcome, RunningAttempt
+from folds.launching.executor import EXECUTORS, LaunchSettings, Resources
+from folds.launching.tasks import Task
+from folds.store.attempts import read_attempts, record_attempt
+from folds.store.lease import EXPIRY_S
+from registry import InputError
+from registry.errors import one_line
+
+ANSWER_S = 20.0
+"""Seconds in which the controller must answer."""
+SAVE_S = 120
+"""Seconds before the time limit at which a job is told to save its state."""
+MAX_TIMEOUTS = 1000
+"""A run may need many times its time limit."""
+GRACE_S = 30.0
+"""Seconds that a job that is gone may take to be requeued, and its files to appear on another machine."""
+ENDED = {
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"),
+    "TIMEOUT",
+}
+"""States of jobs that will not run again; others are alive."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SlurmOptions(Resources):
+    """What each job asks of Slurm."""
+
+    partition: str | None = None
+    """Partition; by default the cluster's."""
+    time: str = "12:00:00"
+    """Time limit of a job, hours:minutes:seconds or minutes. A run that needs longer is requeued and continued."""
+    account: str | None = None
+    """Account that is charged, where the cluster wants one."""
+
+    @property
+    def minutes(self) -> int:
+        """The time limit. Raises InputError for anything but a time."""
+        match = re.fullmatch(r"(?:(?:(\d{1,3})-)?(\d{1,4}):)?(\d{1,6})(?::(\d{1,2}))?", self.time)
+        if self.time.count(":") == 1 or match is None:
+            raise InputError(f"--time {self.time}: expected hours:minutes:seconds, or minutes")
+        days, hours, minutes, _ = (int(part or 0) for part in match.groups())
+        if (total := 1440 * days + 60 * hours + minutes) < 1:
+            raise InputError(f"--time {self.time}: expected at least one minute")
+        return total
+
+
+class TrainingJob:
+    """What a job runs. submitit calls `checkpoint` before the time limit, and runs what it returns in the next job."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def __call__(self) -> str:
+        self._attempt = RunningAttempt(self._task, "slurm", job=own_job_id(), wait_s=EXPIRY_S + SAVE_S)
+        outcome = self._attempt.wait()
+        if outcome.state == "stopped":
+            # Pre-empted: Slurm is about to end and requeue this job, which must not seem complete.
+            time.sleep(GRACE_S)
+        return outcome.state
+
+    def checkpoint(self) -> Any:
+        """End the run with its state saved."""
+        from submitit.helpers import DelayedSubmission
+
+        self._attempt.stop()
+        self._attempt.wait()
+        return DelayedSubmission(TrainingJob(self._task))
+
+
+def own_job_id() -> str:
+    """The id of the job in which this process runs, as squeue prints it: `12_3` for a part of an array."""
+    array, part = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{part}" if array and part else os.environ.get("SLURM_JOB_ID", "")
+
+
+def ask(*arguments: str) -> str:
+    """What a Slurm command prints. Raises InputError if it fails, or takes longer than `ANSWER_S`."""
+    try:
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=ANSWER_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise InputError(f"--on slurm: {arguments[0]} has no answer in {ANSWER_S:g} s: is the cluster up?") from None
+    if done.returncode:
+        reason = " ".join((done.stderr or done.stdout).split())
+        raise InputError(f"--on slurm: {arguments[0]} failed ({reason}): is the cluster up?")
+    return done.stdout
+
+
+def job_states() -> dict[str, str]:
+    """The states of this user's jobs, by id; Slurm forgets them a few minutes after their end.
+
+    Raises InputError as `ask` does.
+    """
+    lines = ask("squeue", "--noheader", "--array", "--states=all", "--format=%i %T", f"--user={os.getuid()}")
+    return dict(line.split() for line in lines.splitlines() if line.strip())
+
+
+class SlurmExecutor:
+    """Submits arrays, and watches squeue and the runs' folders."""
+
+    poll_s = 5.0
+
+    def __init__(self, settings: LaunchSettings, options: SlurmOptions) -> None:
+        if importlib.util.find_spec("submitit") is None:
+            raise InputError("--on slurm: submitit is not installed: pip install 'hw3p2-ensemble[slurm]'")
+        if shutil.which("sbatch") is None or shutil.which("squeue") is None:
+            raise InputError("--on slurm: no sbatch and squeue here: run it on a login node of the cluster")
+        ask("sinfo", "--noheader")
+        self._options, self._jobs = options, settings.jobs
+        self._folder = settings.runs / ".slurm"
+        self._alive: dict[Task, str] = {}
+        self._gone_since: dict[Task, float] = {}
+
+    def submit(self, tasks: Sequence[Task]) -> None:
+        # A launcher that was left may have submitted some of them: those are taken over.
+        before = {task: job for task in tasks if (job := submitted_job(task))}
+        states = job_states() if before else {}
+        taken_over = {task: job for task, job in before.items() if states.get(job, "FAILED") not in ENDED}
+        self._alive |= taken_over
+        new = [task for task in tasks if task not in taken_over]
+        if not new:
+            return
+        for task, job in zip(new, self._submitted(new), strict=True):
+            record_attempt(task.folder.attempts, "submitted", "slurm", job)
+            self._alive[task] = job
+
+    def ended(self) -> list[tuple[Task, Outcome]]:
+        if not self._alive:
+            return []
+        try:
+            states = job_states()
+        except InputError:
+            return []  # the controller is away for a while: the jobs are not
+        done = []
+        for task, job in list(self._alive.items()):
+            state = states.get(job, "gone")
+            if state not in ENDED and state != "gone":
+                self._gone_since.pop(task, None)
+                continue
+            outcome = self._outcome(task, job, state)
+            if outcome is not None:
+                del self._alive[task]
+                self._gone_since.pop(task, None)
+                done.append((task, outcome))
+        return done
+
+    def interrupt(self) -> str:
+        jobs = len(self._alive)
+        return f"left {jobs} jobs to Slurm: --status shows them, the same command follows them, scancel ends them"
+
+    def _submitted(self, tasks: Sequence[Task]) -> list[str]:
+        """Submit an array of new jobs; their ids."""
+        import submitit
+
+        options = self._options
+        executor = submitit.SlurmExecutor(folder=self._folder / "%j", max_num_timeout=MAX_TIMEOUTS)
+        values: dict[str, Any] = {
+            "job_name": "hw3p2",
+            "time": options.minutes,
+            "partition": options.partition,
+            "account": options.account,
+            "gpus_per_node": options.gpus or None,
+            "cpus_per_task": options.cpus or None,
+            "mem": f"{round(1024 * options.memory)}M" if options.memory else None,
+            "signal_delay_s": SAVE_S,
+            "array_parallelism": self._jobs or len(tasks),
+            "additional_parameters": {"requeue": True},
+        }
+        executor.update_parameters(**{name: value for name, value in values.items() if value is not None})
+        try:
+            jobs = executor.submit_array([TrainingJob(task) for task in tasks])
+        except (RuntimeError, subprocess.CalledProcessError) as error:
+            raise InputError(f"--on slurm: sbatch refused the jobs ({one_line(error)})") from None
+        return [job.job_id for job in jobs]
+
+    def _outcome(self, task: Task, job: str, state: str) -> Outcome | None:
+        """How a job that is gone ended; None as long as its files may be on their way."""
+        if task.folder.finished:
+            return Outcome("finished")
+        last = read_attempts(task.folder.attempts)[-1]
+        if last.job == job and (last.event == "failed" or last.event == "busy"):
+            return Outcome(last.event, last.reason, last.hopeless)
+        if time.monotonic() - self._gone_since.setdefault(task, time.monotonic()) < GRACE_S and state != "CANCELLED":
+            return None
+        # Whoever cancels a job does not want it to be submitted again.
+        reason = f"its Slurm job {job} ended in state {state}" if state != "gone" else f"its Slurm job {job} is gone"
+        record_attempt(task.folder.attempts, "failed", "slurm", job, reason)
+        return Outcome("failed", reason, hopeless=state == "CANCELLED")
+
+
+def submitted_job(task: Task) -> str:
+    """The Slurm job of the last attempt at a task; empty if there is none."""
+    attempts = [attempt for attempt in read_attempts(task.folder.attempts) if attempt.executor == "slurm"]
+    return attempts[-1].job if attempts else ""
+
+
+@EXECUTORS.register("slurm", options=SlurmOptions)
+def slurm(settings: LaunchSettings, options: SlurmOptions) -> SlurmExecutor:
+    """Job arrays of a Slurm cluster; the runs folder must be on a disk that all nodes share."""
+    return SlurmExecutor(settings, options)

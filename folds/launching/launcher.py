@@ -1,0 +1,86 @@
+"""The launcher: has every unfinished run attempted, a few times if need be, and shows how far they are."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from folds.launching.attempt import Outcome
+from folds.launching.executor import Executor
+from folds.launching.status import read_status
+from folds.launching.status_table import REFRESH_S, StatusDisplay
+from folds.launching.tasks import Task
+from folds.store.lease import holder_of
+from folds.training.signals import SignalCatcher
+
+Finished = Callable[[Task], bool]
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM ended the launch; the message says what became of the runs. `number` is the signal."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class Launcher:
+    """Submits tasks to an executor until each is finished or has failed for good.
+
+    A run that another process is training, such as another launcher's, is not attempted until that process has ended.
+    """
+
+    def __init__(
+        self, executor: Executor, retries: int, finished: Finished = lambda task: task.folder.finished
+    ) -> None:
+        self._executor, self._retries, self._finished = executor, retries, finished
+        self._attempts: Counter[Task] = Counter()
+        self._busy: list[Task] = []
+        self._open: set[Task] = set()
+        self._failures: dict[Task, Outcome] = {}
+
+    def run(self, tasks: Sequence[Task]) -> dict[Task, Outcome]:
+        """Train all; returns the failures. Raises Interrupted after Ctrl-C or SIGTERM."""
+        self._open = {task for task in tasks if not self._finished(task)}
+        pending = [task for task in tasks if task in self._open]
+        self._busy = [task for task in pending if holder_of(task.folder.path)]
+        last_shown = -REFRESH_S
+        with SignalCatcher() as signals, StatusDisplay() as display:
+            self._executor.submit([task for task in pending if task not in self._busy])
+            while self._open:
+                if signals.caught is not None:
+                    raise Interrupted(self._executor.interrupt(), signals.caught)
+                for task, outcome in self._executor.ended():
+                    self._settle(task, outcome)
+                self._recheck_busy()
+                if time.monotonic() - last_shown >= REFRESH_S or not self._open:
+                    display.show([read_status(task.folder) for task in tasks])
+                    last_shown = time.monotonic()
+                if self._open:
+                    time.sleep(self._executor.poll_s)
+        return self._failures
+
+    def _settle(self, task: Task, outcome: Outcome) -> None:
+        """Decide what follows from how an attempt ended."""
+        if outcome.state == "finished" or self._finished(task):
+            self._open.discard(task)
+        elif outcome.state == "busy":
+            self._busy.append(task)
+        else:
+            self._attempts[task] += 1
+            if outcome.hopeless or self._attempts[task] >= self._retries:
+                self._failures[task] = outcome
+                self._open.discard(task)
+            else:
+                self._executor.submit([task])
+
+    def _recheck_busy(self) -> None:
+        """Attempt the runs that another process had begun and has left."""
+        for task in list(self._busy):
+            if self._finished(task):
+                self._busy.remove(task)
+                self._open.discard(task)
+            elif holder_of(task.folder.path) is None:
+                self._busy.remove(task)
+                self._executor.submit([task])

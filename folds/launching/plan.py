@@ -1,0 +1,105 @@
+"""Plans: which members to train, in a YAML file or from the command line.
+
+A plan that comes with the package is chosen by its name, `--plan course-20M`; its file is folds/plans/course-20M.yaml.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from registry import InputError
+from registry.errors import describe_os_error
+from registry.json_files import convert
+
+SUFFIX = ".yaml"
+Option = bool | int | float | str | list[int | float | str]
+
+
+class MemberPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One model or recipe, its folds and seeds."""
+
+    model: str
+    name: str = ""
+    """The member's name, if it is not the model's."""
+    folds: Literal["all", "none"] | tuple[int, ...] = "all"
+    """The folds to train."""
+    refit: bool = False
+    """Whether to train the model on all training utterances as well (`folds.train --folds 1`)."""
+    seeds: tuple[int, ...] = (0,)
+    options: dict[str, Option] = {}
+    """Options of folds.train and of the model, without the dashes: `batch-frames: 4000`, `prior: false`."""
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one launch trains."""
+
+    members: tuple[MemberPlan, ...]
+    about: str = ""
+    fold_count: int = 5
+    """The number of speaker-disjoint folds (`folds.train --folds`)."""
+    max_params: str = ""
+    """The limit on the parameters of a blend of these members, `20M`; empty for none."""
+    forbid: tuple[str, ...] = ()
+    """Tags that no model of the blend may have."""
+    options: dict[str, Option] = {}
+    """Options of all members; a member's own take precedence."""
+
+    @property
+    def blend_options(self) -> str:
+        """The options of `ensemble.blend` that follow from the limits."""
+        limit = f" --max-params {self.max_params}" if self.max_params else ""
+        return limit + "".join(f" --forbid {tag}" for tag in self.forbid)
+
+
+def plan_names() -> list[str]:
+    """The names of the plans that come with the package."""
+    files = importlib.resources.files("folds.plans").iterdir()
+    return sorted(file.name.removesuffix(SUFFIX) for file in files if file.name.endswith(SUFFIX))
+
+
+def read_plan(name: str) -> Plan:
+    """The plan of this name or in this file. Raises InputError for an unknown name and for a file that is no plan."""
+    if name in plan_names():
+        text = importlib.resources.files("folds.plans").joinpath(name + SUFFIX).read_text(encoding="utf-8")
+    else:
+        text = _read_file(name)
+    try:
+        content = msgspec.yaml.decode(text)
+    except msgspec.DecodeError as error:
+        raise InputError(f"--plan {name}: not readable as YAML ({' '.join(str(error).split())})") from None
+    plan = convert(content, Plan, f"--plan {name}", "folds/plans/*.yaml are examples")
+    if not plan.members:
+        raise InputError(f"--plan {name}: no members")
+    return plan
+
+
+def _read_file(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"--plan {name}: no such file, and no plan of that name: {', '.join(plan_names())}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"--plan {name}: not a text file; expected a plan in YAML") from None
+    except OSError as error:
+        raise InputError(f"--plan {describe_os_error(error, name)}") from None
+
+
+def as_arguments(options: dict[str, Any]) -> list[str]:
+    """Options of a plan as command-line arguments.
+
+    >>> as_arguments({"batch-frames": 4000, "prior": False, "channels": [16, 32]})
+    ['--batch-frames', '4000', '--no-prior', '--channels', '16', '32']
+    """
+    arguments = []
+    for name, value in options.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            values = value if isinstance(value, list) else [value]
+            arguments += [f"--{option}", *map(str, values)]
+    return arguments

@@ -1,0 +1,136 @@
+"""The state of runs, read from their folders alone: any machine that sees the folder can tell."""
+
+from __future__ import annotations
+
+import time
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from folds.store.attempts import Attempt, read_attempts
+from folds.store.lease import holder_of
+from folds.store.run_folder import RunFolder
+from folds.store.schemas import EpochMetrics, EpochTiming, SummaryFile
+from registry import InputError
+from registry.json_files import read_json, read_json_lines
+
+State = Literal["training", "starting", "queued", "stopped", "failed", "waiting", "finished"]
+"""In the order of a table: `starting` before it has the lease, `queued` at a scheduler, `stopped` before its end,
+`waiting` for a first attempt."""
+STATES: tuple[State, ...] = typing.get_args(State)
+START_S = 300.0
+"""A process that has not taken the lease after so many seconds has ended without a word."""
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """What a run's folder tells."""
+
+    folder: RunFolder
+    state: State
+    epoch: int = 0
+    """The last epoch that is measured."""
+    epochs: int | None = None
+    """How many there will be; None if it has not begun, or ends after a number of minutes."""
+    distance: float | None = None
+    """The held-out distance; out of fold, or else on dev, once it is finished."""
+    frames_per_s: float | None = None
+    hours_left: float | None = None
+    place: str = ""
+    """Where it runs, or what it is waiting for."""
+    reason: str = ""
+    """Why it failed."""
+
+
+class _Recipe(msgspec.Struct, frozen=True):
+    epochs: int | None = None
+    minutes: float | None = None
+
+
+class _Options(msgspec.Struct, frozen=True):
+    recipe: _Recipe = _Recipe()
+
+
+class _Config(msgspec.Struct, frozen=True):
+    """The length of training, of config.json."""
+
+    options: _Options = _Options()
+
+
+def read_status(folder: RunFolder) -> RunStatus:
+    """The status of a run. Files that are being written, or damaged, count as not there."""
+    attempts = _readable(lambda: read_attempts(folder.attempts), [])
+    metrics = _rows(folder.metrics, EpochMetrics)
+    timing = _rows(folder.timing, EpochTiming)
+    recipe = _readable(lambda: read_json(folder.config, _Config), _Config()).options.recipe
+    epochs = recipe.epochs if recipe.minutes is None else None
+    frames_per_s = timing[-1].frames_per_s if timing else None
+    state, place, reason = _state(folder, attempts)
+    hours_left = 0.0 if state == "finished" else None
+    if state == "training" and timing:
+        minutes = sum(row.wall_s for row in timing) / 60
+        if recipe.minutes is not None:
+            hours_left = max(0.0, recipe.minutes - minutes) / 60
+        elif epochs is not None:
+            hours_left = max(0, epochs - len(timing)) * minutes / len(timing) / 60
+    distance = metrics[-1].held_out if metrics else None
+    if state == "finished":
+        distance, frames_per_s = _final(folder, distance, frames_per_s)
+    epoch = metrics[-1].epoch if metrics else 0
+    return RunStatus(folder, state, epoch, epochs, distance, frames_per_s, hours_left, place, reason)
+
+
+def known_runs(runs: Path) -> list[RunFolder]:
+    """Every run that was submitted or started under `runs`. Raises InputError if there is no such folder."""
+    if not runs.is_dir():
+        raise InputError(f"{runs}: no such runs folder: pass --runs, or --models or --plan to start one")
+    names = ("config.json", "attempts.jsonl")
+    folders = {path.parent for name in names for path in runs.glob(f"*/fold*/{name}")}
+    folders = {folder for folder in folders if folder.name.removeprefix("fold").isdecimal()}
+    return [RunFolder(path) for path in sorted(folders, key=lambda path: (path.parent.name, int(path.name[4:])))]
+
+
+def _state(folder: RunFolder, attempts: list[Attempt]) -> tuple[State, str, str]:
+    """(state, place, reason)."""
+    if folder.finished:
+        return "finished", "", ""
+    last = attempts[-1] if attempts else None
+    if holder := holder_of(folder.path):
+        started = last is not None and last.event == "started"
+        job = f", {last.executor} job {last.job}" if last is not None and started and last.job else ""
+        return "training", f"{holder.host}, process {holder.pid}{job}", ""
+    if last is not None and last.event == "failed":
+        return "failed", "", last.reason
+    if last is not None and last.event == "started" and time.time() - last.time < START_S:
+        return "starting", last.host, ""
+    if last is not None and last.event == "submitted":
+        return "queued", f"{last.executor} job {last.job}", ""
+    return ("stopped" if folder.begun else "waiting"), "", ""
+
+
+def _final(folder: RunFolder, distance: float | None, frames_per_s: float | None) -> tuple[float | None, float | None]:
+    """The distance out of fold, or on dev if nothing was held out, and the speed of a finished run."""
+    summary = _readable(lambda: read_json(folder.summary, SummaryFile), None)
+    if summary is None:
+        return distance, frames_per_s
+    greedy = summary.greedy_distance
+    final = greedy.get("oof") if greedy.get("oof") is not None else greedy.get("dev")
+    return (final if final is not None else distance), summary.frames_per_s or frames_per_s
+
+
+def _rows(path: Path, schema: type[Any]) -> list[Any]:
+    try:
+        return read_json_lines(path, schema)
+    except (InputError, OSError):
+        return []
+
+
+def _readable(read: Any, default: Any) -> Any:
+    """What `read()` returns, or `default` if the file is missing or damaged."""
+    try:
+        return read()
+    except (InputError, OSError):
+        return default

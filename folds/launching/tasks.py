@@ -1,0 +1,88 @@
+"""Tasks: the single runs of a plan. Each is one command line of `folds.train`, and so one folder of the runs folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+from folds.competition.detect import data_root
+from folds.launching.options import LaunchOptions
+from folds.launching.plan import MemberPlan, Plan, as_arguments
+from folds.store.run_folder import RunFolder
+from folds.training.command_line import ModelOptions, parse
+from registry import InputError
+
+OWN = {
+    "--model": "--models",
+    "--fold": "--folds",
+    "--seed": "--seeds",
+    "--resume": "nothing: begun runs are always resumed",
+}
+"""Options of folds.train that are others here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One (model, fold, seed)."""
+
+    model: str
+    fold: int
+    folder: RunFolder
+    arguments: tuple[str, ...]
+    """The arguments of folds.train."""
+    parsed: ModelOptions = dataclasses.field(repr=False, compare=False)
+
+    @property
+    def title(self) -> str:
+        """The run's name in messages."""
+        return self.folder.title
+
+
+def make_tasks(plan: Plan, options: LaunchOptions, runs: Path, more: list[str]) -> list[Task]:
+    """The runs of a plan, in its order; `more` are further arguments of folds.train.
+
+    Raises InputError for what folds.train would refuse, and for a run that is in the plan twice.
+    """
+    for argument in more:
+        if (name := argument.partition("=")[0]) in OWN:
+            raise InputError(f"{name}: an option of folds.train; here it is {OWN[name]}")
+    common = ["--data", str(data_root(options.data).resolve()), "--runs", str(runs)]
+    common += ["--allow-pickle"] if options.allow_pickle else []
+    tasks = []
+    for member in plan.members:
+        arguments = [*common, *as_arguments({**plan.options, **member.options}), *more]
+        arguments += ["--name", member.name] if member.name else []
+        for folds, numbers in _splits(plan, member):
+            tasks += _tasks_of(member, [*arguments, "--folds", str(folds)], numbers)
+    counts = Counter(task.folder.path for task in tasks)
+    if twice := [path for path, count in counts.items() if count > 1]:
+        raise InputError(f"{twice[0]}: the plan has this run twice: give one member another name, or other seeds")
+    if not tasks:
+        raise InputError("nothing to train: there are neither folds nor refits")
+    return tasks
+
+
+def _splits(plan: Plan, member: MemberPlan) -> list[tuple[int, list[int]]]:
+    """The (number of folds, folds to train) of a member: the fold models, then the refit."""
+    if member.folds == "all":
+        folds = list(range(plan.fold_count))
+    else:
+        folds = [] if member.folds == "none" else list(dict.fromkeys(member.folds))
+    return ([(plan.fold_count, folds)] if folds else []) + ([(1, [0])] if member.refit else [])
+
+
+def _tasks_of(member: MemberPlan, arguments: list[str], folds: list[int]) -> list[Task]:
+    """The tasks of a member in these folds. The options are parsed once: seeds and folds do not change them."""
+    chosen = ["--model", member.model, "--fold", ",".join(map(str, folds))]
+    (parsed,) = parse([*chosen, *arguments])
+    parsed.options.fold_list()
+    tasks = []
+    for seed in dict.fromkeys(member.seeds):
+        options = dataclasses.replace(parsed.options, seed=seed)
+        for fold in folds:
+            own = ["--model", member.model, "--fold", str(fold), "--seed", str(seed)]
+            one = dataclasses.replace(parsed, options=dataclasses.replace(options, fold=str(fold)))
+            folder = options.run_folder(member.model, fold)
+            tasks.append(Task(member.model, fold, folder, (*own, *arguments), one))
+    return tasks
