@@ -9,7 +9,7 @@ language model, so a comparison with a member that does not would credit the ble
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +47,10 @@ class MemberBaseline:
     """Distances on dev of the mean of their posteriors."""
     dev_lm: np.ndarray
     """Distances on dev of the mean of their posteriors, decoded with the language model."""
+    recipe: BlendRecipe
+    """How it is decoded with the language model."""
+    hypotheses: list[list[int]]
+    """The hypotheses on dev behind `dev_lm`."""
     refit: np.ndarray | None = None
     """Distances on dev of its refit."""
     refit_lm: np.ndarray | None = None
@@ -91,17 +95,20 @@ def _measure(inputs: OpenedInputs, member: int, settings: dict[str, float]) -> M
     oof = _distances(inputs.oof, oof_index)
     recipe = BlendRecipe("single", {name: 1.0}, settings)
 
-    def measured(networks: Networks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def measured(networks: Networks) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
         kept = inputs.keep(recipe.weights, networks)
-        with_lm = edit_distances(predict_with(inputs.dev, recipe, kept), inputs.dev.references)
-        return *_without_lm(view_of(inputs.dev, kept), member), with_lm
+        return *_without_lm(view_of(inputs.dev, kept), member), predict_with(inputs.dev, recipe, kept)
+
+    def distances_of(hypotheses: list[list[int]]) -> np.ndarray:
+        return edit_distances(hypotheses, inputs.dev.references)
 
     # With averaged frames there is one choice of networks, and it need not be the fold models.
-    baseline = MemberBaseline(name, oof, *measured(inputs.choices[0]))
+    dev, dev_mean, hypotheses = measured(inputs.choices[0])
+    baseline = MemberBaseline(name, oof, dev, dev_mean, distances_of(hypotheses), recipe, hypotheses)
     if "refits" not in inputs.choices[1:] or inputs.members[member].refit is None:
         return baseline
-    refit, _, refit_lm = measured("refits")
-    return MemberBaseline(name, oof, baseline.dev, baseline.dev_mean, baseline.dev_lm, refit, refit_lm)
+    refit, _, refit_hypotheses = measured("refits")
+    return replace(baseline, refit=refit, refit_lm=distances_of(refit_hypotheses))
 
 
 def _without_lm(dev: BlendInputs, member: int) -> tuple[np.ndarray, np.ndarray]:

@@ -70,6 +70,26 @@ def bootstrap(
 
     `speakers` is the speaker of each utterance; None, or one for all, resamples utterances.
     """
+    means = resampled_means(values, speakers, samples, seed)
+    return _interval(float(np.mean(values)), means, level)
+
+
+def paired_intervals(
+    values: np.ndarray, speakers: Sequence[Hashable] | None = None, samples: int = 5000, seed: int = 0
+) -> list[list[Interval]]:
+    """`paired_bootstrap` of each two of K systems from `values` (K, N): row i, column j is mean(i - j)."""
+    levels = np.mean(values, axis=1)
+    means = [resampled_means(system, speakers, samples, seed) for system in values]
+    return [
+        [_interval(float(levels[i] - levels[j]), means[i] - means[j], 0.95) for j in range(len(means))]
+        for i in range(len(means))
+    ]
+
+
+def resampled_means(
+    values: np.ndarray, speakers: Sequence[Hashable] | None = None, samples: int = 5000, seed: int = 0
+) -> np.ndarray:
+    """Means of `values` (N,) over `samples` draws of speakers, (samples,); the same seed draws the same speakers."""
     values = np.asarray(values, np.float64)
     group = np.arange(len(values))
     if speakers is not None and len(set(speakers)) > 1:
@@ -84,8 +104,12 @@ def bootstrap(
         rows = min(width, samples - start)
         drawn = generator.integers(0, len(sums), (rows, len(sums)))
         means[start : start + rows] = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    return means
+
+
+def _interval(mean: float, means: np.ndarray, level: float) -> Interval:
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(values.mean()), float(low), float(high), level)
+    return Interval(mean, float(low), float(high), level)
 
 
 def resampled_units(speakers: Sequence[Hashable] | None) -> str:

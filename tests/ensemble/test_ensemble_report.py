@@ -1,17 +1,22 @@
-"""The report: the distances that `ensemble.blend` prints, for the same options."""
+"""The report: the distances that `ensemble.blend` prints, for the same options; and what it refuses."""
 
 from __future__ import annotations
 
+import html
+import json
 import re
 import sys
 
+import numpy as np
 import pytest
 import simulated_members as simulated
 
 from ensemble import InputOptions, open_inputs, report
+from ensemble.blend import blend
 from ensemble.members.member import group_by_member
 from ensemble.statistics.blend_tables import member_table
 from ensemble.statistics.member_baselines import measure_members
+from folds.competition.metric import edit_distances
 from folds.data.cache import load_dataset
 from folds.store.fold_model import find_fold_models
 from registry import InputError
@@ -46,17 +51,105 @@ def runs(dataset, tmp_path_factory):
     return folder
 
 
-def test_a_member_has_the_same_distances_as_in_the_blend(tiny, runs, dataset, tmp_path, monkeypatch):
-    out = tmp_path / "report.html"
-    fixed = ["report", "--data", str(tiny), "--runs", str(runs), "--out", str(out), "--submission", "none.csv"]
-    monkeypatch.setattr(sys, "argv", [*fixed, *OPTIONS])
+@pytest.fixture(scope="module")
+def inputs(dataset, runs):
+    members = group_by_member(find_fold_models(runs))
+    return open_inputs(members, dataset, InputOptions(nbest=10, pool=20, lm_order=3))
+
+
+@pytest.fixture(scope="module")
+def submission(inputs, runs, tmp_path_factory):
+    """The file beside a submission, of minimum Bayes risk on the member."""
+    result = blend(inputs, "mbr")
+    path = tmp_path_factory.mktemp("blend") / "mbr.csv"
+    recipe = result.recipe.to_json() | {"members": {"a": [str(runs / "a" / f"fold{fold}") for fold in (0, 1)]}}
+    results = {"oof": 1.0, "nested": 2.0, "dev": float(result.dev["mbr"].mean())}
+    content = {"recipe": recipe, "parameters": 2000, "tags": [], **results, "options": {"max_params": "4000"}}
+    path.with_name("mbr.csv.json").write_text(json.dumps(content))
+    return path, result
+
+
+def write_report(tiny, runs, out, monkeypatch, *options):
+    fixed = ["report", "--data", str(tiny), "--runs", str(runs), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", [*fixed, *OPTIONS, *map(str, options)])
     report.main()
-    inputs = open_inputs(group_by_member(find_fold_models(runs)), dataset, InputOptions(nbest=10, pool=20, lm_order=3))
-    (row,) = member_table(inputs.members, measure_members(inputs)).itertuples(index=False)
-    cells = re.findall(r"<td>(.*?)</td>", out.read_text().split("</table>")[0])
-    expected = [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row]
-    assert cells[: len(expected)] == expected
-    assert "utterances (too narrow, since there is only one speaker)" in out.read_text()
+    text = out.read_text()
+    return text, json.loads(text.split("id=data>")[1].split("</script>")[0])
+
+
+def leaderboard(text):
+    """Rows of the first table, by heading."""
+    head, *rows = re.findall(r"<tr>(.*?)</tr>", html.unescape(text.split("</table>")[0]))
+    names = re.findall(r"<th[^>]*>(.*?)</th>", head)
+    return [dict(zip(names, re.findall(r"<td[^>]*>(.*?)</td>", row), strict=True)) for row in rows]
+
+
+def test_members_and_blends_have_the_same_distances_as_in_the_blend(
+    tiny, runs, inputs, submission, tmp_path, monkeypatch
+):
+    path, result = submission
+    text, data = write_report(tiny, runs, tmp_path / "report.html", monkeypatch, "--submission", path)
+    (row,) = member_table(inputs.members, measure_members(inputs)).to_dict("records")
+    of_blend, of_member = leaderboard(text)
+    for name, value in row.items():
+        cell = of_member[{"member": "system", "folds": "networks"}.get(name, name)]
+        assert cell == (value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:.3f}")
+    distances = result.dev["mbr"]
+    assert (of_blend["system"], of_blend["dev, with LM"]) == (str(path), f"{distances.mean():.3f}")
+    assert data["distances"][0] == distances.tolist()
+    hypotheses = measure_members(inputs)[0].hypotheses
+    assert data["distances"][1] == edit_distances(hypotheses, inputs.dev.references).tolist()
+    assert "50.0 % of the parameters allowed" in text and "2,000" in text
+    assert "utterances (too narrow, since there is only one speaker)" in text
+    assert set(map(int, data["details"])) == set(range(6))
+
+
+def test_test_has_no_references(tiny, runs, inputs, submission, tmp_path, monkeypatch):
+    path, result = submission
+    options = ["--submission", path, "--split", "test", "--compare", path, "a"]
+    text, data = write_report(tiny, runs, tmp_path / "report.html", monkeypatch, *options)
+    assert not data["labelled"] and "confusions" not in data and data["compare"] == [0, 1]
+    assert "Without transcripts: greedy hypotheses of two members differ" in text
+    assert [len(text) for text in data["targets"]] == [len(hypothesis) for hypothesis in result.hypotheses]
+
+
+def test_a_blend_that_cannot_be_computed_again_shows_its_own_figures(tiny, runs, tmp_path, monkeypatch):
+    content = {"recipe": {"method": "decode", "weights": {"a": 1.0}}, "parameters": 5, "tags": ["cpu"], "dev": 1.25}
+    (tmp_path / "x.csv.json").write_text(json.dumps(content))
+    text, data = write_report(tiny, runs, tmp_path / "r.html", monkeypatch, "--submission", tmp_path / "x.csv")
+    assert "decode is not a blender, so only the figures beside the submission are shown" in text
+    assert leaderboard(text)[0]["dev, with LM"] == "1.250"
+    assert [system["name"] for system in data["systems"]] == ["a"]
+
+
+def test_disagreement_on_test_raises_an_alarm(inputs):
+    alarm = report.measure_alarm(inputs)
+    assert alarm.dev == pytest.approx(greedy_disagreement(inputs.dev)) and alarm.test > 0
+    assert type(alarm)(dev=2.0, test=2.6).raised and not type(alarm)(dev=2.0, test=2.4).raised
+
+
+def greedy_disagreement(split):
+    """Mean distance of the two fold models' best paths per 100 phonemes, by hand."""
+    decoded = []
+    for index in split.prediction_indices():
+        log_probs = split.load(index)
+        paths = [log_probs[row].argmax(axis=1).tolist() for row in range(len(log_probs))]
+        decoded.append([[t for k, t in enumerate(p) if t and (k == 0 or p[k - 1] != t)] for p in paths])
+    phonemes = np.mean([sum(map(len, system)) for system in decoded])
+    return 100 * edit_distances(*decoded).sum() / phonemes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--compare", "a", "b"], r"--compare b: expected a member \(a\) or a submission with a .json beside it"),
+        (["--split", "train"], "invalid choice 'train' for argument '--split'"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(tiny, runs, tmp_path, monkeypatch, options, message):
+    with pytest.raises((InputError, SystemExit), match=message):
+        write_report(tiny, runs, tmp_path / "report.html", monkeypatch, *options)
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_without_members_that_have_folds_there_is_nothing_to_report(tiny, tmp_path, monkeypatch):

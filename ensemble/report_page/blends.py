@@ -1,0 +1,91 @@
+"""Blends in a report: the recipe in the file beside a submission, and what it predicts, computed again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+
+from ensemble.blenders.base import BLENDERS, BlendRecipe, predict_with
+from ensemble.hypotheses.blend_inputs import BlendInputs
+from ensemble.hypotheses.open_inputs import OpenedInputs
+from ensemble.members.member import Member
+from ensemble.members.sidecar import Sidecar, read_sidecar
+from registry.models import parse_count
+
+
+@dataclass(frozen=True)
+class Blend:
+    """A submission's recipe, and whether it can be computed again from the members at hand."""
+
+    name: str
+    """The path of the submission."""
+    sidecar: Sidecar
+    kept: list[Member]
+    """The members with weight, each with the networks used; empty if not all are at hand."""
+    dev: list[list[int]] | None = None
+    """Its hypotheses of dev; None if it cannot be computed again."""
+    obstacle: str = ""
+    """Why it cannot be."""
+
+    @property
+    def recipe(self) -> BlendRecipe:
+        """The recipe, of a blend without obstacle."""
+        recipe = self.sidecar.recipe
+        weights = {name: float(weight) for name, weight in recipe.weights.items() if weight is not None}
+        return BlendRecipe(recipe.method, weights, recipe.settings)
+
+    @property
+    def method(self) -> str:
+        """The blender; for `best`, the one that was chosen."""
+        recipe = self.sidecar.recipe
+        return str(recipe.settings.get("chosen", recipe.method))
+
+    @property
+    def networks(self) -> int:
+        """Number of networks used."""
+        return sum(map(len, self.sidecar.recipe.members.values()))
+
+    @property
+    def max_params(self) -> int | None:
+        """The limit that it was blended under; None without one."""
+        text = str(self.sidecar.options.get("max_params", "None"))
+        return None if text == "None" else parse_count(text)
+
+    def predict(self, inputs: BlendInputs) -> list[list[int]]:
+        """Its hypotheses, of a blend without obstacle."""
+        return predict_with(inputs, self.recipe, self.kept)
+
+
+def sidecar_of(submission: Path) -> Path:
+    """The file beside a submission that says how it was made."""
+    return submission.with_name(submission.name + ".json")
+
+
+def open_blend(submission: Path, inputs: OpenedInputs) -> Blend:
+    """The blend behind a submission, computed again on dev if that is possible.
+
+    Raises InputError for a file that is missing or damaged.
+    """
+    sidecar = read_sidecar(submission)
+    recipe = sidecar.recipe
+    by_name = {member.name: member for member in inputs.members}
+    missing = [name for name in recipe.weights if name not in by_name]
+    kept = [_networks_used(by_name[name], paths) for name, paths in recipe.members.items() if name in by_name]
+    if recipe.method not in BLENDERS.names():
+        obstacle = f"{recipe.method} is not a blender"
+    elif missing:
+        obstacle = f"{missing[0]} is not among the members of this report"
+    elif not recipe.weights or None in recipe.weights.values():
+        obstacle = "its recipe has no weights"
+    elif sum(len(member.networks) for member in kept) < max(sum(map(len, recipe.members.values())), 1):
+        obstacle = "not all of its networks are in the runs folders"
+    else:
+        blend = Blend(str(submission), sidecar, kept)
+        return replace(blend, dev=blend.predict(inputs.dev))
+    return Blend(str(submission), sidecar, [], obstacle=obstacle)
+
+
+def _networks_used(member: Member, paths: tuple[str, ...]) -> Member:
+    """The member with the networks in these folders, which may have been moved as a whole."""
+    used = {PurePath(path).parts[-2:] for path in paths}
+    return member.keep([network for network in member.networks if network.path.parts[-2:] in used])

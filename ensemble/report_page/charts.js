@@ -1,0 +1,188 @@
+// Charts in SVG, drawn at the width they have: lines and points with zoom, and grids of shaded cells.
+
+const MARGIN = { top: 12, right: 16, bottom: 46, left: 58 };
+
+// series: [{name, points: [[x, y]], pointsOnly}]. `top` cuts off the y axis at first, `xNames` names whole numbers of x.
+function chart({ label, xLabel, yLabel, series, top = null, xNames = null, diagonal = false, height = 320 }) {
+  const all = series.flatMap((line) => line.points);
+  const whole = {
+    x: [Math.min(...all.map((point) => point[0])), Math.max(...all.map((point) => point[0]))],
+    y: [0, (top ?? Math.max(...all.map((point) => point[1]))) * 1.04 || 1],
+  };
+  if (diagonal) whole.x = whole.y = [0, Math.max(...all.flatMap(([x, y]) => [x, y])) * 1.04 || 1];
+  if (whole.x[0] === whole.x[1]) whole.x = [whole.x[0] - 0.5, whole.x[1] + 0.5];
+  let view = structuredClone(whole);
+  const hidden = new Set();
+  const output = element("output", { class: "readout", "aria-live": "polite" });
+  const picture = svg("svg", { class: "chart", role: "img", "aria-label": label, height });
+  const scaleX = (x) => MARGIN.left + ((x - view.x[0]) / (view.x[1] - view.x[0])) * (width() - MARGIN.left - MARGIN.right);
+  const scaleY = (y) => height - MARGIN.bottom - ((y - view.y[0]) / (view.y[1] - view.y[0])) * (height - MARGIN.top - MARGIN.bottom);
+  const width = () => Math.max(picture.parentElement ? picture.parentElement.clientWidth : 640, 260);
+
+  function axes() {
+    const parts = [];
+    const xTicks = xNames ? xNames.map((_, index) => index).filter((x) => x >= view.x[0] && x <= view.x[1]) : ticks(...view.x, Math.max(2, width() / 90));
+    const perName = xNames && width() / xNames.length < 70 ? Math.ceil(70 / (width() / xNames.length)) : 1;
+    for (const x of xTicks) {
+      if (xNames && x % perName) continue;
+      parts.push(svg("line", { class: "grid", x1: scaleX(x), x2: scaleX(x), y1: MARGIN.top, y2: height - MARGIN.bottom }));
+      const text = svg("text", { x: scaleX(x), y: height - MARGIN.bottom + 17, "text-anchor": "middle" });
+      text.textContent = xNames ? xNames[x] : x;
+      parts.push(text);
+    }
+    for (const y of ticks(...view.y, 5)) {
+      parts.push(svg("line", { class: "grid", x1: MARGIN.left, x2: width() - MARGIN.right, y1: scaleY(y), y2: scaleY(y) }));
+      parts.push(svg("text", { x: MARGIN.left - 7, y: scaleY(y) + 4, "text-anchor": "end" }, String(y)));
+    }
+    const middle = (MARGIN.top + height - MARGIN.bottom) / 2;
+    parts.push(svg("text", { class: "axis", x: (MARGIN.left + width()) / 2, y: height - 8, "text-anchor": "middle" }, xLabel));
+    parts.push(svg("text", { class: "axis", transform: `translate(14 ${middle}) rotate(-90)`, "text-anchor": "middle" }, yLabel));
+    return parts;
+  }
+
+  function draw() {
+    const clip = `clip-${label.replace(/\W/g, "")}`;
+    const inside = svg("g", { "clip-path": `url(#${clip})` });
+    if (diagonal) inside.append(svg("line", { class: "diagonal", x1: scaleX(whole.x[0]), y1: scaleY(whole.x[0]), x2: scaleX(whole.x[1]), y2: scaleY(whole.x[1]) }));
+    series.forEach((line, index) => {
+      if (hidden.has(index)) return;
+      const points = line.points.map(([x, y]) => [scaleX(x), scaleY(y)]);
+      if (!line.pointsOnly) inside.append(svg("polyline", { ...seriesStyle(index), points: points.map((p) => p.map((v) => v.toFixed(1)).join(",")).join(" ") }));
+      if (line.pointsOnly || points.length < 40) {
+        for (const [x, y] of points) inside.append(svg("circle", { class: `point series-${index % 8}`, cx: x, cy: y, r: line.pointsOnly ? 4.5 : 2.5 }));
+      }
+    });
+    const box = { x: MARGIN.left, y: MARGIN.top, width: width() - MARGIN.left - MARGIN.right, height: height - MARGIN.top - MARGIN.bottom };
+    picture.setAttribute("width", width());
+    picture.replaceChildren(svg("clipPath", { id: clip }, svg("rect", box)), svg("rect", { class: "ground", ...box }), ...axes(), inside);
+  }
+
+  function zoom(x, y) {
+    view = { x, y };
+    draw();
+  }
+
+  function zoomBy(factor) {
+    const centre = (view.x[0] + view.x[1]) / 2;
+    const half = ((view.x[1] - view.x[0]) / 2) * factor;
+    const from = Math.max(whole.x[0], centre - half);
+    const to = Math.min(whole.x[1], centre + half);
+    const seen = series.flatMap((line, index) => (hidden.has(index) ? [] : line.points)).filter(([x]) => x >= from && x <= to);
+    const values = seen.map((point) => point[1]);
+    zoom([from, to], factor < 1 && values.length > 1 ? padded(Math.min(...values), Math.min(view.y[1], Math.max(...values))) : whole.y);
+  }
+
+  function padded(low, high) {
+    const edge = (high - low) * 0.06 || 0.5;
+    return [Math.max(0, low - edge), high + edge];
+  }
+
+  function place(event) {
+    const box = picture.getBoundingClientRect();
+    const within = (value, low, high) => Math.min(Math.max(value, low), high);
+    return [within(event.clientX - box.left, MARGIN.left, width() - MARGIN.right), within(event.clientY - box.top, MARGIN.top, height - MARGIN.bottom)];
+  }
+
+  const invertX = (x) => view.x[0] + ((x - MARGIN.left) / (width() - MARGIN.left - MARGIN.right)) * (view.x[1] - view.x[0]);
+  const invertY = (y) => view.y[0] + ((height - MARGIN.bottom - y) / (height - MARGIN.top - MARGIN.bottom)) * (view.y[1] - view.y[0]);
+
+  function readOut([x, y]) {
+    let best = null;
+    series.forEach((line, index) => {
+      if (hidden.has(index)) return;
+      for (const [px, py, text] of line.points) {
+        const distance = Math.hypot(scaleX(px) - x, scaleY(py) - y);
+        if (!best || distance < best.distance) best = { distance, line, px, py, text };
+      }
+    });
+    if (best) output.textContent = `${best.line.name}: ${best.text || `${xLabel} ${xNames ? xNames[best.px] : best.px}`}, ${fixed(best.py, 3)}`;
+  }
+
+  let start = null;
+  picture.addEventListener("pointerdown", (event) => {
+    start = place(event);
+    picture.setPointerCapture(event.pointerId);
+  });
+  picture.addEventListener("pointermove", (event) => {
+    const now = place(event);
+    readOut(now);
+    picture.querySelector(".selection")?.remove();
+    if (!start) return;
+    const [x, y] = [Math.min(start[0], now[0]), Math.min(start[1], now[1])];
+    picture.append(svg("rect", { class: "selection", x, y, width: Math.abs(now[0] - start[0]), height: Math.abs(now[1] - start[1]) }));
+  });
+  picture.addEventListener("pointerup", (event) => {
+    const [from, to] = [start, place(event)];
+    start = null;
+    picture.querySelector(".selection")?.remove();
+    if (!from || Math.abs(from[0] - to[0]) < 8 || Math.abs(from[1] - to[1]) < 8) return;
+    const order = (a, b) => (a < b ? [a, b] : [b, a]);
+    zoom(order(invertX(from[0]), invertX(to[0])), order(invertY(from[1]), invertY(to[1])));
+  });
+  picture.addEventListener("pointercancel", () => (start = null));
+  picture.addEventListener("dblclick", () => zoom(whole.x, whole.y));
+
+  const legend = series.map((line, index) => {
+    const swatch = svg("svg", { width: 22, height: 10, "aria-hidden": "true" }, svg("line", { ...seriesStyle(index), x1: 0, x2: 22, y1: 5, y2: 5 }));
+    const button = element("button", { type: "button", "aria-pressed": "true", onclick: () => {
+      hidden.has(index) ? hidden.delete(index) : hidden.add(index);
+      button.setAttribute("aria-pressed", String(!hidden.has(index)));
+      draw();
+    } }, swatch, line.name);
+    return button;
+  });
+  const controls = [["Zoom in", () => zoomBy(0.5)], ["Zoom out", () => zoomBy(2)], ["Reset", () => zoom(whole.x, whole.y)]];
+  const buttons = controls.map(([text, onclick]) => element("button", { type: "button", onclick }, text));
+  const host = element("div", { class: "drawing" }, picture);
+  new ResizeObserver(draw).observe(host);
+  return element("figure", {}, element("div", { class: "controls" }, ...buttons, output), host, element("div", { class: "legend" }, ...legend));
+}
+
+// A grid of cells, shaded by shade(row, column) from 0 to 1. Hover, touch or arrow keys read out describe(row, column).
+function grid({ label, rows, columns, shade, describe, text = () => "", cell = 17, rowTitle = "", columnTitle = "" }) {
+  const left = Math.max(34, 8 + 7 * Math.max(...rows.map((name) => name.length))) + (rowTitle ? 18 : 0);
+  const slanted = columns.some((name) => name.length > 4);
+  const head = (slanted ? 12 + 5 * Math.max(...columns.map((name) => name.length)) : 20) + (columnTitle ? 16 : 0);
+  const size = { width: left + columns.length * cell + (slanted ? 60 : 4), height: head + rows.length * cell + 4 };
+  const picture = svg("svg", { class: "chart heat", role: "application", tabindex: 0, "aria-label": `${label}; arrow keys move from cell to cell`, ...size });
+  const output = element("output", { class: "readout", "aria-live": "polite" });
+  const at = (row, column) => ({ x: left + column * cell, y: head + row * cell, width: cell - 1, height: cell - 1 });
+  if (columnTitle) picture.append(svg("text", { class: "axis", x: left, y: 11 }, columnTitle));
+  if (rowTitle) picture.append(svg("text", { class: "axis", "text-anchor": "end", transform: `translate(12 ${head}) rotate(-90)` }, rowTitle));
+  columns.forEach((name, column) => {
+    const [x, y] = [left + (column + 0.5) * cell, head - 6];
+    picture.append(svg("text", slanted ? { transform: `translate(${x} ${y}) rotate(-35)` } : { x, y, "text-anchor": "middle", class: "small" }, name));
+  });
+  rows.forEach((name, row) => {
+    picture.append(svg("text", { x: left - 5, y: head + (row + 0.5) * cell + 4, "text-anchor": "end", class: cell < 20 ? "small" : "" }, name));
+    columns.forEach((_, column) => {
+      const value = shade(row, column);
+      if (value === null) return;
+      picture.append(svg("rect", { class: "cell", ...at(row, column), "fill-opacity": value.toFixed(3) }));
+      const inside = text(row, column);
+      if (inside) picture.append(svg("text", { class: value > 0.55 ? "onshade" : "", x: left + (column + 0.5) * cell, y: head + (row + 0.5) * cell + 4, "text-anchor": "middle" }, inside));
+    });
+  });
+  const cursor = svg("rect", { class: "cursor", visibility: "hidden", ...at(0, 0) });
+  picture.append(cursor);
+  let place = [0, 0];
+  const show = (row, column) => {
+    if (row < 0 || column < 0 || row >= rows.length || column >= columns.length) return;
+    place = [row, column];
+    fill(cursor, { ...at(row, column), visibility: "visible" }, []);
+    output.textContent = describe(row, column);
+  };
+  const read = (event) => {
+    const box = picture.getBoundingClientRect();
+    show(Math.floor((event.clientY - box.top - head) / cell), Math.floor((event.clientX - box.left - left) / cell));
+  };
+  picture.addEventListener("pointermove", read);
+  picture.addEventListener("pointerdown", read);
+  picture.addEventListener("keydown", (event) => {
+    const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    show(place[0] + step[0], place[1] + step[1]);
+  });
+  return element("figure", {}, output, element("div", { class: "scroll" }, picture));
+}

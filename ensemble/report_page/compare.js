@@ -1,0 +1,111 @@
+// Two systems side by side: the paired difference, and where it comes from.
+
+function drawCompare(section, open) {
+  if (names.length < 2) return section.append(paragraph("There is one system, and nothing to compare it with."));
+  const [a, b] = data.compare.length ? data.compare : [0, 1];
+  const host = element("div");
+  const draw = () => compare(host, Number(first.value), Number(second.value), open);
+  const first = choice(names, draw, a);
+  const second = choice(names, draw, b);
+  const swap = element("button", { type: "button", onclick: () => {
+    [first.value, second.value] = [second.value, first.value];
+    draw();
+  } }, "Swap");
+  section.append(element("div", { class: "controls" }, labelled("A ", first), labelled("B ", second), swap), host);
+  draw();
+}
+
+function compare(host, a, b, open) {
+  if (a === b) return host.replaceChildren(paragraph("Choose two different systems."));
+  const change = (row) => data.distances[a][row] - data.distances[b][row];
+  const rows = [...Array(utteranceCount).keys()];
+  if (!data.labelled) {
+    host.replaceChildren(paragraph(`${names[a]} and ${names[b]} are ${fixed(data.pairwise[a][b], 3)} edits apart on average. Without transcripts, nothing says which is better.`));
+    return;
+  }
+  const better = rows.filter((row) => change(row) < 0);
+  const worse = rows.filter((row) => change(row) > 0);
+  const edits = (chosen) => Math.abs(sum(chosen.map(change)));
+  host.replaceChildren(
+    element("p", { class: "verdict" }, compareVerdict(a, b)),
+    paragraph(`A has fewer edits in ${better.length} utterances (${edits(better)} edits), more in ${worse.length} (${edits(worse)}), and as many in ${utteranceCount - better.length - worse.length}. They are ${fixed(data.pairwise[a][b], 3)} edits apart on average.`),
+    element("div", { class: "columns" }, changedPhonemes(a, b), changedConfusions(a, b), changedGroups("speaker", speakerGroups(), a, b), changedGroups("phonemes", lengthGroups(), a, b)),
+    changedUtterances(rows.filter((row) => change(row)), change, a, b, open),
+  );
+}
+
+function compareVerdict(a, b) {
+  const [difference, low, high] = data.differences[a][b];
+  const certain = low > 0 || high < 0;
+  const verdict = certain ? `A is significantly ${difference < 0 ? "better" : "worse"} than B at 95 %` : "not significantly different at 95 %";
+  const level = (system) => `${names[system]} ${fixed(mean(data.distances[system]), 3)}`;
+  return `A, ${level(a)}, minus B, ${level(b)}: ${signed(difference)} [${signed(low)}, ${signed(high)}] edits per utterance; ${verdict}. The interval is over ${data.intervals}.`;
+}
+
+const changeColumn = (value) => ({ title: "A − B", value, text: (difference) => signed(difference, Number.isInteger(difference) ? 0 : 2) });
+
+function bySize(value) {
+  return (x, y) => Math.abs(value(y)) - Math.abs(value(x));
+}
+
+function changedPhonemes(a, b) {
+  const [ours, theirs] = [phonemeErrors(a), phonemeErrors(b)];
+  const total = (errors) => errors.substitutions + errors.deletions + errors.insertions;
+  const difference = (token) => total(ours[token]) - total(theirs[token]);
+  const items = [...Array(classes).keys()].filter((token) => token && (total(ours[token]) || total(theirs[token])));
+  const columns = [
+    { title: "phoneme", value: phoneme },
+    { title: "errors of A", value: (token) => total(ours[token]), falling: true },
+    { title: "errors of B", value: (token) => total(theirs[token]), falling: true },
+    changeColumn(difference),
+  ];
+  return dataTable({ label: "What changed by phoneme", columns, items: items.sort(bySize(difference)) }).element;
+}
+
+function changedConfusions(a, b) {
+  const counts = new Map();
+  [a, b].forEach((system, side) => {
+    for (const [expected, recognised, times] of data.confusions[system]) {
+      const key = expected * classes + recognised;
+      if (!counts.has(key)) counts.set(key, { expected, recognised, times: [0, 0] });
+      counts.get(key).times[side] = times;
+    }
+  });
+  const difference = (pair) => pair.times[0] - pair.times[1];
+  const columns = [
+    { title: "reference → recognised", value: (pair) => `${phoneme(pair.expected)} → ${phoneme(pair.recognised)}` },
+    { title: "A", value: (pair) => pair.times[0], falling: true },
+    { title: "B", value: (pair) => pair.times[1], falling: true },
+    changeColumn(difference),
+  ];
+  return dataTable({ label: "What changed by confusion", columns, items: [...counts.values()].sort(bySize(difference)) }).element;
+}
+
+function changedGroups(title, groups, a, b) {
+  const difference = (group) => errorRate(a, group.rows) - errorRate(b, group.rows);
+  const columns = [
+    { title, value: (group) => group.name },
+    { title: "utterances", value: (group) => group.rows.length, falling: true },
+    { title: "A, errors per 100", value: (group) => errorRate(a, group.rows), text: (value) => fixed(value), falling: true },
+    { title: "B", value: (group) => errorRate(b, group.rows), text: (value) => fixed(value), falling: true },
+    changeColumn(difference),
+  ];
+  return dataTable({ label: `What changed by ${title}`, columns, items: title === "speaker" ? groups.sort(bySize(difference)) : groups }).element;
+}
+
+function changedUtterances(items, change, a, b, open) {
+  const list = (row, system) => (data.edits[row] === null ? "" : editsOf(row, system).map(describeEdit));
+  const difference = (row, ours, theirs) => {
+    const others = new Set(list(row, theirs));
+    return data.edits[row] === null ? "" : list(row, ours).filter((text) => !others.has(text)).join("; ");
+  };
+  const columns = [
+    { title: "utterance", value: (row) => data.ids[row] },
+    { title: "A", value: (row) => data.distances[a][row], falling: true },
+    { title: "B", value: (row) => data.distances[b][row], falling: true },
+    changeColumn(change),
+    { title: "edits of A alone", value: (row) => difference(row, a, b) },
+    { title: "edits of B alone", value: (row) => difference(row, b, a) },
+  ];
+  return dataTable({ label: "Utterances that changed", columns, items: items.sort(bySize(change)), onopen: open }).element;
+}

@@ -1,0 +1,154 @@
+// The sections about all systems: learning curves, diversity, errors, where errors are, leaderboard.
+
+function drawCurves(section) {
+  if (!data.curves.length) return section.append(paragraph("The runs have no metrics."));
+  const tops = data.curves.map((curve) => curve.points[Math.min(1, curve.points.length - 1)][1]);
+  section.append(
+    paragraph("Held-out distance (greedy) of every fold model by epoch. Drag over a part to zoom in; a double click resets. The axis begins at 0 and ends at the second epoch's distance."),
+    chart({ label: "Learning curves", xLabel: "epoch", yLabel: "edits per utterance, held out", series: data.curves, top: Math.max(...tops) }),
+  );
+}
+
+function drawDiversity(section) {
+  const pairs = names.flatMap((_, i) => names.flatMap((_, j) => (i < j ? [data.pairwise[i][j]] : [])));
+  if (!pairs.length) return section.append(paragraph("One system alone disagrees with none."));
+  const largest = Math.max(...pairs, 1e-9);
+  const cell = names.length > 12 ? 26 : 40;
+  const decimals = names.length > 12 ? 0 : 1;
+  section.append(
+    paragraph(`Mean edit distance between two systems' hypotheses of ${data.split}.${data.labelled ? " Under it, how far their errors coincide: the correlation of being wrong at the same phonemes of the reference." : ""}`),
+    grid({
+      label: "Distances between systems", rows: names, columns: names, cell,
+      shade: (i, j) => (i === j ? null : data.pairwise[i][j] / largest),
+      text: (i, j) => (i === j ? "" : fixed(data.pairwise[i][j], decimals)),
+      describe: (i, j) => (i === j ? names[i] : `${names[i]} and ${names[j]}: ${fixed(data.pairwise[i][j], 3)} edits apart`),
+    }),
+  );
+  if (!data.labelled) return;
+  section.append(
+    grid({
+      label: "Correlation of errors", rows: names, columns: names, cell,
+      shade: (i, j) => (i === j || data.correlation[i][j] === null ? null : Math.max(0, data.correlation[i][j])),
+      text: (i, j) => (i === j ? "" : fixed(data.correlation[i][j], 2).replace("0.", ".")),
+      describe: (i, j) => (i === j ? names[i] : `${names[i]} and ${names[j]}: errors correlate by ${fixed(data.correlation[i][j], 3)}`),
+    }),
+    redundancyTable(),
+    paragraph(`A near copy differs from a better member by less than a quarter of the members' median distance. "Only it is right" counts phonemes of the reference that no other member has right, in ${sum(data.phonemeCounts)} phonemes.`),
+  );
+}
+
+function redundancyTable() {
+  const nearest = (system) => {
+    const others = data.redundancy.map((entry) => entry.system).filter((other) => other !== system);
+    return others.length ? others.reduce((a, b) => (data.pairwise[system][a] <= data.pairwise[system][b] ? a : b)) : null;
+  };
+  const verdict = ({ system, alone, copy }) => {
+    const reasons = [];
+    if (copy !== null) reasons.push(`near copy of ${names[copy]}`);
+    if (alone === 0 && data.redundancy.length > 1) reasons.push("never alone right");
+    if (data.systems[system].weight === 0) reasons.push("without weight");
+    return reasons.join(", ");
+  };
+  const columns = [
+    { title: "member", value: ({ system }) => names[system] },
+    { title: "weight", value: ({ system }) => data.systems[system].weight, text: (value) => (value === null ? "" : fixed(value, 3)), falling: true },
+    { title: "distance", value: ({ system }) => mean(data.distances[system]), text: (value) => fixed(value, 3) },
+    { title: "nearest member", value: ({ system }) => (nearest(system) === null ? "" : names[nearest(system)]) },
+    { title: "apart", value: ({ system }) => (nearest(system) === null ? null : data.pairwise[system][nearest(system)]), text: (value) => fixed(value, 3) },
+    { title: "error correlation with it", value: ({ system }) => (nearest(system) === null ? null : data.correlation[system][nearest(system)]), text: (value) => fixed(value, 3), falling: true },
+    { title: "only it is right", value: ({ alone }) => alone },
+    { title: "redundant?", value: verdict },
+  ];
+  return dataTable({ label: "Who is redundant", columns, items: data.redundancy }).element;
+}
+
+function drawErrors(section) {
+  const share = (system, kind) => data.counts[system][kind] / utteranceCount;
+  const columns = [
+    { title: "system", value: (system) => names[system] },
+    ...["substitutions", "insertions", "deletions"].map((title, kind) => ({ title: `${title} per utterance`, value: (system) => share(system, kind), text: (value) => fixed(value, 3) })),
+    { title: "edits in all", value: (system) => sum(data.counts[system]) },
+    { title: "errors per 100 phonemes", value: (system) => percent(sum(data.counts[system]), sum(data.lengths)), text: (value) => fixed(value) },
+  ];
+  const host = element("div");
+  const select = choice(names, () => drawConfusions(host, Number(select.value)));
+  section.append(dataTable({ label: "Substitutions, insertions and deletions", columns, items: names.map((_, system) => system) }).element, labelled("Confusions of ", select), host);
+  drawConfusions(host, 0);
+}
+
+function drawConfusions(host, system) {
+  const count = new Map(data.confusions[system].map(([expected, recognised, number]) => [expected * classes + recognised, number]));
+  const largest = Math.max(1, ...count.values());
+  const order = [...Array(classes).keys()].filter((token) => token === 0 || data.phonemeCounts[token] || data.confusions[system].some((c) => c[1] === token));
+  const labels = order.map(phoneme);
+  const number = (row, column) => count.get(order[row] * classes + order[column]) || 0;
+  const describe = (row, column) => {
+    const [expected, recognised] = [order[row], order[column]];
+    const times = `${number(row, column)} times`;
+    const of = ` of ${data.phonemeCounts[expected]} (${fixed(percent(number(row, column), data.phonemeCounts[expected]))} %)`;
+    if (expected === recognised) return expected ? phoneme(expected) : "";
+    if (!expected) return `${phoneme(recognised)} inserted: ${times}`;
+    return `${phoneme(expected)} ${recognised ? `taken for ${phoneme(recognised)}` : "deleted"}: ${times}${of}`;
+  };
+  const pairs = data.confusions[system].map(([expected, recognised, times]) => ({ expected, recognised, times }));
+  const errors = phonemeErrors(system);
+  const kinds = ["substitutions", "deletions", "insertions"];
+  const rate = (token) => percent(errors[token].substitutions + errors[token].deletions, data.phonemeCounts[token]);
+  const tokens = order.filter((token) => token);
+  const worst = Math.max(...tokens.map(rate).filter((value) => !Number.isNaN(value)));
+  host.replaceChildren(
+    grid({ label: "Confusion matrix", rows: labels, columns: labels, rowTitle: "reference", columnTitle: "recognised (∅: deleted; first row: inserted)", shade: (row, column) => (row === column || !number(row, column) ? null : Math.sqrt(number(row, column) / largest)), describe }),
+    element("div", { class: "columns" },
+      dataTable({ label: "Most frequent confusions", sortedBy: 2, direction: -1, items: pairs, columns: [
+        { title: "reference", value: (pair) => phoneme(pair.expected) },
+        { title: "recognised", value: (pair) => phoneme(pair.recognised) },
+        { title: "times", value: (pair) => pair.times, falling: true },
+        { title: "% of the phoneme", value: (pair) => (pair.expected ? percent(pair.times, data.phonemeCounts[pair.expected]) : null), text: (value) => fixed(value, 1), falling: true },
+      ] }).element,
+      dataTable({ label: "Errors by phoneme", sortedBy: 2, direction: -1, items: tokens, columns: [
+        { title: "phoneme", value: phoneme },
+        { title: "in references", value: (token) => data.phonemeCounts[token], falling: true },
+        { title: "error %", value: rate, text: (value) => fixed(value, 1), shade: (token) => rate(token) / worst, falling: true },
+        ...kinds.map((kind) => ({ title: kind, value: (token) => errors[token][kind], falling: true })),
+      ] }).element),
+  );
+}
+
+function drawSlices(section) {
+  const lengths = lengthGroups();
+  const byLength = names.map((name, system) => ({ name, points: lengths.map((group, index) => [index, errorRate(system, group.rows)]) }));
+  const parts = data.positionTotals.length;
+  const byPosition = names.map((name, system) => ({ name, points: data.positions[system].map((errors, part) => [part, percent(errors, data.positionTotals[part])]).filter((point) => !Number.isNaN(point[1])) }));
+  const yLabel = "errors per 100 phonemes";
+  section.append(
+    element("h3", {}, "By length"),
+    chart({ label: "Errors by length", xLabel: "phonemes in the utterance", yLabel, series: byLength, xNames: lengths.map((group) => `${group.name} (${group.rows.length})`), height: 280 }),
+    element("h3", {}, "By position"),
+    chart({ label: "Errors by position", xLabel: "part of the utterance, from beginning to end", yLabel, series: byPosition, xNames: [...Array(parts).keys()].map((part) => `${(100 * part) / parts} %`), height: 280 }),
+    element("h3", {}, "By speaker"),
+  );
+  const speakers = speakerGroups();
+  if (!speakers.length) return section.append(paragraph("The data name no speakers."));
+  const rates = new Map(speakers.map((group) => [group, names.map((_, system) => errorRate(system, group.rows))]));
+  const highest = Math.max(...[...rates.values()].flat().filter((rate) => !Number.isNaN(rate)));
+  const columns = [
+    { title: "speaker", value: (group) => group.name },
+    { title: "utterances", value: (group) => group.rows.length, falling: true },
+    { title: "mean, errors per 100", value: (group) => mean(rates.get(group)), text: (value) => fixed(value), falling: true, shade: (group) => mean(rates.get(group)) / highest },
+    ...names.map((name, system) => ({ title: name, value: (group) => rates.get(group)[system], text: (value) => fixed(value), falling: true, shade: (group) => rates.get(group)[system] / highest })),
+  ];
+  section.append(dataTable({ label: "Errors by speaker", columns, items: speakers, sortedBy: 2, direction: -1 }).element);
+}
+
+function drawScores(section) {
+  if (!data.scores.length) return section.append(paragraph("The ledger of python -m submit has no scored submission yet (--ledger-file)."));
+  const estimates = [["nested", "nested out of fold"], ["dev", "dev"], ["oof", "out of fold, fitted"]];
+  const series = estimates
+    .map(([key, name]) => ({ name, pointsOnly: true, points: data.scores.filter((score) => score[key] !== null).map((score) => [score[key], score.public, `${score.file}, ${name} ${fixed(score[key], 3)}`]) }))
+    .filter((line) => line.points.length);
+  const number = (key, title) => ({ title, value: (score) => score[key], text: (value) => fixed(value, 3) });
+  const columns = [{ title: "file", value: (score) => score.file }, number("nested", "nested"), number("oof", "oof"), number("dev", "dev"), number("public", "public"), number("private", "private"),
+    { title: "public − nested", value: (score) => (score.nested === null ? null : score.public - score.nested), text: (value) => (value === null ? "" : signed(value)) }];
+  if (series.length) section.append(chart({ label: "Cross-validation against leaderboard", xLabel: "our estimate, edits per utterance", yLabel: "public score", series, diagonal: true }), paragraph("On the dotted line the leaderboard says what we estimated; above it, it is worse."));
+  section.append(dataTable({ label: "Scored submissions", columns, items: data.scores }).element);
+}

@@ -1,0 +1,147 @@
+"""The top of a page: what would be submitted, what it is worth, and the table of all members and blends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import pandas as pd
+
+from ensemble.hypotheses.open_inputs import OpenedInputs
+from ensemble.report_page.alarm import Alarm
+from ensemble.report_page.blends import Blend
+from ensemble.statistics.blend_tables import describe_level, member_table, verdict
+from ensemble.statistics.member_baselines import MemberBaseline, strongest
+from folds.competition.bootstrap import Interval, bootstrap, paired_bootstrap, resampled_units
+from folds.competition.metric import edit_distances
+
+DIFFERS = 0.0005
+"""Distances that differ by less are the same to three digits."""
+
+
+@dataclass(frozen=True)
+class MeasuredBlend:
+    """A blend on dev."""
+
+    blend: Blend
+    level: Interval | None
+    """Its distance; None if it could not be computed again."""
+    difference: Interval | None
+    """Its distance minus that of the strongest member alone."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What keeps its figures from being those that were written when it was made."""
+        blend, recorded = self.blend, self.blend.sidecar.dev
+        if self.level is None:
+            return [f"{blend.name}: {blend.obstacle}, so only the figures beside the submission are shown"]
+        if abs(self.level.mean - recorded) > DIFFERS:
+            return [
+                f"{blend.name}: {recorded:.3f} on dev when it was made, and {self.level.mean:.3f} now: the runs or the "
+                "options (--nbest, --pool, --lm-order, --fit-limit, --seed) differ; blend again"
+            ]
+        return []
+
+
+def measure_blend(blend: Blend, inputs: OpenedInputs, baselines: Sequence[MemberBaseline]) -> MeasuredBlend:
+    """The distance of a blend on dev, beside that of the strongest member."""
+    if blend.dev is not None:
+        distances = edit_distances(blend.dev, inputs.dev.references)
+        paired = paired_bootstrap(distances, strongest(baselines).dev, inputs.dev_speakers)
+        return MeasuredBlend(blend, bootstrap(distances, inputs.dev_speakers), paired)
+    recorded = blend.sidecar.dev_minus_best_member
+    difference = None if recorded is None else Interval(recorded.mean, recorded.low, recorded.high)
+    return MeasuredBlend(blend, None, difference)
+
+
+def leaderboard(
+    inputs: OpenedInputs, baselines: Sequence[MemberBaseline], blends: Sequence[MeasuredBlend]
+) -> pd.DataFrame:
+    """One row per blend and member: the figures that `ensemble.blend` prints, and intervals."""
+    members = member_table(inputs.members, baselines).rename(columns={"folds": "networks"})
+    members["95 % interval"] = [_range(bootstrap(baseline.dev_lm, inputs.dev_speakers)) for baseline in baselines]
+    rows = pd.DataFrame(
+        {
+            "member": measured.blend.name,
+            "networks": f"{measured.blend.method} of {measured.blend.networks}",
+            "parameters": measured.blend.sidecar.parameters,
+            "oof": measured.blend.sidecar.oof,
+            "oof, nested": measured.blend.sidecar.nested,
+            "dev, with LM": measured.level.mean if measured.level else measured.blend.sidecar.dev,
+            "95 % interval": _range(measured.level) if measured.level else "",
+        }
+        for measured in blends
+    )
+    # As objects, since numbers of a column that blends lack would become floats.
+    table = pd.concat([rows.astype(object), members.astype(object)], ignore_index=True)
+    order = [*members.columns]
+    if "oof, nested" in table:
+        order.insert(order.index("oof") + 1, "oof, nested")
+    kinds = ["blend"] * len(rows) + ["member"] * len(members)
+    table = table[order].rename(columns={"member": "system"})
+    table.insert(1, "kind", kinds)
+    return table
+
+
+def headline(
+    blends: Sequence[MeasuredBlend], baselines: Sequence[MemberBaseline], inputs: OpenedInputs, missing: str
+) -> str:
+    """What would be submitted and what it is worth, as HTML. `missing` is the submission that does not exist."""
+    alternative = strongest(baselines)
+    alone = describe_level(bootstrap(alternative.dev, inputs.dev_speakers))
+    units = resampled_units(inputs.dev_speakers)
+    if not blends:
+        return _cards(
+            [
+                ("Submission", f"none: {missing} does not exist", "write one with python -m ensemble.blend"),
+                ("The strongest member alone", alone, f"{alternative.name}; edits per utterance on dev, over {units}"),
+            ]
+        )
+    measured = blends[0]
+    sidecar, limit = measured.blend.sidecar, measured.blend.max_params
+    level = f"{sidecar.dev:.3f}" if measured.level is None else describe_level(measured.level)
+    used = f"{len(sidecar.recipe.weights)} members, {measured.blend.networks} networks"
+    tags = f"tags: {', '.join(sidecar.tags) or 'none'}"
+    share = "no limit was set (--max-params)" if limit is None else f"of {limit:,} allowed"
+    cards = [
+        ("Would be submitted", measured.blend.name, f"{measured.blend.method} of {used}"),
+        ("Worth on dev", level, f"edits per utterance, with a 95 % interval over {units}"),
+        ("Against the strongest member", *_difference(measured, alternative.name, alone)),
+        ("Parameters", f"{sidecar.parameters:,}", f"{share}; {tags}"),
+    ]
+    return _cards(cards, None if limit is None else sidecar.parameters / limit)
+
+
+def alarm_text(alarm: Alarm | None) -> str:
+    """What the members' disagreement says about test."""
+    if alarm is None:
+        return "One network alone disagrees with none, so nothing is known about test."
+    ratio = f"{alarm.test / alarm.dev:.2f} times" if alarm.dev else "not at all on dev, and"
+    verdict_text = "test is probably other speech than dev, and the score may be worse" if alarm.raised else "no alarm"
+    return (
+        f"Without transcripts: greedy hypotheses of two members differ in {alarm.test:.2f} of 100 phonemes on test and "
+        f"in {alarm.dev:.2f} on dev, {ratio} as much: {verdict_text}."
+    )
+
+
+def _difference(measured: MeasuredBlend, name: str, alone: str) -> tuple[str, str]:
+    if measured.difference is None:
+        return "unknown", f"{name}: {alone}"
+    return str(measured.difference), f"{verdict(measured.difference)} {name} ({alone})"
+
+
+def _range(interval: Interval) -> str:
+    return f"{interval.low:.2f} to {interval.high:.2f}"
+
+
+def _cards(cards: Sequence[tuple[str, str, str]], used: float | None = None) -> str:
+    items = "".join(
+        f"<div class=card><dt>{escape(title)}</dt><dd><strong>{escape(value)}</strong>"
+        f"<span>{escape(text)}</span></dd></div>"
+        for title, value, text in cards
+    )
+    meter = ""
+    if used is not None:
+        meter = f"<p><meter max=1 value={min(used, 1):.4f}></meter> {100 * used:.1f} % of the parameters allowed</p>"
+    return f"<dl class=cards>{items}</dl>{meter}"
