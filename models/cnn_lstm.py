@@ -17,19 +17,19 @@ from registry.bounds import number
 class CNNConfig(ModelConfig):
     """Convolutional subsampling, residual convolutions, then BiLSTM layers."""
 
-    channels: int = number(384, at_least=1, at_most=16_384, scale="log")
+    channels: int = number(384, at_least=1, at_most=16_384, scale="log", search_factor=2)
     """Width of the convolutions."""
     stride: int = number(3, at_least=1, at_most=100)
     """Input frames per output frame."""
-    blocks: int = number(4, at_least=1, at_most=100)
+    blocks: int = number(4, at_least=1, at_most=100, search_factor=2)
     """Residual blocks of two convolutions."""
     kernel: int = number(5, at_least=1, at_most=1001, odd=True)
     """Kernel size of the convolutions, in frames; odd."""
-    hidden: int = number(384, at_least=1, at_most=16_384, scale="log")
+    hidden: int = number(384, at_least=1, at_most=16_384, scale="log", search_factor=2)
     """Units per recurrent layer and direction."""
-    layers: int = number(3, at_least=1, at_most=100)
+    layers: int = number(3, at_least=1, at_most=100, search_factor=2)
     """Number of recurrent layers."""
-    dropout: float = number(0.2, at_least=0, below=1)
+    dropout: float = number(0.2, at_least=0, below=1, search=(0.0, 0.5))
     """Locked dropout after each recurrent layer; half of it after each block."""
 
 

@@ -29,13 +29,13 @@ class ConformerConfig(ModelConfig):
     """Width of the blocks."""
     heads: int = number(4, at_least=1, at_most=256, scale="log")
     """Attention heads; the width of a head, size / heads, is even."""
-    blocks: int = number(8, at_least=1, at_most=100)
+    blocks: int = number(8, at_least=1, at_most=100, search_factor=2)
     """Number of Conformer blocks."""
     expansion: int = number(4, at_least=1, at_most=64)
     """Width of the feed-forward layers, as a multiple of size."""
     kernel: int = number(15, at_least=1, at_most=1001, odd=True)
     """Kernel size of the depthwise convolution, in frames; odd."""
-    dropout: float = number(0.1, at_least=0, below=1)
+    dropout: float = number(0.1, at_least=0, below=1, search=(0.0, 0.5))
     """Locked dropout after each module of a block."""
 
     def __post_init__(self) -> None:

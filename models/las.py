@@ -23,11 +23,11 @@ from registry.bounds import number
 class LASConfig(PyramidConfig):
     """A pyramidal listener with a CTC output, and an attention speller."""
 
-    spelling: float = number(0.3, above=0, below=1)
+    spelling: float = number(0.3, above=0, below=1, search=(0.1, 0.6))
     """Weight of the speller's cross-entropy; the CTC loss gets 1 minus this."""
-    speller: int = number(384, at_least=1, at_most=16_384, scale="log")
+    speller: int = number(384, at_least=1, at_most=16_384, scale="log", search_factor=2)
     """Hidden units in each of the speller's two LSTM layers."""
-    attention: int = number(256, at_least=1, at_most=16_384, scale="log")
+    attention: int = number(256, at_least=1, at_most=16_384, scale="log", search_factor=2)
     """Dimension of attention queries, keys and values."""
 
 

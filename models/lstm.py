@@ -23,11 +23,11 @@ class RecurrentConfig(ModelConfig):
     """Stride of each convolution."""
     kernel: int = number(5, at_least=1, at_most=1001, odd=True)
     """Kernel size of the convolutions, in frames; odd."""
-    hidden: int = number(384, at_least=1, at_most=16_384, scale="log")
+    hidden: int = number(384, at_least=1, at_most=16_384, scale="log", search_factor=2)
     """Units per recurrent layer and direction."""
-    layers: int = number(3, at_least=1, at_most=100)
+    layers: int = number(3, at_least=1, at_most=100, search_factor=2)
     """Number of recurrent layers."""
-    dropout: float = number(0.2, at_least=0, below=1)
+    dropout: float = number(0.2, at_least=0, below=1, search=(0.0, 0.5))
     """Locked dropout after each recurrent layer."""
 
     def __post_init__(self) -> None:

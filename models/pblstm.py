@@ -21,21 +21,21 @@ from registry.bounds import number
 class PyramidConfig(ModelConfig):
     """A stride-2 convolution, a BiLSTM, then pyramid reductions with BiLSTM layers after each."""
 
-    channels: int = number(192, at_least=1, at_most=16_384, scale="log")
+    channels: int = number(192, at_least=1, at_most=16_384, scale="log", search_factor=2)
     """Width of the convolution."""
     stride: int = number(2, at_least=1, at_most=100)
     """Stride of the convolution."""
     kernel: int = number(7, at_least=1, at_most=1001, odd=True)
     """Kernel size of the convolution, in frames; odd."""
-    bottom: int = number(256, at_least=1, at_most=16_384, scale="log")
+    bottom: int = number(256, at_least=1, at_most=16_384, scale="log", search_factor=2)
     """Units per direction of the layer before the pyramid."""
-    hidden: int = number(384, at_least=1, at_most=16_384, scale="log")
+    hidden: int = number(384, at_least=1, at_most=16_384, scale="log", search_factor=2)
     """Units per direction of the layers in the pyramid."""
     reductions: int = number(1, at_least=0, at_most=10)
     """Pyramid reductions: each halves the frame rate. Utterances need at least as many output frames as labels."""
-    layers: int = number(2, at_least=1, at_most=100)
+    layers: int = number(2, at_least=1, at_most=100, search_factor=2)
     """BiLSTM layers after each reduction."""
-    dropout: float = number(0.2, at_least=0, below=1)
+    dropout: float = number(0.2, at_least=0, below=1, search=(0.0, 0.5))
     """Locked dropout after each recurrent layer."""
 
 

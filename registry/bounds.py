@@ -2,7 +2,7 @@
 
 >>> @dataclasses.dataclass
 ... class Recipe(Bounded):
-...     lr: float = number(0.002, above=0, at_most=1, scale="log")
+...     lr: float = number(0.002, above=0, at_most=1, scale="log", search=(3e-4, 0.01))
 >>> Recipe(lr=-1.0)
 Traceback (most recent call last):
 registry.errors.InputError: --lr -1.0: expected more than 0
@@ -37,6 +37,20 @@ class Bounds:
     scale: Scale = "linear"
     odd: bool = False
     """Whether only odd numbers are accepted."""
+    search: tuple[float, float] | None = None
+    """The part of the range that is worth a search; None if nothing is searched unless asked for."""
+    search_factor: float | None = None
+    """Instead of `search`: how far from the default, as a factor."""
+
+    def search_range(self, default: float) -> tuple[float, float] | None:
+        """The range to search for a field with this default, both ends included; None if there is none.
+
+        >>> number(8, at_least=1, at_most=10, scale="log", search_factor=2).metadata["bounds"].search_range(8)
+        (4.0, 10)
+        """
+        if self.search_factor is None:
+            return self.search
+        return max(default / self.search_factor, self.lower), min(default * self.search_factor, self.upper)
 
     def complaint(self, value: float) -> str:
         """What was expected instead of `value`; empty if it is in the range. NaN is in no range."""
@@ -67,17 +81,24 @@ def number(
     below: float | None = None,
     scale: Scale = "linear",
     odd: bool = False,
+    search: tuple[float, float] | None = None,
+    search_factor: float | None = None,
 ) -> Any:
     """A dataclass field for a number, or a tuple of numbers, with bounds; None and truth values are always accepted.
 
     `at_least` or `above`, and `at_most` or `below`, must be given: without an upper bound, infinity would be a value.
+    They say what is legal; `folds.tune` searches within `search`, or up to `search_factor` below and above the default,
+    which fits the small and the large variants of a model alike.
     """
     lower, upper = (at_least if above is None else above), (at_most if below is None else below)
     if lower is None or upper is None or None not in (at_least, above) or None not in (at_most, below):
         raise TypeError("a number has one lower bound (at_least or above) and one upper bound (at_most or below)")
-    if scale == "log" and (lower < 0 or (lower == 0 and above is None)):
+    searched = lower if search is None else search[0]
+    if scale == "log" and (searched < 0 or (searched == 0 and above is None)):
         raise TypeError("a number on a logarithmic scale is positive: pass above=0, or at_least more than 0")
-    bounds = Bounds(lower, upper, above is None, below is None, scale, odd)
+    bounds = Bounds(lower, upper, above is None, below is None, scale, odd, search, search_factor)
+    if search is not None and (search[0] >= search[1] or any(map(bounds.complaint, search))):
+        raise TypeError(f"search={search}: expected a range within the bounds")
     return dataclasses.field(default=default, metadata={_KEY: bounds})
 
 

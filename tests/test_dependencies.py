@@ -15,8 +15,8 @@ DISTRIBUTIONS = {"sklearn": "scikit-learn", "Levenshtein": "python-Levenshtein",
 # Imported by others on our behalf: kaggle imports six without declaring it, torch.utils.tensorboard needs tensorboard,
 # msgspec.yaml needs PyYAML.
 INDIRECT = {"six", "tensorboard", "PyYAML"}
-# Decoders, trackers, executors and file systems that can be used where they are installed.
-OPTIONAL = {"ctcdecode", "flashlight", "fast_ctc_decode", "wandb", "mlflow", "submitit", "ray", "fsspec"}
+# Decoders, trackers, executors, file systems and the search library, used where they are installed.
+OPTIONAL = {"ctcdecode", "flashlight", "fast_ctc_decode", "wandb", "mlflow", "submitit", "ray", "fsspec"} | {"optuna", "plotly"}
 
 
 def imported() -> set[str]:

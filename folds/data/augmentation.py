@@ -23,15 +23,15 @@ from registry.bounds import Bounded, number
 class SpecAugment(Bounded):
     """Masks over time and over features; a masked value becomes 0, the mean of normalised features."""
 
-    time_mask: int = number(30, at_least=0, at_most=100_000)
+    time_mask: int = number(30, at_least=0, at_most=100_000, search=(0, 60))
     """Maximum time-mask width in frames; 0 disables."""
-    time_every: int = number(120, at_least=1, at_most=1_000_000, scale="log")
+    time_every: int = number(120, at_least=1, at_most=1_000_000, scale="log", search=(50, 400))
     """One time mask per this many frames."""
-    feature_mask: int = number(3, at_least=0, at_most=10_000)
+    feature_mask: int = number(3, at_least=0, at_most=10_000, search=(0, 8))
     """Maximum feature-mask width in features; 0 disables."""
     feature_masks: int = number(1, at_least=0, at_most=1000)
     """Number of feature masks per utterance; 0 disables."""
-    speed: float = number(0.1, at_least=0, below=1)
+    speed: float = number(0.1, at_least=0, below=1, search=(0.0, 0.2))
     """Maximum relative speed change, e.g. 0.1 for 0.9x to 1.1x; 0 disables."""
 
 

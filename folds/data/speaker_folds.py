@@ -6,6 +6,8 @@ and no library, so that fold models trained on different machines hold out the s
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping
 
@@ -36,6 +38,18 @@ def speaker_folds(split: Split, folds: int) -> np.ndarray:
         raise InputError(f"--folds {folds}: expected 1 to {len(frames)}, the number of speakers in {split.name}")
     fold_of = assign_speakers(frames, folds)
     return np.array([fold_of[speaker] for speaker in split.speakers], dtype=np.int64)
+
+
+def speaker_subset(split: Split, indices: np.ndarray, fraction: float) -> np.ndarray:
+    """Those of `indices` into `split` that belong to this fraction of their speakers, rounded up.
+
+    Speakers are taken in the order of a hash of their names, so that smaller fractions are contained in larger ones.
+    """
+    speaker_of = split.speakers
+    names = {speaker_of[index] for index in indices.tolist()}
+    ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+    kept = set(ordered[: math.ceil(fraction * len(ordered))])
+    return np.array([index for index in indices.tolist() if speaker_of[index] in kept], dtype=np.int64)
 
 
 def assign_speakers(frames: Mapping[str, int], folds: int) -> dict[str, int]:

@@ -15,6 +15,7 @@ from typing import IO, Annotated, Any
 
 import tyro
 
+from folds.training.config_file import config_arguments
 from folds.training.options import TrainOptions
 from folds.training.presets import device_type, find_preset
 from registry import InputError, model_config
@@ -39,23 +40,40 @@ class ModelOptions:
 def parse(arguments: list[str]) -> list[ModelOptions]:
     """The options of training and the config of each model named.
 
-    An option that all of the models have applies to all of them. What is not given is the preset's value or the model's
-    own default; the help text shows the first model's. Raises InputError for an option that only some of the models
-    have, and for a preset that does not fit a model.
+    An option that all of the models have applies to all of them. What is not given is the value in the `--config` file,
+    the preset's or the model's own default; the help text shows the first model's. Raises InputError for an option that
+    only some of the models have, and for a preset that does not fit a model.
     """
+    path, from_file = config_arguments(arguments)
+    if path is not None:
+        chosen = [f"--{option}={value}" for option, value in _leading(arguments).items() if value is not None]
+        try:
+            _parse_models(from_file + chosen)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+    return _parse_models(from_file + arguments)
+
+
+def _leading(arguments: list[str]) -> dict[str, str | None]:
+    """The options on which the defaults of others depend; None for those that are not given."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option in ("model", "preset", "device"):
-        parser.add_argument(f"--{option}", default=getattr(TrainOptions, option))
-    given = parser.parse_known_args(arguments)[0]
-    names = given.model.split(",")
+        parser.add_argument(f"--{option}")
+    return vars(parser.parse_known_args(arguments)[0])
+
+
+def _parse_models(arguments: list[str]) -> list[ModelOptions]:
+    """As `parse`, for arguments without a file."""
+    leading = {name: value or getattr(TrainOptions, name) for name, value in _leading(arguments).items()}
+    names, device = leading["model"].split(","), device_type(leading["device"])
     defaults = {name: model_config(name, features=1, classes=2) for name in names}
     shared = _shared_options(defaults)
     _check_shared(arguments, defaults, shared)
     models = []
     for name, default in defaults.items():
-        preset = find_preset(given.preset, name, device_type(given.device))
+        preset = find_preset(leading["preset"], name, device)
         panel = default if len({type(config) for config in defaults.values()}) == 1 else _subset(default, shared)
-        options, chosen = _parse(arguments, TrainOptions(recipe=preset.recipe(device_type(given.device))), panel)
+        options, chosen = _parse(arguments, TrainOptions(recipe=preset.recipe(device)), panel)
         config = dataclasses.replace(default, **{option: getattr(chosen, option) for option in shared})
         models.append(ModelOptions(name, options, config))
     return models

@@ -35,14 +35,14 @@ class RecipeOptions(Bounded):
     clock: Literal["wall", "cpu"] = "wall"
     """What --minutes counts: wall time, or CPU time of this process, which other load on the machine does not
     stretch."""
-    lr: float | None = number(None, above=0, at_most=MAX_LEARNING_RATE, scale="log")
+    lr: float | None = number(None, above=0, at_most=MAX_LEARNING_RATE, scale="log", search=(3e-4, 1e-2))
     """Peak learning rate, by default 0.002. On CUDA with the default --batch-frames it is 0.002 times the square root
     of (frames per batch, all processes together) / 16,000."""
-    warmup: float = number(0.05, at_least=0, below=1)
+    warmup: float = number(0.05, at_least=0, below=1, search=(0.0, 0.3))
     """Fraction of steps used for linear warm-up."""
-    weight_decay: float = number(0.01, at_least=0, at_most=100)
+    weight_decay: float = number(0.01, at_least=0, at_most=100, scale="log", search=(1e-3, 0.3))
     """AdamW's weight decay, on matrices only."""
-    clip: float = number(5.0, above=0, at_most=1e6, scale="log")
+    clip: float = number(5.0, above=0, at_most=1e6, scale="log", search=(0.5, 20.0))
     """Maximum gradient norm (clipping)."""
     batch_frames: int | None = number(None, at_least=1, at_most=MAX_FRAMES, scale="log")
     """Input frames per batch, padding included; at least the longest utterance. By default the preset's on CPUs, and on
@@ -81,6 +81,9 @@ class RecipeOptions(Bounded):
     """How many checkpoints to keep; `python -m folds.soup` averages them."""
     limit: int | None = number(None, at_least=1, at_most=MAX_UTTERANCES, scale="log")
     """Train on this many utterances only, for quick experiments; all utterances are still predicted."""
+    speakers: float = number(1.0, above=0, at_most=1)
+    """Train on this fraction of the speakers only. The speakers of a smaller fraction are among those of a larger one;
+    all utterances are still predicted."""
 
     def sized_for(self, device: str, processes: int) -> RecipeOptions:
         """With `batch_frames` and `lr` filled in for this type of device ("cpu" or "cuda") and number of processes."""
@@ -123,6 +126,8 @@ class TrainOptions(StoreOptions):
     model: str = "pblstm"
     """One or more registered models, comma-separated (see `python -m registry`). With several, only model options
     common to all of them can be set."""
+    config: Path | None = None
+    """A JSON file of options, such as the best.json of folds.tune; what the command line gives overrides it."""
     name: str = ""
     """Name of the member, its folder in the runs folder; by default the model's. Gives two recipes of one model folders
     of their own."""

@@ -24,7 +24,7 @@ from registry.config import Config
 
 # Options that may change when a run is resumed.
 FREE = (
-    *("data", "model", "name", "preset", "fold", "runs", "restart_from", "guide", "teacher", "resume"),
+    *("data", "model", "config", "name", "preset", "fold", "runs", "restart_from", "guide", "teacher", "resume"),
     *("device", "threads", "save_every", "log", "allow_pickle"),
 )
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from folds.data.dataset import Dataset, joined
-from folds.data.speaker_folds import speaker_folds
+from folds.data.speaker_folds import speaker_folds, speaker_subset
 from folds.store.fold_model import FoldModel, read_fold_model
 from folds.store.lease import Lease, hold
 from folds.store.run_folder import RunFolder
@@ -252,7 +252,8 @@ def _training_data(options: TrainOptions, dataset: Dataset, teacher: Teacher | N
 def _split(options: TrainOptions, dataset: Dataset, fold: int, model: CTCModel) -> tuple[np.ndarray, np.ndarray]:
     """Indices into the train split: (the fold that is held out, the utterances to fit)."""
     fold_of = speaker_folds(dataset.train, options.folds)
-    others = np.flatnonzero(fold_of != fold)[: options.recipe.limit]
+    others = speaker_subset(dataset.train, np.flatnonzero(fold_of != fold), options.recipe.speakers)
+    others = others[: options.recipe.limit]
     return np.flatnonzero(fold_of == fold), long_enough(model, dataset, others, options.skip_bad)
 
 

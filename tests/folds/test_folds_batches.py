@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from folds.data.augmentation import SpecAugment, augment
 from folds.data.batches import Batch, collate, padding_share, plan, prefetched, repeated
 from folds.data.dataset import Split
-from folds.data.speaker_folds import FOLD_ASSIGNMENT, assign_speakers, speaker_folds
+from folds.data.speaker_folds import FOLD_ASSIGNMENT, assign_speakers, speaker_folds, speaker_subset
 from folds.store.ragged import Ragged, offsets_of
 from registry import InputError
 
@@ -152,6 +152,17 @@ def test_a_number_of_folds_the_speakers_cannot_fill_is_refused(folds):
 
 def test_one_fold_holds_nothing_out():
     assert speaker_folds(split_of([5, 5, 5], [1, 2, 2]), 1).tolist() == [-1, -1, -1]
+
+
+def test_fractions_of_the_speakers_are_nested_and_keep_whole_speakers():
+    speakers = [number % 10 for number in range(60)]
+    split, indices = split_of([5] * 60, speakers), np.arange(5, 60)
+    chosen = [set(speaker_subset(split, indices, fraction).tolist()) for fraction in (0.1, 0.25, 0.5, 1.0)]
+    for rows, count in zip(chosen, (1, 3, 5, 10), strict=True):
+        kept = {speakers[row] for row in rows}
+        assert len(kept) == count and rows == {row for row in indices.tolist() if speakers[row] in kept}
+    assert chosen[0] < chosen[1] < chosen[2] < chosen[3] == set(indices.tolist())
+
 
 
 def noise(features: torch.Tensor, lengths: torch.Tensor | None = None) -> Batch:

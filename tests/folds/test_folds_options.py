@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import re
 import sys
 
@@ -74,3 +75,41 @@ def test_the_help_text_has_a_panel_for_each_kind_of_option(models, encoding, mon
     assert {"--data", "--allow-pickle", "--runs", "--restart-from"} <= set(options["options"])
     assert {"--epochs", "--intermediate"} <= set(options["recipe"]) and "--speed" in options["SpecAugment"]
     assert "--hidden" in options["model"]
+
+
+def test_options_in_a_file_are_overridden_by_the_command_line(tmp_path):
+    path = tmp_path / "best.json"
+    values = {"model": "gru_small", "hidden": 24, "channels": [8, 16], "lr": 0.003, "prior": False, "minutes": None}
+    path.write_text(json.dumps(values))
+    (model,) = parse(["--config", str(path), "--lr", "0.005", "--time-every", "75"])
+    assert model.name == "gru_small" and model.options.config == path
+    assert model.config == dataclasses.replace(defaults_of("gru_small"), hidden=24, channels=(8, 16))
+    recipe = model.options.recipe
+    assert (recipe.lr, recipe.prior, recipe.minutes, recipe.augment.time_every) == (0.005, False, None, 75)
+    (other,) = parse([f"--config={path}", "--model", "lstm_small"])
+    assert other.config == dataclasses.replace(defaults_of("lstm_small"), hidden=24, channels=(8, 16))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1]", r"best\.json: expected object, found array: expected an object of options of folds\.train"),
+        ('{"lr"', r"best\.json: not readable as JSON"),
+        ('{"lr": {"a": 1}}', r"best\.json: \[\.\.\.\]: expected .*, found object"),
+        ('{"config": "other.json"}', r"best\.json: 'config': expected the name of an option"),
+        ('{"--lr": 1}', r"best\.json: '--lr': expected the name of an option"),
+        ('{"widht": 3}', r"best\.json: .*--widht"),
+        ('{"lr": -1}', r"best\.json: --lr -1.0: expected more than 0"),
+        ('{"model": "gru_smal"}', r"best\.json: .*gru_smal.*gru_small"),
+    ],
+)
+def test_a_file_of_options_that_is_wrong_is_named(content, message, tmp_path):
+    path = tmp_path / "best.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        parse(["--config", str(path)])
+
+
+def test_a_file_of_options_that_is_missing_is_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"best\.json: no such file"):
+        parse(["--config", str(tmp_path / "best.json")])

@@ -1,0 +1,55 @@
+"""Options in a JSON file, `folds.train --config FILE`: an object with the options' names and values.
+
+    {"model": "gru_small", "lr": 0.003, "channels": [128, 256], "prior": false}
+
+They are turned into arguments, which the command line's own follow and override; so they are checked like those.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from registry import InputError
+from registry.json_files import read_json
+
+Scalar: TypeAlias = bool | int | float | str | None
+OptionValue: TypeAlias = Scalar | list[Scalar]
+
+
+def arguments_of(values: Mapping[str, Any]) -> list[str]:
+    """The command-line arguments that set these options.
+
+    >>> arguments_of({"batch_frames": 4000, "channels": [8, 16], "prior": False})
+    ['--batch-frames=4000', '--channels', '8', '16', '--no-prior']
+    """
+    arguments = []
+    for name, value in values.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{option}" if value else f"--no-{option}")
+        elif isinstance(value, list | tuple):
+            arguments += [f"--{option}", *map(str, value)]
+        else:
+            arguments.append(f"--{option}={value}")
+    return arguments
+
+
+def config_arguments(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """The file that `--config` among `arguments` names, and the arguments in it; None and none without it.
+
+    Raises InputError for a file that is no JSON object of options and their values.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path, nargs="?")
+    path = parser.parse_known_args(arguments)[0].config
+    if path is None:
+        return None, []
+    values = read_json(path, dict[str, OptionValue], "expected an object of options of folds.train and their values")
+    for name in values:
+        if not re.fullmatch(r"[a-z]\w*", name) or name == "config":
+            raise InputError(f"{path}: {name!r}: expected the name of an option of folds.train, such as batch_frames")
+    return path, arguments_of(values)

@@ -1,0 +1,206 @@
+"""What a study searches over: numeric options of the model, the recipe and the masks, by their dataclasses' metadata.
+
+A field that gives a `search` or a `search_factor` (`registry.bounds.number`) is searched unless it is fixed;
+`--space name=low:high[:log|linear]` searches another field, or another range.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from folds.training.command_line import FROM_DATA, ModelOptions, parse
+from folds.training.config_file import arguments_of
+from folds.training.presets import device_type
+from models.network import usual_bounds
+from registry import InputError
+from registry.bounds import Bounds, bounds_of
+
+SET_BY_STAGES = ("epochs", "minutes", "clock", "limit", "speakers")
+"""What each stage of a trial sets itself."""
+NO_HYPERPARAMETERS = ("keep", "select", "guide_weight", "teacher_weight")
+"""Fields of the recipe that do not change the model of a plain run, or make its held-out distance optimistic."""
+
+Values = dict[str, Any]
+"""Options by name, as in the file that `folds.train --config` reads."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One searched option, from `low` to `high`, both included."""
+
+    name: str
+    low: float
+    high: float
+    log: bool
+    integer: bool
+    step: int = 1
+    """Of integers on a linear scale; 2 for those that must be odd."""
+
+    def contains(self, value: object) -> bool:
+        """Whether a value can be drawn."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not self.low <= value <= self.high:
+            return False
+        return not self.integer or (value - self.low) % self.step == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """What is searched, and what is pinned."""
+
+    model: str
+    preset: str
+    device: str
+    parameters: tuple[Parameter, ...]
+    fixed: Values
+
+    def arguments(self, values: Values) -> list[str]:
+        """The arguments of `folds.train` for a trial with these values."""
+        return arguments_of({"model": self.model, "preset": self.preset, "device": self.device, **self.fixed, **values})
+
+    def preset_values(self) -> Values | None:
+        """The values of the searched options in the preset; None if one of them is outside its range."""
+        defaults = option_fields(self.options({}))
+        values = {parameter.name: defaults[parameter.name].value for parameter in self.parameters}
+        return values if all(parameter.contains(values[parameter.name]) for parameter in self.parameters) else None
+
+    def options(self, values: Values) -> ModelOptions:
+        """The options of training with these values. Raises InputError for values that are refused."""
+        (options,) = parse(self.arguments(values))
+        return options
+
+
+@dataclasses.dataclass(frozen=True)
+class OptionField:
+    """A field of a model's config, of the recipe or of the masks, and its value in the preset."""
+
+    field: dataclasses.Field[Any]
+    type: Any
+    value: Any
+    bounds: Bounds | None
+    """None for what is not a number, or has no bounds."""
+
+
+def option_fields(options: ModelOptions) -> dict[str, OptionField]:
+    """All fields by name, with the values that `options` have."""
+    recipe = options.options.recipe.sized_for(device_type(options.options.device), 1)
+    found = {}
+    for owner in (recipe, recipe.augment, options.config):
+        types = typing.get_type_hints(type(owner))
+        for field in dataclasses.fields(typing.cast(Any, owner)):
+            value = getattr(owner, field.name)
+            if field.name in FROM_DATA or dataclasses.is_dataclass(value):
+                continue
+            bounds = bounds_of(field)
+            if owner is options.config:
+                bounds = bounds or usual_bounds(field, value)
+            found[field.name] = OptionField(field, types[field.name], value, bounds)
+    return found
+
+
+def make_space(model: str, preset: str, device: str, ranges: Sequence[str], pins: Sequence[str]) -> Space:
+    """The space of a model, with `--space` and `--fix` as the command line has them.
+
+    Raises InputError for an unknown or unsearchable option, an empty range, one outside the legal values, or none left.
+    """
+    fixed = {name: _value(text) for name, text in (_split(pin, "--fix", "name=value") for pin in pins)}
+    unpinned = option_fields(Space(model, preset, device, (), {}).options({}))
+    for name in fixed:
+        _check_known(name, unpinned, "--fix")
+    space = Space(model, preset, device, (), fixed)
+    fields = option_fields(space.options({}))
+    parameters = {name: found for name, option in fields.items() if (found := _default_range(name, option))}
+    for text in ranges:
+        name, span = _split(text, "--space", "name=low:high or name=low:high:log")
+        _check_known(name, fields, "--space")
+        parameters[name] = _given_range(text, name, span, fields[name])
+    if both := sorted({*fixed} & {_split(text, "--space", "")[0] for text in ranges}):
+        raise InputError(f"--fix {both[0]} and --space {both[0]}: expected one of the two")
+    searched = tuple(parameter for name, parameter in parameters.items() if name not in fixed)
+    if not searched:
+        raise InputError("nothing is left to search: pass --space name=low:high, or fewer --fix")
+    return dataclasses.replace(space, parameters=searched)
+
+
+def _default_range(name: str, option: OptionField) -> Parameter | None:
+    """The range that the field's metadata gives, if it does."""
+    if option.bounds is None or not _is_number(option) or name in (*SET_BY_STAGES, *NO_HYPERPARAMETERS):
+        return None
+    span = option.bounds.search_range(option.value)
+    return None if span is None else _parameter(name, option, *span, log=option.bounds.scale == "log")
+
+
+def _given_range(text: str, name: str, span: str, option: OptionField) -> Parameter:
+    """The range of `--space`."""
+    if name in (*SET_BY_STAGES, *NO_HYPERPARAMETERS) or option.bounds is None or not _is_number(option):
+        reason = "the study sets it itself" if name in SET_BY_STAGES else "it is not a number that can be searched"
+        raise InputError(f"--space {text}: {reason}; leave it out, or pin another value with --fix")
+    ends, scale = span.split(":")[:2], span.split(":")[2:]
+    try:
+        low, high = map(float, ends)
+    except ValueError:
+        raise InputError(f"--space {text}: expected name=low:high or name=low:high:log, both numbers") from None
+    if scale not in ([], ["log"], ["linear"]):
+        raise InputError(f"--space {text}: expected log or linear after the range")
+    log = scale == ["log"] or (not scale and option.bounds.scale == "log")
+    if not low < high:
+        raise InputError(f"--space {text}: the range is empty: expected a low end below the high one")
+    parameter = _parameter(name, option, low, high, log)
+    for end in (parameter.low, parameter.high):
+        if expected := option.bounds.complaint(end):
+            raise InputError(f"--space {text}: expected {expected}")
+    if log and low <= 0:
+        raise InputError(f"--space {text}: expected a low end above 0 on a logarithmic scale")
+    if not parameter.low < parameter.high:
+        raise InputError(f"--space {text}: the range has fewer than two whole numbers that are accepted")
+    return parameter
+
+
+def _parameter(name: str, option: OptionField, low: float, high: float, log: bool) -> Parameter:
+    integer = int in _types(option) and float not in _types(option)
+    if not integer:
+        return Parameter(name, low, high, log, integer)
+    first, last = math.ceil(low), math.floor(high)
+    if option.bounds is not None and option.bounds.odd:
+        # Optuna has no steps on a logarithmic scale.
+        first, last = first + (first % 2 == 0), last - (last % 2 == 0)
+        return Parameter(name, first, last, False, integer, step=2)
+    return Parameter(name, first, last, log, integer)
+
+
+def _types(option: OptionField) -> tuple[Any, ...]:
+    return typing.get_args(option.type) or (option.type,)
+
+
+def _is_number(option: OptionField) -> bool:
+    return isinstance(option.value, (int, float)) and not isinstance(option.value, bool)
+
+
+def _check_known(name: str, fields: Mapping[str, OptionField], option: str) -> None:
+    if name in fields and not (option == "--fix" and name in SET_BY_STAGES):
+        return
+    if name in fields:
+        raise InputError(f"--fix {name}: the study sets it itself: leave it out")
+    similar = difflib.get_close_matches(name, fields, n=3)
+    advice = f"did you mean {' or '.join(similar)}?" if similar else f"expected one of {', '.join(sorted(fields))}"
+    raise InputError(f"{option} {name}: no such option of the model, the recipe or SpecAugment; {advice}")
+
+
+def _split(text: str, option: str, expected: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise InputError(f"{option} {text}: expected {expected}")
+    return name.replace("-", "_"), value
+
+
+def _value(text: str) -> Any:
+    """A value as JSON has it, else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
