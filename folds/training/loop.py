@@ -39,7 +39,7 @@ def fit(model: CTCModel, task: TrainingTask) -> None:
     """
     recipe = task.recipe
     if task.start == "random" and recipe.prior:
-        _start_from_prior(model, task)
+        start_from_prior(model, task)
     state = State(model, recipe, task.device, task.seed, task.group)
     resumed = state.restore(task.folder)
     if not resumed and task.start == "checkpoint":
@@ -159,7 +159,8 @@ def _measure(state: State, task: TrainingTask, logger: MetricsLogger) -> None:
     logger.epoch(label, row, f"{len(watched)} utterances, greedy" if len(watched) else "")
 
 
-def _start_from_prior(model: CTCModel, task: TrainingTask) -> None:
+def start_from_prior(model: CTCModel, task: TrainingTask) -> None:
+    """Initialise the biases of output layers with the classes' log-frequencies in the task's utterances."""
     split = task.dataset.train
     labels = np.concatenate([split.labels(i) for i in task.fitted])
     frames = int(model.output_lengths(torch.from_numpy(split.lengths[task.fitted])).sum())

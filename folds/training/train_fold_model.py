@@ -7,26 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 
-from folds.data.dataset import Dataset, joined
-from folds.data.speaker_folds import speaker_folds, speaker_subset
+from folds.data.dataset import Dataset
 from folds.store.fold_model import FoldModel, read_fold_model
 from folds.store.lease import Lease, hold
 from folds.store.run_folder import RunFolder
-from folds.training.device import pick_device, resolve_precision
+from folds.training.device import pick_device
 from folds.training.distributed import ProcessGroup
 from folds.training.guide import open_guide
 from folds.training.loggers.base import logger_names
 from folds.training.loop import fit
 from folds.training.metrics_logger import Cost
-from folds.training.options import TrainingRecipe, TrainOptions
+from folds.training.options import TrainOptions
 from folds.training.predict import write_predictions
+from folds.training.preparation import resolve_options, split_fold, training_data
 from folds.training.run_config import (
     check_same_hardware,
     check_same_run,
@@ -35,8 +33,8 @@ from folds.training.run_config import (
     run_config,
     weights_description,
 )
-from folds.training.task import Start, TrainingTask, check_batch_frames, describe_run, long_enough
-from folds.training.teacher import Teacher, open_teacher, student_targets
+from folds.training.task import Start, TrainingTask, check_batch_frames, describe_run
+from folds.training.teacher import open_teacher, student_targets
 from folds.training.threads import CPUThreads
 from folds.training.warm_restart import open_source
 from models import CTCModel, create_model, write_weights
@@ -132,7 +130,7 @@ def _train_once(
     model.use_intermediate(options.recipe.intermediate > 0)
     threads = CPUThreads.of_run(options, count_parameters(model), device, group)
     given_frames = options.recipe.batch_frames
-    options, recipe = _resolved(options, device, group, model, halved)
+    options, recipe = resolve_options(options, device, group, model, halved)
     hardware = describe_hardware(recipe, device, group, threads) | {"halved": halved}
     record = run_config(options, dataset, name, fold, config, model, hardware)
     guide = None
@@ -146,8 +144,8 @@ def _train_once(
     started = read_fold_model(folder) if folder.begun else None
     if started is not None and _already_finished(options, started, record):
         return folder
-    dataset = _training_data(options, dataset, teacher)
-    held_out, fitted = _split(options, dataset, fold, model)
+    dataset = training_data(options, dataset, teacher)
+    held_out, fitted = split_fold(options, dataset, fold, model)
     if given_frames is not None:
         check_batch_frames(given_frames, dataset.train, fitted)
     start = _starting_point(options, started, record, model, [dataset.train.ids[row] for row in held_out])
@@ -220,41 +218,6 @@ def _train(model: CTCModel, task: TrainingTask, record: dict[str, Any]) -> None:
             frames,
         ) from None
     group.wait()
-
-
-def _resolved(
-    options: TrainOptions, device: torch.device, group: ProcessGroup, model: CTCModel, halved: bool
-) -> tuple[TrainOptions, TrainingRecipe]:
-    """The options with the frames and the learning rate for this device, and the recipe with the precision as well."""
-    if device.type == "cuda":
-        # TF32 for the float32 matrix products of recurrent and convolutional layers, and of those outside autocast.
-        torch.set_float32_matmul_precision("high")
-    sized = options.recipe.sized_for(device.type, group.size)
-    recipe = TrainingRecipe.of(sized, resolve_precision(sized.precision, device, model))
-    if halved:
-        frames, accumulate = recipe.batch_frames // 2, 2 * recipe.accumulate
-        sized = dataclasses.replace(sized, batch_frames=frames, accumulate=accumulate)
-        recipe = dataclasses.replace(recipe, batch_frames=frames, accumulate=accumulate)
-    return dataclasses.replace(options, recipe=sized), recipe
-
-
-def _training_data(options: TrainOptions, dataset: Dataset, teacher: Teacher | None) -> Dataset:
-    """The data with all utterances to train on in its train split: with dev, or with test as the teacher labels it."""
-    more = [dataset.dev] if options.with_dev else []
-    if teacher is not None and teacher.on_test:
-        more.append(teacher.label_test(dataset.test))
-    if not more:
-        return dataset
-    # `joined` takes a joined split only as its second.
-    return dataclasses.replace(dataset, train=joined(dataset.train, functools.reduce(joined, more)))
-
-
-def _split(options: TrainOptions, dataset: Dataset, fold: int, model: CTCModel) -> tuple[np.ndarray, np.ndarray]:
-    """Indices into the train split: (the fold that is held out, the utterances to fit)."""
-    fold_of = speaker_folds(dataset.train, options.folds)
-    others = speaker_subset(dataset.train, np.flatnonzero(fold_of != fold), options.recipe.speakers)
-    others = others[: options.recipe.limit]
-    return np.flatnonzero(fold_of == fold), long_enough(model, dataset, others, options.skip_bad)
 
 
 def _starting_point(

@@ -1,1 +1,1 @@
-"""The search for hyperparameters: what is searched, in which stages, the study on disk, its trials and its report."""
+"""The search for hyperparameters, `folds.tune`: ranges, stages, trials, the study on disk, and what comes out of it."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from folds.training.command_line import FROM_DATA, ModelOptions, parse
 from folds.training.config_file import arguments_of
-from folds.training.presets import device_type
+from folds.training.presets import PRESETS, device_type, find_preset
 from models.network import usual_bounds
 from registry import InputError
 from registry.bounds import Bounds, bounds_of
@@ -108,13 +108,15 @@ def make_space(model: str, preset: str, device: str, ranges: Sequence[str], pins
 
     Raises InputError for an unknown or unsearchable option, an empty range, one outside the legal values, or none left.
     """
+    found = find_preset(preset, model, device)
+    preset = next(name for name, entry in PRESETS.items() if entry is found)  # what auto is on this device
     fixed = {name: _value(text) for name, text in (_split(pin, "--fix", "name=value") for pin in pins)}
     unpinned = option_fields(Space(model, preset, device, (), {}).options({}))
     for name in fixed:
         _check_known(name, unpinned, "--fix")
     space = Space(model, preset, device, (), fixed)
     fields = option_fields(space.options({}))
-    parameters = {name: found for name, option in fields.items() if (found := _default_range(name, option))}
+    parameters = {name: default for name, option in fields.items() if (default := _default_range(name, option))}
     for text in ranges:
         name, span = _split(text, "--space", "name=low:high or name=low:high:log")
         _check_known(name, fields, "--space")

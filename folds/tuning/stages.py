@@ -66,12 +66,13 @@ def plan_stages(trials: int, minutes: float) -> list[Stage]:
 def goes_on(distance: float, others: Sequence[float]) -> bool:
     """Whether a trial is promoted, given the held-out distances of all others that have finished the same stage.
 
-    The best of fewer than `REDUCTION` trials is.
+    The best of fewer than `REDUCTION` trials is. Of equal distances the first counts as the best: before models have
+    learnt anything, all of them answer nothing.
 
     >>> goes_on(3.0, [5.0, 4.0, 6.0, 2.0, 7.0, 8.0, 9.0])
     True
     >>> goes_on(3.0, [5.0, 4.0, 6.0, 2.0, 7.0, 8.0])
     False
     """
-    rank = sum(other < distance for other in others)
+    rank = sum(other <= distance for other in others)
     return rank < max(1, (len(others) + 1) // REDUCTION)

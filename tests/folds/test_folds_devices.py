@@ -21,6 +21,7 @@ from folds.training import train_fold_model
 from folds.training.device import pick_device, resolve_precision
 from folds.training.distributed import ProcessGroup
 from folds.training.options import RecipeOptions, TrainingRecipe, TrainOptions
+from folds.training.preparation import resolve_options
 from folds.training.task import TrainingTask, describe_run
 from models import create_model
 from registry import InputError, list_models, model_config
@@ -114,9 +115,9 @@ def test_cuda_computes_float32_in_tf32(monkeypatch):
     asked: list[str] = []
     monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
     model = create_model("lstm_small", features=5, classes=5)
-    options, recipe = train_fold_model._resolved(TrainOptions(), CPU, ProcessGroup(), model, False)
+    options, recipe = resolve_options(TrainOptions(), CPU, ProcessGroup(), model, False)
     assert asked == [] and options.recipe.batch_frames == recipe.batch_frames == 16_000
-    options, recipe = train_fold_model._resolved(TrainOptions(), CUDA, ProcessGroup(), model, False)
+    options, recipe = resolve_options(TrainOptions(), CUDA, ProcessGroup(), model, False)
     assert asked == ["high"] and (recipe.batch_frames, recipe.precision) == (64_000, "fp16")
     assert options.recipe.precision == "auto"  # config.json records the options as they were given
 

@@ -1,0 +1,53 @@
+"""Before a run: its recipe with nothing left to the device, and the utterances to fit and to hold out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+import torch
+
+from folds.data.dataset import Dataset, joined
+from folds.data.speaker_folds import speaker_folds, speaker_subset
+from folds.training.device import resolve_precision
+from folds.training.distributed import ProcessGroup
+from folds.training.options import TrainingRecipe, TrainOptions
+from folds.training.task import long_enough
+from folds.training.teacher import Teacher
+from models import CTCModel
+
+
+def resolve_options(
+    options: TrainOptions, device: torch.device, group: ProcessGroup, model: CTCModel, halved: bool
+) -> tuple[TrainOptions, TrainingRecipe]:
+    """The options with the frames and the learning rate for this device, and the recipe with the precision as well."""
+    if device.type == "cuda":
+        # TF32 for the float32 matrix products of recurrent and convolutional layers, and of those outside autocast.
+        torch.set_float32_matmul_precision("high")
+    sized = options.recipe.sized_for(device.type, group.size)
+    recipe = TrainingRecipe.of(sized, resolve_precision(sized.precision, device, model))
+    if halved:
+        frames, accumulate = recipe.batch_frames // 2, 2 * recipe.accumulate
+        sized = dataclasses.replace(sized, batch_frames=frames, accumulate=accumulate)
+        recipe = dataclasses.replace(recipe, batch_frames=frames, accumulate=accumulate)
+    return dataclasses.replace(options, recipe=sized), recipe
+
+
+def training_data(options: TrainOptions, dataset: Dataset, teacher: Teacher | None) -> Dataset:
+    """The data with all utterances to train on in its train split: with dev, or with test as the teacher labels it."""
+    more = [dataset.dev] if options.with_dev else []
+    if teacher is not None and teacher.on_test:
+        more.append(teacher.label_test(dataset.test))
+    if not more:
+        return dataset
+    # `joined` takes a joined split only as its second.
+    return dataclasses.replace(dataset, train=joined(dataset.train, functools.reduce(joined, more)))
+
+
+def split_fold(options: TrainOptions, dataset: Dataset, fold: int, model: CTCModel) -> tuple[np.ndarray, np.ndarray]:
+    """Indices into the train split: (the fold that is held out, the utterances to fit)."""
+    fold_of = speaker_folds(dataset.train, options.folds)
+    others = speaker_subset(dataset.train, np.flatnonzero(fold_of != fold), options.recipe.speakers)
+    others = others[: options.recipe.limit]
+    return np.flatnonzero(fold_of == fold), long_enough(model, dataset, others, options.skip_bad)

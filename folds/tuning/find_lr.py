@@ -1,0 +1,133 @@
+"""The learning-rate range test: the loss while the learning rate grows from step to step, until training diverges.
+
+Smith 2017, "Cyclical Learning Rates for Training Neural Networks" (arXiv 1506.01186). The learning rate at which the
+loss falls fastest is a careful choice; the one with the lowest loss is too high to train with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from folds.store.run_folder import RunFolder
+from folds.training.device import pick_device
+from folds.training.distributed import ProcessGroup
+from folds.training.loop import start_from_prior
+from folds.training.preparation import resolve_options, split_fold
+from folds.training.schedule import Budget
+from folds.training.shares import SharePreparation, epoch_shares
+from folds.training.signals import SignalCatcher
+from folds.training.state import State
+from folds.training.step import train_step
+from folds.training.task import TrainingTask
+from folds.tuning.report import write_page
+from folds.tuning.stage_runs import Tuning
+from folds.tuning.stages import JUDGED_FOLDS
+from models import CTCModel, create_model
+from registry import InputError
+from registry.console import track
+
+LOWEST, HIGHEST, STEPS = 1e-5, 1.0, 150
+SMOOTHING = 0.9
+"""The weight of the past in the moving average of the loss."""
+DIVERGED = 1.5
+"""The test ends once the averaged loss is so many times its lowest value."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Learning rates and the averaged losses in nats per label at them, both `(N,)`."""
+
+    rates: np.ndarray
+    losses: np.ndarray
+
+    @property
+    def steepest(self) -> float:
+        """The learning rate at which the loss falls fastest, per factor of the learning rate."""
+        return float(self.rates[np.argmin(np.gradient(self.losses, np.log(self.rates)))])
+
+    @property
+    def lowest(self) -> float:
+        """The learning rate with the lowest loss."""
+        return float(self.rates[np.argmin(self.losses)])
+
+
+def find_lr(tuning: Tuning) -> None:
+    """Do the test with the preset and `--fix`; print what was found, and write the curve."""
+    import plotly.graph_objects as plotly
+
+    curve = measure_curve(tuning)
+    figure = plotly.Figure(plotly.Scatter(x=curve.rates, y=curve.losses, mode="lines"))
+    figure.update_xaxes(type="log", title="learning rate").update_yaxes(title="loss (nats per label)")
+    found = (
+        f"the loss falls fastest at a learning rate of {curve.steepest:.2g} and is lowest at {curve.lowest:.2g}: "
+        f"search between them, --space lr={curve.steepest / 2:.2g}:{curve.lowest:.2g}"
+    )
+    write_page(tuning.paths.range_test, f"Learning-rate range test: {tuning.options.model}", [("Loss", found, figure)])
+    print(f"{found}\nwrote {tuning.paths.range_test}")
+
+
+def measure_curve(tuning: Tuning) -> Curve:
+    """The losses of one run whose learning rate grows exponentially. Raises InputError if none is finite."""
+    model, task = _prepare(tuning)
+    recipe = task.recipe
+    state = State(model, recipe, task.device, task.seed, task.group)
+    growth = math.log(HIGHEST / LOWEST) / (STEPS - 1)
+    rates: list[float] = []
+    losses: list[float] = []
+    average, budget = 0.0, Budget(recipe, STEPS)
+    prepare = SharePreparation(task, model.stride)
+    model.train()
+    with SignalCatcher() as signals:
+        for step in track(range(STEPS), "range test"):
+            if state.counters.position == 0:
+                shares = epoch_shares(task, state.counters)
+            chosen = shares[state.counters.position :][: recipe.accumulate]
+            rate = LOWEST * math.exp(growth * step)
+            for parameters in state.optimizer.param_groups:
+                parameters["lr"] = rate
+            stop, _ = train_step(state, task, [(share, prepare(share)) for share in chosen], signals, budget)
+            state.read_metrics()
+            state.counters.step += 1
+            state.counters.position += len(chosen)
+            if state.counters.position >= len(shares):
+                state.counters.epoch += 1
+                state.begin_epoch()
+            loss = state.metrics.loss
+            if stop:
+                raise KeyboardInterrupt
+            if loss is None or not math.isfinite(loss):
+                break
+            average = SMOOTHING * average + (1 - SMOOTHING) * loss
+            rates.append(rate)
+            losses.append(average / (1 - SMOOTHING ** (step + 1)))
+            if losses[-1] > DIVERGED * min(losses) and step > STEPS // 10:
+                break
+    if len(rates) < 3:
+        raise InputError(f"the loss is not finite at a learning rate of {LOWEST}: try --fix precision=fp32")
+    return Curve(np.array(rates), np.array(losses))
+
+
+def _prepare(tuning: Tuning) -> tuple[CTCModel, TrainingTask]:
+    """The network on its device, and what it is trained on: all but the first fold."""
+    group, dataset = ProcessGroup(), tuning.dataset
+    given = tuning.space.options({})
+    options = dataclasses.replace(
+        given.options, folds=tuning.options.folds, seed=tuning.options.seed, skip_bad=tuning.options.skip_bad, threads=1
+    )
+    device = pick_device(options.device, group)
+    torch.manual_seed(options.seed)
+    sizes = {"features": dataset.features, "classes": dataset.alphabet.classes}
+    model = create_model(given.name, dataclasses.replace(given.config, **sizes))
+    model.use_intermediate(options.recipe.intermediate > 0)
+    options, recipe = resolve_options(options, device, group, model, halved=False)
+    held_out, fitted = split_fold(options, dataset, JUDGED_FOLDS[0], model)
+    folder = RunFolder(tuning.paths.folder)
+    task = TrainingTask(dataset, fitted, held_out, recipe, options.seed, device, folder, group)
+    if recipe.prior:
+        start_from_prior(model, task)
+    return model.to(device), task

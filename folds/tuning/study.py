@@ -1,0 +1,181 @@
+"""The study on disk: Optuna's journal, shared by processes and machines, and the folder with everything else.
+
+    tune/pblstm_small.journal        every trial: its values, its distances, its state
+    tune/pblstm_small/stage<k>/      the runs of the trials, by stage
+    tune/pblstm_small/compare/       full runs of the winner and of the preset
+    tune/pblstm_small/best.json      the winner, for `folds.train --config`
+    tune/pblstm_small/report.html    Optuna's plots
+
+Optuna's journal has a lock, which is taken from a process that holds it for more than 30 s, but no heartbeat: here the
+lease of a trial says whether its process lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from folds.store.lease import EXPIRY_S, Held, hold
+from registry import InputError
+from registry.errors import one_line
+from registry.files import check_writable
+from registry.json_files import read_json_lines
+
+if TYPE_CHECKING:
+    import optuna
+
+NAME = "folds.tune"
+"""The name of the study in its journal."""
+TURN_S = EXPIRY_S + 60
+"""How long to wait for a process that looks for its next trial, which takes a second; so that a lease of a machine that
+died has expired."""
+
+
+@dataclass(frozen=True)
+class StudyPaths:
+    """The files of the study whose journal is `journal`, a file name with an extension."""
+
+    journal: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.journal.with_suffix("")
+
+    def stage(self, index: int) -> Path:
+        """The runs folder of a stage, counted from 0."""
+        return self.folder / f"stage{index + 1}"
+
+    @property
+    def compare(self) -> Path:
+        """The runs folder of the winner and of the preset."""
+        return self.folder / "compare"
+
+    def trial(self, run: str) -> Path:
+        """The folder whose lease the process holds that works on the trial."""
+        return self.folder / "trials" / run
+
+    @property
+    def log(self) -> Path:
+        """What training prints."""
+        return self.folder / "log.txt"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "best.json"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def range_test(self) -> Path:
+        """The curve of `--find-lr`."""
+        return self.folder / "find_lr.html"
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """One process at a time in the block. Raises Held if another one does not leave it."""
+        deadline = time.monotonic() + TURN_S
+        with contextlib.ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(hold(self.folder / "turn", self.journal.name))
+                    break
+                except Held:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(random.uniform(0.1, 0.5))
+            yield
+
+
+class _Entry(msgspec.Struct):
+    """What each line of a journal has."""
+
+    op_code: int
+    worker_id: str
+
+
+def check_optuna() -> None:
+    """Raise InputError unless Optuna and the library that draws its plots are installed."""
+    try:
+        import optuna
+        import plotly  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"python -m folds.tune needs {error.name}, which is not installed: pip install -e '.[tune]'"
+        ) from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+
+
+def open_study(paths: StudyPaths, settings: Mapping[str, Any]) -> optuna.Study:
+    """The study, begun if there is none. Raises InputError for a damaged journal, or a study of other `settings`.
+
+    A last line that was cut off when a process was killed is deleted.
+    """
+    import optuna
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    check_writable(paths.journal)
+    with paths.turn():
+        # An absolute path: Optuna's locks are looked up relative to different folders.
+        name = str(paths.journal.resolve())
+        lock = JournalFileOpenLock(name)
+        _check_journal(paths.journal, lock)
+        try:
+            storage = optuna.storages.JournalStorage(JournalFileBackend(name, lock_obj=lock))
+            names = optuna.get_all_study_names(storage)
+            if names not in ([], [NAME]):
+                raise InputError(f"{paths.journal}: the journal of another study, {names[0]}: pass another --study")
+            if names:
+                study = optuna.load_study(storage=storage, study_name=NAME)
+            else:
+                study = optuna.create_study(storage=storage, study_name=NAME, direction="minimize")
+            _check_settings(study, settings, paths.journal)
+        except (KeyError, ValueError, TypeError, IndexError, AssertionError) as error:
+            raise InputError(
+                f"{paths.journal}: not the journal of a study ({one_line(error)}): restore it, or pass another --study"
+            ) from None
+    return study
+
+
+def _check_settings(study: optuna.Study, settings: Mapping[str, Any], journal: Path) -> None:
+    """Record the settings of a new study; raise InputError if one that exists has others."""
+    recorded = study.user_attrs.get("settings")
+    if recorded is None:
+        study.set_user_attr("settings", dict(settings))
+        return
+    keys = [*settings, *(key for key in recorded if key not in settings)]
+    changed = [key for key in keys if recorded.get(key) != settings.get(key)]
+    if changed:
+        difference = "; ".join(f"{key} was {recorded.get(key)}, now {settings.get(key)}" for key in changed)
+        raise InputError(
+            f"{journal}: a study with other settings ({difference}): use the same, or another file for --study"
+        )
+
+
+def _check_journal(path: Path, lock: Any) -> None:
+    """Raise InputError for a journal with unreadable lines; delete a last one without an end."""
+    if not path.exists():
+        return
+    lock.acquire()
+    try:
+        read_json_lines(path, _Entry)
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            # The next line would be appended to what is left of this one.
+            os.truncate(path, whole)
+            print(f"{path}: deleted the end of its last line, which a killed process did not finish", file=sys.stderr)
+    finally:
+        lock.release()

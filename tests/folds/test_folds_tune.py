@@ -1,0 +1,264 @@
+"""folds.tune: stages, trials whose process died, the study on disk, and whole studies on a tiny competition."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from folds.store.lease import hold
+from folds.training.command_line import parse
+from folds.tuning import study, trials
+from folds.tuning.find_lr import Curve
+from folds.tuning.options import TuneOptions
+from folds.tuning.report import FEW_TRIALS, first_stage, write_report
+from folds.tuning.space import Parameter, Space
+from folds.tuning.stages import COMPARED_FOLDS, JUDGED_FOLDS, REDUCTION, goes_on, plan_stages
+from folds.tuning.study import StudyPaths, open_study
+from registry import InputError
+from registry.json_files import read_json_lines
+
+SETTINGS = {"model": "lstm_small", "data": "0123", "trials": 8}
+SPACE = Space("lstm_small", "quick", "cpu", (Parameter("lr", 1e-3, 1e-1, log=True, integer=False),), {})
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> StudyPaths:
+    return StudyPaths(tmp_path / "a.journal")
+
+
+def test_stages_grow_by_the_reduction_and_the_plan_fits_the_minutes():
+    stages = plan_stages(40, 480)
+    full = stages[-1]
+    assert [stage.step for stage in stages] == [1, 4, 16] and [stage.speakers for stage in stages] == [0.25, 0.5, 1.0]
+    assert [full.minutes / stage.minutes for stage in stages] == pytest.approx([16, 4, 1])
+    assert full.folds == JUDGED_FOLDS and not {*JUDGED_FOLDS} & {*COMPARED_FOLDS}
+    # A third of 40 goes on, and a third of those; finalists and the comparison have two folds.
+    cost = 40 * stages[0].minutes + 40 / 3 * stages[1].minutes + 40 / 9 * 2 * full.minutes + 4 * full.minutes
+    assert cost == pytest.approx(480)
+
+
+def test_those_go_on_who_are_in_the_best_quarter_so_far():
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        distances = random.integers(1, 30, size=random.integers(1, 40)).tolist()
+        for place in range(len(distances)):
+            before, own = distances[:place], distances[place]
+            # By sorting: an equal distance that came first is ahead.
+            rank = sorted([*((value, 0) for value in before), (own, 1)]).index((own, 1))
+            assert goes_on(own, before) == (rank < max(1, len(distances[: place + 1]) // REDUCTION))
+
+
+def ask(study, paths, **options):
+    settings = {"most": 8, "seed": 0, "may_begin": True, **options}
+    return trials.next_trial(study, paths, SPACE, **settings)
+
+
+def test_a_trial_whose_process_died_is_failed_once_and_continued_under_its_name(paths):
+    first, second = (open_study(paths, SETTINGS) for _ in range(2))
+    with ask(first, paths) as alive:
+        # As a process leaves it that was killed: running, and nobody holds its lease.
+        with ask(second, paths) as other:
+            other.report(5.0, 1)
+            values = other.params
+        with ask(second, paths) as continued:
+            assert trials.run_name(continued) == trials.run_name(other) == "trial0001"
+            assert continued.number == 2 and continued.params == values
+            with ask(first, paths) as new:
+                assert trials.run_name(new) == "trial0003"
+                states = [trial.state for trial in first.get_trials()]
+                assert states == [TrialState.RUNNING, TrialState.FAIL, TrialState.RUNNING, TrialState.RUNNING]
+                assert [trial.number for trial in trials.counted(second)] == [0, 2, 3]
+                assert not any(trial.intermediate_values for trial in trials.counted(second))
+        assert alive.number == 0 and alive.params["lr"] == 0.002  # the preset comes first
+
+
+def test_no_more_trials_are_begun_than_asked_for_or_paid_for(paths):
+    opened = open_study(paths, SETTINGS)
+    with ask(opened, paths, may_begin=False) as trial:
+        assert trial is None
+    for _ in range(3):
+        with ask(opened, paths, most=3) as trial:
+            opened.tell(trial, 1.0)
+    with ask(opened, paths, most=3) as trial:
+        assert trial is None and not trials.others_work(opened)
+
+
+def test_a_trial_that_kills_its_processes_is_given_up(paths):
+    opened = open_study(paths, SETTINGS)
+    for death in range(trials.MAX_DEATHS):
+        with ask(opened, paths, most=1) as trial:
+            assert trials.run_name(trial) == "trial0000" and trial.number == death
+    with ask(opened, paths, most=1) as trial:
+        assert trial is None and not trials.others_work(opened)
+
+
+def test_two_processes_draw_other_values(paths):
+    drawn = []
+    for opened in (open_study(paths, SETTINGS) for _ in range(6)):
+        with ask(opened, paths) as trial:
+            drawn.append(trial.params["lr"])
+            opened.tell(trial, 1.0)
+    assert len(set(drawn)) == 6 and all(1e-3 <= lr <= 1e-1 for lr in drawn)
+
+
+def test_the_same_settings_continue_a_study_and_others_are_refused(paths):
+    open_study(paths, SETTINGS).add_trial(optuna.trial.create_trial(value=1.0))
+    assert len(open_study(paths, SETTINGS).trials) == 1
+    with pytest.raises(InputError, match=r"a study with other settings \(model was lstm_small, now gru; data was 0123"):
+        open_study(paths, {**SETTINGS, "model": "gru", "data": "4567"})
+
+
+def test_a_torn_last_line_is_deleted_and_the_study_goes_on(paths, capsys):
+    open_study(paths, SETTINGS).add_trial(optuna.trial.create_trial(value=1.0))
+    whole = paths.journal.read_bytes()
+    paths.journal.write_bytes(whole + b'{"op_code":4,"wor')
+    opened = open_study(paths, SETTINGS)
+    assert paths.journal.read_bytes() == whole and "deleted the end of its last line" in capsys.readouterr().err
+    opened.add_trial(optuna.trial.create_trial(value=2.0))
+    assert [trial.value for trial in open_study(paths, SETTINGS).trials] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"op_code":0,"worker_id":"a"}\n', "a.journal: not the journal of a study"),
+        (b"torn\n{}\n", "a.journal, line 1: not readable as JSON"),
+        (b'{"model": 1}\n', "a.journal, line 1: no op_code"),
+        (b'{"op_code":77,"worker_id":"a"}\n', "a.journal: not the journal of a study"),
+    ],
+)
+def test_a_file_that_is_no_journal_is_one_line(paths, content, message):
+    paths.journal.write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(message)) as error:
+        open_study(paths, SETTINGS)
+    assert "\n" not in str(error.value) and paths.journal.read_bytes() == content
+
+
+def test_a_study_in_which_another_process_stays_is_refused(paths, monkeypatch):
+    monkeypatch.setattr(study, "TURN_S", 0.0)
+    with hold(paths.folder / "turn", "x"), pytest.raises(InputError, match="is being worked on by process"):
+        open_study(paths, SETTINGS)
+
+
+def test_without_optuna_one_line_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(InputError, match=r"needs optuna, which is not installed: pip install -e '\.\[tune\]'"):
+        study.check_optuna()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "gru,lstm"}, "--model gru,lstm: a study is of one model"),
+        ({"study": Path("tune/gru")}, "--study tune/gru: expected a file name with an extension"),
+        ({"folds": 3}, "--folds 3: expected at least 4"),
+        ({"minutes": 0.0}, "--minutes 0.0: expected more than 0"),
+    ],
+)
+def test_options_that_make_no_study_are_refused(options, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        TuneOptions(**options)
+
+
+def finished_study(distances) -> optuna.Study:
+    made = optuna.create_study()
+    distributions = {"lr": optuna.distributions.FloatDistribution(1e-3, 1e-1, log=True)}
+    for number, distance in enumerate(distances):
+        state = TrialState.COMPLETE if number % 2 else TrialState.PRUNED
+        values = {1: distance, 4: distance - 1, 16: distance - 2} if number % 2 else {1: distance}
+        made.add_trial(
+            optuna.trial.create_trial(
+                params={"lr": 1e-3 * (number + 1)},
+                distributions=distributions,
+                value=list(values.values())[-1],
+                state=state,
+                intermediate_values=values,
+            )
+        )
+    return made
+
+
+def test_the_report_is_one_file_without_a_network_and_escapes_its_text(paths):
+    stages = plan_stages(8, 10)
+    made = finished_study([9.0, 8.0, 7.5, 7.0, 6.0, 6.5])
+    assert [trial.value for trial in first_stage(made, stages[0]).trials] == [9.0, 8.0, 7.5, 7.0, 6.0, 6.5]
+    write_report(paths, made, stages, "<b>title", "a < b")
+    page = paths.report.read_text(encoding="utf-8")
+    assert "&lt;b&gt;title" in page and "a &lt; b" in page and "<b>title" not in page
+    assert page.count("Plotly.newPlot(") >= 4 and page.count("Too few trials.") == 0
+    assert not re.search(r"""<(?:script|link|img)[^>]*\b(?:src|href)\s*=\s*["']?(?:https?:)?//""", page)
+    write_report(paths, finished_study([9.0] * (FEW_TRIALS - 1)), stages, "title", "lines")
+    assert "Too few trials." in paths.report.read_text(encoding="utf-8")
+
+
+def test_the_range_test_names_the_steepest_and_the_lowest_loss():
+    rates = np.geomspace(1e-5, 1, 101)
+    logs = np.log10(rates)
+    losses = 4 - 2 / (1 + np.exp(-4 * (logs + 3))) + np.maximum(logs + 1, 0) ** 2
+    curve = Curve(rates, losses)
+    assert curve.steepest == pytest.approx(1e-3, rel=0.1) and curve.lowest == pytest.approx(0.1, rel=0.3)
+
+
+TINY = ["--model", "lstm_small", "--trials", "8", "--minutes", "1.2", "--space", "hidden=8:24", "layers=1:2"]
+TINY += ["lr=0.002:0.03", "--fix", "channels=[16,16]", "strides=[2,1]", "time_mask=4", "feature_mask=1"]
+TINY += ["batch_frames=400", "speed=0", "warmup=0.05", "clip=5", "time_every=120", "weight_decay=0.01", "dropout=0.1"]
+
+
+def test_two_killed_processes_cost_no_trial_and_none_is_counted_twice(tiny, tmp_path):
+    """Two workers and eight trials; a worker is killed in mid-trial, twice. Another one takes its place."""
+    paths = StudyPaths(tmp_path / "tune.journal")
+    command = [sys.executable, "-m", "folds.tune", "--data", str(tiny), "--study", str(paths.journal), *TINY]
+    process = subprocess.Popen([*command, "--jobs", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    killed: dict[int, str] = {}
+    deadline = time.monotonic() + 500
+    while len(killed) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+        for lease in paths.folder.glob("trials/*/lease-*.json"):
+            run = lease.parent.name
+            begun = list(paths.folder.glob(f"stage*/{run}/fold*/config.json"))
+            try:
+                pid = json.loads(lease.read_text())["pid"]
+            except (OSError, ValueError):
+                continue
+            if begun and pid not in killed and run not in killed.values() and len(killed) < 2:
+                os.kill(pid, signal.SIGKILL)
+                killed[pid] = run
+    printed, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
+    assert len(killed) == 2 and errors.count("was ended by SIGKILL") == 2
+
+    opened = open_study(paths, json.loads(json.dumps(settings_of(paths))))
+    states = Counter(trial.state for trial in opened.trials)
+    assert states[TrialState.FAIL] == 2 and states[TrialState.RUNNING] == states[TrialState.WAITING] == 0
+    finished = trials.counted(opened)
+    assert sorted(map(trials.run_name, finished)) == [f"trial{number:04d}" for number in first_numbers(opened)]
+    assert len(finished) == 8 and {*killed.values()} <= {trials.run_name(trial) for trial in finished}
+    assert all(1 in trial.intermediate_values for trial in finished)
+    best = json.loads(paths.best.read_text())
+    (model,) = parse(["--config", str(paths.best)])
+    assert model.name == "lstm_small" and model.options.recipe.lr == best["lr"]
+    assert paths.report.read_text().count("Plotly.newPlot(") >= 4 and str(paths.best) in printed
+    assert "8 trials took" in printed and not list(paths.folder.glob("trials/*"))
+
+
+def first_numbers(opened: optuna.Study) -> list[int]:
+    """The numbers of the trials that continue no other."""
+    return [trial.number for trial in opened.trials if "run" not in trial.user_attrs]
+
+
+def settings_of(paths: StudyPaths) -> dict:
+    """The settings that a study was begun with, as its journal has them."""
+    rows = read_json_lines(paths.journal, dict)
+    return next(row["user_attr"]["settings"] for row in rows if "settings" in row.get("user_attr", {}))
