@@ -79,7 +79,7 @@ def _work(tuning: Tuning) -> int:
     options = tuning.options
     study = open_study(tuning.paths, options.settings(tuning.dataset, tuning.space))
     while True:
-        may_begin = tuning.spent() < options.minutes
+        may_begin = tuning.booked(study) < options.minutes
         with next_trial(study, tuning.paths, tuning.space, options.trials, options.seed, may_begin) as trial:
             if trial is not None:
                 run_trial(tuning, study, trial)

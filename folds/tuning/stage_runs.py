@@ -87,8 +87,17 @@ class Tuning:
                 with contextlib.redirect_stderr(log):
                     yield
 
+    def booked(self, study: optuna.Study) -> float:
+        """The minutes that the stages of all trials so far should have taken, by their plan."""
+        return sum(
+            stage.minutes * len(stage.folds)
+            for trial in counted(study)
+            for stage in self.stages
+            if stage.step in trial.intermediate_values
+        )
+
     def spent(self) -> float:
-        """Minutes of training of all runs so far, up to their last epoch."""
+        """The minutes of training that all runs so far did take, up to their last epoch."""
         folders = [folder for runs in self.paths.folder.glob("*/") for folder in run_folders(runs)]
         costs = [Cost.of_run(folder) for folder in folders if folder.timing.exists()]
         cpu = self.unit == "CPU-minutes"
