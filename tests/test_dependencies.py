@@ -16,7 +16,8 @@ DISTRIBUTIONS = {"sklearn": "scikit-learn", "Levenshtein": "python-Levenshtein",
 # msgspec.yaml needs PyYAML.
 INDIRECT = {"six", "tensorboard", "PyYAML"}
 # Decoders, trackers, executors, file systems and the search library, used where they are installed.
-OPTIONAL = {"ctcdecode", "flashlight", "fast_ctc_decode", "wandb", "mlflow", "submitit", "ray", "fsspec"} | {"optuna", "plotly"}
+OPTIONAL = {"ctcdecode", "flashlight", "fast_ctc_decode", "wandb", "mlflow", "submitit", "ray", "fsspec"}
+OPTIONAL |= {"optuna", "plotly"}
 
 
 def imported() -> set[str]:
