@@ -46,7 +46,7 @@ class Failure(Exception):
 
     `kind`: `http` (with `status`), `connection`, `garbled` (an answer that is not JSON), `timeout`, `deadline` (of
     the whole run), `died` (the child exited unexpectedly), `credentials`, `import`, `other`; from `submit.send`:
-    `upload`, `limit`, `unclear`, `unscored`; from `submit.download`: `damaged`, `archive`.
+    `upload`, `limit`, `unclear`, `unrecorded`, `unscored`; from `submit.download`: `damaged`, `archive`.
     `phase`: how far a submission got (see `submit.worker.find_phase`), or `unknown`.
     """
 

@@ -27,7 +27,7 @@ class PendingAttempts:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             probe = self.folder / f".{os.getpid()}"
             probe.touch()
-            probe.unlink()
+            probe.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(
                 f"{self.folder}: cannot be written ({error.strerror}); what is sent is recorded there, so that it is "

@@ -21,7 +21,6 @@ submission. The order of the steps matters:
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from registry.errors import InputError
+from registry.errors import InputError, describe_os_error
 from registry.redaction import redact
 from submit import ledger
 from submit.advice import shorten
@@ -37,12 +36,10 @@ from submit.check import CheckedFile, is_unchanged
 from submit.client import Client, Failure, TimeBudget
 from submit.ledger import Attempt
 from submit.pending import PendingAttempts
+from submit.submissions import build_description, list_submissions, parse_scores, parse_status, parse_tag
 
 MAX_SENDS = 3
 """Maximum number of attempts per run; each one after the first needs proof that the previous one made no submission."""
-
-_MAX_PAGES = 10
-"""Maximum number of pages of the submission list, newest first, with a hundred submissions each."""
 
 
 @dataclass
@@ -128,7 +125,7 @@ class Sender:
                     f"pass --again to submit it once more"
                 )
         for submission in listed:
-            if _parse_tag(submission)[1] == sha256[:16]:
+            if parse_tag(submission)[1] == sha256[:16]:
                 user = submission.get("submittedBy") or "you"
                 raise InputError(
                     f"this content was submitted as ref {submission['ref']} by {user}, under another ledger; "
@@ -146,7 +143,7 @@ class Sender:
         start = time.monotonic()
         while True:
             requested = time.monotonic()  # the list may be as old as the request, even if the answer took long
-            listed = self._list_submissions()
+            listed = list_submissions(self.client, self.budget, self.competition)
             arrived += self._record_listed(listed)
             open_attempts = self._read_open_attempts()
             others = self._find_others(sha256)
@@ -182,7 +179,7 @@ class Sender:
         known = {attempt.id: attempt for attempt in self._read_attempts()}
         arrived = []
         for submission in listed:
-            id, sha256 = _parse_tag(submission)
+            id, sha256 = parse_tag(submission)
             if id:
                 self.pending.remove(id, sha256)
             if (attempt := known.get(id)) is None:
@@ -206,7 +203,7 @@ class Sender:
                     raise
                 failure = error
             else:
-                status = _parse_status(answer)
+                status = parse_status(answer)
                 if status in ("COMPLETE", "ERROR"):
                     self._record_score(attempt, answer)
                     return self._find_attempt(attempt.id)
@@ -229,7 +226,7 @@ class Sender:
             raise InputError(f"{checked.path}: changed since it was checked, nothing was sent; run the command again")
         id = uuid.uuid4().hex[:12]
         message = redact(message)
-        description = _build_description(id, checked.sha256, message)
+        description = build_description(id, checked.sha256, message)
         ledger.append(
             self.ledger_path, "attempt", id, competition=self.competition, file=str(checked.path),
             sha256=checked.sha256, bytes=checked.size, message=message, description=description, blend=checked.blend,
@@ -253,7 +250,11 @@ class Sender:
             ledger.append(self.ledger_path, "unclear", id, reason=f"interrupted: {type(interruption).__name__}")
             raise
         if answer["ref"] > 0:
-            ledger.append(self.ledger_path, "submitted", id, ref=answer["ref"], how="answer")
+            try:
+                ledger.append(self.ledger_path, "submitted", id, ref=answer["ref"], how="answer")
+            except OSError as error:
+                text = f"ref {answer['ref']}; {describe_os_error(error, self.ledger_path)}"
+                raise Failure("unrecorded", text) from error
             return self._find_attempt(id)
         reason = shorten(answer["printed"] or answer["message"] or "no reason given")
         if not answer["uploaded"]:
@@ -275,18 +276,6 @@ class Sender:
             return attempt
         raise Failure(failure.kind, failure.text, failure.status, failure.retry_after) from failure
 
-    def _list_submissions(self) -> list[dict[str, Any]]:
-        """List our submissions to the competition, newest first."""
-        submissions: list[dict[str, Any]] = []
-        token = ""
-        for _ in range(_MAX_PAGES):
-            page = self.client.query("list_submissions", self.budget, competition=self.competition, token=token)
-            submissions += page["submissions"]
-            token = page["next"]
-            if not token:
-                break
-        return submissions
-
     def _read_attempts(self) -> list[Attempt]:
         attempts = ledger.read_attempts(self.ledger_path)
         return [attempt for attempt in attempts if attempt.competition == self.competition]
@@ -299,8 +288,7 @@ class Sender:
 
     def _record_score(self, attempt: Attempt, submission: dict[str, Any]) -> None:
         """Record a submission's status and scores if they differ from the ledger's."""
-        values = {name: _to_text(submission.get(key)) for name, key in _SCORES.items()}
-        values = {"status": _parse_status(submission)} | values
+        values = parse_scores(submission)
         if any(getattr(attempt, name) != value for name, value in values.items()):
             ledger.append(self.ledger_path, "score", attempt.id, **values)
 
@@ -308,29 +296,3 @@ class Sender:
         if not waits:
             self.log(f"another process is sending to {self.competition}: waiting for it to finish")
         self.budget.wait(waits)
-
-
-_SCORES = {"public_score": "publicScore", "private_score": "privateScore", "reason": "errorDescription"}
-
-_TAG = re.compile(r"\[id ([0-9a-f]{12}), file ([0-9a-f]{16})\]")
-
-
-def _parse_status(submission: dict[str, Any]) -> str:
-    # The status may be a protobuf name with its prefix, a plain name, or absent for the default, PENDING.
-    return str(submission.get("status") or "PENDING").upper().removeprefix("SUBMISSION_STATUS_")
-
-
-def _to_text(value: object) -> str:
-    """Convert a score or an error text to a string; empty if Kaggle gives none."""
-    return "" if value is None else str(value)
-
-
-def _build_description(id: str, sha256: str, message: str) -> str:
-    """Build a submission's description. The tag comes first, so that a length limit cuts off the message instead."""
-    return f"[id {id}, file {sha256[:16]}] {' '.join(message.split())}"
-
-
-def _parse_tag(submission: dict[str, Any]) -> tuple[str, str]:
-    """Parse the attempt id and the start of the file's hash from a description; both empty if it is not one of ours."""
-    tag = _TAG.search(submission.get("description") or "")
-    return (tag[1], tag[2]) if tag else ("", "")

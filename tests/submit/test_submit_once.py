@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Harness
@@ -110,6 +112,25 @@ def test_ledger_that_cannot_be_used_is_refused_before_kaggle_is_contacted(harnes
     outcome = harness.run(ledger_file=harness.folder / name)
     assert outcome.status == 2 and not harness.kaggle.requests
     assert str(harness.folder / name.partition("/")[0]) in outcome.err
+
+
+def test_submission_that_cannot_be_recorded_is_reported_and_recorded_by_the_next_run(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = ledger.append
+
+    def fill_disk(path: Path, event: str, id: str, **values: Any) -> None:
+        if event == "submitted":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        append(path, event, id, **values)
+
+    monkeypatch.setattr(ledger, "append", fill_disk)
+    outcome = harness.run()
+    assert outcome.status == 1 and "submitted, but the ledger does not say so yet (ref 101; the disk" in outcome.err
+    monkeypatch.setattr(ledger, "append", append)
+    again = harness.run()
+    assert again.status == 0 and "already submitted as ref 101" in again.out
+    assert [attempt.state for attempt in harness.attempts] == ["submitted"] and len(harness.kaggle.submissions) == 1
 
 
 def test_waiting_without_a_pause_never_overflows(monkeypatch: pytest.MonkeyPatch) -> None:
