@@ -9,9 +9,10 @@ speaker is in two splits. The same settings give the same bytes. Distances on it
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
-import tempfile
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -25,11 +26,13 @@ from folds.competition.alphabets import F22
 from folds.competition.metric import edit_distances
 from folds.competition.submission import check_submission, read_submission, write_submission
 from folds.frontends.kaldi import demo as demo_features
+from folds.store.lease import hold
 from folds.synthesis import lexicon, speech
 from registry.bounds import MAX_SEED, Bounded, number
 from registry.command_line import parse_options
 from registry.console import ProgressBar
 from registry.errors import InputError, command
+from registry.files import exists
 from registry.json_files import read_json
 
 HEADER = ("index", "label")
@@ -83,29 +86,44 @@ class Speaker:
 def make(options: DemoOptions) -> bool:
     """Make the demo in `options.out`, whole or not at all. False if it already exists with these settings.
 
-    Raises InputError if the folder holds anything else: only a demo with other settings is ever replaced.
+    Raises InputError if the folder holds anything else: only a demo with other settings is ever replaced; or if another
+    process is making it.
     """
     out = options.out.resolve()
-    existing = _settings_of(out)
-    if existing == options.settings:
+    if _settings_of(out) == options.settings:
         return False
-    replaceable = {*SPLITS, ANSWERS, SETTINGS} if existing else set()
-    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - replaceable):
+    _check_replaceable(options)
+    # Beside `out`, so that it can be renamed. A killed process leaves it, and the next one begins it again.
+    unfinished = out.parent / f".{out.name}.unfinished"
+    with hold(unfinished, f"the demo competition {options.out}"):
+        new, replaced = unfinished / "new", unfinished / "replaced"
+        try:
+            _discard(new, replaced, out)
+            _write(new, options)
+            _check_replaceable(options)  # minutes have passed
+            if exists(out):
+                out.rename(replaced)
+            new.rename(out)
+        finally:
+            _discard(new, replaced, out)
+    return True
+
+
+def _check_replaceable(options: DemoOptions) -> None:
+    """Raise InputError if there is something else in the demo's place than a demo."""
+    out = options.out.resolve()
+    replaceable = {*SPLITS, ANSWERS, SETTINGS} if _settings_of(out) else set()
+    if exists(out) and (not out.is_dir() or {path.name for path in out.iterdir()} - replaceable):
         message = "holds something that is not part of a demo competition: pass another --out, or remove it"
         raise InputError(f"{options.out} {message}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        reason = f"{error.strerror}: {error.filename}"
-        raise InputError(f"{options.out} cannot be made ({reason}): pass another --out") from None
-    with folder as temporary:
-        new = Path(temporary, "new")
-        _write(new, options)
-        if out.exists():
-            out.rename(Path(temporary, "replaced"))
-        new.rename(out)
-    return True
+
+
+def _discard(new: Path, replaced: Path, out: Path) -> None:
+    """Delete an unfinished demo; the one that it was to replace is moved back, or deleted if it was replaced."""
+    shutil.rmtree(new, ignore_errors=True)
+    if exists(replaced) and not exists(out):
+        replaced.rename(out)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def score(root: Path, submission: Path) -> tuple[float, float]:
@@ -172,11 +190,11 @@ def _write(root: Path, options: DemoOptions) -> None:
             if split != "test-clean":
                 (root / split / "transcript").mkdir()
             for name, features, transcript in _utterances(synthesiser, speakers, options):
-                np.save(root / split / "mfcc" / name, features)
+                _save(root / split / "mfcc" / name, features)
                 if split == "test-clean":
                     answers[name] = F22.to_string(F22.encode(transcript))
                 else:
-                    np.save(root / split / "transcript" / name, np.array(transcript))
+                    _save(root / split / "transcript" / name, np.array(transcript))
                 bar.advance()
     # The competition numbers its test utterances by sorted file name.
     labels = [answers[name] for name in sorted(answers)]
@@ -186,6 +204,13 @@ def _write(root: Path, options: DemoOptions) -> None:
     write_submission(root / "test-clean" / "random_submission.csv", HEADER, ids, random_labels)
     write_submission(root / ANSWERS, HEADER, ids, labels)
     (root / SETTINGS).write_text(json.dumps(options.settings) + "\n", encoding="utf-8")
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    """`np.save`, except that a full disk is an OSError with its number, which `np.save` loses."""
+    content = io.BytesIO()
+    np.save(content, array)
+    path.write_bytes(content.getvalue())
 
 
 def _utterances(

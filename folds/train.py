@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.restart_from is not None:
         # All sources must exist before the first run begins, which may take hours.
         for model, fold in itertools.product(models, folds):
-            if not options.run_folder(model.name, fold).begun:
+            if not options.run_folder(model.name, fold).has_results:
                 find_source(options.restart_from, options.name or model.name, fold, options.seed, options.folds)
     if options.guide is not None:
         for fold in folds:

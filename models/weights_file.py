@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from registry import InputError, atomic_write
 from registry.json_files import describe_mismatch
+from registry.tensor_files import open_tensors
 
 # Where a run keeps the weights that predict.
 WEIGHTS_FILE = Path("checkpoint/weights.safetensors")
@@ -82,12 +83,12 @@ def write_weights(path: Path, network: nn.Module, description: Mapping[str, Any]
 def read_description(path: Path) -> Description:
     """The description in the file's header. Raises InputError for a file that is damaged, or has none."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path, "pt") as file:
             text = (file.metadata() or {}).get("description")
         if text is None:
             raise InputError(f"{path}: has no description, so it was made by an earlier version: train this run again")
         return Description.of(json.loads(text))
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, FileNotFoundError) as error:
         raise InputError(f"{path}: cannot be read ({_brief(error)}): copy the file again, or train again") from None
     except (ValueError, RecursionError) as error:  # JSON's own is a ValueError, too
         raise InputError(f"{path}: the description is damaged ({_brief(error)}): train this run again") from None
@@ -96,10 +97,10 @@ def read_description(path: Path) -> Description:
 def load_weights(path: Path, network: nn.Module) -> None:
     """Load the weights into `network`. Raises InputError for a damaged file, or weights of another network."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path, "pt") as file:
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         network.load_state_dict(tensors)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, FileNotFoundError) as error:
         raise InputError(f"{path}: cannot be read ({_brief(error)}): copy the file again, or train again") from None
     except RuntimeError as error:
         raise InputError(f"{path}: not the weights of this network ({_brief(error)}): train this run again") from None

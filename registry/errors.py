@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import NoReturn
 
 from registry.redaction import redact
@@ -51,16 +55,21 @@ class HelpShown(SystemExit):
     """`--help` was printed: the only way in which a command's `main` itself ends the process."""
 
 
+class Terminated(BaseException):
+    """SIGTERM, as an exception. Like KeyboardInterrupt it is no Exception, so that nothing takes it for an error."""
+
+
 def command(main: Callable[[], int | None]) -> NoReturn:
     """Run a command's `main` and exit with its status.
 
     `InputError` and every refusal of the operating system print `error: …` on stderr and exit with 2. Ctrl-C exits with
-    130. A closed standard output (`| head`) is not an error. Anything else is a bug: one line that names a file with
-    the traceback, and exit code 70.
+    130 and SIGTERM with 143, both once temporary files are removed. A closed standard output (`| head`) is not an
+    error. Anything else is a bug: one line that names a file with the traceback, and exit code 70.
     """
     try:
         _escape_bad_characters()
-        status = main() or 0
+        with _sigterm_raises():
+            status = main() or 0
         sys.stdout.flush()
     except InputError as error:
         status = _print_error(str(error))
@@ -71,6 +80,9 @@ def command(main: Callable[[], int | None]) -> NoReturn:
         raise
     except SystemExit as error:  # a plug-in's: with status 0, the command would seem to have succeeded
         status = _report_bug(error)
+    except Terminated:
+        print("terminated", file=sys.stderr)
+        status = 128 + signal.SIGTERM
     except BrokenPipeError:
         # The interpreter flushes stdout again at exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -87,6 +99,25 @@ def command(main: Callable[[], int | None]) -> NoReturn:
         else:
             status = _report_bug(error)
     sys.exit(status)
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Within the block the first SIGTERM raises Terminated, unless the program that started this one ignores it."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def describe_os_error(error: OSError, path: str | os.PathLike[str] | None = None) -> str:

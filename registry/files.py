@@ -66,8 +66,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-    except BaseException:
+    except BaseException as error:
         _remove(temporary)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(target)  # writing to an open file, as on a full disk, does not name it
         raise
     try:
         temporary.replace(target)
@@ -105,6 +107,19 @@ def _age(path: Path) -> float:
         return time.time() - path.stat().st_mtime
     except OSError:
         return 0.0
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder at `path`.
+
+    Raises OSError if that cannot be said, for want of permission for example; `Path.exists` of some versions of Python
+    says no.
+    """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def listed(folder: Path, pattern: str) -> list[Path]:

@@ -41,7 +41,7 @@ class Predictions:
 
 
 def load_checked(fold_model: FoldModel, split: str, alphabet_hash: str) -> LogProbs:
-    """One split of one fold model. Raises InputError naming the member for another alphabet, NaN or +inf."""
+    """One split of one fold model. Raises InputError naming the member for another alphabet, blank or stride."""
     where = _where(fold_model, split)
     log_probs = fold_model.load(split)
     if log_probs.alphabet_hash != alphabet_hash:
@@ -51,12 +51,10 @@ def load_checked(fold_model: FoldModel, split: str, alphabet_hash: str) -> LogPr
         )
     if log_probs.blank != 0:
         raise InputError(f"{where}: the blank is class {log_probs.blank}; expected 0: train it again")
-    bad = np.isnan(log_probs.values) | np.isposinf(log_probs.values)
-    if bad.any():
-        row = int(np.flatnonzero(bad.any(axis=1))[0])
-        utterance = log_probs.ids[int(np.searchsorted(log_probs.offsets, row, side="right")) - 1]
+    if log_probs.stride != fold_model.stride:
         raise InputError(
-            f"{where}: NaN or +inf in the log-probabilities of {utterance}: train it again, or leave it out"
+            f"{where}: stride {log_probs.stride} where config.json has {fold_model.stride}: train it again, or leave "
+            "it out with --members"
         )
     return log_probs
 

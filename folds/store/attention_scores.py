@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save as to_bytes
 
 from folds.store.log_probs import SCHEMA_VERSION
 from folds.store.ragged import Ragged, offsets_of
 from registry import atomic_write
+from registry.tensor_files import open_tensors
 
 
 def read_attention_scores(path: Path, weights: str) -> dict[str, dict[bytes, float]]:
@@ -19,7 +20,7 @@ def read_attention_scores(path: Path, weights: str) -> dict[str, dict[bytes, flo
     A hypothesis is its class numbers as bytes. Empty if the file is missing, damaged, or of other weights.
     """
     try:
-        with safe_open(path, framework="numpy") as file:
+        with open_tensors(path, "numpy") as file:
             if (file.metadata() or {}).get("weights") != weights:
                 return {}
             tokens = Ragged(file.get_tensor("tokens"), file.get_tensor("token_offsets"))

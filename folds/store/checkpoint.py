@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from folds.store.run_folder import RunFolder
 from registry import InputError, atomic_write
 from registry.errors import one_line
+from registry.tensor_files import open_tensors
 
 MIN_KEPT = 2
 
@@ -91,7 +92,7 @@ def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    with safe_open(path, framework="pt") as file:
+    with open_tensors(path, "pt") as file:
         try:
             header = json.loads((file.metadata() or {})["header"])
         except (KeyError, ValueError, RecursionError) as error:
@@ -133,10 +134,10 @@ def mean_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
     weights = []
     for path in paths:
         try:
-            with safe_open(path, framework="pt") as file:
+            with open_tensors(path, "pt") as file:
                 names = [name for name in file.keys() if name.startswith("model.")]  # noqa: SIM118 - not a mapping
                 weights.append(_with_prefix({name: file.get_tensor(name) for name in names}, "model."))
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, FileNotFoundError) as error:
             raise InputError(f"{path}: damaged ({error}): delete it and use a smaller --last") from None
     return {
         name: torch.stack([state[name].double() for state in weights]).mean(dim=0).to(value.dtype)

@@ -17,6 +17,7 @@ from folds.store.schemas import ConfigFile, TrainedConfig
 from models import CTCModel, create_model
 from models.weights_file import load_weights
 from registry import InputError
+from registry.files import exists
 from registry.json_files import convert, read_json
 
 AGAIN = "delete this run's folder and train it again"
@@ -76,7 +77,7 @@ class FoldModel:
     @property
     def has_attention_scores(self) -> bool:
         """Whether it can score hypotheses by attention: it has an attention decoder, and its weights exist."""
-        return self.config.get("speller", False) and self.folder.weights.exists()
+        return self.config.get("speller", False) and exists(self.folder.weights)
 
     def check_trained(self) -> TrainedConfig:
         """What continuing the run, or using its network, needs of config.json. Raises InputError if it is not there."""
@@ -111,7 +112,7 @@ def read_fold_model(folder: RunFolder) -> FoldModel:
 
 def read_finished(folder: RunFolder, option: str) -> FoldModel:
     """The fold model of a finished run with weights. Raises InputError, which names `option`, if it is none."""
-    if not (folder.begun and folder.finished and folder.weights.exists()):
+    if not (folder.begun and folder.finished and exists(folder.weights)):
         weights = folder.weights.relative_to(folder.path)
         raise InputError(f"{option}: {folder.path} is not a finished run with {weights}: train it first")
     return read_fold_model(folder)

@@ -30,6 +30,7 @@ import msgspec
 
 from folds.store.schemas import Count
 from registry import InputError
+from registry.errors import describe_os_error
 from registry.files import listed, remove_leftovers
 from registry.json_files import read_json, write_json
 from registry.processes import ProcessId, this_process
@@ -191,6 +192,10 @@ def _others(folder: Path, own: Path, now: float) -> list[_LeaseFile]:
 
 def _write_own(folder: Path) -> tuple[Path, float]:
     """Write a lease of this process: its path, and the time by the file server's clock."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(describe_os_error(error, folder)) from None
     process = this_process()
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     holder = Holder(socket.gethostname(), process.pid, process.machine, process.started, since)

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save as to_bytes
 
 from folds.store.ragged import Ragged, offsets_of
 from folds.store.schemas import Count, Positive
 from registry import InputError, atomic_write
+from registry.errors import one_line
 from registry.json_files import convert
+from registry.tensor_files import open_tensors
 
 SCHEMA_VERSION = "1"
+MAX_ERROR = 0.02
+"""How far the probabilities of a frame may sum to something else than 1: log-probabilities rounded to float16 differ by
+0.001, those of networks in bfloat16 by 0.007."""
+_CHECK_ROWS = 100_000
+
+# Files whose contents were checked in this process: (path, size, time of modification).
+_intact: set[tuple[str, int, int]] = set()
 
 
 def ids_hash(ids: Iterable[str]) -> str:
@@ -84,12 +93,13 @@ class LogProbs(Ragged):
 
 
 def write_log_probs(path: Path, log_probs: LogProbs) -> None:
-    """Write the predictions of one split. Raises InputError naming the utterance if there is a NaN or +inf."""
+    """Write the predictions of one split, with a checksum of the contents.
+
+    Raises InputError naming the utterance if there is a NaN or +inf, or a frame whose probabilities do not sum to 1.
+    """
     values = np.ascontiguousarray(log_probs.values, dtype=np.float16)
-    bad = np.flatnonzero(np.isnan(values).any(axis=1) | np.isposinf(values).any(axis=1))
-    if len(bad):
-        utterance = log_probs.ids[int(np.searchsorted(log_probs.offsets, bad[0], side="right")) - 1]
-        raise InputError(f"{path}: the model's output for {utterance} has NaN or +inf: train again with a smaller --lr")
+    if fault := _find_fault(values, log_probs.offsets, log_probs.ids):
+        raise InputError(f"{path}: the model's output {fault}: train again with a smaller --lr")
     tensors: dict[str, np.ndarray] = {
         "log_probs": values,
         "offsets": np.ascontiguousarray(log_probs.offsets, dtype=np.int64),
@@ -101,6 +111,7 @@ def write_log_probs(path: Path, log_probs: LogProbs) -> None:
         "alphabet": log_probs.alphabet_hash,
         "blank": str(log_probs.blank),
         "stride": str(log_probs.stride),
+        "checksum": _checksum(tensors),
     }
     with atomic_write(path) as temporary:
         # Not `save_file`: on a full disk it raises SafetensorError, which hides the errno that `command` looks for;
@@ -108,34 +119,89 @@ def write_log_probs(path: Path, log_probs: LogProbs) -> None:
         temporary.write_bytes(to_bytes(tensors, metadata=header))
 
 
+def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of the tensors of a file, with their names, types and shapes."""
+    digest = hashlib.sha256()
+    for name in ("log_probs", "offsets", "ids"):
+        array = tensors[name]
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.data if array.size else b"")
+    return digest.hexdigest()
+
+
+def _find_fault(values: np.ndarray, offsets: np.ndarray, ids: Sequence[str]) -> str:
+    """What is wrong with the first frame that does not hold log-probabilities; empty if all do."""
+    for start in range(0, len(values), _CHECK_ROWS):
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums = np.exp(values[start : start + _CHECK_ROWS], dtype=np.float32).sum(axis=1)
+        bad = np.flatnonzero(~(np.abs(sums - 1) <= MAX_ERROR))  # NaN and +inf too
+        if len(bad):
+            row = start + int(bad[0])
+            utterance = ids[int(np.searchsorted(offsets, row, side="right")) - 1]
+            if not np.isfinite(sums[bad[0]]):
+                return f"for {utterance} has NaN or +inf"
+            return f"for {utterance} has a frame with probabilities that sum to {sums[bad[0]]:.3g}, not 1"
+    return ""
+
+
 class _Header(msgspec.Struct):
     ids_hash: str
     alphabet: str
     blank: Count
     stride: Positive
+    checksum: str | None = None
+    """Of the contents; files of versions up to 0.1 have none."""
 
 
 def read_log_probs(path: Path) -> LogProbs:
-    """Read the predictions of one split. Raises InputError for a file that is missing, damaged or inconsistent."""
+    """Read the predictions of one split.
+
+    When a file is read for the first time in this process, its contents are compared with their checksum; those of a
+    file without one must at least be log-probabilities. Raises InputError for a file that is missing, damaged or
+    inconsistent, OSError for one that cannot be read.
+    """
+    again = "delete it and run folds.train with --resume"
     try:
-        with safe_open(path, framework="numpy") as file:
+        status = path.stat()
+        with open_tensors(path, "numpy") as file:
             header = file.metadata() or {}
             version = header.get("schema")
             if version != SCHEMA_VERSION:
                 raise InputError(f"{path}: schema {version}, expected {SCHEMA_VERSION}: train this model again")
             described = convert(header, _Header, str(path), "train this model again", strict=False)
-            values, offsets = file.get_tensor("log_probs"), file.get_tensor("offsets")
-            text = file.get_tensor("ids").tobytes().decode()
+            tensors = {name: file.get_tensor(name) for name in ("log_probs", "offsets", "ids")}
+        ids = _check_shapes(path, tensors, described)
     except FileNotFoundError:
         message = f"{path}: no such file: this run is not finished; continue it with folds.train --resume"
         raise InputError(message) from None
-    except (SafetensorError, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: damaged ({error}): delete it and run folds.train with --resume") from None
-    if values.ndim != 2 or values.dtype != np.float16 or offsets.ndim != 1 or offsets.dtype != np.int64:
-        found = f"log_probs {values.shape} {values.dtype}, offsets {offsets.shape} {offsets.dtype}"
-        raise InputError(f"{path}: {found}; expected (T, C) float16 and (N + 1,) int64: train this model again")
-    ids = tuple(text.split("\n")) if text else ()
+    except (SafetensorError, UnicodeDecodeError, TypeError) as error:  # TypeError: a type that NumPy does not have
+        raise InputError(f"{path}: damaged ({one_line(error)}): {again}") from None
+    values, offsets = tensors["log_probs"], tensors["offsets"]
+    version_read = (str(path), status.st_size, status.st_mtime_ns)
+    if version_read not in _intact:
+        if described.checksum is None:
+            if fault := _find_fault(values, offsets, ids):
+                raise InputError(f"{path}: damaged (the prediction {fault}): {again}")
+        elif _checksum(tensors) != described.checksum:
+            raise InputError(f"{path}: damaged (the contents do not match their checksum): {again}")
+        _intact.add(version_read)
+    return LogProbs(values, offsets, ids, described.alphabet, described.blank, described.stride)
+
+
+def _check_shapes(path: Path, tensors: Mapping[str, np.ndarray], described: _Header) -> tuple[str, ...]:
+    """The utterances' ids. Raises InputError if types, shapes, offsets and header do not fit one another."""
+    values, offsets, text = tensors["log_probs"], tensors["offsets"], tensors["ids"]
+    types = (values.dtype, offsets.dtype, text.dtype) == (np.float16, np.int64, np.uint8)
+    if not types or (values.ndim, offsets.ndim, text.ndim) != (2, 1, 1):
+        found = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in tensors.items())
+        raise InputError(
+            f"{path}: {found}; expected (T, C) float16, (N + 1,) int64 and (bytes,) uint8: train this model again"
+        )
+    joined = text.tobytes().decode()
+    ids = tuple(joined.split("\n")) if joined else ()
     increasing = len(offsets) == len(ids) + 1 and offsets[0] == 0 and bool((np.diff(offsets) >= 0).all())
     if not increasing or offsets[-1] != len(values) or ids_hash(ids) != described.ids_hash:
         raise InputError(f"{path}: offsets, rows and utterances do not match: delete it and train this model again")
-    return LogProbs(values, offsets, ids, described.alphabet, described.blank, described.stride)
+    if described.blank >= values.shape[1]:
+        raise InputError(f"{path}: the blank is class {described.blank} of {values.shape[1]}: train this model again")
+    return ids

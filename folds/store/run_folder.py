@@ -16,14 +16,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from models import WEIGHTS_FILE
 from registry import InputError
+from registry.files import exists, listed
 
 SPLITS = ("oof", "dev", "test")
 
@@ -126,7 +129,7 @@ class RunFolder:
     @property
     def checkpoints(self) -> list[Path]:
         """The training states that exist, oldest first."""
-        return sorted((self.path / "checkpoint").glob("step*.safetensors"))
+        return listed(self.path / "checkpoint", "step*.safetensors")
 
     def predictions(self, split: str) -> Path:
         """Log-probabilities of split "oof", "dev" or "test"."""
@@ -139,12 +142,24 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """Whether a run was started in this folder."""
-        return self.config.exists()
+        return exists(self.config)
 
     @property
     def finished(self) -> bool:
         """Whether the predictions of all splits exist."""
-        return all(self.predictions(split).exists() for split in SPLITS)
+        return all(exists(self.predictions(split)) for split in SPLITS)
+
+    @property
+    def has_results(self) -> bool:
+        """Whether a run that began here came as far as its first checkpoint, or wrote predictions."""
+        return bool(self.checkpoints) or any(exists(self.predictions(split)) for split in SPLITS)
+
+    def discard_beginning(self) -> None:
+        """Delete what a run without results left: another one, with other settings perhaps, begins here."""
+        for path in (self.config, self.metrics, self.timing, self.summary, self.weights, self.best_weights):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.tensorboard)
 
     @property
     def member(self) -> str:
@@ -170,10 +185,11 @@ class RunFolder:
 
 def run_folders(runs: Path) -> Iterator[RunFolder]:
     """The runs started under `runs`, by member and fold. Raises InputError if there is no such folder."""
-    if not runs.is_dir():
+    if not (exists(runs) and runs.is_dir()):
         raise InputError(f"{runs}: no such runs folder: train a model first (python -m folds.train), or pass --runs")
-    paths = [config.parent for config in runs.glob("*/fold*/config.json")]
+    paths = [path for member in listed(runs, "*") for path in listed(member, "fold*")]
     # Copies such as "fold0.bak" are not runs.
     paths = [path for path in paths if path.name.removeprefix("fold").isdecimal()]
     for path in sorted(paths, key=lambda path: (path.parent.name, int(path.name.removeprefix("fold")))):
-        yield RunFolder(path)
+        if (folder := RunFolder(path)).begun:
+            yield folder

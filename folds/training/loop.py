@@ -54,7 +54,8 @@ def fit(model: CTCModel, task: TrainingTask) -> None:
         progress = budget.progress(counters.step, counters.elapsed)
         logger = MetricsLogger(task.folder, counters.epoch - 1, counters.step, progress, task.loggers)
     with SignalCatcher() as signals, logger or contextlib.nullcontext():
-        while budget.progress(counters.step, counters.elapsed) < 1:
+        # A run that was stopped after its last step resumes within its last epoch, which is not measured yet.
+        while budget.progress(counters.step, counters.elapsed) < 1 or counters.position > 0:
             _epoch(state, task, budget, logger, signals, save_timer)
             last = budget.progress(counters.step, counters.elapsed) >= 1
             _close_epoch(state, task, logger, save_timer, last)

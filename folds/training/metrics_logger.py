@@ -7,6 +7,7 @@ by byte.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from folds.store.schemas import EpochTiming, SummaryFile
 from folds.training.loggers.base import Loggers
 from registry import atomic_write
 from registry.console import ProgressBar
+from registry.files import exists
 from registry.json_files import read_json_lines
 
 
@@ -32,7 +34,7 @@ class MetricsLogger:
     ) -> None:
         self.folder = folder
         for path in (folder.metrics, folder.timing):
-            _truncate(path, epochs_done)
+            _truncate(path, epochs_done)  # json.dumps of what it wrote before gives the same bytes
         self._loggers = Loggers(loggers, folder, step)
         self._bar = ProgressBar(folder.title, total=1.0, completed=min(progress, 1.0))
         self._distance = "?"
@@ -101,7 +103,8 @@ class Cost:
     @staticmethod
     def of_run(folder: RunFolder) -> Cost:
         """The sums over its epochs; of a resumed epoch, only the time since the checkpoint counts."""
-        rows = read_json_lines(folder.timing, EpochTiming)
+        # They are only information: that some are lost must not keep a trained run from being finished.
+        rows = read_json_lines(folder.timing, EpochTiming, any_torn=True) if exists(folder.timing) else []
         wall = sum(row.wall_s for row in rows)
         frames = sum(row.wall_s * row.frames_per_s for row in rows)
         return Cost(sum(row.cpu_s for row in rows) / 60, wall / 60, frames / wall if wall else 0.0)
@@ -122,14 +125,21 @@ class Cost:
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
+    """Append a line that is on the disk before the checkpoint that says that it was written."""
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _truncate(path: Path, lines: int) -> None:
-    """Keep the first `lines` lines: the epochs after them were measured after the checkpoint, and will be again."""
-    if not path.exists():
+def _truncate(path: Path, epochs: int) -> None:
+    """Keep the lines of the first `epochs` epochs: those after them follow the checkpoint, and will be written again.
+
+    What a crash cut off is left out. Raises InputError for other content.
+    """
+    if not exists(path):
         return
-    kept = path.read_bytes().splitlines(keepends=True)[:lines]
+    rows = read_json_lines(path, dict[str, Any], any_torn=True)
+    of_epoch = {row["epoch"]: json.dumps(row) + "\n" for row in rows if row.get("epoch") in range(1, epochs + 1)}
     with atomic_write(path) as temporary:
-        temporary.write_bytes(b"".join(kept))
+        temporary.write_text("".join(of_epoch.values()), encoding="utf-8")

@@ -133,7 +133,7 @@ def check_number_of_folds(folder: RunFolder, folds: int) -> None:
     """
     runs = folder.path.parent.parent
     for other in run_folders(runs) if runs.is_dir() else ():
-        if other.member == folder.member and other.path != folder.path:
+        if other.member == folder.member and other.path != folder.path and other.has_results:
             started = read_fold_model(other)
             if started.folds != folds:
                 raise InputError(

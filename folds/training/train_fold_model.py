@@ -97,7 +97,8 @@ def _train_in_memory(
     """As `train_fold_model`, once the run belongs to this process."""
     folder = options.run_folder(name, fold)
     by_default = options.recipe.batch_frames is None
-    halved = by_default and folder.begun and read_fold_model(folder).config.get("hardware", {}).get("halved", False)
+    started = _started(folder)
+    halved = by_default and started is not None and started.config.get("hardware", {}).get("halved", False)
     while True:
         try:
             return _train_once(options, dataset, name, fold, config, group, lease, halved)
@@ -141,7 +142,7 @@ def _train_once(
     if options.teacher is not None:
         teacher = open_teacher(options.teacher, options.teacher_test, record)
         record["teacher"] = teacher.facts
-    started = read_fold_model(folder) if folder.begun else None
+    started = _started(folder)
     if started is not None and _already_finished(options, started, record):
         return folder
     dataset = training_data(options, dataset, teacher)
@@ -167,8 +168,23 @@ def _train_once(
         student_targets=None if teacher is None else student_targets(teacher, dataset.train),
         lease=lease,
     )
-    _train(model, task, record)
+    _train(model, task, record, fresh=started is None)
     return folder
+
+
+def _started(folder: RunFolder) -> FoldModel | None:
+    """The run that was begun in a folder. None if there is none, or if it was stopped before it had any results.
+
+    Such a beginning binds nobody to its settings. Raises InputError for results without a config.json.
+    """
+    if not folder.has_results:
+        return None
+    if not folder.begun:
+        raise InputError(
+            f"{folder.path}: has checkpoints or predictions and no {folder.config.name}, so their settings are "
+            "unknown: restore the file, or delete the folder"
+        )
+    return read_fold_model(folder)
 
 
 def _already_finished(options: TrainOptions, started: FoldModel, record: dict[str, Any]) -> bool:
@@ -186,11 +202,13 @@ def _already_finished(options: TrainOptions, started: FoldModel, record: dict[st
     return False
 
 
-def _train(model: CTCModel, task: TrainingTask, record: dict[str, Any]) -> None:
-    """Train, predict, write."""
+def _train(model: CTCModel, task: TrainingTask, record: dict[str, Any], fresh: bool) -> None:
+    """Train, predict, write; a `fresh` run has not begun before."""
     folder, group = task.folder, task.group
     group.wait()  # all have looked at the folder before the first process writes to it
     if group.first:
+        if fresh:
+            folder.discard_beginning()
         write_json(folder.config, record)
         if task.start == "given":
             print(f"{folder.title}: warm restart from {record['restart']['from']}", flush=True)

@@ -234,7 +234,7 @@ def test_misshapen_log_probs_are_one_line(tmp_path: Path, change: dict[str, np.n
 
 def _log_probs(folder: Path) -> Path:
     path = folder / "oof.safetensors"
-    write_log_probs(path, LogProbs(np.zeros((3, 2), np.float16), np.array([0, 3]), ("a-0",), "a", 0, 4))
+    write_log_probs(path, LogProbs(np.full((3, 2), np.log(0.5), np.float16), np.array([0, 3]), ("a-0",), "a", 0, 4))
     read_log_probs(path)
     return path
 
