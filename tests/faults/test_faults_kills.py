@@ -16,8 +16,6 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from folds import train
 from folds.data.cache import load_dataset
 from folds.store.log_probs import read_log_probs
