@@ -123,7 +123,7 @@ def test_no_finished_member(tiny, tmp_path, monkeypatch):
 
 def test_members_of_different_utterances_write_nothing(tiny, runs, dataset, tmp_path, monkeypatch):
     references = simulated.references(4, classes=dataset.alphabet.classes)
-    other = simulated.log_probs(references, classes=dataset.alphabet.classes, alphabet=dataset.alphabet.hash)
+    other = simulated.log_probs(references, 2, classes=dataset.alphabet.classes, alphabet=dataset.alphabet.hash)
     write_log_probs(RunFolder.of(runs, "b", 1).predictions("test"), other)
     out = tmp_path / "s.csv"
     with pytest.raises(InputError, match="member b, fold 1.*test.*have no prediction"):
