@@ -234,7 +234,7 @@ def test_torn_and_missing_logs_do_not_keep_a_run_from_being_finished(tmp_path):
     lines = [json.dumps({"epoch": epoch, **timing}) for epoch in (1, 2, 2, 3)]
     folder.timing.write_text("\n".join([lines[0], lines[1][:9], lines[1], lines[2], lines[3], lines[0][:20]]))
     assert Cost.of_run(folder).cpu_minutes == 4
-    MetricsLogger(folder, 2, 0, 0.0)
+    MetricsLogger(folder, 2, 0, 0.0, [])
     assert folder.timing.read_text() == f"{lines[0]}\n{lines[1]}\n"  # one line for each epoch before the checkpoint
     folder.timing.unlink()
     assert Cost.of_run(folder) == Cost(0.0, 0.0, 0.0)

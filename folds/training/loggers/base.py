@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 from folds.store.run_folder import RunFolder
 from registry import InputError, Registry
-from registry.errors import one_line, redact
+from registry.errors import one_line
 from registry.json_files import read_json, write_json
+from registry.redaction import redact
 
 
 class Logger(Protocol):
