@@ -60,22 +60,31 @@ def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
     >>> redact("key MDEyMzQ1Njc4OQ==", {"KAGGLE_KEY": "0123456789"})
     'key [redacted]Q=='
     """
-    if secrets := _find_secrets(os.environ if environment is None else environment):
-        text = _remove(text, secrets)
-    for pattern, replacement in _BY_FORM:
-        text = pattern.sub(replacement, text)
-    return text
+    return _redact(text, _find_secrets(os.environ if environment is None else environment))
 
 
 def redact_all(content: Any, environment: Mapping[str, str] | None = None) -> Any:
     """Parsed JSON with every text in it redacted."""
-    if isinstance(content, str):
-        return redact(content, environment)
-    if isinstance(content, list):
-        return [redact_all(item, environment) for item in content]
-    if isinstance(content, dict):
-        return {redact(key, environment): redact_all(value, environment) for key, value in content.items()}
-    return content
+    secrets = _find_secrets(os.environ if environment is None else environment)
+
+    def redact_content(content: Any) -> Any:
+        if isinstance(content, str):
+            return _redact(content, secrets)
+        if isinstance(content, (list, tuple)):
+            return [redact_content(item) for item in content]
+        if isinstance(content, dict):
+            return {_redact(str(key), secrets): redact_content(value) for key, value in content.items()}
+        return content
+
+    return redact_content(content)
+
+
+def _redact(text: str, secrets: frozenset[str]) -> str:
+    if secrets:
+        text = _remove(text, secrets)
+    for pattern, replacement in _BY_FORM:
+        text = pattern.sub(replacement, text)
+    return text
 
 
 def token_files(environment: Mapping[str, str]) -> list[Path]:
@@ -108,7 +117,8 @@ def _is_path(value: str) -> bool:
 
 def _find_secrets(environment: Mapping[str, str]) -> frozenset[str]:
     """The credentials in the environment and in the files of Kaggle's client."""
-    texts = [value for name, value in environment.items() if _SECRET_NAME.search(name) and not _is_path(value.strip())]
+    texts = [value for name, value in environment.items() if _SECRET_NAME.search(name)]
+    texts = [text for text in texts if not (os.path.isabs(text.strip()) and _is_path(text.strip()))]
     texts += map(_read, token_files(environment))
     for path in key_files(environment):
         content = _read(path)

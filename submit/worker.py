@@ -189,7 +189,7 @@ def get_archive_info(competition: str) -> dict[str, Any]:
         headers = {name.lower(): value for name, value in response.headers.items()}
         suffix = response.url.split("?")[0].split(".")[-1]  # the suffix of the file that the client writes
         response.close()
-    if not suffix.isalnum() or headers.get("content-type", "").startswith(("text/", "application/json")):
+    if not suffix.isalnum() or headers.get("content-type", "").startswith(("text/html", "application/json")):
         raise _GarbledAnswer  # a page instead of the archive
     md5 = re.search(r"md5=([A-Za-z0-9+/]+=*)", headers.get("x-goog-hash", ""))
     return {
