@@ -8,16 +8,18 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
+FAULT_ARGS ?=
 DEMO ?= demo
 DEMO_ARGS ?=
 DEMO_MODELS ?= gru_small,pblstm_small
 TRAIN_ARGS ?= --epochs 12 --batch-frames 3000
 
-.PHONY: help install demo test docs completion bench ctcdecode clean
+.PHONY: help install demo test faults docs completion bench ctcdecode clean
 
 help:
 	@echo "make demo       train two small models over two folds of synthetic speech, blend, score (10 minutes)"
 	@echo "make test       linters, type checker, tests with coverage (10 minutes)"
+	@echo "make faults     bad input to every command, 14,000 cases, and a table of what became of them (hours)"
 	@echo "make install    only create .venv"
 	@echo "make docs       the documentation site, into site/"
 	@echo "make completion completion for bash and zsh, into .venv/completion.bash"
@@ -46,6 +48,10 @@ test: $(INSTALLED)
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m mypy registry models folds ensemble submit
 	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered
+
+# FAULT_ARGS="--kind json --most 100" tries fewer; every failure is printed with the command that shows it.
+faults: $(INSTALLED)
+	$(BIN)/python tests/faults/campaign.py $(FAULT_ARGS)
 
 docs: $(INSTALLED)
 	$(BIN)/python -m mkdocs build --strict --quiet --site-dir site

@@ -24,6 +24,11 @@ _LINEAR_FLOOR = -600.0
 _FLUSH = 1e-305  # smaller values become 0: subnormal arithmetic is slow, and they are too small to matter, see above
 
 
+MAX_LOG_PROB = 1e6
+"""Largest value of a frame that is decoded. Log-probabilities are at most 0, and scores that are not normalised hardly
+above; sums over frames of numbers like 1e38 overflow."""
+
+
 def check_batch(log_probs: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The batch as `(N, T, C)` float32 and `(N,)` int64. Raises `InputError` for wrong shapes, types or lengths."""
     values = np.asarray(log_probs)
@@ -72,9 +77,12 @@ def check_utterance(log_probs: np.ndarray) -> np.ndarray:
 
 
 def check_frames(rows: np.ndarray, utterance: int) -> None:
-    """Raise `InputError` for the first frame of `(T, C)` with NaN, +inf, or probability zero for every class."""
+    """Raise `InputError` for the first frame of `(T, C)` that cannot be decoded.
+
+    That is one with NaN, with a value above `MAX_LOG_PROB`, or with probability zero for every class.
+    """
     peaks = rows.max(axis=1)  # NaN propagates through max, so one pass over the classes finds all three cases
-    for frame in np.flatnonzero(~np.isfinite(peaks))[:1]:
+    for frame in np.flatnonzero(~((peaks > -np.inf) & (peaks <= MAX_LOG_PROB)))[:1]:
         raise InputError(frame_fault(rows[frame], utterance, int(frame)))
 
 
@@ -82,8 +90,8 @@ def frame_fault(row: np.ndarray, utterance: int, frame: int) -> str:
     """One line that says what is wrong with a frame `(C,)` that cannot be decoded."""
     if np.isnan(row).any():
         found = "NaN"
-    elif np.isposinf(row).any():
-        found = "+inf"
+    elif row.max() > MAX_LOG_PROB:
+        found = f"{row.max():+g}"
     else:
         found = "no class with a probability above zero"
     return f"utterance {utterance}, frame {frame}: {found}; expected log-probabilities, finite or -inf"

@@ -147,9 +147,10 @@ def _escape_bad_characters() -> None:
 
 
 def _print_error(message: str) -> int:
-    if len(message) > MAX_MESSAGE:  # a path or a text of thousands of characters: what matters is around it
-        message = f"{message[: MAX_MESSAGE // 2]} … {message[-MAX_MESSAGE // 2 :]}"
-    print(f"error: {' '.join(redact(message).splitlines())}", file=sys.stderr)
+    line = " ".join(redact(message).splitlines())
+    if len(line) > MAX_MESSAGE:  # a path or a text of thousands of characters: what matters is around it
+        line = f"{line[: MAX_MESSAGE // 2]} … {line[-MAX_MESSAGE // 2 :]}"
+    print(f"error: {line}", file=sys.stderr)
     return 2
 
 

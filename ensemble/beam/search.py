@@ -20,7 +20,7 @@ from ensemble.lm.automaton import sum_tokens, uniform_automaton
 from ensemble.lm.ngram import PhoneLM
 from ensemble.threads import map_threads
 from folds.store.ragged import Ragged, offsets_of
-from models.ctc import check_batch, frame_fault
+from models.ctc import check_batch, check_frames, frame_fault
 from registry.errors import InputError
 
 MAX_BONUS = 1e6
@@ -144,6 +144,7 @@ def packed_beam_search(
 
     def decode(utterance: int) -> tuple[np.ndarray, ...]:
         rows = values[utterance, : frame_counts[utterance]]
+        check_frames(rows, utterance)
         *hypotheses, fault = search(rows, beam, nbest, graph)
         if fault >= 0:
             raise InputError(frame_fault(rows[fault], utterance, fault))

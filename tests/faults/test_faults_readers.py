@@ -11,6 +11,7 @@ import pytest
 from faults import damage, file_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from ensemble.beam import beam_search
 from ensemble.lm.ngram import estimate
@@ -80,7 +81,7 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {"features": features, "labels": labels, "objects": path.read_bytes()}
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_any_bytes_of_an_array_are_read_or_refused(
     valid: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -122,6 +123,24 @@ def test_features_that_would_overflow_are_refused(largest: float, refused: bool)
             checked_features(features, "a.npy")
     else:
         assert checked_features(features, "a.npy") is features
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    arrays.arrays(np.float32, (1, 6, 4), elements=st.floats(width=32)),
+    st.sampled_from([-1e6, -1.0, 0.0, 1.0, 1e6]),
+    st.integers(1, 9),
+)
+def test_any_numbers_are_decoded_or_refused(log_probs: np.ndarray, bonus: float, beam: int) -> None:
+    """Log-probabilities of 1e29 and more were a segmentation fault."""
+    try:
+        ((best, *_),) = beam_search(log_probs, [6], beam=beam, length_bonus=bonus)
+    except InputError as error:
+        assert str(error).startswith("utterance 0, frame ")
+    except ValueError:
+        assert not beam_search(log_probs, [6], beam=beam, length_bonus=bonus)[0]  # no sequence is possible
+    else:
+        assert np.isfinite(best.score) and all(0 < token < 4 for token in best.tokens)
 
 
 @pytest.mark.parametrize("bonus", [1e30, -1e30, 1.1e6])
