@@ -21,12 +21,16 @@ from folds.demo import DemoOptions
 from folds.soup import SoupOptions
 from folds.training.command_line import FROM_DATA, parse
 from folds.training.options import RecipeOptions, TrainingRecipe, TrainOptions
+from folds.tuning.options import TuneOptions
 from registry import InputError, list_models, model_config
 from registry.bounds import Bounded, bounds_of, number
 from registry.command_line import parse_options
 from submit.__main__ import SubmitOptions
 
-COMMANDS = (BlendOptions, DecodeOptions, JointOptions, ReportOptions, DemoOptions, SoupOptions, SubmitOptions)
+COMMANDS = (
+    *(BlendOptions, DecodeOptions, JointOptions, ReportOptions, DemoOptions, SoupOptions, SubmitOptions),
+    TuneOptions,
+)
 TRAINING = (TrainOptions, RecipeOptions, SpecAugment)
 MODELS = ("lstm", "pblstm", "cnn_lstm", "conformer", "las")
 BAD = ("-1", "0", "nan", "inf", "1e99", str(10**23))

@@ -17,9 +17,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from folds import tune
 from folds.store.lease import hold
 from folds.training.command_line import parse
-from folds.tuning import study, trials
+from folds.tuning import find_lr, study, trials
 from folds.tuning.find_lr import Curve
 from folds.tuning.options import TuneOptions
 from folds.tuning.report import FEW_TRIALS, first_stage, write_report
@@ -211,8 +212,20 @@ def test_the_range_test_names_the_steepest_and_the_lowest_loss():
     assert curve.steepest == pytest.approx(1e-3, rel=0.1) and curve.lowest == pytest.approx(0.1, rel=0.3)
 
 
-TINY = ["--model", "lstm_small", "--trials", "8", "--minutes", "0.2", "--space", "hidden=8:24", "layers=1:2"]
-TINY += ["lr=0.002:0.03", "--fix", "channels=[16,16]", "strides=[2,1]", "time_mask=4", "feature_mask=1"]
+def test_the_range_test_of_a_model_writes_its_curve(tiny, tmp_path, monkeypatch, capsys):
+    paths = StudyPaths(tmp_path / "tune.journal")
+    arguments = ["--data", str(tiny), "--study", str(paths.journal), "--find-lr", *TINY, "hidden=16", "layers=1"]
+    monkeypatch.setattr(sys, "argv", ["tune", *(word for word in arguments if word not in SEARCHED)])
+    monkeypatch.setattr(find_lr, "STEPS", 60)
+    assert tune.main() == 0
+    found = re.search(r"falls fastest at a learning rate of (\S+) and is lowest at (\S+):", capsys.readouterr().out)
+    assert found and find_lr.LOWEST < float(found[1]) < float(found[2]) <= find_lr.HIGHEST
+    assert "Plotly.newPlot(" in paths.range_test.read_text() and not paths.journal.exists()
+
+
+SEARCHED = ["--space", "hidden=8:24", "layers=1:2", "lr=0.002:0.03"]
+TINY = ["--model", "lstm_small", "--trials", "8", "--minutes", "0.2", *SEARCHED]
+TINY += ["--fix", "channels=[16,16]", "strides=[2,1]", "time_mask=4", "feature_mask=1"]
 TINY += ["batch_frames=400", "speed=0", "warmup=0.05", "clip=5", "time_every=120", "weight_decay=0.01", "dropout=0.1"]
 
 
