@@ -95,7 +95,7 @@ def draw(source: Source, recognized: Recognized, recognizer: Recognizer, out: Pa
     """Write the picture of an utterance; those of long recordings are named by the second at which they begin."""
     start = recognized.utterance.start
     name = source.name if start == 0 else f"{source.name}.{start:07.2f}s"
-    plot(recognized, recognizer.phonemes, f"{source.name} · {recognizer.name}\n", out / f"{name}.png")
+    plot(recognized, recognizer.phonemes, f"{source.name} · {recognizer.name}", out / f"{name}.png")
 
 
 def main() -> None:

@@ -53,11 +53,12 @@ def _contiguous(transcript: Transcript) -> Iterator[tuple[float, float, str, str
     """Start, end, phoneme and confidence; a TextGrid's intervals leave no gaps, so some have no text."""
     time = 0.0
     for timed in transcript.phonemes:
+        if _rounded(timed.end) <= _rounded(timed.start):
+            continue
         if _rounded(timed.start) > _rounded(time):
             yield time, timed.start, "", ""
-        if _rounded(timed.end) > _rounded(timed.start):
-            yield max(time, timed.start), timed.end, timed.phoneme, f"{timed.confidence:.3f}"
-            time = timed.end
+        yield max(time, timed.start), timed.end, timed.phoneme, f"{timed.confidence:.3f}"
+        time = timed.end
     if _rounded(transcript.seconds) > _rounded(time):
         yield time, transcript.seconds, "", ""
 

@@ -11,7 +11,9 @@ from ensemble.transcription.transcripts import Recognized
 from folds.frontends.base import SAMPLE_RATE
 from registry.files import atomic_write
 
-_INCHES_PER_SECOND = 1.6
+_INCHES_PER_SECOND = 2.4
+_MAX_INCHES = 200.0
+"""Wider pictures would have more pixels than matplotlib draws."""
 
 
 def plot(recognized: Recognized, phonemes: Sequence[str], title: str, path: Path) -> None:
@@ -23,7 +25,8 @@ def plot(recognized: Recognized, phonemes: Sequence[str], title: str, path: Path
 
     utterance = recognized.utterance
     start, end = utterance.start, utterance.start + utterance.seconds
-    figure = Figure(figsize=(max(8.0, _INCHES_PER_SECOND * utterance.seconds), 7.0), layout="constrained")
+    width = min(max(8.0, _INCHES_PER_SECOND * utterance.seconds), _MAX_INCHES)
+    figure = Figure(figsize=(width, 7.0), layout="constrained")
     signal, posteriors = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.4))
     if utterance.samples is None:
         extent = (start, end, -0.5, utterance.features.shape[1] - 0.5)
@@ -32,12 +35,12 @@ def plot(recognized: Recognized, phonemes: Sequence[str], title: str, path: Path
     else:
         signal.specgram(utterance.samples, NFFT=400, Fs=SAMPLE_RATE, noverlap=240, xextent=(start, end), scale="dB")
         signal.set_ylabel("frequency (Hz)")
-    signal.set_title(title)
-    for timed in recognized.phonemes:
+    signal.set_title(title, pad=28)
+    for index, timed in enumerate(recognized.phonemes):
         signal.axvline(timed.start, color="white", linewidth=0.6)
-        middle = (timed.start + timed.end) / 2
-        signal.annotate(timed.phoneme, (middle, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom",
-                        fontsize=8)  # fmt: skip
+        # In two rows, so that short phonemes do not overlap.
+        place = ((timed.start + timed.end) / 2, 1.0 + 0.06 * (index % 2))
+        signal.annotate(timed.phoneme, place, xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8)
     shown = list(dict.fromkeys(timed.phoneme for timed in recognized.phonemes))
     rows = [0, *(phonemes.index(phoneme) for phoneme in shown)]
     image = posteriors.imshow(
