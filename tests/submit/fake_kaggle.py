@@ -10,6 +10,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import math
 import os
 import socket
 import struct
@@ -48,7 +49,7 @@ class FakeKaggle:
     token: str | None = None
     """The only valid access token."""
     lag: float = 0.0
-    """Seconds until the list shows a submission."""
+    """Seconds from the first request for the list until it shows a submission."""
     late: float = 3.0
     """Delay, in seconds, of a request with the fault `late`, whose client no longer waits by then."""
 
@@ -105,8 +106,16 @@ class FakeKaggle:
     def fault(self, endpoint: str) -> str:
         with self._lock:
             self.requests.append(endpoint)
+            for submission in self.submissions if endpoint == "ListSubmissions" else ():
+                submission["asked"] = submission["asked"] or time.monotonic()
             fault = self.faults[endpoint].pop(0) if self.faults[endpoint] else ""
         return fault() or "" if callable(fault) else fault
+
+    def restart_lag(self) -> None:
+        """Let the list hide all submissions again: the next run begins before it shows them."""
+        with self._lock:
+            for submission in self.submissions:
+                submission["asked"] = None
 
     # The endpoints without faults.
 
@@ -133,20 +142,20 @@ class FakeKaggle:
                 "fileName": "submission.csv",
                 "submittedBy": "ada",
                 "polls": 0,
-                "made": time.monotonic(),
+                "asked": None,
             })
             return {"message": "Successfully submitted", "ref": self._next}
 
     def _shown(self, submission: dict[str, Any]) -> dict[str, Any]:
         scored = submission["polls"] > self.polls_to_score
         state = self.score if scored else {"status": "PENDING", "publicScore": "", "privateScore": None}
-        return {key: value for key, value in submission.items() if key not in ("polls", "made")} | state
+        return {key: value for key, value in submission.items() if key not in ("polls", "asked")} | state
 
     def ListSubmissions(self, request: dict[str, Any]) -> dict[str, Any]:
         size = request.get("pageSize", 20)
         start = int(request.get("pageToken") or 0)
         with self._lock:
-            visible = [item for item in self.submissions if time.monotonic() - item["made"] >= self.lag]
+            visible = [item for item in self.submissions if time.monotonic() - (item["asked"] or math.inf) >= self.lag]
             page = [self._shown(submission) for submission in visible[start : start + size]]
             more = start + size < len(visible)
         return {"submissions": page, "nextPageToken": str(start + size) if more else ""}

@@ -204,6 +204,7 @@ def run_random(sequence: Sequence) -> None:
     for _ in range(rng.randrange(1, 4)):
         sequence.draw_faults()
         credentials = sequence.draw_credentials()
+        sequence.kaggle.restart_lag()
         more = list(rng.choice(((), (), (), ("--wait",), ("--wait",), ("--dry-run",), ("--ledger",))))
         for _ in range(1 + (rng.random() < 0.2)):
             clock = rng.choice((0, 0, 86400, -86400, 10 * 365 * 86400))
@@ -277,6 +278,7 @@ def check_sequence(campaign: Campaign, folder: Path, number: int) -> None:
     assert len(kaggle.submissions) <= 1, (number, sequence.output())
     check_ledgers(sequence)
     kaggle.faults.clear()
+    kaggle.restart_lag()
     sequence.draw_credentials()  # removes the token's file, or leaves one that the variable overrides
     sequence.start({"KAGGLE_API_TOKEN": TOKEN}, sequence.draw_ledger())
     status = sequence.finish()

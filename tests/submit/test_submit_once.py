@@ -41,7 +41,7 @@ def test_clock_that_is_set_between_two_runs_while_the_list_lags(
 
     monkeypatch.setattr(time, "time", lambda: true_time() + 86400 * days)
     monkeypatch.setattr(ledger, "datetime", Clock)
-    harness.kaggle.submissions[0]["made"] = time.monotonic()
+    harness.kaggle.restart_lag()
     harness.kaggle.lag = 0.5
     again = harness.run(settle=5.0)
     assert again.status == 0 and "already submitted as ref 101 by an interrupted run" in again.out
@@ -50,7 +50,7 @@ def test_clock_that_is_set_between_two_runs_while_the_list_lags(
 
 def test_attempt_under_another_ledger_is_found_while_the_list_lags(harness: Harness) -> None:
     interrupt(harness, "lost")
-    harness.kaggle.submissions[0]["made"] = time.monotonic()
+    harness.kaggle.restart_lag()
     harness.kaggle.lag = 0.5
     outcome = harness.run(settle=5.0, ledger_file=harness.folder / "other.jsonl")
     assert outcome.status == 2 and "as ref 101 by ada, under another ledger" in outcome.err
