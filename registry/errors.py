@@ -67,7 +67,7 @@ def command(main: Callable[[], int | None]) -> NoReturn:
     error. Anything else is a bug: one line that names a file with the traceback, and exit code 70.
     """
     try:
-        _escape_bad_characters()
+        _prepare_streams()
         with _sigterm_raises():
             status = main() or 0
         sys.stdout.flush()
@@ -139,8 +139,10 @@ def describe_os_error(error: OSError, path: str | os.PathLike[str] | None = None
     return ": ".join(part for part in parts if part)
 
 
-def _escape_bad_characters() -> None:
-    """Let a file name that is not UTF-8 be printed with escapes."""
+def _prepare_streams() -> None:
+    """Let a file name that is not UTF-8 be printed with escapes, and nothing be printed where a stream is closed."""
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

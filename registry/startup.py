@@ -1,7 +1,7 @@
-"""What must hold before our packages are imported: none is hidden, and no variable ends the import of a library.
+"""What must hold before our packages are imported: the working folder exists, no package is hidden, and so on.
 
 `python -m` and scripts import from the working folder first, so `from models import …` would read a user's own
-models.py there. Both faults would end in a traceback, since a command's own handling of errors is not imported yet.
+models.py there. Such faults would end in a traceback, since a command's own handling of errors is not imported yet.
 """
 
 from __future__ import annotations
@@ -16,9 +16,18 @@ OUR_PACKAGES = ("registry", "models", "folds", "ensemble", "submit")
 
 
 def check_startup() -> None:
-    """Check packages and variables; called when the first of our packages is imported."""
+    """Check the working folder, packages and variables; called when the first of our packages is imported."""
+    check_working_folder()
     check_packages()
     check_variables()
+
+
+def check_working_folder() -> None:
+    """Raise ImportError, or end a command with one line, if the working folder was deleted: some libraries need it."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        _refuse(f"the working folder cannot be used ({error.strerror}): start in another one")
 
 
 def check_packages(names: tuple[str, ...] = OUR_PACKAGES, root: Path = Path(__file__).parents[1]) -> None:

@@ -47,3 +47,18 @@ def test_our_own_packages_are_not_hidden(tmp_path: Path) -> None:
     startup.check_packages()
     with pytest.raises(ImportError, match="hides the package folds"):
         startup.check_packages(("folds",), tmp_path)
+
+
+def test_a_working_folder_that_was_deleted(tmp_path: Path) -> None:
+    folder = tmp_path / "deleted"
+    folder.mkdir()
+    start = "import os; os.rmdir(os.getcwd()); import folds"
+    result = run(folder, "-c", start)
+    assert "ImportError: the working folder cannot be used (No such file or directory)" in result.stderr
+
+
+@pytest.mark.parametrize(("pattern", "status"), [("gru_small", 0), ("no_such_model", 2)])
+def test_closed_streams(tmp_path: Path, pattern: str, status: int) -> None:
+    shell = f'"{sys.executable}" -m registry {pattern} >&- 2>&-'
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.run(shell, shell=True, cwd=tmp_path, env=environment).returncode == status
