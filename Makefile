@@ -7,6 +7,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+CLUSTER_INSTALLED := .venv/.cluster-installed
 
 FAULT_ARGS ?=
 DEMO ?= demo
@@ -14,7 +15,7 @@ DEMO_ARGS ?=
 DEMO_MODELS ?= gru_small,pblstm_small
 TRAIN_ARGS ?= --epochs 12 --batch-frames 3000
 
-.PHONY: help install demo test faults docs completion bench ctcdecode clean
+.PHONY: help install demo test test-slurm test-cluster faults docs completion bench ctcdecode clean
 
 help:
 	@echo "make demo       train two small models over two folds of synthetic speech, blend, score (10 minutes)"
@@ -24,6 +25,8 @@ help:
 	@echo "make docs       the documentation site, into site/"
 	@echo "make completion completion for bash and zsh, into .venv/completion.bash"
 	@echo "make bench      benchmarks: training speed, decoders, blenders"
+	@echo "make test-slurm    launching on a Slurm cluster of this machine (needs slurm-wlm and munge)"
+	@echo "make test-cluster  launching on Ray, and runs in S3 object storage"
 	@echo "make ctcdecode  build the ctcdecode decoder into .venv (needs a C++ compiler)"
 	@echo "make clean      remove .venv, the demo and tool caches; never runs/"
 
@@ -63,6 +66,17 @@ completion: $(INSTALLED)
 bench: $(INSTALLED)
 	@for benchmark in tests/benchmarks/bench_*.py; do \
 		echo "== $$benchmark"; $(BIN)/python "$$benchmark" || exit 1; done
+
+# What runs only with Slurm (Debian: slurm-wlm and munge), and with Ray and an S3 server, which are installed here.
+test-slurm: $(CLUSTER_INSTALLED)
+	HW3P2_TEST_SLURM=1 $(BIN)/python -m pytest -q -s tests/slurm
+
+test-cluster: $(CLUSTER_INSTALLED)
+	HW3P2_TEST_CLUSTER=1 $(BIN)/python -m pytest -q -s tests/cluster
+
+$(CLUSTER_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[cluster-test]' -c constraints.txt
+	touch $@
 
 ctcdecode: $(INSTALLED)
 	sh docs/build_ctcdecode.sh $(BIN)/python

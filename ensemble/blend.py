@@ -147,7 +147,7 @@ def find_members(options: BlendOptions) -> list[Member]:
     """
     available = options.find_fold_models()
     on_dev_notes = measurable_on_dev(available, options.members)[1]
-    unfinished = [path for runs in options.runs for path in unfinished_runs(runs)]
+    unfinished = [path for runs in options.folders for path in unfinished_runs(runs)]
     held_out = [model for model in available if model.folds > 1]
     if not held_out:
         count = len(unfinished)

@@ -13,13 +13,13 @@ from typing import Any
 
 import tyro
 
+from folds.launching.destination import Destination
 from folds.launching.estimate import estimate_hours, print_estimate
 from folds.launching.executor import EXECUTORS, LaunchSettings
 from folds.launching.executors.local import divide_here
 from folds.launching.launcher import Interrupted, Launcher
 from folds.launching.options import LaunchOptions
 from folds.launching.plan import Plan
-from folds.launching.status import known_runs, read_status
 from folds.launching.status_table import print_failures, print_status, summary
 from folds.launching.tasks import Task, make_tasks
 from registry import check_writable, command
@@ -45,18 +45,19 @@ def parse(arguments: list[str]) -> tuple[LaunchOptions, Any, list[str]]:
 def main() -> int:
     """Launch; the exit status is 0 if all runs are finished, and 1 if some have failed."""
     options, executor_options, more = parse(sys.argv[1:])
-    runs = options.runs.absolute()
     plan = options.read_plan()
-    tasks = make_tasks(plan, options, runs, [*executor_options.training_options, *more]) if plan is not None else []
+    destination = Destination(options.runs)
+    training_options = [*executor_options.training_options, *more]
+    tasks = make_tasks(plan, options, destination, training_options) if plan is not None else []
     if options.status:
-        folders = [task.folder for task in tasks] if plan is not None else known_runs(runs)
-        print_status([read_status(folder) for folder in folders])
+        folders = [task.folder for task in tasks] if plan is not None else destination.known()
+        print_status([destination.status(folder) for folder in folders])
         return 0
     assert plan is not None
     if options.dry_run:
         show_estimate(tasks, options)
         return 0
-    return launch(plan, tasks, options, executor_options)
+    return launch(plan, tasks, options, executor_options, destination)
 
 
 def show_estimate(tasks: list[Task], options: LaunchOptions) -> None:
@@ -66,25 +67,28 @@ def show_estimate(tasks: list[Task], options: LaunchOptions) -> None:
     print_estimate(estimate_hours(tasks, options.open_dataset(), probe=here), jobs)
 
 
-def launch(plan: Plan, tasks: list[Task], options: LaunchOptions, executor_options: Any) -> int:
+def launch(
+    plan: Plan, tasks: list[Task], options: LaunchOptions, executor_options: Any, destination: Destination
+) -> int:
     """Train the tasks; the exit status."""
     for task in tasks:
         check_writable(task.folder.log)
-    if not all(task.folder.finished for task in tasks):
-        settings = LaunchSettings(options.runs.absolute(), options.jobs, options.retries)
+    if not all(destination.finished(task.folder) for task in tasks):
+        settings = LaunchSettings(destination.folder, options.jobs, options.retries)
         executor = EXECUTORS.get(options.on)(settings, executor_options)
         show_estimate(tasks, options)
         try:
-            Launcher(executor, options.retries).run(tasks)
+            Launcher(executor, options.retries, destination).run(tasks)
         except Interrupted as interrupted:
             print(interrupted, file=sys.stderr)
             return 128 + interrupted.number
-    statuses = [read_status(task.folder) for task in tasks]
+        destination.refresh()
+    statuses = [destination.status(task.folder) for task in tasks]
     print_failures(statuses)
     print(summary(statuses))
     if any(status.state != "finished" for status in statuses):
         return 1
-    print(f"next: python -m ensemble.blend --runs {options.runs}{plan.blend_options}")
+    print(f"next: python -m ensemble.blend --runs {destination.url or options.runs}{plan.blend_options}")
     return 0
 
 

@@ -18,6 +18,7 @@ import sys
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "1000"
 
+from folds.store.remote import check_folder
 from folds.training.command_line import parse
 from folds.training.distributed import joined_group
 from folds.training.guide import find_guide
@@ -36,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     models = parse(sys.argv[1:] if arguments is None else arguments)
     options = models[0].options  # they differ in the recipe alone
     folds = options.fold_list()
+    check_folder(options.runs)
     if options.restart_from is not None:
         # All sources must exist before the first run begins, which may take hours.
         for model, fold in itertools.product(models, folds):

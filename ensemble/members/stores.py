@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from ensemble.threads import set_worker_threads
+from folds.data.cache import cache_folder
 from folds.data.data_options import DataOptions
 from folds.store.fold_model import FoldModel, find_fold_models
+from folds.store.remote import local_copy, store_url
 from registry import InputError
 from registry.bounds import MAX_THREADS, number
 
@@ -20,7 +23,8 @@ class StoresOptions(DataOptions):
     """The competition's data, and where trained models are."""
 
     runs: tuple[Path, ...] = (Path("runs"),)
-    """One or more runs folders; a member's name may be in only one of them."""
+    """One or more runs folders, or URLs such as s3://bucket/runs, which are copied into the cache; a member's name may
+    be in only one of them."""
     threads: int = number(0, at_least=0, at_most=MAX_THREADS)
     """CPU threads of searches and of networks; 0 is one per core for searches (or NUMBA_NUM_THREADS), and PyTorch's own
     number (or OMP_NUM_THREADS) for networks."""
@@ -34,10 +38,15 @@ class StoresOptions(DataOptions):
             set_worker_threads(self.threads)
             torch.set_num_threads(self.threads)
 
+    @cached_property
+    def folders(self) -> tuple[Path, ...]:
+        """The runs folders, those of URLs with the runs that are finished there now."""
+        return tuple(local_copy(runs, cache_folder() / "stores") for runs in dict.fromkeys(self.runs))
+
     def find_fold_models(self) -> list[FoldModel]:
         """The finished fold models in all runs folders. Raises InputError for a folder that does not exist."""
-        return [fold_model for runs in dict.fromkeys(self.runs) for fold_model in find_fold_models(runs)]
+        return [fold_model for runs in self.folders for fold_model in find_fold_models(runs)]
 
     def describe_runs(self) -> str:
         """The runs folders, for messages."""
-        return ", ".join(map(str, self.runs))
+        return ", ".join(store_url(runs) or str(runs) for runs in self.runs)

@@ -48,7 +48,7 @@ class RunningAttempt:
         """Start it. `arguments` come before the task's, which take precedence; `job` is the scheduler's name for it."""
         self.task, self.executor, self.job = task, executor, job
         record_attempt(task.folder.attempts, "started", executor, job)
-        worker = [sys.executable, "-m", "folds.launching.worker", str(wait_s)]
+        worker = [sys.executable, "-m", "folds.launching.worker", str(wait_s), task.url]
         with open(task.folder.log, "ab") as log:
             self._start = log.tell()
             self._process = subprocess.Popen(

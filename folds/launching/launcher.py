@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from folds.launching.attempt import Outcome
+from folds.launching.destination import Destination
 from folds.launching.executor import Executor
-from folds.launching.status import read_status
 from folds.launching.status_table import REFRESH_S, StatusDisplay
 from folds.launching.tasks import Task
 from folds.store.lease import holder_of
 from folds.training.signals import SignalCatcher
-
-Finished = Callable[[Task], bool]
 
 
 class Interrupted(Exception):
@@ -32,9 +30,9 @@ class Launcher:
     """
 
     def __init__(
-        self, executor: Executor, retries: int, finished: Finished = lambda task: task.folder.finished
+        self, executor: Executor, retries: int, destination: Destination
     ) -> None:
-        self._executor, self._retries, self._finished = executor, retries, finished
+        self._executor, self._retries, self._destination = executor, retries, destination
         self._attempts: Counter[Task] = Counter()
         self._busy: list[Task] = []
         self._open: set[Task] = set()
@@ -42,7 +40,7 @@ class Launcher:
 
     def run(self, tasks: Sequence[Task]) -> dict[Task, Outcome]:
         """Train all; returns the failures. Raises Interrupted after Ctrl-C or SIGTERM."""
-        self._open = {task for task in tasks if not self._finished(task)}
+        self._open = {task for task in tasks if not self._destination.finished(task.folder)}
         pending = [task for task in tasks if task in self._open]
         self._busy = [task for task in pending if holder_of(task.folder.path)]
         last_shown = -REFRESH_S
@@ -55,7 +53,7 @@ class Launcher:
                     self._settle(task, outcome)
                 self._recheck_busy()
                 if time.monotonic() - last_shown >= REFRESH_S or not self._open:
-                    display.show([read_status(task.folder) for task in tasks])
+                    display.show([self._destination.status(task.folder) for task in tasks])
                     last_shown = time.monotonic()
                 if self._open:
                     time.sleep(self._executor.poll_s)
@@ -63,7 +61,7 @@ class Launcher:
 
     def _settle(self, task: Task, outcome: Outcome) -> None:
         """Decide what follows from how an attempt ended."""
-        if outcome.state == "finished" or self._finished(task):
+        if outcome.state == "finished" or self._destination.finished(task.folder):
             self._open.discard(task)
         elif outcome.state == "busy":
             self._busy.append(task)
@@ -78,7 +76,7 @@ class Launcher:
     def _recheck_busy(self) -> None:
         """Attempt the runs that another process had begun and has left."""
         for task in list(self._busy):
-            if self._finished(task):
+            if self._destination.finished(task.folder):
                 self._busy.remove(task)
                 self._open.discard(task)
             elif holder_of(task.folder.path) is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,6 +21,8 @@ class LaunchOptions(StoreOptions):
     All other options are those of folds.train and of the models; see python -m folds.train --help.
     """
 
+    runs: Path = Path("runs")
+    """The runs folder; or a URL such as s3://bucket/runs, to which each finished run is uploaded."""
     models: str = ""
     """Models to train, comma-separated."""
     plan: str = ""

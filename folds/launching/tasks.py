@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from pathlib import Path
 
 from folds.competition.detect import data_root
+from folds.launching.destination import Destination
 from folds.launching.options import LaunchOptions
 from folds.launching.plan import MemberPlan, Plan, as_arguments
 from folds.store.run_folder import RunFolder
@@ -32,6 +32,8 @@ class Task:
     arguments: tuple[str, ...]
     """The arguments of folds.train."""
     parsed: ModelOptions = dataclasses.field(repr=False, compare=False)
+    url: str = ""
+    """Where the finished run is uploaded to; empty if it stays in its folder."""
 
     @property
     def title(self) -> str:
@@ -39,7 +41,7 @@ class Task:
         return self.folder.title
 
 
-def make_tasks(plan: Plan, options: LaunchOptions, runs: Path, more: list[str]) -> list[Task]:
+def make_tasks(plan: Plan, options: LaunchOptions, destination: Destination, more: list[str]) -> list[Task]:
     """The runs of a plan, in its order; `more` are further arguments of folds.train.
 
     Raises InputError for what folds.train would refuse, and for a run that is in the plan twice.
@@ -47,7 +49,7 @@ def make_tasks(plan: Plan, options: LaunchOptions, runs: Path, more: list[str]) 
     for argument in more:
         if (name := argument.partition("=")[0]) in OWN:
             raise InputError(f"{name}: an option of folds.train; here it is {OWN[name]}")
-    common = ["--data", str(data_root(options.data).resolve()), "--runs", str(runs)]
+    common = ["--data", str(data_root(options.data).resolve()), "--runs", str(destination.folder)]
     common += ["--allow-pickle"] if options.allow_pickle else []
     tasks = []
     for member in plan.members:
@@ -60,7 +62,7 @@ def make_tasks(plan: Plan, options: LaunchOptions, runs: Path, more: list[str]) 
         raise InputError(f"{twice[0]}: the plan has this run twice: give one member another name, or other seeds")
     if not tasks:
         raise InputError("nothing to train: there are neither folds nor refits")
-    return tasks
+    return [dataclasses.replace(task, url=destination.url) for task in tasks]
 
 
 def _splits(plan: Plan, member: MemberPlan) -> list[tuple[int, list[int]]]:

@@ -1,7 +1,8 @@
-"""`python -m folds.launching.worker SECONDS ARGUMENTS…`: the process that trains one run for `folds.launch`.
+"""`python -m folds.launching.worker SECONDS URL ARGUMENTS…`: the process that trains one run for `folds.launch`.
 
 It is `folds.train --resume` that ends with the process that started it, and waits for at most so many seconds for
-another process that works on the same run: after the death of a machine its lease lasts for some minutes.
+another process that works on the same run: after the death of a machine its lease lasts for some minutes. Unless the
+URL is empty, it uploads the finished run there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import time
 # First, because it sets how OpenMP's threads wait, before PyTorch is imported.
 from folds import train
 from folds.store.lease import Held
-from registry import command
+from folds.store.remote import RemoteStore
+from folds.training.command_line import parse
+from registry import InputError, command
 
 BUSY = 75
 """Exit status if another process works on the run: EX_TEMPFAIL of sysexits.h."""
@@ -32,16 +35,29 @@ def stop_with_parent() -> None:
 def main() -> int:
     """Train; the exit status."""
     stop_with_parent()
-    seconds, *arguments = sys.argv[1:]
+    seconds, url, *arguments = sys.argv[1:]
     deadline = time.monotonic() + float(seconds)
     while True:
         try:
-            return train.main([*arguments, "--resume"])
+            status = train.main([*arguments, "--resume"])
+            return status or (upload(url, arguments) if url else 0)
         except Held as held:
             if time.monotonic() + RETRY_S > deadline:
                 print(held, file=sys.stderr)
                 return BUSY
         time.sleep(RETRY_S)
+
+
+def upload(url: str, arguments: list[str]) -> int:
+    """Upload the run that was trained with these arguments. A refusal may be of the moment: exit status 1."""
+    (model,) = parse(arguments)
+    (fold,) = model.options.fold_list()
+    try:
+        RemoteStore(url).upload(model.options.run_folder(model.name, fold))
+    except InputError as refused:
+        print(f"error: {refused}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -135,6 +135,12 @@ class RunFolder:
         """Log-probabilities of split "oof", "dev" or "test"."""
         return self.path / f"{split}.safetensors"
 
+    @property
+    def results(self) -> tuple[Path, ...]:
+        """What others need of a finished run; not checkpoints, logs and caches."""
+        predictions = (self.predictions(split) for split in SPLITS)
+        return (self.config, self.metrics, self.timing, self.summary, self.weights, *predictions)
+
     def attention_scores(self, split: str) -> Path:
         """The cache of attention scores of split "oof", "dev" or "test"."""
         return self.path / f"{split}.attention_scores.safetensors"
@@ -165,6 +171,11 @@ class RunFolder:
     def member(self) -> str:
         """The name of the member whose fold model this run trains; all its folds are under one folder of this name."""
         return self.path.parent.name
+
+    @property
+    def name(self) -> str:
+        """The run's name in a store, "gru.seed1/fold0"."""
+        return f"{self.member}/{self.path.name}"
 
     @property
     def title(self) -> str:

@@ -15,6 +15,7 @@ from training_runs import QUICK, metrics, run
 
 from folds import launch
 from folds.launching.attempt import Outcome
+from folds.launching.destination import Destination
 from folds.launching.executors.local import divide_machine
 from folds.launching.launcher import Launcher
 from folds.launching.options import LaunchOptions
@@ -114,7 +115,7 @@ class FakeExecutor:
 
 def tasks_of(data: Path, runs: Path, *more: str, **options):
     chosen = LaunchOptions(data=data, models="lstm_small", fold_count=2, **options)
-    return make_tasks(chosen.read_plan(), chosen, runs, [*OPTIONS, *more])
+    return make_tasks(chosen.read_plan(), chosen, Destination(runs), [*OPTIONS, *more])
 
 
 def test_attempts_end_after_retries_or_when_hopeless(tiny, tmp_path):
@@ -123,7 +124,8 @@ def test_attempts_end_after_retries_or_when_hopeless(tiny, tmp_path):
         {"lstm_small fold 0": [failed, Outcome("stopped"), failed], "lstm_small fold 1": [hopeless, failed]}
     )
     first, second = tasks_of(tiny, tmp_path)
-    assert Launcher(executor, retries=3).run([first, second]) == {first: failed, second: hopeless}
+    launcher = Launcher(executor, retries=3, destination=Destination(tmp_path))
+    assert launcher.run([first, second]) == {first: failed, second: hopeless}
     assert executor.submitted.count(first.title) == 3 and executor.submitted.count(second.title) == 1
 
 
@@ -133,8 +135,9 @@ def test_a_run_that_another_process_trains_is_not_attempted_before_it_ends(tiny,
     failed = Outcome("failed", "", hopeless=True)
     executor = FakeExecutor({first.title: [failed], second.title: [Outcome("busy"), failed]})
     submitted_while_held: list[str] = []
+    launcher = Launcher(executor, retries=3, destination=Destination(tmp_path))
     with hold(first.folder.path, "test"):
-        thread = threading.Thread(target=lambda: Launcher(executor, retries=3).run([first, second]))
+        thread = threading.Thread(target=launcher.run, args=([first, second],))
         monkeypatch.setattr("folds.launching.launcher.REFRESH_S", 0.0)
         thread.start()
         time.sleep(0.5)
@@ -169,7 +172,7 @@ def test_tasks_of_a_plan(tiny, tmp_path):
         "  - {model: gru_small, folds: none, refit: true, options: {epochs: 4}}\n"
     )
     options = LaunchOptions(data=tiny, plan=str(plan))
-    tasks = make_tasks(options.read_plan(), options, tmp_path / "runs", ["--lr", "0.01"])
+    tasks = make_tasks(options.read_plan(), options, Destination(tmp_path / "runs"), ["--lr", "0.01"])
     names = [str(task.folder.path.relative_to(tmp_path / "runs")) for task in tasks]
     wide = ["wide/fold1", "wide.seed2/fold1", "wide.all/fold0", "wide.seed2.all/fold0"]
     assert names == [*wide, "gru_small.all/fold0"]
@@ -183,12 +186,12 @@ def test_tasks_of_a_plan(tiny, tmp_path):
 def test_plans_of_the_package_are_accepted_by_training(name, tiny, tmp_path):
     assert name in plan_names()
     options = LaunchOptions(data=tiny, plan=name)
-    assert len(make_tasks(options.read_plan(), options, tmp_path, [])) >= 8
+    assert len(make_tasks(options.read_plan(), options, Destination(tmp_path), [])) >= 8
 
 
 def test_the_course_plan_is_within_its_limit(tiny, tmp_path):
     options = LaunchOptions(data=tiny, plan="course-20M")
-    tasks = make_tasks(options.read_plan(), options, tmp_path, [])
+    tasks = make_tasks(options.read_plan(), options, Destination(tmp_path), [])
     refits = [task.parsed for task in tasks if task.parsed.options.folds == 1]
     configs = [dict(vars(refit.config)) | {"features": 28, "classes": 41} for refit in refits]
     models = [create_model(refit.name, **config) for refit, config in zip(refits, configs, strict=True)]

@@ -1,0 +1,53 @@
+"""Where runs are trained, and where they are when they are finished: in one folder, or under a URL."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from folds.data.cache import cache_folder
+from folds.launching.status import RunStatus, known_runs, read_status
+from folds.store.attempts import read_attempts
+from folds.store.remote import RemoteStore, cache_of, store_url
+from folds.store.run_folder import RunFolder
+
+
+class Destination:
+    """Of the option `--runs`. Raises InputError for a URL that cannot be read."""
+
+    def __init__(self, runs: Path) -> None:
+        self.url = store_url(runs) or ""
+        self.folder = cache_of(self.url, cache_folder() / "launched").absolute() if self.url else runs.absolute()
+        """The folder in which the runs are trained."""
+        self._store = RemoteStore(self.url) if self.url else None
+        self._uploaded = self._store.finished() if self._store is not None else set()
+
+    def finished(self, folder: RunFolder) -> bool:
+        """Whether a run is finished, and under the URL if there is one."""
+        return folder.finished if self._store is None else folder.name in self._uploaded
+
+    def refresh(self) -> None:
+        """See what has been uploaded in the meantime."""
+        if self._store is not None:
+            self._uploaded = self._store.finished()
+
+    def status(self, folder: RunFolder) -> RunStatus:
+        """The status of a run. Of one that goes to a URL, other machines see only that it is finished."""
+        status = read_status(folder)
+        if self._store is None:
+            return status
+        if folder.name in self._uploaded:
+            return dataclasses.replace(status, state="finished")
+        if status.state == "finished":
+            # Trained here, and not uploaded, or after the last look.
+            attempts = read_attempts(folder.attempts)
+            uploaded = bool(attempts) and attempts[-1].event == "finished"
+            return status if uploaded else dataclasses.replace(status, state="stopped")
+        return status
+
+    def known(self) -> list[RunFolder]:
+        """All runs that were started here, or are under the URL. Raises InputError if there is no runs folder."""
+        if self._store is None:
+            return known_runs(self.folder)
+        here = {run.path for run in known_runs(self.folder)} if self.folder.is_dir() else set()
+        return [RunFolder(path) for path in sorted(here | {self.folder / name for name in self._uploaded})]

@@ -1,0 +1,190 @@
+"""Finished runs in object storage, or on any other file system of fsspec, by URL: `s3://bucket/runs`.
+
+A run is uploaded whole: its files first, and last manifest.json, which has the size and the hash of each. A run without
+a manifest does not exist for those who read, and one whose files do not match it is left out; so an upload that is cut
+off at any moment, or repeated, is never read in part. Reading copies runs into a local folder, where they are kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import fsspec
+from msgspec import Meta, Struct
+
+from folds.store.run_folder import RunFolder
+from folds.store.schemas import Count
+from registry import InputError
+from registry.errors import one_line
+from registry.json_files import convert
+from registry.redaction import redact
+
+MANIFEST = "manifest.json"
+_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+]+):/+(?P<rest>.+)")
+_RUN = re.compile(r"(?P<name>[A-Za-z0-9_][A-Za-z0-9_.+-]*/fold\d+)/manifest\.json")
+PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+"""What must be installed for a URL."""
+
+
+class FileFacts(Struct, frozen=True):
+    """A file of a run, in its manifest."""
+
+    size: Count
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Manifest(Struct, frozen=True):
+    """manifest.json: all files of a run, by name."""
+
+    files: dict[str, FileFacts]
+
+
+def store_url(runs: Path) -> str | None:
+    """The URL that was given for a runs folder; None for a folder.
+
+    Options for folders are paths, and of two slashes a path keeps one.
+
+    >>> store_url(Path("s3://bucket/runs")), store_url(Path("/home/me/runs"))
+    ('s3://bucket/runs', None)
+    """
+    if (match := _URL.fullmatch(runs.as_posix())) is None:
+        return None
+    slashes = ":///" if match["scheme"] in ("file", "local") else "://"
+    return match["scheme"] + slashes + match["rest"]
+
+
+def local_copy(runs: Path, cache: Path) -> Path:
+    """A folder with the finished runs of `runs`: itself, or for a URL one under `cache` that is brought up to date."""
+    url = store_url(runs)
+    if url is None:
+        return runs
+    folder = cache_of(url, cache)
+    RemoteStore(url).download_all(folder)
+    return folder
+
+
+def cache_of(url: str, cache: Path) -> Path:
+    """The folder under `cache` for the runs of a URL."""
+    return cache / hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
+class RemoteStore:
+    """The runs under a URL. Raises InputError, in every method, for what the file system refuses."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        scheme = url.partition(":")[0]
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(url)
+        except ImportError:
+            package = PACKAGES.get(scheme, f"the fsspec package for {scheme}")
+            raise InputError(f"{url}: {package} is not installed: pip install {package}") from None
+        except ValueError as error:
+            raise InputError(f"{url}: no such file system ({one_line(error)}): expected s3://bucket/folder") from None
+
+    def finished(self) -> set[str]:
+        """The names of the runs that are there whole, `gru.seed1/fold0`."""
+        with self._refusals():
+            self._files.invalidate_cache()
+            paths = self._files.glob(f"{self._root}/*/fold*/{MANIFEST}")
+        names = (_RUN.fullmatch(path.removeprefix(self._root).lstrip("/")) for path in map(str, paths))
+        return {name["name"] for name in names if name}
+
+    def upload(self, folder: RunFolder) -> None:
+        """Upload a finished run. Until the end it does not exist there, even if it did before."""
+        names = {str(path.relative_to(folder.path)): path for path in folder.results if path.exists()}
+        manifest = {"files": {name: {"size": p.stat().st_size, "sha256": _hash(p)} for name, p in names.items()}}
+        where = f"{self._root}/{folder.name}"
+        with self._refusals():
+            self._files.invalidate_cache()
+            if self._files.exists(f"{where}/{MANIFEST}"):
+                self._files.rm_file(f"{where}/{MANIFEST}")
+            for name, path in names.items():
+                self._files.makedirs(f"{where}/{name}".rpartition("/")[0], exist_ok=True)
+                self._files.put_file(str(path), f"{where}/{name}")
+            self._files.pipe_file(f"{where}/{MANIFEST}", json.dumps(manifest).encode())
+
+    def download_all(self, into: Path) -> None:
+        """Have all runs in `into`, and no others. One that does not match its manifest is named on stderr."""
+        names = self.finished()
+        into.mkdir(parents=True, exist_ok=True)
+        for config in into.glob("*/fold*/config.json"):
+            if f"{config.parent.parent.name}/{config.parent.name}" not in names:
+                shutil.rmtree(config.parent)
+        for name in sorted(names):
+            if not self._download(name, into / name):
+                shutil.rmtree(into / name, ignore_errors=True)
+                print(f"left out: {self.url}/{name} is not whole: it is being uploaded, or damaged", file=sys.stderr)
+
+    def _download(self, name: str, target: Path) -> bool:
+        """Copy a run to `target` unless it is there; False if it is not whole."""
+        manifest = self._manifest(name)
+        if manifest is None:
+            return False
+        present = target / MANIFEST
+        if present.exists() and present.read_bytes() == manifest[0]:
+            return True
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as scratch:
+            copy = Path(scratch) / "run"
+            for file, facts in manifest[1].files.items():
+                path = copy / file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with self._refusals():
+                    try:
+                        self._files.get_file(f"{self._root}/{name}/{file}", str(path))
+                    except FileNotFoundError:
+                        return False
+                if path.stat().st_size != facts.size or _hash(path) != facts.sha256:
+                    return False
+            (copy / MANIFEST).write_bytes(manifest[0])
+            if target.exists():
+                target.rename(Path(scratch) / "before")
+            copy.rename(target)
+        return True
+
+    def _manifest(self, name: str) -> tuple[bytes, Manifest] | None:
+        """The bytes and the content of a run's manifest; None if it is gone, or is none."""
+        with self._refusals():
+            try:
+                content = self._files.cat_file(f"{self._root}/{name}/{MANIFEST}")
+            except FileNotFoundError:
+                return None
+        try:
+            manifest = convert(json.loads(content), Manifest, MANIFEST)
+        except (InputError, ValueError):
+            return None
+        run = RunFolder(Path(name))
+        expected = {path.relative_to(run.path).as_posix() for path in run.results}
+        # Only names of our own become paths here.
+        return (content, manifest) if set(manifest.files) <= expected else None
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - each file system has errors of its own
+            reason = redact(one_line(error))[:500]
+            raise InputError(f"{self.url}: {reason}: check the URL and the credentials") from None
+
+
+def _hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_folder(runs: Path) -> None:
+    """Raise InputError for a URL, where only a folder will do."""
+    if url := store_url(runs):
+        raise InputError(f"--runs {url}: trained in a folder only; python -m folds.launch uploads what it has trained")
+
+

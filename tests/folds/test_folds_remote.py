@@ -1,0 +1,143 @@
+"""Runs under a URL: an upload cut at every request is never read in part; what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from folds.launching.destination import Destination
+from folds.store.fold_model import find_fold_models
+from folds.store.remote import MANIFEST, RemoteStore, local_copy, store_url
+from folds.store.run_folder import RunFolder
+from registry import InputError
+
+
+class Cut(Exception):
+    """The process was killed here."""
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> RemoteStore:
+    """An empty store in memory."""
+    monkeypatch.setattr(MemoryFileSystem, "store", {})
+    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
+    return RemoteStore("memory://bucket/runs")
+
+
+def copy_of(undisturbed: Path, runs: Path) -> RunFolder:
+    """A copy of a trained run under `runs`."""
+    shutil.copytree(undisturbed, runs / "lstm_small" / "fold0")
+    return RunFolder(runs / "lstm_small" / "fold0")
+
+
+def cut_after(monkeypatch: pytest.MonkeyPatch, requests: int) -> list[str]:
+    """Raise Cut at the request after so many that change the file system; returns the list of those made."""
+    made: list[str] = []
+
+    def counted(name):
+        original = getattr(MemoryFileSystem, name)
+
+        def request(self, *arguments, **options):
+            if len(made) == requests:
+                raise Cut
+            made.append(name)
+            return original(self, *arguments, **options)
+
+        return request
+
+    for name in ("put_file", "pipe_file", "rm_file"):
+        monkeypatch.setattr(MemoryFileSystem, name, counted(name))
+    return made
+
+
+def test_urls_and_folders():
+    assert store_url(Path("gs://bucket")) == "gs://bucket" and store_url(Path("file:///tmp/x")) == "file:///tmp/x"
+    assert [store_url(Path(path)) for path in ("runs", "/a/b", "C:/runs", "a:b/c")] == [None] * 4
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_upload_cut_at_any_request_is_not_read(again, store, undisturbed, tmp_path, monkeypatch):
+    """With `again`, a complete run of other bytes was there before: the two are never mixed."""
+    run = copy_of(undisturbed, tmp_path / "runs")
+    other = copy_of(undisturbed, tmp_path / "other")
+    other.metrics.write_text("")
+    total = len(run.results) + 1 + again  # the files, the manifest, and the removal of the one before
+    for requests in range(total + 1):
+        MemoryFileSystem.store.clear()
+        if again:
+            store.upload(other)
+        with pytest.MonkeyPatch.context() as patch:
+            made = cut_after(patch, requests)
+            if requests < total:
+                with pytest.raises(InputError, match="Cut"):
+                    store.upload(run)
+            else:
+                store.upload(run)
+        assert len(made) == requests
+        copy = local_copy(Path(store.url), tmp_path / "cache")
+        found = [folder.metrics.read_text() for folder in map(RunFolder, copy.glob("*/fold*"))]
+        whole = [run.metrics.read_text()] if requests == total else [""] if again and requests == 0 else []
+        assert found == whole
+    (fold_model,) = find_fold_models(copy)
+    assert fold_model.load("oof").ids == find_fold_models(tmp_path / "runs")[0].load("oof").ids
+
+
+def test_a_copy_follows_the_store(store, undisturbed, tmp_path, capsys):
+    run = copy_of(undisturbed, tmp_path / "runs")
+    store.upload(run)
+    copy = local_copy(Path(store.url), tmp_path / "cache")
+    before = (copy / "lstm_small/fold0/oof.safetensors").stat().st_mtime_ns
+    assert local_copy(Path(store.url), tmp_path / "cache") == copy
+    assert (copy / "lstm_small/fold0/oof.safetensors").stat().st_mtime_ns == before  # not copied again
+    files = fsspec.filesystem("memory")
+    files.pipe_file("/bucket/runs/lstm_small/fold0/oof.safetensors", b"damaged")
+    manifest = json.loads(files.cat_file("/bucket/runs/lstm_small/fold0/" + MANIFEST))
+    files.pipe_file("/bucket/runs/lstm_small/fold0/" + MANIFEST, json.dumps(manifest, indent=1).encode())
+    local_copy(Path(store.url), tmp_path / "cache")
+    assert "lstm_small/fold0 is not whole" in capsys.readouterr().err
+    assert not (copy / "lstm_small/fold0").exists()  # the copy is of a run that is not there any more
+    store.upload(run)
+    assert find_fold_models(local_copy(Path(store.url), tmp_path / "cache"))
+    files.rm("/bucket/runs/lstm_small/fold0/" + MANIFEST)
+    assert not find_fold_models(local_copy(Path(store.url), tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("name", ["../../../x", "/x", "other.bin"])
+def test_a_manifest_cannot_name_other_files(name, store, undisturbed, tmp_path):
+    store.upload(copy_of(undisturbed, tmp_path / "runs"))
+    path = "/bucket/runs/lstm_small/fold0/" + MANIFEST
+    files = fsspec.filesystem("memory")
+    manifest = json.loads(files.cat_file(path))
+    manifest["files"][name] = manifest["files"]["config.json"]
+    files.pipe_file(path, json.dumps(manifest).encode())
+    assert not find_fold_models(local_copy(Path(store.url), tmp_path / "cache"))
+
+
+def test_a_destination_under_a_url(store, undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setenv("HW3P2_CACHE", str(tmp_path / "cache"))
+    destination = Destination(Path(store.url))
+    run = copy_of(undisturbed, destination.folder)
+    assert not destination.finished(run) and destination.status(run).state == "stopped"
+    store.upload(run)
+    destination.refresh()
+    assert destination.finished(run) and destination.status(run).state == "finished" and destination.known() == [run]
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("s4://bucket/runs", "s4://bucket/runs: no such file system (ValueError: Protocol not known: s4)"),
+        ("gs://bucket/runs", "gs://bucket/runs: gcsfs is not installed: pip install gcsfs"),
+    ],
+)
+def test_a_url_without_its_file_system(url, message, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(InputError, match="^[^\n]*$") as error:
+        Destination(Path(url))
+    assert message in str(error.value)

@@ -1,0 +1,5 @@
+#!/bin/sh
+# End the cluster that `start_slurm.sh FOLDER` started.
+for name in slurmd-n1 slurmd-n2 slurmctld munged; do
+    if [ -s "$1/$name.pid" ]; then kill "$(cat "$1/$name.pid")" 2>/dev/null || true; fi
+done
