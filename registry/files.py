@@ -160,7 +160,10 @@ def check_regular(path: str | os.PathLike[str]) -> None:
 
     Opening a pipe waits for its other end, a terminal for its user, and reading a device may never end.
     """
-    mode = os.stat(path).st_mode
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError:  # from JSON: a name with a null byte, or with half of a surrogate pair
+        raise OSError(errno.EINVAL, "no file can have this name", ascii(os.fspath(path))) from None
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if not stat.S_ISREG(mode):

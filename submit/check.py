@@ -20,6 +20,7 @@ from folds.competition.alphabets import Alphabet
 from folds.competition.detect import open_competition
 from folds.competition.submission import check_submission, read_submission, sample_of
 from registry.errors import InputError
+from registry.files import read_regular
 from registry.json_files import convert, read_json
 
 _MAX_BYTES = 50 * 2**20
@@ -77,7 +78,7 @@ def check_file(
     """
     path = Path(path)
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); write it with `python -m ensemble.blend`"

@@ -13,6 +13,7 @@ import soxr
 
 from folds.frontends.base import SAMPLE_RATE
 from registry.errors import InputError, describe_os_error
+from registry.files import check_regular
 
 SUFFIXES = (".wav", ".flac")
 """File names that a folder's recordings have; a file given by name may be anything that libsndfile reads."""
@@ -98,6 +99,7 @@ def open_audio(path: Path, source: str | None = None) -> Audio:
     """
     source = source or str(path)
     try:
+        check_regular(path)
         stream = path.open("rb")
     except OSError as error:
         raise InputError(describe_os_error(error, source)) from None

@@ -17,6 +17,7 @@ from safetensors.numpy import save as to_bytes
 from folds.store.log_probs import ids_hash
 from folds.store.ragged import Ragged
 from registry import InputError, atomic_write
+from registry.files import read_regular
 
 SCHEMA_VERSION = 1
 SPLITS = ("oof", "test")
@@ -87,7 +88,7 @@ def read_teacher(path: Path) -> TeacherFile:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}): blend again with --nbest-out") from None
 
@@ -95,6 +96,7 @@ def _read(path: Path) -> bytes:
 def _hypotheses(tensors: dict[str, np.ndarray], split: str) -> TeacherHypotheses:
     """The hypotheses of one split. Raises ValueError if its arrays contradict each other."""
     text, posteriors = _as_text(tensors[f"{split}.ids"]), tensors[f"{split}.posteriors"]
+    _check_types(tensors, split)
     ids = tuple(text.split("\n")) if text else ()
     offsets = tensors[f"{split}.offsets"]
     tokens = Ragged(tensors[f"{split}.tokens"], tensors[f"{split}.token_offsets"])
@@ -107,6 +109,15 @@ def _hypotheses(tensors: dict[str, np.ndarray], split: str) -> TeacherHypotheses
     if not (np.isfinite(posteriors) & (posteriors >= 0)).all():
         raise ValueError(f"the posteriors of {split} are not all finite and 0 or more")
     return TeacherHypotheses(ids, offsets, tokens, posteriors)
+
+
+def _check_types(tensors: dict[str, np.ndarray], split: str) -> None:
+    """Raise ValueError for an array that is not of the type that `write_teacher` gives it."""
+    types = {"offsets": np.int64, "tokens": np.int16, "token_offsets": np.int64, "posteriors": np.float32}
+    for name, expected in types.items():
+        array = tensors[f"{split}.{name}"]
+        if array.dtype != expected or array.ndim != 1 or ("offsets" in name and not len(array)):
+            raise ValueError(f"{split}.{name} is {array.dtype} {array.shape}, not a list of {np.dtype(expected)}")
 
 
 def _divides(offsets: np.ndarray, parts: int, values: int) -> bool:

@@ -19,7 +19,8 @@ DELETED = object()
 VALUES: dict[str, Any] = {
     "deleted": DELETED, "null": None, "true": True, "-1": -1, "0": 0, "1e99": 1e99, "nan": float("nan"),
     "10**30": 10**30, "text": "x", "newline": "a\nb\u2028c", "list": [], "object": {}, "nested": [[{"a": [1]}]],
-    "surrogate": "\udcff", "traversal": "../../../../etc/passwd", "long": "x" * 5000,
+    "surrogate": "\udcff", "half a pair": "\ud800", "null byte": "a\0b", "traversal": "../../../../etc/passwd",
+    "long": "x" * 5000,
 }
 HEADERS = {
     "unclosed": "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 2), ",
