@@ -27,8 +27,8 @@ class TuneOptions(DataOptions):
     trials: int = number(40, at_least=1, at_most=100_000)
     """How many configurations to try. The first is the preset's."""
     minutes: float = number(480.0, above=0, at_most=MAX_MINUTES)
-    """What the study may cost in minutes of training: CPU time on CPUs, wall time on a GPU, of all jobs together. It
-    determines the length of a full run; once it is spent, no trial is begun."""
+    """What the study may cost in minutes of training: CPU time on CPUs, wall time on a GPU, of all jobs together;
+    each run's predictions come on top. It determines the length of a full run; once it is spent, no trial is begun."""
     study: Path | None = None
     """The study's file, by default tune/<model>.journal; results go to the folder beside it, tune/<model>/. Processes
     on several machines share it."""

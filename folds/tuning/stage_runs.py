@@ -110,6 +110,15 @@ def run_trial(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> None:
     A configuration that cannot be trained, because it diverges for example, is told as pruned. Raises its InputError if
     none has been trained so far, since then it is not the configuration's fault.
     """
+    from optuna.exceptions import UpdateFinishedTrialError
+
+    try:
+        _run_stages(tuning, study, trial)
+    except UpdateFinishedTrialError:
+        print(f"{run_name(trial)}: another process took it over while this one was suspended", flush=True)
+
+
+def _run_stages(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> None:
     from optuna.trial import TrialState
 
     values = {parameter.name: trial.params[parameter.name] for parameter in tuning.space.parameters}

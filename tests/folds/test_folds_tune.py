@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from folds import tune
 from folds.store.lease import hold
 from folds.training.command_line import parse
-from folds.tuning import find_lr, study, trials
+from folds.tuning import find_lr, stage_runs, study, trials
 from folds.tuning.find_lr import Curve
 from folds.tuning.options import TuneOptions
 from folds.tuning.report import FEW_TRIALS, first_stage, write_report
@@ -171,6 +171,64 @@ def test_without_optuna_one_line_says_how_to_install_it(monkeypatch):
 def test_options_that_make_no_study_are_refused(options, message):
     with pytest.raises(InputError, match=re.escape(message)):
         TuneOptions(**options)
+
+
+@pytest.fixture
+def run_with(paths, monkeypatch):
+    """Run trials whose stages have the distances given, or raise the error given."""
+    tuning = stage_runs.Tuning(TuneOptions(), SPACE, None, plan_stages(8, 10), paths)  # type: ignore[arg-type]
+    opened = open_study(paths, SETTINGS)
+
+    def run(*outcomes):
+        stages = iter(outcomes)
+
+        def outcome(*_):
+            found = next(stages)
+            if callable(found):
+                found = found()
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+        monkeypatch.setattr(stage_runs, "_run_stage", outcome)
+        with ask(opened, paths) as trial:
+            stage_runs.run_trial(tuning, opened, trial)
+        return opened.trials[-1]
+
+    return run
+
+
+def test_a_trial_goes_through_its_stages_and_ends_where_it_is_not_among_the_best(run_with):
+    first = run_with(9.0, 8.0, 7.0)
+    assert first.state == TrialState.COMPLETE and first.value == 7.0
+    assert first.intermediate_values == {1: 9.0, 4: 8.0, 16: 7.0}
+    worse = run_with(9.5)
+    assert worse.state == TrialState.PRUNED and worse.intermediate_values == {1: 9.5}
+    middle = run_with(8.5, 8.2)
+    assert middle.state == TrialState.PRUNED and middle.intermediate_values == {1: 8.5, 4: 8.2}
+
+
+def test_a_configuration_that_cannot_be_trained_ends_its_trial_but_not_the_study(run_with):
+    run_with(9.0, 8.0, 7.0)
+    refused = run_with(InputError("diverged"))
+    assert refused.state == TrialState.PRUNED and refused.user_attrs["refused"] == "diverged"
+    assert refused.value is None and run_with(8.0, 7.0, 6.0).value == 6.0
+
+
+def test_if_nothing_can_be_trained_the_study_ends_with_the_reason(run_with):
+    with pytest.raises(InputError, match="too short for their labels"):
+        run_with(InputError("too short for their labels"))
+
+
+def test_a_process_that_was_suspended_while_another_took_its_trial_over_tells_nothing(run_with, paths, capsys):
+    opened = open_study(paths, SETTINGS)
+
+    def taken_over():
+        opened.tell(0, state=TrialState.FAIL)
+        return 5.0
+
+    assert run_with(taken_over).state == TrialState.FAIL
+    assert "another process took it over" in capsys.readouterr().out and not trials.counted(opened)
 
 
 def finished_study(distances) -> optuna.Study:
