@@ -1,10 +1,11 @@
-"""A user's attempts that Kaggle's submission list has not shown yet, whatever ledger they are recorded in.
+"""What a user sent, or may have sent, to a competition, whatever ledger it is recorded in.
 
 The ledger is a file that the user chooses, so two runs may have two ledgers, and Kaggle's list shows a submission only
 some time after it was made. What both runs share is the user: in `$XDG_STATE_HOME/hw3p2-ensemble/submit/` (by default
 `~/.local/state/…`) each competition has a lock, under which all of its submissions are sent, and an empty file for each
-attempt, named after the file's hash and the attempt's id. It is made before the attempt is sent, and removed when
-Kaggle's list shows the submission, or when there is none.
+attempt, named after the file's hash and the attempt's id. It is made before the attempt is sent, and removed when there
+is no submission: after a failure, or if Kaggle's list does not show one in time. It is not removed when the list shows
+the submission, because the next answer may come from a server that does not know it yet.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from registry.errors import InputError
 
 
 class PendingAttempts:
-    """The pending attempts of this user at one competition."""
+    """The attempts of this user at one competition that made a submission, or may have."""
 
     def __init__(self, competition: str) -> None:
         self.folder = _state_folder() / competition
@@ -49,7 +50,7 @@ class PendingAttempts:
         self._path(id, sha256).unlink(missing_ok=True)
 
     def find(self, sha256: str) -> set[str]:
-        """The ids of pending attempts with this content."""
+        """The ids of attempts with this content."""
         return {path.name.partition("-")[2] for path in self.folder.glob(f"{sha256[:16]}-*")}
 
     def _path(self, id: str, sha256: str) -> Path:

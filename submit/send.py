@@ -146,7 +146,7 @@ class Sender:
             listed = list_submissions(self.client, self.budget, self.competition)
             arrived += self._record_listed(listed)
             open_attempts = self._read_open_attempts()
-            others = self._find_others(sha256)
+            others = self._find_others(sha256, listed)
             if requested >= start + self.settle_seconds:
                 reason = f"not among Kaggle's submissions within {self.settle_seconds:g} s"
                 for attempt in open_attempts:
@@ -165,9 +165,10 @@ class Sender:
                 raise Failure("unclear", str(failure)) from failure
             waits += 1
 
-    def _find_others(self, sha256: str) -> set[str]:
-        """The ids of pending attempts with this content that are recorded in other ledgers."""
-        return self.pending.find(sha256) - {attempt.id for attempt in self._read_attempts()} if sha256 else set()
+    def _find_others(self, sha256: str, listed: list[dict[str, Any]]) -> set[str]:
+        """The ids of this user's attempts with this content that are neither in this ledger nor in Kaggle's list."""
+        known = {attempt.id for attempt in self._read_attempts()} | {parse_tag(submission)[0] for submission in listed}
+        return self.pending.find(sha256) - known if sha256 else set()
 
     def _record_failure(self, id: str, sha256: str, reason: str) -> None:
         """Record that an attempt made no submission."""
@@ -179,9 +180,7 @@ class Sender:
         known = {attempt.id: attempt for attempt in self._read_attempts()}
         arrived = []
         for submission in listed:
-            id, sha256 = parse_tag(submission)
-            if id:
-                self.pending.remove(id, sha256)
+            id = parse_tag(submission)[0]
             if (attempt := known.get(id)) is None:
                 continue
             if attempt.state != "submitted":
