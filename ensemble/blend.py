@@ -37,6 +37,7 @@ from ensemble.statistics.blend_tables import (
     member_table,
     verdict,
 )
+from ensemble.statistics.measured import MeasuredBlender, fingerprint, write_measured
 from ensemble.statistics.member_baselines import MemberBaseline, measure_members, strongest
 from folds.competition.bootstrap import bootstrap, paired_bootstrap, resampled_units
 from folds.competition.metric import edit_distances
@@ -63,6 +64,8 @@ class BlendResult:
     """The networks that predict test."""
     dev_by_networks: dict[Networks, dict[str, np.ndarray]]
     """Edit distances (N,) of each blender on dev, for each choice of networks."""
+    dev_hypotheses: list[list[int]]
+    """The chosen blender's class sequences of dev, by the networks that predict test."""
     hypotheses: list[list[int]]
     """One class sequence per utterance of test."""
 
@@ -96,22 +99,27 @@ def blend(inputs: OpenedInputs, method: str = "best", seed: int = 0) -> BlendRes
     fitted = fit_blenders(inputs.oof, methods_of(method), seed)
     # Fewer networks' hypotheses are parts of pools already scored if all networks come first.
     choices = sorted(inputs.choices, key=lambda networks: networks != "both")
-    measured = {networks: _dev_distances(inputs, fitted, networks) for networks in choices}
+    predicted = {networks: _predict_dev(inputs, fitted, networks) for networks in choices}
     chosen = winner(fitted)
     recipe = best_recipe(fitted) if method == "best" else fitted[chosen].recipe
     kept = inputs.keep(recipe.weights, inputs.networks)
     hypotheses = predict_with(inputs.test, fitted[chosen].recipe, kept)
-    dev = {networks: measured[networks] for networks in inputs.choices}
-    return BlendResult(recipe, kept, fitted, inputs.networks, dev, hypotheses)
+    references = inputs.dev.references
+    dev = {
+        networks: {name: edit_distances(of_blender, references) for name, of_blender in predicted[networks].items()}
+        for networks in inputs.choices
+    }
+    return BlendResult(recipe, kept, fitted, inputs.networks, dev, predicted[inputs.networks][chosen], hypotheses)
 
 
-def _dev_distances(inputs: OpenedInputs, fitted: dict[str, FittedBlender], networks: Networks) -> dict[str, np.ndarray]:
-    """Edit distances (N,) of each blender on dev, predicted by these networks."""
-    distances = {}
-    for name, blender in fitted.items():
-        kept = inputs.keep(blender.recipe.weights, networks)
-        distances[name] = edit_distances(predict_with(inputs.dev, blender.recipe, kept), inputs.dev.references)
-    return distances
+def _predict_dev(
+    inputs: OpenedInputs, fitted: dict[str, FittedBlender], networks: Networks
+) -> dict[str, list[list[int]]]:
+    """Class sequences of dev by each blender, predicted by these networks."""
+    return {
+        name: predict_with(inputs.dev, blender.recipe, inputs.keep(blender.recipe.weights, networks))
+        for name, blender in fitted.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -200,6 +208,18 @@ def dev_results(result: BlendResult, baselines: Sequence[MemberBaseline], speake
     }
 
 
+def keep_measurements(
+    out: Path, inputs: OpenedInputs, dataset: Dataset, baselines: Sequence[MemberBaseline], result: BlendResult
+) -> None:
+    """Write what was measured beside the submission, for `ensemble.report`."""
+    blenders = {
+        name: MeasuredBlender(float(b.oof.mean()), float(b.nested.mean()), tuple(map(float, result.dev[name])))
+        for name, b in result.fitted.items()
+    }
+    key = fingerprint(inputs, dataset.hash)
+    write_measured(out, key, dataset.alphabet, baselines, blenders, result.chosen, result.dev_hypotheses)
+
+
 def recorded_fusion(inputs: OpenedInputs, result: BlendResult) -> dict[str, Any]:
     """The settings of the used members' searches, which `ensemble.transcribe` needs to decide as this blend does."""
     fusion, names = inputs.fusion, inputs.test.names
@@ -246,6 +266,7 @@ def main() -> None:
     results["fusion"] = recorded_fusion(inputs, result)
     if options.nbest_out is not None:
         results["nbest"] = write_nbest(options.nbest_out, options.out, inputs, result, dataset)
+    keep_measurements(options.out, inputs, dataset, baselines, result)
     description = write_sidecar(options.out, dataset, result.members, result.recipe.to_json(), options, results)
     print("weights: " + ", ".join(f"{name} {weight:.3f}" for name, weight in result.recipe.weights.items()))
     count, tags = sum(len(member.networks) for member in result.members), ", ".join(description["tags"]) or "none"

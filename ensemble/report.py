@@ -2,8 +2,9 @@
 
 The page shows what would be submitted and what it is worth, all members and blends, learning curves, who is redundant,
 which phonemes are taken for which, where errors are, cross-validation beside the leaderboard, and a table of
-utterances, each of which opens with features, posteriors and hypotheses. Only the members' baselines are fitted, and no
-submission is written. The page is one file that makes no request, so it can be sent by mail.
+utterances, each of which opens with features, posteriors and hypotheses. What `ensemble.blend` measured is read from
+the file beside its submission; without one for these members and options, their baselines are fitted, which takes
+minutes. No submission is written. The page is one file that makes no request, so it can be sent by mail.
 """
 
 from __future__ import annotations
@@ -62,9 +63,10 @@ class ReportOptions(InputOptions, StoresOptions):
 def page(options: ReportOptions) -> str:
     """The whole page."""
     dataset, inputs = _open(options)
-    baselines = measure_members(inputs)
     submissions, missing = _submissions(options, inputs)
-    blends = [open_blend(path, inputs) for path in submissions]
+    blends = [open_blend(path, inputs, dataset) for path in submissions]
+    known = [blend.measured for blend in blends if blend.measured is not None]
+    baselines = known[0].baselines(dataset.alphabet) if known else measure_members(inputs)
     measured = [measure_blend(blend, inputs, baselines) for blend in blends]
     split = dataset.dev if options.split == "dev" else dataset.test
     comparison = compare_systems(inputs, split, baselines, blends)

@@ -56,6 +56,8 @@ class Sidecar(Struct, frozen=True):
     nested: float = math.nan
     dev: float = math.nan
     dev_minus_best_member: Difference | None = None
+    sha256: str = ""
+    """The hash of the submission."""
     data: str = ""
     """The hash of the data."""
     fusion: dict[str, SearchSettings] = msgspec.field(default_factory=dict)

@@ -10,6 +10,8 @@ from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.open_inputs import OpenedInputs
 from ensemble.members.member import Member
 from ensemble.members.sidecar import Sidecar, read_sidecar
+from ensemble.statistics.measured import Measured, fingerprint, read_measured
+from folds.data.dataset import Dataset
 from registry.models import parse_count
 
 
@@ -26,6 +28,8 @@ class Blend:
     """Its hypotheses of dev; None if it cannot be computed again."""
     obstacle: str = ""
     """Why it cannot be."""
+    measured: Measured | None = None
+    """What was measured when it was made, if predictions and options are still the same."""
 
     @property
     def recipe(self) -> BlendRecipe:
@@ -61,12 +65,13 @@ def sidecar_of(submission: Path) -> Path:
     return submission.with_name(submission.name + ".json")
 
 
-def open_blend(submission: Path, inputs: OpenedInputs) -> Blend:
-    """The blend behind a submission, computed again on dev if that is possible.
+def open_blend(submission: Path, inputs: OpenedInputs, dataset: Dataset) -> Blend:
+    """The blend behind a submission, as it was measured, or computed again on dev if that is possible.
 
     Raises InputError for a file that is missing or damaged.
     """
     sidecar = read_sidecar(submission)
+    measured = read_measured(submission, fingerprint(inputs, dataset.hash), sidecar.sha256)
     recipe = sidecar.recipe
     by_name = {member.name: member for member in inputs.members}
     missing = [name for name in recipe.weights if name not in by_name]
@@ -80,8 +85,8 @@ def open_blend(submission: Path, inputs: OpenedInputs) -> Blend:
     elif sum(len(member.networks) for member in kept) < max(sum(map(len, recipe.members.values())), 1):
         obstacle = "not all of its networks are in the runs folders"
     else:
-        blend = Blend(str(submission), sidecar, kept)
-        return replace(blend, dev=blend.predict(inputs.dev))
+        blend = Blend(str(submission), sidecar, kept, measured=measured)
+        return replace(blend, dev=measured.dev(dataset.alphabet) if measured else blend.predict(inputs.dev))
     return Blend(str(submission), sidecar, [], obstacle=obstacle)
 
 

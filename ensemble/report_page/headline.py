@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+import numpy as np
 import pandas as pd
 
 from ensemble.hypotheses.open_inputs import OpenedInputs
@@ -73,6 +74,7 @@ def leaderboard(
         }
         for measured in blends
     )
+    rows = pd.concat([rows, *(_not_chosen(measured.blend, inputs) for measured in blends)], ignore_index=True)
     # As objects, since numbers of a column that blends lack would become floats.
     table = pd.concat([rows.astype(object), members.astype(object)], ignore_index=True)
     order = [*members.columns]
@@ -82,6 +84,25 @@ def leaderboard(
     table = table[order].rename(columns={"member": "system"})
     table.insert(1, "kind", kinds)
     return table
+
+
+def _not_chosen(blend: Blend, inputs: OpenedInputs) -> pd.DataFrame:
+    """The blenders that were compared with the chosen one, where that is known."""
+    if blend.measured is None:
+        return pd.DataFrame()
+    others = {name: b for name, b in blend.measured.blenders.items() if name != blend.measured.chosen}
+    return pd.DataFrame(
+        {
+            "member": f"{name}, beside {blend.name}",
+            "networks": "not chosen",
+            "parameters": "",
+            "oof": blender.oof,
+            "oof, nested": blender.nested,
+            "dev, with LM": float(np.mean(blender.dev)),
+            "95 % interval": _range(bootstrap(np.array(blender.dev), inputs.dev_speakers)),
+        }
+        for name, blender in others.items()
+    )
 
 
 def headline(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import json
 import re
+import shutil
 import sys
 
 import numpy as np
 import pytest
 import simulated_members as simulated
 
-from ensemble import InputOptions, open_inputs, report
-from ensemble.blend import blend
+from ensemble import InputOptions, blend, open_inputs, report
 from ensemble.members.member import group_by_member
+from ensemble.report_page.blends import sidecar_of
 from ensemble.statistics.blend_tables import member_table
 from ensemble.statistics.member_baselines import measure_members
 from folds.competition.metric import edit_distances
@@ -58,15 +60,14 @@ def inputs(dataset, runs):
 
 
 @pytest.fixture(scope="module")
-def submission(inputs, runs, tmp_path_factory):
-    """The file beside a submission, of minimum Bayes risk on the member."""
-    result = blend(inputs, "mbr")
-    path = tmp_path_factory.mktemp("blend") / "mbr.csv"
-    recipe = result.recipe.to_json() | {"members": {"a": [str(runs / "a" / f"fold{fold}") for fold in (0, 1)]}}
-    results = {"oof": 1.0, "nested": 2.0, "dev": float(result.dev["mbr"].mean())}
-    content = {"recipe": recipe, "parameters": 2000, "tags": [], **results, "options": {"max_params": "4000"}}
-    path.with_name("mbr.csv.json").write_text(json.dumps(content))
-    return path, result
+def submission(tiny, runs, tmp_path_factory):
+    """A submission of minimum Bayes risk on the member, with what was measured beside it."""
+    out = tmp_path_factory.mktemp("blend") / "mbr.csv"
+    fixed = ["--data", str(tiny), "--runs", str(runs), "--out", str(out), "--method", "mbr", "--max-params", "4000"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["blend", *fixed, *OPTIONS])
+        blend.main()
+    return out
 
 
 def write_report(tiny, runs, out, monkeypatch, *options):
@@ -87,30 +88,41 @@ def leaderboard(text):
 def test_members_and_blends_have_the_same_distances_as_in_the_blend(
     tiny, runs, inputs, submission, tmp_path, monkeypatch
 ):
-    path, result = submission
-    text, data = write_report(tiny, runs, tmp_path / "report.html", monkeypatch, "--submission", path)
-    (row,) = member_table(inputs.members, measure_members(inputs)).to_dict("records")
+    moved = tmp_path / "moved.csv"  # without what was measured, so that it is measured again
+    shutil.copy(sidecar_of(submission), sidecar_of(moved))
+    text, data = write_report(tiny, runs, tmp_path / "report.html", monkeypatch, "--submission", moved)
+    baselines = measure_members(inputs)
+    (row,) = member_table(inputs.members, baselines).to_dict("records")
     of_blend, of_member = leaderboard(text)
     for name, value in row.items():
         cell = of_member[{"member": "system", "folds": "networks"}.get(name, name)]
         assert cell == (value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:.3f}")
-    distances = result.dev["mbr"]
-    assert (of_blend["system"], of_blend["dev, with LM"]) == (str(path), f"{distances.mean():.3f}")
-    assert data["distances"][0] == distances.tolist()
-    hypotheses = measure_members(inputs)[0].hypotheses
-    assert data["distances"][1] == edit_distances(hypotheses, inputs.dev.references).tolist()
+    dev = json.loads(sidecar_of(submission).read_text())["dev"]
+    assert (of_blend["system"], of_blend["dev, with LM"]) == (str(moved), f"{dev:.3f}")
+    assert np.mean(data["distances"][0]) == dev
+    assert data["distances"][1] == edit_distances(baselines[0].hypotheses, inputs.dev.references).tolist()
     assert "50.0 % of the parameters allowed" in text and "2,000" in text
     assert "utterances (too narrow, since there is only one speaker)" in text
     assert set(map(int, data["details"])) == set(range(6))
 
+    def measured_again(inputs):
+        raise AssertionError("the blend has measured the members")
+
+    monkeypatch.setattr(report, "measure_members", measured_again)
+    kept, _ = write_report(tiny, runs, tmp_path / "kept.html", monkeypatch, "--submission", submission)
+    assert kept.replace(str(submission), str(moved)) == text
+    with pytest.raises(AssertionError, match="has measured"):  # other options are measured again
+        write_report(tiny, runs, tmp_path / "other.html", monkeypatch, "--submission", submission, "--pool", "15")
+
 
 def test_test_has_no_references(tiny, runs, inputs, submission, tmp_path, monkeypatch):
-    path, result = submission
-    options = ["--submission", path, "--split", "test", "--compare", path, "a"]
+    options = ["--submission", submission, "--split", "test", "--compare", submission, "a"]
     text, data = write_report(tiny, runs, tmp_path / "report.html", monkeypatch, *options)
     assert not data["labelled"] and "confusions" not in data and data["compare"] == [0, 1]
     assert "Without transcripts: greedy hypotheses of two members differ" in text
-    assert [len(text) for text in data["targets"]] == [len(hypothesis) for hypothesis in result.hypotheses]
+    with open(submission, encoding="utf-8", newline="") as file:
+        strings = [label for _, label in list(csv.reader(file))[1:]]
+    assert [len(target) for target in data["targets"]] == list(map(len, strings))
 
 
 def test_a_blend_that_cannot_be_computed_again_shows_its_own_figures(tiny, runs, tmp_path, monkeypatch):
