@@ -18,6 +18,7 @@ from folds.competition.alphabets import F22
 from folds.competition.detect import open_competition
 from folds.demo import DemoOptions
 from folds.frontends.kaldi import demo as demo_features
+from folds.store.lease import Held, hold
 from folds.synthesis import lexicon, speech
 from registry.errors import InputError
 
@@ -221,6 +222,25 @@ def test_an_empty_folder_is_taken(tmp_path):
     (tmp_path / "empty").mkdir()
     assert demo.make(DemoOptions(out=tmp_path / "empty", speakers=4, utterances=1))
     assert (tmp_path / "empty" / demo.SETTINGS).exists()
+
+
+def test_one_process_at_a_time_makes_a_demo(tmp_path):
+    options = DemoOptions(out=tmp_path / "competition", speakers=4, utterances=1)
+    with hold(tmp_path / ".competition.unfinished", "another"):
+        with pytest.raises(Held, match=r"the demo competition .*competition is being worked on by process \d+ on "):
+            demo.make(options)
+        assert not options.out.exists()
+    assert demo.make(options) and [path.name for path in tmp_path.iterdir()] == ["competition"]
+
+
+def test_a_demo_killed_while_it_replaced_another_is_completed(tmp_path):
+    out, unfinished = tmp_path / "competition", tmp_path / ".competition.unfinished"
+    demo.make(DemoOptions(out=out, speakers=4, utterances=1))
+    whole = digest(out)
+    (unfinished / "new" / "dev-clean").mkdir(parents=True)
+    out.rename(unfinished / "replaced")  # killed here
+    demo.make(DemoOptions(out=out, speakers=4, utterances=1))
+    assert digest(out) == whole and [path.name for path in tmp_path.iterdir()] == ["competition"]
 
 
 def test_stopped_half_way_nothing_changes(tmp_path, monkeypatch):

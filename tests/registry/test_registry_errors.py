@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import tempfile
+import time
 
 import pytest
 
-from registry import InputError, command
+from registry import InputError, atomic_write, command
 from registry.errors import and_more, one_line
 
 
@@ -41,6 +43,18 @@ def test_a_plug_in_that_ends_the_process_is_a_bug(tmp_path, monkeypatch, capsys,
 def test_a_tensor_that_does_not_fit_is_one_line(capsys, text):
     assert _status(lambda: _raise(RuntimeError(text))) == 2
     assert capsys.readouterr().err.startswith(f"error: not enough memory (RuntimeError: {text})")
+
+
+def test_sigterm_removes_temporary_files(tmp_path, capsys):
+    def main() -> None:
+        with atomic_write(tmp_path / "file") as temporary:
+            temporary.write_text("torn")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+
+    assert _status(main) == 143
+    assert capsys.readouterr().err == "terminated\n" and list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_full_disk_is_one_line(capsys):
