@@ -61,6 +61,7 @@ class Campaign:
         yield from file_cases.json_cases(self.stage.folder)
         yield from file_cases.tensor_cases(self.stage.folder, flips)
         yield from file_cases.text_cases(flips)
+        yield from file_cases.recording_cases(flips)
         yield from file_cases.layout_cases()
 
     def run(self, case: Case) -> tuple[str, str]:

@@ -29,7 +29,10 @@ TEXTS = (
     *("9" * 400 + "M", "train", "lm.arpa", "data", "https://www.kaggle.com/c/" + "x" * 300),
 )
 # Writing to a folder is what these do, and "/" is one: they must not be tried by root on a real machine.
-FOLDERS_WRITTEN = {("folds.train", "--runs"), ("folds.demo", "--out"), ("submit.__main__", "--out")}
+FOLDERS_WRITTEN = {
+    *(("folds.train", "--runs"), ("folds.launch", "--runs"), ("folds.tune", "--study")),
+    *(("folds.demo", "--out"), ("ensemble.transcribe", "--out"), ("submit.__main__", "--out")),
+}
 OUTSIDE = ("/", "..", "/proc", "~")
 
 BASE = {
@@ -40,6 +43,9 @@ BASE = {
     "ensemble.decode": ["--data", "data", "--decoder", "greedy"],
     "ensemble.joint": ["--data", "data", "--runs", "las"],
     "ensemble.report": ["--data", "data"],
+    "ensemble.transcribe": ["--data", "data", "data/test-clean/mfcc/91-1-0000.npy"],
+    "folds.launch": ["--data", "data", "--models", "lstm_small", "--runs", "new", "--dry-run"],
+    "folds.tune": ["--data", "data", "--model", "lstm_small", "--study", "study", "--trials", "2", "--minutes", "0.1"],
     "submit.__main__": ["--competition", SLUG, "--dry-run", "--data", "data"],
 }
 

@@ -255,6 +255,21 @@ def _whole_file(kind: str, file: str, module: str, arguments: list[str], same: b
         yield _damaged(kind, f"first {share}", file, module, arguments, damage.truncate(share), same=same)
 
 
+def recording_cases(flips: int) -> Iterator[Case]:
+    """Recordings, and features in their place."""
+    for file in ("recording.wav", "data/test-clean/mfcc/91-1-0000.npy"):
+        arguments = ["--data", "data", file]
+        yield from _whole_file("recordings", file, "ensemble.transcribe", arguments)
+        for seed in range(flips):
+            for name, how in {"bit": damage.flip(seed), "splice": damage.splice(seed)}.items():
+                yield _damaged("recordings", f"{name} {seed}", file, "ensemble.transcribe", arguments, how)
+            how = damage.flip_in_header(seed, 128)
+            yield _damaged("recordings", f"header bit {seed}", file, "ensemble.transcribe", arguments, how)
+    for name, text in damage.HEADERS.items():
+        how = damage.header(text)
+        yield _damaged("recordings", f"header {name}", file, "ensemble.transcribe", arguments, how)
+
+
 def layout_cases() -> Iterator[Case]:
     """Files and folders of a competition that are missing, misnamed, or have doubtful names."""
     names = ("a\nb", "\udcff", "a\tb", "x" * 240, "é-1-0000", "a b", "<b>-1-0000", "\u202e-1-0000", " ", "-", "..npy")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,9 @@ class Stage:
         stage = Stage(folder)
         competition(folder / "data")
         object_arrays(folder / "old")
+        with wave.open(str(folder / "recording.wav"), "wb") as recording:
+            recording.setparams((1, 2, 16_000, 0, "NONE", ""))
+            recording.writeframes(np.random.default_rng(2).integers(-999, 999, 16_000, np.int16).tobytes())
         for name in ("tmp", "home"):
             (folder / name).mkdir()
         data = ["--data", "data"]
