@@ -47,8 +47,16 @@ def predict(
     return LogProbs(np.concatenate(parts), offsets, ids, alphabet_hash, BLANK, model.stride)
 
 
-def greedy_distances(log_probs: LogProbs, split: Split, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Edit distance of each utterance's greedy decoding to its transcript, int64 `(N,)`."""
+def greedy_distances(
+    log_probs: LogProbs, split: Split, indices: Sequence[int] | np.ndarray | None = None
+) -> np.ndarray:
+    """Edit distance of each utterance's greedy decoding to its transcript, int64 `(N,)`.
+
+    `indices` are its utterances' positions in `split`; by default they are found by their ids.
+    """
+    if indices is None:
+        row_of = {utterance: row for row, utterance in enumerate(split.ids)}
+        indices = [row_of[utterance] for utterance in log_probs.ids]
     hypotheses = [greedy(log_probs[row][None], np.array([n]))[0] for row, n in enumerate(log_probs.lengths)]
     return edit_distances(hypotheses, [split.labels(i) for i in indices])
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from folds.competition.bootstrap import Interval, paired_bootstrap
-from folds.data.dataset import Dataset, Split
+from folds.data.dataset import Dataset
 from folds.store.fold_model import FoldModel, read_fold_model
 from folds.store.lease import Held
 from folds.store.run_folder import RunFolder
@@ -106,16 +106,10 @@ def _fold_model(tuning: Tuning, name: str, fold: int) -> FoldModel:
 
 def _distances(model: FoldModel, split: str, dataset: Dataset) -> np.ndarray:
     """Greedy edit distances `(N,)`."""
-    source = dataset.train if split == "oof" else dataset.dev
-    log_probs = model.load(split)
-    return greedy_distances(log_probs, source, _rows(log_probs.ids, source))
+    return greedy_distances(model.load(split), dataset.train if split == "oof" else dataset.dev)
 
 
 def _speakers(model: FoldModel, dataset: Dataset) -> list[str]:
-    speakers = dataset.train.speakers
-    return [speakers[row] for row in _rows(model.load("oof").ids, dataset.train)]
-
-
-def _rows(ids: tuple[str, ...], split: Split) -> list[int]:
-    row_of = {utterance: row for row, utterance in enumerate(split.ids)}
-    return [row_of[utterance] for utterance in ids]
+    """The speaker of each held-out utterance."""
+    speaker_of = dict(zip(dataset.train.ids, dataset.train.speakers, strict=True))
+    return [speaker_of[utterance] for utterance in model.load("oof").ids]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ def write_report(paths: StudyPaths, study: optuna.Study, stages: Sequence[Stage]
     drawn: list[tuple[str, str, Callable[[], Any]]] = [
         (
             "Importance",
-            f"{every}: the share of the variance of their distances that each option explains (fANOVA).",
+            f"{every}: how much each option tells the best tenth of them from the others (PED-ANOVA).",
             lambda: visualization.plot_param_importances(first, target_name=name),
         ),
         ("History", f"{every}.", lambda: visualization.plot_optimization_history(first, target_name=name)),
@@ -61,9 +62,13 @@ def write_report(paths: StudyPaths, study: optuna.Study, stages: Sequence[Stage]
             lambda: visualization.plot_intermediate_values(study),
         ),
     ]
-    enough = len(first.trials) >= FEW_TRIALS
-    parts = [(heading, text, draw()) if enough else (heading, "Too few trials.", None) for heading, text, draw in drawn]
-    write_page(paths.report, title, [("Result", lines, None), *parts])
+    parts: list[tuple[str, str, Any]] = [("Result", lines, None)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of importances that are equal, as the plot shows
+        for heading, text, draw in drawn:
+            enough = len(first.trials) >= FEW_TRIALS
+            parts.append((heading, text, draw()) if enough else (heading, "Too few trials.", None))
+    write_page(paths.report, title, parts)
 
 
 def first_stage(study: optuna.Study, stage: Stage) -> optuna.Study:

@@ -46,8 +46,7 @@ def same_spikes(log_probs: LogProbs, guide: LogProbs) -> float:
 def distances(log_probs: LogProbs, split: str, dataset: Dataset) -> np.ndarray:
     """Greedy edit distances `(N,)`, in the order of `log_probs`."""
     source = dataset.train if split == "oof" else dataset.dev
-    row_of = {utterance: row for row, utterance in enumerate(source.ids)}
-    return greedy_distances(log_probs, source, [row_of[utterance] for utterance in log_probs.ids])
+    return greedy_distances(log_probs, source)
 
 
 def compared(folders: list[RunFolder], split: str, dataset: Dataset) -> list[str]:

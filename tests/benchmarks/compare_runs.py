@@ -29,9 +29,7 @@ Runs = dict[tuple[int, int], FoldModel]
 def distances(fold_model: FoldModel, split: str, dataset: Dataset) -> np.ndarray:
     """Greedy edit distances `(N,)` of a fold model, in the order of its utterances."""
     source = dataset.train if split == "oof" else dataset.dev
-    log_probs = fold_model.load(split)
-    row_of = {utterance: row for row, utterance in enumerate(source.ids)}
-    return greedy_distances(log_probs, source, [row_of[utterance] for utterance in log_probs.ids])
+    return greedy_distances(fold_model.load(split), source)
 
 
 def runs_by_model(store: Path) -> dict[str, Runs]:

@@ -34,6 +34,7 @@ def test_a_fold_model_predicts_its_own_fold_dev_and_test(undisturbed, tiny):
     assert fold_model.load("dev").ids == dataset.dev.ids and fold_model.load("test").ids == dataset.test.ids
     assert oof.lengths.tolist() == (-(-dataset.train.lengths[held_out] // 2)).tolist() and fold_model.stride == 2
     expected = greedy_distances(oof, dataset.train, held_out).mean()
+    assert greedy_distances(oof, dataset.train).mean() == expected
     assert summary(undisturbed)["greedy_distance"]["oof"] == pytest.approx(expected, abs=1e-4)
     rows = metric_rows(undisturbed)
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6] and rows[-1]["loss"] < rows[0]["loss"]
