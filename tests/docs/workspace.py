@@ -1,0 +1,172 @@
+"""A folder in which the documents' shell blocks are run, by bash with stand-ins for the programs that they call.
+
+A stand-in records how it was called; the calls are then run in this process on a tiny competition, or, where they need
+Kaggle, a GPU, a cluster or more time than a test has, their options are read by the program's own parser.
+"""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import importlib
+import itertools
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
+
+from command_options import find_commands, parse_only
+from documents import ROOT
+
+from registry import model_config
+
+PROGRAMS = ("python", "torchrun", "kaggle", "make", "pip", "tensorboard", "mlflow", "wandb", "jupytext")
+# Run on the tiny competition; of other commands only the options are read.
+RUN = ("registry", "folds.train", "ensemble.blend", "ensemble.decode", "ensemble.report")
+# Appended to what a document says, where a later option replaces an earlier one.
+QUICK = {
+    "folds.train": ["--epochs", "1", "--batch-frames", "400", "--time-mask", "4", "--threads", "1"],
+    "ensemble.blend": ["--nbest", "5", "--lm-order", "2"],
+    "ensemble.decode": ["--lm-order", "2"],
+    "ensemble.report": ["--nbest", "5", "--lm-order", "2"],
+}
+# Sizes that all recurrent families have: a run must not have others when it is named again.
+SIZES = {"hidden": "8", "layers": "1"}
+STAND_IN = """#!/bin/bash
+{ printf '%s\\x1f' "${HW3P2_DATA-}" "${0##*/}" "$@"; printf '\\n'; } >> "$CALLS"
+"""
+
+
+@dataclass
+class Workspace:
+    """A folder with the competition in `data`."""
+
+    folder: Path
+    done: set[tuple[str, ...]] = field(default_factory=set)
+    """What was run before: the same command has nothing to do twice."""
+
+    def __post_init__(self) -> None:
+        self._programs = self.folder / "programs"
+        for place in (self._programs, self.folder / ".venv" / "bin"):
+            place.mkdir(parents=True)
+            for program in PROGRAMS:
+                (place / program).write_text(STAND_IN)
+                (place / program).chmod(0o755)
+        (self.folder / ".venv" / "bin" / "activate").touch()
+        (self.folder / ".venv" / "completion.bash").touch()
+        (self.folder / "docs").symlink_to(ROOT / "docs")
+
+    def calls(self, block: str) -> list[list[str]]:
+        """The programs that a shell block calls, each with its arguments, in order; `--data` is what it exports."""
+        record = self.folder / "calls"
+        record.write_text("")
+        environment = {
+            "PATH": f"{self._programs}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(self.folder),
+            "CALLS": str(record),
+            "SLURM_ARRAY_TASK_ID": "7",
+        }
+        script = ["bash", "-euo", "pipefail", "-c", block]
+        done = subprocess.run(script, cwd=self.folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{block}\n{done.stderr}"
+        # Without it, a block whose commands are not in PROGRAMS would be run, and not be checked.
+        assert record.read_text(), f"no call of {', '.join(PROGRAMS)} in:\n{block}"
+        return [line.split("\x1f")[1:-1] for line in record.read_text().splitlines()]
+
+    def check(self, call: Sequence[str]) -> None:
+        """Run a call, or have its options read by the program's own parser."""
+        program, *arguments = call
+        if program == "python" and arguments[0] == "-m" and arguments[1] in find_commands():
+            self._command(arguments[1], arguments[2:])
+        else:
+            CHECKS[program](arguments)
+
+    def _command(self, module: str, arguments: list[str]) -> None:
+        parse_only(module, arguments)
+        if module not in RUN or (module, *arguments) in self.done:
+            return
+        self.done.add((module, *arguments))
+        before = Path.cwd()
+        os.chdir(self.folder)
+        try:
+            name = f"{module}.__main__" if module == "registry" else module
+            call = [module, *arguments, *QUICK.get(module, []), *self._smaller(module, arguments)]
+            with mock.patch.object(sys, "argv", call), mock.patch.dict(os.environ, HW3P2_DATA="data"):
+                assert not importlib.import_module(name).main()
+        finally:
+            os.chdir(before)
+
+    def _smaller(self, module: str, arguments: list[str]) -> list[str]:
+        """Options that make the models of `folds.train` tiny, and their folds two."""
+        if module != "folds.train":
+            return []
+        given = dict(itertools.pairwise(arguments))
+        configs = [model_config(name, features=1, classes=2) for name in given["--model"].split(",")]
+        sizes = [(name, value) for name, value in SIZES.items() if all(hasattr(config, name) for config in configs)]
+        options = [part for name, value in sizes for part in (f"--{name}", value)]
+        return options + ([] if "--folds" in given else ["--folds", "2"])
+
+
+def _python(arguments: Sequence[str]) -> None:
+    """A script of this repository, or pytest: the files and the options that are named exist."""
+    if arguments[:2] == ["-m", "pytest"]:
+        places = [argument for argument in arguments[2:] if argument.startswith("tests")]
+        for path, _, test in (place.partition("::") for place in places):
+            assert (ROOT / path).exists(), path
+            assert not test or f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), test
+        return
+    source = (ROOT / arguments[0]).read_text(encoding="utf-8")
+    assert all(f'"{option}"' in source for option in arguments if option.startswith("--")), arguments
+
+
+def _torchrun(arguments: Sequence[str]) -> None:
+    from torch.distributed.run import get_args_parser
+
+    options = get_args_parser().parse_args(list(arguments))
+    assert options.module
+    parse_only(options.training_script, options.training_script_args)
+
+
+def _kaggle(arguments: Sequence[str]) -> None:
+    from kaggle.cli import parse_competitions
+
+    parser = argparse.ArgumentParser()
+    parse_competitions(parser.add_subparsers())
+    parser.parse_args(list(arguments))
+
+
+def _make(arguments: Sequence[str]) -> None:
+    for target in arguments:
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), f"make {target}"
+
+
+def _pip(arguments: Sequence[str]) -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    for extras in re.findall(r"\[([\w,-]+)\]", " ".join(arguments)):
+        assert set(extras.split(",")) <= set(config["options.extras_require"]), extras
+
+
+def _jupytext(arguments: Sequence[str]) -> None:
+    from jupytext.cli import parse_jupytext_args
+
+    parse_jupytext_args(list(arguments))
+
+
+def _other(arguments: Sequence[str]) -> None:
+    """A program of others with options of its own."""
+
+
+CHECKS = {
+    "python": _python,
+    "torchrun": _torchrun,
+    "kaggle": _kaggle,
+    "make": _make,
+    "pip": _pip,
+    "jupytext": _jupytext,
+    **dict.fromkeys(("tensorboard", "mlflow", "wandb"), _other),
+}
