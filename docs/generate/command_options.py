@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import io
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,15 +101,9 @@ def _run_with(cli: Callable[..., Any], module: str, arguments: Sequence[str]) ->
     """Run a command's `main` with another `tyro.cli`, which must raise."""
     name = f"{module}.__main__" if (ROOT / module / "__main__.py").is_file() else module
     main = importlib.import_module(name).main
-    with mock.patch.object(tyro, "cli", cli), _argv(module, arguments), contextlib.redirect_stdout(io.StringIO()):
+    with mock.patch.object(tyro, "cli", cli), mock.patch.object(sys, "argv", [module, *arguments]):
         main()
     raise AssertionError(f"python -m {module} does not read its options with registry.command_line")
-
-
-@contextlib.contextmanager
-def _argv(module: str, arguments: Sequence[str]) -> Iterator[None]:
-    with mock.patch.object(sys, "argv", [module, *arguments]):
-        yield
 
 
 def _title(title: str | None) -> str:
