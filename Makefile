@@ -59,7 +59,7 @@ faults: $(INSTALLED)
 	$(BIN)/python tests/faults/campaign.py $(FAULT_ARGS)
 
 docs: $(INSTALLED)
-	$(BIN)/python -m mkdocs build --strict --quiet --site-dir site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir site
 
 completion: $(INSTALLED)
 	$(BIN)/python docs/generate/completion.py > .venv/completion.bash
