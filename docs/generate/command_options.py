@@ -65,7 +65,7 @@ def command_help(module: str, arguments: Sequence[str] = ()) -> CommandHelp:
     """The options of `python -m <module>`; `arguments` may choose among several sets, such as `--model las`."""
     parsers: list[argparse.ArgumentParser] = []
 
-    def capture(options: Any, *, args: object = None, **settings: Any) -> None:
+    def capture(options: Any, *, args: object = None, return_unknown_args: bool = False, **settings: Any) -> None:
         with warnings.catch_warnings():
             # tyro offers no other way to read its parser.
             warnings.simplefilter("ignore", DeprecationWarning)
