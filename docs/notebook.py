@@ -34,7 +34,8 @@ if importlib.util.find_spec("folds") is None:
 
 # %% [markdown]
 # **2. Settings.** For the real competition on a GPU: `DATA` is the folder under `/kaggle/input` with the competition's files,
-# `MODELS = "pblstm"`, `FOLDS = 5` and `OPTIONS = "--minutes 600"`; the demo's are for two CPU cores.
+# `MODELS = "pblstm"`, `FOLDS = 5` and `OPTIONS = "--minutes 120"`, which is the time of each of the five runs; the demo's are for two
+# CPU cores.
 
 # %% tags=["parameters"]
 DATA = ""  # empty: the demo competition
