@@ -36,10 +36,3 @@ def path_of(block: str) -> str | None:
 def is_notebook_cell(block: str) -> bool:
     """Whether a Python block has lines that only a notebook runs."""
     return any(line.startswith(("!", "%")) for line in block.splitlines())
-
-
-def commands(block: str) -> list[str]:
-    """The command lines of a shell block: continued lines joined, without comments, both sides of `&&` apart."""
-    joined = re.sub(r"\\\n\s*", " ", block)
-    lines = [re.sub(r"(^|\s)#.*", "", line).strip() for line in joined.splitlines()]
-    return [part.strip() for line in lines for part in line.split("&&") if part.strip()]
