@@ -21,6 +21,7 @@ from registry.files import check_regular, read_regular
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _KINDS = "biufSU"
 """Kinds of dtype that are numbers or strings; neither structured types nor times."""
+_LAST_CHARACTER = 0x10FFFF
 _MAX_DIMENSIONS = 8
 _MAX_REASON = 160
 
@@ -56,7 +57,15 @@ def read_array(path: Path) -> np.ndarray:
             f"copy or download it again"
         )
     array = np.frombuffer(data, dtype, math.prod(shape), start) if needed else np.empty(0, dtype)
+    if dtype.kind == "U" and _codes(array).max(initial=0) > _LAST_CHARACTER:
+        # NumPy returns them, and Python then fails in one of several ways.
+        raise InputError(f"{path}: has numbers that are no characters; copy or download it again")
     return array.reshape(shape, order="F" if fortran else "C")
+
+
+def _codes(strings: np.ndarray) -> np.ndarray:
+    """The code points of an array of strings in one dimension, zeros at the ends included."""
+    return strings.view(np.dtype(np.uint32).newbyteorder(strings.dtype.byteorder))
 
 
 def array_length(path: Path) -> int:

@@ -70,6 +70,20 @@ def test_damaged_headers(tmp_path: Path, name: str, version: int) -> None:
     assert one_line(error).startswith(str(path))
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_numbers_that_are_no_characters_are_refused(tmp_path: Path, order: str) -> None:
+    """Python fails on them with a ValueError or a SystemError."""
+    path = tmp_path / "a.npy"
+    np.save(path, np.array(["AE", "K"]).astype(f"{order}U2"))
+    assert _labels(path, F22).tolist() == F22.encode(["AE", "K"]).tolist()
+    for code in (0x110000, 0x7FFFFFFF, 0xFFFFFFFF):
+        codes = np.array([65, 69, code, 0], f"{order}u4")
+        np.save(path, codes.view(f"{order}U2"))
+        with pytest.raises(InputError, match="no characters") as error:
+            read_array(path)
+        one_line(error)
+
+
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     path = tmp_path_factory.mktemp("valid") / "a.npy"
