@@ -29,7 +29,7 @@ class Option:
     names: tuple[str, ...]
     """With its dashes, and its negation for a flag; empty for a positional argument."""
     values: str
-    """What it takes, as in the help text; empty for a flag."""
+    """What it takes, as in the help text; its name for a positional argument, and empty for a flag."""
     help: str
     default: str
 
@@ -114,6 +114,8 @@ def _option(action: argparse.Action) -> Option:
     text = (action.help or "").replace("%%", "%")
     default = _DEFAULT.search(text)
     values = "" if action.nargs == 0 else str(action.metavar or "")
+    if not action.option_strings:
+        values = action.dest.upper() + (" …" if action.nargs == "*" else "")
     return Option(
         names=tuple(action.option_strings),
         values=" | ".join(part.strip("{}") if part == "{None}" else part for part in values.split("|")),

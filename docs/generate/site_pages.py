@@ -46,10 +46,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Formulas as MathML."""
-    markdown = _DISPLAY.sub(lambda formula: convert(formula[1], display="block"), markdown)
+    markdown = _DISPLAY.sub(lambda formula: _mathml(formula[1], "block"), markdown)
     parts, fences = _FENCE.split(markdown), _FENCE.findall(markdown)
-    inline = [_INLINE.sub(lambda formula: convert(formula[1]), part) for part in parts]
+    # At the start of a line, Markdown takes <math> for a paragraph of its own, and <span> not.
+    inline = [_INLINE.sub(lambda formula: f"<span>{_mathml(formula[1], 'inline')}</span>", part) for part in parts]
     return "".join(text for pair in zip(inline, [*fences, ""], strict=True) for text in pair)
+
+
+def _mathml(formula: str, display: str) -> str:
+    """A LaTeX formula as MathML, with the space after a logarithm that the converter leaves out."""
+    return convert(formula, display=display).replace("<mi>log</mi>", '<mi>log</mi><mspace width="0.167em" />')
 
 
 def commands_page() -> str:
@@ -83,10 +89,9 @@ def _row(option: Option) -> str:
 
 
 def _plain(values: str) -> str:
-    """What an option takes, without the brackets of a help text: "wall, cpu", "PATH or None", "PATH …"."""
+    """What an option takes, without the braces of a help text: "wall, cpu", "PATH or None"."""
     alternatives = [value.strip() for value in values.split("|") if value.strip() != "None"]
-    plain = [re.sub(r"^\[+(\w+).*", r"\1 …" if "..." in value else r"\1", value) for value in alternatives]
-    plain = [value[1:-1].replace(",", ", ") if value.startswith("{") else value for value in plain]
+    plain = [value[1:-1].replace(",", ", ") if value.startswith("{") else value for value in alternatives]
     return " or ".join([*plain, "None"] if len(alternatives) < len(values.split("|")) else plain)
 
 
@@ -96,9 +101,10 @@ def _described(description: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """`<`, `>` and `&` as entities, except in code spans."""
+    """`<`, `>` and `&` as entities, and `*` and `_` escaped, except in code spans."""
     parts = re.split(r"(`[^`]*`)", text)
-    return "".join(part if part.startswith("`") else html.escape(part, quote=False) for part in parts)
+    parts[::2] = [re.sub(r"([*_])", r"\\\1", html.escape(part, quote=False)) for part in parts[::2]]
+    return "".join(parts)
 
 
 def python_page(package: str) -> str:
