@@ -14,7 +14,7 @@ from typing import Any
 import tyro
 
 from folds.launching.destination import Destination
-from folds.launching.estimate import estimate_hours, print_estimate
+from folds.launching.estimate import Estimate, describe_total, estimate_hours, print_estimates
 from folds.launching.executor import EXECUTORS, LaunchSettings
 from folds.launching.executors.local import divide_here
 from folds.launching.launcher import Interrupted, Launcher
@@ -55,28 +55,33 @@ def main() -> int:
         return 0
     assert plan is not None
     if options.dry_run:
-        show_estimate(tasks, options)
+        estimates, total = estimate(tasks, options)
+        print_estimates(estimates)
+        print(total)
         return 0
     return launch(plan, tasks, options, executor_options, destination)
 
 
-def show_estimate(tasks: list[Task], options: LaunchOptions) -> None:
-    """Print what the runs take. On a cluster only runs tell their speed: its machines are not like this one."""
+def estimate(tasks: list[Task], options: LaunchOptions) -> tuple[list[Estimate], str]:
+    """What the runs take, and in all. On a cluster only runs tell their speed: its machines are not like this one."""
     here = options.on == "local"
     jobs = options.jobs or (len(divide_here(tasks, 0)) if here else len(tasks))
-    print_estimate(estimate_hours(tasks, options.open_dataset(), probe=here), jobs)
+    estimates = estimate_hours(tasks, options.open_dataset(), probe=here)
+    return estimates, describe_total(estimates, jobs)
 
 
 def launch(
     plan: Plan, tasks: list[Task], options: LaunchOptions, executor_options: Any, destination: Destination
 ) -> int:
     """Train the tasks; the exit status."""
-    for task in tasks:
-        check_writable(task.folder.log)
     if not all(destination.finished(task.folder) for task in tasks):
         settings = LaunchSettings(destination.folder, options.jobs, options.retries)
         executor = EXECUTORS.get(options.on)(settings, executor_options)
-        show_estimate(tasks, options)
+        check_writable(destination.folder / "launch")
+        for task in tasks:
+            if task.folder.path.is_dir():
+                check_writable(task.folder.log)
+        print(estimate(tasks, options)[1], flush=True)
         try:
             Launcher(executor, options.retries, destination).run(tasks)
         except Interrupted as interrupted:

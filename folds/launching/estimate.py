@@ -136,19 +136,21 @@ def makespan(hours: Sequence[float], jobs: int) -> float:
     return max(places)
 
 
-def print_estimate(estimates: Sequence[Estimate], jobs: int) -> None:
-    """Print the estimate of each run, and of all together with so many at the same time."""
+def print_estimates(estimates: Sequence[Estimate]) -> None:
+    """Print the estimate of each run."""
     header = ("run", "state", "hours", "by the speed of")
     rows = [
         (it.task.title, it.status.state, "?" if it.hours is None else duration(it.hours), it.basis)
         for it in estimates
     ]
     print_table(header, rows)
+
+
+def describe_total(estimates: Sequence[Estimate], jobs: int) -> str:
+    """The hours of all runs together, with so many at the same time."""
     known = [it.hours for it in estimates if it.hours is not None and it.hours > 0]
     unknown = sum(it.hours is None for it in estimates)
     total, last = duration(sum(known)), duration(makespan(known, jobs)) if known else duration(0.0)
     together = "one after the other" if jobs == 1 else f"{jobs} at a time"
-    print(
-        f"{len(estimates)} runs: {total} of training in all, about {last} {together}, prediction not included"
-        + (f"; {unknown} unknown: no run of theirs has trained yet" if unknown else "")
-    )
+    notes = f"; {unknown} unknown: no run of theirs has trained yet" if unknown else ""
+    return f"{len(estimates)} runs: {total} of training in all, about {last} {together}, prediction not included{notes}"

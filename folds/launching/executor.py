@@ -57,6 +57,9 @@ class Executor(Protocol):
     def ended(self) -> list[tuple[Task, Outcome]]:
         """The attempts that have ended since the last call."""
 
+    def close(self) -> None:
+        """After the last run: leave nothing behind."""
+
     def interrupt(self) -> str:
         """After Ctrl-C: end the attempts so that they can be resumed, or leave them to the cluster; what was done."""
 

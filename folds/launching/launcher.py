@@ -29,9 +29,7 @@ class Launcher:
     A run that another process is training, such as another launcher's, is not attempted until that process has ended.
     """
 
-    def __init__(
-        self, executor: Executor, retries: int, destination: Destination
-    ) -> None:
+    def __init__(self, executor: Executor, retries: int, destination: Destination) -> None:
         self._executor, self._retries, self._destination = executor, retries, destination
         self._attempts: Counter[Task] = Counter()
         self._busy: list[Task] = []
@@ -57,6 +55,7 @@ class Launcher:
                     last_shown = time.monotonic()
                 if self._open:
                     time.sleep(self._executor.poll_s)
+        self._executor.close()
         return self._failures
 
     def _settle(self, task: Task, outcome: Outcome) -> None:

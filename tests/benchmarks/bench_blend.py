@@ -2,6 +2,7 @@
 
     python tests/benchmarks/bench_blend.py                      a small grid, a minute or two
     python tests/benchmarks/bench_blend.py --full               2,620 utterances, 20 members, pool of 100
+    python tests/benchmarks/bench_blend.py --members 20         one size (--utterances, --pool), whose peak is its own
 
 N-best lists are searched without and with the language model, at the settings that were fitted for it ("fusion"). The
 pool's time is that of joining them, scoring twice as many hypotheses as it keeps, and their edit distances to the
@@ -127,8 +128,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--fit", action="store_true", help="also fit the weights")
+    parser.add_argument("--members", type=int, help="one size only")
+    parser.add_argument("--utterances", type=int, default=100)
+    parser.add_argument("--pool", type=int, default=50)
     options = parser.parse_args()
     measure(4, 2, 10, False)  # compiles
+    if options.members is not None:
+        measure(options.utterances, options.members, options.pool, options.fit)
+        return
     if options.full:
         measure(2620, 20, 100, options.fit)
         return

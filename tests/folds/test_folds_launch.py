@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -14,13 +15,16 @@ import pytest
 from training_runs import QUICK, metrics, run
 
 from folds import launch
+from folds.data.cache import load_dataset
 from folds.launching.attempt import Outcome
 from folds.launching.destination import Destination
+from folds.launching.estimate import makespan
 from folds.launching.executors.local import divide_machine
 from folds.launching.launcher import Launcher
 from folds.launching.options import LaunchOptions
 from folds.launching.plan import as_arguments, plan_names, read_plan
 from folds.launching.status import known_runs, read_status
+from folds.launching.status_table import duration
 from folds.launching.tasks import make_tasks
 from folds.store.attempts import read_attempts, record_attempt
 from folds.store.lease import hold, holder_of
@@ -108,6 +112,9 @@ class FakeExecutor:
     def ended(self):
         running, self._running = self._running, []
         return [(task, self.outcomes[task.title].pop(0)) for task in running]
+
+    def close(self) -> None:
+        pass
 
     def interrupt(self) -> str:
         return "detached"
@@ -261,6 +268,38 @@ def test_bad_input(options, message, tiny, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="^[^\n]*$") as error:
         start(monkeypatch, tiny, tmp_path / "runs", *options)
     assert message in str(error.value) and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("executor", "package"), [("slurm", "submitit"), ("ray", "ray")])
+def test_an_executor_that_is_not_installed(executor, package, tiny, tmp_path, monkeypatch):
+    original = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else original(name))
+    with pytest.raises(InputError, match=f"^--on {executor}: [^\n]*not installed: pip install") as error:
+        start(monkeypatch, tiny, tmp_path / "runs", "--models", "lstm_small", "--on", executor)
+    assert f"hw3p2-ensemble[{executor}]" in str(error.value) and not (tmp_path / "runs").exists()
+
+
+def test_a_runs_folder_that_cannot_be_written(tiny, tmp_path, monkeypatch):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(InputError, match="^[^\n]*cannot be written"):
+        start(monkeypatch, tiny, tmp_path / "runs", *LAUNCH)
+
+
+def test_hours():
+    assert makespan([3, 1, 1, 1], jobs=2) == 3 and makespan([1, 1, 4], jobs=2) == 5 and makespan([2, 2], jobs=1) == 4
+
+
+def test_a_dry_run_estimates_and_starts_nothing(tiny, tmp_path, monkeypatch, capsys):
+    """By the speed of a few steps; runs with a number of minutes take those."""
+    dry = [*LAUNCH, "--dry-run", "--jobs", "1"]
+    assert start(monkeypatch, tiny, tmp_path / "runs", *dry, "--minutes", "90") == 0
+    assert "2 runs: 3:00 h of training in all, about 3:00 h one after the other" in capsys.readouterr().out
+    monkeypatch.setattr("folds.launching.estimate.measure_speed", lambda task, dataset: 1.0)
+    assert start(monkeypatch, tiny, tmp_path / "runs", *dry, "--epochs", "10") == 0
+    dataset = load_dataset(tiny)
+    frames = dataset.train.lengths.sum() * 10  # each fold trains on the other
+    assert f"2 runs: {duration(frames / 3600)} of training in all" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from folds.store.run_folder import RunFolder
 HERE = Path(__file__).parent
 SMALL = ["--hidden", "24", "--channels", "16", "16", "--strides", "2", "1", "--layers", "1"]
 OPTIONS = [*SMALL, "--threads", "1", "--batch-frames", "400", "--lr", "0.01", "--time-mask", "4"]
-OPTIONS += ["--feature-mask", "1", "--epochs", "40", "--device", "cpu"]
+OPTIONS += ["--feature-mask", "1", "--epochs", "16", "--device", "cpu"]
 MEMBERS = ("gru_small", "gru_small.seed1", "lstm_small", "lstm_small.seed1")
 RUNS = [f"{member}/fold{fold}" for member in MEMBERS for fold in (0, 1)]
 
@@ -77,10 +77,27 @@ def node_of(job: str) -> str:
 def test_a_killed_job_and_a_lost_node_change_no_metrics(cluster, tiny, tmp_path):
     for seed in ("0", "1"):
         arguments = ["--data", str(tiny), "--runs", str(tmp_path / "alone"), "--model", "gru_small,lstm_small"]
-        train.main([*arguments, "--fold", "all", "--folds", "2", "--seed", seed, *OPTIONS])
+        assert train.main([*arguments, "--fold", "all", "--folds", "2", "--seed", seed, *OPTIONS]) == 0
     runs = tmp_path / "runs"
     folders = [RunFolder(runs / run) for run in RUNS]
-    launcher = subprocess.Popen(launch(tiny, runs))
+    with subprocess.Popen(launch(tiny, runs)) as launcher:
+        try:
+            killed, lost = disturb(folders)
+            assert launcher.wait(timeout=1800) == 0
+        finally:
+            launcher.kill()
+    for folder in folders:
+        print(folder.title, [attempt.event for attempt in read_attempts(folder.attempts)], flush=True)
+    for run in RUNS:
+        assert (runs / run / "metrics.jsonl").read_text() == (tmp_path / "alone" / run / "metrics.jsonl").read_text()
+    for folder in (killed, lost):
+        events = [attempt.event for attempt in read_attempts(folder.attempts)]
+        assert events.count("started") >= 2 and events[-1] == "finished"
+        assert "resumed after step" in folder.log.read_text()
+
+
+def disturb(folders: list[RunFolder]) -> tuple[RunFolder, RunFolder]:
+    """Kill the job of one run, and take the node of another down and up again; the two."""
     wait_for("a run in training", lambda: any(training(folder) for folder in folders))
     killed = next(folder for folder in folders if training(folder))
     print(f"scancel --signal=KILL {job_of(killed)} ({killed.title})", flush=True)
@@ -97,15 +114,7 @@ def test_a_killed_job_and_a_lost_node_change_no_metrics(cluster, tiny, tmp_path)
     wait_for("the job is off the node", lambda: node_of(job_of(lost)) != "n2")
     subprocess.run(["scontrol", "update", "nodename=n2", "state=resume"], check=True)
     print("node n2 resumed", flush=True)
-    assert launcher.wait(timeout=1800) == 0
-    for folder in folders:
-        print(folder.title, [attempt.event for attempt in read_attempts(folder.attempts)], flush=True)
-    for run in RUNS:
-        assert (runs / run / "metrics.jsonl").read_text() == (tmp_path / "alone" / run / "metrics.jsonl").read_text()
-    for folder in (killed, lost):
-        events = [attempt.event for attempt in read_attempts(folder.attempts)]
-        assert events.count("started") >= 2 and events[-1] == "finished"
-        assert "resumed after step" in folder.log.read_text()
+    return killed, lost
 
 
 def test_an_unreachable_cluster_is_one_line_within_30_seconds(tiny, tmp_path, monkeypatch):

@@ -108,6 +108,9 @@ class LocalExecutor:
         self._start()
         return done
 
+    def close(self) -> None:
+        """Its processes have ended."""
+
     def interrupt(self) -> str:
         self._queue.clear()
         for attempt, _ in self._running.values():

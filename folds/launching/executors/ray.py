@@ -11,10 +11,11 @@ import importlib.util
 import logging
 import os
 import socket
-import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import registry
 from folds.launching.attempt import Outcome, RunningAttempt
 from folds.launching.executor import EXECUTORS, LaunchSettings, Resources
 from folds.launching.tasks import Task
@@ -45,7 +46,7 @@ def train(task: Task) -> Outcome:
 
 
 class Owner:
-    """The actor that owns a launch's tasks. It ends when a launcher has seen the last of them end."""
+    """The actor that owns a launch's tasks, until a launcher has seen the last of them end."""
 
     def __init__(self, resources: dict[str, Any]) -> None:
         import ray
@@ -124,6 +125,11 @@ class RayExecutor:
 
         return ray.get(self._owner.ended.remote())
 
+    def close(self) -> None:
+        import ray
+
+        ray.kill(self._owner)
+
     def interrupt(self) -> str:
         return "left the runs to Ray: --status shows them, the same command follows them"
 
@@ -155,9 +161,10 @@ def _check_reachable(address: str) -> None:
 
 def worker_environment() -> dict[str, Any]:
     """The environment of workers: they import this code, from where this process imports it."""
-    here = [os.path.abspath(path or ".") for path in sys.path if "site-packages" not in path]
+    root = str(Path(registry.__file__).parents[1])
     variables = {name: os.environ[name] for name in ("HW3P2_CACHE", "HW3P2_DATA") if name in os.environ}
-    return {"env_vars": {"PYTHONPATH": os.pathsep.join(here), **variables}}
+    installed = "site-packages" in root
+    return {"env_vars": variables if installed else {"PYTHONPATH": root, **variables}}
 
 
 @EXECUTORS.register("ray", options=RayOptions)

@@ -162,6 +162,9 @@ class SlurmExecutor:
                 done.append((task, outcome))
         return done
 
+    def close(self) -> None:
+        """Its jobs have ended."""
+
     def interrupt(self) -> str:
         jobs = len(self._alive)
         return f"left {jobs} jobs to Slurm: --status shows them, the same command follows them, scancel ends them"
