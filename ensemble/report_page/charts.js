@@ -10,7 +10,10 @@ function chart({ label, xLabel, yLabel, series, top = null, xNames = null, diago
     y: [0, (top ?? Math.max(...all.map((point) => point[1]))) * 1.04 || 1],
   };
   if (diagonal) whole.x = whole.y = [0, Math.max(...all.flatMap(([x, y]) => [x, y])) * 1.04 || 1];
-  if (whole.x[0] === whole.x[1]) whole.x = [whole.x[0] - 0.5, whole.x[1] + 0.5];
+  else {
+    const edge = xNames ? 0.4 : (whole.x[1] - whole.x[0]) * 0.015 || 0.5;
+    whole.x = [whole.x[0] - edge, whole.x[1] + edge];
+  }
   let view = structuredClone(whole);
   const hidden = new Set();
   const output = element("output", { class: "readout", "aria-live": "polite" });
@@ -22,7 +25,7 @@ function chart({ label, xLabel, yLabel, series, top = null, xNames = null, diago
   function axes() {
     const parts = [];
     const xTicks = xNames ? xNames.map((_, index) => index).filter((x) => x >= view.x[0] && x <= view.x[1]) : ticks(...view.x, Math.max(2, width() / 90));
-    const perName = xNames && width() / xNames.length < 70 ? Math.ceil(70 / (width() / xNames.length)) : 1;
+    const perName = xNames ? Math.ceil((Math.max(...xNames.map((name) => name.length)) * 7 + 12) / ((width() - MARGIN.left - MARGIN.right) / xNames.length)) : 1;
     for (const x of xTicks) {
       if (xNames && x % perName) continue;
       parts.push(svg("line", { class: "grid", x1: scaleX(x), x2: scaleX(x), y1: MARGIN.top, y2: height - MARGIN.bottom }));
@@ -141,26 +144,29 @@ function chart({ label, xLabel, yLabel, series, top = null, xNames = null, diago
 // A grid of cells, shaded by shade(row, column) from 0 to 1. Hover, touch or arrow keys read out describe(row, column).
 function grid({ label, rows, columns, shade, describe, text = () => "", cell = 17, rowTitle = "", columnTitle = "" }) {
   const left = Math.max(34, 8 + 7 * Math.max(...rows.map((name) => name.length))) + (rowTitle ? 18 : 0);
-  const slanted = columns.some((name) => name.length > 4);
-  const head = (slanted ? 12 + 5 * Math.max(...columns.map((name) => name.length)) : 20) + (columnTitle ? 16 : 0);
-  const size = { width: left + columns.length * cell + (slanted ? 60 : 4), height: head + rows.length * cell + 4 };
+  const longest = Math.max(...columns.map((name) => name.length));
+  const [slant, head] = cell < 25 ? [-90, 14 + 7 * longest] : [-35, 16 + 5 * longest];
+  const top = head + (columnTitle ? 18 : 0);
+  const size = { width: left + columns.length * cell + (slant === -90 ? 4 : 6 * longest), height: top + rows.length * cell + 4 };
   const picture = svg("svg", { class: "chart heat", role: "application", tabindex: 0, "aria-label": `${label}; arrow keys move from cell to cell`, ...size });
   const output = element("output", { class: "readout", "aria-live": "polite" });
-  const at = (row, column) => ({ x: left + column * cell, y: head + row * cell, width: cell - 1, height: cell - 1 });
-  if (columnTitle) picture.append(svg("text", { class: "axis", x: left, y: 11 }, columnTitle));
-  if (rowTitle) picture.append(svg("text", { class: "axis", "text-anchor": "end", transform: `translate(12 ${head}) rotate(-90)` }, rowTitle));
+  const at = (row, column) => ({ x: left + column * cell, y: top + row * cell, width: cell - 1, height: cell - 1 });
+  picture.append(svg("rect", { class: "ground", x: left, y: top, width: columns.length * cell - 1, height: rows.length * cell - 1 }));
+  if (columnTitle) picture.append(svg("text", { class: "axis", x: left, y: 12 }, columnTitle));
+  if (rowTitle) picture.append(svg("text", { class: "axis", "text-anchor": "end", transform: `translate(12 ${top}) rotate(-90)` }, rowTitle));
   columns.forEach((name, column) => {
-    const [x, y] = [left + (column + 0.5) * cell, head - 6];
-    picture.append(svg("text", slanted ? { transform: `translate(${x} ${y}) rotate(-35)` } : { x, y, "text-anchor": "middle", class: "small" }, name));
+    const place = `translate(${left + (column + 0.5) * cell + 3} ${top - 6}) rotate(${slant})`;
+    picture.append(svg("text", { transform: place, class: cell < 20 ? "small" : "" }, name));
   });
   rows.forEach((name, row) => {
-    picture.append(svg("text", { x: left - 5, y: head + (row + 0.5) * cell + 4, "text-anchor": "end", class: cell < 20 ? "small" : "" }, name));
+    picture.append(svg("text", { x: left - 5, y: top + (row + 0.5) * cell + 4, "text-anchor": "end", class: cell < 20 ? "small" : "" }, name));
     columns.forEach((_, column) => {
       const value = shade(row, column);
       if (value === null) return;
-      picture.append(svg("rect", { class: "cell", ...at(row, column), "fill-opacity": value.toFixed(3) }));
       const inside = text(row, column);
-      if (inside) picture.append(svg("text", { class: value > 0.55 ? "onshade" : "", x: left + (column + 0.5) * cell, y: head + (row + 0.5) * cell + 4, "text-anchor": "middle" }, inside));
+      // A shade under a number is weak enough for the number to be read.
+      picture.append(svg("rect", { class: "cell", ...at(row, column), "fill-opacity": (inside ? value / 2 : value).toFixed(3) }));
+      if (inside) picture.append(svg("text", { x: left + (column + 0.5) * cell, y: top + (row + 0.5) * cell + 4, "text-anchor": "middle" }, inside));
     });
   });
   const cursor = svg("rect", { class: "cursor", visibility: "hidden", ...at(0, 0) });
@@ -174,7 +180,7 @@ function grid({ label, rows, columns, shade, describe, text = () => "", cell = 1
   };
   const read = (event) => {
     const box = picture.getBoundingClientRect();
-    show(Math.floor((event.clientY - box.top - head) / cell), Math.floor((event.clientX - box.left - left) / cell));
+    show(Math.floor((event.clientY - box.top - top) / cell), Math.floor((event.clientX - box.left - left) / cell));
   };
   picture.addEventListener("pointermove", read);
   picture.addEventListener("pointerdown", read);

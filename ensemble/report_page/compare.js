@@ -1,5 +1,7 @@
 // Two systems side by side: the paired difference, and where it comes from.
 
+const SHOWN_EDITS = 5;
+
 function drawCompare(section, open) {
   if (names.length < 2) return section.append(paragraph("There is one system, and nothing to compare it with."));
   const [a, b] = data.compare.length ? data.compare : [0, 1];
@@ -94,18 +96,19 @@ function changedGroups(title, groups, a, b) {
 }
 
 function changedUtterances(items, change, a, b, open) {
-  const list = (row, system) => (data.edits[row] === null ? "" : editsOf(row, system).map(describeEdit));
+  const list = (row, system) => (data.edits[row] === null ? [] : editsOf(row, system).map(describeEdit));
   const difference = (row, ours, theirs) => {
     const others = new Set(list(row, theirs));
-    return data.edits[row] === null ? "" : list(row, ours).filter((text) => !others.has(text)).join("; ");
+    const alone = list(row, ours).filter((text) => !others.has(text));
+    return alone.slice(0, SHOWN_EDITS).join("; ") + (alone.length > SHOWN_EDITS ? `; and ${alone.length - SHOWN_EDITS} more` : "");
   };
   const columns = [
     { title: "utterance", value: (row) => data.ids[row] },
     { title: "A", value: (row) => data.distances[a][row], falling: true },
     { title: "B", value: (row) => data.distances[b][row], falling: true },
     changeColumn(change),
-    { title: "edits of A alone", value: (row) => difference(row, a, b) },
-    { title: "edits of B alone", value: (row) => difference(row, b, a) },
+    { title: "edits of A alone", wide: true, value: (row) => difference(row, a, b) },
+    { title: "edits of B alone", wide: true, value: (row) => difference(row, b, a) },
   ];
   return dataTable({ label: "Utterances that changed", columns, items: items.sort(bySize(change)), onopen: open }).element;
 }

@@ -14,24 +14,25 @@ function drawDiversity(section) {
   if (!pairs.length) return section.append(paragraph("One system alone disagrees with none."));
   const largest = Math.max(...pairs, 1e-9);
   const cell = names.length > 12 ? 26 : 40;
+  const pictures = element("div", { class: "columns pictures" });
   const decimals = names.length > 12 ? 0 : 1;
-  section.append(
-    paragraph(`Mean edit distance between two systems' hypotheses of ${data.split}.${data.labelled ? " Under it, how far their errors coincide: the correlation of being wrong at the same phonemes of the reference." : ""}`),
-    grid({
-      label: "Distances between systems", rows: names, columns: names, cell,
-      shade: (i, j) => (i === j ? null : data.pairwise[i][j] / largest),
-      text: (i, j) => (i === j ? "" : fixed(data.pairwise[i][j], decimals)),
-      describe: (i, j) => (i === j ? names[i] : `${names[i]} and ${names[j]}: ${fixed(data.pairwise[i][j], 3)} edits apart`),
-    }),
-  );
+  pictures.append(element("div", {}, element("h3", {}, "Distances between hypotheses"), grid({
+    label: "Distances between systems", rows: names, columns: names, cell,
+    shade: (i, j) => (i === j ? null : data.pairwise[i][j] / largest),
+    text: (i, j) => (i === j ? "" : fixed(data.pairwise[i][j], decimals)),
+    describe: (i, j) => (i === j ? names[i] : `${names[i]} and ${names[j]}: ${fixed(data.pairwise[i][j], 3)} edits apart`),
+  })));
+  const meaning = data.labelled ? " Errors correlate where two systems are wrong at the same phonemes of the reference." : "";
+  section.append(paragraph(`Distances are mean edits between two systems' hypotheses of ${data.split}.${meaning}`), pictures);
   if (!data.labelled) return;
+  pictures.append(element("div", {}, element("h3", {}, "Correlation of errors"), grid({
+    label: "Correlation of errors", rows: names, columns: names, cell,
+    shade: (i, j) => (i === j || data.correlation[i][j] === null ? null : Math.max(0, data.correlation[i][j])),
+    text: (i, j) => (i === j ? "" : fixed(data.correlation[i][j], 2).replace("0.", ".")),
+    describe: (i, j) => (i === j ? names[i] : `${names[i]} and ${names[j]}: errors correlate by ${fixed(data.correlation[i][j], 3)}`),
+  })));
   section.append(
-    grid({
-      label: "Correlation of errors", rows: names, columns: names, cell,
-      shade: (i, j) => (i === j || data.correlation[i][j] === null ? null : Math.max(0, data.correlation[i][j])),
-      text: (i, j) => (i === j ? "" : fixed(data.correlation[i][j], 2).replace("0.", ".")),
-      describe: (i, j) => (i === j ? names[i] : `${names[i]} and ${names[j]}: errors correlate by ${fixed(data.correlation[i][j], 3)}`),
-    }),
+    element("h3", {}, "Who is redundant"),
     redundancyTable(),
     paragraph(`A near copy differs from a better member by less than a quarter of the members' median distance. "Only it is right" counts phonemes of the reference that no other member has right, in ${sum(data.phonemeCounts)} phonemes.`),
   );
@@ -97,7 +98,7 @@ function drawConfusions(host, system) {
   const tokens = order.filter((token) => token);
   const worst = Math.max(...tokens.map(rate).filter((value) => !Number.isNaN(value)));
   host.replaceChildren(
-    grid({ label: "Confusion matrix", rows: labels, columns: labels, rowTitle: "reference", columnTitle: "recognised (∅: deleted; first row: inserted)", shade: (row, column) => (row === column || !number(row, column) ? null : Math.sqrt(number(row, column) / largest)), describe }),
+    grid({ label: "Confusion matrix", cell: document.documentElement.clientWidth > 1100 ? 22 : 17, rows: labels, columns: labels, rowTitle: "reference", columnTitle: "recognised (∅: deleted; first row: inserted)", shade: (row, column) => (row === column || !number(row, column) ? null : Math.sqrt(number(row, column) / largest)), describe }),
     element("div", { class: "columns" },
       dataTable({ label: "Most frequent confusions", sortedBy: 2, direction: -1, items: pairs, columns: [
         { title: "reference", value: (pair) => phoneme(pair.expected) },
@@ -124,7 +125,7 @@ function drawSlices(section) {
     element("h3", {}, "By length"),
     chart({ label: "Errors by length", xLabel: "phonemes in the utterance", yLabel, series: byLength, xNames: lengths.map((group) => `${group.name} (${group.rows.length})`), height: 280 }),
     element("h3", {}, "By position"),
-    chart({ label: "Errors by position", xLabel: "part of the utterance, from beginning to end", yLabel, series: byPosition, xNames: [...Array(parts).keys()].map((part) => `${(100 * part) / parts} %`), height: 280 }),
+    chart({ label: "Errors by position", xLabel: "part of the utterance, from beginning to end", yLabel, series: byPosition, xNames: [...Array(parts).keys()].map((part) => `${(100 * part) / parts}–${(100 * (part + 1)) / parts} %`), height: 280 }),
     element("h3", {}, "By speaker"),
   );
   const speakers = speakerGroups();

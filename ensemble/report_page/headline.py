@@ -60,12 +60,15 @@ def leaderboard(
     inputs: OpenedInputs, baselines: Sequence[MemberBaseline], blends: Sequence[MeasuredBlend]
 ) -> pd.DataFrame:
     """One row per blend and member: the figures that `ensemble.blend` prints, and intervals."""
-    members = member_table(inputs.members, baselines).rename(columns={"folds": "networks"})
+    members = member_table(inputs.members, baselines)
+    members.insert(1, "kind", "member")
     members["95 % interval"] = [_range(bootstrap(baseline.dev_lm, inputs.dev_speakers)) for baseline in baselines]
     rows = pd.DataFrame(
         {
             "member": measured.blend.name,
-            "networks": f"{measured.blend.method} of {measured.blend.networks}",
+            "kind": f"blend: {measured.blend.method}, {measured.blend.networks} networks",
+            "folds": "",
+            "stride": "",
             "parameters": measured.blend.sidecar.parameters,
             "oof": measured.blend.sidecar.oof,
             "oof, nested": measured.blend.sidecar.nested,
@@ -80,10 +83,7 @@ def leaderboard(
     order = [*members.columns]
     if "oof, nested" in table:
         order.insert(order.index("oof") + 1, "oof, nested")
-    kinds = ["blend"] * len(rows) + ["member"] * len(members)
-    table = table[order].rename(columns={"member": "system"})
-    table.insert(1, "kind", kinds)
-    return table
+    return table[order].rename(columns={"member": "system"})
 
 
 def _not_chosen(blend: Blend, inputs: OpenedInputs) -> pd.DataFrame:
@@ -94,7 +94,9 @@ def _not_chosen(blend: Blend, inputs: OpenedInputs) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "member": f"{name}, beside {blend.name}",
-            "networks": "not chosen",
+            "kind": "blend, not chosen",
+            "folds": "",
+            "stride": "",
             "parameters": "",
             "oof": blender.oof,
             "oof, nested": blender.nested,

@@ -41,7 +41,7 @@ function sortable(table) {
   }));
 }
 
-// columns: [{title, value(item), text(value, item), shade(item)}]. `onopen` makes the first cell a button.
+// columns: [{title, value(item), text(value, item), shade(item), falling, wide}]; `falling` sorts from high to low first. `onopen` makes the first cell a button.
 // Returns the table's element, show(items) and ordered(), the items as they are sorted.
 function dataTable({ label, columns, items, onopen = null, sortedBy = null, direction = 1 }) {
   const headings = columns.map(() => element("th", { scope: "col" }));
@@ -56,7 +56,7 @@ function dataTable({ label, columns, items, onopen = null, sortedBy = null, dire
     const value = column.value(item);
     const number = typeof value === "number";
     const text = column.text ? column.text(value, item) : number ? String(value) : value;
-    const cell = element(first ? "th" : "td", { class: number ? "number" : null, scope: first ? "row" : null });
+    const cell = element(first ? "th" : "td", { class: number ? "number" : column.wide ? "wide" : null, scope: first ? "row" : null });
     cell.append(first && onopen ? element("button", { type: "button", class: "open", onclick: () => onopen(item) }, text) : text ?? "");
     const shade = column.shade ? column.shade(item) : null;
     if (shade !== null && !Number.isNaN(shade)) {

@@ -101,7 +101,7 @@ function utteranceParts(row) {
   const columns = [
     { title: "system", value: (system) => names[system] },
     { title: "edits", value: (system) => data.distances[system][row] },
-    ...(known ? [{ title: "edit by edit", value: (system) => editsOf(row, system).map(describeEdit).join("; ") }] : []),
+    ...(known ? [{ title: "edit by edit", wide: true, value: (system) => editsOf(row, system).map(describeEdit).join("; ") }] : []),
   ];
   const parts = [paragraph(`${speaker}${data.lengths[row]} phonemes of ${targetName}.`)];
   if (known) parts.push(element("h3", {}, "Hypotheses, slot by slot"), slotTable(row), element("h3", {}, "Confusion network"), networkPicture(row));
