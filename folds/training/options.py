@@ -31,7 +31,8 @@ class RecipeOptions(Bounded):
     epochs: int = number(40, at_least=1, at_most=100_000, scale="log")
     """Passes over the training folds; warm-up and cosine end with the last one."""
     minutes: float | None = number(None, above=0, at_most=MAX_MINUTES, scale="log")
-    """Instead of epochs: warm-up and cosine end after this many minutes of training."""
+    """Instead of epochs: warm-up and cosine end with the step after which this many minutes of training are over;
+    predicting comes on top."""
     clock: Literal["wall", "cpu"] = "wall"
     """What --minutes counts: wall time, or CPU time of this process, which other load on the machine does not
     stretch."""
