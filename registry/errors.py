@@ -120,6 +120,11 @@ def _sigterm_raises() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def is_full_disk(error: Exception) -> bool:
+    """Whether the disk, a quota or a limit on the size of files was reached."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
 def describe_os_error(error: OSError, path: str | os.PathLike[str] | None = None) -> str:
     """A refusal of the operating system on one line: the file, the reason, what to do.
 
@@ -130,7 +135,7 @@ def describe_os_error(error: OSError, path: str | os.PathLike[str] | None = None
     """
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     where = os.fspath(path) if path is not None else " -> ".join(names)
-    if error.errno in _FULL:
+    if is_full_disk(error):
         place = f" while writing {where}" if where else ""
         advice = "no partial file was left; free some space and run the command again"
         return f"the disk or a quota is full{place}: {advice}"

@@ -123,6 +123,13 @@ def holder_of(folder: Path) -> Holder | None:
     return next((lease.holder for lease in _leases(folder) if not lease.abandoned(now)), None)
 
 
+def delete_dead(folder: Path) -> None:
+    """Delete the leases of dead processes of this machine in a folder in which there is nothing more to do."""
+    for lease in _leases(folder):
+        if lease.holder.process.known_dead:
+            _delete(lease.path)
+
+
 class _LeaseFile:
     """The lease of any process, as it was when it was read."""
 

@@ -18,7 +18,7 @@ import espeakng_loader
 import numpy as np
 from scipy.signal import resample_poly
 
-from registry.errors import InputError
+from registry.errors import InputError, is_full_disk
 
 SAMPLE_RATE = 16_000
 _ESPEAK_RATE = 22_050
@@ -107,6 +107,8 @@ class Speech:
             rate = self._espeak.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, data, _INITIALIZE_PHONEME_EVENTS)
         except (OSError, RuntimeError) as error:
             self._folder.cleanup()
+            if is_full_disk(error):
+                raise
             raise InputError(f"eSpeak NG cannot be loaded ({error}): {_REINSTALL}") from None
         if rate != _ESPEAK_RATE:
             self._folder.cleanup()

@@ -14,7 +14,7 @@ import torch
 
 from folds.data.dataset import Dataset
 from folds.store.fold_model import FoldModel, read_fold_model
-from folds.store.lease import Lease, hold
+from folds.store.lease import Lease, delete_dead, hold
 from folds.store.run_folder import RunFolder
 from folds.training.device import pick_device
 from folds.training.distributed import ProcessGroup
@@ -76,7 +76,9 @@ def _lease(folder: RunFolder, group: ProcessGroup) -> Iterator[Lease | None]:
     with contextlib.ExitStack() as stack:
         lease, refused = None, None
         try:
-            if group.first and not folder.finished:
+            if group.first and folder.finished:
+                delete_dead(folder.path)  # killed after its last file
+            elif group.first:
                 lease = stack.enter_context(hold(folder.path, folder.title))
         except (InputError, OSError) as error:
             refused = error

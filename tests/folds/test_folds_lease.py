@@ -13,7 +13,7 @@ import pytest
 from training_runs import run, run_folder
 
 from folds.store import lease
-from folds.store.lease import EXPIRY_S, Held, hold, holder_of
+from folds.store.lease import EXPIRY_S, Held, delete_dead, hold, holder_of
 from registry import InputError
 from registry.files import remove_leftovers
 from registry.processes import this_process
@@ -129,6 +129,18 @@ def test_a_damaged_lease_is_respected_until_it_expires(tmp_path, content):
     os.utime(path, (0, 0))
     with hold(tmp_path, "x"):
         assert not path.exists()
+
+
+def test_a_process_killed_after_its_last_file_leaves_no_lease_for_good(tmp_path):
+    """Of a finished run nobody takes the lease again."""
+    path = of_another_host(tmp_path, age=2 * EXPIRY_S)
+    delete_dead(tmp_path)
+    assert path.exists()  # nothing is known about a process of another machine
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"machine": this_process().machine, "pid": dead.pid}))
+    delete_dead(tmp_path)
+    assert not path.exists()
 
 
 def test_temporary_files_of_killed_processes_are_deleted_and_others_kept(tmp_path):
