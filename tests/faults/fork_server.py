@@ -130,7 +130,9 @@ def _wait(child: int, deadline: float) -> tuple[int, bool]:
         if time.monotonic() - active > IDLE_SECONDS / 4 and (now := _ticks(child)) != used:
             used, active = now, time.monotonic()
         if time.monotonic() > min(deadline, active + IDLE_SECONDS):
-            os.killpg(child, signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it may not have its group yet
+                os.killpg(child, signal.SIGKILL)
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), True
         time.sleep(pause)
         pause = min(2 * pause, 0.05)
