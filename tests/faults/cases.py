@@ -106,7 +106,7 @@ class Option:
 
 def options_of(help_text: str) -> list[Option]:
     """The options that a command's help lists."""
-    found = re.findall(r"^│ (--[a-z][\w-]*) ((?:\{None\}\|)?(?:\[?[A-Z]+\b|\{[^}]*\})\S*)", help_text, re.MULTILINE)
+    found = re.findall(r"│ (--[a-z][\w-]*) ((?:\{None\}\|)?(?:\[?[A-Z]+\b|\{[^}]*\})\S*)", help_text)
     return list({name: Option(name, metavar) for name, metavar in found}.values())
 
 
