@@ -124,8 +124,10 @@ def _run_workers(options: TuneOptions) -> int:
         raise Stopped(number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    workers, killed = [begin() for _ in range(options.jobs)], 0
+    workers: list[SpawnProcess] = []
+    killed = 0
     try:
+        workers.extend(begin() for _ in range(options.jobs))
         while workers:
             connection.wait([worker.sentinel for worker in workers])
             for worker in [worker for worker in workers if worker.exitcode is not None]:
