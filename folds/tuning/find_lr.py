@@ -1,7 +1,8 @@
 """The learning-rate range test: the loss while the learning rate grows from step to step, until training diverges.
 
-Smith 2017, "Cyclical Learning Rates for Training Neural Networks" (arXiv 1506.01186). The learning rate at which the
-loss falls fastest is a careful choice; the one with the lowest loss is too high to train with.
+Smith 2017, "Cyclical Learning Rates for Training Neural Networks" (arXiv 1506.01186). The learning rate with the lowest
+loss is too high to train with; a tenth of it is a common choice. A batch's loss says little, so lines are fitted to
+windows of steps (Savitzky & Golay 1964).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.signal import savgol_filter
 
 from folds.store.run_folder import RunFolder
 from folds.training.device import pick_device
@@ -32,28 +34,37 @@ from registry import InputError
 from registry.console import track
 
 LOWEST, HIGHEST, STEPS = 1e-5, 1.0, 150
-SMOOTHING = 0.9
-"""The weight of the past in the moving average of the loss."""
-DIVERGED = 1.5
-"""The test ends once the averaged loss is so many times its lowest value."""
+WINDOW = 31
+"""Steps, at most, to which a line is fitted."""
+DIVERGED, LAST = 1.5, 10
+"""The test ends once the mean loss of so many steps is so many times its lowest value."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Learning rates and the averaged losses in nats per label at them, both `(N,)`."""
+    """Learning rates, each a constant factor above the one before, and the losses in nats per label, both `(N,)`."""
 
     rates: np.ndarray
     losses: np.ndarray
 
     @property
+    def smooth(self) -> np.ndarray:
+        """The losses on the lines fitted around each step, `(N,)`."""
+        return self._fitted(0)
+
+    @property
     def steepest(self) -> float:
         """The learning rate at which the loss falls fastest, per factor of the learning rate."""
-        return float(self.rates[np.argmin(np.gradient(self.losses, np.log(self.rates)))])
+        return float(self.rates[np.argmin(self._fitted(1))])
 
     @property
     def lowest(self) -> float:
         """The learning rate with the lowest loss."""
-        return float(self.rates[np.argmin(self.losses)])
+        return float(self.rates[np.argmin(self.smooth)])
+
+    def _fitted(self, derivative: int) -> np.ndarray:
+        window = min(WINDOW, len(self.losses) - (len(self.losses) % 2 == 0))
+        return savgol_filter(self.losses, window, polyorder=1, deriv=derivative)
 
 
 def find_lr(tuning: Tuning) -> None:
@@ -61,11 +72,13 @@ def find_lr(tuning: Tuning) -> None:
     import plotly.graph_objects as plotly
 
     curve = measure_curve(tuning)
-    figure = plotly.Figure(plotly.Scatter(x=curve.rates, y=curve.losses, mode="lines"))
+    figure = plotly.Figure(plotly.Scatter(x=curve.rates, y=curve.losses, mode="markers", name="steps"))
+    figure.add_scatter(x=curve.rates, y=curve.smooth, mode="lines", name="fitted lines")
     figure.update_xaxes(type="log", title="learning rate").update_yaxes(title="loss (nats per label)")
+    around = f"{curve.lowest / 100:.2g}:{curve.lowest / 3:.2g}"
     found = (
-        f"the loss falls fastest at a learning rate of {curve.steepest:.2g} and is lowest at {curve.lowest:.2g}: "
-        f"search between them, --space lr={curve.steepest / 2:.2g}:{curve.lowest:.2g}"
+        f"the loss falls fastest at a learning rate of {curve.steepest:.2g} and is lowest at {curve.lowest:.2g}, of "
+        f"which a tenth is a common choice; to search around it, --space lr={around}"
     )
     write_page(tuning.paths.range_test, f"Learning-rate range test: {tuning.options.model}", [("Loss", found, figure)])
     print(f"{found}\nwrote {tuning.paths.range_test}")
@@ -79,7 +92,7 @@ def measure_curve(tuning: Tuning) -> Curve:
     growth = math.log(HIGHEST / LOWEST) / (STEPS - 1)
     rates: list[float] = []
     losses: list[float] = []
-    average, budget = 0.0, Budget(recipe, STEPS)
+    budget = Budget(recipe, STEPS)
     prepare = SharePreparation(task, model.stride)
     model.train()
     with SignalCatcher() as signals:
@@ -102,10 +115,10 @@ def measure_curve(tuning: Tuning) -> Curve:
                 raise KeyboardInterrupt
             if loss is None or not math.isfinite(loss):
                 break
-            average = SMOOTHING * average + (1 - SMOOTHING) * loss
             rates.append(rate)
-            losses.append(average / (1 - SMOOTHING ** (step + 1)))
-            if losses[-1] > DIVERGED * min(losses) and step > STEPS // 10:
+            losses.append(loss)
+            means = np.convolve(losses, np.full(LAST, 1 / LAST), mode="valid")
+            if step >= LAST and means[-1] > DIVERGED * means.min():
                 break
     if len(rates) < 3:
         raise InputError(f"the loss is not finite at a learning rate of {LOWEST}: try --fix precision=fp32")
