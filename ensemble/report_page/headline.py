@@ -20,6 +20,8 @@ from folds.competition.metric import edit_distances
 DIFFERS = 0.0005
 """Distances that differ by less are the same to three digits."""
 
+FIRST_COLUMNS = ("member", "dev, with LM", "95 % interval", "kind", "oof", "oof, nested")
+
 
 @dataclass(frozen=True)
 class MeasuredBlend:
@@ -80,9 +82,9 @@ def leaderboard(
     rows = pd.concat([rows, *(_not_chosen(measured.blend, inputs) for measured in blends)], ignore_index=True)
     # As objects, since numbers of a column that blends lack would become floats.
     table = pd.concat([rows.astype(object), members.astype(object)], ignore_index=True)
-    order = [*members.columns]
-    if "oof, nested" in table:
-        order.insert(order.index("oof") + 1, "oof, nested")
+    # The figures that decide come first, since a phone shows three or four columns.
+    first = [name for name in FIRST_COLUMNS if name in table]
+    order = first + [name for name in members.columns if name not in first]
     return table[order].rename(columns={"member": "system"})
 
 
