@@ -37,10 +37,16 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def start_node(*options: str) -> subprocess.Popen[bytes]:
-    """A node with two places for runs; its processes descend from the one returned."""
-    local = ["--node-ip-address=127.0.0.1", "--num-cpus=2", "--num-gpus=0", "--object-store-memory=100000000"]
-    return subprocess.Popen([RAY, "start", *options, *local, "--disable-usage-stats", "--block"])
+def start_node(log: Path, *options: str) -> subprocess.Popen[bytes]:
+    """A node with two places for runs, once it has started; its processes descend from the one returned."""
+    local = ["--num-cpus=2", "--num-gpus=0", "--object-store-memory=100000000", "--disable-usage-stats", "--block"]
+    with open(log, "wb") as output:
+        node = subprocess.Popen([RAY, "start", *options, *local], stdout=output, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 600
+    while b"Ray runtime started" not in log.read_bytes():
+        assert time.monotonic() < deadline and node.poll() is None, log.read_text()
+        time.sleep(0.5)
+    return node
 
 
 def processes_of(node: subprocess.Popen[bytes]) -> list[int]:
@@ -62,17 +68,15 @@ def stop_node(node: subprocess.Popen[bytes], number: int) -> None:
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """(the address of the head, the process of the second node)."""
     ray = pytest.importorskip("ray", reason="no Ray: pip install -e '.[cluster-test]'")
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")  # other work's memory is not ours to end
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "600")  # a machine may be busy
     address = f"127.0.0.1:{free_port()}"
-    head = start_node("--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false")
-    deadline = time.monotonic() + 180
-    while subprocess.run([RAY, "status", f"--address={address}"], capture_output=True, check=False).returncode:
-        assert time.monotonic() < deadline
-        time.sleep(1)
-    worker = start_node(f"--address={address}")
+    port = address.rpartition(":")[2]
+    head = start_node(tmp_path / "head.txt", "--head", f"--port={port}", "--include-dashboard=false")
+    worker = start_node(tmp_path / "worker.txt", f"--address={address}")
     yield address, worker
     ray.shutdown()
     for node in (worker, head):

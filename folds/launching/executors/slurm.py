@@ -201,12 +201,14 @@ class SlurmExecutor:
         last = read_attempts(task.folder.attempts)[-1]
         if last.job == job and (last.event == "failed" or last.event == "busy"):
             return Outcome(last.event, last.reason, last.hopeless)
-        if time.monotonic() - self._gone_since.setdefault(task, time.monotonic()) < GRACE_S and state != "CANCELLED":
+        # Whoever cancels a job does not want it to be submitted again; but a job whose processes were killed, without
+        # SIGTERM, is CANCELLED too.
+        cancelled = state == "CANCELLED" and last.event != "started"
+        if time.monotonic() - self._gone_since.setdefault(task, time.monotonic()) < GRACE_S and not cancelled:
             return None
-        # Whoever cancels a job does not want it to be submitted again.
         reason = f"its Slurm job {job} ended in state {state}" if state != "gone" else f"its Slurm job {job} is gone"
-        record_attempt(task.folder.attempts, "failed", "slurm", job, reason)
-        return Outcome("failed", reason, hopeless=state == "CANCELLED")
+        record_attempt(task.folder.attempts, "failed", "slurm", job, reason, cancelled)
+        return Outcome("failed", reason, hopeless=cancelled)
 
 
 def submitted_job(task: Task) -> str:

@@ -1,0 +1,121 @@
+"""What the Slurm executor makes of squeue's answers and the runs' folders; `tests/slurm` runs a real Slurm."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from folds.launching.attempt import Outcome
+from folds.launching.destination import Destination
+from folds.launching.executor import LaunchSettings
+from folds.launching.executors import slurm
+from folds.launching.executors.slurm import SlurmExecutor, SlurmOptions
+from folds.launching.options import LaunchOptions
+from folds.launching.tasks import Task, make_tasks
+from folds.store.attempts import read_attempts, record_attempt
+from registry import InputError
+
+
+@pytest.fixture
+def squeue(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A Slurm of which only squeue's answers exist: the states of jobs by id."""
+    states: dict[str, str] = {}
+
+    def ask(*arguments: str) -> str:
+        return "".join(f"{job} {state}\n" for job, state in states.items()) if arguments[0] == "squeue" else ""
+
+    monkeypatch.setattr(slurm, "ask", ask)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    return states
+
+
+@pytest.fixture
+def task(tiny: Path, tmp_path: Path) -> Task:
+    options = LaunchOptions(data=tiny, models="lstm_small", fold_count=2, folds="0")
+    (task,) = make_tasks(options.read_plan(), options, Destination(tmp_path / "runs"), [])
+    return task
+
+
+def executor_with(task: Task, monkeypatch: pytest.MonkeyPatch) -> SlurmExecutor:
+    """An executor that has submitted the task as job 7_0."""
+    executor = SlurmExecutor(LaunchSettings(task.folder.path.parents[1], 0, 3), SlurmOptions())
+    monkeypatch.setattr(executor, "_submitted", lambda tasks: ["7_0"] * len(tasks))
+    executor.submit([task])
+    return executor
+
+
+def test_a_job_is_alive_until_squeue_says_otherwise(squeue, task, monkeypatch):
+    executor = executor_with(task, monkeypatch)
+    assert [(attempt.event, attempt.job) for attempt in read_attempts(task.folder.attempts)] == [("submitted", "7_0")]
+    for state in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED"):
+        squeue["7_0"] = state
+        assert executor.ended() == []
+    task.folder.config.touch()
+    for split in ("oof", "dev", "test"):
+        task.folder.predictions(split).touch()
+    squeue["7_0"] = "COMPLETED"
+    assert executor.ended() == [(task, Outcome("finished"))] and executor.ended() == []
+
+
+@pytest.mark.parametrize(
+    ("last", "state", "hopeless"),
+    [
+        ("started", "NODE_FAIL", False),
+        ("started", "CANCELLED", False),  # killed by SIGKILL
+        ("stopped", "CANCELLED", True),  # scancel: SIGTERM came first
+        ("submitted", "CANCELLED", True),
+    ],
+)
+def test_a_job_that_is_gone(last, state, hopeless, squeue, task, monkeypatch):
+    monkeypatch.setattr(slurm, "GRACE_S", -1.0)
+    executor = executor_with(task, monkeypatch)
+    record_attempt(task.folder.attempts, last, "slurm", "7_0")
+    squeue["7_0"] = state
+    assert executor.ended() == [(task, Outcome("failed", f"its Slurm job 7_0 ended in state {state}", hopeless))]
+
+
+def test_a_failed_run_tells_its_own_reason(squeue, task, monkeypatch):
+    executor = executor_with(task, monkeypatch)
+    record_attempt(task.folder.attempts, "failed", "slurm", "7_0", "no such option", hopeless=True)
+    squeue["7_0"] = "COMPLETED"
+    assert executor.ended() == [(task, Outcome("failed", "no such option", True))]
+
+
+def test_a_requeued_job_is_waited_for(squeue, task, monkeypatch):
+    executor = executor_with(task, monkeypatch)
+    squeue["7_0"] = "NODE_FAIL"
+    assert executor.ended() == []
+    squeue["7_0"] = "PENDING"
+    assert executor.ended() == [] and not executor._gone_since
+
+
+def test_jobs_of_a_launcher_that_was_left_are_taken_over(squeue, task, monkeypatch):
+    executor_with(task, monkeypatch)
+    squeue["7_0"] = "PENDING"
+    second = executor_with(task, monkeypatch)
+    assert len(read_attempts(task.folder.attempts)) == 1 and second.ended() == []
+    squeue["7_0"] = "FAILED"
+    executor_with(task, monkeypatch)
+    assert len(read_attempts(task.folder.attempts)) == 2
+
+
+def test_time_limits():
+    times = {"30": 30, "8:00:00": 480, "1-00:30:00": 1470}
+    assert {time: SlurmOptions(time=time).minutes for time in times} == times
+    for time in ("1:30", "x", "", "0"):
+        with pytest.raises(InputError, match=f"^--time {time}: expected"):
+            _ = SlurmOptions(time=time).minutes
+
+
+def test_a_controller_that_does_not_answer(monkeypatch):
+    def late(*arguments, **options):
+        raise subprocess.TimeoutExpired(arguments[0], options["timeout"])
+
+    monkeypatch.setattr(subprocess, "run", late)
+    with pytest.raises(InputError, match="^--on slurm: sinfo has no answer in 20 s: is the cluster up\\?$"):
+        slurm.ask("sinfo")
