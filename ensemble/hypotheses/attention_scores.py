@@ -7,7 +7,6 @@ its scores are cached in the runs folder.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Sequence
 
@@ -92,7 +91,7 @@ def attention_scores(
     and new ones are added to it.
     """
     path = fold_model.folder.attention_scores(split_name)
-    weights = hashlib.sha256(fold_model.folder.weights.read_bytes()).hexdigest()[:16]
+    weights = fold_model.folder.weights_hash
     known = read_attention_scores(path, weights)
     new = [
         [hypothesis for hypothesis in candidates if hypothesis not in known.get(utterance, {})]

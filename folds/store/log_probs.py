@@ -105,13 +105,14 @@ def write_log_probs(path: Path, log_probs: LogProbs) -> None:
         "offsets": np.ascontiguousarray(log_probs.offsets, dtype=np.int64),
         "ids": np.frombuffer("\n".join(log_probs.ids).encode(), dtype=np.uint8),
     }
+    described = _Header(ids_hash(log_probs.ids), log_probs.alphabet_hash, log_probs.blank, log_probs.stride)
     header = {
         "schema": SCHEMA_VERSION,
-        "ids_hash": ids_hash(log_probs.ids),
-        "alphabet": log_probs.alphabet_hash,
-        "blank": str(log_probs.blank),
-        "stride": str(log_probs.stride),
-        "checksum": _checksum(tensors),
+        "ids_hash": described.ids_hash,
+        "alphabet": described.alphabet,
+        "blank": str(described.blank),
+        "stride": str(described.stride),
+        "checksum": _checksum(tensors, described),
     }
     with atomic_write(path) as temporary:
         # Not `save_file`: on a full disk it raises SafetensorError, which hides the errno that `command` looks for;
@@ -119,9 +120,10 @@ def write_log_probs(path: Path, log_probs: LogProbs) -> None:
         temporary.write_bytes(to_bytes(tensors, metadata=header))
 
 
-def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of the tensors of a file, with their names, types and shapes."""
-    digest = hashlib.sha256()
+def _checksum(tensors: Mapping[str, np.ndarray], described: _Header) -> str:
+    """SHA-256 of a file's header and of its tensors, with their names, types and shapes."""
+    facts = (described.ids_hash, described.alphabet, described.blank, described.stride)
+    digest = hashlib.sha256(" ".join(map(str, facts)).encode())
     for name in ("log_probs", "offsets", "ids"):
         array = tensors[name]
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
@@ -182,7 +184,7 @@ def read_log_probs(path: Path) -> LogProbs:
         if described.checksum is None:
             if fault := _find_fault(values, offsets, ids):
                 raise InputError(f"{path}: damaged (the prediction {fault}): {again}")
-        elif _checksum(tensors) != described.checksum:
+        elif _checksum(tensors, described) != described.checksum:
             raise InputError(f"{path}: damaged (the contents do not match their checksum): {again}")
         _intact.add(version_read)
     return LogProbs(values, offsets, ids, described.alphabet, described.blank, described.stride)

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from models import WEIGHTS_FILE
 from registry import InputError
-from registry.files import exists, listed
+from registry.files import exists, listed, read_regular
 
 SPLITS = ("oof", "dev", "test")
 
@@ -115,7 +115,7 @@ class RunFolder:
     @property
     def weights_hash(self) -> str:
         """16 hexadecimal digits of the weights that predict."""
-        return hashlib.sha256(self.weights.read_bytes()).hexdigest()[:16]
+        return hashlib.sha256(read_regular(self.weights)).hexdigest()[:16]
 
     @property
     def best_weights(self) -> Path:

@@ -60,6 +60,9 @@ JSON = st.recursive(
     max_leaves=4,
 )
 
+# Alphabet, blank and stride of the predictions.
+OOF_HEADER = ("alphabet", 0, 4)
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -89,7 +92,7 @@ def test_json_with_one_other_value(folder: Path, name: str, data: st.DataObject)
 @pytest.fixture(scope="module")
 def files(folder: Path) -> dict[str, bytes]:
     values = np.log(np.full((5, 4), 0.25, np.float16))
-    write_log_probs(folder / "oof", LogProbs(values, np.array([0, 2, 5]), ("a-0", "b-0"), "alphabet", 0, 4))
+    write_log_probs(folder / "oof", LogProbs(values, np.array([0, 2, 5]), ("a-0", "b-0"), *OOF_HEADER))
     with open(folder / "cache", "wb") as file:
         writer = PackWriter(file)
         writer.stream(np.arange(30, dtype="<f4").reshape(10, 3))
@@ -132,6 +135,7 @@ def test_predictions_are_those_that_were_written_or_refused(
     header = split_safetensors(path.read_bytes())[0]["__metadata__"]
     if "checksum" in header:
         assert (found.values == np.log(np.full((5, 4), 0.25, np.float16))).all()
+        assert (found.alphabet_hash, found.blank, found.stride) == OOF_HEADER
 
 
 @settings(max_examples=300, deadline=None)

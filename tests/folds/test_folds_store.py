@@ -83,6 +83,15 @@ def test_changed_contents_are_refused(tmp_path, change):
         read_log_probs(path)
 
 
+@pytest.mark.parametrize("key, value", [("stride", "2"), ("blank", "3"), ("alphabet", "abd")])
+def test_a_changed_header_is_refused(tmp_path, key, value):
+    path = tmp_path / "dev.safetensors"
+    write_log_probs(path, some_log_probs())
+    save_file(load_file(path), path, header_of(path) | {key: value})
+    with pytest.raises(InputError, match=r"dev\.safetensors: damaged \(the contents do not match their checksum\)"):
+        read_log_probs(path)
+
+
 def test_a_file_of_an_older_version_has_no_checksum_and_must_hold_log_probabilities(tmp_path):
     path = tmp_path / "dev.safetensors"
     write_log_probs(path, some_log_probs())
@@ -101,7 +110,7 @@ def test_contents_are_compared_once_in_a_process(tmp_path, monkeypatch):
     path = tmp_path / "dev.safetensors"
     write_log_probs(path, some_log_probs())
     read_log_probs(path)
-    monkeypatch.setattr("folds.store.log_probs._checksum", lambda tensors: pytest.fail("compared again"))
+    monkeypatch.setattr("folds.store.log_probs._checksum", lambda *contents: pytest.fail("compared again"))
     read_log_probs(path)
 
 
