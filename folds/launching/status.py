@@ -107,7 +107,7 @@ def _state(folder: RunFolder, attempts: list[Attempt]) -> tuple[State, str, str]
     if last is not None and last.event == "started" and time.time() - last.time < START_S:
         return "starting", last.host, ""
     if last is not None and last.event == "submitted":
-        return "queued", f"{last.executor} job {last.job}", ""
+        return "queued", f"{last.executor} job {last.job}" if last.job else last.executor, ""
     return ("stopped" if folder.begun else "waiting"), "", ""
 
 
