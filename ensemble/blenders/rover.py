@@ -3,6 +3,10 @@
 The alignment and the votes are in `ensemble.rover`. Instead of taking each slot's winner, as NIST's ROVER does, the
 blender can also read the slots as a CTC matrix and search it with the language model. The setting `search` records
 which of the two has the lower out-of-fold distance.
+
+A member has one vote. Where it has several networks, as on dev and test, its hypothesis is the one that they find best
+together: with a vote each, two poor networks would outvote a good one, and what was fitted out of fold, where each
+member has one network per utterance, would not apply.
 """
 
 from __future__ import annotations
@@ -19,10 +23,11 @@ from ensemble.blenders.lm_settings import fit_lm_settings
 from ensemble.fitting.settings import coordinate_search
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.edit_distance import to_references
+from ensemble.hypotheses.member_decisions import best_of_member
 from ensemble.hypotheses.nbest import nbest_of_matrices
 from ensemble.hypotheses.pool import Pool
-from ensemble.hypotheses.scoring import NO_LM, best_hypotheses, prediction_weights
-from ensemble.rover import METHODS, NULL, ConfusionNetwork, as_log_probs, vote
+from ensemble.hypotheses.scoring import NO_LM, best_hypotheses
+from ensemble.rover import METHODS, NULL, ConfusionNetwork, align, as_log_probs, vote
 from folds.competition.metric import edit_distances
 from folds.store.ragged import Ragged, offsets_of
 
@@ -48,15 +53,13 @@ class _Slots:
     confusion_network: ConfusionNetwork
     offsets: np.ndarray
     """Utterance u has the slots `offsets[u]:offsets[u + 1]`, (N + 1,)."""
-    member_of: list[int]
+    members: list[int]
     """Member index of each system."""
 
     def vote(self, weights: np.ndarray, settings: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """Winners (slots,) and scores (slots, systems), as `ensemble.rover.vote` gives them."""
-        system_weights = prediction_weights(self.member_of, weights)
-        return vote(
-            self.confusion_network, settings["method"], settings["alpha"], settings["null_confidence"], system_weights
-        )
+        method, alpha, null_confidence = settings["method"], settings["alpha"], settings["null_confidence"]
+        return vote(self.confusion_network, method, alpha, null_confidence, weights[self.members])
 
     def hypotheses(self, winners: np.ndarray) -> Ragged:
         """The winners of each utterance without nulls, int16."""
@@ -68,7 +71,7 @@ class _Slots:
 class Rover:
     """ROVER among the members' best hypotheses, which are found with the language model."""
 
-    weighs_networks = False
+    weighs_networks = True
 
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
         """Fit greedy weights on plain votes, then scheme, alpha and null confidence, then LM weight and bonus."""
@@ -92,7 +95,7 @@ class Rover:
         return replace(recipe, settings=recipe.settings | lm_settings | {"search": search})
 
     def predict(self, inputs: BlendInputs, recipe: BlendRecipe) -> list[list[int]]:
-        """The vote of the members with weight, each member's weight divided among its fold models."""
+        """The vote of the members with weight, one vote per member whatever the number of its networks."""
         if recipe.settings["search"]:
             pool = _build_slot_pool(inputs, recipe)
             return pool.chosen(best_hypotheses(pool.ctc[:, 0], pool, recipe.settings))
@@ -128,17 +131,16 @@ def best_leading_members(
 
 
 def _align_slots(inputs: BlendInputs, order: Sequence[str], members: Sequence[int] | np.ndarray) -> _Slots:
-    """Align the best hypotheses of `members`, in the order of the names `order`."""
-    member_indices = [inputs.names.index(name) for name in order]
-    indices = [index for member in member_indices if member in members for index in inputs.prediction_indices([member])]
-    networks = [inputs.confusion_network(row, indices) for row in range(len(inputs))]
+    """Align the best hypotheses of `members`, one each, in the order of the names `order`."""
+    ordered = [index for index in map(inputs.names.index, order) if index in members]
+    systems = [best_of_member(inputs, member) for member in ordered]
+    networks = [
+        align([tokens[row].tolist() for tokens, _ in systems], [confidences[row] for _, confidences in systems])
+        for row in range(len(inputs))
+    ]
     arcs = np.concatenate([network.arcs for network in networks])
     confidences = np.concatenate([network.confidences for network in networks])
-    return _Slots(
-        ConfusionNetwork(arcs, confidences),
-        offsets_of(len(network.arcs) for network in networks),
-        [inputs.split.predictions[index].member for index in indices],
-    )
+    return _Slots(ConfusionNetwork(arcs, confidences), offsets_of(len(network.arcs) for network in networks), ordered)
 
 
 def _build_slot_pool(inputs: BlendInputs, recipe: BlendRecipe) -> Pool:

@@ -152,6 +152,13 @@ class BlendInputs:
         nbest, split_row = self._cache.best[index, True], self._split_rows[row]
         return nbest.tokens[split_row].tolist(), nbest.confidences[split_row]
 
+    def fusion_settings(self, index: int) -> list[FusionSettings]:
+        """The settings of one prediction's search with each of the language models."""
+        folds, member = range(len(self.split.language_models)), self.split.predictions[index].member
+        if self.fusion is None:
+            return [FusionSettings() for _ in folds]
+        return [self.fusion.settings(member, fold if self.split.name == "oof" else None) for fold in folds]
+
     def label_bonus(self, members: Collection[int]) -> np.ndarray | None:
         """The negative logarithm of the labels' prior (C,), the mean of these members'; None where it is unknown."""
         return None if self.fusion is None else np.mean([self.fusion.label_bonus(m) for m in sorted(members)], axis=0)
@@ -221,20 +228,13 @@ class BlendInputs:
         if index not in self._cache.proposals:
             split, predictions = self.split, self.split.predictions[index]
             log_probs, name = predictions.load(), f"{split.name} {predictions.name}"
-            models_and_settings = enumerate(zip(split.language_models, self._fusion_of(index), strict=True))
+            models_and_settings = enumerate(zip(split.language_models, self.fusion_settings(index), strict=True))
             settings = {fold: fusion.decoder_settings(lm) for fold, (lm, fusion) in models_and_settings}
             plain = nbest_of(log_probs, self.nbest_size, name)
             with_lm = nbest_of(log_probs, self.nbest_size, f"{name} with LM", split.outer_folds, settings)
             self._cache.best[index, False], self._cache.best[index, True] = plain.only_best(), with_lm.only_best()
             self._cache.proposals[index] = Proposals.of([plain, with_lm])
         return self._cache.proposals[index]
-
-    def _fusion_of(self, index: int) -> list[FusionSettings]:
-        """The settings of one prediction's search with each of the language models."""
-        folds, member = range(len(self.split.language_models)), self.split.predictions[index].member
-        if self.fusion is None:
-            return [FusionSettings() for _ in folds]
-        return [self.fusion.settings(member, fold if self.split.name == "oof" else None) for fold in folds]
 
     def _build_pool(self, indices: list[int]) -> Pool:
         split, proposals = self.split, [self._proposals(index) for index in indices]
@@ -244,7 +244,7 @@ class BlendInputs:
         scores = self._score(indices, offsets, tokens)
         lm = language_model_scores(offsets, tokens, split.language_models, split.outer_folds)
         fold_of = np.repeat(split.outer_folds, np.diff(offsets))
-        terms = [language_terms(self._fusion_of(index), fold_of, tokens, lm) for index in indices]
+        terms = [language_terms(self.fusion_settings(index), fold_of, tokens, lm) for index in indices]
         kept, offsets = keep_best(joint_posteriors(scores, terms, offsets), offsets, self.pool_size)
         tokens, ctc = tokens.take(kept), np.stack([of_index[kept] for of_index in scores], axis=1)
         scorers = [split.predictions[index].attention_scorer for index in indices]

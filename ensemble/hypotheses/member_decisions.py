@@ -1,0 +1,43 @@
+"""The hypothesis of each utterance that one member finds best, with confidences, for votes among members."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ensemble.hypotheses.blend_inputs import BlendInputs
+from ensemble.hypotheses.fusion import language_terms
+from ensemble.hypotheses.scoring import best_per_utterance
+from ensemble.rover import NULL, align
+from folds.store.ragged import Ragged
+
+
+def best_of_member(inputs: BlendInputs, member: int) -> tuple[Ragged, Ragged]:
+    """The best hypotheses of one member with the language model, int16, and their tokens' confidences, float64.
+
+    Several networks, as on dev and test, find it together: it is the hypothesis of their pool with the highest mean
+    log-likelihood and language model score, and the confidence of a token is the mean of the networks' confidences in
+    it, 0 for those whose own best hypothesis does not have it.
+    """
+    indices = inputs.prediction_indices([member])
+    rows = range(len(inputs))
+    own = [[inputs.best_with_lm(index, row) for row in rows] for index in indices]
+    if len(indices) == 1:
+        tokens, confidences = zip(*own[0], strict=True)
+        return Ragged.of(tokens, np.int16), Ragged.of(confidences, np.float64)
+    pool = inputs.pool([member])
+    fold_of = np.repeat(inputs.outer_folds, np.diff(pool.offsets))
+    terms = language_terms(inputs.fusion_settings(indices[0]), fold_of, pool.tokens, pool.lm)
+    best = pool.tokens.take(best_per_utterance(pool.ctc.mean(axis=1) + terms, pool.offsets))
+    joint = [_mean_confidences(best[row].tolist(), [network[row] for network in own]) for row in rows]
+    return best, Ragged.of(joint, np.float64)
+
+
+def _mean_confidences(hypothesis: list[int], own: list[tuple[list[int], np.ndarray]]) -> np.ndarray:
+    """The confidences of the tokens of `hypothesis`, the mean over the networks' own hypotheses and confidences."""
+    network = align(
+        [hypothesis, *(tokens for tokens, _ in own)],
+        [[1.0] * len(hypothesis), *(confidences.tolist() for _, confidences in own)],
+    )
+    slots = network.arcs[:, 0] != NULL
+    agrees = network.arcs[slots, 1:] == network.arcs[slots, :1]
+    return np.where(agrees, network.confidences[slots, 1:], 0.0).mean(axis=1)
