@@ -181,8 +181,8 @@ def print_blenders(result: BlendResult, baselines: Sequence[MemberBaseline], spe
     print(f"\nchosen by the nested out-of-fold distance: {result.chosen}, predicted by {NETWORKS[result.networks]}")
     lowest = lowest_nested(result.fitted)
     if lowest != result.chosen:
-        print(f"({lowest} is lower, but hardly, and in it the networks of a member, of which only dev and test have")
-        print("several, outvote each other)")
+        print(f"({lowest} is lower, but hardly, and in it a poor network of a member, of which only dev and test have")
+        print("several, can spoil what a good one says)")
     print(
         f"on dev: {ours.mean():.3f}, {verdict(paired_bootstrap(ours, alternative.dev, speakers))} {alternative.name} "
         f"at 95 %: {difference}"
