@@ -48,8 +48,8 @@ class Blender(Protocol):
     """The contract of every registered blender; `tests/ensemble/test_ensemble_blenders.py` runs it over them all.
 
     A class attribute `weighs_networks = True` states that several networks of a member decide by their likelihoods of
-    each other's hypotheses, so that a poor one cannot spoil what a good one says. `best` prefers such a blender where the
-    out-of-fold distances hardly differ.
+    each other's hypotheses, so that a poor one cannot spoil what a good one says. `best` prefers such a blender where
+    the out-of-fold distances hardly differ.
     """
 
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:

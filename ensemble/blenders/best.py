@@ -51,10 +51,10 @@ def lowest_nested(fitted: Mapping[str, FittedBlender]) -> str:
 def winner(fitted: Mapping[str, FittedBlender]) -> str:
     """The method of `lowest_nested`, or one that hardly differs from it and is safer.
 
-    If in the former a poor network can spoil what a good one says (see `Blender`), and one that does not is within two standard errors
-    of it, the best of those that do not is chosen. Out of fold each member has one network per utterance; on dev and
-    test it has several, and a poor one can spoil the mean of their posteriors: averaging on the demo, with 4.47
-    errors out of fold as good as minimum Bayes risk with 4.51, had 2.73 on dev, where the latter had 1.47.
+    If a poor network can spoil what a good one says in the former (see `Blender`), and one where it cannot is within
+    two standard errors, the best of those is chosen. Out of fold each member has one network per utterance; on dev and
+    test it has several, and a poor one can spoil the mean of their posteriors: averaging on the demo, with 4.47 errors
+    out of fold as good as minimum Bayes risk with 4.51, had 2.73 on dev, where the latter had 1.47.
     """
     lowest = lowest_nested(fitted)
     if _weighs_networks(lowest):
