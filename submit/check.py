@@ -182,7 +182,8 @@ def describe_method(blend: dict[str, Any]) -> str:
     if not isinstance(recipe, dict):
         return str(recipe)
     weights = recipe.get("weights") or {}
-    return f"{recipe.get('method', 'blend')}" + (f" of {len(weights)} members" if weights else "")
+    members = f" of {len(weights)} member{'s' if len(weights) > 1 else ''}" if weights else ""
+    return f"{recipe.get('method', 'blend')}{members}"
 
 
 def _check_rules(path: Path, blend: dict[str, Any], max_params: int | None, forbid: Sequence[str]) -> None:

@@ -171,7 +171,8 @@ def start_from_prior(model: CTCModel, task: TrainingTask) -> None:
 def _announce(task: TrainingTask, budget: Budget, resumed: bool, step: int) -> None:
     recipe = task.recipe
     padding = 100 * padding_share(task.dataset.train.lengths[task.fitted], task.batches(1))
-    planned = f"{budget.steps} steps" if recipe.minutes is None else f"{recipe.minutes:g} {recipe.clock} minutes"
+    clock = "CPU" if recipe.clock == "cpu" else "wall"
+    planned = f"{budget.steps} steps" if recipe.minutes is None else f"{recipe.minutes:g} min of {clock} time"
     print(
         f"{task.folder.title}: {len(task.fitted)} utterances to fit, {len(task.held_out)} held out, {planned}, "
         f"padding {padding:.1f} %" + (f", resumed after step {step}" if resumed else ""),
