@@ -133,6 +133,16 @@ def listed(folder: Path, pattern: str) -> list[Path]:
         return []
 
 
+def check_folder(folder: Path) -> None:
+    """Raise OSError if no file can be made in a folder.
+
+    `os.access` is not enough: root may write to /proc, but nobody can make a file there, and a lock file that cannot be
+    made is waited for without end.
+    """
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def check_writable(path: Path) -> None:
     """Raise InputError if no file can be written to `path`, before hours of work are spent. Creates its folder."""
     with _bad_path_is_input_error(path):
@@ -143,8 +153,7 @@ def check_writable(path: Path) -> None:
         if mode and not stat.S_ISREG(mode):
             # Renaming a file onto a device, such as /dev/null for root, would replace the device itself.
             raise InputError(f"{path}: not a regular file, and is not replaced: choose another path")
-        if not os.access(path.parent, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        check_folder(path.parent)
 
 
 def _mode(path: Path) -> int:

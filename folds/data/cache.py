@@ -27,7 +27,7 @@ from folds.data.validation import Faults, FeatureDimensions, checked_features, c
 from folds.store.ragged import Ragged, offsets_of
 from registry.console import ProgressBar
 from registry.errors import InputError
-from registry.files import atomic_write
+from registry.files import atomic_write, check_folder
 
 # Increase it when the meaning of the packed numbers changes, so that older caches are not read.
 SCHEMA_VERSION = 1
@@ -87,6 +87,7 @@ def _make(path: Path, competition: Competition, progress: bool) -> dict[str, np.
     """Pack a competition, or wait for another process that is packing the same one, and open the result."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        check_folder(path.parent)
         with _locked(path):
             packed = open_packed(path)
             if packed is None:

@@ -261,6 +261,12 @@ def test_a_cache_that_cannot_be_written(small: Path, tmp_path: Path):
         load_dataset(small, tmp_path / "file")
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody can make files")
+def test_a_cache_folder_that_takes_no_files_is_not_waited_for(small: Path):
+    with pytest.raises(InputError, match=r"/proc: the features cannot be cached there"):
+        load_dataset(small, Path("/proc"))
+
+
 # Bad input: one line each, and no cache
 
 
