@@ -55,8 +55,9 @@ def test_the_table_has_a_row_for_each_precision_and_a_figure_in_each_column(monk
     assert [row[:3] for row in rows] == [["pblstm_small", "2,000", precision] for precision in ("fp32", "bf16")]
     for row in rows:
         figures = dict(zip(header, row, strict=True))
-        speed, alone = (float(figures[name].replace(",", "")) for name in ("frames/s", "RNN alone, frames/s"))
-        assert float(figures["of RNN alone"].removesuffix(" %")) == pytest.approx(100 * speed / alone, abs=0.6)
+        if figures["precision"] == "fp32" or figures["RNN alone, frames/s"] != "-":  # not every CPU has it in bf16
+            speed, alone = (float(figures[name].replace(",", "")) for name in ("frames/s", "RNN alone, frames/s"))
+            assert float(figures["of RNN alone"].removesuffix(" %")) == pytest.approx(100 * speed / alone, abs=0.6)
         assert figures["share of peak"] == "unknown" and figures["GPU memory, GB"] == "-"
         assert int(figures["host syncs per step"]) >= 0
 

@@ -101,6 +101,8 @@ def test_folds_of_one_member_are_of_one_number(tmp_path: Path) -> None:
     first.path.mkdir(parents=True)
     facts = {"model": "gru", "fold": 0, "folds": 5, "seed": 0, "parameters": 1, "tags": [], "stride": 4}
     first.config.write_text(json.dumps(facts))
+    check_number_of_folds(RunFolder.of(tmp_path, "gru", 1, folds=2), 2)  # without results
+    first.predictions("oof").write_bytes(b"")
     check_number_of_folds(RunFolder.of(tmp_path, "gru", 1, folds=5), 5)
     check_number_of_folds(RunFolder.of(tmp_path, "lstm", 1, folds=2), 2)
     check_number_of_folds(RunFolder.of(tmp_path / "elsewhere", "gru", 1, folds=2), 2)

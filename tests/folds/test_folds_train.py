@@ -18,7 +18,7 @@ from folds import train
 from folds.data.cache import load_dataset
 from folds.data.speaker_folds import FOLD_ASSIGNMENT, speaker_folds
 from folds.store.fold_model import find_fold_models
-from folds.training import train_fold_model
+from folds.training import preparation
 from folds.training.device import autocast_dtype, resolve_precision
 from folds.training.predict import greedy_distances
 from registry import InputError, command
@@ -180,7 +180,7 @@ def test_bf16_is_chosen_where_a_cpu_is_faster_in_it(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_non_finite_loss_stops_the_run_and_names_utterances(precision, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_fold_model, "resolve_precision", lambda *given: precision)  # a CPU refuses fp16
+    monkeypatch.setattr(preparation, "resolve_precision", lambda *given: precision)  # a CPU refuses fp16
     message = r"non-finite loss or gradient in 20 steps in a row, the last of them with \d-1-"
     monkeypatch.setattr(Bounds, "complaint", lambda *given: "")  # rates within bounds do not diverge at once
     with pytest.raises(InputError, match=message):
@@ -189,7 +189,7 @@ def test_a_non_finite_loss_stops_the_run_and_names_utterances(precision, tiny, t
 
 
 def test_fp16_finds_its_scale(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_fold_model, "resolve_precision", lambda *given: "fp16")  # a CPU refuses it
+    monkeypatch.setattr(preparation, "resolve_precision", lambda *given: "fp16")  # a CPU refuses it
     run(monkeypatch, tiny, tmp_path, "--epochs", "6")
     rows = metric_rows(run_folder(tmp_path))
     assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["skipped"] == 0
