@@ -135,7 +135,7 @@ def _align_slots(inputs: BlendInputs, order: Sequence[str], members: Sequence[in
     ordered = [index for index in map(inputs.names.index, order) if index in members]
     systems = [best_of_member(inputs, member) for member in ordered]
     networks = [
-        align([tokens[row].tolist() for tokens, _ in systems], [confidences[row].tolist() for _, confidences in systems])
+        align([tokens[row].tolist() for tokens, _ in systems], [certain[row].tolist() for _, certain in systems])
         for row in range(len(inputs))
     ]
     arcs = np.concatenate([network.arcs for network in networks])
