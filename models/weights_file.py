@@ -19,10 +19,10 @@ from typing import Any
 
 import msgspec
 from safetensors import SafetensorError
-from safetensors.torch import save as to_bytes
-from torch import Tensor, nn
+from torch import nn
 
-from registry import InputError, atomic_write
+from models.checked_tensors import read_tensors, write_tensors
+from registry import InputError
 from registry.json_files import describe_mismatch
 from registry.tensor_files import open_tensors
 
@@ -73,11 +73,7 @@ def write_weights(path: Path, network: nn.Module, description: Mapping[str, Any]
     Raises ValueError for a description that `read_description` would refuse.
     """
     Description.of(description)
-    tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
-    with atomic_write(path) as temporary:
-        # Not `save_file`: on a full disk it raises SafetensorError, which hides the errno that `command` looks for;
-        # Python's own write raises OSError.
-        temporary.write_bytes(to_bytes(tensors, {"description": json.dumps(dict(description), ensure_ascii=False)}))
+    write_tensors(path, network.state_dict(), {"description": json.dumps(dict(description), ensure_ascii=False)})
 
 
 def read_description(path: Path) -> Description:
@@ -97,8 +93,7 @@ def read_description(path: Path) -> Description:
 def load_weights(path: Path, network: nn.Module) -> None:
     """Load the weights into `network`. Raises InputError for a damaged file, or weights of another network."""
     try:
-        with open_tensors(path, "pt") as file:
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, _ = read_tensors(path)
         network.load_state_dict(tensors)
     except (SafetensorError, FileNotFoundError) as error:
         raise InputError(f"{path}: cannot be read ({_brief(error)}): copy the file again, or train again") from None

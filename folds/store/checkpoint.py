@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from folds.store.run_folder import RunFolder
-from registry import InputError, atomic_write
+from models.checked_tensors import read_tensors, write_tensors
+from registry import InputError
 from registry.errors import one_line
-from registry.tensor_files import open_tensors
 
 MIN_KEPT = 2
 
@@ -41,7 +40,7 @@ def save(
         for name, value in slots.items():
             tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
     tensors |= {f"more.{name}": value for name, value in more.items()}
-    _write(run.checkpoint(step), tensors, {"header": json.dumps(header)})
+    write_tensors(run.checkpoint(step), tensors, {"header": json.dumps(header)})
     for old in run.checkpoints[: -max(MIN_KEPT, keep)]:
         old.unlink()
 
@@ -92,14 +91,14 @@ def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    with open_tensors(path, "pt") as file:
-        try:
-            header = json.loads((file.metadata() or {})["header"])
-        except (KeyError, ValueError, RecursionError) as error:
-            raise InputError(f"header: {one_line(error)}") from None
-        if not isinstance(header, dict):
-            raise InputError(f"header: expected object, found {type(header).__name__}")
-        return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    tensors, metadata = read_tensors(path)
+    try:
+        header = json.loads(metadata["header"])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise InputError(f"header: {one_line(error)}") from None
+    if not isinstance(header, dict):
+        raise InputError(f"header: expected object, found {type(header).__name__}")
+    return header, tensors
 
 
 def _slots(tensors: Mapping[str, Tensor], optimizer: Optimizer) -> dict[int, dict[str, Tensor]]:
@@ -123,7 +122,7 @@ def _slots(tensors: Mapping[str, Tensor], optimizer: Optimizer) -> dict[int, dic
 
 def save_weights(path: Path, model: nn.Module) -> None:
     """Write the weights alone, for `models.weights_file.load_weights`."""
-    _write(path, model.state_dict())
+    write_tensors(path, model.state_dict())
 
 
 def mean_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
@@ -134,9 +133,7 @@ def mean_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
     weights = []
     for path in paths:
         try:
-            with open_tensors(path, "pt") as file:
-                names = [name for name in file.keys() if name.startswith("model.")]  # noqa: SIM118 - not a mapping
-                weights.append(_with_prefix({name: file.get_tensor(name) for name in names}, "model."))
+            weights.append(_with_prefix(read_tensors(path)[0], "model."))
         except (SafetensorError, FileNotFoundError) as error:
             raise InputError(f"{path}: damaged ({error}): delete it and use a smaller --last") from None
     return {
@@ -145,13 +142,6 @@ def mean_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
         else value
         for name, value in weights[-1].items()
     }
-
-
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    with atomic_write(path) as temporary:
-        # Not `save_file`: on a full disk it raises SafetensorError, which hides the errno that `command` looks for;
-        # Python's own write raises OSError.
-        temporary.write_bytes(to_bytes({name: value.contiguous() for name, value in tensors.items()}, metadata))
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,0 +1,65 @@
+"""Tensors in safetensors files with a checksum in the header, so that a damaged bit is found and does not compute."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from registry import atomic_write
+from registry.tensor_files import open_tensors
+
+_CHECKSUM = "checksum"
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors, metadata and the checksum of both, whole or not at all."""
+    contiguous = {name: value.contiguous() for name, value in tensors.items()}
+    header = dict(metadata or {})
+    header[_CHECKSUM] = _checksum(contiguous, header)
+    with atomic_write(path) as temporary:
+        # Not `save_file`: on a full disk it raises SafetensorError, which hides the errno that `command` looks for;
+        # Python's own write raises OSError.
+        temporary.write_bytes(_with_sorted_header(to_bytes(contiguous, header)))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a file; files of versions up to 0.1 have no checksum.
+
+    Raises SafetensorError for a damaged file, OSError for one that cannot be read.
+    """
+    with open_tensors(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        header = dict(file.metadata() or {})
+    checksum = header.pop(_CHECKSUM, None)
+    if checksum is not None and checksum != _checksum(tensors, header):
+        raise SafetensorError("the contents do not match their checksum")
+    return tensors, header
+
+
+def _with_sorted_header(data: bytes) -> bytes:
+    """The same file with the keys of its header sorted: the library writes metadata in a random order.
+
+    So equal contents give equal bytes, and a hash of the file identifies them. Format: eight bytes with the header's
+    length, the header as JSON, padded with spaces to a multiple of eight bytes, and the tensors' data.
+    """
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
+
+
+def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
+    """SHA-256 of the header and of the tensors with their names, types and shapes."""
+    digest = hashlib.sha256(repr(sorted(header.items())).encode(errors="surrogatepass"))
+    for name, value in sorted(tensors.items()):
+        digest.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode(errors="surrogatepass"))
+        if value.numel():
+            digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
