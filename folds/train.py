@@ -13,7 +13,7 @@ import sys
 # OpenMP's threads spin while they wait, and a step has thousands of waits: beside other busy processes, training with
 # two threads fell from 11,000 frames/s or more to 15 to 400. Threads that sleep at once are slow on an idle machine
 # (20,200 frames/s where spinning ones reach 70,900, pblstm_small on two cores). Spinning for a thousand turns first
-# gives 62,900 there, and 19,200 beside a busy process. The default number of threads follows the load of the machine,
+# gives 62,900 there, and 19,200 beside a busy process. The default number of threads follows load and speed,
 # but a step ends with as many as it began with. OpenMP reads these variables when PyTorch is imported.
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "1000"

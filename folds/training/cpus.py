@@ -80,8 +80,12 @@ class LoadMeter:
 
     @property
     def seconds(self) -> float:
-        """Since the last call of `others`, or the meter's creation."""
+        """Since the last call of `others` or `restart`, or the meter's creation."""
         return time.monotonic() - self._last[0]
+
+    def restart(self) -> None:
+        """Begin anew: what was used until now does not count."""
+        self._last = self._read()
 
     def others(self) -> float:
         """CPU seconds per second that other processes used since the last call: 1.5 is one and a half CPUs."""

@@ -1,8 +1,8 @@
 """The training loop of one run. Stopped or killed at any moment and run again, it ends with the same metrics.
 
-They are the same to the last bit on a CPU with a given `--threads`; the default follows the load of the machine, and
-another number of threads rounds sums differently. A step's random numbers follow from seed, process and step. A
-checkpoint is written after each epoch, every few minutes of a long one, or with `--save-every` at its intervals, and
+They are the same to the last bit on a CPU with a given `--threads`; the default follows load and speed, and another
+number of threads rounds sums differently. A step's random numbers follow from seed, process and step. A checkpoint is
+written after each epoch, every few minutes of a long one, or with `--save-every` at its intervals, and
 when a signal stops the run.
 """
 
@@ -80,6 +80,7 @@ def _epoch(
     state.model.train()
     shares = epoch_shares(task, counters)
     prepared = prefetched(SharePreparation(task, state.model.stride), shares)
+    task.threads.begin()
     for start in range(0, len(shares), recipe.accumulate):
         progress = budget.progress(counters.step, counters.elapsed)
         if progress >= 1:
@@ -88,7 +89,8 @@ def _epoch(
             parameters["lr"] = learning_rate(progress, recipe)
         parts = [(share, next(prepared)) for share in shares[start : start + recipe.accumulate]]
         stop, seconds = train_step(state, task, parts, signals, budget)
-        task.threads.adapt()
+        frames = sum(share.frames for share, _ in parts)
+        task.threads.adapt(frames)
         counters.step += 1
         counters.position += len(parts)
         counters.elapsed += seconds
@@ -97,8 +99,7 @@ def _epoch(
         if state.metrics.due(counters.step):
             _read_metrics(state, task)
         if logger is not None and state.metrics.loss is not None:
-            frames = sum(share.frames for share, _ in parts) * group.size
-            logger.step(budget.progress(counters.step, counters.elapsed), frames, state.metrics.loss)
+            logger.step(budget.progress(counters.step, counters.elapsed), frames * group.size, state.metrics.loss)
         if group.first and (stop or save_timer.due()):
             task.check_lease()
             state.save(task.folder)

@@ -164,9 +164,9 @@ class TrainOptions(StoreOptions):
     device: str = "auto"
     """auto, cpu, cuda or cuda:1. auto is CUDA where there is a GPU, else the CPU; MPS has no CTC loss in PyTorch."""
     threads: int = number(0, at_least=0, at_most=MAX_THREADS)
-    """CPU threads. 0 starts with one and follows the load of the machine: as many as there are idle cores, for small
-    models at most 4; with --clock cpu it is one. Sums are rounded differently with another number, so only with a given
-    number does a stopped and resumed run end in the same metrics to the last bit."""
+    """CPU threads. 0 starts with one, tries more while there are idle cores, and keeps those that make training faster;
+    small models use at most 4; with --clock cpu it is one. Sums are rounded differently with another number, so only
+    with a given number does a stopped and resumed run end in the same metrics to the last bit."""
     save_every: float = number(0.0, at_least=0, at_most=MAX_MINUTES)
     """Minutes between checkpoints, for slow or mounted drives; a kill loses up to this much. 0 writes one after each
     epoch and every 10 minutes within one. The last step and a stop by SIGTERM or Ctrl-C always write one."""

@@ -1,4 +1,4 @@
-"""The number of CPU threads: its limits, and how it follows the load of the machine."""
+"""The number of CPU threads: its limits, and how it follows load and speed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -49,6 +50,9 @@ class Meter:
 
     def others(self) -> float:
         return next(self._others)
+
+    def restart(self) -> None:
+        pass
 
 
 def parameters(name: str) -> int:
@@ -134,27 +138,118 @@ def test_runs_side_by_side_share_the_cores(cores, at_once):
     assert adapted_threads(counts[0], cores, [0.0], cores) == cores  # the other one has ended
 
 
-def test_the_number_follows_the_load(eight_cores):
-    loads = [5.0, 2.0, 2.0, 2.0, 0.0, 6.0, 0.0, 0.0, 0.0]
-    following = CPUThreads(8, Meter(*loads))
-    assert torch.get_num_threads() == 1 and str(following) == "1 to 8 CPU threads by load"
-    counts = []
-    for _ in loads:
-        following.adapt()
-        counts.append(torch.get_num_threads())
-    assert counts == [3, 3, 3, 6, 6, 2, 2, 2, 8]
+class Machine:
+    """Simulates a run on it: so many cores, of which others use some, and a speed for each number of threads."""
+
+    seconds = 1.0
+
+    def __init__(self, speeds: dict[int, float]) -> None:
+        self.speeds, self.load, self.restarts = speeds, 0.0, 0
+        self.random = np.random.default_rng(0)
+        self.noise = 0.0
+
+    def others(self) -> float:
+        return self.load
+
+    def restart(self) -> None:
+        self.restarts += 1
+
+    def run(self, following: CPUThreads, windows: int) -> list[int]:
+        """The numbers of threads in so many windows of a second, and the one after them."""
+        counts = [torch.get_num_threads()]
+        for _ in range(windows):
+            speed = self.speeds[torch.get_num_threads()] * np.exp(self.noise * self.random.standard_normal())
+            following.adapt(round(speed))
+            counts.append(torch.get_num_threads())
+        return counts
 
 
-def test_no_window_is_too_short(eight_cores, monkeypatch):
-    """A run that ends before its first window never changes its number of threads."""
-    meter = Meter(0.0)
-    meter.seconds = threads.WINDOW_SECONDS / 2
-    following = CPUThreads(8, meter)
-    following.adapt()
-    assert torch.get_num_threads() == 1
-    meter.seconds = threads.WINDOW_SECONDS
-    following.adapt()
-    assert torch.get_num_threads() == 8
+SCALING = {count: 1000.0 * count**0.8 for count in range(1, 9)}
+FLAT = {count: 1000.0 - count for count in range(1, 9)}
+
+
+def test_threads_that_help_are_added_and_kept(eight_cores):
+    machine = Machine(SCALING)
+    following = CPUThreads(8, machine)
+    assert str(following) == "1 to 8 CPU threads by load and speed"
+    assert machine.run(following, 15) == [1] * 3 + [2] * 4 + [4] * 4 + [8] * 5
+    assert set(machine.run(following, 1000)) == {8}
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 6])
+def test_never_more_threads_than_most(eight_cores, limit):
+    machine = Machine(SCALING)
+    assert machine.run(CPUThreads(limit, machine), 50)[-1] == limit
+    assert max(machine.run(CPUThreads(limit, machine), 50)) == limit
+
+
+def test_threads_that_do_not_help_are_tried_ever_more_rarely(eight_cores):
+    machine = Machine(FLAT)
+    counts = machine.run(CPUThreads(8, machine), 3600)
+    begun = [window for window, (now, then) in enumerate(zip(counts[1:], counts, strict=False)) if now == 2 != then]
+    pauses = np.diff(begun)
+    assert 5 <= len(begun) <= 12 and (np.diff(pauses) >= 0).all()
+    assert counts.count(1) > 0.99 * len(counts) and set(counts) == {1, 2}
+
+
+def test_a_trial_that_is_clearly_slower_ends_at_once(eight_cores):
+    machine = Machine({1: 1000.0, 2: 300.0})
+    assert machine.run(CPUThreads(2, machine), 8) == [1, 1, 1, 2, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_does_not_keep_threads_from_being_found(eight_cores, seed):
+    """Speeds of equal runs that differ by a tenth: within a minute the right number is used for most of the time."""
+    for speeds, best in (({1: 1000.0, 2: 1450.0}, 2), ({1: 1000.0, 2: 700.0}, 1)):
+        machine = Machine(speeds)
+        machine.noise, machine.random = 0.1, np.random.default_rng(seed)
+        following = CPUThreads(2, machine)
+        machine.run(following, 60)
+        counts = machine.run(following, 300)
+        assert counts.count(best) > 0.85 * len(counts)
+
+
+def test_a_busy_machine_takes_threads_away_and_gives_them_back(eight_cores):
+    machine = Machine(SCALING)
+    following = CPUThreads(8, machine)
+    machine.run(following, 15)
+    machine.load = 6.0
+    assert machine.run(following, 5)[1:] == [2] * 5
+    machine.load = 0.0
+    assert machine.run(following, 15)[-1] == 8
+
+
+def test_during_a_trial_load_returns_to_the_number_before(eight_cores):
+    machine = Machine(SCALING)
+    following = CPUThreads(8, machine)
+    assert machine.run(following, 7)[-1] == 4  # two are kept, four are tried
+    machine.load = 5.0  # three cores are left
+    assert machine.run(following, 1)[-1] == 2
+
+
+def test_threads_that_help_no_more_are_given_up(eight_cores):
+    """Other work need not show in the load, where it takes memory bandwidth, or comes from another virtual machine."""
+    machine = Machine({1: 1000.0, 2: 1400.0})
+    following = CPUThreads(2, machine)
+    assert machine.run(following, 10)[-1] == 2
+    machine.speeds = {1: 1000.0, 2: 600.0}
+    counts = machine.run(following, 60)
+    assert counts[3] == 1 and counts.count(1) > 50
+    machine.speeds = {1: 1000.0, 2: 1400.0}
+    assert machine.run(following, 100)[-1] == 2
+
+
+def test_only_steps_count(eight_cores):
+    """What is computed between two epochs is in no window, and windows are not too short."""
+    machine = Machine({1: 1000.0, 2: 2000.0})
+    following = CPUThreads(2, machine)
+    following.adapt(1000)
+    machine.seconds = 0.5
+    following.adapt(10**9)  # an unfinished window
+    following.begin()
+    assert machine.restarts == 1
+    machine.seconds = 1.0
+    assert machine.run(following, 5)[1:] == [1, 2, 2, 2, 2]
 
 
 def no_load() -> LoadMeter:
@@ -171,11 +266,12 @@ def test_where_the_number_is_constant(eight_cores, monkeypatch):
         found = CPUThreads.of_run(TrainOptions(**options), parameters, device, group)
         assert torch.get_num_threads() == found.most
         assert str(found) == f"{found.most} CPU thread" + ("s" if found.most > 1 else "")
-        found.adapt()
+        found.begin()
+        found.adapt(1000)
         return torch.get_num_threads()
 
     monkeypatch.setattr(threads, "LoadMeter", lambda: Meter(0.0))
-    assert str(CPUThreads.of_run(TrainOptions(), LARGE, CPU, alone)) == "1 to 8 CPU threads by load"
+    assert str(CPUThreads.of_run(TrainOptions(), LARGE, CPU, alone)) == "1 to 8 CPU threads by load and speed"
     assert chosen(threads=3) == 3 and chosen(threads=16) == 16
     assert chosen(device=CUDA) == 8 and chosen(group=pair) == 4
     assert chosen(recipe=by_cpu_time) == 1
@@ -194,6 +290,7 @@ def test_a_run_records_its_threads(tiny, tmp_path, monkeypatch, capsys, eight_co
     monkeypatch.setattr(torch, "set_num_threads", lambda chosen: number.__setitem__(0, chosen))
     monkeypatch.setattr(torch, "get_num_threads", lambda: number[0])
     monkeypatch.setattr(threads, "physical_cores", lambda: 2)
+    monkeypatch.setattr(threads.SpeedTrials, "next", lambda self, present, allowed, speed: allowed)
     epochs = iter([0.0] * 4 + [1.0] * 4 + [0.0] * 4)
     monkeypatch.setattr(threads, "LoadMeter", lambda: Meter(*epochs))
     run(monkeypatch, tiny, tmp_path, "--epochs", "3", "--threads", "0")
@@ -203,7 +300,7 @@ def test_a_run_records_its_threads(tiny, tmp_path, monkeypatch, capsys, eight_co
     assert timing == [2, 1, 2]
     hardware = json.loads((folder / "config.json").read_text())["hardware"]
     assert (hardware["threads"], hardware["max_threads"]) == (1, 2)
-    assert "1 to 2 CPU threads by load" in capsys.readouterr().out
+    assert "1 to 2 CPU threads by load and speed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
