@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shlex
 import shutil
 import time
@@ -89,7 +90,7 @@ def make(options: DemoOptions) -> bool:
     Raises InputError if the folder holds anything else: only a demo with other settings is ever replaced; or if another
     process is making it.
     """
-    out = options.out.resolve()
+    out = Path(os.path.realpath(options.out))
     if _settings_of(out) == options.settings:
         return False
     _check_replaceable(options)
@@ -111,7 +112,7 @@ def make(options: DemoOptions) -> bool:
 
 def _check_replaceable(options: DemoOptions) -> None:
     """Raise InputError if there is something else in the demo's place than a demo."""
-    out = options.out.resolve()
+    out = Path(os.path.realpath(options.out))
     replaceable = {*SPLITS, ANSWERS, SETTINGS} if _settings_of(out) else set()
     if exists(out) and (not out.is_dir() or {path.name for path in out.iterdir()} - replaceable):
         message = "holds something that is not part of a demo competition: pass another --out, or remove it"

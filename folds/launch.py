@@ -6,7 +6,6 @@ and one that fails stops no other.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from typing import Any
@@ -23,16 +22,14 @@ from folds.launching.plan import Plan
 from folds.launching.status_table import print_failures, print_status, summary
 from folds.launching.tasks import Task, make_tasks
 from registry import check_writable, command
-from registry.command_line import parse_options
+from registry.command_line import leading_options, parse_options
 
 PROG = "python -m folds.launch"
 
 
 def parse(arguments: list[str]) -> tuple[LaunchOptions, Any, list[str]]:
     """(launch options, the executor's options, the arguments of folds.train)."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--on", default=LaunchOptions.on)
-    executor = EXECUTORS.entry(parser.parse_known_args(arguments)[0].on)
+    executor = EXECUTORS.entry(leading_options(arguments, "on")["on"] or LaunchOptions.on)
     schema: Any = dataclasses.make_dataclass(
         "Command",
         [("launch", LaunchOptions), ("executor", executor.info["options"])],

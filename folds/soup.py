@@ -6,6 +6,7 @@ Its out-of-fold distance shows whether it is better than the run's last weights.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,7 @@ class SoupOptions(DataOptions):
 
 def make_soup(options: SoupOptions) -> RunFolder:
     """Write the folder of the soup, and return it."""
-    run = RunFolder(options.run[0].resolve())
+    run = RunFolder(Path(os.path.realpath(options.run[0])))
     fold_model, summary = read_fold_model(run), read_json(run.summary, SummaryFile, AGAIN)
     checkpoints = run.checkpoints[-options.last :]
     if len(checkpoints) < options.last:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import re
@@ -37,6 +38,17 @@ def parse_options(options: type[T], prog: str, arguments: list[str] | None = Non
         raise InputError(_summary(complaint.getvalue(), prog)) from None
     sys.stderr.write(complaint.getvalue())  # what the parser warns about
     return parsed
+
+
+def leading_options(arguments: list[str], *names: str) -> dict[str, str | None]:
+    """The values of these options among `arguments`, read before all others depend on them; None if one is not given.
+
+    An option without a value is left to `parse_options`, which refuses it: None, too.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in names:
+        parser.add_argument(f"--{name}", nargs="?")
+    return {name.replace("-", "_"): value for name, value in vars(parser.parse_known_args(arguments)[0]).items()}
 
 
 def _summary(box: str, prog: str) -> str:

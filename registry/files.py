@@ -44,12 +44,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block succeeds, remove it when it fails.
 
     The file is flushed to disk before it is renamed, so a crash leaves the old file or the new one, never a truncated
-    one that looks complete. Missing parent folders are created. Raises InputError for a path that cannot be written, or
-    that is a device or another special file. If only the renaming is refused, the temporary file, which is complete, is
-    kept and named. Temporary files of `path` that killed processes left are deleted.
+    one that looks complete. Missing parent folders are created. Links are followed. Raises InputError for a path that
+    cannot be written, or that is a device or another special file. If only the renaming is refused, the temporary file,
+    which is complete, is kept and named. Temporary files of `path` that killed processes left are deleted.
     """
-    target = Path(path)
-    check_writable(target)
+    check_writable(Path(path))
+    target = _target(Path(path))
     remove_leftovers(target.parent, target.name)
     process = this_process()
     # A name of full length must leave space for the rest of the temporary one.
@@ -146,14 +146,20 @@ def check_folder(folder: Path) -> None:
 def check_writable(path: Path) -> None:
     """Raise InputError if no file can be written to `path`, before hours of work are spent. Creates its folder."""
     with _bad_path_is_input_error(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = _target(path).parent
+        folder.mkdir(parents=True, exist_ok=True)
         mode = _mode(path)
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if mode and not stat.S_ISREG(mode):
             # Renaming a file onto a device, such as /dev/null for root, would replace the device itself.
             raise InputError(f"{path}: not a regular file, and is not replaced: choose another path")
-        check_folder(path.parent)
+        check_folder(folder)
+
+
+def _target(path: Path) -> Path:
+    """Where a file at `path` is written: a link stays a link, and what it points to is replaced."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def _mode(path: Path) -> int:

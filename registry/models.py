@@ -8,6 +8,7 @@ models themselves are in the package `models`, which is imported by name at the 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -187,12 +188,14 @@ def _tags(tags: str | Iterable[str]) -> tuple[str, ...]:
     return (tags,) if isinstance(tags, str) else tuple(tags)
 
 
+MAX_COUNT = 10**12
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
 def parse_count(text: str) -> int:
     """A number of parameters: `20M`, `950k`, `1.5M` or plain digits. Raises InputError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)", text.strip().upper())
-    if not match:
-        raise InputError(f"--max-params {text}: expected a number such as 20M, 950k or 20000000")
-    return int(float(match[1]) * _UNITS[match[2]])
+    count = float(match[1]) * _UNITS[match[2]] if match else math.inf
+    if count > MAX_COUNT:
+        raise InputError(f"--max-params {text[:40]}: expected a number up to 1000G such as 20M, 950k or 20000000")
+    return int(count)

@@ -152,7 +152,7 @@ def _find_alphabet(path: Path, rows: Sequence[tuple[str, str]]) -> Alphabet:
 
 def _read_sidecar(path: Path, sha256: str) -> tuple[dict[str, Any], str]:
     """Read the results that the blend wrote to `<file>.json`. Returns them and a note that summarizes them."""
-    sidecar = path.with_name(path.name + ".json")
+    sidecar = Path(f"{path}.json")
     try:
         if not os.path.lexists(sidecar):
             return {}, f"blend: no {sidecar.name} next to the file, so its recipe and results are not known"

@@ -68,7 +68,7 @@ class Sidecar(Struct, frozen=True):
 
 def read_sidecar(submission: Path) -> Sidecar:
     """The description of a submission. Raises InputError for one that is missing or damaged."""
-    path = submission.with_name(submission.name + ".json")
+    path = Path(f"{submission}.json")
     return read_json(path, Sidecar, "write it again with python -m ensemble.blend")
 
 
@@ -95,5 +95,5 @@ def write_sidecar(
         "data": dataset.hash,
         "options": {name: str(value) for name, value in vars(options).items()},
     }
-    write_json(out.with_name(out.name + ".json"), content)
+    write_json(Path(f"{out}.json"), content)
     return content

@@ -62,7 +62,7 @@ class Blend:
 
 def sidecar_of(submission: Path) -> Path:
     """The file beside a submission that says how it was made."""
-    return submission.with_name(submission.name + ".json")
+    return Path(f"{submission}.json")
 
 
 def open_blend(submission: Path, inputs: OpenedInputs, dataset: Dataset) -> Blend:

@@ -73,7 +73,7 @@ class Measured(Struct, frozen=True):
 
 def measured_path(submission: Path) -> Path:
     """The file beside a submission."""
-    return submission.with_name(submission.name + ".measured.json")
+    return Path(f"{submission}.measured.json")
 
 
 def fingerprint(inputs: OpenedInputs, data: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import Counter
 
 from folds.competition.detect import data_root
@@ -49,7 +50,7 @@ def make_tasks(plan: Plan, options: LaunchOptions, destination: Destination, mor
     for argument in more:
         if (name := argument.partition("=")[0]) in OWN:
             raise InputError(f"{name}: an option of folds.train; here it is {OWN[name]}")
-    common = ["--data", str(data_root(options.data).resolve()), "--runs", str(destination.folder)]
+    common = ["--data", os.path.realpath(data_root(options.data)), "--runs", str(destination.folder)]
     common += ["--allow-pickle"] if options.allow_pickle else []
     tasks = []
     for member in plan.members:

@@ -5,7 +5,6 @@ A model's options are the fields of its config dataclass: `--model lstm --hidden
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import re
@@ -19,7 +18,7 @@ from folds.training.config_file import config_arguments
 from folds.training.options import TrainOptions
 from folds.training.presets import device_type, find_preset
 from registry import InputError, model_config
-from registry.command_line import parse_options
+from registry.command_line import leading_options, parse_options
 from registry.config import Config
 
 # Fields of every config that follow from the data, and are no options.
@@ -56,10 +55,7 @@ def parse(arguments: list[str]) -> list[ModelOptions]:
 
 def _leading(arguments: list[str]) -> dict[str, str | None]:
     """The options on which the defaults of others depend; None for those that are not given."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in ("model", "preset", "device"):
-        parser.add_argument(f"--{option}")
-    return vars(parser.parse_known_args(arguments)[0])
+    return leading_options(arguments, "model", "preset", "device")
 
 
 def _parse_models(arguments: list[str]) -> list[ModelOptions]:

@@ -7,13 +7,13 @@ They are turned into arguments, which the command line's own follow and override
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from registry import InputError
+from registry.command_line import leading_options
 from registry.json_files import read_json
 
 Scalar: TypeAlias = bool | int | float | str | None
@@ -43,11 +43,10 @@ def config_arguments(arguments: list[str]) -> tuple[Path | None, list[str]]:
 
     Raises InputError for a file that is no JSON object of options and their values.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path, nargs="?")
-    path = parser.parse_known_args(arguments)[0].config
-    if path is None:
+    name = leading_options(arguments, "config")["config"]
+    if name is None:
         return None, []
+    path = Path(name)
     values = read_json(path, dict[str, OptionValue], "expected an object of options of folds.train and their values")
     for name in values:
         if not re.fullmatch(r"[a-z]\w*", name) or name == "config":

@@ -29,8 +29,8 @@ def pick_device(name: str, group: ProcessGroup) -> torch.device:
         name = f"cuda:{group.local_rank}"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).tolist()  # a "meta" device has no values
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name}: not available on this machine ({reason}); try cpu") from None
     return device

@@ -129,7 +129,7 @@ def open_study(paths: StudyPaths, settings: Mapping[str, Any]) -> optuna.Study:
     check_writable(paths.journal)
     with paths.turn():
         # An absolute path: Optuna's locks are looked up relative to different folders.
-        name = str(paths.journal.resolve())
+        name = os.path.realpath(paths.journal)
         lock = JournalFileOpenLock(name)
         _check_journal(paths.journal, lock)
         try:

@@ -183,6 +183,8 @@ def test_counts_are_read_and_bad_ones_refused():
     assert [parse_count(t) for t in ("20M", "950k", "1.5M", "12")] == [20_000_000, 950_000, 1_500_000, 12]
     with pytest.raises(InputError, match="--max-params lots"):
         parse_count("lots")
+    with pytest.raises(InputError, match="up to 1000G"):
+        parse_count("9" * 400 + "M")
 
 
 def test_rules_leave_members_out_with_a_note(tmp_path):

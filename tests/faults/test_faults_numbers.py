@@ -18,6 +18,7 @@ from ensemble.joint import JointOptions
 from ensemble.report import ReportOptions
 from folds.data.augmentation import SpecAugment
 from folds.demo import DemoOptions
+from folds.launch import parse as parse_launch
 from folds.soup import SoupOptions
 from folds.training.command_line import FROM_DATA, parse
 from folds.training.options import RecipeOptions, TrainingRecipe, TrainOptions
@@ -179,6 +180,15 @@ def test_what_the_parser_refuses_is_one_line(arguments: list[str], message: str)
     with pytest.raises(InputError) as error:
         parse_options(DemoOptions, "python -m folds.demo", arguments)
     assert str(error.value).endswith(message) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("option", ["--model", "--preset", "--device", "--config"])
+def test_an_option_that_is_read_first_needs_a_value(option: str) -> None:
+    """Defaults of others depend on these, so they are looked for before all options are parsed."""
+    with pytest.raises(InputError, match=f"{option}"):
+        parse([option, "--data", "missing"])
+    with pytest.raises(InputError, match="--on"):
+        parse_launch(["--models", "gru_small", "--on", "--data", "missing"])
 
 
 def test_a_similar_option_is_suggested() -> None:

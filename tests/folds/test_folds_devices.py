@@ -68,6 +68,12 @@ def test_mps_is_never_chosen(monkeypatch):
         pick_device("mps:0", ProcessGroup())
 
 
+@pytest.mark.parametrize("name", ["meta", "cuda:99", "xpu", "nonsense", ""])
+def test_devices_that_compute_nothing_here_are_refused(name):
+    with pytest.raises(InputError, match=f"--device {name}: not available on this machine"):
+        pick_device(name, ProcessGroup())
+
+
 @pytest.mark.parametrize(
     ("options", "device", "processes", "frames", "lr"),
     [

@@ -80,6 +80,19 @@ def test_names_too_long_and_links_in_a_loop_are_one_line(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} <= {"loop", "dangling", "missing"}
 
 
+def test_links_are_followed(tmp_path):
+    """A submission may be a link into a mounted drive; what it points to is replaced, whether or not it exists yet."""
+    (tmp_path / "old").write_text("old")
+    for name in ("old", "drive/new"):
+        link = tmp_path / "link"
+        link.symlink_to(name)
+        with atomic_write(link) as temporary:
+            temporary.write_text("new")
+        assert link.is_symlink() and (tmp_path / name).read_text() == "new"
+        link.unlink()
+    assert [path.name for path in (tmp_path / "drive").iterdir()] == ["new"]
+
+
 def test_a_name_of_full_length_can_be_written(tmp_path):
     path = tmp_path / ("x" * 255)
     with atomic_write(path) as temporary:
