@@ -11,8 +11,8 @@ from ensemble.blenders.base import BLENDERS, Blender, BlendRecipe
 from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
 from ensemble.lm.ngram import PhoneLM, estimate
-from ensemble.members.eligibility import Rules
 from ensemble.members.member import Member, group_by_member
+from folds.competition.base import Rules
 
 __all__ = [
     "BLENDERS",

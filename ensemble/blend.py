@@ -24,7 +24,6 @@ from ensemble.blenders.best import FittedBlender, best_recipe, fit_blenders, low
 from ensemble.blenders.teacher import check_can_teach, teacher_hypotheses, teacher_of
 from ensemble.hypotheses.fusion import search_settings
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
-from ensemble.members.eligibility import Rules
 from ensemble.members.member import Member, Networks, group_by_member, measurable_on_dev
 from ensemble.members.refits import with_refits
 from ensemble.members.sidecar import write_sidecar
@@ -39,6 +38,7 @@ from ensemble.statistics.blend_tables import (
 )
 from ensemble.statistics.measured import MeasuredBlender, fingerprint, write_measured
 from ensemble.statistics.member_baselines import MemberBaseline, measure_members, strongest
+from folds.competition.base import Rules
 from folds.competition.bootstrap import bootstrap, paired_bootstrap, resampled_units
 from folds.competition.metric import edit_distances
 from folds.competition.submission import write_submission
@@ -260,7 +260,9 @@ def main() -> None:
     print_table(list(table.columns), table.itertuples(index=False))
     result = blend(inputs, options.method, options.seed)
     print_blenders(result, baselines, inputs.dev_speakers)
-    strings = [dataset.alphabet.to_string(hypothesis) for hypothesis in result.hypotheses]
+    for line in dataset.dev_metrics(result.dev_hypotheses):
+        print(line)
+    strings = [dataset.competition.submission_text(hypothesis) for hypothesis in result.hypotheses]
     write_submission(options.out, dataset.header, dataset.sample_ids, strings)
     results = dev_results(result, baselines, inputs.dev_speakers)
     results["fusion"] = recorded_fusion(inputs, result)

@@ -245,7 +245,7 @@ def main() -> None:
         tuned_on = member_to_tune(member, available) if options.tune else member
         result, settings = decode_member(member, tuned_on, dataset, options, decode)
         if options.out is not None:
-            strings = [dataset.alphabet.to_string(nbest[0].tokens) for nbest in result.hypotheses]
+            strings = [dataset.competition.submission_text(nbest[0].tokens) for nbest in result.hypotheses]
             write_submission(options.out, dataset.header, dataset.sample_ids, strings)
             language_model = {"decoder": options.decoder, "lm": options.lm, "lm_order": options.lm_order}
             recipe = BlendRecipe("decode", {member.name: 1.0}, language_model | settings)

@@ -155,7 +155,7 @@ def main() -> None:
     for task in tasks:
         hypotheses = decode_and_report(task, options)
         if options.out is not None:
-            strings = [dataset.alphabet.to_string(tokens) for tokens in hypotheses[0]]
+            strings = [dataset.competition.submission_text(tokens) for tokens in hypotheses[0]]
             write_submission(options.out, dataset.header, dataset.sample_ids, strings)
             member = Member(task.fold_model.name, (task.fold_model,))
             settings = {"ctc_weight": options.ctc_weight[0], "beam": options.beam}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -112,12 +112,14 @@ def _check_with_competition(path: Path, data: Path, allow_empty: bool, allow_pic
         if sample is None:
             raise
         header, ids, alphabet = sample.header, sample.ids, _find_alphabet(path, read_submission(path))
+        check_text: Callable[[str], object] = alphabet.from_string
         reference = str(sample.path)
     else:
         sample = competition.sample
         header, ids, alphabet = competition.header, competition.test_rows, competition.alphabet
+        check_text = competition.check_text
         reference = str(sample.path) if sample else f"format {competition.format} ({data} has no sample file)"
-    rows = len(check_submission(path, header, ids, alphabet, allow_empty))
+    rows = len(check_submission(path, header, ids, check_text, allow_empty))
     return rows, f"file: {rows} rows in the alphabet of {alphabet.name}; header, ids and order as in {reference}"
 
 

@@ -22,7 +22,7 @@ from mkdocs.structure.pages import Page
 PYTHON = {
     "registry": (),
     "models": ("models.layers",),
-    "folds": ("folds.competition.description", "folds.competition.alphabets"),
+    "folds": ("folds.competition.base", "folds.competition.alphabets"),
     "ensemble": (
         *("ensemble.blend.blend", "ensemble.blend.BlendResult", "ensemble.rover.rover", "ensemble.mbr.mbr"),
         *("ensemble.blenders.base", "ensemble.decoding.decoders"),

@@ -13,10 +13,11 @@ from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
 from ensemble.hypotheses.fusion import Fusion
 from ensemble.hypotheses.nested_folds import assign_outer_folds, estimate_language_model, estimate_language_models
 from ensemble.lm.ngram import DEFAULT_ORDER, MAX_ORDER, PhoneLM
-from ensemble.members.eligibility import Rules, filter_by_rules, keep_within_max_params, minimum_parameters
+from ensemble.members.eligibility import filter_by_rules, keep_within_max_params, minimum_parameters
 from ensemble.members.member import Member, Networks
 from ensemble.members.out_of_fold import OutOfFold, common_oof
 from ensemble.members.predictions import Predictions, mean_predictions, network_predictions, oof_predictions
+from folds.competition.base import Rules
 from folds.data.dataset import Dataset, Split
 from registry import InputError
 from registry.bounds import MAX_SEED, MAX_UTTERANCES, Bounded, number
@@ -102,6 +103,7 @@ def open_inputs(
     not fit the data, when no member meets the rules, and for `refits` where no member has one.
     """
     options, rules = options or InputOptions(), rules or Rules()
+    rules = rules.completed(dataset.competition.rules)
     if options.networks == "refits" and not any(member.refit for member in members):
         raise InputError("--networks refits: no member has a refit: train one with python -m folds.train --folds 1")
     members = sorted(members, key=lambda member: member.name)

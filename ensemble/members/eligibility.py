@@ -7,21 +7,11 @@ it is registered; they are taken as they are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from ensemble.members.member import Member
+from folds.competition.base import Rules
 from folds.store.fold_model import FoldModel
 from registry import InputError
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What a competition allows."""
-
-    max_params: int | None = None
-    """Maximum total number of parameters over all networks used; None for no limit."""
-    forbid: tuple[str, ...] = ()
-    """Tags that no model used may have."""
 
 
 def filter_by_rules(members: Sequence[Member], rules: Rules, together: bool = False) -> tuple[list[Member], list[str]]:

@@ -44,6 +44,16 @@ class Alphabet:
         if any(len(character) != 1 for character in self.characters[1:]):
             raise ValueError(f"alphabet {self.name}: each phoneme must have one character")
 
+    @staticmethod
+    def of(name: str, text: str) -> Alphabet:
+        """The alphabet with these phonemes and characters, in turn and separated by spaces, as classes 1, 2, ….
+
+        >>> Alphabet.of("vowels", "AA a IY i").phonemes
+        ('', 'AA', 'IY')
+        """
+        words = text.split()
+        return Alphabet(name, ("", *words[::2]), ("", *words[1::2]))
+
     @property
     def classes(self) -> int:
         """Number of classes, the blank included: the `C` of every shape."""
@@ -96,27 +106,22 @@ class Alphabet:
             ) from None
 
 
-def _alphabet(name: str, text: str) -> Alphabet:
-    words = text.split()
-    return Alphabet(name, ("", *words[::2]), ("", *words[1::2]))
-
-
-F22 = _alphabet(
+F22 = Alphabet.of(
     "F22-S26",
     "[SIL] - NG G F f M m AE @ R r UW u N n IY i AW W V v UH U OW o AA a ER R HH h Z z K k CH C W w EY e "
     "ZH Z T t EH E Y y AH A B b P p TH T DH D AO c G g L l JH j OY O SH S D d AY Y S s IH I",
 )
-S22 = _alphabet(
+S22 = Alphabet.of(
     "S22",
     "SIL . AA a AE A AH h AO o AW w AY y B b CH c D d DH D EH e ER r EY E F f G g HH H IH i IY I JH j K k "
     "L l M m N n NG N OW O OY Y P p R R S s SH S T t TH T UH u UW U V v W W Y ? Z z ZH Z",
 )
-F20 = _alphabet(
+F20 = Alphabet.of(
     "F20-F21",
     "SIL . SPN ! AA a AE A AH h AO o AW w AY y B b CH c D d DH D EH e ER r EY E F f G g H H IH i IY I JH j K k "
     "L l M m N n NG N OW O OY Y P p R R S s SH S T t TH T UH u UW U V v W W Y ? Z z ZH Z",
 )
-F18 = _alphabet(
+F18 = Alphabet.of(
     "F18-S20",
     "+BREATH+ _ +COUGH+ + +NOISE+ ~ +SMACK+ ! +UH+ - +UM+ @ AA a AE A AH h AO o AW w AY y B b CH c D d DH D EH e "
     "ER r EY E F f G g HH H IH i IY I JH j K k L l M m N n NG G OW O OY Y P p R R S s SH S SIL . T t TH T UH u UW U "

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from folds.competition.description import FORMATS, Competition
+from folds.competition.base import COMPETITIONS, Competition
 from registry.errors import InputError, one_line
 
 DATA_VARIABLE = "HW3P2_DATA"
@@ -52,28 +52,27 @@ def open_competition(root: Path, allow_pickle: bool = False) -> Competition:
     subfolders = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
     if competitions := [inner for folder in subfolders for inner in _recognised(folder, allow_pickle)]:
         return _only(root, competitions)
-    layouts = "; ".join(f"{name}: {FORMATS.entry(name).summary.split(': ', 1)[-1]}" for name in FORMATS.names())
+    summaries = {name: COMPETITIONS.entry(name).summary for name in COMPETITIONS.names()}
+    layouts = "; ".join(f"{name}: {summary.split(': ', 1)[-1]}" for name, summary in summaries.items())
     raise InputError(f"{root}: no known layout in it; expected the folder that holds one of these: {layouts}")
 
 
 def _recognised(root: Path, allow_pickle: bool) -> list[Competition]:
-    """The competitions that the formats see in `root` itself."""
+    """The competitions that see their layout in `root` itself."""
     competitions = []
-    for name in FORMATS.names():
+    for name in COMPETITIONS.names():
         try:
-            competition = FORMATS.get(name)(root, allow_pickle)
+            kind = COMPETITIONS.get(name)
+            if not isinstance(kind, type) or not issubclass(kind, Competition):
+                raise TypeError("it is no subclass of Competition")
+            if kind.recognises(root):
+                competitions.append(kind(root, allow_pickle))
         except (InputError, OSError, MemoryError):
             raise
         except (Exception, SystemExit) as error:  # a plug-in's fault must not hide other formats
-            if FORMATS.is_built_in(name):
+            if COMPETITIONS.is_built_in(name):
                 raise
             print(f"warning: the format {name}, a plug-in, is left out: {one_line(error)}", file=sys.stderr)
-            continue
-        if isinstance(competition, Competition):
-            competitions.append(competition)
-        elif competition is not None:
-            found = type(competition).__name__
-            print(f"warning: the format {name}, a plug-in, is left out: it returned a {found}", file=sys.stderr)
     return competitions
 
 

@@ -1,12 +1,13 @@
-"""The competition's metric: the edit (Levenshtein) distance between two phoneme sequences, averaged over utterances.
+"""Metrics: the mean edit (Levenshtein) distance of two label sequences, and error rates in labels and in words.
 
-A submission has one character per phoneme, so the distance of two sequences of classes is that of their strings.
-Distances are computed by python-Levenshtein, as the organisers do.
+A submission of phonemes has one character per phoneme, so the distance of two sequences of classes is that of their
+strings. Distances are computed by python-Levenshtein, as the organisers do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import Levenshtein
@@ -14,6 +15,7 @@ import numpy as np
 
 # One phoneme sequence: classes, or one character per phoneme.
 Tokens: TypeAlias = Sequence[int] | np.ndarray | str
+_PUNCTUATION = str.maketrans("", "", '.,?!;:"')
 
 
 def edit_distances(hypotheses: Sequence[Tokens], references: Sequence[Tokens]) -> np.ndarray:
@@ -50,6 +52,82 @@ def batch_mean_distance(distances: np.ndarray, batch: int) -> float:
     return float(np.mean([np.mean(distances[start : start + batch]) for start in range(0, len(distances), batch)]))
 
 
+def error_rate(hypotheses: Sequence[Tokens], references: Sequence[Tokens]) -> float:
+    """Edit operations per label of the references, over all utterances: the phoneme (character) error rate.
+
+    Raises ValueError for references without any label.
+
+    >>> error_rate([[1, 2], [3]], [[1, 3], [3, 4]])
+    0.5
+    """
+    return _rate(edit_distances(hypotheses, references), sum(map(len, references)))
+
+
+def word_distances(hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
+    """Edit distance in words of each sentence to its reference, `(N,)` int64, compared as `words_of` says.
+
+    >>> word_distances(["i see the cat", "no"], ["I see a cat.", "oh no"])
+    array([1, 1])
+    """
+    if len(hypotheses) != len(references):
+        raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
+    pairs = zip(hypotheses, references, strict=True)
+    return np.array([Levenshtein.distance(words_of(a), words_of(b)) for a, b in pairs], dtype=np.int64)
+
+
+def word_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    """Edit operations per word of the references, over all sentences. Raises ValueError for references without words.
+
+    >>> word_error_rate(["i see the cat", "no"], ["I see a cat.", "oh no"])
+    0.3333333333333333
+    """
+    return _rate(word_distances(hypotheses, references), sum(len(words_of(text)) for text in references))
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a sentence as word error rates compare them: in lower case, without punctuation.
+
+    Apostrophes and hyphens are parts of words.
+
+    >>> words_of("Don't you know?")
+    ["don't", 'you', 'know']
+    """
+    return text.lower().translate(_PUNCTUATION).split()
+
+
+def _rate(distances: np.ndarray, units: int) -> float:
+    if not units:
+        raise ValueError("the error rate of empty references is undefined")
+    return float(distances.sum()) / units
+
+
 def _as_text(tokens: Tokens) -> str:
     # Strings compare several times faster than lists; a class serves as its own code point.
     return tokens if isinstance(tokens, str) else "".join(map(chr, tokens))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of a set of utterances, from label sequences or, with `words`, from sentences; lower is better."""
+
+    name: str
+    """As tables print it: "phoneme error rate"."""
+    of: Callable[[Sequence[Tokens], Sequence[Tokens]], float] | Callable[[Sequence[str], Sequence[str]], float]
+    """The value from hypotheses and references."""
+    words: bool = False
+    """Whether it compares sentences of words."""
+    percent: bool = True
+    """Whether it is a fraction, printed in %."""
+
+    def text(self, value: float) -> str:
+        """The value with its name.
+
+        >>> PHONEME_ERROR_RATE.text(0.1013), MEAN_DISTANCE.text(5.2438)
+        ('phoneme error rate 10.13 %', 'mean distance 5.244')
+        """
+        return f"{self.name} {value:.2%}".replace("%", " %") if self.percent else f"{self.name} {value:.3f}"
+
+
+MEAN_DISTANCE = Metric("mean distance", mean_distance, percent=False)
+PHONEME_ERROR_RATE = Metric("phoneme error rate", error_rate)
+WORD_ERROR_RATE = Metric("word error rate", word_error_rate, words=True)

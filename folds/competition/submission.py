@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,15 +100,21 @@ def read_submission(path: Path) -> list[tuple[str, str]]:
 
 
 def check_submission(
-    path: Path, header: tuple[str, str], ids: Sequence[str], alphabet: Alphabet, allow_empty: bool = False
+    path: Path,
+    header: tuple[str, str],
+    ids: Sequence[str],
+    alphabet: Alphabet | Callable[[str], object],
+    allow_empty: bool = False,
 ) -> list[str]:
     """The strings of a submission file that Kaggle will accept, in the order of `ids`.
 
+    Instead of an alphabet, `alphabet` may be a function that raises InputError for a string that is not accepted.
     An empty string is refused unless `allow_empty`: it is a model's failure far more often than a silent utterance.
     Raises InputError as `read_submission` does, and for another header, rows that are missing, too many or in another
     order, and unknown characters.
     """
     path = Path(path)
+    check_text = alphabet.from_string if isinstance(alphabet, Alphabet) else alphabet
     rows = _rows(path)
     if tuple(rows[0]) != tuple(header):
         raise InputError(
@@ -123,7 +129,7 @@ def check_submission(
                 f"pass --allow-empty if this is intended"
             )
         try:
-            alphabet.from_string(string)
+            check_text(string)
         except InputError as error:
             raise InputError(f"{path}, line {line}: row {row}: {error}; {_REWRITE}") from None
     return [string for _, string in body]

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from folds.competition.description import Competition, SplitSource
+from folds.competition.base import Competition, SplitSource
 from folds.competition.detect import open_competition
 from folds.data.dataset import Dataset, Split
 from folds.data.packed_file import PackWriter, open_packed
-from folds.data.validation import Faults, FeatureDimensions, checked_features, checked_labels
+from folds.data.validation import Faults, FeatureDimensions, checked_features, checked_labels, checked_text
 from folds.store.ragged import Ragged, offsets_of
 from registry.console import ProgressBar
 from registry.errors import InputError
@@ -151,7 +151,7 @@ def _pack_split(
     """Stream a split's features to the cache as long as there are no faults; returns its small tensors by name."""
     from models.features import normalize  # loads PyTorch, in seconds that an existing cache saves
 
-    lengths, tokens = [], []
+    lengths, tokens, texts = [], [], []
     for index in range(len(split.ids)):
         if bar is not None:
             bar.advance()
@@ -161,6 +161,8 @@ def _pack_split(
             dimensions.add(features.shape[1], location)
             if split.labels is not None:
                 tokens.append(checked_labels(split.labels(index), location))
+            if split.text is not None:
+                texts.append(checked_text(split.text(index), location))
         except InputError as error:
             faults.add(str(error))
         if not faults and dimensions.agree:
@@ -172,6 +174,10 @@ def _pack_split(
     if split.labels is not None:
         labels = Ragged.of(tokens, np.int16)
         small |= {f"{split.name}.tokens": labels.values, f"{split.name}.token_offsets": labels.offsets}
+    if split.text is not None:
+        encoded = [text.encode() for text in texts]
+        small[f"{split.name}.texts"] = np.frombuffer(b"".join(encoded), np.uint8)
+        small[f"{split.name}.text_offsets"] = offsets_of(map(len, encoded))
     return small
 
 
@@ -188,9 +194,14 @@ def _dataset(competition: Competition, packed: dict[str, np.ndarray], path: Path
             tokens = Ragged(packed[f"{name}.tokens"], packed[f"{name}.token_offsets"])
             digest.update(tokens.values.tobytes())
             digest.update(tokens.offsets.tobytes())
-        splits.append(Split(name, source.ids, frames, tokens))
+        texts = None
+        if source.text is not None:
+            stored = Ragged(packed[f"{name}.texts"], packed[f"{name}.text_offsets"])
+            texts = tuple(stored[index].tobytes().decode() for index in range(len(stored)))
+        splits.append(Split(name, source.ids, frames, tokens, tuple(map(competition.group, source.ids)), texts))
     train, dev, test = splits
     return Dataset(
+        competition=competition,
         root=competition.root,
         format=competition.format,
         alphabet=competition.alphabet,

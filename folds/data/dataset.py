@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from folds.competition.alphabets import Alphabet
+from folds.competition.base import Competition, speaker_of
+from folds.competition.metric import MEAN_DISTANCE
 from folds.store.ragged import Ragged, offsets_of
 
 
@@ -22,6 +25,17 @@ class Split:
     """Features, values `(sum of T, F)` float32, normalised per utterance; read-only and mapped from the disk."""
     tokens: Ragged | None = None
     """Labels, values `(sum of L,)` int16 classes, never 0 (the blank); None for a split without transcripts."""
+    groups: tuple[str, ...] = ()
+    """The speaker or day of each utterance, by which folds are made; by default the speaker of a LibriSpeech id.
+
+    Where the data name none, each utterance counts as its own.
+    """
+    texts: tuple[str, ...] | None = None
+    """Each utterance as a sentence of words; None where the data have none."""
+
+    def __post_init__(self) -> None:
+        if not self.groups:
+            object.__setattr__(self, "groups", tuple(map(speaker_of, self.ids)))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -43,16 +57,13 @@ class Split:
 
     @property
     def speakers(self) -> list[str]:
-        """The speaker of each utterance, the first field of a LibriSpeech id.
-
-        The array formats name no speakers: there each utterance counts as its own.
-        """
-        return [utterance.split("-", 1)[0] for utterance in self.ids]
+        """The group of each utterance, which is its speaker in most data."""
+        return list(self.groups)
 
     @property
     def names_speakers(self) -> bool:
-        """Whether the ids name speakers."""
-        return any("-" in utterance for utterance in self.ids)
+        """Whether the data name groups."""
+        return any(group != utterance for group, utterance in zip(self.groups, self.ids, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,13 +94,21 @@ def joined(first: Split, second: Split) -> Split:
         np.concatenate([first.tokens.values, second.tokens.values]),
         offsets_of(np.concatenate([first.tokens.lengths, second.tokens.lengths])),
     )
-    return Split(first.name, first.ids + second.ids, _JoinedFrames.concatenated(first.frames, second.frames), tokens)
+    return Split(
+        first.name,
+        first.ids + second.ids,
+        _JoinedFrames.concatenated(first.frames, second.frames),
+        tokens,
+        first.groups + second.groups,
+        None if first.texts is None or second.texts is None else first.texts + second.texts,
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A competition, packed and checked."""
 
+    competition: Competition
     root: Path
     format: str
     alphabet: Alphabet
@@ -106,6 +125,14 @@ class Dataset:
     """16 hexadecimal digits of ids, lengths and transcripts; the same for the same data in another folder."""
     path: Path
     """The cache file."""
+
+    def dev_metrics(self, hypotheses: Sequence[Sequence[int]]) -> list[str]:
+        """The competition's own metrics of class sequences for dev, a line each; mean distances are in every table."""
+        if self.dev.tokens is None:
+            return []
+        references = [self.dev.labels(index) for index in range(len(self.dev))]
+        metrics = [metric for metric in self.competition.metrics if not metric.words and metric is not MEAN_DISTANCE]
+        return [f"dev: {metric.text(metric.of(hypotheses, references))}" for metric in metrics]
 
 
 def ctc_frames(labels: Ragged) -> np.ndarray:

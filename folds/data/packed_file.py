@@ -30,7 +30,7 @@ _CHUNK = 1 << 22
 # This many chunks of the streamed tensors are compared with their checksums when a file is opened: all of a small file,
 # evenly spaced ones of a large file, because opening must not read 4 GB. A truncated file is detected by its size.
 _CHECKED_CHUNKS = 32
-_DTYPES = {"<f4": "F32", "<i8": "I64", "<i2": "I16", "<u4": "U32"}
+_DTYPES = {"<f4": "F32", "<i8": "I64", "<i2": "I16", "<u4": "U32", "|u1": "U8"}
 _CHECKSUMS = "sums"
 
 
@@ -42,7 +42,7 @@ class _Metadata(msgspec.Struct):
 class _Entry(msgspec.Struct):
     """A tensor of the header."""
 
-    dtype: Literal["F32", "I64", "I16", "U32"]
+    dtype: Literal["F32", "I64", "I16", "U32", "U8"]
     shape: tuple[int, ...]
     data_offsets: tuple[int, int]
 

@@ -71,6 +71,16 @@ def checked_labels(labels: np.ndarray, location: str) -> np.ndarray:
     return labels
 
 
+def checked_text(text: str, location: str) -> str:
+    """The same sentence, if it is one line of text with words; else raises InputError."""
+    if not text.strip() or not text.isprintable():
+        raise InputError(
+            f"{location}: its sentence is {text[:40]!r}; expected one line of text; "
+            f"write it again or remove the utterance"
+        )
+    return text
+
+
 class FeatureDimensions:
     """The feature dimensions of the utterances so far; all must be the same."""
 

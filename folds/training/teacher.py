@@ -12,7 +12,7 @@ utterances.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class Teacher:
         best = [first + int(hypotheses.posteriors[first:last].argmax()) for first, last in bounds]
         row_of = {utterance: row for row, utterance in enumerate(hypotheses.ids)}
         tokens = hypotheses.tokens.take([best[row_of[utterance]] for utterance in test.ids])
-        return Split(test.name, test.ids, test.frames, tokens)
+        return replace(test, tokens=tokens)
 
 
 @dataclass(frozen=True, eq=False)

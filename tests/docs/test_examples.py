@@ -14,12 +14,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from documents import DOCUMENTS, PACKAGES, ROOT, blocks, is_notebook_cell, path_of
 
-from folds.competition.description import Competition
+from folds.competition.base import Competition
 from folds.competition.detect import open_competition
 
 TRAIN = ["--folds", 2, "--fold", "all", "--epochs", 1, "--batch-frames", 400, "--threads", 1, "--time-mask", 4]
@@ -68,18 +67,24 @@ def run(project: Path, *arguments: object) -> str:
     assert done.returncode == 0, done.stderr
     return done.stdout
 
+# The phonemes of the tiny competition, in the order of the letters that replace them.
+PHONEMES = ("AE", "K", "T", "S", "IY", "N")
 
-def write_tables(competition: Competition, folder: Path) -> Path:
-    """The competition in the layout of the tutorial's format."""
-    (folder / "features").mkdir(parents=True)
+
+def write_letters(competition: Competition, folder: Path) -> Path:
+    """The competition in the layout of the tutorial's, its phonemes as letters; speakers are writers."""
+    folder.mkdir()
+    strings = {}
     for split in competition.splits:
+        tables = []
         for index, utterance in enumerate(split.ids):
-            np.save(folder / "features" / f"{utterance}.npy", split.features(index))
-        transcripts = [
-            " ".join(competition.alphabet.phonemes[label] for label in split.labels(index)) if split.labels else ""
-            for index in range(len(split.ids))
-        ]
-        pd.DataFrame({"id": split.ids, "phonemes": transcripts}).to_csv(folder / f"{split.name}.csv", index=False)
+            name = utterance.replace("-", "_")
+            tables.append(pd.DataFrame(split.features(index)).add_prefix("f").assign(id=name))
+            if split.labels is not None:
+                phonemes = [competition.alphabet.phonemes[label] for label in split.labels(index)]
+                strings[name] = "".join("abcdef"[PHONEMES.index(phoneme)] for phoneme in phonemes)
+        pd.concat(tables).to_csv(folder / f"{split.name}.csv", index=False)
+    pd.Series(strings, name="string").rename_axis("id").to_csv(folder / "strings.csv")
     return folder
 
 
@@ -103,8 +108,12 @@ def test_a_file_as_printed_is_found_and_works(document, path, block, tiny, tmp_p
         printed = run(project, "folds.train", *data, "--model", name, *TRAIN)
         assert f"{name} fold 1" in printed and len(block.splitlines()) <= 40
     elif path.startswith("folds/competition/formats/"):
-        tables = write_tables(open_competition(tiny), tmp_path / "tables")
-        run(project, "folds.train", "--data", tables, "--runs", runs, "--model", "lstm_small", *SMALL, *TRAIN)
+        letters = ["--data", write_letters(open_competition(tiny), tmp_path / "letters"), "--runs", runs]
+        run(project, "folds.train", *letters, "--model", "lstm_small", *SMALL, *TRAIN)
+        out = tmp_path / "submission.csv"
+        printed = run(project, "ensemble.blend", *letters, "--method", "average", "--out", out, "--nbest", 5)
+        assert out.read_text().startswith("id,string\n0,") and "dev: normalised distance " in printed
+        assert len(block.splitlines()) < 60
     elif path.startswith("ensemble/decoding/"):
         run(project, "folds.train", *data, "--model", "lstm_small", *SMALL, *TRAIN)
         assert "lstm_small: 6 utterances, distance" in run(project, "ensemble.decode", *data, "--decoder", name)

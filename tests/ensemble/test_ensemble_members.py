@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import simulated_members as simulated
 
-from ensemble.members.eligibility import Rules, filter_by_rules, keep_within_max_params, total_parameters
+from ensemble.members.eligibility import filter_by_rules, keep_within_max_params, total_parameters
 from ensemble.members.frame_mean import resampled_rows
 from ensemble.members.member import group_by_member
 from ensemble.members.out_of_fold import common_oof
 from ensemble.members.predictions import load_checked, network_predictions, oof_predictions
 from ensemble.members.stores import StoresOptions
+from folds.competition.base import Rules
 from folds.store.fold_model import find_fold_models
 from registry import InputError
 from registry.models import parse_count

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from folds.competition.description import FORMATS
+from folds.competition.base import COMPETITIONS, Competition, SplitSource
 from folds.competition.detect import open_competition
 from folds.data.cache import cache_folder
 from folds.data.data_options import DataOptions
@@ -34,36 +34,50 @@ def test_ids_that_are_no_line_of_text_are_refused(small: Path, name: str) -> Non
 
 @pytest.fixture
 def plug_in() -> Iterator[Callable[[Any], None]]:
-    """Register a format, as an installed package would, until the end of the test."""
+    """Register a competition, as an installed package would, until the end of the test."""
 
-    def register(function: Callable[..., Any]) -> None:
-        FORMATS.names()
-        FORMATS.register("plugged")(function)
+    def register(kind: Any) -> None:
+        COMPETITIONS.names()
+        COMPETITIONS.register("plugged")(kind)
 
     yield register
-    FORMATS._entries.pop("plugged")
+    COMPETITIONS._entries.pop("plugged")
 
 
-def exits(root: Path, allow_pickle: bool) -> None:
-    raise SystemExit(0)
+class Exits(Competition):
+    @classmethod
+    def recognises(cls, root: Path) -> bool:
+        raise SystemExit(0)
+
+    def read(self, split: str) -> SplitSource:
+        raise NotImplementedError
 
 
-def fails(root: Path, allow_pickle: bool) -> None:
-    raise ZeroDivisionError("by zero")
+class Fails(Exits):
+    @classmethod
+    def recognises(cls, root: Path) -> bool:
+        return True
+
+    def read(self, split: str) -> SplitSource:
+        raise ZeroDivisionError("by zero")
 
 
-def returns_text(root: Path, allow_pickle: bool) -> str:
-    return "F22"
+def no_competition(root: Path) -> None:
+    """A function, as a plug-in may register it by mistake."""
 
 
 @pytest.mark.parametrize(
-    ("function", "reason"),
-    [(exits, "SystemExit: 0"), (fails, "ZeroDivisionError: by zero"), (returns_text, "it returned a str")],
+    ("kind", "reason"),
+    [
+        (Exits, "SystemExit: 0"),
+        (Fails, "ZeroDivisionError: by zero"),
+        (no_competition, "TypeError: it is no subclass of Competition"),
+    ],
 )
-def test_a_format_of_a_plug_in_that_fails_is_left_out(
-    small: Path, plug_in: Callable[[Any], None], capsys: pytest.CaptureFixture[str], function: Any, reason: str
+def test_a_competition_of_a_plug_in_that_fails_is_left_out(
+    small: Path, plug_in: Callable[[Any], None], capsys: pytest.CaptureFixture[str], kind: Any, reason: str
 ) -> None:
-    plug_in(function)
+    plug_in(kind)
     assert open_competition(small).format == "F22-S26"
     assert capsys.readouterr().err == f"warning: the format plugged, a plug-in, is left out: {reason}\n"
 

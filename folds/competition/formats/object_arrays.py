@@ -14,45 +14,42 @@ from typing import Any
 import numpy as np
 
 from folds.competition.alphabets import F18, F20, Alphabet
-from folds.competition.description import FORMATS, Competition, SplitSource, describe_competition
+from folds.competition.base import COMPETITIONS, Competition, SplitSource
 from folds.competition.npy_files import array_length, as_numbers, read_ragged
 from registry.errors import InputError
 
 
-@FORMATS.register("F20-F21")
-def f20(root: Path, allow_pickle: bool) -> Competition | None:
+@COMPETITIONS.register("F20-F21")
+class F20ToF21(Competition):
     """F20 to F21: train.npy, dev.npy, test.npy, train_labels.npy and dev_labels.npy, one element per utterance."""
-    if not any((root / f"{split}.npy").is_file() for split in ("train", "dev")):
-        return None
-    # Labels index the course's list of phonemes, whose entry 0 is the blank.
-    split = functools.partial(_split, root, alphabet=F20, first_label=1, allow_pickle=allow_pickle)
-    return describe_competition(
-        root,
-        "F20-F21",
-        F20,
-        ("id", "label"),
-        train=split("train", "train.npy", "train_labels.npy"),
-        dev=split("dev", "dev.npy", "dev_labels.npy"),
-        test=split("test", "test.npy", None),
-    )
+
+    alphabet = F20
+    columns = ("id", "label")
+
+    @classmethod
+    def recognises(cls, root: Path) -> bool:
+        return any((root / f"{split}.npy").is_file() for split in ("train", "dev"))
+
+    def read(self, split: str) -> SplitSource:
+        # Labels index the course's list of phonemes, whose entry 0 is the blank.
+        return _split(self, split, f"{split}.npy", f"{split}_labels.npy", first_label=1)
 
 
-@FORMATS.register("F18-S20")
-def f18(root: Path, allow_pickle: bool) -> Competition | None:
+@COMPETITIONS.register("F18-S20")
+class F18ToS20(Competition):
     """F18 to S20: wsj0_train, wsj0_dev.npy, wsj0_test and wsj0_*_merged_labels.npy, one element per utterance."""
-    if not any(_wsj_file(root, split) for split in ("train", "dev")):
-        return None
-    # Labels count from 0, and the course's list of phonemes has no blank: class 1 is label 0.
-    split = functools.partial(_split, root, alphabet=F18, first_label=0, allow_pickle=allow_pickle)
-    return describe_competition(
-        root,
-        "F18-S20",
-        F18,
-        ("Id", "Predicted"),
-        train=split("train", _wsj_file(root, "train") or "wsj0_train.npy", "wsj0_train_merged_labels.npy"),
-        dev=split("dev", _wsj_file(root, "dev") or "wsj0_dev.npy", "wsj0_dev_merged_labels.npy"),
-        test=split("test", _wsj_file(root, "test") or "wsj0_test.npy", None),
-    )
+
+    alphabet = F18
+    columns = ("Id", "Predicted")
+
+    @classmethod
+    def recognises(cls, root: Path) -> bool:
+        return any(_wsj_file(root, split) for split in ("train", "dev"))
+
+    def read(self, split: str) -> SplitSource:
+        # Labels count from 0, and the course's list of phonemes has no blank: class 1 is label 0.
+        file = _wsj_file(self.root, split) or f"wsj0_{split}.npy"
+        return _split(self, split, file, f"wsj0_{split}_merged_labels.npy", first_label=0)
 
 
 def _wsj_file(root: Path, split: str) -> str | None:
@@ -61,41 +58,35 @@ def _wsj_file(root: Path, split: str) -> str | None:
     return next((name for name in names if (root / name).is_file()), None)
 
 
-def _split(
-    root: Path,
-    name: str,
-    features_file: str,
-    labels_file: str | None,
-    *,
-    alphabet: Alphabet,
-    first_label: int,
-    allow_pickle: bool,
-) -> SplitSource:
-    """A split in one array of features and one of labels, in which class 1 is written as `first_label`."""
-    features_path = root / features_file
-    labels_path = None if labels_file is None else root / labels_file
-    for path in filter(None, (features_path, labels_path)):
-        if not path.is_file():
-            raise InputError(f"no file {path}: expected it beside the others; unzip the whole competition")
+def _split(competition: Competition, name: str, features: str, labels: str, first_label: int) -> SplitSource:
+    """A split in one array of features and, but for test, one of labels, where class 1 is written as `first_label`."""
+    files = (features,) if name == "test" else (features, labels)
+    features_path, labels_path = competition.root / features, competition.root / labels
+    for file in files:
+        if not (competition.root / file).is_file():
+            raise InputError(
+                f"no file {competition.root / file}: expected it beside the others; unzip the whole competition"
+            )
     count = array_length(features_path)
-    if labels_path is not None and (transcripts := array_length(labels_path)) != count:
+    if name != "test" and (transcripts := array_length(labels_path)) != count:
         raise InputError(
-            f"{labels_path}: {transcripts} transcripts for the {count} utterances of {features_file}; "
+            f"{labels_path}: {transcripts} transcripts for the {count} utterances of {features}; "
             f"expected as many; download both again"
         )
-    read = functools.cache(functools.partial(read_ragged, allow_pickle=allow_pickle))
+    read = functools.cache(functools.partial(read_ragged, allow_pickle=competition.allow_pickle))
+
+    def labels_of(index: int) -> np.ndarray:
+        location = f"{labels_path}, utterance {index}"
+        return _classes(read(labels_path)[index], location, competition.alphabet, first_label)
+
     return SplitSource(
         name=name,
         # No dash, which would end a speaker's name: these semesters name none, so each utterance counts as its own.
         ids=tuple(f"{name}{index:06d}" for index in range(count)),
-        files=(features_file,) if labels_file is None else (features_file, labels_file),
+        files=files,
         location=lambda index: f"{features_path}, utterance {index}",
         features=lambda index: _features(read(features_path)[index], f"{features_path}, utterance {index}"),
-        labels=None
-        if labels_path is None
-        else lambda index: _classes(
-            read(labels_path)[index], f"{labels_path}, utterance {index}", alphabet, first_label
-        ),
+        labels=None if name == "test" else labels_of,
     )
 
 

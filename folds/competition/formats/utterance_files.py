@@ -16,44 +16,46 @@ import numpy as np
 import pandas as pd
 
 from folds.competition.alphabets import F22, S22, Alphabet
-from folds.competition.description import FORMATS, Competition, SplitSource, describe_competition
+from folds.competition.base import COMPETITIONS, SPLITS, Competition, SplitSource
 from folds.competition.npy_files import read_array
 from registry.errors import InputError, and_more
 from registry.files import check_regular
 
+_FOLDERS = ("train-clean-*", "dev-clean", "test-clean")
 
-@FORMATS.register("F22-S26")
-def f22(root: Path, allow_pickle: bool) -> Competition | None:
+
+@COMPETITIONS.register("F22-S26")
+class F22ToS26(Competition):
     """F22 to S26: train-clean-100, dev-clean and test-clean with one .npy per utterance in mfcc/ and transcript/."""
-    train = sorted(path.name for path in root.glob("train-clean-*") if path.is_dir())
-    if not train and not (root / "dev-clean").is_dir() and not (root / "test-clean").is_dir():
-        return None
-    return describe_competition(
-        root,
-        "F22-S26",
-        F22,
-        ("index", "label"),
-        train=_split("train", root, train or ["train-clean-100"], F22),
-        dev=_split("dev", root, ["dev-clean"], F22),
-        test=_split("test", root, ["test-clean"], None),
-    )
+
+    alphabet = F22
+    columns = ("index", "label")
+
+    @classmethod
+    def recognises(cls, root: Path) -> bool:
+        return any(path.is_dir() for pattern in _FOLDERS for path in root.glob(pattern))
+
+    def read(self, split: str) -> SplitSource:
+        parts = sorted(path.name for path in self.root.glob("train-clean-*") if path.is_dir())
+        return _split(self, split, (parts or ["train-clean-100"]) if split == "train" else [f"{split}-clean"])
 
 
-@FORMATS.register("S22")
-def s22(root: Path, allow_pickle: bool) -> Competition | None:
+@COMPETITIONS.register("S22")
+class Spring2022(Competition):
     """S22: train, dev and test with one .npy per utterance in mfcc/ and transcript/, rows as in test/test_order.csv."""
-    if not any((root / split / "mfcc").is_dir() for split in ("train", "dev", "test")):
-        return None
-    test = _split("test", root, ["test"], None)
-    return describe_competition(
-        root,
-        "S22",
-        S22,
-        ("id", "predictions"),
-        train=_split("train", root, ["train"], S22),
-        dev=_split("dev", root, ["dev"], S22),
-        test=test.reordered(_listed_order(root / "test" / "test_order.csv", test)),
-    )
+
+    alphabet = S22
+    columns = ("id", "predictions")
+
+    @classmethod
+    def recognises(cls, root: Path) -> bool:
+        return any((root / split / "mfcc").is_dir() for split in SPLITS)
+
+    def read(self, split: str) -> SplitSource:
+        source = _split(self, split, [split])
+        if split != "test":
+            return source
+        return source.reordered(_listed_order(self.root / "test" / "test_order.csv", source))
 
 
 def _listed_order(path: Path, test: SplitSource) -> list[int]:
@@ -79,14 +81,15 @@ def _listed_order(path: Path, test: SplitSource) -> list[int]:
     return [position[name] for name in names]
 
 
-def _split(name: str, root: Path, folders: Sequence[str], alphabet: Alphabet | None) -> SplitSource:
-    """A split of `folders`, sorted by file name whatever order the disk has; with transcripts if `alphabet`."""
+def _split(competition: Competition, name: str, folders: Sequence[str]) -> SplitSource:
+    """A split of `folders`, sorted by file name whatever order the disk has; all but test have transcripts."""
+    root, alphabet, labelled = competition.root, competition.alphabet, name != "test"
     features: list[str] = []
     transcripts: list[str] = []
     for folder in folders:
         names = _npy_names(root, f"{folder}/mfcc")
         features += [f"{folder}/mfcc/{file}" for file in names]
-        if alphabet is not None:
+        if labelled:
             transcript_folder = _transcript_folder(root, folder)
             _check_pairs(root, f"{folder}/mfcc", names, transcript_folder, _npy_names(root, transcript_folder))
             transcripts += [f"{transcript_folder}/{file}" for file in names]
@@ -100,7 +103,7 @@ def _split(name: str, root: Path, folders: Sequence[str], alphabet: Alphabet | N
         files=(*features, *transcripts),
         location=lambda index: str(root / features[index]),
         features=lambda index: read_array(root / features[index]),
-        labels=None if alphabet is None else lambda index: _labels(root / transcripts[index], alphabet),
+        labels=(lambda index: _labels(root / transcripts[index], alphabet)) if labelled else None,
     )
 
 
