@@ -2,6 +2,7 @@
 
     python -m folds.demo --out DIR                            makes it
     python -m folds.demo --out DIR --score submission.csv     scores a submission against its answers
+    python -m folds.demo --competition brain-to-text          the same for Brain-to-Text: simulated neural activity
 
 It has the layout of the real data. eSpeak NG speaks every sentence from phonemes, so that labels are exact, and no
 speaker is in two splits. The same settings give the same bytes. Distances on it do not predict those on human speech.
@@ -18,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -28,7 +30,8 @@ from folds.competition.metric import edit_distances
 from folds.competition.submission import check_submission, read_submission, write_submission
 from folds.frontends.kaldi import demo as demo_features
 from folds.store.lease import hold
-from folds.synthesis import lexicon, speech
+from folds.synthesis import brain_to_text, lexicon, speech
+from folds.synthesis.brain_to_text import BrainSettings
 from registry.bounds import MAX_SEED, Bounded, number
 from registry.command_line import parse_options
 from registry.console import ProgressBar
@@ -50,19 +53,35 @@ class DemoOptions(Bounded):
 
     out: Path = Path("demo/competition")
     """Folder of the demo competition."""
+    competition: Literal["hw3p2", "brain-to-text"] = "hw3p2"
+    """Speech of several speakers in MFCC files, or neural activity of several days in HDF5 files with a lexicon and a
+    word model."""
     seed: int = number(0, at_least=0, at_most=MAX_SEED)
     """The same seed and sizes give the same files, byte for byte."""
     speakers: int = number(18, at_least=4, at_most=1000)
     """Speakers in all, at least 4; a sixth of them each for dev and test."""
     utterances: int = number(50, at_least=1, at_most=9999)
     """Utterances per speaker, of about 3 seconds each."""
+    days: int = number(8, at_least=2, at_most=1000)
+    """Days of brain-to-text; each has trials in train, dev and test."""
+    sentences: int = number(75, at_least=3, at_most=9999)
+    """Sentences per day of brain-to-text, of about 6 words each; a sixth of them each for dev and test."""
+    channels: int = number(512, at_least=1, at_most=4096)
+    """Features per frame of brain-to-text."""
     score: Path | None = None
     """Score this submission against the answers of the demo in --out, instead of making it."""
 
     @property
     def settings(self) -> dict[str, object]:
         """All that decides the folder's bytes; stored in it, to mark it as a demo competition with these settings."""
+        if self.competition == "brain-to-text":
+            return msgspec.structs.asdict(self.brain_settings)
         return {"demo": VERSION, "seed": self.seed, "speakers": self.speakers, "utterances": self.utterances}
+
+    @property
+    def brain_settings(self) -> BrainSettings:
+        """The settings of the demo of Brain-to-Text."""
+        return BrainSettings(self.seed, self.days, self.sentences, self.channels)
 
 
 class _Settings(msgspec.Struct):
@@ -100,7 +119,10 @@ def make(options: DemoOptions) -> bool:
         new, replaced = unfinished / "new", unfinished / "replaced"
         try:
             _discard(new, replaced, out)
-            _write(new, options)
+            if options.competition == "brain-to-text":
+                brain_to_text.write(new, options.brain_settings)
+            else:
+                _write(new, options)
             _check_replaceable(options)  # minutes have passed
             if exists(out):
                 out.rename(replaced)
@@ -113,7 +135,7 @@ def make(options: DemoOptions) -> bool:
 def _check_replaceable(options: DemoOptions) -> None:
     """Raise InputError if there is something else in the demo's place than a demo."""
     out = Path(os.path.realpath(options.out))
-    replaceable = {*SPLITS, ANSWERS, SETTINGS} if _settings_of(out) else set()
+    replaceable = {*SPLITS, ANSWERS, SETTINGS, *brain_to_text.PARTS} if _settings_of(out) else set()
     if exists(out) and (not out.is_dir() or {path.name for path in out.iterdir()} - replaceable):
         message = "holds something that is not part of a demo competition: pass another --out, or remove it"
         raise InputError(f"{options.out} {message}")
@@ -225,21 +247,34 @@ def _utterances(
 
 def _settings_of(root: Path) -> Mapping[str, object] | None:
     """The settings that the demo in `root` was made with; None if there is no demo."""
-    try:
-        return msgspec.structs.asdict(read_json(root / SETTINGS, _Settings))
-    except InputError:
-        return None
+    for name, content in ((SETTINGS, _Settings), (brain_to_text.SETTINGS, BrainSettings)):
+        try:
+            return msgspec.structs.asdict(read_json(root / name, content))
+        except InputError:
+            continue
+    return None
 
 
 def main() -> None:
     options = parse_options(DemoOptions, "python -m folds.demo", description=__doc__)
     if options.score is not None:
+        if exists(options.out / brain_to_text.SETTINGS):
+            print(brain_to_text.score(options.out, options.score))
+            return
         distance, length = score(options.out, options.score)
         print(f"{options.score}: mean distance {distance:.3f} on the demo's test set, mean length {length:.1f}")
         return
     started = time.monotonic()
     data = shlex.quote(str(options.out))
-    if make(options):
+    made = make(options)
+    if made and options.competition == "brain-to-text":
+        trials = {split: options.days * count for split, count in brain_to_text.counts(options.brain_settings).items()}
+        print(
+            f"wrote {data}: {trials['train']} train, {trials['dev']} dev and {trials['test']} test sentences of "
+            f"{options.days} days in {time.monotonic() - started:.0f} s; the test set's answers are in {ANSWERS}, its "
+            f"lexicon in {brain_to_text.LEXICON}, the word model in {brain_to_text.WORD_MODEL}"
+        )
+    elif made:
         train, dev, test = (len(speakers) * options.utterances for speakers in draw_speakers(options))
         print(
             f"wrote {data}: {train} train, {dev} dev and {test} test utterances of {options.speakers} speakers "

@@ -75,8 +75,13 @@ class BrainToText25(Competition):
         return " ".join(filter(None, (self.alphabet.phonemes[label] for label in labels)))
 
     def check_text(self, text: str) -> None:
-        if not text.isprintable():
-            raise InputError(f"{text[:40]!r} has characters that cannot be printed; expected words")
+        check_words(text)
+
+
+def check_words(text: str) -> None:
+    """Raise InputError for what is no line of text."""
+    if not text.isprintable():
+        raise InputError(f"{text[:40]!r} has characters that cannot be printed; expected words")
 
 
 def _sessions(folder: Path) -> list[str]:
