@@ -10,6 +10,8 @@ INSTALLED := .venv/.installed
 CLUSTER_INSTALLED := .venv/.cluster-installed
 
 FAULT_ARGS ?=
+# Processes that run tests, one file of tests at a time each: a file's fixtures are made once.
+TEST_WORKERS ?= 2
 DEMO ?= demo
 DEMO_ARGS ?=
 DEMO_MODELS ?= gru_small,pblstm_small
@@ -50,7 +52,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m ruff check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m mypy registry models folds ensemble submit
-	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 # FAULT_ARGS="--kind json --most 100" tries fewer; every failure is printed with the command that shows it.
 faults: $(INSTALLED)
