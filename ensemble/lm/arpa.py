@@ -8,7 +8,8 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -61,9 +62,8 @@ class _Row(NamedTuple):
 
 @dataclass
 class _Sections:
-    """A file's n-grams by order, how many lines each order has, and how many the header announces."""
+    """How many n-grams of each order a file has, and how many its header announces."""
 
-    rows: dict[int, list[_Row]] = field(default_factory=dict)
     counted: dict[int, int] = field(default_factory=dict)
     expected: dict[int, int] = field(default_factory=dict)
 
@@ -77,20 +77,36 @@ def read_arpa(path: str | os.PathLike[str], phonemes: Sequence[str]) -> PhoneLM:
     not listed.
     """
     place = Path(path)
-    if not place.is_file():
-        raise InputError(f"{place}: no such file; expected a language model in ARPA format")
-    sections = _read_sections(place, phonemes)
-    if sections.counted != sections.expected:
-        raise InputError(
-            f"{place}: holds {sections.counted} n-grams by order where its header says {sections.expected}"
-        )
-    orders = [_grams(n, sections.rows[n]) for n in sorted(sections.rows)]
+    labels = {name: label for label, name in enumerate(_names(phonemes, len(phonemes)))} | {"<s>": 0}
+    rows: defaultdict[int, list[_Row]] = defaultdict(list)
+
+    def keep(order: int, words: Sequence[str], log_prob: float, backoff: float, number: int) -> None:
+        if "<unk>" not in words:
+            tokens = _labels_of(words, labels, place, number)
+            rows[order].append(_Row(tokens, log_prob, backoff, words[-1] == "<s>"))
+
+    orders = [_grams(n, rows[n]) for n in read_ngrams(place, keep)]
     _check_prefixes(orders, place, _names(phonemes, len(phonemes)))
     return compile_lm(orders, len(phonemes))
 
 
-def _read_sections(place: Path, phonemes: Sequence[str]) -> _Sections:
-    labels = {name: label for label, name in enumerate(_names(phonemes, len(phonemes)))} | {"<s>": 0}
+def read_ngrams(place: Path, keep: Callable[[int, Sequence[str], float, float, int], None]) -> list[int]:
+    """Pass the n-grams of a file to `keep(order, words, log_prob, backoff, line)`, base-10 logarithms.
+
+    Returns the orders of the file, ascending. Those that no utterance contains, with `</s>` inside or `<s>` behind the
+    first place, are not passed. Raises `InputError` for a file that is not ARPA or whose counts do not match.
+    """
+    if not place.is_file():
+        raise InputError(f"{place}: no such file; expected a language model in ARPA format")
+    sections = _read_sections(place, keep)
+    if sections.counted != sections.expected:
+        raise InputError(
+            f"{place}: holds {sections.counted} n-grams by order where its header says {sections.expected}"
+        )
+    return sorted(sections.counted)
+
+
+def _read_sections(place: Path, keep: Callable[[int, Sequence[str], float, float, int], None]) -> _Sections:
     sections = _Sections()
     order = 0
     started = ended = False
@@ -107,13 +123,12 @@ def _read_sections(place: Path, phonemes: Sequence[str]) -> _Sections:
             sections.expected[_integer(n, place, number)] = _integer(count, place, number)
         elif line.startswith("\\") and line.endswith("-grams:"):
             order = _integer(line[1:-7], place, number)
-            sections.rows[order], sections.counted[order] = [], 0
+            sections.counted[order] = 0
         else:
             sections.counted[order] = sections.counted.get(order, 0) + 1
             words, log_prob, backoff = _fields(line, order, place, number)
-            if "<unk>" not in words and "</s>" not in words[:-1] and "<s>" not in words[1:]:
-                tokens = _labels_of(words, labels, place, number)
-                sections.rows[order].append(_Row(tokens, log_prob, backoff, words[-1] == "<s>"))
+            if "</s>" not in words[:-1] and "<s>" not in words[1:]:
+                keep(order, words, log_prob, backoff, number)
     if not ended or not sections.expected:
         raise InputError(f"{place}: not a whole ARPA file; expected \\data\\, \\1-grams: … and \\end\\")
     return sections

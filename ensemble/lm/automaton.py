@@ -78,7 +78,7 @@ def sum_tokens(automaton, tokens, lengths):
     return sums
 
 
-class _Histories(NamedTuple):
+class Histories(NamedTuple):
     """The histories of one length, sorted, and the n-grams that extend them by a token."""
 
     keys: np.ndarray  # their tokens as numbers in base C
@@ -114,11 +114,11 @@ def compile_automaton(orders: Sequence[NGrams], classes: int) -> Automaton:
             successors["next"] = _longest_state(levels[: min(length + 2, len(orders))], keys[length], classes)
         else:
             successors = np.zeros(0, CELL)
-        (_write_dense if level.dense else _write_sparse)(cells, level, successors, classes)
+        (write_dense if level.dense else write_sparse)(cells, level, successors, classes)
     return Automaton(cells, sparse[0] if sparse else size)
 
 
-def _write_dense(cells: np.ndarray, level: _Histories, successors: np.ndarray, classes: int) -> None:
+def write_dense(cells: np.ndarray, level: Histories, successors: np.ndarray, classes: int) -> None:
     """Write the rows of histories: those of their longest known suffixes, scaled by the back-off weight, with the
     `successors` written over them."""
     columns = np.arange(classes)
@@ -129,7 +129,7 @@ def _write_dense(cells: np.ndarray, level: _Histories, successors: np.ndarray, c
     cells["log_prob"][level.states - 1] = rows["log_prob"][:, 1:].max(axis=1, initial=_LOG_ZERO)
 
 
-def _write_sparse(cells: np.ndarray, level: _Histories, successors: np.ndarray, classes: int) -> None:
+def write_sparse(cells: np.ndarray, level: Histories, successors: np.ndarray, classes: int) -> None:
     """Write histories that list their `successors`."""
     counts, states = level.successor_counts, level.states
     cells["token"][states], cells["log_prob"][states], cells["next"][states] = (
@@ -157,14 +157,14 @@ def _keys_of(tokens: np.ndarray, classes: int) -> np.ndarray:
     return tokens.astype(np.int64) @ classes ** np.arange(tokens.shape[1])[::-1]
 
 
-def _number_histories(orders: Sequence[NGrams], keys: Sequence[np.ndarray], classes: int) -> list[_Histories]:
+def _number_histories(orders: Sequence[NGrams], keys: Sequence[np.ndarray], classes: int) -> list[Histories]:
     """The histories of each length from 0: what n-grams begin with, and n-grams that have a back-off weight.
 
     States ascend by length and then by tokens, but `<s>`, the first of length 1, is before the empty history.
     """
     row = classes + 1
     empty = np.array([START + row])
-    levels = [_Histories(np.array([0]), empty, np.zeros(1, np.float32), empty, np.array([classes]), True)]
+    levels = [Histories(np.array([0]), empty, np.zeros(1, np.float32), empty, np.array([classes]), True)]
     free = 2 * row
     for length in range(1, max(2, len(orders))):
         own, backoffs = keys[length - 1], orders[length - 1].backoffs
@@ -183,13 +183,13 @@ def _number_histories(orders: Sequence[NGrams], keys: Sequence[np.ndarray], clas
         states[: len(start)] = START
         backoffs = backoffs[np.searchsorted(own, histories)]
         levels.append(
-            _Histories(histories, states, backoffs, _longest_state(levels, histories, classes), counts, dense)
+            Histories(histories, states, backoffs, _longest_state(levels, histories, classes), counts, dense)
         )
         free = int(offsets[-1])
     return levels
 
 
-def _longest_state(levels: Sequence[_Histories], keys: np.ndarray, classes: int) -> np.ndarray:
+def _longest_state(levels: Sequence[Histories], keys: np.ndarray, classes: int) -> np.ndarray:
     """The state `(M,)` of the longest suffix among the histories of `levels`, for tokens given as `keys` `(M,)`."""
     state = np.full(len(keys), levels[0].states[0])
     for length, level in enumerate(levels):
