@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 from folds.competition.base import COMPETITIONS
 from registry.command_line import parse_options
@@ -19,7 +20,7 @@ class ListOptions:
     """Print JSON instead of a table."""
 
 
-def rows() -> list[dict[str, str | int]]:
+def rows() -> list[dict[str, Any]]:
     """What is known of each competition."""
     described = []
     for name in COMPETITIONS.names():

@@ -1,6 +1,6 @@
 """Careful reading of HDF5 files with one group per trial: torn and foreign files become one clear line.
 
-One file is open at a time, and one trial is in memory. Links to other files are not followed.
+A file is open only while a trial is read, and one trial is in memory. Links to other files are not followed.
 """
 
 from __future__ import annotations
@@ -28,10 +28,8 @@ class TrialFiles:
         self.paths = tuple(paths)
         self.labelled = labelled
         self._alphabet = alphabet
-        self._open: tuple[Path, h5py.File] | None = None
-        self.keys = [(path, trial) for path in paths for trial in self._trials(path)]
+        self.keys = [(path, trial) for path in paths for trial in _trial_names(path)]
         """File and group of each trial."""
-        self._close()
 
     def location(self, index: int) -> str:
         """The trial as error messages name it."""
@@ -40,28 +38,27 @@ class TrialFiles:
 
     def features(self, index: int) -> np.ndarray:
         """`input_features` `(T, F)` of a trial, without what follows its `n_time_steps`."""
-        features = self._array(index, "input_features")
-        if features.ndim != 2:
-            return features  # refused, with its shape, by the check of all features
-        frames = self._count(index, "n_time_steps", len(features))
-        if not self.labelled:
-            self._check_unlabelled(index)
-        return features[:frames]
+        with self._trial(index) as trial:
+            if not self.labelled:
+                self._check_unlabelled(index, trial)
+            features = self._array(index, trial, "input_features")
+            # Another number of dimensions is refused, with its shape, by the check of all features.
+            return features[: self._count(index, trial, "n_time_steps", len(features))] if features.ndim else features
 
     def labels(self, index: int) -> np.ndarray:
         """Classes `(L,)` int16 of a trial, `seq_class_ids` without its padding."""
-        location = self.location(index)
-        classes = self._array(index, "seq_class_ids")
-        if classes.ndim != 1 or classes.dtype.kind not in "iu":
-            raise InputError(
-                f"{location}: seq_class_ids has shape {classes.shape} of {classes.dtype}; expected a list of whole "
-                f"numbers; {_AGAIN}"
-            )
-        classes = classes[: self._count(index, "seq_len", len(classes))]
+        with self._trial(index) as trial:
+            classes = self._array(index, trial, "seq_class_ids")
+            if classes.ndim != 1 or classes.dtype.kind not in "iu":
+                raise InputError(
+                    f"{self.location(index)}: seq_class_ids has shape {classes.shape} of {classes.dtype}; expected a "
+                    f"list of whole numbers; {_AGAIN}"
+                )
+            classes = classes[: self._count(index, trial, "seq_len", len(classes))]
         last = self._alphabet.classes - 1
         if (unknown := classes[(classes < 1) | (classes > last)]).size:
             raise InputError(
-                f"{location}: label {unknown[0]} in seq_class_ids; expected 1 to {last}, the phonemes of "
+                f"{self.location(index)}: label {unknown[0]} in seq_class_ids; expected 1 to {last}, the phonemes of "
                 f"{self._alphabet.name}; {_AGAIN}"
             )
         return classes.astype(np.int16)
@@ -70,83 +67,66 @@ class TrialFiles:
         """The sentence of a trial: its `sentence_label`, else its `transcription`, which ends at the first 0."""
         with self._trial(index) as trial:
             sentence = trial.attrs.get("sentence_label")
-        if isinstance(sentence, bytes):
-            sentence = sentence.decode(errors="replace")
-        if sentence is not None:
-            return str(sentence).strip()
-        codes = self._array(index, "transcription")
-        if codes.ndim != 1 or codes.dtype.kind not in "iu" or np.any((codes < 0) | (codes > 127)):
-            raise InputError(f"{self.location(index)}: its transcription is no list of ASCII codes; {_AGAIN}")
-        ends = np.flatnonzero(codes == 0)
-        return "".join(map(chr, codes[: ends[0] if ends.size else None])).strip()
+            if sentence is None:
+                codes = self._array(index, trial, "transcription")
+                if codes.ndim != 1 or codes.dtype.kind not in "iu" or np.any((codes < 0) | (codes > 127)):
+                    raise InputError(f"{self.location(index)}: its transcription is no list of ASCII codes; {_AGAIN}")
+                sentence = bytes(codes.tolist()).split(b"\0", 1)[0]
+        return (sentence.decode(errors="replace") if isinstance(sentence, bytes) else str(sentence)).strip()
 
-    def _check_unlabelled(self, index: int) -> None:
+    def _check_unlabelled(self, index: int, trial: h5py.Group) -> None:
         """Raise InputError for a test trial with labels: the file is one of another split."""
-        with self._trial(index) as trial:
-            found = next((name for name in ("seq_class_ids", "transcription") if name in trial), None)
-        if found is not None:
-            raise InputError(
-                f"{self.location(index)}: has {found}, but test trials have no labels; is it a training file under "
-                f"another name? {_AGAIN}"
-            )
+        for name in ("seq_class_ids", "transcription"):
+            if name in trial:
+                raise InputError(
+                    f"{self.location(index)}: has {name}, but test trials have no labels; is it a training file under "
+                    f"another name? {_AGAIN}"
+                )
 
-    def _array(self, index: int, name: str) -> np.ndarray:
+    def _array(self, index: int, trial: h5py.Group, name: str) -> np.ndarray:
         """A dataset of a trial, read whole."""
-        with self._trial(index) as trial:
-            dataset = trial.get(name) if isinstance(trial.get(name, getlink=True), h5py.HardLink) else None
-            if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
-                held = ", ".join(sorted(trial)) or "nothing"
-                raise InputError(f"{self.location(index)}: no {name} in it; found {held}; {_AGAIN}")
-            return np.asarray(dataset[()])
+        dataset = trial.get(name) if isinstance(trial.get(name, getlink=True), h5py.HardLink) else None
+        if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+            held = ", ".join(sorted(trial)) or "nothing"
+            raise InputError(f"{self.location(index)}: no {name} in it; found {held}; {_AGAIN}")
+        return np.asarray(dataset[()])
 
-    def _count(self, index: int, name: str, most: int) -> int:
+    def _count(self, index: int, trial: h5py.Group, name: str, most: int) -> int:
         """The attribute `name` of a trial, a number of rows; `most` where there is none."""
-        with self._trial(index) as trial:
-            value = trial.attrs.get(name, most)
+        value: Any = trial.attrs.get(name, most)
         if not isinstance(value, (int, np.integer)) or not 0 <= value <= most:
             raise InputError(f"{self.location(index)}: {name} is {value}; expected at most {most}, its rows; {_AGAIN}")
         return int(value)
 
-    def _trials(self, path: Path) -> list[str]:
-        with _readable(path):
-            file = self._file(path)
-            names = [name for name in file if isinstance(file.get(name, getlink=True), h5py.HardLink)]
-        if not names:
-            raise InputError(f"{path}: no trials in it; expected groups such as trial_0000; {_AGAIN}")
-        return names
-
     @contextmanager
-    def _trial(self, index: int) -> Iterator[Any]:
+    def _trial(self, index: int) -> Iterator[h5py.Group]:
         path, name = self.keys[index]
-        with _readable(path):
-            trial = self._file(path).get(name)
+        with _opened(path) as file:
+            trial = file.get(name)
             if not isinstance(trial, h5py.Group):
                 raise InputError(f"{self.location(index)}: not a group; expected one per trial; {_AGAIN}")
             yield trial
 
-    def _file(self, path: Path) -> h5py.File:
-        """The open file; trials are read in order, so that one is enough."""
-        if self._open is None or self._open[0] != path:
-            self._close()
-            check_regular(path)
-            # Without a lock, which read-only and network file systems may refuse.
-            self._open = path, h5py.File(path, "r", locking=False)
-        return self._open[1]
 
-    def _close(self) -> None:
-        if self._open is not None:
-            self._open[1].close()
-            self._open = None
+def _trial_names(path: Path) -> list[str]:
+    with _opened(path) as file:
+        names = [name for name in file if isinstance(file.get(name, getlink=True), h5py.HardLink)]
+    if not names:
+        raise InputError(f"{path}: no trials in it; expected groups such as trial_0000; {_AGAIN}")
+    return names
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """What h5py says of a damaged file, in one line: it raises errors of many kinds."""
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """The file, to be read; what h5py says of a damaged one, in errors of many kinds, in one line."""
     try:
-        yield
+        check_regular(path)
+        # Without a lock, which read-only and network file systems may refuse.
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
     except InputError:
         raise
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: not an HDF5 file, or a damaged one ({one_line(error)[:160]}); expected a complete file; {_AGAIN}"
         ) from None

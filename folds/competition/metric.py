@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import Levenshtein
 import numpy as np
@@ -112,7 +112,7 @@ class Metric:
 
     name: str
     """As tables print it: "phoneme error rate"."""
-    of: Callable[[Sequence[Tokens], Sequence[Tokens]], float] | Callable[[Sequence[str], Sequence[str]], float]
+    of: Callable[[Sequence[Any], Sequence[Any]], float]
     """The value from hypotheses and references."""
     words: bool = False
     """Whether it compares sentences of words."""
