@@ -1,4 +1,4 @@
-"""Augmentation of training batches: a random speed and random masks per utterance.
+"""Augmentation of training batches: a random speed, noise, a random offset and random masks per utterance.
 
 Masks over time and features are SpecAugment's (Park et al. 2019, arXiv 1904.08779). A change of speed interpolates
 between frames, which stands in for resampling the audio (Ko et al. 2015, "Audio augmentation for speech recognition").
@@ -21,7 +21,10 @@ from registry.bounds import Bounded, number
 
 @dataclass(frozen=True)
 class SpecAugment(Bounded):
-    """Masks over time and over features; a masked value becomes 0, the mean of normalised features."""
+    """Masks over time and over features, noise and changes of speed.
+
+    A masked value becomes 0, the mean of normalised features.
+    """
 
     time_mask: int = number(30, at_least=0, at_most=100_000, search=(0, 60))
     """Maximum time-mask width in frames; 0 disables."""
@@ -33,6 +36,11 @@ class SpecAugment(Bounded):
     """Number of feature masks per utterance; 0 disables."""
     speed: float = number(0.1, at_least=0, below=1, search=(0.0, 0.2))
     """Maximum relative speed change, e.g. 0.1 for 0.9x to 1.1x; 0 disables."""
+    noise: float = number(0.0, at_least=0, at_most=100)
+    """Standard deviation of white noise that is added to each value; 0 disables."""
+    offset: float = number(0.0, at_least=0, at_most=100)
+    """Standard deviation of a constant that is added to each feature of an utterance in all of its frames; 0
+    disables."""
 
 
 def augment(
@@ -45,13 +53,14 @@ def augment(
 ) -> Batch:
     """Returns a batch of `views * N` utterances: view 0 of all N, then view 1, and so on.
 
-    All views share one speed, so frame j aligns across views; only the masks differ. An utterance that would become too
-    short for CTC at `stride` keeps its original speed. With `keep_unmasked`, the batch also has the features at the new
-    speed without masks. The batch and the generator must be on the CPU.
+    All views share one speed, so frame j aligns across views; only masks and noise differ. An utterance that would
+    become too short for CTC at `stride` keeps its original speed. With `keep_unmasked`, the batch also has the features
+    at the new speed without masks and noise. The batch and the generator must be on the CPU.
     """
     if options.speed:
         batch = _change_speed(batch, options.speed, stride, generator)
     masked = repeated(batch, views)
+    _add_noise(masked.features.numpy(), masked.lengths.numpy(), options, generator)
     _mask(masked.features.numpy(), masked.lengths.numpy(), options, generator)
     return replace(masked, unmasked=batch.features) if keep_unmasked else masked
 
@@ -80,6 +89,18 @@ def _stretch(frames: np.ndarray, length: int) -> np.ndarray:
     after = np.minimum(before + 1, last)
     weight = (position - before.astype(np.float32))[:, None]
     return frames[before] * (1 - weight) + frames[after] * weight
+
+
+def _add_noise(features: np.ndarray, lengths: np.ndarray, options: SpecAugment, generator: torch.Generator) -> None:
+    """Add white noise and each utterance's offset, in place, to the frames within `lengths` `(N,)` of `(N, T, F)`."""
+    batch, frames, size = features.shape
+    inside = (np.arange(frames) < lengths[:, None])[:, :, None]
+    if options.noise:
+        noise = torch.randn(batch, frames, size, generator=generator).numpy()
+        features += np.float32(options.noise) * noise * inside
+    if options.offset:
+        offset = torch.randn(batch, 1, size, generator=generator).numpy()
+        features += np.float32(options.offset) * offset * inside
 
 
 def _mask(features: np.ndarray, lengths: np.ndarray, options: SpecAugment, generator: torch.Generator) -> None:

@@ -6,6 +6,7 @@ from models.layers.frames import (
     FrameLayer,
     FrameNorm,
     LockedDropout,
+    Patches,
     Pyramid,
     ResidualConvolution,
     output_lengths,
@@ -13,7 +14,7 @@ from models.layers.frames import (
     zero_padding,
 )
 from models.layers.lengths import Lengths
-from models.layers.recurrent import Bidirectional
+from models.layers.recurrent import Bidirectional, Unidirectional
 
 __all__ = [
     "Bidirectional",
@@ -22,9 +23,11 @@ __all__ = [
     "FrameNorm",
     "Lengths",
     "LockedDropout",
+    "Patches",
     "Pyramid",
     "ResidualConvolution",
     "Speller",
+    "Unidirectional",
     "output_lengths",
     "valid",
     "zero_padding",

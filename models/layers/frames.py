@@ -198,3 +198,26 @@ class Pyramid(FrameLayer):
         if x.shape[1] % 2:
             x = nn.functional.pad(x, (0, 0, 0, 1))
         return x.reshape(x.shape[0], x.shape[1] // 2, -1), output_lengths(lengths, 2)
+
+
+class Patches(FrameLayer):
+    """Stacks the last `size` frames every `stride` frames: T frames become ceil(T / stride), none is lost.
+
+    Output frame j holds the frames from (j + 1) stride - size to (j + 1) stride - 1, with zeros for those before the
+    first and past the last. So no output waits for later frames than its own stride, and an utterance shorter than a
+    patch has outputs too. Raises ValueError for a size below the stride, which would skip frames.
+    """
+
+    def __init__(self, features: int, size: int, stride: int) -> None:
+        super().__init__()
+        if size < stride:
+            raise ValueError(f"patches of {size} frames every {stride} skip frames: expected at least {stride}")
+        self.size = size
+        self.stride = stride
+        self.out_features = size * features
+
+    def forward(self, x: Tensor, lengths: Lengths) -> tuple[Tensor, Lengths]:
+        """`(N, T, D)` → `(N, ceil(T / stride), size D)`, the values of the earliest frame first."""
+        x = zero_padding(x, lengths)
+        x = nn.functional.pad(x, (0, 0, self.size - self.stride, -x.shape[1] % self.stride))
+        return x.unfold(1, self.size, self.stride).transpose(2, 3).flatten(2), output_lengths(lengths, self.stride)

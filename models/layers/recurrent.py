@@ -1,4 +1,4 @@
-"""Bidirectional LSTM and GRU layers for padded batches."""
+"""LSTM and GRU layers in both directions, or in one, for padded batches."""
 
 from __future__ import annotations
 
@@ -50,9 +50,7 @@ class Bidirectional(FrameLayer):
         super().__init__()
         self.out_features = 2 * hidden
         self.rnn = CELLS[cell](features, hidden, batch_first=True, bidirectional=True)
-        if cell == "lstm":  # a forget-gate bias of 1, so that training starts with long memory (Jozefowicz et al. 2015)
-            for suffix in ("", "_reverse"):
-                getattr(self.rnn, f"bias_ih_l0{suffix}").data[hidden : 2 * hidden] = 1.0
+        _start_with_long_memory(self.rnn)
         # Computes one direction, called with the weights of either; in a tuple, so that it is not a submodule.
         self._direction_layer = (CELLS[cell](features, hidden, batch_first=True, device="meta"),)
         self.dropout = LockedDropout(dropout)
@@ -101,3 +99,33 @@ class Bidirectional(FrameLayer):
         if isinstance(self.rnn, nn.GRU) and x.device.type == "cpu":
             return gru_direction(x.transpose(0, 1), *weights.values()).transpose(0, 1)
         return torch.func.functional_call(self._direction_layer[0], weights, (x,))[0]
+
+
+class Unidirectional(FrameLayer):
+    """One LSTM or GRU layer that reads frames in order: no output depends on later frames.
+
+    Padding comes last, so it needs neither packing nor masks.
+    """
+
+    def __init__(self, features: int, hidden: int, *, cell: str = "gru", dropout: float = 0.0) -> None:
+        super().__init__()
+        self.out_features = hidden
+        self.rnn = CELLS[cell](features, hidden, batch_first=True)
+        _start_with_long_memory(self.rnn)
+        self.dropout = LockedDropout(dropout)
+
+    def forward(self, x: Tensor, lengths: Lengths | Tensor) -> tuple[Tensor, Lengths]:
+        """`(N, T, D)` → `(N, T, hidden)`; values past an utterance's end are undefined."""
+        if isinstance(self.rnn, nn.GRU) and x.device.type == "cpu":
+            y = gru_direction(x.transpose(0, 1), *self.rnn.parameters()).transpose(0, 1)
+        else:
+            y = self.rnn(x)[0]
+        return self.dropout(y), Lengths.of(lengths)
+
+
+def _start_with_long_memory(rnn: nn.RNNBase) -> None:
+    """Set the forget gates' biases of an LSTM to 1 (Jozefowicz et al. 2015)."""
+    if isinstance(rnn, nn.LSTM):
+        for name, bias in rnn.named_parameters():
+            if name.startswith("bias_ih"):
+                bias.data[rnn.hidden_size : 2 * rnn.hidden_size] = 1.0
