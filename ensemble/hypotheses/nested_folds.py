@@ -38,18 +38,25 @@ def assign_outer_folds(folds: np.ndarray, speakers: Sequence[str]) -> tuple[np.n
 
 
 def estimate_language_models(
-    dataset: Dataset, speakers: Sequence[str], outer_folds: np.ndarray, order: int
+    dataset: Dataset, ids: Sequence[str], outer_folds: np.ndarray, order: int
 ) -> tuple[PhoneLM, ...]:
     """A phone language model per outer fold, estimated without the transcripts of the fold's speakers.
 
-    `speakers` and `outer_folds` (N,) are those of the utterances.
+    `ids` and `outer_folds` (N,) are those of the utterances. Where the folds divide speakers (`--fold-by utterance`),
+    only the fold's utterances are left out.
     """
-    held_out = [set(np.asarray(speakers)[outer_folds == fold].tolist()) for fold in range(outer_folds.max() + 1)]
+    train = dataset.train
+    speaker_of = dict(zip(train.ids, train.speakers, strict=True))
+    speakers = [speaker_of[utterance] for utterance in ids]
+    divided = len(set(zip(speakers, outer_folds.tolist(), strict=True))) > len(set(speakers))
+    units = np.asarray(ids if divided else speakers)
+    held_out = [set(units[outer_folds == fold].tolist()) for fold in range(outer_folds.max() + 1)]
     return tuple(estimate_language_model(dataset, order, without) for without in held_out)
 
 
 def estimate_language_model(dataset: Dataset, order: int, without: Collection[str] = ()) -> PhoneLM:
-    """A phone language model of the training transcripts; those of the speakers `without` are left out."""
+    """A phone language model of the training transcripts, but for those of the speakers or utterances `without`."""
     train = dataset.train
-    rows = [row for row, speaker in enumerate(train.speakers) if speaker not in without]
+    units = enumerate(zip(train.ids, train.speakers, strict=True))
+    rows = [row for row, (utterance, speaker) in units if speaker not in without and utterance not in without]
     return estimate([train.labels(row).tolist() for row in rows], dataset.alphabet.classes, order)

@@ -159,7 +159,7 @@ def _open_oof(
         ids=tuple(common.ids),
         classes=dataset.alphabet.classes,
         outer_folds=outer_folds,
-        language_models=estimate_language_models(dataset, speakers, outer_folds, options.lm_order),
+        language_models=estimate_language_models(dataset, common.ids, outer_folds, options.lm_order),
         references=tuple(train.labels(row).tolist() for row in rows),
         parameters=minimum_parameters([_counted(member, options) for member in members], options.frames),
         max_params=rules.max_params,

@@ -198,7 +198,8 @@ def _dataset(competition: Competition, packed: dict[str, np.ndarray], path: Path
         if source.text is not None:
             stored = Ragged(packed[f"{name}.texts"], packed[f"{name}.text_offsets"])
             texts = tuple(stored[index].tobytes().decode() for index in range(len(stored)))
-        splits.append(Split(name, source.ids, frames, tokens, tuple(map(competition.group, source.ids)), texts))
+        groups = tuple(map(competition.group, source.ids))
+        splits.append(Split(name, source.ids, frames, tokens, groups, competition.grouped_by, texts))
     train, dev, test = splits
     return Dataset(
         competition=competition,

@@ -30,6 +30,8 @@ class Split:
 
     Where the data name none, each utterance counts as its own.
     """
+    grouped_by: str = "speaker"
+    """What a group is."""
     texts: tuple[str, ...] | None = None
     """Each utterance as a sentence of words; None where the data have none."""
 
@@ -100,6 +102,7 @@ def joined(first: Split, second: Split) -> Split:
         _JoinedFrames.concatenated(first.frames, second.frames),
         tokens,
         first.groups + second.groups,
+        first.grouped_by,
         None if first.texts is None or second.texts is None else first.texts + second.texts,
     )
 

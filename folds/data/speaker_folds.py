@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 
@@ -20,8 +21,16 @@ FOLD_ASSIGNMENT = 2
 """Version of the assignment, recorded with every run: a blend must not mix fold models of different ones.
 
 1 was scikit-learn's GroupKFold over samples of 100 frames, whose sort was unstable until scikit-learn 1.9: speakers of
-equal size changed folds with the library's version. 2 is `assign_speakers`.
+equal size changed folds with the library's version. 2 is `assign_speakers`, 3 is `utterance_folds`.
 """
+FoldBy = Literal["group", "utterance"]
+ASSIGNMENTS: dict[FoldBy, int] = {"group": FOLD_ASSIGNMENT, "utterance": 3}
+"""The version that a run records, by what its folds keep together."""
+
+
+def assign_folds(split: Split, folds: int, by: FoldBy = "group") -> np.ndarray:
+    """The fold of each utterance, `(N,)` int64, by `speaker_folds` or `utterance_folds`."""
+    return speaker_folds(split, folds) if by == "group" else utterance_folds(split, folds)
 
 
 def speaker_folds(split: Split, folds: int) -> np.ndarray:
@@ -35,9 +44,29 @@ def speaker_folds(split: Split, folds: int) -> np.ndarray:
     for speaker, length in zip(split.speakers, split.lengths.tolist(), strict=True):
         frames[speaker] += length
     if not 1 <= folds <= len(frames):
-        raise InputError(f"--folds {folds}: expected 1 to {len(frames)}, the number of speakers in {split.name}")
+        raise InputError(
+            f"--folds {folds}: expected 1 to {len(frames)}, the number of {split.grouped_by}s in {split.name}"
+        )
     fold_of = assign_speakers(frames, folds)
     return np.array([fold_of[speaker] for speaker in split.speakers], dtype=np.int64)
+
+
+def utterance_folds(split: Split, folds: int) -> np.ndarray:
+    """The fold of each utterance, `(N,)` int64: of each speaker or day as many utterances as possible in every fold.
+
+    Each group's utterances go to the folds in turn, the first group's to fold 0, the next one's to fold 1, and so on.
+    With one fold nothing is held out, as in `speaker_folds`. Raises InputError for fewer utterances than folds.
+    """
+    if folds == 1:
+        return np.full(len(split), -1, dtype=np.int64)
+    if not 1 <= folds <= len(split):
+        raise InputError(f"--folds {folds}: expected 1 to {len(split)}, the number of utterances in {split.name}")
+    next_fold = {group: number for number, group in enumerate(dict.fromkeys(split.groups))}
+    fold_of = np.empty(len(split), np.int64)
+    for index, group in enumerate(split.groups):
+        fold_of[index] = next_fold[group] % folds
+        next_fold[group] += 1
+    return fold_of
 
 
 def speaker_subset(split: Split, indices: np.ndarray, fraction: float) -> np.ndarray:

@@ -106,7 +106,7 @@ def write(root: Path, settings: BrainSettings) -> None:
     write_submission(root / SAMPLE, BrainToText25.columns, ids, ["the"] * len(ids))
     write_submission(root / ANSWERS, BrainToText25.columns, ids, [trial.text for trial in test])
     write_lexicon(root / LEXICON, PRONUNCIATIONS)
-    _word_model(settings, test).write_arpa(root / WORD_MODEL)
+    WordModel(other_sentences(settings, test), PRONUNCIATIONS).write_arpa(root / WORD_MODEL)
     (root / SETTINGS).write_text(json.dumps(msgspec.structs.asdict(settings)) + "\n", encoding="utf-8")
 
 
@@ -123,11 +123,12 @@ def _draw_trial(rng: np.random.Generator) -> Trial:
     return Trial(tuple(word.lower() for word in lexicon.sentence(rng)[0]))
 
 
-def _word_model(settings: BrainSettings, test: Sequence[Trial]) -> WordModel:
+def other_sentences(settings: BrainSettings, test: Sequence[Trial]) -> list[tuple[str, ...]]:
+    """Sentences to estimate the word model from, none of which is in `test`."""
     rng = np.random.default_rng([settings.seed, VERSION, settings.days, settings.sentences])
     kept_out = {trial.words for trial in test}
     drawn = (_draw_trial(rng).words for _ in range(SENTENCES_OF_WORD_MODEL))
-    return WordModel([words for words in drawn if words not in kept_out], PRONUNCIATIONS)
+    return [words for words in drawn if words not in kept_out]
 
 
 def _write_trial(group: h5py.Group, trial: Trial, features: np.ndarray, labelled: bool) -> None:

@@ -11,6 +11,7 @@ import tyro
 
 from folds.data.augmentation import SpecAugment
 from folds.data.data_options import StoreOptions
+from folds.data.speaker_folds import FoldBy
 from folds.store.run_folder import RunFolder, check_name
 from registry import InputError
 from registry.bounds import MAX_SEED, MAX_THREADS, MAX_UTTERANCES, Bounded, number
@@ -141,6 +142,9 @@ class TrainOptions(StoreOptions):
     """Number of speaker-disjoint folds. With 1, the model is trained on everything and nothing is held out: <name>.all,
     the refit. python -m ensemble.blend predicts with it beside the fold models of the same model and recipe, from whose
     out-of-fold predictions its weight comes; alone, python -m ensemble.decode writes its submission."""
+    fold_by: FoldBy = "group"
+    """What folds keep together: whole speakers, or days, so that held-out distances are those on unknown ones; or
+    single utterances, so that every fold has some of each, as where the organisers test on known days."""
     with_dev: bool = False
     """With --folds 1: train on the dev utterances too, once everything is decided. The member is <model>.all-dev, and
     nothing measures it on dev; needs a fixed number of epochs."""

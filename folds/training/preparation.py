@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from folds.data.dataset import Dataset, joined
-from folds.data.speaker_folds import speaker_folds, speaker_subset
+from folds.data.speaker_folds import assign_folds, speaker_subset
 from folds.training.device import resolve_precision
 from folds.training.distributed import ProcessGroup
 from folds.training.options import TrainingRecipe, TrainOptions
@@ -47,7 +47,7 @@ def training_data(options: TrainOptions, dataset: Dataset, teacher: Teacher | No
 
 def split_fold(options: TrainOptions, dataset: Dataset, fold: int, model: CTCModel) -> tuple[np.ndarray, np.ndarray]:
     """Indices into the train split: (the fold that is held out, the utterances to fit)."""
-    fold_of = speaker_folds(dataset.train, options.folds)
+    fold_of = assign_folds(dataset.train, options.folds, options.fold_by)
     others = speaker_subset(dataset.train, np.flatnonzero(fold_of != fold), options.recipe.speakers)
     others = others[: options.recipe.limit]
     return np.flatnonzero(fold_of == fold), long_enough(model, dataset, others, options.skip_bad)

@@ -10,7 +10,7 @@ import torch
 
 from folds.competition.alphabets import Alphabet
 from folds.data.dataset import Dataset
-from folds.data.speaker_folds import FOLD_ASSIGNMENT
+from folds.data.speaker_folds import ASSIGNMENTS
 from folds.frontends.base import front_end_of
 from folds.store.fold_model import FoldModel, read_fold_model
 from folds.store.run_folder import RunFolder, run_folders
@@ -47,7 +47,7 @@ def run_config(
         "name": options.name or name,
         "fold": fold,
         "folds": options.folds,
-        "fold_assignment": FOLD_ASSIGNMENT,
+        "fold_assignment": ASSIGNMENTS[options.fold_by],
         "seed": options.seed,
         "parameters": count_parameters(model),
         "tags": list(describe(name).tags),
@@ -61,7 +61,7 @@ def run_config(
         "teacher": None,
         "options": _as_json(options),
         "data": {"format": dataset.format, "hash": dataset.hash, "alphabet": dataset.alphabet.hash},
-        "front_end": front_end_of(dataset.hash, dataset.root),
+        "front_end": dataset.competition.front_end or front_end_of(dataset.hash, dataset.root),
         "torch": torch.__version__,
         "hardware": hardware,
     }
@@ -119,10 +119,11 @@ def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
             f"{started.path}: started with other settings ({difference}): use the same settings, another --seed or "
             "--runs, or delete the folder"
         )
-    if started.folds > 1 and started.fold_assignment != FOLD_ASSIGNMENT:
+    if started.folds > 1 and started.fold_assignment != config["fold_assignment"]:
         raise InputError(
-            f"{started.path}: started under fold assignment {started.fold_assignment}, now {FOLD_ASSIGNMENT}, which "
-            "puts other speakers into the folds: use another --runs, or delete the folder"
+            f"{started.path}: started under fold assignment {started.fold_assignment}, now "
+            f"{config['fold_assignment']}, which puts other speakers into the folds: use another --runs, or delete the "
+            "folder"
         )
 
 

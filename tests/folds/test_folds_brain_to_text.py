@@ -17,6 +17,7 @@ from folds.competition.detect import open_competition
 from folds.competition.formats.brain_to_text import ALPHABET
 from folds.competition.metric import PHONEME_ERROR_RATE, word_error_rate
 from folds.competition.submission import check_submission, write_submission
+from folds.data.speaker_folds import assign_folds, utterance_folds
 from models.features import normalize
 from registry import InputError
 
@@ -95,6 +96,17 @@ def test_folds_keep_days_together(root: Path) -> None:
     assert train.groups == tuple(session for session in SESSIONS for _ in range(2)) and train.names_speakers
     fold_of = speaker_folds(train, 3)
     assert fold_of.tolist() == [fold_of[0]] * 2 + [fold_of[2]] * 2 + [fold_of[4]] * 2 and set(fold_of) == {0, 1, 2}
+
+
+def test_days_can_be_in_every_fold(root: Path) -> None:
+    train = load_dataset(root, progress=False).train
+    assert utterance_folds(train, 2).tolist() == [0, 1, 1, 0, 0, 1]
+    assert utterance_folds(train, 1).tolist() == [-1] * 6
+    assert assign_folds(train, 2, "group").tolist() == speaker_folds(train, 2).tolist()
+    with pytest.raises(InputError, match="--folds 7: expected 1 to 6, the number of utterances in train"):
+        utterance_folds(train, 7)
+    with pytest.raises(InputError, match="--folds 4: expected 1 to 3, the number of days in train"):
+        speaker_folds(train, 4)
 
 
 def test_the_demo_s_folder_without_the_outer_one_is_recognised_too(root: Path) -> None:
