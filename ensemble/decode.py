@@ -19,7 +19,7 @@ import numpy as np
 
 from ensemble.blenders.base import BlendRecipe
 from ensemble.decoding.batched import DecodingResult, DecodingTask, decode_in_batches, sample_rows
-from ensemble.decoding.decoders import Decoder, DecoderSettings, get_decoder
+from ensemble.decoding.decoders import DECODERS, Decoder, DecoderSettings, get_decoder
 from ensemble.fitting.settings import pattern_search
 from ensemble.hypotheses.open_inputs import InputOptions
 from ensemble.lm.arpa import read_arpa, write_arpa
@@ -104,7 +104,7 @@ def _open_oof(member: Member, dataset: Dataset, options: DecodeOptions) -> Decod
     train_folds = np.array([fold_of.get(utterance, -1) for utterance in train.ids])
     return DecodingTask(
         # Index 0, because the task has no other member.
-        log_probs=oof_predictions(member, index=0, ids=ids, alphabet_hash=dataset.alphabet.hash).load(),
+        log_probs=oof_predictions(member, 0, ids, dataset.alphabet.hash, train.frame_counts).load(),
         references=[train.labels(row).tolist() for row in rows],
         outer_folds=outer_folds,
         language_models=load_language_models(dataset, options, outer_folds, train_folds),
@@ -116,7 +116,7 @@ def _open_split(member: Member, split: str, dataset: Dataset, options: DecodeOpt
     rows = sample_rows(np.arange(len(source)), options.limit)
     outer_folds = np.zeros(len(rows), np.int64)
     # Index 0, because the task has no other member.
-    predictions = mean_predictions(member, index=0, split=split, ids=source.ids, alphabet_hash=dataset.alphabet.hash)
+    predictions = mean_predictions(member, 0, split, source.ids, dataset.alphabet.hash, source.frame_counts)
     return DecodingTask(
         log_probs=predictions.load().take(rows),
         references=None if source.tokens is None else [source.labels(row).tolist() for row in rows],
@@ -243,7 +243,8 @@ def main() -> None:
         print(f"wrote {options.arpa}")
     for member in members:
         tuned_on = member_to_tune(member, available) if options.tune else member
-        result, settings = decode_member(member, tuned_on, dataset, options, decode)
+        with DECODERS.using(options.decoder):
+            result, settings = decode_member(member, tuned_on, dataset, options, decode)
         if options.out is not None:
             strings = [dataset.competition.submission_text(nbest[0].tokens) for nbest in result.hypotheses]
             write_submission(options.out, dataset.header, dataset.sample_ids, strings)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
+from registry.plug_ins import plug_in_of
 from registry.redaction import redact
 
 MAX_MESSAGE = 2000
@@ -51,6 +52,10 @@ class InputError(Exception):
     """
 
 
+class PlugInError(InputError):
+    """A plug-in failed with an exception, the cause of this one."""
+
+
 class HelpShown(SystemExit):
     """`--help` was printed: the only way in which a command's `main` itself ends the process."""
 
@@ -64,13 +69,16 @@ def command(main: Callable[[], int | None]) -> NoReturn:
 
     `InputError` and every refusal of the operating system print `error: …` on stderr and exit with 2. Ctrl-C exits with
     130 and SIGTERM with 143, both once temporary files are removed. A closed standard output (`| head`) is not an
-    error. Anything else is a bug: one line that names a file with the traceback, and exit code 70.
+    error. What a plug-in raises is one line that names it and a file with the traceback, and exit code 2. Anything else
+    is a bug: one line with such a file, and exit code 70.
     """
     try:
         _prepare_streams()
         with _sigterm_raises():
             status = main() or 0
         sys.stdout.flush()
+    except PlugInError as error:
+        status = _report_plug_in(str(error), error.__cause__ or error)
     except InputError as error:
         status = _print_error(str(error))
     except KeyboardInterrupt:
@@ -79,7 +87,7 @@ def command(main: Callable[[], int | None]) -> NoReturn:
     except HelpShown:
         raise
     except SystemExit as error:  # a plug-in's: with status 0, the command would seem to have succeeded
-        status = _report_bug(error)
+        status = _report_unexpected(error)
     except Terminated:
         print("terminated", file=sys.stderr)
         status = 128 + signal.SIGTERM
@@ -88,16 +96,16 @@ def command(main: Callable[[], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except OSError as error:
-        status = _print_error(describe_os_error(error)) if error.errno else _report_bug(error)
+        status = _print_error(describe_os_error(error)) if error.errno else _report_unexpected(error)
     except MemoryError as error:
         # NumPy names the size of the array.
         status = _print_error(f"not enough memory ({one_line(error)}): free some, or use a machine with more")
     except Exception as error:  # noqa: BLE001 - the last resort of a command
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             advice = "use smaller options, or a larger machine"
             status = _print_error(f"not enough memory ({one_line(error)[:200]}): {advice}")
         else:
-            status = _report_bug(error)
+            status = _report_unexpected(error)
     sys.exit(status)
 
 
@@ -161,25 +169,37 @@ def _print_error(message: str) -> int:
     return 2
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether PyTorch could not allocate a tensor, which is a RuntimeError of its own on each device."""
     if not isinstance(error, RuntimeError):
         return False
     return type(error).__name__ == "OutOfMemoryError" or any(text in str(error) for text in _NO_MEMORY)
 
 
-def _report_bug(error: BaseException) -> int:
-    """Write the traceback to a file, without secrets, and print one line about it."""
-    text = redact("".join(traceback.format_exception(error)))
-    try:
-        handle, path = tempfile.mkstemp(prefix="hw3p2-internal-error-", suffix=".txt")
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-        details = f"details in {path}"
-    except OSError as refused:
-        details = f"its details could not be written ({refused.strerror})"
+def _report_unexpected(error: BaseException) -> int:
+    """Print one line about an exception that no code of ours expects: a plug-in's fault, or a bug."""
+    if found := plug_in_of(error):
+        plug_in, place = found
+        return _report_plug_in(f"{plug_in} ({place}): {one_line(error)}", error)
+    details = _write_traceback(error, "hw3p2-internal-error-")
     print(f"internal error: {redact(one_line(error))}; {details}; please report it", file=sys.stderr)
     return INTERNAL_ERROR
+
+
+def _report_plug_in(message: str, error: BaseException) -> int:
+    return _print_error(f"{message}; {_write_traceback(error, 'hw3p2-plug-in-error-')}")
+
+
+def _write_traceback(error: BaseException, prefix: str) -> str:
+    """Write a traceback, without secrets, to a new file; returns the part of a message that names it."""
+    text = redact("".join(traceback.format_exception(error)))
+    try:
+        handle, path = tempfile.mkstemp(prefix=prefix, suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError as refused:
+        return f"its details could not be written ({refused.strerror})"
+    return f"details in {path}"
 
 
 def one_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from registry.config import Config, build_config, check_options, config_type
-from registry.errors import InputError, one_line
+from registry.errors import InputError, PlugInError, one_line
 from registry.registry import Registry
 
 if TYPE_CHECKING:
@@ -114,8 +114,9 @@ def create_model(
         raise InputError(f"model '{name}': found a config and options beside it; expected one of the two")
     elif not isinstance(config, expected := _schema(name)[0]):
         raise InputError(f"model '{name}': the config is a {type(config).__name__}; expected a {expected.__name__}")
-    module = function(config)
-    return module if _adapter is None else _adapter(name, module, config)
+    with MODELS.using(name):
+        module = function(config)
+        return module if _adapter is None else _adapter(name, module, config)
 
 
 def use_adapter(adapter: Adapter) -> None:
@@ -157,7 +158,8 @@ def describe(name: str) -> ModelRow:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         return ModelRow(name, family, parameters, model.stride, tags, entry.summary)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - one model that cannot be built must not end the listing
-        return ModelRow(name, family, 0, 0, tags, entry.summary, one_line(error))
+        cause = error.__cause__ if isinstance(error, PlugInError) else None  # the listing names the model itself
+        return ModelRow(name, family, 0, 0, tags, entry.summary, one_line(cause or error))
 
 
 def _listed_model(name: str) -> nn.Module:

@@ -21,7 +21,8 @@ from typing import Any, Generic, TypeVar
 
 import catalogue
 
-from registry.errors import InputError, and_more, one_line
+from registry.errors import InputError, PlugInError, and_more, is_out_of_memory, one_line
+from registry.plug_ins import note_plug_in, plug_in_of
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -85,6 +86,8 @@ class Registry(Generic[T]):
             self._resolve_name_conflict(entry)
             self._entries[name] = entry
             self._catalogue.register(name, func=registered)
+            if not self._is_our_own(entry.module):
+                note_plug_in(entry.module, self._described(name))
             return registered
 
         return decorate
@@ -103,11 +106,28 @@ class Registry(Generic[T]):
             raise InputError(f"{self.kind}: the plug-in '{name}' failed to import: {self._broken[name]}")
         similar = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.5)
         hint = f"did you mean {_any_of(similar)}?" if similar else f"available: {', '.join(sorted(self._entries))}"
-        raise InputError(f"unknown {self.kind.removesuffix('s')} '{name}'; {hint}{self.broken_note()}")
+        raise InputError(f"unknown {self._described(name)}; {hint}{self.broken_note()}")
 
     def is_built_in(self, name: str) -> bool:
         """Whether `name` is an entry of our own package, and no plug-in. Raises InputError as `get` does."""
         return self._is_our_own(self.entry(name).module)
+
+    @contextlib.contextmanager
+    def using(self, name: str) -> Iterator[None]:
+        """Within the block, an exception is the plug-in's that is registered as `name`, if it is one: a PlugInError.
+
+        For calls of an entry and the first use of what it returns, which fails in our code if it is of a wrong type.
+        InputError and faults of the system or of memory are nobody's bug, and stay as they are.
+        """
+        try:
+            yield
+        except (InputError, OSError, MemoryError):
+            raise
+        except (Exception, SystemExit) as error:
+            if self.is_built_in(name) or is_out_of_memory(error):
+                raise
+            _, place = plug_in_of(error) or ("", self.entry(name).location)
+            raise PlugInError(f"{self._described(name)} ({place}): {one_line(error)}") from error
 
     def names(self, pattern: str = "*") -> list[str]:
         """The registered names that match a glob, sorted."""
@@ -145,6 +165,9 @@ class Registry(Generic[T]):
             return
         locations = f"at {taken.location} and at {entry.location}"
         raise ValueError(f"{self.kind}: the name '{entry.name}' is registered twice, {locations}: rename one")
+
+    def _described(self, name: str) -> str:
+        return f"{self.kind.removesuffix('s')} '{name}'"
 
     def _is_our_own(self, module: str) -> bool:
         return self._package is not None and _root(module) == _root(self._package)

@@ -128,12 +128,26 @@ def restricted(inputs: BlendInputs, recipe: BlendRecipe, kept: Sequence[Member])
 
 def predict_with(inputs: BlendInputs, recipe: BlendRecipe, kept: Sequence[Member]) -> list[list[int]]:
     """Predict by a recipe from the networks of the members `kept` alone."""
-    return BLENDERS.get(recipe.method)().predict(*restricted(inputs, recipe, kept))
+    return predictions_of(*restricted(inputs, recipe, kept))
+
+
+def predictions_of(inputs: BlendInputs, recipe: BlendRecipe) -> list[list[int]]:
+    """What a recipe's blender predicts. Raises PlugInError for a user's blender that fails."""
+    with BLENDERS.using(recipe.method):
+        return checked_predictions(BLENDERS.get(recipe.method)().predict(inputs, recipe), inputs)
 
 
 def distances(blender: Blender, inputs: BlendInputs, recipe: BlendRecipe) -> np.ndarray:
     """Edit distance (N,) of the blender's predictions to the references."""
-    return edit_distances(blender.predict(inputs, recipe), inputs.references)
+    return edit_distances(checked_predictions(blender.predict(inputs, recipe), inputs), inputs.references)
+
+
+def checked_predictions(predictions: Any, inputs: BlendInputs) -> list[list[int]]:
+    """A blender's predictions, as lists of classes. Raises TypeError unless there is one sequence per utterance."""
+    sequences = [[int(token) for token in sequence] for sequence in predictions]
+    if len(sequences) != len(inputs):
+        raise TypeError(f"{len(sequences)} predictions of {len(inputs)} utterances")
+    return sequences
 
 
 def nested_distances(blender: Blender, inputs: BlendInputs, seed: int = 0) -> np.ndarray:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemble.blenders.base import BLENDERS, BlendRecipe, distances, nested_distances
+from ensemble.blenders.base import BLENDERS, BlendRecipe, distances, nested_distances, predictions_of
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from registry.console import track
 
@@ -27,14 +27,17 @@ class FittedBlender:
 
 
 def fit_blenders(inputs: BlendInputs, methods: Sequence[str], seed: int = 0) -> dict[str, FittedBlender]:
-    """Fit the registered blenders named by `methods`."""
+    """Fit the registered blenders named by `methods`. Raises PlugInError for a user's blender that fails."""
     fitted = {}
     for method in track(methods, "fitting blenders"):
-        blender = BLENDERS.get(method)()
-        recipe = blender.fit(inputs, seed)
-        fitted[method] = FittedBlender(
-            recipe, distances(blender, inputs, recipe), nested_distances(blender, inputs, seed)
-        )
+        with BLENDERS.using(method):
+            blender = BLENDERS.get(method)()
+            recipe = blender.fit(inputs, seed)
+            if not isinstance(recipe, BlendRecipe):
+                raise TypeError(f"fit returned a {type(recipe).__name__}; expected a BlendRecipe")
+            fitted[method] = FittedBlender(
+                recipe, distances(blender, inputs, recipe), nested_distances(blender, inputs, seed)
+            )
     return fitted
 
 
@@ -100,4 +103,4 @@ class Best:
     def predict(self, inputs: BlendInputs, recipe: BlendRecipe) -> list[list[int]]:
         """The predictions of the chosen blender."""
         method = recipe.settings["chosen"]
-        return BLENDERS.get(method)().predict(inputs, BlendRecipe(method, recipe.weights, recipe.settings["settings"]))
+        return predictions_of(inputs, BlendRecipe(method, recipe.weights, recipe.settings["settings"]))

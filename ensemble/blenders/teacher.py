@@ -54,9 +54,10 @@ def teacher_hypotheses(
     """
     if kept is not None:
         inputs, recipe = restricted(inputs, recipe, kept)
-    blender = BLENDERS.get(recipe.method)()
-    assert isinstance(blender, PosteriorBlender)  # see `check_can_teach` and `teacher_of`
-    return most_probable(inputs.split.ids, *blender.posteriors(inputs, recipe))
+    with BLENDERS.using(recipe.method):
+        blender = BLENDERS.get(recipe.method)()
+        assert isinstance(blender, PosteriorBlender)  # see `check_can_teach` and `teacher_of`
+        return most_probable(inputs.split.ids, *blender.posteriors(inputs, recipe))
 
 
 def most_probable(ids: Sequence[str], pool: Pool, posteriors: np.ndarray) -> TeacherHypotheses:

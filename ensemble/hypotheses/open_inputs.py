@@ -147,7 +147,7 @@ def _open_oof(
     outer_folds, fold_notes = assign_outer_folds(common.folds, speakers)
     predictions = [
         replace(
-            oof_predictions(member, index, common.ids, dataset.alphabet.hash),
+            oof_predictions(member, index, common.ids, dataset.alphabet.hash, train.frame_counts),
             attention_scorer=attention_scorer(member.fold_models, "oof", train),
         )
         for index, member in enumerate(members)
@@ -182,14 +182,15 @@ def _open_split(
 ) -> SplitPredictions:
     """Predictions of dev or test, one entry per network, or one per member if frames are averaged."""
     predictions: list[Predictions] = []
+    alphabet = dataset.alphabet.hash
     for index, member in enumerate(members):
         if options.frames:
             averaged = member.using(options.networks)
-            mean = mean_predictions(averaged, index, split.name, split.ids, dataset.alphabet.hash)
+            mean = mean_predictions(averaged, index, split.name, split.ids, alphabet, split.frame_counts)
             scorer = attention_scorer(averaged.networks, split.name, split)
             predictions.append(replace(mean, attention_scorer=scorer))
             continue
-        by_network = network_predictions(member, index, split.name, split.ids, dataset.alphabet.hash)
+        by_network = network_predictions(member, index, split.name, split.ids, alphabet, split.frame_counts)
         for network, network_prediction in zip(member.networks, by_network, strict=True):
             scorer = attention_scorer([network], split.name, split)
             predictions.append(replace(network_prediction, attention_scorer=scorer))

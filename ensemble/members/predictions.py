@@ -6,7 +6,7 @@ Missing or contradictory predictions raise an InputError; nothing is filled in.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,8 +40,16 @@ class Predictions:
     """The network; None for predictions of a whole member."""
 
 
-def load_checked(fold_model: FoldModel, split: str, alphabet_hash: str) -> LogProbs:
-    """One split of one fold model. Raises InputError naming the member for another alphabet, blank or stride."""
+Frames = Mapping[str, int]
+"""The number of feature frames of each utterance in the data."""
+
+
+def load_checked(fold_model: FoldModel, split: str, alphabet_hash: str, frames: Frames | None = None) -> LogProbs:
+    """One split of one fold model.
+
+    Raises InputError naming the member for another alphabet, blank or stride, and, given the data's `frames`, for an
+    utterance with another number of frames than its features make: they were changed since, or are others' of the name.
+    """
     where = _where(fold_model, split)
     log_probs = fold_model.load(split)
     if log_probs.alphabet_hash != alphabet_hash:
@@ -56,17 +64,33 @@ def load_checked(fold_model: FoldModel, split: str, alphabet_hash: str) -> LogPr
             f"{where}: stride {log_probs.stride} where config.json has {fold_model.stride}: train it again, or leave "
             "it out with --members"
         )
+    if frames is not None and fold_model.config.get("data") is not None:  # simulated runs have no data
+        _check_frames(where, log_probs, frames)
     return log_probs
 
 
-def oof_predictions(member: Member, index: int, ids: Sequence[str], alphabet_hash: str) -> Predictions:
+def _check_frames(where: str, log_probs: LogProbs, frames: Frames) -> None:
+    """Raise InputError for an utterance of the data whose T frames are not ceil(T / stride) predicted ones."""
+    for utterance, found in zip(log_probs.ids, log_probs.lengths.tolist(), strict=True):
+        count = frames.get(utterance)  # what the data lack is refused by who asks for the utterances
+        if count is not None and found != -(-count // log_probs.stride):
+            raise InputError(
+                f"{where}: {found} frames of {utterance}, whose features have {count} frames, which make "
+                f"{-(-count // log_probs.stride)} at stride {log_probs.stride}: the features have changed since it was "
+                "trained; train it again, or leave it out with --members"
+            )
+
+
+def oof_predictions(
+    member: Member, index: int, ids: Sequence[str], alphabet_hash: str, frames: Frames | None = None
+) -> Predictions:
     """The member's out-of-fold predictions of `ids`, collected from its fold models.
 
-    `index` is the member's index in its split.
+    `index` is the member's index in its split; `frames` is that of `load_checked`.
     """
 
     def load() -> LogProbs:
-        loaded = [load_checked(fold_model, "oof", alphabet_hash) for fold_model in member.fold_models]
+        loaded = [load_checked(fold_model, "oof", alphabet_hash, frames) for fold_model in member.fold_models]
         values = {
             utterance: log_probs.values[start:end]
             for log_probs in loaded
@@ -78,9 +102,9 @@ def oof_predictions(member: Member, index: int, ids: Sequence[str], alphabet_has
 
 
 def network_predictions(
-    member: Member, index: int, split: str, ids: Sequence[str], alphabet_hash: str
+    member: Member, index: int, split: str, ids: Sequence[str], alphabet_hash: str, frames: Frames | None = None
 ) -> list[Predictions]:
-    """Dev or test predictions of each of the member's networks; `index` is the member's index in its split.
+    """Dev or test predictions of each of the member's networks; `index` and `frames` are those of `oof_predictions`.
 
     `load` raises InputError for an utterance that is missing or that the data does not have.
     """
@@ -88,19 +112,21 @@ def network_predictions(
         Predictions(
             f"{member.name} {'refit' if network is member.refit else f'fold {network.fold}'}",
             index,
-            _loader(network, split, tuple(ids), alphabet_hash),
+            _loader(network, split, tuple(ids), alphabet_hash, frames),
             network=network,
         )
         for network in member.networks
     ]
 
 
-def mean_predictions(member: Member, index: int, split: str, ids: Sequence[str], alphabet_hash: str) -> Predictions:
+def mean_predictions(
+    member: Member, index: int, split: str, ids: Sequence[str], alphabet_hash: str, frames: Frames | None = None
+) -> Predictions:
     """Dev or test predictions of the member: the mean of its networks' probabilities per frame.
 
     `load` raises InputError where the networks have different numbers of frames.
     """
-    predictions = network_predictions(member, index, split, ids, alphabet_hash)
+    predictions = network_predictions(member, index, split, ids, alphabet_hash, frames)
 
     def load() -> LogProbs:
         loaded = [network.load() for network in predictions]
@@ -113,9 +139,11 @@ def mean_predictions(member: Member, index: int, split: str, ids: Sequence[str],
     return Predictions(f"{member.name} mean", index, load)
 
 
-def _loader(fold_model: FoldModel, split: str, ids: tuple[str, ...], alphabet_hash: str) -> Callable[[], LogProbs]:
+def _loader(
+    fold_model: FoldModel, split: str, ids: tuple[str, ...], alphabet_hash: str, frames: Frames | None
+) -> Callable[[], LogProbs]:
     def load() -> LogProbs:
-        log_probs = load_checked(fold_model, split, alphabet_hash)
+        log_probs = load_checked(fold_model, split, alphabet_hash, frames)
         if log_probs.ids == ids:
             return log_probs
         where = _where(fold_model, split)

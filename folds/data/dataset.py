@@ -58,6 +58,11 @@ class Split:
         return self.frames.lengths
 
     @property
+    def frame_counts(self) -> dict[str, int]:
+        """The number of frames of each utterance."""
+        return dict(zip(self.ids, self.lengths.tolist(), strict=True))
+
+    @property
     def speakers(self) -> list[str]:
         """The group of each utterance, which is its speaker in most data."""
         return list(self.groups)

@@ -49,7 +49,8 @@ def front_end_of(data_hash: str | None, root: Path | None = None) -> str | None:
 
 def compute_features(name: str, samples: np.ndarray) -> np.ndarray:
     """Features `(T, F)` of samples by the front end `name`. Raises InputError for an unknown one, or one that fails."""
-    features = np.asarray(FRONT_ENDS.get(name)(samples))
+    with FRONT_ENDS.using(name):
+        features = np.asarray(FRONT_ENDS.get(name)(samples))
     expected = FRONT_ENDS.entry(name).info.get("features")
     if features.ndim != 2 or (expected is not None and features.shape[1] != expected):
         raise InputError(f"front end {name}: made features of shape {features.shape}; expected (T, {expected})")

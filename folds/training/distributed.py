@@ -23,6 +23,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from registry.errors import InputError
 
+# What Gloo and NCCL raise in a collective when another process has ended.
+_PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+
 
 @dataclass(frozen=True)
 class ProcessGroup:
@@ -125,5 +128,9 @@ def joined_group(device: str) -> Iterator[ProcessGroup]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:
         yield group
+    except RuntimeError as error:
+        if not any(text in str(error) for text in _PEER_IS_GONE):
+            raise
+        raise InputError("another process of this training has ended: its own message says why") from error
     finally:
         dist.destroy_process_group()

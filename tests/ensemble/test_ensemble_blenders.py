@@ -10,7 +10,9 @@ import pytest
 import simulated_members as simulated
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe, distances, nested_distances
+from ensemble.blenders.best import fit_blenders
 from folds.competition.metric import edit_distances
+from registry.errors import PlugInError
 
 STRIDES = {"a": 4, "b": 2, "c": 4}
 ERRORS = {"a": 0.25, "b": 0.3, "c": 0.35}
@@ -158,3 +160,35 @@ def test_a_pool_holds_the_best_hypotheses_without_and_with_the_language_model(oo
             assert best in pool.hypotheses(row)
     with_lm = [oof.best_with_lm(0, row)[0] for row in range(len(oof))]
     assert edit_distances(with_lm, oof.references).mean() < single_distance(oof, 0)
+
+
+class Broken:
+    """A user's blender, which fails as `fault` says."""
+
+    fault = ""
+
+    def fit(self, inputs, seed=0):
+        if self.fault == "end":
+            raise SystemExit(0)
+        return None if self.fault == "no recipe" else BlendRecipe("broken", {"a": 1.0})
+
+    def predict(self, inputs, recipe):
+        return {"short": [[1]], "texts": ["ab"] * len(inputs), "nothing": None}[self.fault]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("end", "SystemExit: 0"),
+        ("no recipe", "TypeError: fit returned a NoneType; expected a BlendRecipe"),
+        ("short", "TypeError: 1 predictions of 40 utterances"),
+        ("texts", "ValueError: invalid literal for int"),
+        ("nothing", "TypeError: 'NoneType' object is not iterable"),
+    ],
+)
+def test_a_user_s_blender_that_fails_is_named(oof, monkeypatch, fault, reason):
+    monkeypatch.setattr(BLENDERS, "_entries", dict(BLENDERS._entries))
+    monkeypatch.setattr(Broken, "fault", fault)
+    BLENDERS.register("broken")(Broken)
+    with pytest.raises(PlugInError, match=rf"blender 'broken' \(.*test_ensemble_blenders.py:\d+\): {reason}"):
+        fit_blenders(oof, ["broken"])

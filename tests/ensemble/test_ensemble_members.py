@@ -174,6 +174,19 @@ def test_another_stride_than_the_configs_is_refused(tmp_path):
         load_checked(fold_model, "dev", "simulated")
 
 
+def test_other_numbers_of_frames_than_the_features_make_are_refused(tmp_path):
+    add(tmp_path, "gru", 0, data={"hash": "0" * 16})
+    (fold_model,) = find_fold_models(tmp_path)
+    made = fold_model.load("dev").lengths  # at stride 4
+    for frames in (4 * made, 4 * made - 3):
+        load_checked(fold_model, "dev", "simulated", dict(zip(IDS, frames.tolist(), strict=True)))
+    for changed, count in ((1, 4 * made[3] + 1), (-1, 4 * made[3] - 4)):
+        frames = dict(zip(IDS, (4 * made).tolist(), strict=True)) | {IDS[3]: int(count)}
+        found = f"{made[3]} frames of 3-0-0, whose features have {count} frames, which make {made[3] + changed} at"
+        with pytest.raises(InputError, match=f"member gru, fold 0.*, dev: {found} stride 4: the features have changed"):
+            load_checked(fold_model, "dev", "simulated", frames)
+
+
 def test_resampling_repeats_frames_evenly_within_each_utterance():
     rows = resampled_rows(np.array([0, 2, 5]), np.array([0, 4, 7]))
     assert rows.tolist() == [0, 0, 1, 1, 2, 3, 4]

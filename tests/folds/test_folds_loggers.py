@@ -39,11 +39,17 @@ class Unreachable(Recorder):
     fails_at = (2, 3)
 
 
+class Quitting(Recorder):
+    def __init__(self, folder, step):
+        sys.exit(0)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _registered():
     if "recorder" not in LOGGERS:
         LOGGERS.register("recorder")(Recorder)
         LOGGERS.register("unreachable")(Unreachable)
+        LOGGERS.register("quitting")(Quitting)
 
 
 @pytest.fixture
@@ -65,6 +71,12 @@ def test_loggers_get_the_metrics_of_metrics_jsonl_and_a_failure_stops_nothing(mo
     assert [values["epoch"] for _, values in Unreachable.rows] == [1]
     assert errors.count("warning: --log unreachable: ConnectionError: no route to the tracker") == 1
     assert "abcdefgh1234" not in errors and not folder.joinpath("tensorboard").exists()
+
+
+def test_a_logger_that_ends_the_process_stops_nothing(folder, capsys):
+    loggers = Loggers(["quitting"], folder, 0)
+    loggers.log({"epoch": 1.0}, 1)
+    assert capsys.readouterr().err.count("warning: --log quitting: SystemExit: 0; it gets no more metrics") == 1
 
 
 def test_tensorboard_is_the_default_none_writes_nothing_and_resuming_may_change_it(monkeypatch, tiny, tmp_path, capsys):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from folds.store.fold_model import find_fold_models
+from folds.store.lease import hold
 from folds.store.run_folder import SPLITS, RunFolder
 
 MODEL = ["--model", "lstm_small", "--hidden", "24", "--channels", "16", "16", "--strides", "2", "1", "--layers", "1"]
@@ -22,6 +23,40 @@ PLAIN = ["--dropout", "0", "--time-mask", "0", "--feature-mask", "0", "--speed",
 
 def rows(runs: Path) -> list[dict]:
     return [json.loads(line) for line in (runs / "lstm_small" / "fold0" / "metrics.jsonl").read_text().splitlines()]
+
+
+# The first of two processes ends while the second waits for it.
+ENDS = """
+import os
+from folds.training.distributed import joined_group
+from registry import command
+def main():
+    with joined_group("cpu") as group:
+        group.wait()
+        if group.first:
+            os._exit(5)
+        group.any(False)
+command(main)
+"""
+
+
+def start_two(*arguments: str) -> list[tuple[int, str]]:
+    """Run two processes of one group to their ends: the exit status of each, and what it printed on stderr."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    group |= {"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            env=os.environ | group | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    return [(process.returncode, error) for process, error in zip(processes, errors, strict=True)]
 
 
 def train(data: Path, runs: Path, *more: str, processes: int = 1) -> list[dict]:
@@ -77,3 +112,19 @@ def test_accumulated_batches_of_two_processes_make_the_step_of_one(tiny, tmp_pat
     assert [row["step"] for row in together] == [row["step"] for row in alone]
     for name in ("loss", "grad_norm"):
         assert [row[name] for row in together] == pytest.approx([row[name] for row in alone], rel=1e-3)
+
+
+def test_a_run_that_another_process_trains_is_refused_in_all_processes(tiny, tmp_path):
+    folder = tmp_path / "lstm_small" / "fold0"
+    with hold(folder, "lstm_small fold 0"):
+        arguments = ["-m", "folds.train", "--data", str(tiny), "--runs", str(tmp_path), *MODEL, "--fold", "0"]
+        (first, refused), (second, told) = start_two(*arguments)
+    assert (first, second) == (2, 2)
+    assert refused.startswith(f"error: {folder}: lstm_small fold 0 is being worked on by process {os.getpid()} on ")
+    assert told == f"error: {folder}: the first process could not begin this run\n" and refused.count("\n") == 1
+
+
+def test_a_process_whose_group_has_lost_another_ends_with_one_line():
+    (first, _), (second, error) = start_two("-c", ENDS)
+    assert (first, second) == (5, 2)
+    assert error == "error: another process of this training has ended: its own message says why\n"

@@ -33,7 +33,7 @@ def test_status_and_message(capsys):
 
 
 @pytest.mark.parametrize("status", [0, 1, "done"])
-def test_a_plug_in_that_ends_the_process_is_a_bug(tmp_path, monkeypatch, capsys, status):
+def test_an_end_of_the_process_that_nobody_expects_is_a_bug(tmp_path, monkeypatch, capsys, status):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert _status(lambda: _raise(SystemExit(status))) == 70
     assert capsys.readouterr().err.startswith(f"internal error: SystemExit: {status}; details in {tmp_path}")

@@ -70,7 +70,7 @@ class Loggers:
     def _failure_tolerated(self, name: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - whatever it is, hours of training are worth more
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, hours of training are worth more
             self._open.pop(name, None)
             reason = redact(one_line(error))
             print(f"warning: --log {name}: {reason}; it gets no more metrics, training goes on", file=sys.stderr)
