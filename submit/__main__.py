@@ -14,7 +14,7 @@ from pathlib import Path
 import tyro
 
 from folds.competition.detect import DATA_VARIABLE, open_competition
-from folds.data.data_options import DataOptions
+from folds.data.data_options import FolderOptions
 from registry.bounds import number
 from registry.command_line import parse_options
 from registry.errors import InputError, command
@@ -35,7 +35,7 @@ MAX_SECONDS = 30 * 86400
 
 
 @dataclass(frozen=True)
-class SubmitOptions(DataOptions):
+class SubmitOptions(FolderOptions):
     """Check a file, submit it to a Kaggle competition exactly once, and record the attempt in a ledger."""
 
     # Unlike the other commands, this one does not default to the demo: a submission must match a real competition.

@@ -40,23 +40,24 @@ _BAD_FOLDER = (
 
 
 def load_dataset(
-    root: Path, cache: Path | None = None, allow_pickle: bool = False, progress: bool = True
+    root: Path, cache: Path | None = None, allow_pickle: bool = False, progress: bool = True, smooth: float = 0.0
 ) -> Dataset:
     """The data of the competition's folder `root`, from the cache, which is made first if there is none.
 
     The cache is in `cache`, else in $HW3P2_CACHE, else in `hw3p2` in the user's cache folder. Raises InputError naming
-    the first faulty file and the number of others; see `open_competition` for `allow_pickle`.
+    the first faulty file and the number of others; see `open_competition` for `allow_pickle`. With `smooth`, features
+    are smoothed over time before they are normalised, by a Gaussian with that standard deviation in frames.
 
     >>> dataset = load_dataset(Path("demo/competition"))        # doctest: +SKIP
     >>> dataset.train.features(0).shape                         # doctest: +SKIP
     (642, 28)
     """
     competition = open_competition(root, allow_pickle)
-    path = cache_folder(cache) / f"{_key(competition)}.safetensors"
+    path = cache_folder(cache) / f"{_key(competition, smooth)}.safetensors"
     packed = open_packed(path)
     if packed is None:
-        packed = _make(path, competition, progress)
-    return _dataset(competition, packed, path)
+        packed = _make(path, competition, progress, smooth)
+    return _dataset(competition, packed, path, smooth)
 
 
 def cache_folder(option: Path | None = None) -> Path:
@@ -72,9 +73,10 @@ def cache_folder(option: Path | None = None) -> Path:
     return Path(user) / "hw3p2"
 
 
-def _key(competition: Competition) -> str:
+def _key(competition: Competition, smooth: float) -> str:
     """Hash of what the cache depends on. Contents are not read: a changed file has another size or time."""
-    digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, competition.format, competition.alphabet.hash]).encode())
+    facts = [SCHEMA_VERSION, competition.format, competition.alphabet.hash, *([smooth] if smooth else [])]
+    digest = hashlib.sha256(json.dumps(facts).encode())
     for split in competition.splits:
         digest.update(json.dumps([split.name, split.ids]).encode())
         for name in split.files:
@@ -83,7 +85,7 @@ def _key(competition: Competition) -> str:
     return digest.hexdigest()[:32]
 
 
-def _make(path: Path, competition: Competition, progress: bool) -> dict[str, np.ndarray]:
+def _make(path: Path, competition: Competition, progress: bool, smooth: float) -> dict[str, np.ndarray]:
     """Pack a competition, or wait for another process that is packing the same one, and open the result."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +93,7 @@ def _make(path: Path, competition: Competition, progress: bool) -> dict[str, np.
         with _locked(path):
             packed = open_packed(path)
             if packed is None:
-                _pack(path, competition, progress)
+                _pack(path, competition, progress, smooth)
                 packed = open_packed(path)
     except OSError as error:
         if error.errno not in _BAD_FOLDER:
@@ -127,7 +129,7 @@ def _locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _pack(path: Path, competition: Competition, progress: bool) -> None:
+def _pack(path: Path, competition: Competition, progress: bool, smooth: float) -> None:
     """Check all of a competition and write its cache; the first fault is raised when all have been counted."""
     faults, dimensions = Faults(), FeatureDimensions()
     small: dict[str, np.ndarray] = {}
@@ -139,17 +141,25 @@ def _pack(path: Path, competition: Competition, progress: bool) -> None:
     ):
         writer = PackWriter(file)
         for split in competition.splits:
-            small |= _pack_split(split, writer, faults, dimensions, bar)
+            small |= _pack_split(split, writer, faults, dimensions, bar, smooth)
         dimensions.report(faults)
         faults.raise_any()
         writer.finish(small)
 
 
 def _pack_split(
-    split: SplitSource, writer: PackWriter, faults: Faults, dimensions: FeatureDimensions, bar: ProgressBar | None
+    split: SplitSource,
+    writer: PackWriter,
+    faults: Faults,
+    dimensions: FeatureDimensions,
+    bar: ProgressBar | None,
+    smooth: float,
 ) -> dict[str, np.ndarray]:
     """Stream a split's features to the cache as long as there are no faults; returns its small tensors by name."""
-    from models.features import normalize  # loads PyTorch, in seconds that an existing cache saves
+    # These load SciPy and PyTorch, in seconds that an existing cache saves.
+    from scipy.ndimage import gaussian_filter1d
+
+    from models.features import normalize
 
     lengths, tokens, texts = [], [], []
     for index in range(len(split.ids)):
@@ -166,7 +176,7 @@ def _pack_split(
         except InputError as error:
             faults.add(str(error))
         if not faults and dimensions.agree:
-            writer.stream(normalize(features))
+            writer.stream(normalize(gaussian_filter1d(features, smooth, axis=0) if smooth else features))
             lengths.append(len(features))
     if not faults and dimensions.agree:
         writer.name(f"{split.name}.frames", (sum(lengths), dimensions.usual))
@@ -181,8 +191,10 @@ def _pack_split(
     return small
 
 
-def _dataset(competition: Competition, packed: dict[str, np.ndarray], path: Path) -> Dataset:
+def _dataset(competition: Competition, packed: dict[str, np.ndarray], path: Path, smooth: float) -> Dataset:
     digest = hashlib.sha256(competition.alphabet.hash.encode())
+    if smooth:
+        digest.update(f"smooth {smooth}".encode())
     splits = []
     for source in competition.splits:
         name = source.name

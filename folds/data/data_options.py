@@ -9,12 +9,12 @@ from pathlib import Path
 from folds.competition.detect import data_root
 from folds.data.cache import load_dataset
 from folds.data.dataset import Dataset
-from registry.bounds import Bounded
+from registry.bounds import Bounded, number
 
 
 @dataclass(frozen=True)
-class DataOptions(Bounded):
-    """The competition's data."""
+class FolderOptions(Bounded):
+    """The competition's folder."""
 
     data: Path | None = None
     """The competition's folder; by default the environment variable HW3P2_DATA, else demo/competition."""
@@ -22,10 +22,19 @@ class DataOptions(Bounded):
     """Unpickle the object arrays of the older formats (Fall 2018 to Fall 2021). Only for files you trust: a pickle can
     run any code."""
 
+
+@dataclass(frozen=True)
+class DataOptions(FolderOptions):
+    """The competition's data."""
+
+    smooth: float = number(0.0, at_least=0, at_most=1000)
+    """Smooth the features over time when they are packed: standard deviation of the Gaussian in frames, 2 for the
+    baseline of Brain-to-Text. Data smoothed otherwise count as other data, so pass the same to every command."""
+
     def open_dataset(self) -> Dataset:
         """The data, checked and packed. Raises InputError for a missing folder or faulty files."""
         root = data_root(self.data)
-        dataset = load_dataset(root, allow_pickle=self.allow_pickle)
+        dataset = load_dataset(root, allow_pickle=self.allow_pickle, smooth=self.smooth)
         if dataset.root != root:
             print(f"data: {dataset.root}, the only competition in {root}", file=sys.stderr)
         return dataset

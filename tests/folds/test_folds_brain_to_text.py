@@ -124,6 +124,19 @@ def test_frames_after_n_time_steps_do_not_count(root: Path) -> None:
     assert load_dataset(root, progress=False).test.lengths.tolist() == [30, 40, 30, 25]
 
 
+def test_smoothed_features_are_other_data(root: Path) -> None:
+    plain, smoothed = (load_dataset(root, progress=False, smooth=smooth) for smooth in (0.0, 2.0))
+    with h5py.File(root / "hdf5_data_final" / SESSIONS[0] / "data_test.hdf5") as file:
+        stored = file["trial_0001/input_features"][()]
+    # By the definition: weights of a Gaussian, frames beyond the ends mirrored.
+    steps = np.arange(-8, 9)
+    weights = np.exp(-(steps**2) / 8)
+    expected = [np.tensordot(weights / weights.sum(), np.pad(stored, ((8, 8), (0, 0)), "symmetric")[t : t + 17], 1)
+                for t in range(40)]  # fmt: skip
+    np.testing.assert_allclose(smoothed.test.features(1), normalize(np.array(expected)), atol=1e-4)
+    assert smoothed.hash != plain.hash and smoothed.path != plain.path
+
+
 def test_metrics_are_rates() -> None:
     assert PHONEME_ERROR_RATE.of([HELLO[:-1], HELLO], [HELLO, HELLO]) == pytest.approx(1 / 20)
     assert word_error_rate(["hello word", "hello world"], ["Hello world.", "Hello, world!"]) == 0.25
