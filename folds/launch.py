@@ -6,7 +6,6 @@ and one that fails stops no other.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from typing import Any
 
@@ -14,7 +13,7 @@ import tyro
 
 from folds.launching.destination import Destination
 from folds.launching.estimate import Estimate, describe_total, estimate_hours, print_estimates
-from folds.launching.executor import EXECUTORS, LaunchSettings
+from folds.launching.executor import EXECUTORS, LaunchSettings, with_executor_options
 from folds.launching.executors.local import divide_here
 from folds.launching.launcher import Interrupted, Launcher
 from folds.launching.options import LaunchOptions
@@ -22,21 +21,16 @@ from folds.launching.plan import Plan
 from folds.launching.status_table import print_failures, print_status, summary
 from folds.launching.tasks import Task, make_tasks
 from registry import check_writable, command
-from registry.command_line import leading_options, parse_options
+from registry.command_line import parse_options
 
 PROG = "python -m folds.launch"
 
 
 def parse(arguments: list[str]) -> tuple[LaunchOptions, Any, list[str]]:
     """(launch options, the executor's options, the arguments of folds.train)."""
-    executor = EXECUTORS.entry(leading_options(arguments, "on")["on"] or LaunchOptions.on)
-    schema: Any = dataclasses.make_dataclass(
-        "Command",
-        [("launch", LaunchOptions), ("executor", executor.info["options"])],
-    )
-    schema.__doc__ = LaunchOptions.__doc__
+    schema: Any = with_executor_options(LaunchOptions, LaunchOptions.on, arguments)
     parsed, more = parse_options(schema, PROG, arguments, config=(tyro.conf.OmitArgPrefixes,), return_unknown_args=True)
-    return parsed.launch, parsed.executor, more
+    return parsed.command, parsed.executor, more
 
 
 def main() -> int:
@@ -44,7 +38,8 @@ def main() -> int:
     options, executor_options, more = parse(sys.argv[1:])
     plan = options.read_plan()
     destination = Destination(options.runs)
-    training_options = [*executor_options.training_options, *more]
+    device = executor_options.device
+    training_options = [*(() if device == "auto" else ("--device", device)), *more]
     tasks = make_tasks(plan, options, destination, training_options) if plan is not None else []
     if options.status:
         folders = [task.folder for task in tasks] if plan is not None else destination.known()

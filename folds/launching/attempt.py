@@ -1,16 +1,15 @@
-"""One attempt at a task: a process that trains it, and how it ended."""
+"""One attempt at a task: a process that does it, and how it ended."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from folds.launching.tasks import Task
+from folds.launching.executor_task import ExecutorTask
 from folds.launching.worker import BUSY
 from folds.store.attempts import record_attempt
 from registry.errors import INTERNAL_ERROR
@@ -33,26 +32,25 @@ class Outcome:
 
 
 class RunningAttempt:
-    """A process of `folds.launching.worker`, whose output is appended to the run's log."""
+    """A process, whose output is appended to the log in the task's folder."""
 
     def __init__(
         self,
-        task: Task,
+        task: ExecutorTask,
         executor: str,
         *,
-        arguments: tuple[str, ...] = (),
+        threads: int | None = None,
         environment: Mapping[str, str] | None = None,
         job: str = "",
         wait_s: float = 0.0,
     ) -> None:
-        """Start it. `arguments` come before the task's, which take precedence; `job` is the scheduler's name for it."""
+        """Start it. `threads` are those of its share of the machine; `job` is the scheduler's name for it."""
         self.task, self.executor, self.job = task, executor, job
         record_attempt(task.folder.attempts, "started", executor, job)
-        worker = [sys.executable, "-m", "folds.launching.worker", str(wait_s), task.url]
         with open(task.folder.log, "ab") as log:
             self._start = log.tell()
             self._process = subprocess.Popen(
-                [*worker, *arguments, *task.arguments],
+                task.command(wait_s, threads),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

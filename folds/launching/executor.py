@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from folds.launching.attempt import Outcome
-from folds.launching.tasks import Task
+from folds.launching.executor_task import ExecutorTask
 from registry import Registry
 from registry.bounds import Bounded, number
+from registry.command_line import leading_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +26,9 @@ class Resources(Bounded):
     """GB of memory; 0 is the cluster's default."""
 
     @property
-    def training_options(self) -> tuple[str, ...]:
-        """Options of folds.train that follow: this machine may have no GPU where those have."""
-        return ("--device", "cuda" if self.gpus else "cpu")
+    def device(self) -> str:
+        """What `--device` follows: this machine may have no GPU where those have."""
+        return "cuda" if self.gpus else "cpu"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +52,10 @@ class Executor(Protocol):
     poll_s: float
     """Seconds between two calls of `ended`."""
 
-    def submit(self, tasks: Sequence[Task]) -> None:
+    def submit(self, tasks: Sequence[ExecutorTask]) -> None:
         """Start an attempt at each task as soon as there is a place for it."""
 
-    def ended(self) -> list[tuple[Task, Outcome]]:
+    def ended(self) -> list[tuple[ExecutorTask, Outcome]]:
         """The attempts that have ended since the last call."""
 
     def close(self) -> None:
@@ -67,3 +68,14 @@ class Executor(Protocol):
 EXECUTORS: Registry[Callable[..., Executor]] = Registry("executors", package="folds.launching.executors")
 """Functions `(settings: LaunchSettings, options) -> Executor`; each is registered with `options`, the dataclass of its
 options."""
+
+
+def with_executor_options(command: type[Any], on: str, arguments: list[str]) -> type[Any]:
+    """A dataclass of a command's options, its field `command`, and those of the executor that `--on` names, `executor`.
+
+    `on` is the executor without that option. Raises InputError for an unknown one.
+    """
+    entry = EXECUTORS.entry(leading_options(arguments, "on")["on"] or on)
+    schema = dataclasses.make_dataclass("Command", [("command", command), ("executor", entry.info["options"])])
+    schema.__doc__ = command.__doc__
+    return schema

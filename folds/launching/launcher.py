@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from folds.launching.attempt import Outcome
 from folds.launching.destination import Destination
 from folds.launching.executor import Executor
+from folds.launching.executor_task import ExecutorTask
 from folds.launching.status_table import REFRESH_S, StatusDisplay
-from folds.launching.tasks import Task
 from folds.store.lease import holder_of
 from folds.training.signals import SignalCatcher
 
@@ -29,20 +29,23 @@ class Launcher:
     A run that another process is training, such as another launcher's, is not attempted until that process has ended.
     """
 
-    def __init__(self, executor: Executor, retries: int, destination: Destination) -> None:
+    def __init__(
+        self, executor: Executor, retries: int, destination: Destination, display: StatusDisplay | None = None
+    ) -> None:
         self._executor, self._retries, self._destination = executor, retries, destination
-        self._attempts: Counter[Task] = Counter()
-        self._busy: list[Task] = []
-        self._open: set[Task] = set()
-        self._failures: dict[Task, Outcome] = {}
+        self._display = display or StatusDisplay()
+        self._attempts: Counter[ExecutorTask] = Counter()
+        self._busy: list[ExecutorTask] = []
+        self._open: set[ExecutorTask] = set()
+        self._failures: dict[ExecutorTask, Outcome] = {}
 
-    def run(self, tasks: Sequence[Task]) -> dict[Task, Outcome]:
+    def run(self, tasks: Sequence[ExecutorTask]) -> dict[ExecutorTask, Outcome]:
         """Train all; returns the failures. Raises Interrupted after Ctrl-C or SIGTERM."""
         self._open = {task for task in tasks if not self._destination.finished(task.folder)}
         pending = [task for task in tasks if task in self._open]
         self._busy = [task for task in pending if holder_of(task.folder.path)]
         last_shown = -REFRESH_S
-        with SignalCatcher() as signals, StatusDisplay() as display:
+        with SignalCatcher() as signals, self._display as display:
             self._executor.submit([task for task in pending if task not in self._busy])
             while self._open:
                 if signals.caught is not None:
@@ -58,7 +61,7 @@ class Launcher:
         self._executor.close()
         return self._failures
 
-    def _settle(self, task: Task, outcome: Outcome) -> None:
+    def _settle(self, task: ExecutorTask, outcome: Outcome) -> None:
         """Decide what follows from how an attempt ended."""
         if outcome.state == "finished" or self._destination.finished(task.folder):
             self._open.discard(task)

@@ -68,8 +68,9 @@ def duration(hours: float | None) -> str:
 class StatusDisplay:
     """Shows the runs while its `with` block runs."""
 
-    def __init__(self) -> None:
-        self._live = Live(auto_refresh=False, transient=True) if sys.stdout.isatty() else None
+    def __init__(self, live: bool = True) -> None:
+        """Without `live`, always a line per change."""
+        self._live = Live(auto_refresh=False, transient=True) if live and sys.stdout.isatty() else None
         self._shown: dict[str, str] = {}
 
     def __enter__(self) -> StatusDisplay:

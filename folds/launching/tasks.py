@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections import Counter
 
 from folds.competition.detect import data_root
@@ -12,6 +13,7 @@ from folds.launching.options import LaunchOptions
 from folds.launching.plan import MemberPlan, Plan, as_arguments
 from folds.store.run_folder import RunFolder
 from folds.training.command_line import ModelOptions, parse
+from folds.training.presets import device_type
 from registry import InputError
 
 OWN = {
@@ -40,6 +42,22 @@ class Task:
     def title(self) -> str:
         """The run's name in messages."""
         return self.folder.title
+
+    @property
+    def device(self) -> str:
+        return device_type(self.parsed.options.device)
+
+    def command(self, wait_s: float, threads: int | None) -> list[str]:
+        """The command line of `folds.launching.worker`.
+
+        The threads are a fixed number, so that a killed run ends in the same metrics. By CPU time a second thread would
+        shorten the run, so there the default, one, is kept.
+        """
+        recipe = self.parsed.options.recipe
+        by_cpu_time = recipe.minutes is not None and recipe.clock == "cpu"
+        fixed = [] if threads is None or by_cpu_time else ["--threads", str(threads)]
+        # The task's own arguments come last and take precedence.
+        return [sys.executable, "-m", "folds.launching.worker", str(wait_s), self.url, *fixed, *self.arguments]
 
 
 def make_tasks(plan: Plan, options: LaunchOptions, destination: Destination, more: list[str]) -> list[Task]:

@@ -12,6 +12,7 @@ import ctypes
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 # First, because it sets how OpenMP's threads wait, before PyTorch is imported.
 from folds import train
@@ -36,11 +37,20 @@ def main() -> int:
     """Train; the exit status."""
     stop_with_parent()
     seconds, url, *arguments = sys.argv[1:]
-    deadline = time.monotonic() + float(seconds)
+
+    def work() -> int:
+        status = train.main([*arguments, "--resume"])
+        return status or (upload(url, arguments) if url else 0)
+
+    return when_free(work, float(seconds))
+
+
+def when_free(work: Callable[[], int], seconds: float) -> int:
+    """Do work that another process may be doing, when that has ended; the exit status, BUSY after so many seconds."""
+    deadline = time.monotonic() + seconds
     while True:
         try:
-            status = train.main([*arguments, "--resume"])
-            return status or (upload(url, arguments) if url else 0)
+            return work()
         except Held as held:
             if time.monotonic() + RETRY_S > deadline:
                 print(held, file=sys.stderr)

@@ -32,8 +32,10 @@ class TuneOptions(DataOptions):
     study: Path | None = None
     """The study's file, by default tune/<model>.journal; results go to the folder beside it, tune/<model>/. Processes
     on several machines share it."""
+    on: str = "local"
+    """Where to train: local, slurm or ray, as with folds.launch; --help beside it lists its options."""
     jobs: int = number(1, at_least=1, at_most=MAX_THREADS)
-    """How many processes of this machine work on the study, with one CPU thread each."""
+    """How many processes work on the study, with one CPU thread each: of this machine, or jobs of a cluster."""
     space: tuple[str, ...] = ()
     """What to search beside or instead of the ranges that the fields themselves give: hidden=128:512:log dropout=0:0.4.
     """

@@ -3,6 +3,7 @@
     tune/pblstm_small.journal        every trial: its values, its distances, its state
     tune/pblstm_small/stage<k>/      the runs of the trials, by stage
     tune/pblstm_small/compare/       full runs of the winner and of the preset
+    tune/pblstm_small/workers/       logs and attempts of the processes that work on trials, with --jobs or --on
     tune/pblstm_small/best.json      the winner, for `folds.train --config`
     tune/pblstm_small/report.html    Optuna's plots
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 NAME = "folds.tune"
 """The name of the study in its journal."""
+FINISHED = "finished"
+"""The file in the study's folder that exists once all its work is done."""
 TURN_S = EXPIRY_S + 60
 """How long to wait for a process that looks for its next trial, which takes a second; so that a lease of a machine that
 died has expired."""
@@ -63,6 +66,11 @@ class StudyPaths:
     def trial(self, run: str) -> Path:
         """The folder whose lease the process holds that works on the trial."""
         return self.folder / "trials" / run
+
+    @property
+    def finished(self) -> Path:
+        """Exists once all trials are finished, and the winner is compared with the preset."""
+        return self.folder / FINISHED
 
     @property
     def log(self) -> Path:
@@ -140,6 +148,7 @@ def open_study(paths: StudyPaths, settings: Mapping[str, Any]) -> optuna.Study:
             if names:
                 study = optuna.load_study(storage=storage, study_name=NAME)
             else:
+                paths.finished.unlink(missing_ok=True)
                 study = optuna.create_study(storage=storage, study_name=NAME, direction="minimize")
             _check_settings(study, settings, paths.journal)
         except (KeyError, ValueError, TypeError, IndexError, AssertionError) as error:

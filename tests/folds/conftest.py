@@ -58,3 +58,11 @@ def undisturbed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as monkeypatch:
         run(monkeypatch, tiny, runs, "--epochs", "6")
     return run_folder(runs)
+
+
+@pytest.fixture
+def preloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts at tasks are processes that need not import PyTorch first."""
+    from preloaded import PreloadedProcess
+
+    monkeypatch.setattr("folds.launching.attempt.subprocess.Popen", PreloadedProcess)

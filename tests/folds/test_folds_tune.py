@@ -6,8 +6,8 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,6 +18,7 @@ import pytest
 from optuna.trial import TrialState
 
 from folds import tune
+from folds.store.attempts import read_attempts
 from folds.store.lease import hold
 from folds.training.command_line import parse
 from folds.tuning import find_lr, stage_runs, study, trials
@@ -289,15 +290,11 @@ TINY += ["--fix", "channels=[16,16]", "strides=[2,1]", "time_mask=4", "feature_m
 TINY += ["batch_frames=400", "speed=0", "warmup=0.05", "clip=5", "time_every=120", "weight_decay=0.01", "dropout=0.1"]
 
 
-def test_two_killed_processes_cost_no_trial_and_none_is_counted_twice(tiny, tmp_path):
-    """Two workers and eight trials; a worker is killed in mid-trial, twice. Another one takes its place."""
-    paths = StudyPaths(tmp_path / "tune.journal")
-    command = [sys.executable, "-m", "folds.tune", "--data", str(tiny), "--study", str(paths.journal), *TINY]
-    process = subprocess.Popen([*command, "--jobs", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    killed: dict[int, str] = {}
+def kill_two(paths: StudyPaths, killed: dict[int, str]) -> None:
+    """Send SIGKILL to two processes in the middle of two trials; `killed` gets the trial of each process."""
     deadline = time.monotonic() + 600
-    while len(killed) < 2 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
+    while len(killed) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
         for lease in paths.folder.glob("trials/*/lease-*.json"):
             run = lease.parent.name
             begun = list(paths.folder.glob(f"stage*/{run}/fold*/config.json"))
@@ -308,9 +305,23 @@ def test_two_killed_processes_cost_no_trial_and_none_is_counted_twice(tiny, tmp_
             if begun and pid not in killed and run not in killed.values() and len(killed) < 2:
                 os.kill(pid, signal.SIGKILL)
                 killed[pid] = run
-    printed, errors = process.communicate(timeout=900)
-    assert process.returncode == 0, errors
-    assert len(killed) == 2 and errors.count("was ended by SIGKILL") == 2
+
+
+def test_two_killed_processes_cost_no_trial_and_none_is_counted_twice(tiny, preloaded, tmp_path, monkeypatch, capsys):
+    """Two processes and eight trials; a process is killed in mid-trial, twice. Another one takes its place."""
+    paths = StudyPaths(tmp_path / "tune.journal")
+    arguments = ["--data", str(tiny), "--study", str(paths.journal), *TINY, "--on", "local", "--jobs", "2"]
+    monkeypatch.setattr(sys, "argv", ["tune", *arguments])
+    killed: dict[int, str] = {}
+    thread = threading.Thread(target=kill_two, args=(paths, killed), daemon=True)
+    thread.start()
+    assert tune.main() == 0
+    printed = capsys.readouterr().out
+    attempts = [attempt for path in paths.folder.glob("workers/*/attempts.jsonl") for attempt in read_attempts(path)]
+    reasons = [attempt.reason for attempt in attempts if attempt.event == "failed"]
+    assert len(killed) == 2 and len(reasons) == 2 and all("killed by SIGKILL" in reason for reason in reasons)
+    assert Counter(attempt.event for attempt in attempts) == {"started": 4, "failed": 2, "finished": 2}
+    assert "trial0000 stage 1 of 3: held-out distance" in printed
 
     opened = open_study(paths, json.loads(json.dumps(settings_of(paths))))
     states = Counter(trial.state for trial in opened.trials)

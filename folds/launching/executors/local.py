@@ -14,9 +14,8 @@ import torch
 
 from folds.launching.attempt import Outcome, RunningAttempt
 from folds.launching.executor import EXECUTORS, LaunchSettings
-from folds.launching.tasks import Task
+from folds.launching.executor_task import ExecutorTask
 from folds.training.cpus import cpu_quota, physical_cores
-from folds.training.presets import device_type
 
 STOP_S = 120.0
 """Seconds that a process has to end its step and to save its state."""
@@ -26,7 +25,7 @@ STOP_S = 120.0
 class LocalOptions:
     """Processes on this machine have no further options."""
 
-    training_options: ClassVar[tuple[str, ...]] = ()
+    device: ClassVar[str] = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +41,6 @@ class Share:
         """The variables of its processes."""
         gpu = {"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu else {}
         return {"OMP_NUM_THREADS": str(self.threads), **gpu}
-
-    def arguments(self, task: Task) -> tuple[str, ...]:
-        """Arguments of folds.train: a fixed number of threads, so that a killed run ends in the same metrics.
-
-        By CPU time a second thread would shorten the run, so there the default, one, is kept.
-        """
-        recipe = task.parsed.options.recipe
-        by_cpu_time = recipe.minutes is not None and recipe.clock == "cpu"
-        return () if self.gpu or by_cpu_time else ("--threads", str(self.threads))
 
 
 def divide_machine(jobs: int, tasks: int, cores: int, gpus: Sequence[str]) -> list[Share]:
@@ -76,9 +66,9 @@ def visible_gpus() -> list[str]:
     return named[:count] if named else [str(index) for index in range(count)]
 
 
-def divide_here(tasks: Sequence[Task], jobs: int) -> list[Share]:
+def divide_here(tasks: Sequence[ExecutorTask], jobs: int) -> list[Share]:
     """The shares of this machine for these tasks."""
-    on_gpu = any(device_type(task.parsed.options.device) == "cuda" for task in tasks)
+    on_gpu = any(task.device == "cuda" for task in tasks)
     cores = max(1, int(min(physical_cores(), cpu_quota())))
     return divide_machine(jobs, len(tasks), cores, visible_gpus() if on_gpu else [])
 
@@ -91,16 +81,16 @@ class LocalExecutor:
     def __init__(self, settings: LaunchSettings) -> None:
         self._settings = settings
         self._free: list[Share] | None = None
-        self._queue: deque[Task] = deque()
-        self._running: dict[Task, tuple[RunningAttempt, Share]] = {}
+        self._queue: deque[ExecutorTask] = deque()
+        self._running: dict[ExecutorTask, tuple[RunningAttempt, Share]] = {}
 
-    def submit(self, tasks: Sequence[Task]) -> None:
+    def submit(self, tasks: Sequence[ExecutorTask]) -> None:
         if self._free is None and tasks:
             self._free = divide_here(tasks, self._settings.jobs)
         self._queue.extend(tasks)
         self._start()
 
-    def ended(self) -> list[tuple[Task, Outcome]]:
+    def ended(self) -> list[tuple[ExecutorTask, Outcome]]:
         done = [(task, outcome) for task, (attempt, _) in self._running.items() if (outcome := attempt.poll())]
         for task, _ in done:
             assert self._free is not None
@@ -129,7 +119,8 @@ class LocalExecutor:
     def _start(self) -> None:
         while self._queue and self._free:
             task, share = self._queue.popleft(), self._free.pop(0)
-            attempt = RunningAttempt(task, "local", arguments=share.arguments(task), environment=share.environment)
+            threads = None if share.gpu else share.threads
+            attempt = RunningAttempt(task, "local", threads=threads, environment=share.environment)
             self._running[task] = (attempt, share)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import registry
 from folds.launching.attempt import Outcome, RunningAttempt
 from folds.launching.executor import EXECUTORS, LaunchSettings, Resources
-from folds.launching.tasks import Task
+from folds.launching.executor_task import ExecutorTask
 from folds.store.attempts import record_attempt
 from folds.store.lease import EXPIRY_S
 from registry import InputError
@@ -37,7 +37,7 @@ class RayOptions(Resources):
     """The head, such as 10.0.0.1:6379; by default RAY_ADDRESS, else the cluster that runs on this machine."""
 
 
-def train(task: Task) -> Outcome:
+def train(task: ExecutorTask) -> Outcome:
     """What a Ray task does."""
     import ray
 
@@ -52,18 +52,18 @@ class Owner:
         import ray
 
         self._train = ray.remote(train).options(**resources)
-        self._running: dict[Any, Task] = {}
+        self._running: dict[Any, ExecutorTask] = {}
 
-    def submit(self, tasks: Sequence[Task]) -> None:
+    def submit(self, tasks: Sequence[ExecutorTask]) -> None:
         """Start tasks."""
         for task in tasks:
             self._running[self._train.remote(task)] = task
 
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[ExecutorTask]:
         """Those that have not been reported by `ended`."""
         return list(self._running.values())
 
-    def ended(self) -> list[tuple[Task, Outcome]]:
+    def ended(self) -> list[tuple[ExecutorTask, Outcome]]:
         """The tasks that have ended since the last call."""
         import ray
 
@@ -111,7 +111,7 @@ class RayExecutor:
         )
         return actor.remote(resources)
 
-    def submit(self, tasks: Sequence[Task]) -> None:
+    def submit(self, tasks: Sequence[ExecutorTask]) -> None:
         import ray
 
         known = set(ray.get(self._owner.tasks.remote()))
@@ -120,7 +120,7 @@ class RayExecutor:
             record_attempt(task.folder.attempts, "submitted", "ray")
         ray.get(self._owner.submit.remote(new))
 
-    def ended(self) -> list[tuple[Task, Outcome]]:
+    def ended(self) -> list[tuple[ExecutorTask, Outcome]]:
         import ray
 
         return ray.get(self._owner.ended.remote())

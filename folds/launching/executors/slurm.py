@@ -19,7 +19,7 @@ from typing import Any
 
 from folds.launching.attempt import Outcome, RunningAttempt
 from folds.launching.executor import EXECUTORS, LaunchSettings, Resources
-from folds.launching.tasks import Task
+from folds.launching.executor_task import ExecutorTask
 from folds.store.attempts import read_attempts, record_attempt
 from folds.store.lease import EXPIRY_S
 from registry import InputError
@@ -66,7 +66,7 @@ class SlurmOptions(Resources):
 class TrainingJob:
     """What a job runs. submitit calls `checkpoint` before the time limit, and runs what it returns in the next job."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: ExecutorTask) -> None:
         self._task = task
 
     def __call__(self) -> str:
@@ -126,10 +126,10 @@ class SlurmExecutor:
         ask("sinfo", "--noheader")
         self._options, self._jobs = options, settings.jobs
         self._folder = settings.runs / ".slurm"
-        self._alive: dict[Task, str] = {}
-        self._gone_since: dict[Task, float] = {}
+        self._alive: dict[ExecutorTask, str] = {}
+        self._gone_since: dict[ExecutorTask, float] = {}
 
-    def submit(self, tasks: Sequence[Task]) -> None:
+    def submit(self, tasks: Sequence[ExecutorTask]) -> None:
         # A launcher that was left may have submitted some of them: those are taken over.
         before = {task: job for task in tasks if (job := submitted_job(task))}
         states = job_states() if before else {}
@@ -142,7 +142,7 @@ class SlurmExecutor:
             record_attempt(task.folder.attempts, "submitted", "slurm", job)
             self._alive[task] = job
 
-    def ended(self) -> list[tuple[Task, Outcome]]:
+    def ended(self) -> list[tuple[ExecutorTask, Outcome]]:
         if not self._alive:
             return []
         try:
@@ -169,7 +169,7 @@ class SlurmExecutor:
         jobs = len(self._alive)
         return f"left {jobs} jobs to Slurm: --status shows them, the same command follows them, scancel ends them"
 
-    def _submitted(self, tasks: Sequence[Task]) -> list[str]:
+    def _submitted(self, tasks: Sequence[ExecutorTask]) -> list[str]:
         """Submit an array of new jobs; their ids."""
         import submitit
 
@@ -194,7 +194,7 @@ class SlurmExecutor:
             raise InputError(f"--on slurm: sbatch refused the jobs ({one_line(error)})") from None
         return [job.job_id for job in jobs]
 
-    def _outcome(self, task: Task, job: str, state: str) -> Outcome | None:
+    def _outcome(self, task: ExecutorTask, job: str, state: str) -> Outcome | None:
         """How a job that is gone ended; None as long as its files may be on their way."""
         if task.folder.finished:
             return Outcome("finished")
@@ -211,7 +211,7 @@ class SlurmExecutor:
         return Outcome("failed", reason, hopeless=cancelled)
 
 
-def submitted_job(task: Task) -> str:
+def submitted_job(task: ExecutorTask) -> str:
     """The Slurm job of the last attempt at a task; empty if there is none."""
     attempts = [attempt for attempt in read_attempts(task.folder.attempts) if attempt.executor == "slurm"]
     return attempts[-1].job if attempts else ""
