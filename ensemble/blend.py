@@ -38,6 +38,9 @@ from ensemble.statistics.blend_tables import (
 )
 from ensemble.statistics.measured import MeasuredBlender, fingerprint, write_measured
 from ensemble.statistics.member_baselines import MemberBaseline, measure_members, strongest
+from ensemble.words.blend import methods_in_words, write_word_blend
+from ensemble.words.files import WordOptions, in_words
+from ensemble.words.search import Vocabulary
 from folds.competition.base import Rules
 from folds.competition.bootstrap import bootstrap, paired_bootstrap, resampled_units
 from folds.competition.metric import edit_distances
@@ -123,7 +126,7 @@ def _predict_dev(
 
 
 @dataclass(frozen=True)
-class BlendOptions(InputOptions, StoresOptions):
+class BlendOptions(InputOptions, WordOptions, StoresOptions):
     """Blend all finished members into a submission."""
 
     method: str = "best"
@@ -138,6 +141,8 @@ class BlendOptions(InputOptions, StoresOptions):
     forbid: tuple[str, ...] = ()
     """Tags that no model used may have, e.g. attention, pretrained, external-data, transductive."""
 
+    text_scorer: str | None = None
+    """For a competition in words: an installed plug-in that scores sentences, such as a neural language model."""
     nbest_out: Path | None = None
     """Also write hypotheses of the training utterances, out of fold, and of test, with their posteriors, from which
     folds.train --teacher <out>.json trains one model (distillation)."""
@@ -238,6 +243,14 @@ def write_nbest(path: Path, out: Path, inputs: OpenedInputs, result: BlendResult
     return {"file": os.path.relpath(path, out.parent), "sha256": file_hash(path), "method": method}
 
 
+def open_vocabulary(options: BlendOptions, dataset: Dataset) -> Vocabulary:
+    """What a blend in words needs. Raises InputError where it is missing, and for options that are for phonemes."""
+    methods_in_words(options.method)
+    if options.nbest_out is not None:
+        raise InputError("--nbest-out: a student is trained on phonemes, and this competition is blended in words")
+    return options.open_vocabulary(dataset)
+
+
 def main() -> None:
     """Run the command."""
     options = parse_options(BlendOptions, "python -m ensemble.blend", description=__doc__)
@@ -252,9 +265,13 @@ def main() -> None:
     rules = options.rules
     members = find_members(options)
     dataset = options.open_dataset()
+    vocabulary = open_vocabulary(options, dataset) if in_words(dataset) else None
     inputs = open_inputs(members, dataset, options, rules)
     print("\n".join(inputs.notes), end="\n\n")
     inputs.check()
+    if vocabulary is not None:
+        write_word_blend(inputs, dataset, vocabulary, options, options.out)
+        return
     baselines = measure_members(inputs)
     table = member_table(inputs.members, baselines)
     print_table(list(table.columns), table.itertuples(index=False))

@@ -30,6 +30,8 @@ from ensemble.members.predictions import mean_predictions, oof_predictions
 from ensemble.members.refits import recipe_difference
 from ensemble.members.sidecar import write_sidecar
 from ensemble.members.stores import StoresOptions
+from ensemble.words.decode import decode_to_words, fit_settings
+from ensemble.words.files import WordOptions, in_words
 from folds.competition.submission import write_submission
 from folds.data.dataset import Dataset
 from folds.store.fold_model import FoldModel
@@ -40,7 +42,7 @@ from registry.files import check_writable
 
 
 @dataclass(frozen=True)
-class DecodeOptions(StoresOptions):
+class DecodeOptions(WordOptions, StoresOptions):
     """Decode members in the runs folders."""
 
     members: tuple[str, ...] = ("*",)
@@ -80,6 +82,14 @@ class DecodeOptions(StoresOptions):
             raise InputError(f"--out with --split {self.split}: a submission needs the test split; use --split test")
         if self.tune and self.lm == "none":
             raise InputError("--tune without a language model: use --lm train, or pass --lm FILE.arpa")
+
+    def check_for_words(self) -> None:
+        """Raise InputError for options that a search in words does not have."""
+        if self.lm != "none" or self.nbest > 1 or self.decoder != "beam" or self.arpa is not None:
+            raise InputError(
+                "--lm, --nbest, --arpa and --decoder are for phonemes, and this competition is decoded to words: leave "
+                "them out (--lexicon and --word-lm name the files of words)"
+            )
 
 
 def open_task(member: Member, split: str, dataset: Dataset, options: DecodeOptions) -> DecodingTask:
@@ -220,6 +230,27 @@ def decode_member(
     return result, settings
 
 
+def decode_words(
+    members: Sequence[Member], available: Sequence[FoldModel], dataset: Dataset, options: DecodeOptions
+) -> None:
+    """Decode members of a competition in words, with the settings of the search fitted out of fold."""
+    options.check_for_words()
+    vocabulary = options.open_vocabulary(dataset)
+    split = {"oof": dataset.train, "dev": dataset.dev, "test": dataset.test}[options.split]
+    for member in members:
+        fitted_on = member_to_tune(member, available)
+        trials = None
+        if fitted_on.fold_count > 1:
+            trials = fit_settings(open_task(fitted_on, "oof", dataset, options), member.name, dataset, vocabulary)
+        task = open_task(member, options.split, dataset, options)
+        texts, settings = decode_to_words(task, member, split, vocabulary, trials, options.beam)
+        if options.out is not None:
+            write_submission(options.out, dataset.header, dataset.sample_ids, texts)
+            recipe = BlendRecipe("decode", {member.name: 1.0}, {"decoder": "words", **settings._asdict()})
+            write_sidecar(options.out, dataset, [member], recipe.to_json(), options)
+            print(f"wrote {options.out} ({len(texts)} rows) and {options.out}.json")
+
+
 def main() -> None:
     """Run the command."""
     options = parse_options(DecodeOptions, "python -m ensemble.decode", description=__doc__)
@@ -241,6 +272,9 @@ def main() -> None:
         lm = estimate(_transcripts(dataset), dataset.alphabet.classes, options.lm_order)
         write_arpa(options.arpa, lm, dataset.alphabet.phonemes)
         print(f"wrote {options.arpa}")
+    if in_words(dataset):
+        decode_words(members, available, dataset, options)
+        return
     for member in members:
         tuned_on = member_to_tune(member, available) if options.tune else member
         with DECODERS.using(options.decoder):

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe, distances, nested_distances, predictions_of
 from ensemble.hypotheses.blend_inputs import BlendInputs
+from registry import Registry
 from registry.console import track
 
 
@@ -26,12 +28,14 @@ class FittedBlender:
     """Distances (N,) by nested cross-validation."""
 
 
-def fit_blenders(inputs: BlendInputs, methods: Sequence[str], seed: int = 0) -> dict[str, FittedBlender]:
+def fit_blenders(
+    inputs: BlendInputs, methods: Sequence[str], seed: int = 0, blenders: Registry[type[Any]] = BLENDERS
+) -> dict[str, FittedBlender]:
     """Fit the registered blenders named by `methods`. Raises PlugInError for a user's blender that fails."""
     fitted = {}
     for method in track(methods, "fitting blenders"):
-        with BLENDERS.using(method):
-            blender = BLENDERS.get(method)()
+        with blenders.using(method):
+            blender = blenders.get(method)()
             recipe = blender.fit(inputs, seed)
             if not isinstance(recipe, BlendRecipe):
                 raise TypeError(f"fit returned a {type(recipe).__name__}; expected a BlendRecipe")

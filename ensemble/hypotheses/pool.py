@@ -7,7 +7,7 @@ a pool does not depend on the order of the members.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,17 +26,19 @@ class Pool:
     offsets: np.ndarray
     """Utterance u has the hypotheses `offsets[u]:offsets[u + 1]`, (N + 1,)."""
     tokens: Ragged
-    """The hypotheses, int16."""
+    """The hypotheses, int16; int32 for words."""
     ctc: np.ndarray
     """Their log-likelihoods under each model, (H, predictions) float64."""
     lm: np.ndarray
-    """Their log-probabilities under the phone language model, (H,)."""
+    """Their log-probabilities under the language model, (H,)."""
     attention: np.ndarray
-    """Their attention scores, (H,); zeros without an attention decoder."""
+    """Their attention scores, (H,), or those of sentences by a text scorer; zeros without either."""
     prior: np.ndarray
     """What subtracting the prior of their labels adds to their scores, (H,); zeros where it is unknown."""
     distance: np.ndarray | None
     """Their edit distances to the reference, (H,); None without references."""
+    lm_grid: Mapping[str, tuple[float, ...]] | None = None
+    """The weights and bonuses to search instead of those for phonemes."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -72,6 +74,7 @@ class Pool:
             self.attention[kept],
             self.prior[kept],
             distance,
+            self.lm_grid,
         )
 
 

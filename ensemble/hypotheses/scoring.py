@@ -73,7 +73,8 @@ def combined_scores(acoustic: np.ndarray, pool: Pool, settings: Mapping[str, Any
 
 def lm_grid(pool: Pool) -> dict[str, tuple[float, ...]]:
     """The values to search for each weight; attention scores only get one if the pool has them."""
-    return LM_GRID | ({"attention_weight": ATTENTION_GRID} if pool.attention.any() else {})
+    grid = LM_GRID if pool.lm_grid is None else dict(pool.lm_grid)
+    return grid | ({"attention_weight": ATTENTION_GRID} if pool.attention.any() else {})
 
 
 def prior_grid(pool: Pool) -> dict[str, tuple[float, ...]]:

@@ -19,7 +19,7 @@ from registry.console import track
 
 
 def sentence_likelihoods(
-    log_probs: Sequence[np.ndarray],
+    log_probs: Sequence[np.ndarray] | Ragged,
     offsets: np.ndarray,
     sentences: Ragged,
     lexicon: Lexicon,

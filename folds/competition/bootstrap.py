@@ -44,10 +44,11 @@ def paired_bootstrap(
     samples: int = 5000,
     seed: int = 0,
     level: float = 0.95,
+    units: np.ndarray | None = None,
 ) -> Interval:
     """Interval of mean(ours - theirs), both `(N,)` edit distances of the same utterances; negative if ours is better.
 
-    `speakers` is as in `bootstrap`.
+    `speakers` and `units` are as in `bootstrap`.
 
     >>> paired_bootstrap(np.array([1, 2, 3]), np.array([2, 3, 4]))
     Interval(mean=-1.0, low=-1.0, high=-1.0, level=0.95)
@@ -56,7 +57,7 @@ def paired_bootstrap(
     if ours.ndim != 1 or ours.shape != theirs.shape or len(ours) == 0:
         shapes = f"{ours.shape} and {theirs.shape}"
         raise ValueError(f"paired_bootstrap: expected two non-empty vectors of equal length, got shapes {shapes}")
-    return bootstrap(ours - theirs, speakers, samples, seed, level)
+    return bootstrap(ours - theirs, speakers, samples, seed, level, units)
 
 
 def bootstrap(
@@ -65,13 +66,15 @@ def bootstrap(
     samples: int = 5000,
     seed: int = 0,
     level: float = 0.95,
+    units: np.ndarray | None = None,
 ) -> Interval:
     """Interval of the mean of `values` `(N,)` over resampled speakers, or utterances where `speakers` cannot tell.
 
-    `speakers` is the speaker of each utterance; None, or one for all, resamples utterances.
+    `speakers` is the speaker of each utterance; None, or one for all, resamples utterances. With `units` `(N,)`, such
+    as the words of each reference, it is the interval of an error rate: the sum of the values by that of the units.
     """
-    means = resampled_means(values, speakers, samples, seed)
-    return _interval(float(np.mean(values)), means, level)
+    means = resampled_means(values, speakers, samples, seed, units)
+    return _interval(float(np.sum(values) / (len(values) if units is None else np.sum(units))), means, level)
 
 
 def paired_intervals(
@@ -87,15 +90,22 @@ def paired_intervals(
 
 
 def resampled_means(
-    values: np.ndarray, speakers: Sequence[Hashable] | None = None, samples: int = 5000, seed: int = 0
+    values: np.ndarray,
+    speakers: Sequence[Hashable] | None = None,
+    samples: int = 5000,
+    seed: int = 0,
+    units: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Means of `values` (N,) over `samples` draws of speakers, (samples,); the same seed draws the same speakers."""
+    """Means of `values` (N,) over `samples` draws of speakers, (samples,); the same seed draws the same speakers.
+
+    With `units` (N,), the sum of the values by that of the units.
+    """
     values = np.asarray(values, np.float64)
     group = np.arange(len(values))
     if speakers is not None and len(set(speakers)) > 1:
         number = {speaker: index for index, speaker in enumerate(dict.fromkeys(speakers))}
         group = np.array([number[speaker] for speaker in speakers])
-    sums, counts = np.bincount(group, values), np.bincount(group)
+    sums, counts = np.bincount(group, values), np.bincount(group, units)
     generator = np.random.default_rng(seed)
     means = np.empty(samples)
     # In slices, so that the drawn indices take a few MB for any number of utterances.

@@ -1,0 +1,202 @@
+"""The blend of a competition in words: what `ensemble.blend` does there instead of blending phonemes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ensemble.blenders.base import BlendRecipe, restricted
+from ensemble.blenders.best import FittedBlender, best_recipe, fit_blenders, winner
+from ensemble.hypotheses.open_inputs import OpenedInputs
+from ensemble.members.member import Member
+from ensemble.members.sidecar import write_sidecar
+from ensemble.statistics.blend_tables import NETWORKS, verdict
+from ensemble.words.blenders import WORD_BLENDERS, member_sentences
+from ensemble.words.search import Vocabulary
+from ensemble.words.search_settings import SearchTrials
+from ensemble.words.word_inputs import WordInputs, number_words
+from folds.competition.bootstrap import Interval, bootstrap, paired_bootstrap, resampled_units
+from folds.competition.metric import edit_distances
+from folds.competition.submission import write_submission
+from folds.data.dataset import Dataset, Split
+from registry import InputError
+from registry.console import print_table
+
+Group = Sequence[str] | None
+"""The speaker or day of each utterance, where the data name them."""
+
+
+@dataclass(frozen=True)
+class WordSplits:
+    """The inputs of the three splits, and the members' search settings."""
+
+    oof: WordInputs
+    dev: WordInputs
+    test: WordInputs
+
+
+@dataclass(frozen=True)
+class WordBlend:
+    """The chosen blend and what was measured."""
+
+    recipe: BlendRecipe
+    members: list[Member]
+    fitted: dict[str, FittedBlender]
+    dev: dict[str, np.ndarray]
+    """Word errors (N,) of each blender on dev."""
+    texts: list[str]
+    """One sentence per utterance of test."""
+
+
+def open_word_inputs(
+    inputs: OpenedInputs, dataset: Dataset, vocabulary: Vocabulary, text_scorer: str | None = None
+) -> WordSplits:
+    """Inputs in words, with each member's search settings fitted out of fold.
+
+    Raises InputError for training utterances without sentences.
+    """
+    train = dict(zip(dataset.train.ids, _texts(dataset.train), strict=True))
+    texts = [train[utterance] for utterance in inputs.oof.split.ids]
+    references = number_words(texts, vocabulary.lexicon)
+    split = inputs.oof.split
+    trials = [
+        SearchTrials.of(p.load(), references, split.outer_folds, vocabulary, p.name) for p in split.predictions
+    ]
+    by_split = ((inputs.oof, texts), (inputs.dev, dataset.dev.texts), (inputs.test, None))
+    return WordSplits(*(WordInputs.of(own, found, vocabulary, trials, text_scorer) for own, found in by_split))
+
+
+def _texts(split: Split) -> tuple[str, ...]:
+    if split.texts is None:
+        raise InputError(f"the {split.name} split has no sentences, which a blend in words is fitted on")
+    return split.texts
+
+
+def methods_in_words(method: str) -> list[str]:
+    """The blenders to fit for `--method`. Raises InputError for one that does not work on words."""
+    if method == "best":
+        return WORD_BLENDERS.names()
+    WORD_BLENDERS.entry(method)
+    return [method]
+
+
+def blend_in_words(inputs: OpenedInputs, words: WordSplits, method: str = "best", seed: int = 0) -> WordBlend:
+    """Fit blenders of words out of fold, choose by nested word errors, measure on dev and predict test."""
+    fitted = fit_blenders(words.oof, methods_in_words(method), seed, WORD_BLENDERS)
+    chosen = winner(fitted)
+
+    def predict(split: WordInputs, name: str) -> list[list[int]]:
+        recipe = fitted[name].recipe
+        kept = inputs.keep(recipe.weights, inputs.networks)
+        with WORD_BLENDERS.using(recipe.method):
+            return WORD_BLENDERS.get(recipe.method)().predict(*restricted(split, recipe, kept))
+
+    dev = {name: edit_distances(predict(words.dev, name), words.dev.references) for name in fitted}
+    lexicon = words.test.vocabulary.lexicon
+    texts = [lexicon.text(sentence) for sentence in predict(words.test, chosen)]
+    best = best_recipe(fitted)
+    recipe = BlendRecipe("words", best.weights, best.settings)
+    return WordBlend(recipe, inputs.keep(recipe.weights, inputs.networks), fitted, dev, texts)
+
+
+def print_members(inputs: OpenedInputs, words: WordSplits) -> dict[str, np.ndarray]:
+    """Print each member's word error rates, and return its word errors (N,) on dev."""
+    lengths = _lengths(words.oof), _lengths(words.dev)
+    dev, rows = {}, []
+    for index, member in enumerate(inputs.members):
+        errors = [edit_distances(member_sentences(own, index), own.references) for own in (words.oof, words.dev)]
+        dev[member.name] = errors[1]
+        rates = [_percent(own.sum() / count.sum()) for own, count in zip(errors, lengths, strict=True)]
+        folds = ",".join(map(str, member.folds)) + (" + refit" if member.refit else "")
+        settings = words.oof.trials[index].settings()
+        rows.append((member.name, folds, member.parameters, *rates, f"{settings.lm_weight:g}, {settings.word_bonus:g}"))
+    print_table(["member", "folds", "parameters", "WER oof", "WER dev", "LM weight, word bonus"], rows)
+    return dev
+
+
+def print_blenders(blend: WordBlend, words: WordSplits, members: Mapping[str, np.ndarray], groups: Group) -> None:
+    """Print word error rates of the blenders, and how the chosen one compares to the best member alone on dev."""
+    oof_words, dev_words = _lengths(words.oof), _lengths(words.dev)
+    strongest = min(members, key=lambda name: float(members[name].sum()))
+    print(f"\nword error rates in %, with 95 % intervals over {resampled_units(groups)}")
+    rows = [
+        (
+            name,
+            _percent(own.oof.sum() / oof_words.sum()),
+            _percent(own.nested.sum() / oof_words.sum()),
+            _level(bootstrap(blend.dev[name], groups, units=dev_words)),
+            str(_in_percent(paired_bootstrap(blend.dev[name], members[strongest], groups, units=dev_words))),
+        )
+        for name, own in blend.fitted.items()
+    ]
+    print_table(["blender", "WER oof, fitted", "WER oof, nested", "WER dev", f"dev - {strongest}"], rows)
+    chosen = winner(blend.fitted)
+    difference = paired_bootstrap(blend.dev[chosen], members[strongest], groups, units=dev_words)
+    rate = _percent(blend.dev[chosen].sum() / dev_words.sum())
+    print(f"\nchosen by the nested out-of-fold word errors: {chosen}")
+    print(f"on dev: {rate} % word error rate, {verdict(difference)} {strongest} at 95 %: {_in_percent(difference)}")
+
+
+def results_of(blend: WordBlend, words: WordSplits, members: Mapping[str, np.ndarray], groups: Group) -> dict[str, Any]:
+    """What the sidecar records: word error rates, as fractions."""
+    chosen, strongest = winner(blend.fitted), min(members, key=lambda name: float(members[name].sum()))
+    oof_words, dev_words = _lengths(words.oof), _lengths(words.dev)
+    difference = paired_bootstrap(blend.dev[chosen], members[strongest], groups, units=dev_words)
+    return {
+        "metric": "word error rate",
+        "oof": float(blend.fitted[chosen].oof.sum() / oof_words.sum()),
+        "nested": float(blend.fitted[chosen].nested.sum() / oof_words.sum()),
+        "dev": float(blend.dev[chosen].sum() / dev_words.sum()),
+        "dev_minus_best_member": {
+            "member": strongest,
+            "mean": difference.mean,
+            "low": difference.low,
+            "high": difference.high,
+        },
+    }
+
+
+def write_word_blend(
+    inputs: OpenedInputs,
+    dataset: Dataset,
+    vocabulary: Vocabulary,
+    options: Any,
+    out: Path,
+) -> None:
+    """Blend, print the tables, and write the submission `out` and its sidecar."""
+    methods_in_words(options.method)
+    count, unknown = len(vocabulary.lexicon.words) - 1, vocabulary.lm.unknown
+    print(f"lexicon: {count} words; language model of words: order {vocabulary.lm.order}, {unknown} of them unknown\n")
+    words = open_word_inputs(inputs, dataset, vocabulary, options.text_scorer)
+    members = print_members(inputs, words)
+    blend = blend_in_words(inputs, words, options.method, options.seed)
+    print_blenders(blend, words, members, inputs.dev_speakers)
+    write_submission(out, dataset.header, dataset.sample_ids, blend.texts)
+    results = results_of(blend, words, members, inputs.dev_speakers)
+    write_sidecar(out, dataset, blend.members, blend.recipe.to_json(), options, results)
+    print("weights: " + ", ".join(f"{name} {weight:.3f}" for name, weight in blend.recipe.weights.items()))
+    networks = sum(len(member.networks) for member in blend.members)
+    print(f"uses {networks} networks: {NETWORKS[inputs.networks]}")
+    print(f"wrote {out} ({len(blend.texts)} rows) and {out}.json")
+
+
+def _lengths(inputs: WordInputs) -> np.ndarray:
+    """Words of each reference, (N,)."""
+    return np.array([len(reference) for reference in inputs.references], np.int64)
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.2f}"
+
+
+def _in_percent(interval: Interval) -> Interval:
+    return Interval(100 * interval.mean, 100 * interval.low, 100 * interval.high, interval.level)
+
+
+def _level(interval: Interval) -> str:
+    scaled = _in_percent(interval)
+    return f"{scaled.mean:.2f} [{scaled.low:.2f}, {scaled.high:.2f}]"

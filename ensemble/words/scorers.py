@@ -1,0 +1,41 @@
+"""Text scorers: log-probabilities of whole sentences by a model of the user's own, such as a neural language model.
+
+None comes with this package. One is a function, registered under a name or offered by an installed package in the
+entry-point group `hw3p2_text_scorers`:
+
+    [options.entry_points]
+    hw3p2_text_scorers =
+        my_model = my_package:score
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from folds.store.ragged import Ragged
+from registry import InputError, Registry
+
+TextScorer = Callable[[Sequence[str]], Sequence[float]]
+"""From sentences to their log-probabilities, one each, natural logarithms."""
+
+TEXT_SCORERS: Registry[TextScorer] = Registry("text_scorers")
+
+
+def score_texts(name: str, sentences: Ragged, words: Sequence[str]) -> np.ndarray:
+    """log P `(H,)` of sentences, `words` by number, by the scorer of this name; each distinct one is scored once.
+
+    Raises InputError for an unknown scorer, and for one that does not return a finite number for each.
+    """
+    texts = [" ".join([words[number] for number in sentences[h]]) for h in range(len(sentences))]
+    distinct = list(dict.fromkeys(texts))
+    with TEXT_SCORERS.using(name):
+        values = np.asarray(TEXT_SCORERS.get(name)(distinct), np.float64)
+    if values.shape != (len(distinct),) or not np.isfinite(values).all():
+        raise InputError(
+            f"text scorer {name}: returned values of shape {values.shape} for {len(distinct)} texts; expected a finite "
+            "number each"
+        )
+    row_of = {text: row for row, text in enumerate(distinct)}
+    return values[[row_of[text] for text in texts]]

@@ -1,0 +1,183 @@
+"""Blend inputs in words: N-best sentences of each prediction, and pools of sentences scored by all of them.
+
+They are `BlendInputs` whose references and pools are words, by their number in the lexicon, so that blenders which only
+use those work on words as they do on phonemes: rescoring and minimum Bayes risk.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+import numpy as np
+
+from ensemble.hypotheses.blend_inputs import BlendInputs
+from ensemble.hypotheses.edit_distance import to_references
+from ensemble.hypotheses.likelihoods import floor_likelihoods
+from ensemble.hypotheses.pool import Pool
+from ensemble.hypotheses.scored_hypotheses import joint_posteriors
+from ensemble.hypotheses.scoring import keep_best
+from ensemble.words.lexicon import Lexicon
+from ensemble.words.likelihood import sentence_likelihoods
+from ensemble.words.scorers import score_texts
+from ensemble.words.search import Sentences, Vocabulary, WordSettings, word_beam_search
+from ensemble.words.search_settings import SearchTrials
+from folds.competition.metric import words_of
+from folds.store.log_probs import LogProbs
+from folds.store.ragged import Ragged, offsets_of
+
+# A word has several phonemes, so that both are larger than for phonemes.
+WORD_LM_GRID = {
+    "lm_weight": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.0),
+    "length_bonus": (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0),
+}
+NBEST = 50
+"""Sentences that each prediction proposes at most: one of 20 words has far fewer good neighbours than its phonemes."""
+
+
+@dataclass(frozen=True)
+class _WordCache:
+    """What was computed for a whole split, by index of the prediction."""
+
+    sentences: dict[int, Sentences] = field(default_factory=dict)
+    scored: dict[tuple[int, int, tuple[int, ...]], float] = field(default_factory=dict)
+    """Log-likelihoods by prediction, utterance and sentence."""
+
+
+@dataclass(frozen=True, eq=False)
+class WordInputs(BlendInputs):
+    """Blend inputs of one split whose hypotheses are sentences; `of` makes them from those in phonemes."""
+
+    vocabulary: Vocabulary = None  # type: ignore[assignment]  # `of` gives it
+    trials: Sequence[SearchTrials] = ()
+    """The settings of each member's search, fitted out of fold."""
+    text_scorer: str | None = None
+    _words: _WordCache = field(default_factory=_WordCache, repr=False)
+
+    @staticmethod
+    def of(
+        inputs: BlendInputs,
+        texts: Sequence[str] | None,
+        vocabulary: Vocabulary,
+        trials: Sequence[SearchTrials],
+        text_scorer: str | None = None,
+    ) -> WordInputs:
+        """Inputs of the same split; `texts` are the sentences of its utterances, None where they are not known."""
+        references = None if texts is None else tuple(number_words(texts, vocabulary.lexicon))
+        split = replace(inputs.split, references=references)
+        sizes = min(inputs.nbest_size, NBEST), inputs.pool_size
+        return WordInputs(split, *sizes, vocabulary=vocabulary, trials=trials, text_scorer=text_scorer)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> WordInputs:
+        """A view of some of these utterances that shares the cache of the whole split."""
+        return cast(WordInputs, super().take(rows))
+
+    def sentences(self, index: int) -> Sentences:
+        """The N-best sentences that one prediction proposes for this view's utterances."""
+        cache = self._words.sentences
+        if index not in cache:
+            predictions, folds = self.split.predictions[index], self.split.outer_folds
+            trials = self.trials[predictions.member]
+            settings = {
+                fold: trials.settings(fold if self.split.name == "oof" else None) for fold in np.unique(folds).tolist()
+            }
+            cache[index] = decode_by_fold(
+                predictions.load(), folds, self.vocabulary, settings, self.nbest_size, predictions.name
+            )
+        return cache[index] if self.rows is None else cache[index].take(self.rows)
+
+    def _build_pool(self, indices: list[int]) -> Pool:
+        offsets, sentences = _unite([self.sentences(index) for index in indices])
+        ctc = [self._score_sentences(index, offsets, sentences) for index in indices]
+        lm = self.vocabulary.lm.scores(sentences)
+        settings = [self.trials[self.split.predictions[index].member].settings() for index in indices]
+        terms = [own.lm_weight * lm + own.word_bonus * sentences.lengths for own in settings]
+        kept, offsets = keep_best(joint_posteriors(ctc, terms, offsets), offsets, self.pool_size)
+        sentences, lm = sentences.take(kept), lm[kept]
+        other = np.zeros(len(kept))
+        if self.text_scorer is not None:
+            other = score_texts(self.text_scorer, sentences, self.vocabulary.lexicon.words)
+        floored = floor_likelihoods(np.stack(ctc, axis=1)[kept], offsets)
+        zeros = np.zeros(len(kept))
+        distance = self._distances(offsets, sentences)
+        return Pool(offsets, sentences, floored, lm, other, zeros, distance, WORD_LM_GRID)
+
+    def _distances(self, offsets: np.ndarray, sentences: Ragged) -> np.ndarray | None:
+        """Edit distances (H,) to the references, None without them."""
+        if self.split.references is None:
+            return None
+        references = Ragged.of(self.split.references, np.int32)
+        # Small numbers, because the distance needs memory in proportion to the largest.
+        both = np.concatenate([sentences.values, references.values])
+        small = np.unique(both, return_inverse=True)[1].astype(np.int32)
+        count, rows = len(sentences.values), np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        return to_references(
+            Ragged(small[:count], sentences.offsets), rows, Ragged(small[count:], references.offsets)
+        )
+
+    def _score_sentences(self, index: int, offsets: np.ndarray, sentences: Ragged) -> np.ndarray:
+        """Exact log-likelihoods (H,) of sentences under one prediction; each is computed once."""
+        cache, rows = self._words.scored, np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        keys = [(index, row, tuple(sentences[h].tolist())) for h, row in enumerate(rows.tolist())]
+        new = np.array([h for h, key in enumerate(keys) if key not in cache], np.int64)
+        if len(new):
+            own_offsets = offsets_of(np.bincount(rows[new], minlength=len(offsets) - 1))
+            lexicon, silence = self.vocabulary.lexicon, self.vocabulary.silence
+            name, log_probs = self.split.predictions[index].name, self.split.predictions[index].load()
+            scores = sentence_likelihoods(log_probs, own_offsets, sentences.take(new), lexicon, silence, name)
+            cache.update({keys[h]: score for h, score in zip(new.tolist(), scores.tolist(), strict=True)})
+        return np.array([cache[key] for key in keys])
+
+
+def decode_by_fold(
+    log_probs: LogProbs,
+    folds: np.ndarray,
+    vocabulary: Vocabulary,
+    settings: Mapping[int, WordSettings],
+    nbest: int,
+    name: str,
+) -> Sentences:
+    """N-best sentences of all utterances, those of utterance u with `settings[folds[u]]`."""
+    parts, rows = [], []
+    for fold, own in settings.items():
+        of_fold = np.flatnonzero(folds == fold)
+        utterances = [log_probs[row] for row in of_fold.tolist()]
+        parts.append(word_beam_search(utterances, vocabulary, own, nbest, f"decoding to words, {name}"))
+        rows.append(of_fold)
+    joined = Sentences(
+        offsets_of(np.concatenate([np.diff(part.offsets) for part in parts])),
+        Ragged.concatenate([part.words for part in parts]),
+        np.concatenate([part.ctc for part in parts]),
+        np.concatenate([part.lm for part in parts]),
+    )
+    return joined.take(np.argsort(np.concatenate(rows), kind="stable"))
+
+
+def _unite(lists: Sequence[Sentences]) -> tuple[np.ndarray, Ragged]:
+    """The distinct sentences of each utterance, in order of their words; at least the empty one."""
+    united: list[list[tuple[int, ...]]] = []
+    for row in range(len(lists[0].offsets) - 1):
+        spans = [(own, range(own.offsets[row], own.offsets[row + 1])) for own in lists]
+        distinct = {tuple(own.words[h].tolist()) for own, span in spans for h in span}
+        united.append(sorted(distinct) or [()])
+    return offsets_of(map(len, united)), Ragged.of(list(itertools.chain.from_iterable(united)), np.int32)
+
+
+def number_words(texts: Sequence[str], lexicon: Lexicon) -> list[list[int]]:
+    """The words of sentences by number; words that the lexicon lacks have numbers of their own behind it.
+
+    Words are compared as the word error rate does, without regard to case and punctuation.
+    """
+    numbers: dict[str, int] = {}
+    for number, word in enumerate(lexicon.words[1:], start=1):
+        numbers.setdefault(" ".join(words_of(word)), number)
+    free = itertools.count(len(lexicon.words))
+    found = []
+    for text in texts:
+        for word in words_of(text):
+            if word not in numbers:
+                numbers[word] = next(free)
+        found.append([numbers[word] for word in words_of(text)])
+    return found

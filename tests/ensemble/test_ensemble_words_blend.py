@@ -1,0 +1,172 @@
+"""Blends in words on a small Brain-to-Text demo: simulated members, every blender, the commands, text scorers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from simulated_members import log_probs, write_run
+
+from ensemble import blend, decode
+from ensemble.words.scorers import TEXT_SCORERS, score_texts
+from ensemble.words.word_inputs import number_words
+from folds.competition.bootstrap import bootstrap, paired_bootstrap
+from folds.competition.metric import word_error_rate
+from folds.competition.submission import read_submission
+from folds.data.cache import load_dataset
+from folds.data.dataset import Dataset
+from folds.store.ragged import Ragged
+from folds.synthesis import brain_to_text
+from folds.synthesis.brain_to_text import Trial
+from registry.errors import InputError
+
+Run = Callable[..., str]
+DEMO = brain_to_text.BrainSettings(seed=3, days=4, sentences=18, channels=2)
+
+
+@pytest.fixture(scope="module")
+def competition(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("words") / "competition"
+    root.mkdir()
+    brain_to_text.write(root, DEMO)
+    return root
+
+
+@pytest.fixture(scope="module")
+def dataset(competition: Path) -> Dataset:
+    return load_dataset(competition)
+
+
+@pytest.fixture(scope="module")
+def runs(competition: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two members of two folds by days, in whose predictions every third phoneme is wrong."""
+    runs = tmp_path_factory.mktemp("runs")
+    answers = dict(read_submission(competition / brain_to_text.ANSWERS))
+    test = [Trial(tuple(answers[row].split())).labels for row in dataset.sample_ids]
+    days = sorted(set(dataset.train.groups))
+    for number, name in enumerate(("first", "second")):
+        for fold in range(2):
+            held_out = [row for row, day in enumerate(dataset.train.groups) if days.index(day) % 2 == fold]
+            seed, common = 10 * number + fold, {"classes": dataset.alphabet.classes, "alphabet": dataset.alphabet.hash}
+            splits = {
+                "oof": log_probs(
+                    [dataset.train.labels(row).tolist() for row in held_out],
+                    error=0.6,
+                    seed=seed,
+                    ids=[dataset.train.ids[row] for row in held_out],
+                    **common,
+                ),
+                "dev": log_probs(
+                    [dataset.dev.labels(row).tolist() for row in range(len(dataset.dev))],
+                    error=0.6,
+                    seed=seed + 100,
+                    ids=dataset.dev.ids,
+                    **common,
+                ),
+                "test": log_probs(test, error=0.6, seed=seed + 200, ids=dataset.test.ids, **common),
+            }
+            write_run(runs, name, fold, splits, fold_assignment=1)
+    return runs
+
+
+@pytest.fixture
+def run(
+    competition: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Run]:
+    def call(main: Callable[[], None], *arguments: object) -> str:
+        fixed = ["command", "--data", competition, "--runs", runs]
+        monkeypatch.setattr(sys, "argv", [str(argument) for argument in (*fixed, *arguments)])
+        main()
+        return capsys.readouterr().out
+
+    yield call
+
+
+def test_blend_in_words(run: Run, competition: Path, dataset: Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "submission.csv"
+    printed = run(blend.main, "--out", out)
+    sidecar = json.loads((tmp_path / "submission.csv.json").read_text())
+    assert out.read_text().startswith("id,text\n0,")
+    rows = dict(read_submission(out))
+    answers = dict(read_submission(competition / brain_to_text.ANSWERS))
+    assert list(rows) == dataset.sample_ids == list(answers)
+    error = word_error_rate([rows[row] for row in answers], list(answers.values()))
+    greedy_words = word_error_rate(["" for _ in answers], list(answers.values()))
+    assert error < 0.15 < greedy_words == 1.0
+    assert all(name in printed for name in ("average", "mbr", "rescore", "rover", "single", "word error rates in %"))
+    assert sidecar["metric"] == "word error rate" and sidecar["recipe"]["method"] == "words"
+    assert sidecar["nested"] >= 0 and sidecar["dev"] < 0.15
+    assert sum(sidecar["recipe"]["weights"].values()) == pytest.approx(1)
+    # The same command gives the same bytes.
+    run(blend.main, "--out", tmp_path / "again.csv", "--method", sidecar["recipe"]["settings"]["chosen"])
+    assert (tmp_path / "again.csv").read_bytes() == out.read_bytes()
+
+
+def test_text_scorer_takes_part(run: Run, tmp_path: Path) -> None:
+    seen: set[str] = set()
+
+    def count(texts: list[str]) -> list[float]:
+        seen.update(texts)
+        return [-float(len(text)) for text in texts]
+
+    TEXT_SCORERS.register("length")(count)
+    sentences = Ragged.of([[1, 2], [], [1, 2]], np.int32)
+    assert score_texts("length", sentences, ("", "a", "bc")).tolist() == [-4.0, 0.0, -4.0]
+    run(blend.main, "--out", tmp_path / "scored.csv", "--method", "rescore", "--text-scorer", "length")
+    settings = json.loads((tmp_path / "scored.csv.json").read_text())["recipe"]["settings"]["settings"]
+    assert "attention_weight" in settings and set(dict(read_submission(tmp_path / "scored.csv")).values()) <= seen
+
+    TEXT_SCORERS.register("short")(lambda texts: [0.0])
+    with pytest.raises(InputError, match="text scorer short: returned values of shape"):
+        score_texts("short", sentences, ("", "a", "bc"))
+    with pytest.raises(InputError, match="unknown text_scorer 'leng'; did you mean length"):
+        run(blend.main, "--out", tmp_path / "none.csv", "--method", "rescore", "--text-scorer", "leng")
+
+
+def test_decode_one_member(run: Run, dataset: Dataset, tmp_path: Path) -> None:
+    for split, count in (("oof", len(dataset.train)), ("dev", len(dataset.dev))):
+        printed = run(decode.main, "--members", "first", "--split", split)
+        assert f"first: {count} utterances, word error rate " in printed
+    run(decode.main, "--members", "first", "--split", "test", "--out", tmp_path / "one.csv")
+    assert [row for row, _ in read_submission(tmp_path / "one.csv")] == dataset.sample_ids
+    with pytest.raises(InputError, match="are for phonemes, and this competition is decoded to words"):
+        run(decode.main, "--members", "first", "--lm", "train")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lexicon", "none.txt"], "none.txt: no such file; a competition in words needs a lexicon: pass --lexicon"),
+        (["--word-lm", "none.arpa"], "needs a language model of words: pass --word-lm FILE"),
+        (["--method", "rank"], "unknown word_blender 'rank'"),
+        (["--nbest-out", "nbest.npz"], "--nbest-out: a student is trained on phonemes"),
+    ],
+)
+def test_bad_options(run: Run, tmp_path: Path, options: list[str], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        run(blend.main, "--out", tmp_path / "submission.csv", *options)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_words_are_compared_as_the_metric_does() -> None:
+    from ensemble.words.lexicon import Lexicon
+
+    lexicon = Lexicon(("", "Don't", "know"), Ragged.of([[1], [2]], np.int16), np.array([1, 2]))
+    assert number_words(["don't know, you", "You know."], lexicon) == [[1, 2, 3], [3, 2]]
+
+
+def test_interval_of_an_error_rate() -> None:
+    errors, words = np.array([1, 0, 3, 2]), np.array([2, 4, 6, 8])
+    rate = bootstrap(errors, ["a", "a", "b", "b"], units=words)
+    assert rate.mean == pytest.approx(6 / 20)
+    # The speakers' own rates are the extremes of what can be drawn.
+    assert (rate.low, rate.high) == (pytest.approx(1 / 6), pytest.approx(5 / 14))
+    equal = np.full(4, 5)
+    assert paired_bootstrap(errors, errors[::-1], units=equal).low == pytest.approx(
+        paired_bootstrap(errors, errors[::-1]).low / 5
+    )
