@@ -8,18 +8,21 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import simulated_members as simulated
 
 from ensemble import InputOptions, group_by_member, open_inputs
-from ensemble.blend import blend, main
+from ensemble.blend import BlendOptions, blend, find_members, main
 from folds.data.cache import load_dataset
 from folds.store.fold_model import find_fold_models
+from folds.store.lease import hold
 from folds.store.log_probs import write_log_probs
-from folds.store.run_folder import RunFolder
-from registry import InputError
+from folds.store.run_folder import SPLITS, RunFolder
+from registry import InputError, atomic_write
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +122,32 @@ def test_no_finished_member(tiny, tmp_path, monkeypatch):
     (tmp_path / "gru" / "fold0" / "config.json").write_text("{}")
     with pytest.raises(InputError, match="no finished member .1 unfinished, such as .*gru/fold0: .* --resume"):
         run(monkeypatch, "--data", tiny, "--runs", tmp_path)
+
+
+def test_a_blend_while_runs_are_written_takes_whole_ones_only(tiny, runs, dataset, tmp_path):
+    """Ten runs appear file by file, in the order of a training, while members are found and read again and again."""
+    whole = RunFolder(add_run(tmp_path / "elsewhere", dataset, "c", 0))
+
+    def write() -> None:
+        for number in range(10):
+            folder = RunFolder.of(runs, f"c{number}", 0)
+            with hold(folder.path, folder.title):
+                for name in ("config.json", *(f"{split}.safetensors" for split in SPLITS)):
+                    with atomic_write(folder.path / name) as temporary:
+                        temporary.write_bytes((whole.path / name).read_bytes())
+                        time.sleep(0.002)  # the other thread's turn
+
+    options = BlendOptions(data=tiny, runs=(runs,))
+    counts = []
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(write)
+        while not counts or not written.done():
+            members = find_members(options)
+            for network in (network for member in members for network in member.networks):
+                assert len([network.load(split) for split in SPLITS]) == 3
+            counts.append(len(members))
+        written.result()
+    assert counts == sorted(counts) and counts[0] >= 3 and len(find_members(options)) == 13
 
 
 def test_members_of_different_utterances_write_nothing(tiny, runs, dataset, tmp_path, monkeypatch):
