@@ -153,8 +153,9 @@ def describe_os_error(error: OSError, path: str | os.PathLike[str] | None = None
 
 
 def _prepare_streams() -> None:
-    """Let a file name that is not UTF-8 be printed with escapes, and nothing be printed where a stream is closed."""
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+    """Let a file name that is not UTF-8 be printed with escapes; a stream that is closed takes or gives nothing."""
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115 - open until the process ends
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

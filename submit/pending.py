@@ -59,5 +59,8 @@ class PendingAttempts:
 
 def _state_folder() -> Path:
     state = os.environ.get("XDG_STATE_HOME", "")
-    base = Path(state) if os.path.isabs(state) else Path(os.path.expanduser("~")) / ".local" / "state"
+    try:
+        base = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
+    except RuntimeError:  # in a container, a user without an entry in /etc/passwd and without HOME
+        raise InputError("no home folder for the record of submissions: set XDG_STATE_HOME to a folder") from None
     return base / "hw3p2-ensemble" / "submit"

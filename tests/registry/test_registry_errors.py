@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 import tempfile
 import time
 
@@ -37,6 +38,13 @@ def test_an_end_of_the_process_that_nobody_expects_is_a_bug(tmp_path, monkeypatc
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert _status(lambda: _raise(SystemExit(status))) == 70
     assert capsys.readouterr().err.startswith(f"internal error: SystemExit: {status}; details in {tmp_path}")
+
+
+def test_closed_streams_take_and_give_nothing(monkeypatch):
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert _status(lambda: print("lost") or len(sys.stdin.buffer.read())) == 0
+    assert _status(lambda: _raise(InputError("lost"))) == 2
 
 
 @pytest.mark.parametrize("text", ["DefaultCPUAllocator: can't allocate memory: you tried", "not enough memory"])

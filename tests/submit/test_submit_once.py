@@ -13,6 +13,7 @@ import pytest
 from conftest import Harness
 from test_submit_processes import arguments
 
+from registry import InputError
 from submit import ledger
 from submit.client import TimeBudget
 from submit.pending import PendingAttempts
@@ -103,6 +104,16 @@ def test_nothing_is_sent_without_the_users_record(harness: Harness, monkeypatch:
     assert outcome.status == 2 and "cannot be written (Not a directory)" in outcome.err
     assert "set XDG_STATE_HOME to another folder" in outcome.err
     assert not harness.kaggle.requests
+
+
+def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")  # as pathlib, in a container with any user id
+
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(InputError, match="no home folder for the record of submissions: set XDG_STATE_HOME"):
+        PendingAttempts("hw3p2")
 
 
 @pytest.mark.parametrize("name", ["folder", "file/ledger.jsonl", "loop", "fifo", "x" * 300, "damaged"])
