@@ -121,8 +121,9 @@ def decode_jointly(task: JointTask, ctc_weights: Sequence[float], beam: int) -> 
     hypotheses: list[list[list[int]]] = [[] for _ in ctc_weights]
     for row in track(task.rows, f"{task.fold_model.name} fold {task.fold_model.fold}"):
         features = torch.from_numpy(np.array(task.source.features(row)))
+        groups = task.source.groups[row : row + 1]
         for decoded, weight in zip(hypotheses, ctc_weights, strict=True):
-            best, *_ = joint_search(task.network, features, beam=beam, ctc_weight=weight)
+            best, *_ = joint_search(task.network, features, beam=beam, ctc_weight=weight, groups=groups)
             decoded.append(list(best.tokens))
     return hypotheses
 

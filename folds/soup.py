@@ -16,14 +16,14 @@ import tyro
 
 from folds.data.data_options import DataOptions
 from folds.store.checkpoint import mean_weights
-from folds.store.fold_model import AGAIN, read_fold_model
+from folds.store.fold_model import AGAIN, new_network, read_fold_model
 from folds.store.lease import hold
 from folds.store.run_folder import RunFolder
 from folds.store.schemas import SummaryFile
 from folds.training.metrics_logger import Cost
 from folds.training.predict import write_predictions
 from folds.training.run_config import weights_description
-from models import create_model, write_weights
+from models import write_weights
 from registry import InputError, command
 from registry.bounds import number
 from registry.command_line import parse_options
@@ -68,7 +68,7 @@ def make_soup(options: SoupOptions) -> RunFolder:
     # The utterances the run itself held out, whichever version assigned the folds.
     row_of = {utterance: row for row, utterance in enumerate(dataset.train.ids)}
     held_out = np.array([row_of[utterance] for utterance in fold_model.load("oof").ids], np.int64)
-    network = create_model(fold_model.model, **config["model_config"])
+    network = new_network(fold_model)
     network.load_state_dict(mean_weights(checkpoints))
     folder = run.soup
     with hold(folder.path, folder.title):

@@ -1,8 +1,9 @@
 """CTC acoustic models: features `(N, T, F)`, lengths `(N,)` → log-probabilities `(N, T', C)`, lengths; blank is 0."""
 
 from models import layers
-from models.adapter import as_ctc_model, create_model
+from models.adapter import as_ctc_model, build_network, create_model
 from models.ctc import BLANK, greedy, log_likelihood
+from models.group_layer import GroupFacts, GroupLayer
 from models.network import CTCModel, CTCNetwork, ModelConfig, TrainingOutputs
 from models.trained import TrainedModel, load
 from models.weights_file import WEIGHTS_FILE, write_weights
@@ -13,9 +14,12 @@ __all__ = [
     "WEIGHTS_FILE",
     "CTCModel",
     "CTCNetwork",
+    "GroupFacts",
+    "GroupLayer",
     "ModelConfig",
     "TrainedModel",
     "TrainingOutputs",
+    "build_network",
     "create_model",
     "greedy",
     "layers",

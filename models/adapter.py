@@ -7,13 +7,14 @@ run on small inputs, which finds its stride, and is refused in one line if it co
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import registry
+from models.group_layer import GroupFacts, GroupLayer
 from models.layers.frames import output_lengths, valid, zero_padding
 from models.layers.lengths import Lengths
 from models.network import CTCModel, TrainingOutputs
@@ -77,6 +78,14 @@ def create_model(
     """`registry.create_model` with the type of what it returns, which the registry does not know."""
     model = registry.create_model(name, config, features=features, classes=classes, **options)
     assert isinstance(model, CTCModel)
+    return model
+
+
+def build_network(name: str, config: Mapping[str, Any], group_layer: GroupFacts | None = None) -> CTCModel:
+    """Model `name` with the options of its config dataclass, and with a group layer in front if it is described."""
+    model = create_model(name, **config)
+    if group_layer is not None:
+        model.group_layer = GroupLayer(config["features"], group_layer)
     return model
 
 

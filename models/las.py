@@ -7,6 +7,7 @@ hypothesis, which rescoring uses as a second score; `ensemble.joint` decodes wit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,9 +67,9 @@ class LAS(CTCNetwork):
         return self.spelling, -log_likelihoods.sum() / int(target_lengths.sum())
 
     @torch.no_grad()
-    def attention_scores(self, features: Tensor, hypotheses: list[list[int]]) -> Tensor:
+    def attention_scores(self, features: Tensor, hypotheses: list[list[int]], groups: Sequence[str] = ()) -> Tensor:
         """The speller's log P(hypothesis | utterance) `(H,)` of H hypotheses, for one utterance's features `(T, F)`."""
-        outputs = self.training_outputs(features[None], torch.tensor([len(features)]))
+        outputs = self.grouped_outputs(features[None], torch.tensor([len(features)]), groups)
         memory = self.memory(outputs).expand(len(hypotheses))
         return self.speller.log_likelihood(memory, [torch.tensor(tokens, dtype=torch.long) for tokens in hypotheses])
 

@@ -11,6 +11,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from models.group_layer import GroupLayer
 from models.layers.frames import FrameLayer, output_lengths, zero_padding
 from models.layers.lengths import Lengths
 from models.layers.recurrent import Bidirectional, PackedFrames, padded
@@ -71,16 +72,31 @@ class CTCModel(nn.Module):
     classes: int
     """Number of classes C, including the blank."""
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def __init__(self) -> None:
+        super().__init__()
+        self.group_layer: GroupLayer | None = None
+        """In front of the model, if it has one; `models.build_network` adds it."""
+
+    def forward(self, features: Tensor, lengths: Tensor, groups: Sequence[str] = ()) -> tuple[Tensor, Tensor]:
         """Features `(N, T, F)`, lengths `(N,)` → log-probabilities `(N, T', C)` float32, lengths `(N,)`.
 
-        Both lengths belong on the CPU: copying them there from another device waits for all work queued on it.
+        Both lengths belong on the CPU: copying them there from another device waits for all work queued on it. A model
+        with a group layer reads the names of the utterances' groups.
         """
-        outputs = self.training_outputs(features, lengths)
+        outputs = self.grouped_outputs(features, lengths, groups)
         return outputs.log_probs, outputs.lengths
 
+    def grouped_outputs(self, features: Tensor, lengths: Tensor, groups: Sequence[str] = ()) -> TrainingOutputs:
+        """The `training_outputs` of what the group layer, if there is one, makes of the features."""
+        if self.group_layer is not None:
+            features = self.group_layer(features, groups)
+        return self.training_outputs(features, lengths)
+
     def training_outputs(self, features: Tensor, lengths: Tensor) -> TrainingOutputs:
-        """What a training step reads, for features `(N, T, F)` and lengths `(N,)`."""
+        """What a training step reads, for features `(N, T, F)` as the group layer returns them and lengths `(N,)`.
+
+        Values past an utterance's end may be anything.
+        """
         raise NotImplementedError
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
@@ -105,8 +121,11 @@ class CTCModel(nn.Module):
         """Whether the model has an attention decoder, and so `attention_scores`."""
         return False
 
-    def attention_scores(self, features: Tensor, hypotheses: list[list[int]]) -> Tensor:
-        """The attention decoder's log P(hypothesis | utterance) `(H,)` for one utterance's features `(T, F)`."""
+    def attention_scores(self, features: Tensor, hypotheses: list[list[int]], groups: Sequence[str] = ()) -> Tensor:
+        """The attention decoder's log P(hypothesis | utterance) `(H,)` for one utterance's features `(T, F)`.
+
+        `groups` is the name of its group, if it is known.
+        """
         raise NotImplementedError
 
     def start_from_prior(self, log_prior: Tensor) -> None:

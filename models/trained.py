@@ -11,7 +11,7 @@ from typing import overload
 import numpy as np
 import torch
 
-from models.adapter import create_model
+from models.adapter import build_network
 from models.ctc import greedy
 from models.features import normalize
 from models.network import CTCModel
@@ -52,7 +52,7 @@ def load(run_folder: str | os.PathLike[str], device: str | torch.device = "cpu")
         raise InputError(f"{path}: no such file: {advice}")
     description = read_description(path)
     try:
-        network = create_model(description.model, **description.config)
+        network = build_network(description.model, description.config, description.group_layer)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     load_weights(path, network)
@@ -98,20 +98,24 @@ class TrainedModel:
         return self.description.characters
 
     @overload
-    def predict(self, features: np.ndarray) -> np.ndarray: ...
+    def predict(self, features: np.ndarray, groups: Sequence[str] = ()) -> np.ndarray: ...
 
     @overload
-    def predict(self, features: Sequence[np.ndarray]) -> list[np.ndarray]: ...
+    def predict(self, features: Sequence[np.ndarray], groups: Sequence[str] = ()) -> list[np.ndarray]: ...
 
-    def predict(self, features: np.ndarray | Sequence[np.ndarray]) -> np.ndarray | list[np.ndarray]:
+    def predict(
+        self, features: np.ndarray | Sequence[np.ndarray], groups: Sequence[str] = ()
+    ) -> np.ndarray | list[np.ndarray]:
         """Log-probabilities `(T', C)` float32 for the raw features `(T, F)` of an utterance, or a list for a list.
 
-        Features are normalised as in training. Raises InputError for features of another width, without frames, or
-        with values that are not finite.
+        Features are normalised as in training. A model with a group layer maps each utterance by the layer of its
+        group in `groups`, one name per utterance; without names, or for a group it was not trained on, by the mean
+        layer. Raises InputError for features of another width, without frames, or with values that are not finite, and
+        for another number of groups.
         """
         if isinstance(features, list | tuple):
-            return self._predict_all(features)
-        return self._predict_all([np.asarray(features)])[0]
+            return self._predict_all(features, groups)
+        return self._predict_all([np.asarray(features)], groups)[0]
 
     @overload
     def decode(self, log_probs: np.ndarray) -> list[str]: ...
@@ -145,7 +149,9 @@ class TrainedModel:
             ) from None
 
     @torch.inference_mode()
-    def _predict_all(self, utterances: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def _predict_all(self, utterances: Sequence[np.ndarray], groups: Sequence[str]) -> list[np.ndarray]:
+        if groups and len(groups) != len(utterances):
+            raise InputError(f"{len(groups)} groups for {len(utterances)} utterances: expected one for each, or none")
         normalized = [self._normalized(utterance, index) for index, utterance in enumerate(utterances)]
         device = next(self.network.parameters()).device
         predictions: dict[int, np.ndarray] = {}
@@ -154,7 +160,8 @@ class TrainedModel:
             padded = torch.zeros(len(indices), int(lengths.max()), self.features)
             for row, index in enumerate(indices):
                 padded[row, : lengths[row]] = torch.from_numpy(normalized[index])
-            log_probs, ends = self.network(padded.to(device), lengths)
+            names = [groups[index] for index in indices] if groups else ()
+            log_probs, ends = self.network(padded.to(device), lengths, names)
             for index, values, end in zip(indices, log_probs.cpu().numpy(), ends.tolist(), strict=True):
                 predictions[index] = values[:end].copy()
         return [predictions[index] for index in range(len(utterances))]

@@ -7,6 +7,7 @@ Nothing is unpickled. The header holds a description:
     phonemes        phoneme of each class; that of class 0, the blank, is empty
     characters      submission character of each class, in the same way
     normalization   "utterance": `models.features.normalize`
+    group_layer     its `GroupFacts`, or null
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from models.checked_tensors import read_tensors, write_tensors
+from models.group_layer import GroupFacts
 from registry import InputError
 from registry.json_files import describe_mismatch
 from registry.tensor_files import open_tensors
@@ -41,6 +43,7 @@ class Description:
     phonemes: tuple[str, ...]
     characters: tuple[str, ...]
     normalization: str
+    group_layer: GroupFacts | None = None
 
     def __post_init__(self) -> None:
         features, classes = (self.config.get(key) for key in ("features", "classes"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,20 +20,26 @@ START = END
 
 @torch.no_grad()
 def joint_search(
-    model: LAS, features: Tensor, beam: int = 10, ctc_weight: float = 0.5, max_tokens: int | None = None
+    model: LAS,
+    features: Tensor,
+    beam: int = 10,
+    ctc_weight: float = 0.5,
+    max_tokens: int | None = None,
+    groups: Sequence[str] = (),
 ) -> list[Hypothesis]:
     """Decode one utterance, features `(T, F)`, into up to `beam` hypotheses, best first.
 
     A hypothesis scores ctc_weight log P_ctc + (1 - ctc_weight) log P_speller, exactly for every hypothesis returned;
     its `ctc` is log P_ctc, and it has no frames and no confidences. During the search, the CTC score of a prefix is
-    that of all sequences that begin with it. `max_tokens` defaults to the number of output frames. Raises InputError
-    for a beam below 1 or a weight outside 0 to 1.
+    that of all sequences that begin with it. `max_tokens` defaults to the number of output frames. `groups` is the
+    name of the utterance's group, for a model with a group layer. Raises InputError for a beam below 1 or a weight
+    outside 0 to 1.
     """
     if beam < 1:
         raise InputError(f"joint search: beam is {beam}; expected 1 or more")
     if not 0 <= ctc_weight <= 1:
         raise InputError(f"joint search: CTC weight is {ctc_weight}; expected 0 to 1")
-    outputs = model.training_outputs(features[None], torch.tensor([len(features)], device=features.device))
+    outputs = model.grouped_outputs(features[None], torch.tensor([len(features)]), groups)
     memory = model.memory(outputs)
     frames = int(outputs.lengths)
     ctc_scorer = PrefixScorer(outputs.log_probs[0, :frames].double().cpu().numpy())

@@ -103,8 +103,10 @@ def attention_scores(
         description = f"attention scores, {fold_model.name} {split_name}"
         for utterance, candidates in track(list(zip(ids, new, strict=True)), description):
             if candidates:
-                features = torch.from_numpy(np.array(split.features(row_of[utterance])))
-                scores = model.attention_scores(features, [list(candidate) for candidate in candidates]).tolist()
+                row = row_of[utterance]
+                features = torch.from_numpy(np.array(split.features(row)))
+                sequences = [list(candidate) for candidate in candidates]
+                scores = model.attention_scores(features, sequences, split.groups[row : row + 1]).tolist()
                 known.setdefault(utterance, {}).update(zip(candidates, scores, strict=True))
         write_attention_scores(path, weights, known)
     return [

@@ -53,7 +53,8 @@ class Batch:
 
     `features` float32 `(N, T, F)`, zero past `lengths` `(N,)`; `targets` `(sum of L,)` with `target_lengths` `(N,)`;
     `indices` are positions in the split. `lengths` and `target_lengths` are always on the CPU. `unmasked`, where it is
-    needed, is the features of one view before masks, `(N / views, T, F)`; `soft` are a teacher's hypotheses.
+    needed, is the features of one view before masks, `(N / views, T, F)`; `soft` are a teacher's hypotheses;
+    `groups` are the names of the utterances' speakers or days.
     """
 
     features: Tensor
@@ -63,6 +64,7 @@ class Batch:
     indices: tuple[int, ...]
     unmasked: Tensor | None = None
     soft: SoftTargets | None = None
+    groups: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with features and targets on `device`.
@@ -84,6 +86,7 @@ class Batch:
             indices=self.indices,
             unmasked=self.unmasked.pin_memory() if self.unmasked is not None else None,
             soft=self.soft.pinned() if self.soft is not None else None,
+            groups=self.groups,
         )
 
 
@@ -138,6 +141,7 @@ def collate(split: Split, indices: Sequence[int] | np.ndarray) -> Batch:
         targets=torch.from_numpy(tokens.values.astype(np.int64)),
         target_lengths=torch.from_numpy(tokens.lengths),
         indices=tuple(int(i) for i in indices),
+        groups=tuple(split.groups[i] for i in indices),
     )
 
 
@@ -152,6 +156,7 @@ def repeated(batch: Batch, times: int) -> Batch:
         targets=_tiled(batch.targets, times),
         target_lengths=_tiled(batch.target_lengths, times),
         indices=batch.indices * times,
+        groups=batch.groups * times,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from folds.store.log_probs import LogProbs, read_log_probs
 from folds.store.run_folder import RunFolder, run_folders
 from folds.store.schemas import ConfigFile, TrainedConfig
-from models import CTCModel, create_model
+from models import CTCModel, GroupFacts, build_network
 from models.weights_file import load_weights
 from registry import InputError
 from registry.files import exists
@@ -125,6 +125,15 @@ def unfinished_runs(runs: Path) -> list[Path]:
 
 def load_model(fold_model: FoldModel) -> CTCModel:
     """The network that made the fold model's predictions, on the CPU, in evaluation mode."""
-    network = create_model(fold_model.model, **fold_model.check_trained().model_config)
+    network = new_network(fold_model)
     load_weights(fold_model.folder.weights, network)
     return network.eval()
+
+
+def new_network(fold_model: FoldModel) -> CTCModel:
+    """The fold model's network with initial weights. Raises InputError for a damaged config.json."""
+    trained = fold_model.check_trained()
+    facts = None
+    if trained.group_layer is not None:
+        facts = convert(trained.group_layer, GroupFacts, str(fold_model.folder.config), AGAIN)
+    return build_network(fold_model.model, trained.model_config, facts)

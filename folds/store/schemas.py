@@ -86,6 +86,8 @@ class TrainedConfig(Struct, frozen=True):
     model_config: dict[str, Any]
     options: TrainedOptions
     data: TrainedData
+    group_layer: dict[str, Any] | None = None
+    """A `models.GroupFacts`."""
 
 
 class SummaryFile(Struct, frozen=True):

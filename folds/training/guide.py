@@ -40,7 +40,7 @@ class Guide:
         """
         assert batch.unmasked is not None
         utterances = len(batch.unmasked)
-        log_probs, lengths = self.network(batch.unmasked, batch.lengths[:utterances])
+        log_probs, lengths = self.network(batch.unmasked, batch.lengths[:utterances], batch.groups[:utterances])
         valid = Lengths(lengths).mask(log_probs.shape[1], log_probs.device)
         spikes = log_probs.argmax(dim=2).masked_fill(~valid, BLANK)
         return spikes.repeat(len(batch.lengths) // utterances, 1)

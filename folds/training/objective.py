@@ -81,7 +81,7 @@ def objective(
     guide's; the model's posterior of each counts as `guide_weight` nats less. `teacher_weight` is the share of
     `batch.soft` in every CTC loss.
     """
-    outputs = model.training_outputs(batch.features, batch.lengths)
+    outputs = model.grouped_outputs(batch.features, batch.lengths, batch.groups)
     total, loss = taught_ctc(outputs.log_probs, outputs.lengths, batch, teacher_weight)
     if intermediate:
         assert outputs.middle is not None and outputs.middle_lengths is not None  # see CTCModel.use_intermediate

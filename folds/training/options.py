@@ -67,6 +67,11 @@ class RecipeOptions(Bounded):
     teacher_weight: float = number(0.5, at_least=0, at_most=1)
     """With --teacher: share of the loss of the teacher's hypotheses, weighted by their posteriors; that of the
     transcript has the rest."""
+    group_layer: str | None = None
+    """day or speaker, as the data are grouped: a linear layer for each group in front of the model, the identity at
+    first. Utterances of groups that were not trained on go through the mean of the layers."""
+    group_softsign: bool = False
+    """With --group-layer: x / (1 + |x|) after the layer."""
     augment: Annotated[SpecAugment, tyro.conf.arg(name="SpecAugment", prefix_name=False)] = dataclasses.field(
         default_factory=SpecAugment
     )
@@ -191,6 +196,8 @@ class TrainOptions(StoreOptions):
                 f"--name {self.name} with --model {self.model}: a name belongs to one model; train them with separate "
                 "commands"
             )
+        if self.recipe.group_softsign and self.recipe.group_layer is None:
+            raise InputError("--group-softsign: there is no layer of each group: pass --group-layer")
         if self.folds == 1 and self.recipe.select == "best":
             raise InputError("--select best with --folds 1: no utterances are held out to select by; use --select last")
         if self.guide is None and self.recipe.guide_weight != RecipeOptions.guide_weight:

@@ -37,7 +37,7 @@ def predict(
     parts = [np.zeros((0, model.classes), np.float16)] * max(1, len(chosen))
     for positions in plan(split.lengths[chosen], frames=frames):
         batch = collate(split, chosen[positions]).to(device)
-        log_probs, lengths = model(batch.features, batch.lengths)
+        log_probs, lengths = model(batch.features, batch.lengths, batch.groups)
         values, ends = log_probs.cpu().numpy().astype(np.float16), lengths.tolist()
         for row, position in enumerate(positions):
             parts[position] = values[row, : ends[row]]

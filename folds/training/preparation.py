@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from folds.training.distributed import ProcessGroup
 from folds.training.options import TrainingRecipe, TrainOptions
 from folds.training.task import long_enough
 from folds.training.teacher import Teacher
-from models import CTCModel
+from models import CTCModel, GroupFacts, GroupLayer
+from registry import InputError
 
 
 def resolve_options(
@@ -51,3 +53,23 @@ def split_fold(options: TrainOptions, dataset: Dataset, fold: int, model: CTCMod
     others = speaker_subset(dataset.train, np.flatnonzero(fold_of != fold), options.recipe.speakers)
     others = others[: options.recipe.limit]
     return np.flatnonzero(fold_of == fold), long_enough(model, dataset, others, options.skip_bad)
+
+
+def check_group_layer(options: TrainOptions, dataset: Dataset) -> None:
+    """Raise InputError unless the data have the groups that --group-layer names."""
+    chosen, grouped_by = options.recipe.group_layer, dataset.competition.grouped_by
+    if chosen is None:
+        return
+    if chosen != grouped_by:
+        raise InputError(f"--group-layer {chosen}: the groups of these data are {grouped_by}s: pass {grouped_by}")
+    if not dataset.train.names_speakers:
+        raise InputError(f"--group-layer {chosen}: {dataset.format} data name no {grouped_by}s: leave it out")
+
+
+def add_group_layer(model: CTCModel, options: TrainOptions, dataset: Dataset, fitted: np.ndarray) -> dict[str, Any]:
+    """Give the model a layer for each group of the utterances to fit; what config.json holds about it."""
+    assert options.recipe.group_layer is not None
+    groups = tuple(sorted({dataset.train.groups[index] for index in fitted.tolist()}))
+    facts = GroupFacts(options.recipe.group_layer, groups, options.recipe.group_softsign)
+    model.group_layer = GroupLayer(dataset.features, facts)
+    return {"by": facts.by, "groups": list(facts.groups), "softsign": facts.softsign}

@@ -56,6 +56,7 @@ def run_config(
         "select": options.recipe.select,
         "with_dev": options.with_dev,
         "model_config": _as_json(config),
+        "group_layer": None,
         "restart": None,
         "guide": None,
         "teacher": None,
@@ -95,6 +96,7 @@ def weights_description(config: dict[str, Any], alphabet: Alphabet) -> dict[str,
         "phonemes": list(alphabet.phonemes),
         "characters": list(alphabet.characters),
         "normalization": "utterance",
+        "group_layer": config.get("group_layer"),
     }
 
 

@@ -24,7 +24,13 @@ from folds.training.loop import fit
 from folds.training.metrics_logger import Cost
 from folds.training.options import TrainOptions
 from folds.training.predict import write_predictions
-from folds.training.preparation import resolve_options, split_fold, training_data
+from folds.training.preparation import (
+    add_group_layer,
+    check_group_layer,
+    resolve_options,
+    split_fold,
+    training_data,
+)
 from folds.training.run_config import (
     check_same_hardware,
     check_same_run,
@@ -125,6 +131,7 @@ def _train_once(
     halved: bool,
 ) -> RunFolder:
     """As `train_fold_model`; with `halved`, in batches of half the default frames, two of them per step."""
+    check_group_layer(options, dataset)
     folder = options.run_folder(name, fold)
     device = pick_device(options.device, group)
     torch.manual_seed(options.seed)
@@ -149,6 +156,9 @@ def _train_once(
         return folder
     dataset = training_data(options, dataset, teacher)
     held_out, fitted = split_fold(options, dataset, fold, model)
+    if options.recipe.group_layer is not None:
+        record["group_layer"] = add_group_layer(model, options, dataset, fitted)
+        record["parameters"] = count_parameters(model)
     if given_frames is not None:
         check_batch_frames(given_frames, dataset.train, fitted)
     start = _starting_point(options, started, record, model, [dataset.train.ids[row] for row in held_out])

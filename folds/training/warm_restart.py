@@ -38,7 +38,12 @@ def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> 
     `held_out`: what is out of fold here must not have been trained on there.
     """
     source = find_source(runs, config["name"], config["fold"], config["seed"], config["folds"])
-    for key, what in (("data", "other data"), ("model", "another model"), ("model_config", "other model options")):
+    for key, what in (
+        ("data", "other data"),
+        ("model", "another model"),
+        ("model_config", "other model options"),
+        ("group_layer", "another --group-layer"),
+    ):
         if source.config.get(key) != config[key]:
             raise InputError(f"--restart-from {runs}: {source.path} was trained with {what}: use the same here")
     if source.load("oof").ids != tuple(held_out):

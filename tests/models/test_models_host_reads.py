@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from folds.data.batches import Batch
 from folds.training.objective import objective
-from models import CTCModel
+from models import CTCModel, GroupFacts, GroupLayer
 from models.layers import Bidirectional, FrameLayer
 from registry import list_models
 
@@ -78,7 +78,8 @@ def meta_batch() -> Batch:
     """Two views of three utterances; lengths are on the CPU, as in training."""
     lengths, labels = torch.tensor([48, 41, 22] * 2), torch.tensor([3, 2, 1] * 2)
     targets = torch.ones(12, dtype=torch.long, device=META)
-    return Batch(torch.zeros(6, 48, FEATURES, device=META), lengths, targets, labels, (0, 1, 2) * 2)
+    features, groups = torch.zeros(6, 48, FEATURES, device=META), ("a", "b", "unknown") * 2
+    return Batch(features, lengths, targets, labels, (0, 1, 2) * 2, groups=groups)
 
 
 def step(model: CTCModel) -> CopiesToDevice:
@@ -98,6 +99,13 @@ def test_a_step_reads_nothing_from_the_device(name, packs, monkeypatch):
     monkeypatch.setattr(Bidirectional, "packs", staticmethod(lambda x: packs))
     model = build(name).to(META).train()
     assert step(model).blocking == 0
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_a_step_with_a_group_layer_reads_nothing_from_the_device(name):
+    model = build(name)
+    model.group_layer = GroupLayer(FEATURES, GroupFacts("speaker", ("a", "b")))
+    assert step(model.to(META).train()).blocking == 0
 
 
 @pytest.mark.parametrize("name", list_models())
