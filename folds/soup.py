@@ -15,6 +15,7 @@ import torch
 import tyro
 
 from folds.data.data_options import DataOptions
+from folds.data.renormalized import renormalized_dataset
 from folds.store.checkpoint import mean_weights
 from folds.store.fold_model import AGAIN, new_network, read_fold_model
 from folds.store.lease import hold
@@ -68,6 +69,7 @@ def make_soup(options: SoupOptions) -> RunFolder:
     # The utterances the run itself held out, whichever version assigned the folds.
     row_of = {utterance: row for row, utterance in enumerate(dataset.train.ids)}
     held_out = np.array([row_of[utterance] for utterance in fold_model.load("oof").ids], np.int64)
+    dataset = renormalized_dataset(dataset, fold_model.transform.normalization)
     network = new_network(fold_model)
     network.load_state_dict(mean_weights(checkpoints))
     folder = run.soup

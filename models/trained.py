@@ -13,7 +13,6 @@ import torch
 
 from models.adapter import build_network
 from models.ctc import greedy
-from models.features import normalize
 from models.network import CTCModel
 from models.weights_file import WEIGHTS_FILE, Description, load_weights, read_description, write_weights
 from registry import InputError
@@ -108,10 +107,12 @@ class TrainedModel:
     ) -> np.ndarray | list[np.ndarray]:
         """Log-probabilities `(T', C)` float32 for the raw features `(T, F)` of an utterance, or a list for a list.
 
-        Features are normalised as in training. A model with a group layer maps each utterance by the layer of its
-        group in `groups`, one name per utterance; without names, or for a group it was not trained on, by the mean
-        layer. Raises InputError for features of another width, without frames, or with values that are not finite, and
-        for another number of groups.
+        Features are normalised as in training. `groups` names each utterance's speaker or day: normalisation by group
+        uses the statistics of the group's utterances here, and without names those of each utterance; a group layer
+        maps an utterance without a name, or of a group it was not trained on, by the mean of its layers.
+
+        Raises InputError for features of another width, without frames, or with values that are not finite, and for
+        another number of groups.
         """
         if isinstance(features, list | tuple):
             return self._predict_all(features, groups)
@@ -152,7 +153,8 @@ class TrainedModel:
     def _predict_all(self, utterances: Sequence[np.ndarray], groups: Sequence[str]) -> list[np.ndarray]:
         if groups and len(groups) != len(utterances):
             raise InputError(f"{len(groups)} groups for {len(utterances)} utterances: expected one for each, or none")
-        normalized = [self._normalized(utterance, index) for index, utterance in enumerate(utterances)]
+        checked = [self._checked(utterance, index) for index, utterance in enumerate(utterances)]
+        normalized = self.description.transform.apply(checked, groups)
         device = next(self.network.parameters()).device
         predictions: dict[int, np.ndarray] = {}
         for indices in _batches([len(frames) for frames in normalized]):
@@ -166,7 +168,7 @@ class TrainedModel:
                 predictions[index] = values[:end].copy()
         return [predictions[index] for index in range(len(utterances))]
 
-    def _normalized(self, features: np.ndarray, index: int) -> np.ndarray:
+    def _checked(self, features: np.ndarray, index: int) -> np.ndarray:
         values = np.asarray(features)
         if values.ndim != 2 or values.shape[1] != self.features or not len(values) or values.dtype.kind not in "fiu":
             raise InputError(
@@ -175,7 +177,7 @@ class TrainedModel:
             )
         for frame in np.flatnonzero(~np.isfinite(values).all(axis=1))[:1]:
             raise InputError(f"utterance {index}, frame {frame}: the features are NaN or infinite; expected numbers")
-        return normalize(values)
+        return values
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -6,7 +6,8 @@ Nothing is unpickled. The header holds a description:
     config          the options of its config dataclass, features and classes among them
     phonemes        phoneme of each class; that of class 0, the blank, is empty
     characters      submission character of each class, in the same way
-    normalization   "utterance": `models.features.normalize`
+    normalization   "utterance", "group" or "none": see `models.features.FeatureTransform`
+    smooth          standard deviation in frames of the smoothing before it; 0 for none
     group_layer     its `GroupFacts`, or null
 """
 
@@ -23,6 +24,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from models.checked_tensors import read_tensors, write_tensors
+from models.features import FeatureTransform
 from models.group_layer import GroupFacts
 from registry import InputError
 from registry.json_files import describe_mismatch
@@ -30,8 +32,6 @@ from registry.tensor_files import open_tensors
 
 # Where a run keeps the weights that predict.
 WEIGHTS_FILE = Path("checkpoint/weights.safetensors")
-
-NORMALIZATIONS = ("utterance",)
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Description:
     phonemes: tuple[str, ...]
     characters: tuple[str, ...]
     normalization: str
+    smooth: float = 0.0
     group_layer: GroupFacts | None = None
 
     def __post_init__(self) -> None:
@@ -56,8 +57,12 @@ class Description:
                 raise ValueError(f"{len(labels)} {name}; expected one string for each of the {classes} classes")
             if labels[0] != "" or len(set(labels)) != len(labels):
                 raise ValueError(f"{name} are not distinct, or that of class 0, the blank, is not empty")
-        if self.normalization not in NORMALIZATIONS:
-            raise ValueError(f"normalization is {self.normalization!r}; expected {' or '.join(NORMALIZATIONS)}")
+        FeatureTransform(self.normalization, self.smooth)
+
+    @property
+    def transform(self) -> FeatureTransform:
+        """What is done to raw features before the network reads them."""
+        return FeatureTransform(self.normalization, self.smooth)
 
     @staticmethod
     def of(values: Mapping[str, Any]) -> Description:

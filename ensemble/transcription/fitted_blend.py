@@ -24,7 +24,6 @@ from ensemble.transcription.recognizer import Batch, Recognizer, recognizer_of
 from folds.data.dataset import Dataset
 from folds.store.fold_model import FoldModel, load_model
 from folds.store.log_probs import LogProbs
-from models.features import normalize
 from registry.errors import InputError
 from registry.json_files import convert
 
@@ -175,7 +174,8 @@ def _attention_scorer(networks: Sequence[FoldModel], features: Sequence[np.ndarr
         for network in networks:
             model = load_model(network)
             for total, utterance, candidates in zip(totals, ids, hypotheses, strict=True):
-                frames = torch.from_numpy(normalize(features[int(utterance)]))
+                (read,) = network.transform.apply([features[int(utterance)]])
+                frames = torch.from_numpy(read)
                 scores = model.attention_scores(frames, [list(candidate) for candidate in candidates])
                 total += np.asarray(scores.tolist()) / len(networks)
         return totals

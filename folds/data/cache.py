@@ -30,7 +30,7 @@ from registry.errors import InputError
 from registry.files import atomic_write, check_folder
 
 # Increase it when the meaning of the packed numbers changes, so that older caches are not read.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CACHE_VARIABLE = "HW3P2_CACHE"
 _BAD_FOLDER = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ELOOP),
@@ -156,12 +156,9 @@ def _pack_split(
     smooth: float,
 ) -> dict[str, np.ndarray]:
     """Stream a split's features to the cache as long as there are no faults; returns its small tensors by name."""
-    # These load SciPy and PyTorch, in seconds that an existing cache saves.
-    from scipy.ndimage import gaussian_filter1d
+    from models.features import moments, smoothed, standardize  # loads PyTorch, in seconds that an existing cache saves
 
-    from models.features import normalize
-
-    lengths, tokens, texts = [], [], []
+    lengths, tokens, texts, statistics = [], [], [], []
     for index in range(len(split.ids)):
         if bar is not None:
             bar.advance()
@@ -176,11 +173,16 @@ def _pack_split(
         except InputError as error:
             faults.add(str(error))
         if not faults and dimensions.agree:
-            writer.stream(normalize(gaussian_filter1d(features, smooth, axis=0) if smooth else features))
+            features = smoothed(features, smooth)
+            mean, deviation = moments(features)
+            writer.stream(standardize(features, mean, deviation))
             lengths.append(len(features))
+            statistics.append(np.array([mean, deviation], "<f4"))
     if not faults and dimensions.agree:
         writer.name(f"{split.name}.frames", (sum(lengths), dimensions.usual))
     small = {f"{split.name}.offsets": offsets_of(lengths)}
+    if statistics and not faults and dimensions.agree:
+        small[f"{split.name}.moments"] = np.stack(statistics, axis=1)
     if split.labels is not None:
         labels = Ragged.of(tokens, np.int16)
         small |= {f"{split.name}.tokens": labels.values, f"{split.name}.token_offsets": labels.offsets}
@@ -211,7 +213,9 @@ def _dataset(competition: Competition, packed: dict[str, np.ndarray], path: Path
             stored = Ragged(packed[f"{name}.texts"], packed[f"{name}.text_offsets"])
             texts = tuple(stored[index].tobytes().decode() for index in range(len(stored)))
         groups = tuple(map(competition.group, source.ids))
-        splits.append(Split(name, source.ids, frames, tokens, groups, competition.grouped_by, texts))
+        means, deviations = packed[f"{name}.moments"]
+        moments = means, deviations
+        splits.append(Split(name, source.ids, frames, tokens, groups, competition.grouped_by, texts, moments))
     train, dev, test = splits
     return Dataset(
         competition=competition,

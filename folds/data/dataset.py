@@ -34,6 +34,9 @@ class Split:
     """What a group is."""
     texts: tuple[str, ...] | None = None
     """Each utterance as a sentence of words; None where the data have none."""
+    moments: tuple[np.ndarray, np.ndarray] | None = None
+    """Mean and standard deviation of each utterance's features before normalisation, `(N, F)` float32; None if they
+    are not known."""
 
     def __post_init__(self) -> None:
         if not self.groups:
@@ -77,17 +80,17 @@ class Split:
 class _JoinedFrames(Ragged):
     """The parts of two arrays, one after the other, without a copy: the values of both stay mapped from the disk."""
 
+    first: Ragged
     more: Ragged
-    """The second array's parts."""
+    """The first and the second array's parts."""
 
     @staticmethod
     def concatenated(first: Ragged, second: Ragged) -> _JoinedFrames:
         offsets = np.concatenate([first.offsets, first.offsets[-1] + second.offsets[1:] - second.offsets[0]])
-        return _JoinedFrames(first.values, offsets, second)
+        return _JoinedFrames(first.values, offsets, first, second)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        own = len(self) - len(self.more)
-        return super().__getitem__(index) if index < own else self.more[index - own]
+        return self.first[index] if index < len(self.first) else self.more[index - len(self.first)]
 
 
 def joined(first: Split, second: Split) -> Split:

@@ -6,7 +6,7 @@ together a member of a blend.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from folds.store.log_probs import LogProbs, read_log_probs
 from folds.store.run_folder import RunFolder, run_folders
 from folds.store.schemas import ConfigFile, TrainedConfig
 from models import CTCModel, GroupFacts, build_network
+from models.features import FeatureTransform
 from models.weights_file import load_weights
 from registry import InputError
 from registry.files import exists
@@ -79,6 +80,14 @@ class FoldModel:
         """Whether it can score hypotheses by attention: it has an attention decoder, and its weights exist."""
         return self.config.get("speller", False) and exists(self.folder.weights)
 
+    @property
+    def transform(self) -> FeatureTransform:
+        """What is done to raw features before its network reads them. Raises InputError for what cannot be."""
+        try:
+            return transform_of(self.config)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{self.folder.config}: {error}: {AGAIN}") from None
+
     def check_trained(self) -> TrainedConfig:
         """What continuing the run, or using its network, needs of config.json. Raises InputError if it is not there."""
         return convert(self.config, TrainedConfig, str(self.folder.config), AGAIN)
@@ -86,6 +95,12 @@ class FoldModel:
     def load(self, split: str) -> LogProbs:
         """Log-probabilities of split "oof", "dev" or "test"."""
         return read_log_probs(self.folder.predictions(split))
+
+
+def transform_of(config: Mapping[str, Any]) -> FeatureTransform:
+    """What is done to raw features in the run whose config.json is `config`, also of an earlier version."""
+    options = config.get("options", {})
+    return FeatureTransform(options.get("recipe", {}).get("normalise", "utterance"), options.get("smooth", 0.0))
 
 
 def find_fold_models(runs: Path) -> list[FoldModel]:

@@ -13,6 +13,7 @@ from folds.data.augmentation import SpecAugment
 from folds.data.data_options import StoreOptions
 from folds.data.speaker_folds import FoldBy
 from folds.store.run_folder import RunFolder, check_name
+from models.features import Normalization
 from registry import InputError
 from registry.bounds import MAX_SEED, MAX_THREADS, MAX_UTTERANCES, Bounded, number
 
@@ -67,6 +68,10 @@ class RecipeOptions(Bounded):
     teacher_weight: float = number(0.5, at_least=0, at_most=1)
     """With --teacher: share of the loss of the teacher's hypotheses, weighted by their posteriors; that of the
     transcript has the rest."""
+    normalise: Normalization = "utterance"
+    """Whose mean and variance each feature is normalised with: those of the utterance, or of all frames that its group
+    (its speaker or day) has in the same split, which needs no labels, so that new groups have their own. none keeps
+    features as the data have them."""
     group_layer: str | None = None
     """day or speaker, as the data are grouped: a linear layer for each group in front of the model, the identity at
     first. Utterances of groups that were not trained on go through the mean of the layers."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from folds.data.dataset import Dataset, joined
+from folds.data.renormalized import renormalized_dataset
 from folds.data.speaker_folds import assign_folds, speaker_subset
 from folds.training.device import resolve_precision
 from folds.training.distributed import ProcessGroup
@@ -37,13 +38,16 @@ def resolve_options(
 
 
 def training_data(options: TrainOptions, dataset: Dataset, teacher: Teacher | None) -> Dataset:
-    """The data with all utterances to train on in its train split: with dev, or with test as the teacher labels it."""
+    """The data as the network reads them, with all utterances to train on in its train split.
+
+    That is with dev, or with test as the teacher labels it.
+    """
+    dataset = renormalized_dataset(dataset, options.recipe.normalise)
     more = [dataset.dev] if options.with_dev else []
     if teacher is not None and teacher.on_test:
         more.append(teacher.label_test(dataset.test))
     if not more:
         return dataset
-    # `joined` takes a joined split only as its second.
     return dataclasses.replace(dataset, train=joined(dataset.train, functools.reduce(joined, more)))
 
 

@@ -114,4 +114,4 @@ def test_a_weights_file_restores_the_layer(tmp_path):
     with pytest.raises(InputError, match="2 groups for 3 utterances"):
         trained.predict(features, ["friday", "monday"])
     with pytest.raises(ValueError, match="expected some, all different"):
-        write_weights(path, network, description | {"normalization": "utterance", "group_layer": {"by": "", "groups": []}})
+        write_weights(path, network, description | {"normalization": "", "group_layer": {"by": "day", "groups": []}})

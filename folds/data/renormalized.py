@@ -1,0 +1,52 @@
+"""Splits whose features are normalised in another way than in the cache, as they are read.
+
+The cache holds features normalised per utterance, and each utterance's mean and standard deviation before that. What
+another normalisation gives is a factor and a summand per utterance and feature.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from folds.data.dataset import Dataset, Split
+from folds.store.ragged import Ragged
+from models.features import EPSILON, group_moments
+
+
+@dataclass(frozen=True, eq=False)
+class _RescaledFrames(Ragged):
+    """Frames that are scaled and shifted when they are read, by `scale` and `shift` `(N, F)` float32."""
+
+    scale: np.ndarray
+    shift: np.ndarray
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return super().__getitem__(index) * self.scale[index] + self.shift[index]
+
+
+def renormalized(split: Split, normalization: str) -> Split:
+    """`split` normalised by "utterance", as the cache is, by "group", or by "none", the features as the data have them.
+
+    A group's statistics are those of its frames in this split. They need no labels, so a group that was not trained on
+    has its own. Read the features by `features(index)`.
+    """
+    if normalization == "utterance":
+        return split
+    if split.moments is None:
+        raise ValueError(f"{split.name}: the means and standard deviations of its features are not known")
+    means, deviations = (moment.astype(np.float64) for moment in split.moments)
+    scale, shift = deviations + EPSILON, means
+    if normalization == "group":
+        group_means, group_deviations = group_moments(split.lengths, means, deviations, split.groups)
+        scale, shift = scale / (group_deviations + EPSILON), (means - group_means) / (group_deviations + EPSILON)
+    parts = scale.astype(np.float32), shift.astype(np.float32)
+    return dataclasses.replace(split, frames=_RescaledFrames(split.frames.values, split.frames.offsets, *parts))
+
+
+def renormalized_dataset(dataset: Dataset, normalization: str) -> Dataset:
+    """`dataset` with each of its splits `renormalized`."""
+    train, dev, test = (renormalized(split, normalization) for split in (dataset.train, dataset.dev, dataset.test))
+    return dataclasses.replace(dataset, train=train, dev=dev, test=test)
