@@ -21,8 +21,6 @@ from folds.competition.npy_files import read_array
 from registry.errors import InputError, and_more
 from registry.files import check_regular
 
-_FOLDERS = ("train-clean-*", "dev-clean", "test-clean")
-
 
 @COMPETITIONS.register("F22-S26")
 class F22ToS26(Competition):
@@ -33,7 +31,8 @@ class F22ToS26(Competition):
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
-        return any(path.is_dir() for pattern in _FOLDERS for path in root.glob(pattern))
+        patterns = "train-clean-*", "dev-clean", "test-clean"
+        return any(path.is_dir() for pattern in patterns for path in root.glob(pattern))
 
     def read(self, split: str) -> SplitSource:
         parts = sorted(path.name for path in self.root.glob("train-clean-*") if path.is_dir())
@@ -53,9 +52,8 @@ class Spring2022(Competition):
 
     def read(self, split: str) -> SplitSource:
         source = _split(self, split, [split])
-        if split != "test":
-            return source
-        return source.reordered(_listed_order(self.root / "test" / "test_order.csv", source))
+        listed = self.root / "test" / "test_order.csv"
+        return source.reordered(_listed_order(listed, source)) if split == "test" else source
 
 
 def _listed_order(path: Path, test: SplitSource) -> list[int]:
