@@ -23,7 +23,7 @@ from registry.command_line import parse_options
 
 def main() -> int:
     """Work on the study; the exit status."""
-    worker.stop_with_parent()
+    worker.prepare_signals()
     seconds, path, *arguments = sys.argv[1:]
     options = parse_options(TuneOptions, "python -m folds.tune", arguments)
     check_optuna()

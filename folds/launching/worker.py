@@ -27,15 +27,20 @@ RETRY_S = 15.0
 _PR_SET_PDEATHSIG = 1
 
 
-def stop_with_parent() -> None:
-    """Have the kernel send SIGTERM, which saves the state, when the starting process dies. Only Linux can."""
+def prepare_signals() -> None:
+    """Have the kernel send SIGTERM, which saves the state, when the starting process dies; only Linux can.
+
+    Slurm's warning before the time limit goes to all processes of a job; the one that started this one answers it, with
+    SIGTERM.
+    """
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def main() -> int:
     """Train; the exit status."""
-    stop_with_parent()
+    prepare_signals()
     seconds, url, *arguments = sys.argv[1:]
 
     def work() -> int:

@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +34,8 @@ _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+]+):/+(?P<rest>.+)")
 _RUN = re.compile(r"(?P<name>[A-Za-z0-9_][A-Za-z0-9_.+-]*/fold\d+)/manifest\.json")
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 """What must be installed for a URL."""
+ANSWER_S = 25.0
+"""Seconds in which a server must answer."""
 
 
 class FileFacts(Struct, frozen=True):
@@ -93,6 +96,7 @@ class RemoteStore:
 
     def finished(self) -> set[str]:
         """The names of the runs that are there whole, `gru.seed1/fold0`."""
+        self._check_answers()
         with self._refusals():
             self._files.invalidate_cache()
             paths = self._files.glob(f"{self._root}/*/fold*/{MANIFEST}")
@@ -167,6 +171,19 @@ class RemoteStore:
         expected = {path.relative_to(run.path).as_posix() for path in run.results}
         # Only names of our own become paths here.
         return (content, manifest) if set(manifest.files) <= expected else None
+
+    def _check_answers(self) -> None:
+        """Raise InputError if the server is silent: clients of object storage would try again for many minutes."""
+
+        def ask() -> None:
+            with contextlib.suppress(Exception):  # a refusal is an answer; the next request tells it
+                self._files.info(self._root)
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(ANSWER_S)
+        if thread.is_alive():
+            raise InputError(f"{self.url}: no answer in {ANSWER_S:g} s: check the URL and the network")
 
     @contextlib.contextmanager
     def _refusals(self) -> Iterator[None]:

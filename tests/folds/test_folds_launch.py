@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from folds.data.cache import load_dataset
 from folds.launching.attempt import Outcome
 from folds.launching.destination import Destination
 from folds.launching.estimate import makespan
+from folds.launching.executors import ray
 from folds.launching.executors.local import divide_machine
 from folds.launching.launcher import Launcher
 from folds.launching.options import LaunchOptions
@@ -280,6 +282,19 @@ def test_an_executor_that_is_not_installed(executor, package, tiny, tmp_path, mo
     with pytest.raises(InputError, match=f"^--on {executor}: [^\n]*not installed: pip install") as error:
         start(monkeypatch, tiny, tmp_path / "runs", "--models", "lstm_small", "--on", executor)
     assert f"hw3p2-ensemble[{executor}]" in str(error.value) and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_head_of_ray_that_does_not_answer(listens, monkeypatch):
+    """Neither where nothing listens, nor where a server is silent; a server of gRPC would answer the greeting."""
+    monkeypatch.setattr(ray, "CONNECT_S", 0.2)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if listens:
+            server.listen()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(InputError, match=rf"^--address {address}: no answer \([^\n]*\): is the cluster up\?$"):
+            ray._check_reachable(address)
 
 
 def test_a_runs_folder_that_cannot_be_written(tiny, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import threading
 from pathlib import Path
 
 import fsspec
@@ -12,6 +13,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from folds.launching.destination import Destination
+from folds.store import remote
 from folds.store.fold_model import find_fold_models
 from folds.store.remote import MANIFEST, RemoteStore, local_copy, store_url
 from folds.store.run_folder import RunFolder
@@ -141,3 +143,12 @@ def test_a_url_without_its_file_system(url, message, monkeypatch):
     with pytest.raises(InputError, match="^[^\n]*$") as error:
         Destination(Path(url))
     assert message in str(error.value)
+
+
+def test_a_silent_server_is_one_line(store, monkeypatch):
+    monkeypatch.setattr(remote, "ANSWER_S", 0.05)
+    silent = threading.Event()
+    monkeypatch.setattr(MemoryFileSystem, "info", lambda self, path: silent.wait(20))
+    with pytest.raises(InputError, match="^memory://bucket/runs: no answer in 0.05 s: check the URL and the network$"):
+        Destination(Path(store.url))
+    silent.set()

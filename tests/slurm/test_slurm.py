@@ -7,17 +7,16 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from slurm_jobs import job_of, wait_for
 
 from folds import train
 from folds.launching.status import read_status
 from folds.store.attempts import read_attempts
 from folds.store.run_folder import RunFolder
 
-HERE = Path(__file__).parent
 SMALL = ["--hidden", "24", "--channels", "16", "16", "--strides", "2", "1", "--layers", "1"]
 OPTIONS = [*SMALL, "--threads", "1", "--batch-frames", "400", "--lr", "0.01", "--time-mask", "4"]
 OPTIONS += ["--feature-mask", "1", "--epochs", "16", "--device", "cpu"]
@@ -30,36 +29,11 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A cluster of two nodes; its folder."""
-    pytest.importorskip("submitit", reason="no submitit: pip install -e '.[cluster-test]'")
-    folder = tmp_path / "slurm"
-    folder.mkdir()
-    subprocess.run(["sh", str(HERE / "start_slurm.sh"), str(folder)], check=True)
-    monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
-    yield folder
-    subprocess.run(["sh", str(HERE / "stop_slurm.sh"), str(folder)], check=True)
-
-
 def launch(data: Path, runs: Path, *more: str) -> list[str]:
     """The launch command of all eight runs."""
     options = ["--models", "gru_small,lstm_small", "--seeds", "0,1", "--fold-count", "2", *OPTIONS]
     cluster = ["--on", "slurm", "--gpus", "0", "--cpus", "1", "--time", "30"]
     return [sys.executable, "-m", "folds.launch", "--data", str(data), "--runs", str(runs), *options, *cluster, *more]
-
-
-def wait_for(what: str, condition: Callable[[], object], seconds: float = 900) -> None:
-    """Wait until `condition()` holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not after {seconds:g} s: {what}"
-        time.sleep(0.1)
-
-
-def job_of(folder: RunFolder) -> str:
-    """The Slurm job of a run's last attempt."""
-    return read_attempts(folder.attempts)[-1].job
 
 
 def training(folder: RunFolder) -> bool:

@@ -27,6 +27,8 @@ from registry.errors import one_line
 CONNECT_S = 10.0
 """Seconds in which the cluster's head must accept a connection."""
 ADDRESS_VARIABLE = "RAY_ADDRESS"
+HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""The preface and the empty SETTINGS frame (RFC 9113, 3.4) that servers of gRPC, such as Ray's, answer at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,12 +151,16 @@ def connect(option: str) -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise InputError unless something listens there: Ray itself would try for minutes."""
+    """Raise InputError unless Ray listens there: its client would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdecimal() and int(port) < 65_536):
         raise InputError(f"--address {address}: expected host:port, such as 10.0.0.1:6379")
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+        with socket.create_connection((host, int(port)), timeout=CONNECT_S) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") != "1":
+                connection.sendall(HTTP2_GREETING)
+                if not connection.recv(1):
+                    raise ConnectionError("not a server of Ray")
     except OSError as error:
         raise InputError(f"--address {address}: no answer ({error}): is the cluster up?") from None
 
