@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from folds.data.batches import Batch
-from folds.store.fold_model import FoldModel, load_model, read_finished, training_tags
+from folds.store.fold_model import FoldModel, load_model, read_finished, training_tags, transform_of
 from folds.store.run_folder import RunFolder
 from models import BLANK, CTCModel
 from models.layers.lengths import Lengths
@@ -95,6 +95,11 @@ def _check(guide: FoldModel, option: str, config: dict[str, Any]) -> None:
                 f"{option}: {guide.path} was trained with {what} ({given}, here {expected}): use a guide trained on "
                 "the same data"
             )
+    if guide.transform != transform_of(config):
+        raise InputError(
+            f"{option}: {guide.path} was trained on features with normalisation by {guide.transform.normalization}, "
+            f"this run by {transform_of(config).normalization}: use a guide with the same --normalise"
+        )
     if guide.stride != config["stride"]:
         raise InputError(
             f"{option}: {guide.path} has stride {guide.stride}, {config['model']} has {config['stride']}: use a guide "

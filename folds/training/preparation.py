@@ -70,9 +70,12 @@ def check_group_layer(options: TrainOptions, dataset: Dataset) -> None:
         raise InputError(f"--group-layer {chosen}: {dataset.format} data name no {grouped_by}s: leave it out")
 
 
-def add_group_layer(model: CTCModel, options: TrainOptions, dataset: Dataset, fitted: np.ndarray) -> dict[str, Any]:
-    """Give the model a layer for each group of the utterances to fit; what config.json holds about it."""
-    assert options.recipe.group_layer is not None
+def add_group_layer(
+    model: CTCModel, options: TrainOptions, dataset: Dataset, fitted: np.ndarray
+) -> dict[str, Any] | None:
+    """Give the model a layer for each group of the utterances to fit, if the recipe has it; config.json's record."""
+    if options.recipe.group_layer is None:
+        return None
     groups = tuple(sorted({dataset.train.groups[index] for index in fitted.tolist()}))
     facts = GroupFacts(options.recipe.group_layer, groups, options.recipe.group_softsign)
     model.group_layer = GroupLayer(dataset.features, facts)

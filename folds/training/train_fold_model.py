@@ -156,9 +156,8 @@ def _train_once(
         return folder
     dataset = training_data(options, dataset, teacher)
     held_out, fitted = split_fold(options, dataset, fold, model)
-    if options.recipe.group_layer is not None:
-        record["group_layer"] = add_group_layer(model, options, dataset, fitted)
-        record["parameters"] = count_parameters(model)
+    record["group_layer"] = add_group_layer(model, options, dataset, fitted)
+    record["parameters"] = count_parameters(model)
     if given_frames is not None:
         check_batch_frames(given_frames, dataset.train, fitted)
     start = _starting_point(options, started, record, model, [dataset.train.ids[row] for row in held_out])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from folds.store.fold_model import FoldModel, read_finished, training_tags
+from folds.store.fold_model import FoldModel, read_finished, training_tags, transform_of
 from folds.store.run_folder import RunFolder
 from folds.store.schemas import SummaryFile
 from registry import InputError
@@ -46,6 +46,9 @@ def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> 
     ):
         if source.config.get(key) != config[key]:
             raise InputError(f"--restart-from {runs}: {source.path} was trained with {what}: use the same here")
+    if source.transform != transform_of(config):
+        what = "another --normalise"
+        raise InputError(f"--restart-from {runs}: {source.path} was trained with {what}: use the same here")
     if source.load("oof").ids != tuple(held_out):
         raise InputError(f"--restart-from {runs}: {source.path} held out other utterances: train it again")
     summary = read_json(source.folder.summary, SummaryFile, "train this run again")

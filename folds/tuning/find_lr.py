@@ -19,7 +19,13 @@ from folds.store.run_folder import RunFolder
 from folds.training.device import pick_device
 from folds.training.distributed import ProcessGroup
 from folds.training.loop import start_from_prior
-from folds.training.preparation import resolve_options, split_fold
+from folds.training.preparation import (
+    add_group_layer,
+    check_group_layer,
+    resolve_options,
+    split_fold,
+    training_data,
+)
 from folds.training.schedule import Budget
 from folds.training.shares import SharePreparation, epoch_shares
 from folds.training.signals import SignalCatcher
@@ -132,13 +138,16 @@ def _prepare(tuning: Tuning) -> tuple[CTCModel, TrainingTask]:
     options = dataclasses.replace(
         given.options, folds=tuning.options.folds, seed=tuning.options.seed, skip_bad=tuning.options.skip_bad, threads=1
     )
+    check_group_layer(options, dataset)
     device = pick_device(options.device, group)
     torch.manual_seed(options.seed)
     sizes = {"features": dataset.features, "classes": dataset.alphabet.classes}
     model = create_model(given.name, dataclasses.replace(given.config, **sizes))
     model.use_intermediate(options.recipe.intermediate > 0)
     options, recipe = resolve_options(options, device, group, model, halved=False)
+    dataset = training_data(options, dataset, teacher=None)
     held_out, fitted = split_fold(options, dataset, JUDGED_FOLDS[0], model)
+    add_group_layer(model, options, dataset, fitted)
     folder = RunFolder(tuning.paths.folder)
     task = TrainingTask(dataset, fitted, held_out, recipe, options.seed, device, folder, group)
     if recipe.prior:

@@ -104,6 +104,10 @@ def test_a_run_predicts_with_the_features_it_was_trained_with(dataset, tiny, tmp
     stored = fold_model.load("dev")
     for row, log_probs in enumerate(trained.predict(dev, dataset.dev.groups)):
         np.testing.assert_allclose(stored[row].astype(np.float32), log_probs, atol=2e-2)
+    for option in ("--guide", "--restart-from"):
+        source = folder.path if option == "--guide" else tmp_path
+        with pytest.raises(InputError, match=f"{option} .* trained .*normalis.*: use .*the same"):
+            run(monkeypatch, tiny, tmp_path / "other", "--epochs", "1", "--smooth", "0.8", option, str(source))
     folder.predictions("test").unlink()
     with pytest.raises(InputError, match="normalise was group, now utterance"):
         run(monkeypatch, tiny, tmp_path, "--epochs", "1", "--resume", "--smooth", "0.8")
