@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import folds.train
 from folds.store.fold_model import find_fold_models
 from folds.store.lease import hold
 from folds.store.run_folder import SPLITS, RunFolder
@@ -44,14 +45,11 @@ command(main)
 
 def start_two(*arguments: str) -> list[tuple[int, str]]:
     """Run two processes of one group to their ends: the exit status of each, and what it printed on stderr."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    group |= {"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     processes = [
         subprocess.Popen(
             [sys.executable, *arguments],
-            env=os.environ | group | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env=os.environ | group | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -61,14 +59,27 @@ def start_two(*arguments: str) -> list[tuple[int, str]]:
     return [(process.returncode, error) for process, error in zip(processes, errors, strict=True)]
 
 
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
 def train(data: Path, runs: Path, *more: str, processes: int = 1) -> list[dict]:
-    command = [sys.executable]
-    if processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-        command += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
+    """Train in this process, or in two of one group, which torchrun need not start; the rows of metrics.jsonl."""
+    arguments = ["--data", str(data), "--runs", str(runs), *MODEL, *more]
+    if processes == 1:
+        assert folds.train.main(arguments) == 0
+    else:
+        ends = start_two("-m", "folds.train", *arguments)
+        assert [status for status, _ in ends] == [0, 0], ends
+    return rows(runs)
+
+
+def train_by_torchrun(data: Path, runs: Path, *more: str) -> list[dict]:
+    """As `train` in two processes that torchrun starts."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--master-addr", "127.0.0.1", "--master-port", free_port()]
     command += ["-m", "folds.train", "--data", str(data), "--runs", str(runs), *MODEL, *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
@@ -82,7 +93,7 @@ def alone(tiny, tmp_path_factory):
 
 
 def test_two_processes_have_the_loss_curve_of_one(alone, tiny, tmp_path):
-    together = train(tiny, tmp_path, *PLAIN, "--batch-frames", "400", processes=2)
+    together = train_by_torchrun(tiny, tmp_path, *PLAIN, "--batch-frames", "400")
     assert [row["step"] for row in together] == [row["step"] for row in alone]
     for name in ("loss", "grad_norm"):
         assert [row[name] for row in together] == pytest.approx([row[name] for row in alone], rel=1e-3)
