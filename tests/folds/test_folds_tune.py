@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import pytest
 from optuna.trial import TrialState
 
 from folds import tune
+from folds.launching.search import search_workers
 from folds.store.attempts import read_attempts
 from folds.store.lease import hold
 from folds.training.command_line import parse
@@ -172,6 +174,29 @@ def test_without_optuna_one_line_says_how_to_install_it(monkeypatch):
 def test_options_that_make_no_study_are_refused(options, message):
     with pytest.raises(InputError, match=re.escape(message)):
         TuneOptions(**options)
+
+
+def test_the_executor_of_a_search():
+    """The device follows from the cluster's, and the executor's processes get the study's own options."""
+    options, executor_options = tune.parse(["--on", "slurm", "--gpus", "0", "--jobs", "3", "--time", "30"])
+    assert (options.device, options.jobs, executor_options.minutes) == ("cpu", 3, 30)
+    assert tune.parse(["--on", "ray"])[0].device == "cuda" and tune.parse([])[0].device == "auto"
+    with pytest.raises(InputError, match="unknown executor 'slrm'; did you mean slurm"):
+        tune.parse(["--on", "slrm"])
+
+
+def test_the_processes_of_a_search_are_told_its_options(tiny, tmp_path):
+    study = tmp_path / "a.journal"
+    space, fixed = ("hidden=8:24", "lr=0.002:0.03"), ("strides=[2,1]",)
+    options = TuneOptions(data=tiny, study=study, on="slurm", jobs=2, space=space, fix=fixed, device="cpu")
+    first, second = search_workers(options)
+    assert (first.title, second.title) == ("worker slurm-0", "worker slurm-1") and first.arguments == second.arguments
+    told, _ = tune.parse(list(first.arguments))
+    assert told == dataclasses.replace(options, on="local", data=tiny.resolve())
+    assert not first.folder.finished
+    StudyPaths(study).folder.mkdir()
+    StudyPaths(study).finished.touch()
+    assert first.folder.finished
 
 
 @pytest.fixture
