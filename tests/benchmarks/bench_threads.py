@@ -1,12 +1,13 @@
 """Training speed with the default number of CPU threads, beside 1 and 2, on an idle and on a busy machine.
 
-    python tests/benchmarks/bench_threads.py             about 15 minutes; on a machine that does nothing else
+    python tests/benchmarks/bench_threads.py             about 11 minutes; on a machine that does nothing else
     python tests/benchmarks/bench_threads.py --quick     tries the script
 
-Each measurement is a process of its own, which trains on the demo competition for some seconds after some for warm-up,
-as `folds.train` does. "busy" is beside one process that computes all the time, "busy later" beside one that begins in
-the middle of the measurement. Prints a Markdown table of frames/s, the medians of the repeats, with the default's
-numbers of threads at the end, and the default's time as a multiple of the best one's.
+Each model trains with each number of threads in a process of its own, on the demo competition, as `folds.train` does:
+for each state of the machine anew, for some seconds after some for warm-up. "busy" is beside one process that computes
+all the time, "busy later" beside one that begins in the middle of the measurement. Prints a Markdown table of frames/s,
+the medians of the repeats, with the default's numbers of threads at the end, and the default's time as a multiple of
+the best one's.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import numpy as np
 import torch
 
 from folds.data.cache import load_dataset
+from folds.data.dataset import Dataset
 from folds.demo import DemoOptions, make
 from folds.store.run_folder import RunFolder
 from folds.training.device import device_name, resolve_precision
@@ -45,22 +47,29 @@ from models import create_model
 THREADS = {"default": 0, "1 thread": 1, "2 threads": 2}
 # After which share of the warm-up and of the measured time the other process begins to compute; None for no process.
 MACHINES = {"alone": (None, None), "busy": (0.0, 0.0), "busy later": (None, 0.5)}
-# The default finds its number of threads in them.
-WARM_UP_SECONDS = 3.0
-# No measurement begins later than this, so that all end within 20 minutes.
-LIMIT_SECONDS = 1180.0
+# The default finds its number of threads in them: three windows of a second with one thread, and three of a trial.
+DEFAULT_WARM_UP_SECONDS = 7.0
+WARM_UP_SECONDS = 1.5
+# No measurement begins later than this, so that all end within 12 minutes.
+LIMIT_SECONDS = 690.0
 CPU = torch.device("cpu")
 
 
-def measure(data: Path, name: str, machine: str, threads: int, seconds: float) -> dict[str, float]:
-    """Train for some seconds in this process: frames/s, and the number of threads at the end."""
+def measure_all(data: Path, name: str, threads: int, seconds: float) -> dict[str, dict[str, float]]:
+    """What `measure` gives for each state of the machine, in this process."""
     dataset = load_dataset(data, progress=False)
+    return {machine: measure(dataset, name, machine, threads, seconds) for machine in MACHINES}
+
+
+def measure(dataset: Dataset, name: str, machine: str, threads: int, seconds: float) -> dict[str, float]:
+    """Train a new model for some seconds: frames/s, and the number of threads at the end."""
     model = create_model(name, features=dataset.features, classes=dataset.alphabet.classes)
     cpu_threads = CPUThreads.of_run(TrainOptions(threads=threads), count_parameters(model), CPU, ProcessGroup())
     precision = resolve_precision("auto", CPU, model)
     rows = np.arange(len(dataset.train))
     speed: float | None = None
-    for duration, start in zip((WARM_UP_SECONDS, seconds), MACHINES[machine], strict=True):
+    warm_up = WARM_UP_SECONDS if threads else DEFAULT_WARM_UP_SECONDS
+    for duration, start in zip((warm_up, seconds), MACHINES[machine], strict=True):
         recipe = TrainingRecipe(minutes=duration / 60, batch_frames=3000, precision=precision)
         with tempfile.TemporaryDirectory() as temporary, contextlib.redirect_stdout(sys.stderr):
             folder = RunFolder(Path(temporary))
@@ -91,9 +100,9 @@ def load(delay: float | None) -> Iterator[None]:
         process.wait()
 
 
-def measure_in_a_process(data: Path, name: str, machine: str, threads: int, seconds: float) -> dict[str, float]:
-    """As `measure`, in a new process."""
-    arguments = ["--data", data, "--measure", name, "--machine", machine, "--threads", threads, "--seconds", seconds]
+def measure_in_a_process(data: Path, name: str, threads: int, seconds: float) -> dict[str, dict[str, float]]:
+    """As `measure_all`, in a new process."""
+    arguments = ["--data", data, "--measure", name, "--threads", threads, "--seconds", seconds]
     # The processes of the command line decide; a limit that this one inherited does not.
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run(
@@ -123,13 +132,13 @@ def run(options: argparse.Namespace, data: Path) -> None:
     load_dataset(data, progress=False)
     start, models = time.monotonic(), options.models.split(",")
     speeds: dict[tuple[str, str, str], list[dict[str, float]]] = {}
-    cases = [(name, machine, label) for machine in MACHINES for name in models for label in THREADS]
-    for name, machine, label in cases * options.repeats:
+    cases = [(name, label) for name in models for label in THREADS]
+    for name, label in cases * options.repeats:
         if time.monotonic() - start > LIMIT_SECONDS:
-            print("stopped after 20 minutes; the medians are of fewer repeats", file=sys.stderr)
+            print("stopped after 12 minutes; the medians are of fewer repeats", file=sys.stderr)
             break
-        measured = measure_in_a_process(data, name, machine, THREADS[label], options.seconds)
-        speeds.setdefault((name, machine, label), []).append(measured)
+        for machine, measured in measure_in_a_process(data, name, THREADS[label], options.seconds).items():
+            speeds.setdefault((name, machine, label), []).append(measured)
     repeats = min(len(measured) for measured in speeds.values())
     print(f"{device_name(CPU)}, {os.cpu_count()} CPUs; frames/s, medians of {repeats} × {options.seconds:g} s\n")
     print_table(speeds, models)
@@ -138,17 +147,16 @@ def run(options: argparse.Namespace, data: Path) -> None:
 def main() -> None:
     """Print the table, or with --measure one measurement as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--models", default="pblstm_small,pblstm", help="separated by commas")
+    parser.add_argument("--models", default="pblstm_small,gru_small,pblstm", help="separated by commas")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of training per measurement")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of training per measurement")
     parser.add_argument("--quick", action="store_true", help="one repeat of 1 second of the first model")
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
-    parser.add_argument("--machine", choices=MACHINES, default="alone", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.data, options.measure, options.machine, options.threads, options.seconds)))
+        print(json.dumps(measure_all(options.data, options.measure, options.threads, options.seconds)))
         return
     if options.quick:
         options.models, options.repeats, options.seconds = options.models.split(",")[0], 1, 1.0
