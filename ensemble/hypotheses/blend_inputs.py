@@ -50,7 +50,7 @@ class SplitPredictions:
     """Number of classes, the blank included."""
     outer_folds: np.ndarray
     """Outer fold of each utterance in nested cross-validation, (N,) int64 from 0."""
-    language_models: tuple[PhoneLM, ...]
+    language_models: Sequence[PhoneLM]
     """A phone language model per outer fold, estimated without the transcripts of that fold's speakers."""
     references: tuple[Sequence[int], ...] | None = None
     """The class sequence of each utterance; None for a split without transcripts."""

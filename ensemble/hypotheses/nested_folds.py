@@ -7,7 +7,9 @@ estimated without the fold's speakers.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import functools
+from collections.abc import Callable, Collection, Sequence
+from typing import overload
 
 import numpy as np
 
@@ -37,9 +39,28 @@ def assign_outer_folds(folds: np.ndarray, speakers: Sequence[str]) -> tuple[np.n
     return outer_folds, [note]
 
 
+class LanguageModels(Sequence[PhoneLM]):
+    """Phone language models, each estimated when it is used first: a report about a measured blend uses none."""
+
+    def __init__(self, estimators: Sequence[Callable[[], PhoneLM]]) -> None:
+        self._estimators = [functools.cache(estimator) for estimator in estimators]
+
+    def __len__(self) -> int:
+        return len(self._estimators)
+
+    @overload
+    def __getitem__(self, index: int) -> PhoneLM: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[PhoneLM]: ...
+    def __getitem__(self, index: int | slice) -> PhoneLM | list[PhoneLM]:
+        if isinstance(index, slice):
+            return [estimator() for estimator in self._estimators[index]]
+        return self._estimators[index]()
+
+
 def estimate_language_models(
     dataset: Dataset, ids: Sequence[str], outer_folds: np.ndarray, order: int
-) -> tuple[PhoneLM, ...]:
+) -> LanguageModels:
     """A phone language model per outer fold, estimated without the transcripts of the fold's speakers.
 
     `ids` and `outer_folds` (N,) are those of the utterances. Where the folds divide speakers (`--fold-by utterance`),
@@ -51,7 +72,7 @@ def estimate_language_models(
     divided = len(set(zip(speakers, outer_folds.tolist(), strict=True))) > len(set(speakers))
     units = np.asarray(ids if divided else speakers)
     held_out = [set(units[outer_folds == fold].tolist()) for fold in range(outer_folds.max() + 1)]
-    return tuple(estimate_language_model(dataset, order, without) for without in held_out)
+    return LanguageModels([functools.partial(estimate_language_model, dataset, order, without) for without in held_out])
 
 
 def estimate_language_model(dataset: Dataset, order: int, without: Collection[str] = ()) -> PhoneLM:

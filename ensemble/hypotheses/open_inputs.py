@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,8 +12,13 @@ import numpy as np
 from ensemble.hypotheses.attention_scores import SCORED_HYPOTHESES, attention_scorer
 from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
 from ensemble.hypotheses.fusion import Fusion
-from ensemble.hypotheses.nested_folds import assign_outer_folds, estimate_language_model, estimate_language_models
-from ensemble.lm.ngram import DEFAULT_ORDER, MAX_ORDER, PhoneLM
+from ensemble.hypotheses.nested_folds import (
+    LanguageModels,
+    assign_outer_folds,
+    estimate_language_model,
+    estimate_language_models,
+)
+from ensemble.lm.ngram import DEFAULT_ORDER, MAX_ORDER
 from ensemble.members.eligibility import filter_by_rules, keep_within_max_params, minimum_parameters
 from ensemble.members.member import Member, Networks
 from ensemble.members.out_of_fold import OutOfFold, common_oof
@@ -111,9 +117,9 @@ def open_inputs(
     names = {member.name for member in kept}
     members = [member for member in members if member.name in names]
     oof_split, oof_notes = _open_oof(members, dataset, options, rules)
-    language_model = estimate_language_model(dataset, options.lm_order)
+    of_all = LanguageModels([functools.partial(estimate_language_model, dataset, options.lm_order)])
     dev_split, test_split = (
-        _open_split(members, split, dataset, language_model, options) for split in (dataset.dev, dataset.test)
+        _open_split(members, split, dataset, of_all, options) for split in (dataset.dev, dataset.test)
     )
     nbest_size = min(options.nbest, options.pool)
     references = oof_split.references
@@ -178,7 +184,7 @@ def _limit_utterances(common: OutOfFold, options: InputOptions) -> OutOfFold:
 
 
 def _open_split(
-    members: Sequence[Member], split: Split, dataset: Dataset, language_model: PhoneLM, options: InputOptions
+    members: Sequence[Member], split: Split, dataset: Dataset, language_models: LanguageModels, options: InputOptions
 ) -> SplitPredictions:
     """Predictions of dev or test, one entry per network, or one per member if frames are averaged."""
     predictions: list[Predictions] = []
@@ -202,7 +208,7 @@ def _open_split(
         ids=split.ids,
         classes=dataset.alphabet.classes,
         outer_folds=np.zeros(len(split), np.int64),
-        language_models=(language_model,),
+        language_models=language_models,
         references=tuple(split.labels(row).tolist() for row in range(len(split))) if has_transcripts else None,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensemble.beam import beam_search
+from ensemble.hypotheses.nested_folds import LanguageModels
 from ensemble.lm import automaton
 from ensemble.lm.automaton import START, advance
 from ensemble.lm.kneser_ney import discounts
@@ -217,3 +219,18 @@ def test_a_folds_model_never_saw_the_fold():
 def test_bad_input_to_estimate_is_refused(transcripts, classes, order, message):
     with pytest.raises(InputError, match=message):
         estimate(transcripts, classes, order)
+
+
+def test_language_models_are_estimated_when_they_are_used_and_only_once():
+    estimated = []
+
+    def estimator(number: int):
+        estimated.append(number)
+        return estimate([[number, 1]], CLASSES, order=2)
+
+    models = LanguageModels([functools.partial(estimator, number) for number in (1, 2, 3)])
+    assert len(models) == 3 and estimated == []
+    assert models[1] is models[1] and estimated == [2]
+    assert models[1].scores([[2, 1]]) > models[0].scores([[2, 1]])
+    assert [model.order for model in models[1:]] == [2, 2] and estimated == [2, 1, 3]
+    assert len(dict(enumerate(models))) == 3 and estimated == [2, 1, 3]
