@@ -46,6 +46,7 @@ class RunningAttempt:
     ) -> None:
         """Start it. `threads` are those of its share of the machine; `job` is the scheduler's name for it."""
         self.task, self.executor, self.job = task, executor, job
+        self._sent: set[int] = set()
         record_attempt(task.folder.attempts, "started", executor, job)
         with open(task.folder.log, "ab") as log:
             self._start = log.tell()
@@ -65,8 +66,9 @@ class RunningAttempt:
         return self._process.pid
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """Send a signal: SIGTERM saves the state at the end of the step and ends the process."""
-        if self._process.poll() is None:
+        """Send a signal, once: SIGTERM saves the state at the end of the step, and a second would not wait for that."""
+        if self._process.poll() is None and number not in self._sent:
+            self._sent.add(number)
             self._process.send_signal(number)
 
     def poll(self) -> Outcome | None:
