@@ -32,9 +32,9 @@ RUN = ("registry", "folds.train", "ensemble.blend", "ensemble.decode", "ensemble
 # Appended to what a document says, where a later option replaces an earlier one.
 QUICK = {
     "folds.train": ["--epochs", "1", "--batch-frames", "400", "--time-mask", "4", "--threads", "1"],
-    "ensemble.blend": ["--nbest", "5", "--lm-order", "2"],
+    "ensemble.blend": ["--nbest", "5", "--pool", "5", "--fit-limit", "24", "--lm-order", "2"],
     "ensemble.decode": ["--lm-order", "2"],
-    "ensemble.report": ["--nbest", "5", "--lm-order", "2"],
+    "ensemble.report": ["--nbest", "5", "--pool", "5", "--fit-limit", "24", "--lm-order", "2"],
 }
 # Sizes that all recurrent families have: a run must not have others when it is named again.
 SIZES = {"hidden": "8", "layers": "1"}

@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from faults import file_cases
+from faults import file_cases, odd_cases
 from faults.cases import Case, environment_cases, model_cases, option_cases, options_of
 from faults.fork_server import ForkServer, Invocation, Result, command_modules
 from faults.stage import Stage
@@ -35,6 +35,8 @@ _TEMPORARY = re.compile(r"^\.|\.tmp$|hw3p2-internal-error")
 # The kaggle client, when it has no credentials, and progress that is no error.
 _NOTES = re.compile(r"^(warning: |left out: |data: |  |note: |\s*$)")
 MAX_LINE = 2500
+WITHOUT_STDERR = ("stderr closed", "all closed")
+"""Surroundings in which nobody can read the line."""
 
 
 class Campaign:
@@ -63,6 +65,10 @@ class Campaign:
         yield from file_cases.text_cases(flips)
         yield from file_cases.recording_cases(flips)
         yield from file_cases.layout_cases()
+        yield from odd_cases.list_cases()
+        yield from odd_cases.surroundings_cases(modules)
+        yield from odd_cases.table_cases()
+        yield from odd_cases.store_cases()
 
     def run(self, case: Case) -> tuple[str, str]:
         """The outcome of a case, and the last lines that it printed."""
@@ -72,12 +78,13 @@ class Campaign:
         if case.prepare is not None:
             case.prepare(work)
         before = _types(work)
-        result = self._call(case.module, case.arguments, work, case.environment)
+        result = self._call(case, work, case.environment)
         outcome = self._outcome(case, work, before, result)
         return outcome, " | ".join((result.err or result.out).splitlines()[-3:])
 
-    def _call(self, module: str, arguments: list[str], work: Path, environment: dict[str, str]) -> Result:
-        return self.server.run(Invocation(module, arguments, work, Stage.environment(work) | environment))
+    def _call(self, case: Case, work: Path, environment: dict[str, str]) -> Result:
+        variables = Stage.environment(work) | environment
+        return self.server.run(Invocation(case.module, case.arguments, work, variables, surroundings=case.surroundings))
 
     def _outcome(self, case: Case, work: Path, before: dict[str, int], result: Result) -> str:
         if result.hung:
@@ -108,7 +115,7 @@ class Campaign:
                 plain = self.folder / "plain"
                 shutil.rmtree(plain, ignore_errors=True)
                 self.stage.copy(plain)
-                self._expected[key] = _content(self._call(case.module, case.arguments, plain, {}), plain)
+                self._expected[key] = _content(self._call(case, plain, {}), plain)
             if _content(result, work) != self._expected[key]:
                 return "another result"
         return "accepted"
@@ -117,6 +124,8 @@ class Campaign:
         lines = result.err.splitlines()
         if "refused" not in case.allowed:
             return "refused"
+        if case.surroundings in WITHOUT_STDERR and not lines:
+            return "one line"
         errors = [line for line in lines if not _NOTES.match(line)]
         if len(errors) != 1 or not errors[0].startswith("error: ") or lines[-1] != errors[0]:
             return "several lines"

@@ -44,7 +44,7 @@ BASE = {
     "ensemble.joint": ["--data", "data", "--runs", "las"],
     "ensemble.report": ["--data", "data"],
     "ensemble.transcribe": ["--data", "data", "data/test-clean/mfcc/91-1-0000.npy"],
-    "folds.launch": ["--data", "data", "--models", "lstm_small", "--runs", "new", "--dry-run"],
+    "folds.launch": ["--data", "data", "--models", "lstm_small", "--runs", "new", "--dry-run", "--fold-count", "2"],
     "folds.tune": ["--data", "data", "--model", "lstm_small", "--study", "study", "--trials", "2", "--minutes", "0.1"],
     "submit.__main__": ["--competition", SLUG, "--dry-run", "--data", "data"],
 }
@@ -79,6 +79,8 @@ class Case:
     allowed: tuple[str, ...] = EITHER
     same: bool = False
     """If accepted, the result must be that of the same command without the damage."""
+    surroundings: str = ""
+    """A name in `SURROUNDINGS`."""
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.name}: {self.module} {' '.join(self.arguments)}"

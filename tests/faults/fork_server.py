@@ -22,6 +22,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from faults.surroundings import SURROUNDINGS
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("registry", "folds", "ensemble", "submit")
 CPU_SECONDS, WALL_SECONDS = 60, 600
@@ -41,6 +45,8 @@ class Invocation:
     cwd: Path
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     wall_seconds: float = WALL_SECONDS
+    surroundings: str = ""
+    """A name in `SURROUNDINGS`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +173,8 @@ def _become(mains: dict[str, Any], request: dict[str, Any], out: int, err: int) 
         import tempfile
 
         tempfile.tempdir = None
+        if request["surroundings"]:
+            SURROUNDINGS[request["surroundings"]]()
         sys.argv = [request["module"], *request["arguments"]]
         from registry import command
 
