@@ -23,6 +23,7 @@ import catalogue
 
 from registry.errors import InputError, PlugInError, and_more, is_out_of_memory, one_line
 from registry.plug_ins import note_plug_in, plug_in_of
+from registry.startup import OUR_PACKAGES
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -86,7 +87,7 @@ class Registry(Generic[T]):
             self._resolve_name_conflict(entry)
             self._entries[name] = entry
             self._catalogue.register(name, func=registered)
-            if not self._is_our_own(entry.module):
+            if _root(entry.module) not in OUR_PACKAGES:
                 note_plug_in(entry.module, self._described(name))
             return registered
 

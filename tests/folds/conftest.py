@@ -63,6 +63,6 @@ def undisturbed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def preloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts at tasks are processes that need not import PyTorch first."""
-    from preloaded import PreloadedProcess
+    from preloaded_training import PreloadedProcess
 
     monkeypatch.setattr("folds.launching.attempt.subprocess.Popen", PreloadedProcess)

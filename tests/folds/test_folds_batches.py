@@ -266,7 +266,7 @@ from folds.data.augmentation import SpecAugment, augment
 from folds.data.batches import collate
 torch.set_num_threads(2)
 torch.ones(1_000_000).exp()  # the main thread's team
-split = SimpleNamespace(features=lambda i: np.ones((4000, 28), np.float16), tokens=None)
+split = SimpleNamespace(features=lambda i: np.ones((4000, 28), np.float16), tokens=None, groups=["103"] * 20)
 with ThreadPoolExecutor(1) as pool:
     pool.submit(int).result()
     before = len(os.listdir("/proc/self/task"))
