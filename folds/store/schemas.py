@@ -28,6 +28,12 @@ class SourceFacts(Struct, frozen=True):
     cpu_minutes: Measure = 0.0
 
 
+class TeacherFacts(Struct, frozen=True):
+    """The N-best hypotheses that a run was taught by."""
+
+    nbest: str
+
+
 class OptionFacts(Struct, frozen=True):
     """The options of folds.train."""
 
@@ -51,6 +57,7 @@ class ConfigFile(Struct, frozen=True):
     model_config: dict[str, Any] = msgspec.field(default_factory=dict)
     restart: SourceFacts | None = None
     guide: SourceFacts | None = None
+    teacher: TeacherFacts | None = None
     options: OptionFacts = OptionFacts()
     data: DataFacts = DataFacts()
     front_end: str | None = None

@@ -59,6 +59,8 @@ CHANGES: list[tuple[str, str, Any, str]] = [
     ("config", "data", "x", "data: expected object, found str"),
     ("config", "hardware", [1], "hardware: expected object, found array"),
     ("config", "guide", {}, "guide: no weights"),
+    ("config", "teacher", [1, 2], "teacher: expected object, found array"),
+    ("config", "teacher", {"from": "a"}, "teacher: no nbest"),
     ("summary", "cpu_minutes", ABSENT, "no cpu_minutes"),
     ("summary", "cpu_minutes", "1", "cpu_minutes: expected float, found str"),
     ("summary", "cpu_minutes", float("nan"), "cpu_minutes: expected float >= 0"),
