@@ -59,7 +59,7 @@ CHANGES: list[tuple[str, str, Any, str]] = [
     ("config", "data", "x", "data: expected object, found str"),
     ("config", "hardware", [1], "hardware: expected object, found array"),
     ("config", "guide", {}, "guide: no weights"),
-    ("config", "teacher", [1, 2], "teacher: expected object, found array"),
+    ("config", "teacher", [1, 2], r"teacher: expected object \| null, found array"),
     ("config", "teacher", {"from": "a"}, "teacher: no nbest"),
     ("summary", "cpu_minutes", ABSENT, "no cpu_minutes"),
     ("summary", "cpu_minutes", "1", "cpu_minutes: expected float, found str"),
