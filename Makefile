@@ -20,7 +20,7 @@ TRAIN_ARGS ?= --epochs 12 --batch-frames 3000
 .PHONY: help install demo test test-slurm test-cluster faults docs completion bench ctcdecode clean
 
 help:
-	@echo "make demo       train two small models over two folds of synthetic speech, blend, score (10 minutes)"
+	@echo "make demo       train two small models over two folds of synthetic speech, blend, score (5 to 15 minutes)"
 	@echo "make test       linters, type checker, tests with coverage (about 20 minutes)"
 	@echo "make faults     bad input to every command, 15,000 cases, faults of Kaggle, 1,000 sequences, and kills of a training (hours)"
 	@echo "make install    only create .venv"
