@@ -22,7 +22,7 @@ TRAIN_ARGS ?= --epochs 12 --batch-frames 3000
 help:
 	@echo "make demo       train two small models over two folds of synthetic speech, blend, score (5 to 15 minutes)"
 	@echo "make test       linters, type checker, tests with coverage (about 20 minutes)"
-	@echo "make faults     bad input to every command, 15,000 cases, faults of Kaggle, 1,000 sequences, and kills of a training (hours)"
+	@echo "make faults     bad input to every command, 20,000 cases, faults of Kaggle, 1,000 sequences, and kills of a training (hours)"
 	@echo "make install    only create .venv"
 	@echo "make docs       the documentation site, into site/"
 	@echo "make completion completion for bash and zsh, into .venv/completion.bash"

@@ -173,10 +173,12 @@ def find_members(options: BlendOptions) -> list[Member]:
     return members
 
 
-def print_blenders(result: BlendResult, baselines: Sequence[MemberBaseline], speakers: list[str] | None) -> None:
+def print_blenders(
+    result: BlendResult, baselines: Sequence[MemberBaseline], speakers: list[str] | None, units: str
+) -> None:
     """Print the distances of the blenders and of the strongest member, and which blender was chosen."""
     alternative = strongest(baselines)
-    print(f"\nmean edit distances, with 95 % intervals over {resampled_units(speakers)}")
+    print(f"\nmean edit distances, with 95 % intervals over {units}")
     level = describe_level(bootstrap(alternative.dev, speakers))
     print(f"the strongest on dev without a blend is {alternative.name}: {level}")
     table = blender_table(result.fitted, result.dev_by_networks, result.networks, alternative, speakers)
@@ -276,7 +278,7 @@ def main() -> None:
     table = member_table(inputs.members, baselines)
     print_table(list(table.columns), table.itertuples(index=False))
     result = blend(inputs, options.method, options.seed)
-    print_blenders(result, baselines, inputs.dev_speakers)
+    print_blenders(result, baselines, inputs.dev_speakers, resampled_units(inputs.dev_speakers, inputs.grouped_by))
     for line in dataset.dev_metrics(result.dev_hypotheses):
         print(line)
     strings = [dataset.competition.submission_text(hypothesis) for hypothesis in result.hypotheses]

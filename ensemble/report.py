@@ -75,7 +75,7 @@ def page(options: ReportOptions) -> str:
     board = table(leaderboard(inputs, baselines, measured)) + note(
         "Mean edit distances per utterance, lower is better. Members' out-of-fold distances are without a language "
         "model. Intervals are those of the distance on dev with the language model, over "
-        f"{resampled_units(inputs.dev_speakers)}."
+        f"{resampled_units(inputs.dev_speakers, inputs.grouped_by)}."
     )
     notes = [note_of for blend in measured for note_of in blend.notes] + inputs.notes
     bodies = {
@@ -132,7 +132,7 @@ def _data(
         "curves": learning_curves(inputs.members),
         "scores": read_scores(options.ledger_file),
         "compare": [names.index(str(Path(name))) for name in options.compare or ()],
-        "intervals": resampled_units(comparison.speakers),
+        "intervals": resampled_units(comparison.speakers, inputs.grouped_by),
         "details": pack_details(predictions, comparison.split, rows, DETAIL_BYTES),
     }
 

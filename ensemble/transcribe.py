@@ -58,7 +58,9 @@ class TranscribeOptions(StoresOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.files:
-            raise InputError("no recording is given: pass wav, flac or npy files, folders, or - for standard input")
+            raise InputError(
+                "no recording is given: pass, before the options, wav, flac or npy files, folders, or - (stdin)"
+            )
         if self.submission is not None and self.member is not None:
             raise InputError("--member with --submission: pass one of the two: one network, or the whole blend")
         if self.plot and self.out is None:

@@ -106,7 +106,8 @@ class Registry(Generic[T]):
         if name in self._broken:
             raise InputError(f"{self.kind}: the plug-in '{name}' failed to import: {self._broken[name]}")
         similar = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.5)
-        hint = f"did you mean {_any_of(similar)}?" if similar else f"available: {', '.join(sorted(self._entries))}"
+        available = ", ".join(sorted(self._entries)) or "none"
+        hint = f"did you mean {_any_of(similar)}?" if similar else f"available: {available}"
         raise InputError(f"unknown {self._described(name)}; {hint}{self.broken_note()}")
 
     def is_built_in(self, name: str) -> bool:
@@ -168,7 +169,7 @@ class Registry(Generic[T]):
         raise ValueError(f"{self.kind}: the name '{entry.name}' is registered twice, {locations}: rename one")
 
     def _described(self, name: str) -> str:
-        return f"{self.kind.removesuffix('s')} '{name}'"
+        return f"{self.kind.removesuffix('s').replace('_', ' ')} '{name}'"
 
     def _is_our_own(self, module: str) -> bool:
         return self._package is not None and _root(module) == _root(self._package)

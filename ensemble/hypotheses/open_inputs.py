@@ -73,7 +73,8 @@ class OpenedInputs:
     rules: Rules
     notes: list[str]
     dev_speakers: list[str] | None
-    """The speaker of each dev utterance; None where the data name none."""
+    """The speaker of each dev utterance, or its day or what else `grouped_by` says; None where the data name none."""
+    grouped_by: str = "speaker"
 
     @property
     def choices(self) -> tuple[Networks, ...]:
@@ -132,7 +133,7 @@ def open_inputs(
     for member in members:
         notes += _member_notes(member, options)
     speakers = dataset.dev.speakers if dataset.dev.names_speakers else None
-    return OpenedInputs(members, oof, dev, test, fusion, options, rules, notes, speakers)
+    return OpenedInputs(members, oof, dev, test, fusion, options, rules, notes, speakers, dataset.dev.grouped_by)
 
 
 def _counted(member: Member, options: InputOptions) -> Member:

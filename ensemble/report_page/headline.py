@@ -115,7 +115,7 @@ def headline(
     """What would be submitted and what it is worth, as HTML. `missing` is the submission that does not exist."""
     alternative = strongest(baselines)
     alone = describe_level(bootstrap(alternative.dev, inputs.dev_speakers))
-    units = resampled_units(inputs.dev_speakers)
+    units = resampled_units(inputs.dev_speakers, inputs.grouped_by)
     if not blends:
         return _cards(
             [

@@ -37,6 +37,8 @@ def open_blend(submission: Path, options: StoresOptions) -> Recognizer:
     """
     sidecar = read_sidecar(submission)
     where = f"{submission}.json"
+    if sidecar.recipe.method == "words":
+        raise InputError(f"{where}: a blend in words, which transcribes no recordings: pass --member with one model")
     if sidecar.recipe.method not in BLENDERS:
         raise InputError(
             f"{where}: was made by the method {sidecar.recipe.method}, which is no blender; expected a submission of "

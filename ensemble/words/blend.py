@@ -32,7 +32,7 @@ Group = Sequence[str] | None
 
 @dataclass(frozen=True)
 class WordSplits:
-    """The inputs of the three splits, and the members' search settings."""
+    """The inputs of the three splits."""
 
     oof: WordInputs
     dev: WordInputs
@@ -118,11 +118,13 @@ def print_members(inputs: OpenedInputs, words: WordSplits) -> dict[str, np.ndarr
     return dev
 
 
-def print_blenders(blend: WordBlend, words: WordSplits, members: Mapping[str, np.ndarray], groups: Group) -> None:
+def print_blenders(
+    blend: WordBlend, words: WordSplits, members: Mapping[str, np.ndarray], groups: Group, units: str
+) -> None:
     """Print word error rates of the blenders, and how the chosen one compares to the best member alone on dev."""
     oof_words, dev_words = _lengths(words.oof), _lengths(words.dev)
     strongest = min(members, key=lambda name: float(members[name].sum()))
-    print(f"\nword error rates in %, with 95 % intervals over {resampled_units(groups)}")
+    print(f"\nword error rates in %, with 95 % intervals over {units}")
     rows = [
         (
             name,
@@ -174,7 +176,7 @@ def write_word_blend(
     words = open_word_inputs(inputs, dataset, vocabulary, options.text_scorer)
     members = print_members(inputs, words)
     blend = blend_in_words(inputs, words, options.method, options.seed)
-    print_blenders(blend, words, members, inputs.dev_speakers)
+    print_blenders(blend, words, members, inputs.dev_speakers, resampled_units(inputs.dev_speakers, inputs.grouped_by))
     write_submission(out, dataset.header, dataset.sample_ids, blend.texts)
     results = results_of(blend, words, members, inputs.dev_speakers)
     write_sidecar(out, dataset, blend.members, blend.recipe.to_json(), options, results)

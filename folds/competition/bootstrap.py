@@ -122,10 +122,10 @@ def _interval(mean: float, means: np.ndarray, level: float) -> Interval:
     return Interval(mean, float(low), float(high), level)
 
 
-def resampled_units(speakers: Sequence[Hashable] | None) -> str:
-    """What `bootstrap` resamples, for the heading of a table."""
-    count = 0 if speakers is None else len(set(speakers))
+def resampled_units(groups: Sequence[Hashable] | None, grouped_by: str = "speaker") -> str:
+    """What `bootstrap` resamples, for the heading of a table; `grouped_by` says what the groups are."""
+    count = 0 if groups is None else len(set(groups))
     if count > 1:
-        return f"{count} speakers" + (", too few for reliable intervals" if count < FEW_SPEAKERS else "")
-    reason = "there is only one speaker" if count else "the data name no speakers"
+        return f"{count} {grouped_by}s" + (", too few for reliable intervals" if count < FEW_SPEAKERS else "")
+    reason = f"there is only one {grouped_by}" if count else f"the data name no {grouped_by}s"
     return f"utterances (too narrow, since {reason})"

@@ -38,8 +38,8 @@ speeds of equal runs differ by some per cent."""
 CLEARLY_SLOWER = 0.8
 """A first window of this share of the former speed ends a trial."""
 FIRST_PAUSE, LONGEST_PAUSE = 10, 640
-"""Windows until the next trial after one that failed; each further failure doubles them. Where a second thread makes
-steps three times slower, trials take 10 % of the first minute and 1 % of an hour."""
+"""Windows until the next trial after one that failed; each further failure doubles them. Where a second thread
+makes steps slower by a fifth or more, a trial is one window: 5 % of the first minute, and 0.3 % of an hour."""
 SHARE_TO_REMOVE, SHARE_TO_ADD = 0.35, 0.2
 """Shares of a core that others must use before its thread is removed, and at most for one to be added. A second thread
 that makes steps 1.4 to 1.65 times faster does so no more once its core is taken for 0.3 to 0.4 of the time. Between the

@@ -113,6 +113,7 @@ def test_speakers_of_unequal_size_count_by_their_utterances():
 )
 def test_what_is_resampled_is_named(speakers, units):
     assert resampled_units(speakers) == units
+    assert resampled_units(speakers, "day") == units.replace("speaker", "day")
     if speakers and len(set(speakers)) == 1:
         assert bootstrap(np.array([1, 2]), speakers) == bootstrap(np.array([1, 2]))
 

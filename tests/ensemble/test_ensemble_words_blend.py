@@ -122,7 +122,7 @@ def test_text_scorer_takes_part(run: Run, tmp_path: Path) -> None:
     TEXT_SCORERS.register("short")(lambda texts: [0.0])
     with pytest.raises(InputError, match="text scorer short: returned values of shape"):
         score_texts("short", sentences, ("", "a", "bc"))
-    with pytest.raises(InputError, match="unknown text_scorer 'leng'; did you mean length"):
+    with pytest.raises(InputError, match="unknown text scorer 'leng'; did you mean length"):
         run(blend.main, "--out", tmp_path / "none.csv", "--method", "rescore", "--text-scorer", "leng")
 
 
@@ -141,7 +141,7 @@ def test_decode_one_member(run: Run, dataset: Dataset, tmp_path: Path) -> None:
     [
         (["--lexicon", "none.txt"], "none.txt: no such file; a competition in words needs a lexicon: pass --lexicon"),
         (["--word-lm", "none.arpa"], "needs a language model of words: pass --word-lm FILE"),
-        (["--method", "rank"], "unknown word_blender 'rank'"),
+        (["--method", "rank"], "unknown word blender 'rank'"),
         (["--nbest-out", "nbest.npz"], "--nbest-out: a student is trained on phonemes"),
     ],
 )

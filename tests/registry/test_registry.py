@@ -44,9 +44,9 @@ def test_what_is_registered_is_found_with_its_documentation(things):
 
 def test_an_unknown_name_suggests_near_ones(things):
     things.register("pblstm")(lambda: 1)
-    with pytest.raises(InputError, match=r"unknown test_kind_\d+ 'pbltsm'; did you mean pblstm\?$"):
+    with pytest.raises(InputError, match=r"unknown test kind \d+ 'pbltsm'; did you mean pblstm\?$"):
         things.get("pbltsm")
-    with pytest.raises(InputError, match=r"unknown test_kind_\d+ 'zzz'; available: pblstm$"):
+    with pytest.raises(InputError, match=r"unknown test kind \d+ 'zzz'; available: pblstm$"):
         things.get("zzz")
 
 

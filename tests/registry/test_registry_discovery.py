@@ -58,7 +58,7 @@ def test_a_file_that_raises_is_listed_and_disables_itself_alone(make_registry, t
     for _ in range(2):  # the second look-up finds the same
         assert things.names() == ["one", "three"] and things.get("three")() == "three"
         assert things.broken() == {f"{things.kind}/parts/b.py": reason}
-    with pytest.raises(InputError, match=r"unknown discovered_\d+ 'early'; .*parts/b.py failed to import: ") as raised:
+    with pytest.raises(InputError, match=r"unknown discovered \d+ 'early'; .*parts/b.py failed to import: ") as raised:
         things.get("early")
     assert str(raised.value).endswith(reason) and "\n" not in str(raised.value)
 

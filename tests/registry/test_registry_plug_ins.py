@@ -53,7 +53,8 @@ def test_what_a_plug_in_raises_is_its_own_wherever_it_is_called(faulty, capsys, 
     (path,) = (tmp_path / "tmp").iterdir()
     kind = registry.kind.removesuffix("s")
     assert status == 2 and error.count("\n") == 1
-    assert error.startswith(f"error: {kind} 'mine' ({tmp_path}/{line.replace('mine', kind)}): {reason}")
+    shown = kind.replace("_", " ")
+    assert error.startswith(f"error: {shown} 'mine' ({tmp_path}/{line.replace('mine', kind)}): {reason}")
     assert error.endswith(f"; details in {path}\n") and "internal" not in error
     assert path.name.startswith("hw3p2-plug-in-error-") and "Traceback" in path.read_text()
 
