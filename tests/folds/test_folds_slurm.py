@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from folds.launching import slurm_jobs
 from folds.launching.attempt import Outcome
 from folds.launching.destination import Destination
 from folds.launching.executor import LaunchSettings
 from folds.launching.executors import slurm
 from folds.launching.executors.slurm import SlurmExecutor, SlurmOptions
 from folds.launching.options import LaunchOptions
+from folds.launching.slurm_jobs import Job, judge_end
 from folds.launching.tasks import Task, make_tasks
 from folds.store.attempts import read_attempts, record_attempt
 from registry import InputError
@@ -26,9 +28,11 @@ def squeue(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     states: dict[str, str] = {}
 
     def ask(*arguments: str) -> str:
-        return "".join(f"{job} {state}\n" for job, state in states.items()) if arguments[0] == "squeue" else ""
+        lines = [f"{job} {state} {1000 if state in slurm_jobs.ENDED else 'NONE'}\n" for job, state in states.items()]
+        return "".join(lines) if arguments[0] == "squeue" else ""
 
     monkeypatch.setattr(slurm, "ask", ask)
+    monkeypatch.setattr(slurm_jobs, "ask", ask)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     return states
@@ -62,21 +66,59 @@ def test_a_job_is_alive_until_squeue_says_otherwise(squeue, task, monkeypatch):
     assert executor.ended() == [(task, Outcome("finished"))] and executor.ended() == []
 
 
+@pytest.mark.parametrize("state", ["NODE_FAIL", "PREEMPTED", "TIMEOUT", "OUT_OF_MEMORY", "BOOT_FAIL", "COMPLETED"])
+@pytest.mark.parametrize("began", [False, True])
+def test_a_job_that_its_owner_did_not_cancel_is_tried_again(state, began):
+    outcome = judge_end("7_0", {"7_0": Job(state, 1000), "7_1": Job("CANCELLED", 1000)}, began, cancelled_before=True)
+    assert outcome == Outcome("failed", f"its Slurm job 7_0 ended in state {state}")
+
+
 @pytest.mark.parametrize(
-    ("last", "state", "hopeless"),
+    ("jobs", "began", "before", "reason", "hopeless"),
     [
-        ("started", "NODE_FAIL", False),
-        ("started", "CANCELLED", False),  # killed by SIGKILL
-        ("stopped", "CANCELLED", True),  # scancel: SIGTERM came first
-        ("submitted", "CANCELLED", True),
+        # scancel --signal=KILL 7_0, and scancel 7_0, which Slurm treats alike
+        ({"7_0": Job("CANCELLED", 1000), "7_1": Job("RUNNING")}, True, False, "was killed or cancelled", False),
+        ({"7_0": Job("CANCELLED", 1000), "5": Job("CANCELLED", 900)}, True, False, "was killed or cancelled", False),
+        ({"7_0": Job("CANCELLED", 1000), "7_1": Job("COMPLETED", 1000)}, True, False, "was killed or cancelled", False),
+        ({"7_0": Job("CANCELLED", 1000)}, True, True, "was cancelled again", True),
+        # scancel 7, where 7_1 takes longer to end, and 7_2 and those after it were waiting
+        ({"7_0": Job("CANCELLED", 1000), "7_1": Job("COMPLETING", 1001)}, True, False, "together with others", True),
+        ({"7_0": Job("CANCELLED", 1000), "7": Job("CANCELLED", 1000)}, True, False, "together with others", True),
+        ({"7": Job("CANCELLED", 1000)}, False, False, "was cancelled before it began", True),
+        ({"7_0": Job("CANCELLED", 1000)}, False, False, "was cancelled before it began", True),
+        ({}, False, False, "was cancelled before it began", True),
+        ({}, True, False, "is gone", False),  # a controller that forgets ended jobs early
     ],
 )
-def test_a_job_that_is_gone(last, state, hopeless, squeue, task, monkeypatch):
+def test_a_cancelled_job(jobs, began, before, reason, hopeless):
+    outcome = judge_end("7_0", jobs, began, cancelled_before=before)
+    assert (outcome.state, outcome.hopeless) == ("failed", hopeless) and reason in outcome.reason
+
+
+def test_a_cancelled_job_is_submitted_anew_once(squeue, task, monkeypatch):
+    """Whatever its process has recorded in the seconds before SIGKILL."""
     monkeypatch.setattr(slurm, "GRACE_S", -1.0)
     executor = executor_with(task, monkeypatch)
-    record_attempt(task.folder.attempts, last, "slurm", "7_0")
-    squeue["7_0"] = state
-    assert executor.ended() == [(task, Outcome("failed", f"its Slurm job 7_0 ended in state {state}", hopeless))]
+    for hopeless in (False, True):
+        record_attempt(task.folder.attempts, "stopped", "slurm", "7_0")
+        squeue["7_0"] = "CANCELLED"
+        ((ended, outcome),) = executor.ended()
+        assert ended == task and outcome.hopeless == hopeless
+        last = read_attempts(task.folder.attempts)[-1]
+        assert (last.event, last.reason, last.hopeless) == ("failed", outcome.reason, hopeless)
+        executor.submit([task])
+
+
+def test_the_list_of_jobs(monkeypatch):
+    """Lines of squeue 22.05; the waiting part of a cancelled array is listed under the array's own number."""
+    answer = "12 CANCELLED 1795851388\n12_0 COMPLETING 1795851389\n12_1 RUNNING NONE\n13 PENDING N/A\n"
+    monkeypatch.setattr(slurm_jobs, "ask", lambda *arguments: answer)
+    assert slurm_jobs.list_jobs() == {
+        "12": Job("CANCELLED", 1795851388),
+        "12_0": Job("COMPLETING", 1795851389),
+        "12_1": Job("RUNNING"),
+        "13": Job("PENDING"),
+    }
 
 
 def test_a_failed_run_tells_its_own_reason(squeue, task, monkeypatch):
@@ -118,4 +160,4 @@ def test_a_controller_that_does_not_answer(monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", late)
     with pytest.raises(InputError, match="^--on slurm: sinfo has no answer in 20 s: is the cluster up\\?$"):
-        slurm.ask("sinfo")
+        slurm_jobs.ask("sinfo")

@@ -1,4 +1,5 @@
-"""A real Slurm on this machine trains eight runs, while one job is killed and one node goes down: `make test-slurm`."""
+"""A real Slurm on this machine trains eight runs, while one job is killed and one node goes down, or while their owner
+cancels them: `make test-slurm`."""
 
 from __future__ import annotations
 
@@ -89,6 +90,25 @@ def disturb(folders: list[RunFolder]) -> tuple[RunFolder, RunFolder]:
     subprocess.run(["scontrol", "update", "nodename=n2", "state=resume"], check=True)
     print("node n2 resumed", flush=True)
     return killed, lost
+
+
+def test_an_array_that_its_owner_cancels_is_not_submitted_anew(cluster, tiny, tmp_path):
+    """`scancel` with the array's number, while two of its runs are trained and the others wait."""
+    runs = tmp_path / "runs"
+    folders = [RunFolder(runs / run) for run in RUNS]
+    command = launch(tiny, runs, "--jobs", "2", "--epochs", "100000")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as launcher:
+        try:
+            wait_for("two runs in training", lambda: sum(map(training, folders)) == 2)
+            subprocess.run(["scancel", job_of(folders[0]).partition("_")[0]], check=True)
+            out, _ = launcher.communicate(timeout=300)
+        finally:
+            launcher.kill()
+    print(out)
+    assert launcher.returncode == 1 and "8 failed" in out
+    reasons = [read_attempts(folder.attempts)[-1].reason for folder in folders]
+    assert sum("cancelled together with others" in reason for reason in reasons) == 2
+    assert sum("cancelled before it began" in reason for reason in reasons) == 6
 
 
 def test_an_unreachable_cluster_is_one_line_within_30_seconds(tiny, tmp_path, monkeypatch):

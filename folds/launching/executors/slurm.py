@@ -1,43 +1,36 @@
 """Job arrays of a Slurm cluster, submitted by submitit. The runs folder must be on a disk that all nodes share.
 
 Before its time limit, a job ends its run with a checkpoint and is requeued; after pre-emption or the death of its node,
-Slurm requeues it. A job that is gone while its run is unfinished is submitted anew. Whether jobs are alive is asked of
-squeue, which, unlike sacct, needs no accounting database.
+Slurm requeues it. A job that is gone while its run is unfinished is submitted anew, unless its owner cancelled it
+(`folds.launching.slurm_jobs.judge_end`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from folds.launching.attempt import Outcome, RunningAttempt
 from folds.launching.executor import EXECUTORS, LaunchSettings, Resources
 from folds.launching.executor_task import ExecutorTask
+from folds.launching.slurm_jobs import GONE, Job, ask, judge_end, list_jobs, own_job_id
 from folds.store.attempts import read_attempts, record_attempt
 from folds.store.lease import EXPIRY_S
 from registry import InputError
 from registry.errors import one_line
 
-ANSWER_S = 20.0
-"""Seconds in which the controller must answer."""
 SAVE_S = 120
 """Seconds before the time limit at which a job is told to save its state."""
 MAX_TIMEOUTS = 1000
 """A run may need many times its time limit."""
 GRACE_S = 30.0
 """Seconds that a job that is gone may take to be requeued, and its files to appear on another machine."""
-ENDED = {
-    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"),
-    "TIMEOUT",
-}
-"""States of jobs that will not run again; others are alive."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,33 +79,6 @@ class TrainingJob:
         return DelayedSubmission(TrainingJob(self._task))
 
 
-def own_job_id() -> str:
-    """The id of the job in which this process runs, as squeue prints it: `12_3` for a part of an array."""
-    array, part = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{part}" if array and part else os.environ.get("SLURM_JOB_ID", "")
-
-
-def ask(*arguments: str) -> str:
-    """What a Slurm command prints. Raises InputError if it fails, or takes longer than `ANSWER_S`."""
-    try:
-        done = subprocess.run(arguments, capture_output=True, text=True, timeout=ANSWER_S, check=False)
-    except subprocess.TimeoutExpired:
-        raise InputError(f"--on slurm: {arguments[0]} has no answer in {ANSWER_S:g} s: is the cluster up?") from None
-    if done.returncode:
-        reason = " ".join((done.stderr or done.stdout).split())
-        raise InputError(f"--on slurm: {arguments[0]} failed ({reason}): is the cluster up?")
-    return done.stdout
-
-
-def job_states() -> dict[str, str]:
-    """The states of this user's jobs, by id; Slurm forgets them a few minutes after their end.
-
-    Raises InputError as `ask` does.
-    """
-    lines = ask("squeue", "--noheader", "--array", "--states=all", "--format=%i %T", f"--user={os.getuid()}")
-    return dict(line.split() for line in lines.splitlines() if line.strip())
-
-
 class SlurmExecutor:
     """Submits arrays, and watches squeue and the runs' folders."""
 
@@ -128,12 +94,13 @@ class SlurmExecutor:
         self._folder = settings.runs / ".slurm"
         self._alive: dict[ExecutorTask, str] = {}
         self._gone_since: dict[ExecutorTask, float] = {}
+        self._cancelled: set[ExecutorTask] = set()
 
     def submit(self, tasks: Sequence[ExecutorTask]) -> None:
         # A launcher that was left may have submitted some of them: those are taken over.
         before = {task: job for task in tasks if (job := submitted_job(task))}
-        states = job_states() if before else {}
-        taken_over = {task: job for task, job in before.items() if states.get(job, "FAILED") not in ENDED}
+        jobs = list_jobs() if before else {}
+        taken_over = {task: job for task, job in before.items() if job in jobs and jobs[job].alive}
         self._alive |= taken_over
         new = [task for task in tasks if task not in taken_over]
         if not new:
@@ -146,16 +113,15 @@ class SlurmExecutor:
         if not self._alive:
             return []
         try:
-            states = job_states()
+            jobs = list_jobs()
         except InputError:
             return []  # the controller is away for a while: the jobs are not
         done = []
         for task, job in list(self._alive.items()):
-            state = states.get(job, "gone")
-            if state not in ENDED and state != "gone":
+            if job in jobs and jobs[job].alive:
                 self._gone_since.pop(task, None)
                 continue
-            outcome = self._outcome(task, job, state)
+            outcome = self._outcome(task, job, jobs)
             if outcome is not None:
                 del self._alive[task]
                 self._gone_since.pop(task, None)
@@ -194,21 +160,20 @@ class SlurmExecutor:
             raise InputError(f"--on slurm: sbatch refused the jobs ({one_line(error)})") from None
         return [job.job_id for job in jobs]
 
-    def _outcome(self, task: ExecutorTask, job: str, state: str) -> Outcome | None:
+    def _outcome(self, task: ExecutorTask, job: str, jobs: Mapping[str, Job]) -> Outcome | None:
         """How a job that is gone ended; None as long as its files may be on their way."""
         if task.folder.finished:
             return Outcome("finished")
         last = read_attempts(task.folder.attempts)[-1]
-        if last.job == job and (last.event == "failed" or last.event == "busy"):
+        if last.job == job and last.event in ("failed", "busy"):
             return Outcome(last.event, last.reason, last.hopeless)
-        # Whoever cancels a job does not want it to be submitted again; but a job whose processes were killed, without
-        # SIGTERM, is CANCELLED too.
-        cancelled = state == "CANCELLED" and last.event != "started"
-        if time.monotonic() - self._gone_since.setdefault(task, time.monotonic()) < GRACE_S and not cancelled:
+        if time.monotonic() - self._gone_since.setdefault(task, time.monotonic()) < GRACE_S:
             return None
-        reason = f"its Slurm job {job} ended in state {state}" if state != "gone" else f"its Slurm job {job} is gone"
-        record_attempt(task.folder.attempts, "failed", "slurm", job, reason, cancelled)
-        return Outcome("failed", reason, hopeless=cancelled)
+        outcome = judge_end(job, jobs, began=last.event != "submitted", cancelled_before=task in self._cancelled)
+        if jobs.get(job, GONE).state == "CANCELLED":
+            self._cancelled.add(task)
+        record_attempt(task.folder.attempts, "failed", "slurm", job, outcome.reason, outcome.hopeless)
+        return outcome
 
 
 def submitted_job(task: ExecutorTask) -> str:
