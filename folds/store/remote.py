@@ -34,7 +34,7 @@ _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+]+):/+(?P<rest>.+)")
 _RUN = re.compile(r"(?P<name>[A-Za-z0-9_][A-Za-z0-9_.+-]*/fold\d+)/manifest\.json")
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 """What must be installed for a URL."""
-ANSWER_S = 25.0
+ANSWER_S = 20.0
 """Seconds in which a server must answer."""
 
 

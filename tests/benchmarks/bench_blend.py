@@ -41,24 +41,35 @@ def random_references(utterances: int, seed: int = 0) -> list[np.ndarray]:
 
 
 def simulated_predictions(references: list[np.ndarray], seed: int) -> LogProbs:
-    """All spikes are written at once: a loop over 340,000 tokens and 20 members would take longer than the blend."""
-    rng = np.random.default_rng(seed)
+    """Predictions of as many frames as the real ones have."""
     lengths = np.array([len(reference) for reference in references])
     frames = (lengths * 2.44).astype(int) + 2  # LibriSpeech: 12.7 s and 130 phonemes per utterance, stride 4
+    ids = tuple(map(str, range(len(references))))
+    return LogProbs(peaky_values(references, frames, seed), offsets_of(frames), ids, "simulated", 0, 4)
+
+
+def peaky_values(references: list[np.ndarray], frames: np.ndarray, seed: int) -> np.ndarray:
+    """Log-probabilities `(sum of frames, CLASSES)`, float16, with a spike for each label, some of them wrong.
+
+    Each utterance has at least two frames per label, and two more. All spikes are written at once: a loop over 340,000
+    tokens and 20 members would take longer than the blend.
+    """
+    rng = np.random.default_rng(seed)
+    lengths = np.array([len(reference) for reference in references])
     offsets = offsets_of(frames)
     values = rng.normal(-8, 0.7, (offsets[-1], CLASSES)).astype(np.float32)
     values[:, 0] = 0.0
     tokens = np.concatenate(references)
     within = np.arange(len(tokens)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    at = np.repeat(offsets[:-1], lengths) + 1 + (within * 2.44 + rng.integers(0, 2, len(tokens))).astype(int)
+    spacing = np.repeat((frames - 2) / lengths, lengths)
+    at = np.repeat(offsets[:-1], lengths) + 1 + (within * spacing + rng.integers(0, 2, len(tokens))).astype(int)
     hard = np.random.default_rng(1).random(len(tokens)) ** 4
     leak = np.clip(0.9 * hard + 0.1 * rng.exponential(0.6, len(tokens)), 0.001, 0.95)
     values[at, rng.integers(1, CLASSES, len(tokens))] = np.log(leak)
     values[at, tokens] = np.log(1 - leak)
     values[at, 0] = np.log(0.1)
     values -= np.logaddexp.reduce(values, axis=1, keepdims=True)
-    ids = tuple(map(str, range(len(references))))
-    return LogProbs(values.astype(np.float16), offsets, ids, "simulated", 0, 4)
+    return values.astype(np.float16)
 
 
 def simulated_inputs(references: list[np.ndarray], members: int, pool: int) -> BlendInputs:

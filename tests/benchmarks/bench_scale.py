@@ -1,29 +1,146 @@
-"""Disk, memory and time of packing, training and predicting against the number of utterances; a script, not a test.
+"""Disk, memory and time of every stage at three sizes, and what follows for the real data; a script, not a test.
 
-    python tests/benchmarks/bench_scale.py                      50, 100 and 200 utterances of the real data's length
+    python tests/benchmarks/bench_scale.py                      100, 300 and 900 utterances of the real data's length
 
-Each stage runs in a process of its own, so that its peak of memory is its own. docs/scale.md shows what this prints.
+The features are random. Each stage is a process of its own, on one thread, and is measured with its imports. A network
+that has learnt nothing predicts only blanks, which are searched in no time; so the predictions of the trained member
+are replaced by peaky ones (as in bench_blend.py) before they are blended, with errors of their own for each of three
+members. docs/scale.md shows the table that this prints.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from bench_blend import peaky_values
+
+from ensemble.hypotheses.open_inputs import InputOptions
+from folds import load_dataset
+from folds.competition.alphabets import F22
+from folds.data.dataset import Split
+from folds.store.log_probs import LogProbs, read_log_probs, write_log_probs
 
 FEATURES, FRAMES, LABELS = 28, 1269, 130
+MEMBERS = ("a", "b", "c")
 ROOT = Path(__file__).parents[2]
+PACK = "import pathlib, sys; from folds import load_dataset; load_dataset(pathlib.Path(sys.argv[1]), progress=False)"
 
 
-def make_competition(root: Path, utterances: int) -> None:
-    """Random features with the real data's mean length; a tenth as many utterances of dev and of test."""
+@dataclass(frozen=True)
+class Size:
+    """How many utterances there are, and folds."""
+
+    train: int
+    others: int
+    """Those of dev and test."""
+    folds: int
+
+
+REAL = (Size(28_539, 2_703 + 2_620, folds=5), Size(132_553, 2_703 + 2_620, folds=5))
+
+
+def utterances(size: Size) -> float:
+    return size.train + size.others
+
+
+def trained(size: Size) -> float:
+    """In an epoch of each of the folds, divided by the folds: whatever their number, one leaves out a fold."""
+    return size.train * (size.folds - 1) / size.folds
+
+
+def predicted(size: Size) -> float:
+    """By a member's networks together."""
+    return size.train + size.folds * size.others
+
+
+def blended(size: Size) -> float:
+    """Of a member's predictions: weights are fitted on some of the training utterances."""
+    return min(size.train, InputOptions().fit_limit or size.train) + size.folds * size.others
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A row of the table: what was measured at each size, and what it grows with."""
+
+    name: str
+    unit: str
+    grows: Callable[[Size], float]
+    values: list[float]
+
+    def estimate(self, sizes: list[Size], size: Size) -> float:
+        """By the line through the first and the last measurement."""
+        first, last = self.grows(sizes[0]), self.grows(sizes[-1])
+        slope = (self.values[-1] - self.values[0]) / (last - first)
+        return self.values[0] + slope * (self.grows(size) - first)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process took."""
+
+    cpu_s: float
+    wall_s: float
+    peak_mib: float
+
+
+class Scratch:
+    """A folder with a competition, runs and a cache, in which the stages are run."""
+
+    def __init__(self, folder: Path, size: Size) -> None:
+        self.folder, self.size = folder, size
+        self.data, self.runs, self.cache = (folder / name for name in ("data", "runs", "cache"))
+        make_competition(self.data, size)
+
+    def run(self, *arguments: str) -> Usage:
+        """Run Python with these arguments."""
+        environment = {"HW3P2_CACHE": str(self.cache), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        started = time.perf_counter()
+        with open(self.folder / "log.txt", "w+") as log:
+            process = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                env={**os.environ, **environment},
+            )
+            _, status, used = os.wait4(process.pid, 0)
+            if status:
+                log.seek(0)
+                raise SystemExit(f"{' '.join(arguments)}\n{log.read()}")
+        return Usage(used.ru_utime + used.ru_stime, time.perf_counter() - started, used.ru_maxrss / 1024)
+
+    def command(self, module: str, *arguments: str) -> Usage:
+        """Run a command on the competition and the runs."""
+        places = ["--data", str(self.data), "--runs", str(self.runs), "--threads", "1"]
+        return self.run("-m", module, *places, *arguments)
+
+    def train(self, *more: str) -> Usage:
+        """Train all folds of a member for an epoch."""
+        recipe = ["--model", "pblstm_small", "--epochs", "1", "--precision", "fp32"]
+        folds = ["--name", MEMBERS[0], "--fold", "all", "--folds", str(self.size.folds)]
+        return self.command("folds.train", *recipe, *folds, *more)
+
+    def megabytes(self, pattern: str) -> float:
+        """Of all files of a name."""
+        return sum(path.stat().st_size for path in self.folder.glob(pattern)) / 1e6
+
+
+def make_competition(root: Path, size: Size) -> None:
+    """Random features with the real data's mean length."""
     random = np.random.default_rng(0)
-    phonemes = np.array(["AE", "K", "T", "S", "IY", "N"])
-    counts = {"train-clean-100": utterances, "dev-clean": utterances // 10, "test-clean": utterances // 10}
+    phonemes = np.array(F22.phonemes[1:])
+    counts = {"train-clean-100": size.train, "dev-clean": size.others // 2, "test-clean": size.others // 2}
     for split, count in counts.items():
         for folder in ("mfcc", "transcript"):
             (root / split / folder).mkdir(parents=True)
@@ -34,50 +151,91 @@ def make_competition(root: Path, utterances: int) -> None:
             labels = random.choice(phonemes, length * LABELS // FRAMES)
             if split != "test-clean":
                 np.save(root / split / "transcript" / name, np.array(["[SOS]", *labels, "[EOS]"]))
-    rows = "".join(f"{number},-\n" for number in range(utterances // 10))
+    rows = "".join(f"{number},-\n" for number in range(counts["test-clean"]))
     (root / "test-clean" / "random_submission.csv").write_text("index,label\n" + rows)
 
 
-STAGES = {
-    "pack": "from folds import load_dataset; load_dataset(pathlib.Path(sys.argv[1]), progress=False)",
-    "train": (
-        "from folds import train; train.main(['--data', sys.argv[1], '--runs', sys.argv[2], '--model', 'lstm_small', "
-        "'--folds', '1', '--epochs', '1', '--threads', '1', '--precision', 'fp32'])"
-    ),
-}
-REPORT = "used = resource.getrusage(resource.RUSAGE_SELF); print('CPU', used.ru_utime + used.ru_stime, used.ru_maxrss)"
+def simulate_members(scratch: Scratch) -> None:
+    """Make three members of the trained one, with peaky predictions."""
+    dataset = load_dataset(scratch.data, scratch.cache, progress=False)
+    splits = {"oof": dataset.train, "dev": dataset.dev, "test": None}
+    for member in MEMBERS[1:]:
+        shutil.copytree(scratch.runs / MEMBERS[0], scratch.runs / member)
+    for seed, member in enumerate(MEMBERS):
+        for path in sorted((scratch.runs / member).glob("fold*/*.safetensors")):
+            if path.stem in splits:
+                log_probs = read_log_probs(path)
+                references = labels_of(log_probs, splits[path.stem])
+                values = peaky_values(references, log_probs.lengths, seed)
+                write_log_probs(path, replace(log_probs, values=values))
 
 
-def run_stage(name: str, data: Path, runs: Path, cache: Path) -> tuple[float, float]:
-    """(CPU seconds, peak MiB) of a stage."""
-    code = f"import pathlib, resource, sys; {STAGES[name]}; {REPORT}"
-    environment = {"HW3P2_CACHE": str(cache), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, "-c", code, str(data), str(runs)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    seconds, kibibytes = done.stdout.splitlines()[-1].split()[1:]
-    return float(seconds), int(kibibytes) / 1024
+def labels_of(log_probs: LogProbs, split: Split | None) -> list[np.ndarray]:
+    """The labels of each utterance; random ones without a split, for test."""
+    if split is None:
+        random = np.random.default_rng(0)
+        counts = log_probs.lengths * log_probs.stride * LABELS // FRAMES
+        return [random.integers(1, F22.classes, count) for count in counts]
+    row_of = {utterance: row for row, utterance in enumerate(split.ids)}
+    return [split.labels(row_of[utterance]) for utterance in log_probs.ids]
 
 
-def size_of(folder: Path, pattern: str) -> float:
-    """MB of the files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob(pattern) if path.is_file()) / 1e6
+def measure(scratch: Scratch) -> list[tuple[str, str, Callable[[Size], float], float]]:
+    """(name, unit, what it grows with, value) of every quantity at one size."""
+    rows: list[tuple[str, str, Callable[[Size], float], float]] = []
+
+    def add(stage: str, usage: Usage, grows: Callable[[Size], float]) -> None:
+        print(f"  {stage}: {usage.cpu_s:.1f} CPU-s, {usage.wall_s:.1f} s, {usage.peak_mib:.0f} MiB", flush=True)
+        rows.append((f"{stage}, CPU time", "s", grows, usage.cpu_s))
+        rows.append((f"{stage}, memory", "MiB", grows, usage.peak_mib))
+
+    add("packing", scratch.run("-c", PACK, str(scratch.data)), utterances)
+    rows.append(("cache", "MB", utterances, scratch.megabytes("cache/*")))
+    whole = scratch.train()
+    timings = scratch.runs.glob("*/fold*/timing.jsonl")
+    epoch = sum(json.loads(path.read_text())["cpu_s"] for path in timings) / scratch.size.folds
+    add("training an epoch, one fold", replace(whole, cpu_s=epoch), trained)
+    rows.append(("weights", "MB", trained, scratch.megabytes("runs/a/fold0/checkpoint/weights*")))
+    for path in scratch.runs.glob("*/fold*/*.safetensors"):
+        path.unlink()
+    add("predictions of a member", scratch.train("--resume"), predicted)
+    rows.append(("predictions of a member", "MB", predicted, scratch.megabytes("runs/a/fold*/*.safetensors")))
+    simulate_members(scratch)
+    add("blend of three members", scratch.command("ensemble.blend", "--out", "submission.csv"), blended)
+    language_model = ["--lm", "train", "--lm-weight", "0.5", "--length-bonus", "1"]
+    decode = ["--members", MEMBERS[0], "--split", "oof", *language_model]
+    add("decoding, with a language model", scratch.command("ensemble.decode", *decode), lambda size: size.train)
+    add("report of the blend", scratch.command("ensemble.report"), blended)
+    rows.append(("report of the blend", "MB", blended, scratch.megabytes("report.html")))
+    return rows
+
+
+def table(sizes: list[Size], columns: list[list[tuple[str, str, Callable[[Size], float], float]]]) -> str:
+    """The table of docs/scale.md."""
+    lines = ["| | " + " | ".join(f"{size.train:,}" for size in sizes) + " | middle one | 28,539 | 132,553 |"]
+    lines.append("|---" * (len(sizes) + 4) + "|")
+    for cells in zip(*columns, strict=True):
+        name, unit, grows, _ = cells[0]
+        quantity = Quantity(name, unit, grows, [cell[3] for cell in cells])
+        middle = len(sizes) // 2
+        error = quantity.values[middle] / quantity.estimate(sizes, sizes[middle]) - 1
+        numbers = [*quantity.values, *(quantity.estimate(sizes, real) for real in REAL)]
+        shown = [f"{number:,.1f}" if number < 100 else f"{number:,.0f}" for number in numbers]
+        measured, estimated = shown[: len(sizes)], shown[len(sizes) :]
+        lines.append(f"| {name}, {unit} | {' | '.join(measured)} | {100 * error:+.0f} % | {' | '.join(estimated)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--utterances", type=int, nargs="+", default=[50, 100, 200])
-    for utterances in parser.parse_args().utterances:
-        with tempfile.TemporaryDirectory() as scratch:
-            data, runs, cache = (Path(scratch) / name for name in ("data", "runs", "cache"))
-            make_competition(data, utterances)
-            pack, train = (run_stage(stage, data, runs, cache) for stage in ("pack", "train"))
-            predictions = size_of(runs, "dev.safetensors") + size_of(runs, "test.safetensors")
-            checkpoint = size_of(runs, "step*") / max(1, len(list(runs.rglob("step*"))))
-            features, packed = size_of(data, "mfcc/*"), size_of(cache, "*")
-            print(f"{utterances:6} utterances: features {features:.1f} MB, cache {packed:.1f} MB")
-            print(f"       pack {pack[0]:.1f} CPU-s, {pack[1]:.0f} MiB")
-            print(f"       train an epoch and predict {train[0]:.1f} CPU-s, {train[1]:.0f} MiB")
-            print(f"       predictions of a fifth {predictions:.2f} MB; a checkpoint {checkpoint:.1f} MB", flush=True)
+    parser.add_argument("--utterances", type=int, nargs="+", default=[100, 300, 900])
+    sizes = [Size(count, 2 * (count // 10), folds=2) for count in parser.parse_args().utterances]
+    columns = []
+    for size in sizes:
+        print(f"{size.train} utterances", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            columns.append(measure(Scratch(Path(folder), size)))
+    print(table(sizes, columns))
 
 
 if __name__ == "__main__":
