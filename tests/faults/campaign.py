@@ -3,6 +3,7 @@
     python tests/faults/campaign.py              all cases (`make faults`)
     python tests/faults/campaign.py --most 30    30 of each kind
     python tests/faults/campaign.py --kind json  one kind
+    python tests/faults/campaign.py --jobs 2     two cases at a time
 
 Good outcomes are "one line" (exit status 2 and one line of error) and "accepted" where that is allowed. All others are
 failures: they are listed, and the exit status is 1.
@@ -11,7 +12,9 @@ failures: they are listed, and the exit status is 1.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
+import queue
 import re
 import shutil
 import stat
@@ -19,6 +22,7 @@ import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -42,9 +46,11 @@ WITHOUT_STDERR = ("stderr closed", "all closed")
 class Campaign:
     """Runs cases in a folder of its own and says what became of each."""
 
-    def __init__(self, folder: Path, server: ForkServer) -> None:
+    def __init__(self, folder: Path, server: ForkServer, stage: Stage | None = None) -> None:
+        """The valid inputs are made in `folder`, unless those of another campaign are given."""
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.server = folder, server
-        self.stage = Stage.make(folder / "stage", server)
+        self.stage = stage or Stage.make(folder / "stage", server)
         self._expected: dict[tuple[str, ...], str] = {}
 
     def help_of(self, module: str, arguments: list[str]) -> str:
@@ -169,16 +175,27 @@ def select(cases: Iterator[Case], kinds: list[str], most: int, match: str) -> li
     return [case for found in by_kind.values() for case in found[:: math.ceil(len(found) / most)]]
 
 
-def run_all(campaign: Campaign, cases: list[Case], tell: Callable[[str], None]) -> dict[str, Counter[str]]:
-    """The outcomes by kind; failures are told as they happen."""
+def run_all(campaigns: list[Campaign], cases: list[Case], tell: Callable[[str], None]) -> dict[str, Counter[str]]:
+    """The outcomes by kind; failures are told as they happen. As many cases run at a time as there are campaigns."""
     outcomes: dict[str, Counter[str]] = defaultdict(Counter)
-    for number, case in enumerate(cases, start=1):
-        outcome, last = campaign.run(case)
-        outcomes[case.kind][outcome] += 1
-        if outcome not in GOOD:
-            tell(f"{outcome}: {str(case)[:400]!a}\n    {last[:600]!a}")
-        elif number % 200 == 0:
-            tell(f"{number} of {len(cases)} cases")
+    idle: queue.SimpleQueue[Campaign] = queue.SimpleQueue()
+    for campaign in campaigns:
+        idle.put(campaign)
+
+    def run(case: Case) -> tuple[str, str]:
+        campaign = idle.get()
+        try:
+            return campaign.run(case)
+        finally:
+            idle.put(campaign)
+
+    with ThreadPoolExecutor(len(campaigns)) as pool:
+        for number, (case, (outcome, last)) in enumerate(zip(cases, pool.map(run, cases), strict=True), start=1):
+            outcomes[case.kind][outcome] += 1
+            if outcome not in GOOD:
+                tell(f"{outcome}: {str(case)[:400]!a}\n    {last[:600]!a}")
+            if number % 200 == 0:
+                tell(f"{number} of {len(cases)} cases")
     return outcomes
 
 
@@ -188,12 +205,16 @@ def main() -> int:
     parser.add_argument("--most", type=int, default=100_000, help="cases of each kind")
     parser.add_argument("--flips", type=int, default=60)
     parser.add_argument("--match", default="")
+    parser.add_argument("--jobs", type=int, default=1, help="cases at a time")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="hw3p2-faults-") as folder, ForkServer() as server:
-        campaign = Campaign(Path(folder), server)
-        cases = select(campaign.cases(arguments.flips), arguments.kind, arguments.most, arguments.match)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hw3p2-faults-")))
+        first = Campaign(folder / "0", stack.enter_context(ForkServer()))
+        cases = select(first.cases(arguments.flips), arguments.kind, arguments.most, arguments.match)
         print(f"{len(cases)} cases", flush=True)
-        outcomes = run_all(campaign, cases, lambda line: print(line, flush=True))
+        servers = [stack.enter_context(ForkServer()) for _ in range(1, arguments.jobs)]
+        others = [Campaign(folder / f"{i}", server, first.stage) for i, server in enumerate(servers, start=1)]
+        outcomes = run_all([first, *others], cases, lambda line: print(line, flush=True))
     print(report(outcomes))
     return int(any(outcome not in GOOD for counts in outcomes.values() for outcome in counts))
 

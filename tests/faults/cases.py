@@ -45,7 +45,10 @@ BASE = {
     "ensemble.report": ["--data", "data"],
     "ensemble.transcribe": ["--data", "data", "data/test-clean/mfcc/91-1-0000.npy"],
     "folds.launch": ["--data", "data", "--models", "lstm_small", "--runs", "new", "--dry-run", "--fold-count", "2"],
-    "folds.tune": ["--data", "data", "--model", "lstm_small", "--study", "study", "--trials", "2", "--minutes", "0.1"],
+    "folds.tune": [
+        *("--data", "data", "--model", "lstm_small", "--study", "study.journal", "--trials", "1", "--minutes", "0.01"),
+        *("--folds", "4", "--fix", "hidden=8", "layers=1", "batch_frames=400"),
+    ],
     "submit.__main__": ["--competition", SLUG, "--dry-run", "--data", "data"],
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import importlib
 import io
 import json
@@ -32,6 +33,8 @@ CPU_SECONDS, WALL_SECONDS = 60, 600
 """Limits of one case. What is refused takes a second of CPU time, and a tiny training takes ten."""
 IDLE_SECONDS = 40
 """A command that has used no CPU time for so long waits for something that never comes, such as a pipe's other end."""
+IMPORTED_LATER = ("torch._dynamo",)
+"""What commands import when they need it, and what takes longer than a case: PyTorch's optimizers need this one."""
 MEMORY = 8 << 30
 """Bytes of address space beyond what the imports take."""
 
@@ -101,6 +104,10 @@ def serve() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     mains = {module: importlib.import_module(module).main for module in command_modules()}
+    for module in IMPORTED_LATER:
+        importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # a collection in a child would copy every page that it looks at
     for request in requests:
         results.write(json.dumps(_answer(mains, json.loads(request))) + "\n")
         results.flush()
