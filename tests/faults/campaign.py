@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import os
 import queue
 import re
 import shutil
@@ -27,7 +28,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from faults import file_cases, odd_cases
+from faults import file_cases, hdf5_cases, odd_cases
 from faults.cases import Case, environment_cases, model_cases, option_cases, options_of
 from faults.fork_server import ForkServer, Invocation, Result, command_modules
 from faults.stage import Stage
@@ -39,6 +40,7 @@ _TEMPORARY = re.compile(r"^\.|\.tmp$|hw3p2-internal-error")
 # The kaggle client, when it has no credentials, and progress that is no error.
 _NOTES = re.compile(r"^(warning: |left out: |data: |  |note: |\s*$)")
 MAX_LINE = 2500
+IN_MEMORY = Path("/dev/shm")
 WITHOUT_STDERR = ("stderr closed", "all closed")
 """Surroundings in which nobody can read the line."""
 
@@ -68,6 +70,7 @@ class Campaign:
         yield from file_cases.object_array_cases()
         yield from file_cases.json_cases(self.stage.folder)
         yield from file_cases.tensor_cases(self.stage.folder, flips)
+        yield from hdf5_cases.hdf5_cases(flips)
         yield from file_cases.text_cases(flips)
         yield from file_cases.recording_cases(flips)
         yield from file_cases.layout_cases()
@@ -207,8 +210,10 @@ def main() -> int:
     parser.add_argument("--match", default="")
     parser.add_argument("--jobs", type=int, default=1, help="cases at a time")
     arguments = parser.parse_args()
+    # Each case copies some hundred small files: in memory, where possible, that takes a sixth of the time.
+    place = IN_MEMORY if IN_MEMORY.is_dir() and os.access(IN_MEMORY, os.W_OK) else None
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hw3p2-faults-")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hw3p2-faults-", dir=place)))
         first = Campaign(folder / "0", stack.enter_context(ForkServer()))
         cases = select(first.cases(arguments.flips), arguments.kind, arguments.most, arguments.match)
         print(f"{len(cases)} cases", flush=True)

@@ -89,7 +89,7 @@ def _recursive() -> list[object]:
     return inner
 
 
-def _damaged(kind: str, name: str, file: str, module: str, arguments: list[str], how: Damage, **more: object) -> Case:
+def damaged(kind: str, name: str, file: str, module: str, arguments: list[str], how: Damage, **more: object) -> Case:
     """A case in which one file is damaged, `file` or the newest in the folder `file`."""
 
     def prepare(folder: Path) -> None:
@@ -109,27 +109,27 @@ def array_cases(flips: int) -> Iterator[Case]:
         for version in (1, 2):
             how = damage.header(text, version)
             title, allowed = f"header {name}, version {version}", EITHER if name in READABLE_HEADERS else REFUSED
-            yield _damaged(kind, title, file, "folds.train", TRAIN_AGAIN, how, allowed=allowed)
+            yield damaged(kind, title, file, "folds.train", TRAIN_AGAIN, how, allowed=allowed)
     for file, kind in [(FEATURES, "features"), (LABELS, "transcripts")]:
         for name, content in damage.CONTENTS.items():
             how = damage.replace(content)
-            yield _damaged(kind, name, file, "folds.train", TRAIN_AGAIN, how, allowed=REFUSED)
+            yield damaged(kind, name, file, "folds.train", TRAIN_AGAIN, how, allowed=REFUSED)
         for special in damage.SPECIAL:
-            yield _damaged(kind, special, file, "folds.train", TRAIN_AGAIN, damage.special(special), allowed=REFUSED)
+            yield damaged(kind, special, file, "folds.train", TRAIN_AGAIN, damage.special(special), allowed=REFUSED)
         for share in (0.1, 0.5, 0.99):
             how = damage.truncate(share)
-            yield _damaged(kind, f"first {share}", file, "folds.train", TRAIN_AGAIN, how, allowed=REFUSED)
+            yield damaged(kind, f"first {share}", file, "folds.train", TRAIN_AGAIN, how, allowed=REFUSED)
         for seed in range(flips):
             ways = {"bit": damage.flip(seed), "header bit": damage.flip_in_header(seed, 128)}
             ways["splice"] = damage.splice(seed)
             for name, how in ways.items():
-                yield _damaged(kind, f"{name} {seed}", file, "folds.train", TRAIN_AGAIN, how)
+                yield damaged(kind, f"{name} {seed}", file, "folds.train", TRAIN_AGAIN, how)
     for name, array in bad_features().items():
         how = damage.replace(_npy(array))
-        yield _damaged("features", name, FEATURES, "folds.train", TRAIN_AGAIN, how, allowed=REFUSED)
+        yield damaged("features", name, FEATURES, "folds.train", TRAIN_AGAIN, how, allowed=REFUSED)
     for name, array in bad_labels().items():
         how = damage.replace(_npy(array))
-        yield _damaged("transcripts", name, LABELS, "folds.train", TRAIN_AGAIN, how, allowed=REFUSED)
+        yield damaged("transcripts", name, LABELS, "folds.train", TRAIN_AGAIN, how, allowed=REFUSED)
 
 
 def bad_features() -> dict[str, np.ndarray]:
@@ -164,16 +164,16 @@ def object_array_cases() -> Iterator[Case]:
     """The object arrays of F18 to F21 with arbitrary contents."""
     for file, count in (("old/train.npy", 6), ("old/train_labels.npy", 6), ("old/test.npy", 2)):
         for name, elements in object_elements().items():
-            yield _damaged("object arrays", name, file, "folds.train", OLD, damage.object_array(elements, count))
+            yield damaged("object arrays", name, file, "folds.train", OLD, damage.object_array(elements, count))
         for name, content in damage.CONTENTS.items():
             how = damage.replace(content)
-            yield _damaged("object arrays", name, file, "folds.train", OLD, how, allowed=REFUSED)
+            yield damaged("object arrays", name, file, "folds.train", OLD, how, allowed=REFUSED)
         for name, text in damage.HEADERS.items():
-            yield _damaged("object arrays", f"header {name}", file, "folds.train", OLD, damage.header(text))
+            yield damaged("object arrays", f"header {name}", file, "folds.train", OLD, damage.header(text))
         for special in damage.SPECIAL:
-            yield _damaged("object arrays", special, file, "folds.train", OLD, damage.special(special))
+            yield damaged("object arrays", special, file, "folds.train", OLD, damage.special(special))
         for seed in range(12):
-            yield _damaged("object arrays", f"bit {seed}", file, "folds.train", OLD, damage.flip(seed))
+            yield damaged("object arrays", f"bit {seed}", file, "folds.train", OLD, damage.flip(seed))
     without = OLD[:-1]
     yield Case("object arrays", "without --allow-pickle", "folds.train", without, allowed=REFUSED)
 
@@ -184,16 +184,16 @@ def json_cases(stage: Path) -> Iterator[Case]:
         content = json.loads((stage / file).read_bytes())
         for keys, (name, value) in itertools.product(damage.keys_of(content), damage.VALUES.items()):
             title = ".".join(map(str, keys))
-            yield _damaged("json", f"{title} {name}", file, module, arguments, damage.change_json(keys, value))
-        yield from _whole_file("json", file, module, arguments)
+            yield damaged("json", f"{title} {name}", file, module, arguments, damage.change_json(keys, value))
+        yield from whole_file("json", file, module, arguments)
     for file, module, arguments in LINE_FILES:
         lines = (stage / file).read_text().splitlines()
         for line, text in enumerate(lines[:2]):
             for keys, (name, value) in itertools.product(damage.keys_of(json.loads(text)), damage.VALUES.items()):
                 how = damage.change_line(line, keys, value)
                 title = ".".join(map(str, keys))
-                yield _damaged("json lines", f"line {line}, {title} {name}", file, module, arguments, how)
-        yield from _whole_file("json lines", file, module, arguments)
+                yield damaged("json lines", f"line {line}, {title} {name}", file, module, arguments, how)
+        yield from whole_file("json lines", file, module, arguments)
 
 
 def tensor_cases(stage: Path, flips: int) -> Iterator[Case]:
@@ -209,25 +209,25 @@ def tensor_cases(stage: Path, flips: int) -> Iterator[Case]:
         for place, (name, value) in itertools.product(chosen, damage.VALUES.items()):
             how = damage.change_header(place, value)
             title = ".".join(map(str, place))
-            yield _damaged("safetensors", f"{title} {name}", file, module, arguments, how, same=True)
-        yield from _whole_file("safetensors", file, module, arguments, same=True)
+            yield damaged("safetensors", f"{title} {name}", file, module, arguments, how, same=True)
+        yield from whole_file("safetensors", file, module, arguments, same=True)
         for seed in range(flips):
             how = damage.flip_in_header(seed, size)
-            yield _damaged("safetensors", f"header bit {seed}", file, module, arguments, how, same=True)
-            yield _damaged("safetensors", f"bit {seed}", file, module, arguments, damage.flip(seed, 0.3), same=True)
-            yield _damaged("safetensors", f"splice {seed}", file, module, arguments, damage.splice(seed), same=True)
+            yield damaged("safetensors", f"header bit {seed}", file, module, arguments, how, same=True)
+            yield damaged("safetensors", f"bit {seed}", file, module, arguments, damage.flip(seed, 0.3), same=True)
+            yield damaged("safetensors", f"splice {seed}", file, module, arguments, damage.splice(seed), same=True)
 
 
 def text_cases(flips: int) -> Iterator[Case]:
     """Language models, submissions and sample files."""
     for file, module, arguments in TEXT_FILES:
-        yield from _whole_file("text files", file, module, arguments)
+        yield from whole_file("text files", file, module, arguments)
         for seed in range(flips):
-            yield _damaged("text files", f"bit {seed}", file, module, arguments, damage.flip(seed))
-            yield _damaged("text files", f"splice {seed}", file, module, arguments, damage.splice(seed))
+            yield damaged("text files", f"bit {seed}", file, module, arguments, damage.flip(seed))
+            yield damaged("text files", f"splice {seed}", file, module, arguments, damage.splice(seed))
     for number, column in itertools.product(ARPA_NUMBERS, ("probability", "back-off", "count")):
         how = _arpa_number(number, column)
-        yield _damaged("text files", f"{column} {number}", "lm.arpa", "ensemble.decode", DECODE_LM, how)
+        yield damaged("text files", f"{column} {number}", "lm.arpa", "ensemble.decode", DECODE_LM, how)
 
 
 def _arpa_number(number: str, column: str) -> Damage:
@@ -246,28 +246,28 @@ def _arpa_number(number: str, column: str) -> Damage:
     return how
 
 
-def _whole_file(kind: str, file: str, module: str, arguments: list[str], same: bool = False) -> Iterator[Case]:
+def whole_file(kind: str, file: str, module: str, arguments: list[str], same: bool = False) -> Iterator[Case]:
     for name, content in damage.CONTENTS.items():
-        yield _damaged(kind, name, file, module, arguments, damage.replace(content), same=same)
+        yield damaged(kind, name, file, module, arguments, damage.replace(content), same=same)
     for special in damage.SPECIAL:
-        yield _damaged(kind, special, file, module, arguments, damage.special(special), same=same)
+        yield damaged(kind, special, file, module, arguments, damage.special(special), same=same)
     for share in (0.1, 0.5, 0.9, 0.999):
-        yield _damaged(kind, f"first {share}", file, module, arguments, damage.truncate(share), same=same)
+        yield damaged(kind, f"first {share}", file, module, arguments, damage.truncate(share), same=same)
 
 
 def recording_cases(flips: int) -> Iterator[Case]:
     """Recordings, and features in their place."""
     for file in ("recording.wav", "data/test-clean/mfcc/91-1-0000.npy"):
         arguments = ["--data", "data", file]
-        yield from _whole_file("recordings", file, "ensemble.transcribe", arguments)
+        yield from whole_file("recordings", file, "ensemble.transcribe", arguments)
         for seed in range(flips):
             for name, how in {"bit": damage.flip(seed), "splice": damage.splice(seed)}.items():
-                yield _damaged("recordings", f"{name} {seed}", file, "ensemble.transcribe", arguments, how)
+                yield damaged("recordings", f"{name} {seed}", file, "ensemble.transcribe", arguments, how)
             how = damage.flip_in_header(seed, 128)
-            yield _damaged("recordings", f"header bit {seed}", file, "ensemble.transcribe", arguments, how)
+            yield damaged("recordings", f"header bit {seed}", file, "ensemble.transcribe", arguments, how)
     for name, text in damage.HEADERS.items():
         how = damage.header(text)
-        yield _damaged("recordings", f"header {name}", file, "ensemble.transcribe", arguments, how)
+        yield damaged("recordings", f"header {name}", file, "ensemble.transcribe", arguments, how)
 
 
 def layout_cases() -> Iterator[Case]:
@@ -287,7 +287,7 @@ def layout_cases() -> Iterator[Case]:
         yield Case("names", f"page of {name[:20]!r}", "ensemble.report", ["--data", f"data {name}"], _moved(name))
     for path in ("data/train-clean-100", "data/dev-clean/mfcc", "data/test-clean", "data/train-clean-100/transcript"):
         for special in damage.SPECIAL:
-            yield _damaged("names", special, path, "folds.train", TRAIN_AGAIN, damage.special(special), allowed=REFUSED)
+            yield damaged("names", special, path, "folds.train", TRAIN_AGAIN, damage.special(special), allowed=REFUSED)
 
 
 def _moved(name: str):

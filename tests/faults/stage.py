@@ -8,6 +8,7 @@ import wave
 from pathlib import Path
 
 import numpy as np
+from brain_to_text_files import brain_to_text
 from faults.fork_server import ForkServer, Invocation
 
 PHONEMES = ("AE", "K", "T", "S", "IY", "N")
@@ -69,6 +70,7 @@ class Stage:
         stage = Stage(folder)
         competition(folder / "data")
         object_arrays(folder / "old")
+        brain_to_text(folder / "brain")
         with wave.open(str(folder / "recording.wav"), "wb") as recording:
             recording.setparams((1, 2, 16_000, 0, "NONE", ""))
             recording.writeframes(np.random.default_rng(2).integers(-999, 999, 16_000, np.int16).tobytes())

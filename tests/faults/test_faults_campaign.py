@@ -26,7 +26,7 @@ def cases(campaign: Campaign) -> list[Case]:
 
 KINDS = (
     *("numbers", "paths", "texts", "environment", "features", "transcripts", "object arrays"),
-    *("json", "json lines", "safetensors", "text files", "recordings", "names"),
+    *("json", "json lines", "safetensors", "HDF5", "text files", "recordings", "names"),
     *("lists", "surroundings", "tables", "stores"),
 )
 
