@@ -17,11 +17,12 @@ DEMO_ARGS ?=
 DEMO_MODELS ?= gru_small,pblstm_small
 TRAIN_ARGS ?= --epochs 12 --batch-frames 3000
 
-.PHONY: help install demo test test-slurm test-cluster faults docs completion bench ctcdecode clean
+.PHONY: help install demo test coverage test-slurm test-cluster faults docs completion bench ctcdecode clean
 
 help:
 	@echo "make demo       train two small models over two folds of synthetic speech, blend, score (5 to 15 minutes)"
-	@echo "make test       linters, type checker, tests with coverage (about 20 minutes)"
+	@echo "make test       linters, type checker, tests (about 20 minutes)"
+	@echo "make coverage   the tests alone, and which lines they run"
 	@echo "make faults     bad input to every command, 20,000 cases, faults of Kaggle, 1,000 sequences, and kills of a training (hours)"
 	@echo "make install    only create .venv"
 	@echo "make docs       the documentation site, into site/"
@@ -52,13 +53,16 @@ test: $(INSTALLED)
 	$(BIN)/python -m ruff check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m mypy registry models folds ensemble submit
+	$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+
+coverage: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 # FAULT_ARGS="--kind json --most 100" tries fewer; every failure is printed with the command that shows it.
 faults: $(INSTALLED)
 	SUBMIT_SEQUENCES=1000 $(BIN)/python -m pytest -q -s tests/submit/test_submit_kills.py
 	HW3P2_FAULTS=all $(BIN)/python -m pytest -q tests/faults/test_faults_kills.py
-	$(BIN)/python tests/faults/campaign.py $(FAULT_ARGS)
+	$(BIN)/python tests/faults/campaign.py --jobs 2 $(FAULT_ARGS)
 
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir site

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 from conftest import Harness
 
-SEQUENCES = 200
+SEQUENCES = int(os.environ.get("SUBMIT_SEQUENCES", "60"))
 OTHER_VERSION = 20
 
 # Fraction of runs with a fault that ends the child process. It is small because the next child takes a second to start.
