@@ -21,11 +21,12 @@ from ensemble.report_page.alarm import measure_alarm
 from ensemble.report_page.blends import open_blend, sidecar_of
 from ensemble.report_page.curves import learning_curves
 from ensemble.report_page.details import pack_details
-from ensemble.report_page.headline import alarm_text, headline, leaderboard, measure_blend
+from ensemble.report_page.headline import alarm_text, counted, headline, leaderboard, measure_blend
 from ensemble.report_page.ledger import read_scores
 from ensemble.report_page.page import html_page, note, table
 from ensemble.report_page.payload import comparison_payload
 from ensemble.report_page.systems import Comparison, compare_systems
+from ensemble.report_page.terms import glossary
 from ensemble.statistics.member_baselines import measure_members
 from folds.competition.bootstrap import resampled_units
 from folds.data.dataset import Dataset
@@ -73,18 +74,22 @@ def page(options: ReportOptions) -> str:
     data = _data(options, inputs, comparison, dataset)
     top = headline(measured, baselines, inputs, missing)
     board = table(leaderboard(inputs, baselines, measured)) + note(
-        "Mean edit distances per utterance, lower is better. Members' out-of-fold distances are without a language "
-        "model. Intervals are those of the distance on dev with the language model, over "
+        "Mean edit distances per utterance, lower is better; oof is out of fold, LM is the language model. Members' "
+        "distances in oof and dev are without it. The blend is chosen by nested oof, since dev decides nothing. "
+        "Intervals are those of the distance on dev with LM, over "
         f"{resampled_units(inputs.dev_speakers, inputs.grouped_by)}."
     )
+    methods = [blend.method for blend in blends] + [name for measured in known for name in measured.blenders]
     notes = [note_of for blend in measured for note_of in blend.notes] + inputs.notes
     bodies = {
-        "headline": top + note(alarm_text(measure_alarm(inputs))),
+        "headline": top + note(alarm_text(measure_alarm(inputs))) + glossary(methods),
         "leaderboard": board,
         "notes": "".join(map(note, notes)),
     }
-    count = f"{len(comparison.members)} members, {len(split)} utterances of {split.name}"
-    return html_page(dataset.root.resolve().name, count, bodies, data)
+    members, utterances = counted(len(comparison.members), "member"), counted(len(split), "utterance")
+    shown = f"{members} and {counted(len(comparison.systems) - len(comparison.members), 'blend')}"
+    subtitle = f"What {shown} recognise in {utterances} of {split.name}, and where they fail."
+    return html_page(dataset.root.resolve().name, subtitle, bodies, data)
 
 
 def _open(options: ReportOptions) -> tuple[Dataset, OpenedInputs]:

@@ -2,7 +2,7 @@
 
 const MARGIN = { top: 12, right: 16, bottom: 46, left: 58 };
 
-// series: [{name, points: [[x, y]], pointsOnly}]. `top` cuts off the y axis at first, `xNames` names whole numbers of x.
+// series: [{name, points: [[x, y]], pointsOnly, colour, dash}]; colours follow the order unless they are given. `top` cuts off the y axis at first, `xNames` names whole numbers of x.
 function chart({ label, xLabel, yLabel, series, top = null, xNames = null, diagonal = false, height = 320 }) {
   const all = series.flatMap((line) => line.points);
   const whole = {
@@ -22,6 +22,9 @@ function chart({ label, xLabel, yLabel, series, top = null, xNames = null, diago
   const scaleY = (y) => height - MARGIN.bottom - ((y - view.y[0]) / (view.y[1] - view.y[0])) * (height - MARGIN.top - MARGIN.bottom);
   const width = () => Math.max(picture.parentElement ? picture.parentElement.clientWidth : 640, 260);
 
+  const styleOf = (line, index) => lineStyle(line.colour ?? index, line.dash);
+  const pointClass = (line, index) => `point series-${(line.colour ?? index) % 8}`;
+
   function axes() {
     const parts = [];
     const xTicks = xNames ? xNames.map((_, index) => index).filter((x) => x >= view.x[0] && x <= view.x[1]) : ticks(...view.x, Math.max(2, width() / 90));
@@ -29,9 +32,9 @@ function chart({ label, xLabel, yLabel, series, top = null, xNames = null, diago
     for (const x of xTicks) {
       if (xNames && x % perName) continue;
       parts.push(svg("line", { class: "grid", x1: scaleX(x), x2: scaleX(x), y1: MARGIN.top, y2: height - MARGIN.bottom }));
-      const text = svg("text", { x: scaleX(x), y: height - MARGIN.bottom + 17, "text-anchor": "middle" });
-      text.textContent = xNames ? xNames[x] : x;
-      parts.push(text);
+      const name = String(xNames ? xNames[x] : x);
+      const inside = Math.min(scaleX(x), width() - 3.9 * name.length);
+      parts.push(svg("text", { x: inside, y: height - MARGIN.bottom + 17, "text-anchor": "middle" }, name));
     }
     for (const y of ticks(...view.y, 5)) {
       parts.push(svg("line", { class: "grid", x1: MARGIN.left, x2: width() - MARGIN.right, y1: scaleY(y), y2: scaleY(y) }));
@@ -50,9 +53,9 @@ function chart({ label, xLabel, yLabel, series, top = null, xNames = null, diago
     series.forEach((line, index) => {
       if (hidden.has(index)) return;
       const points = line.points.map(([x, y]) => [scaleX(x), scaleY(y)]);
-      if (!line.pointsOnly) inside.append(svg("polyline", { ...seriesStyle(index), points: points.map((p) => p.map((v) => v.toFixed(1)).join(",")).join(" ") }));
+      if (!line.pointsOnly) inside.append(svg("polyline", { ...styleOf(line, index), points: points.map((p) => p.map((v) => v.toFixed(1)).join(",")).join(" ") }));
       if (line.pointsOnly || points.length < 40) {
-        for (const [x, y] of points) inside.append(svg("circle", { class: `point series-${index % 8}`, cx: x, cy: y, r: line.pointsOnly ? 4.5 : 2.5 }));
+        for (const [x, y] of points) inside.append(svg("circle", { class: pointClass(line, index), cx: x, cy: y, r: line.pointsOnly ? 4.5 : 2.5 }));
       }
     });
     const box = { x: MARGIN.left, y: MARGIN.top, width: width() - MARGIN.left - MARGIN.right, height: height - MARGIN.top - MARGIN.bottom };
@@ -126,7 +129,8 @@ function chart({ label, xLabel, yLabel, series, top = null, xNames = null, diago
   picture.addEventListener("dblclick", () => zoom(whole.x, whole.y));
 
   const legend = series.map((line, index) => {
-    const swatch = svg("svg", { width: 22, height: 10, "aria-hidden": "true" }, svg("line", { ...seriesStyle(index), x1: 0, x2: 22, y1: 5, y2: 5 }));
+    const mark = line.pointsOnly ? svg("circle", { class: pointClass(line, index), cx: 11, cy: 5, r: 4.5 }) : svg("line", { ...styleOf(line, index), x1: 0, x2: 22, y1: 5, y2: 5 });
+    const swatch = svg("svg", { width: 22, height: 10, "aria-hidden": "true" }, mark);
     const button = element("button", { type: "button", "aria-pressed": "true", onclick: () => {
       hidden.has(index) ? hidden.delete(index) : hidden.add(index);
       button.setAttribute("aria-pressed", String(!hidden.has(index)));
@@ -149,7 +153,7 @@ function grid({ label, rows, columns, shade, describe, text = () => "", cell = 1
   const top = head + (columnTitle ? 18 : 0);
   const size = { width: left + columns.length * cell + (slant === -90 ? 4 : 6 * longest), height: top + rows.length * cell + 4 };
   const picture = svg("svg", { class: "chart heat", role: "application", tabindex: 0, "aria-label": `${label}; arrow keys move from cell to cell`, ...size });
-  const output = element("output", { class: "readout", "aria-live": "polite" });
+  const output = element("output", { class: "readout", "aria-live": "polite" }, "Point at a cell to read it.");
   const at = (row, column) => ({ x: left + column * cell, y: top + row * cell, width: cell - 1, height: cell - 1 });
   picture.append(svg("rect", { class: "ground", x: left, y: top, width: columns.length * cell - 1, height: rows.length * cell - 1 }));
   if (columnTitle) picture.append(svg("text", { class: "axis", x: left, y: 12 }, columnTitle));

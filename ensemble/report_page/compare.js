@@ -30,8 +30,11 @@ function compare(host, a, b, open) {
   const edits = (chosen) => Math.abs(sum(chosen.map(change)));
   host.replaceChildren(
     element("p", { class: "verdict" }, compareVerdict(a, b)),
-    paragraph(`A has fewer edits in ${better.length} utterances (${edits(better)} edits), more in ${worse.length} (${edits(worse)}), and as many in ${utteranceCount - better.length - worse.length}. They are ${fixed(data.pairwise[a][b], 3)} edits apart on average.`),
-    element("div", { class: "columns" }, changedPhonemes(a, b), changedConfusions(a, b), changedGroups("speaker", speakerGroups(), a, b), changedGroups("phonemes", lengthGroups(), a, b)),
+    paragraph(`A has fewer edits in ${better.length} utterances (${edits(better)} edits), more in ${worse.length} (${edits(worse)}), and as many in ${utteranceCount - better.length - worse.length}. Their hypotheses are ${fixed(data.pairwise[a][b], 3)} edits apart on average. The interval is over ${data.intervals}. ${NOTHING} on the left of an arrow is an insertion, on the right a deletion.`),
+    element("div", { class: "columns" },
+      titled("By phoneme", changedPhonemes(a, b)), titled("By confusion", changedConfusions(a, b)),
+      titled("By speaker", changedGroups("speaker", speakerGroups(), a, b)), titled("By length", changedGroups("phonemes", lengthGroups(), a, b))),
+    element("h3", {}, "Utterances that changed"),
     changedUtterances(rows.filter((row) => change(row)), change, a, b, open),
   );
 }
@@ -40,8 +43,8 @@ function compareVerdict(a, b) {
   const [difference, low, high] = data.differences[a][b];
   const certain = low > 0 || high < 0;
   const verdict = certain ? `A is significantly ${difference < 0 ? "better" : "worse"} than B at 95 %` : "not significantly different at 95 %";
-  const level = (system) => `${names[system]} ${fixed(mean(data.distances[system]), 3)}`;
-  return `A, ${level(a)}, minus B, ${level(b)}: ${signed(difference)} [${signed(low)}, ${signed(high)}] edits per utterance; ${verdict}. The interval is over ${data.intervals}.`;
+  const level = (letter, system) => `${letter} is ${names[system]}, with ${fixed(mean(data.distances[system]), 3)} edits per utterance.`;
+  return `${level("A", a)} ${level("B", b)} A − B: ${signed(difference)} [${signed(low)}, ${signed(high)}] edits per utterance; ${verdict}.`;
 }
 
 const changeColumn = (value) => ({ title: "A − B", value, text: (difference) => signed(difference, Number.isInteger(difference) ? 0 : 2) });
@@ -61,7 +64,7 @@ function changedPhonemes(a, b) {
     { title: "errors of B", value: (token) => total(theirs[token]), falling: true },
     changeColumn(difference),
   ];
-  return dataTable({ label: "What changed by phoneme", columns, items: items.sort(bySize(difference)) }).element;
+  return dataTable({ label: "What changed by phoneme", columns, items: items.sort(bySize(difference)), page: NARROW_ROWS }).element;
 }
 
 function changedConfusions(a, b) {
@@ -80,7 +83,7 @@ function changedConfusions(a, b) {
     { title: "B", value: (pair) => pair.times[1], falling: true },
     changeColumn(difference),
   ];
-  return dataTable({ label: "What changed by confusion", columns, items: [...counts.values()].sort(bySize(difference)) }).element;
+  return dataTable({ label: "What changed by confusion", columns, items: [...counts.values()].sort(bySize(difference)), page: NARROW_ROWS }).element;
 }
 
 function changedGroups(title, groups, a, b) {
@@ -92,7 +95,7 @@ function changedGroups(title, groups, a, b) {
     { title: "B", value: (group) => errorRate(b, group.rows), text: (value) => fixed(value), falling: true },
     changeColumn(difference),
   ];
-  return dataTable({ label: `What changed by ${title}`, columns, items: title === "speaker" ? groups.sort(bySize(difference)) : groups }).element;
+  return dataTable({ label: `What changed by ${title}`, columns, items: title === "speaker" ? groups.sort(bySize(difference)) : groups, page: NARROW_ROWS }).element;
 }
 
 function changedUtterances(items, change, a, b, open) {

@@ -7,8 +7,19 @@ const classes = data.phonemes.length;
 const utteranceCount = data.ids.length;
 const targetName = data.labelled ? "reference" : names[0];
 
+const NOTHING = "∅";
+
 function phoneme(token) {
-  return token ? data.phonemes[token] : "∅";
+  return token ? data.phonemes[token] : NOTHING;
+}
+
+// English phonemes by how they are made: vowels, stops, affricates, fricatives, nasals, and the rest.
+const BY_MANNER = "IY IH EH EY AE AA AH AO OW UH UW AW AY OY ER P B T D K G CH JH F V TH DH S Z SH ZH HH M N NG L R W Y".split(" ");
+
+// Similar phonemes side by side, so that likely confusions are near the diagonal; what is no English phoneme comes first.
+function similarTogether(tokens) {
+  const place = (token) => BY_MANNER.indexOf(data.phonemes[token]);
+  return [...tokens].sort((a, b) => place(a) - place(b) || a - b);
 }
 
 function targetOf(row) {

@@ -24,6 +24,10 @@ function paragraph(text) {
   return element("p", { class: "note" }, text);
 }
 
+function titled(title, part) {
+  return element("div", {}, element("h3", {}, title), part);
+}
+
 // A part that scrolls sideways by itself, so that the page never does.
 function scroller(label, ...children) {
   return element("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": label }, ...children);
@@ -59,9 +63,8 @@ function percent(part, whole) {
 }
 
 // Eight colours that hold on light and dark ground; more lines are told apart by dashes.
-function seriesStyle(index) {
-  const dash = ["", "6 3", "2 3", "9 3 2 3"][Math.floor(index / 8) % 4];
-  return { class: `line series-${index % 8}`, "stroke-dasharray": dash || null };
+function lineStyle(colour, dash = Math.floor(colour / 8)) {
+  return { class: `line series-${colour % 8}`, "stroke-dasharray": ["", "6 3", "2 3", "9 3 2 3"][dash % 4] || null };
 }
 
 // Round numbers that divide the range from low to high into about `count` parts.

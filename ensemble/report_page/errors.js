@@ -5,8 +5,14 @@ function drawCurves(section) {
   const tops = data.curves.map((curve) => curve.points[Math.min(1, curve.points.length - 1)][1]);
   section.append(
     paragraph("Held-out distance (greedy) of every fold model by epoch. Drag over a part to zoom in; a double click resets. The axis begins at 0 and ends at the second epoch's distance."),
-    chart({ label: "Learning curves", xLabel: "epoch", yLabel: "edits per utterance, held out", series: data.curves, top: Math.max(...tops) }),
+    chart({ label: "Learning curves", xLabel: "epoch", yLabel: "edits per utterance, held out", series: curveSeries(), top: Math.max(...tops) }),
   );
+}
+
+// The fold models of a member have its colour, and dashes of their own.
+function curveSeries() {
+  const before = (curve, index) => data.curves.slice(0, index).filter((other) => other.group === curve.group).length;
+  return data.curves.map((curve, index) => ({ ...curve, colour: names.indexOf(data.members[curve.group]), dash: before(curve, index) }));
 }
 
 function drawDiversity(section) {
@@ -22,7 +28,7 @@ function drawDiversity(section) {
     text: (i, j) => (i === j ? "" : fixed(data.pairwise[i][j], decimals)),
     describe: (i, j) => (i === j ? names[i] : `${names[i]} and ${names[j]}: ${fixed(data.pairwise[i][j], 3)} edits apart`),
   })));
-  const meaning = data.labelled ? " Errors correlate where two systems are wrong at the same phonemes of the reference." : "";
+  const meaning = data.labelled ? " Errors correlate where two systems are wrong at the same phonemes of the reference. A blend gains most from good members that err at different places: far apart, with a low correlation." : "";
   section.append(paragraph(`Distances are mean edits between two systems' hypotheses of ${data.split}.${meaning}`), pictures);
   if (!data.labelled) return;
   pictures.append(element("div", {}, element("h3", {}, "Correlation of errors"), grid({
@@ -34,7 +40,7 @@ function drawDiversity(section) {
   section.append(
     element("h3", {}, "Who is redundant"),
     redundancyTable(),
-    paragraph(`A near copy differs from a better member by less than a quarter of the members' median distance. "Only it is right" counts phonemes of the reference that no other member has right, in ${sum(data.phonemeCounts)} phonemes.`),
+    paragraph(`A near copy differs from a better member by less than a quarter of the median distance between members. "Alone right" counts the phonemes of the reference, of ${sum(data.phonemeCounts).toLocaleString("en")} in all, that no other member has right. ${data.systems.some((system) => system.weight !== null) ? `Weights are those in ${names[0]}.` : ""}`),
   );
 }
 
@@ -57,7 +63,7 @@ function redundancyTable() {
     { title: "nearest member", value: ({ system }) => (nearest(system) === null ? "" : names[nearest(system)]) },
     { title: "apart", value: ({ system }) => (nearest(system) === null ? null : data.pairwise[system][nearest(system)]), text: (value) => fixed(value, 3) },
     { title: "error correlation with it", value: ({ system }) => (nearest(system) === null ? null : data.correlation[system][nearest(system)]), text: (value) => fixed(value, 3), falling: true },
-    { title: "only it is right", value: ({ alone }) => alone },
+    { title: "alone right", value: ({ alone }) => alone },
     { title: "redundant?", value: verdict },
   ];
   return dataTable({ label: "Who is redundant", columns, items: data.redundancy }).element;
@@ -73,14 +79,19 @@ function drawErrors(section) {
   ];
   const host = element("div");
   const select = choice(names, () => drawConfusions(host, Number(select.value)));
-  section.append(dataTable({ label: "Substitutions, insertions and deletions", columns, items: names.map((_, system) => system) }).element, labelled("Confusions of ", select), host);
+  section.append(
+    paragraph("Edits that turn the reference into what was recognised: a substitution is a phoneme taken for another, an insertion is one too many, a deletion one that is missing."),
+    dataTable({ label: "Substitutions, insertions and deletions", columns, items: names.map((_, system) => system) }).element,
+    element("h3", {}, "Confusions"), labelled("System ", select), host,
+  );
   drawConfusions(host, 0);
 }
 
 function drawConfusions(host, system) {
   const count = new Map(data.confusions[system].map(([expected, recognised, number]) => [expected * classes + recognised, number]));
   const largest = Math.max(1, ...count.values());
-  const order = [...Array(classes).keys()].filter((token) => token === 0 || data.phonemeCounts[token] || data.confusions[system].some((c) => c[1] === token));
+  const seen = (token) => token === 0 || data.phonemeCounts[token] || data.confusions[system].some((confusion) => confusion[1] === token);
+  const order = similarTogether([...Array(classes).keys()].filter(seen));
   const labels = order.map(phoneme);
   const number = (row, column) => count.get(order[row] * classes + order[column]) || 0;
   const describe = (row, column) => {
@@ -93,25 +104,26 @@ function drawConfusions(host, system) {
   };
   const pairs = data.confusions[system].map(([expected, recognised, times]) => ({ expected, recognised, times }));
   const errors = phonemeErrors(system);
-  const kinds = ["substitutions", "deletions", "insertions"];
+  const kinds = [["substituted", "substitutions"], ["deleted", "deletions"], ["inserted", "insertions"]];
   const rate = (token) => percent(errors[token].substitutions + errors[token].deletions, data.phonemeCounts[token]);
   const tokens = order.filter((token) => token);
   const worst = Math.max(...tokens.map(rate).filter((value) => !Number.isNaN(value)));
   host.replaceChildren(
-    grid({ label: "Confusion matrix", cell: document.documentElement.clientWidth > 1100 ? 22 : 17, rows: labels, columns: labels, rowTitle: "reference", columnTitle: "recognised (∅: deleted; first row: inserted)", shade: (row, column) => (row === column || !number(row, column) ? null : Math.sqrt(number(row, column) / largest)), describe }),
+    paragraph(`Each row is a phoneme of the reference, each column what it was taken for; what is right, the diagonal, is left out. The stronger the colour, the more often: the strongest stands for ${largest} times. The row ${NOTHING} has insertions, the column ${NOTHING} deletions. English phonemes are in groups: vowels, stops, affricates, fricatives, nasals, liquids and glides.`),
+    grid({ label: "Confusion matrix", cell: document.documentElement.clientWidth > 1100 ? 22 : 17, rows: labels, columns: labels, rowTitle: "reference", columnTitle: "recognised", shade: (row, column) => (row === column || !number(row, column) ? null : Math.sqrt(number(row, column) / largest)), describe }),
     element("div", { class: "columns" },
-      dataTable({ label: "Most frequent confusions", sortedBy: 2, direction: -1, items: pairs, columns: [
+      titled("Most frequent confusions", dataTable({ label: "Most frequent confusions", sortedBy: 2, direction: -1, items: pairs, columns: [
         { title: "reference", value: (pair) => phoneme(pair.expected) },
         { title: "recognised", value: (pair) => phoneme(pair.recognised) },
         { title: "times", value: (pair) => pair.times, falling: true },
         { title: "% of the phoneme", value: (pair) => (pair.expected ? percent(pair.times, data.phonemeCounts[pair.expected]) : null), text: (value) => fixed(value, 1), falling: true },
-      ] }).element,
-      dataTable({ label: "Errors by phoneme", sortedBy: 2, direction: -1, items: tokens, columns: [
-        { title: "phoneme", value: phoneme },
-        { title: "in references", value: (token) => data.phonemeCounts[token], falling: true },
-        { title: "error %", value: rate, text: (value) => fixed(value, 1), shade: (token) => rate(token) / worst, falling: true },
-        ...kinds.map((kind) => ({ title: kind, value: (token) => errors[token][kind], falling: true })),
       ] }).element),
+      titled("Errors by phoneme", dataTable({ label: "Errors by phoneme", sortedBy: 2, direction: -1, items: tokens, columns: [
+        { title: "phoneme", value: phoneme },
+        { title: "count", value: (token) => data.phonemeCounts[token], falling: true },
+        { title: "error %", value: rate, text: (value) => fixed(value, 1), shade: (token) => rate(token) / worst, falling: true },
+        ...kinds.map(([title, kind]) => ({ title, value: (token) => errors[token][kind], falling: true })),
+      ] }).element)),
   );
 }
 
@@ -123,7 +135,7 @@ function drawSlices(section) {
   const yLabel = "errors per 100 phonemes";
   section.append(
     element("h3", {}, "By length"),
-    chart({ label: "Errors by length", xLabel: "phonemes in the utterance", yLabel, series: byLength, xNames: lengths.map((group) => `${group.name} (${group.rows.length})`), height: 280 }),
+    chart({ label: "Errors by length", xLabel: "phonemes (utterances)", yLabel, series: byLength, xNames: lengths.map((group) => `${group.name} (${group.rows.length})`), height: 280 }),
     element("h3", {}, "By position"),
     chart({ label: "Errors by position", xLabel: "part of the utterance, from beginning to end", yLabel, series: byPosition, xNames: [...Array(parts).keys()].map((part) => `${(100 * part) / parts}–${(100 * (part + 1)) / parts} %`), height: 280 }),
     element("h3", {}, "By speaker"),

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ensemble.hypotheses.open_inputs import OpenedInputs
-from ensemble.report_page.alarm import Alarm
+from ensemble.report_page.alarm import ALARM, Alarm
 from ensemble.report_page.blends import Blend
 from ensemble.statistics.blend_tables import describe_level, member_table, verdict
 from ensemble.statistics.member_baselines import MemberBaseline, strongest
@@ -20,6 +20,7 @@ from folds.competition.metric import edit_distances
 DIFFERS = 0.0005
 """Distances that differ by less are the same to three digits."""
 
+MEAN_OF_FRAMES = "dev, mean of folds' frames"
 FIRST_COLUMNS = ("member", "dev, with LM", "95 % interval", "kind", "oof", "oof, nested")
 
 
@@ -61,14 +62,19 @@ def measure_blend(blend: Blend, inputs: OpenedInputs, baselines: Sequence[Member
 def leaderboard(
     inputs: OpenedInputs, baselines: Sequence[MemberBaseline], blends: Sequence[MeasuredBlend]
 ) -> pd.DataFrame:
-    """One row per blend and member: the figures that `ensemble.blend` prints, and intervals."""
+    """One row per blend and member: the figures that `ensemble.blend` prints, and intervals.
+
+    The submissions come first, then the others from the lowest distance on dev to the highest.
+    """
     members = member_table(inputs.members, baselines)
+    if all(len(member.networks) == 1 for member in inputs.members):  # the mean of one is that one
+        members = members.drop(columns=MEAN_OF_FRAMES)
     members.insert(1, "kind", "member")
     members["95 % interval"] = [_range(bootstrap(baseline.dev_lm, inputs.dev_speakers)) for baseline in baselines]
     rows = pd.DataFrame(
         {
             "member": measured.blend.name,
-            "kind": f"blend: {measured.blend.method}, {measured.blend.networks} networks",
+            "kind": f"submission: {measured.blend.method}, {counted(measured.blend.networks, 'network')}",
             "folds": "",
             "stride": "",
             "parameters": measured.blend.sidecar.parameters,
@@ -79,23 +85,24 @@ def leaderboard(
         }
         for measured in blends
     )
-    rows = pd.concat([rows, *(_not_chosen(measured.blend, inputs) for measured in blends)], ignore_index=True)
+    others = pd.concat([*(_not_chosen(measured.blend, inputs, len(blends) > 1) for measured in blends), members])
+    others = others.sort_values("dev, with LM", kind="stable")
     # As objects, since numbers of a column that blends lack would become floats.
-    table = pd.concat([rows.astype(object), members.astype(object)], ignore_index=True)
+    table = pd.concat([rows.astype(object), others.astype(object)], ignore_index=True)
     # The figures that decide come first, since a phone shows three or four columns.
     first = [name for name in FIRST_COLUMNS if name in table]
     order = first + [name for name in members.columns if name not in first]
     return table[order].rename(columns={"member": "system"})
 
 
-def _not_chosen(blend: Blend, inputs: OpenedInputs) -> pd.DataFrame:
-    """The blenders that were compared with the chosen one, where that is known."""
+def _not_chosen(blend: Blend, inputs: OpenedInputs, several: bool) -> pd.DataFrame:
+    """The blenders that were compared with the chosen one, where that is known; with `several`, of which blend."""
     if blend.measured is None:
         return pd.DataFrame()
     others = {name: b for name, b in blend.measured.blenders.items() if name != blend.measured.chosen}
     return pd.DataFrame(
         {
-            "member": f"{name}, beside {blend.name}",
+            "member": f"{name}, beside {blend.name}" if several else name,
             "kind": "blend, not chosen",
             "folds": "",
             "stride": "",
@@ -126,12 +133,15 @@ def headline(
     measured = blends[0]
     sidecar, limit = measured.blend.sidecar, measured.blend.max_params
     level = f"{sidecar.dev:.3f}" if measured.level is None else describe_level(measured.level)
-    used = f"{len(sidecar.recipe.weights)} members, {measured.blend.networks} networks"
+    length = float(np.mean([len(reference) for reference in inputs.dev.references]))
+    mean = sidecar.dev if measured.level is None else measured.level.mean
+    worth = f"edits per utterance of {length:.1f} phonemes on average: {100 * mean / length:.1f} errors in 100"
+    used = f"{counted(len(sidecar.recipe.weights), 'member')}, {counted(measured.blend.networks, 'network')}"
     tags = f"tags: {', '.join(sidecar.tags) or 'none'}"
     share = "no limit was set (--max-params)" if limit is None else f"of {limit:,} allowed"
     cards = [
-        ("Would be submitted", measured.blend.name, f"{measured.blend.method} of {used}"),
-        ("Worth on dev", level, f"edits per utterance, with a 95 % interval over {units}"),
+        ("Would be submitted", measured.blend.name, f"a blend by {measured.blend.method} of {used}"),
+        ("Its distance on dev", level, f"{worth}. In brackets: 95\N{NO-BREAK SPACE}% interval over {units}"),
         ("Against the strongest member", *_difference(measured, alternative.name, alone)),
         ("Parameters", f"{sidecar.parameters:,}", f"{share}; {tags}"),
     ]
@@ -143,17 +153,24 @@ def alarm_text(alarm: Alarm | None) -> str:
     if alarm is None:
         return "One network alone disagrees with none, so nothing is known about test."
     ratio = f"{alarm.test / alarm.dev:.2f} times" if alarm.dev else "not at all on dev, and"
-    verdict_text = "test is probably other speech than dev, and the score may be worse" if alarm.raised else "no alarm"
+    verdict_text = f"no alarm, which takes {ALARM} times"
+    if alarm.raised:
+        verdict_text = "test is probably other speech than dev, and the score may be worse"
     return (
-        f"Without transcripts: greedy hypotheses of two members differ in {alarm.test:.2f} of 100 phonemes on test and "
-        f"in {alarm.dev:.2f} on dev, {ratio} as much: {verdict_text}."
+        "Is test like dev? Without transcripts: greedy hypotheses of two members differ in "
+        f"{alarm.test:.2f} of 100 phonemes on test and in {alarm.dev:.2f} on dev, {ratio} as much: {verdict_text}."
     )
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, for example `1 member` and `2 members`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _difference(measured: MeasuredBlend, name: str, alone: str) -> tuple[str, str]:
     if measured.difference is None:
         return "unknown", f"{name}: {alone}"
-    return str(measured.difference), f"{verdict(measured.difference)} {name} ({alone})"
+    return str(measured.difference).replace("-", "−"), f"{verdict(measured.difference)} {name} ({alone})"
 
 
 def _range(interval: Interval) -> str:

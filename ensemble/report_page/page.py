@@ -81,6 +81,7 @@ def html_page(title: str, subtitle: str, bodies: Mapping[str, str], data: Mappin
         f"<title>{escape(title)}: members and blends</title><style>{_asset('page.css')}</style></head>"
         f"<body><header><h1>{escape(title)}</h1><p>{escape(subtitle)}</p></header>"
         f"<nav aria-label=Sections>{links}</nav><main>{body}</main>"
+        "<footer class=note>Made by python -m ensemble.report of hw3p2-ensemble. The file works offline.</footer>"
         "<noscript><p class=note>Charts and the table of utterances need JavaScript.</p></noscript>"
         f"<script type=application/json id=data>{_json(data)}</script><script>{script}</script></body></html>\n"
     )

@@ -1,10 +1,11 @@
 // Tables that sort by a click on a heading, and long ones that show more rows on demand.
 
 const PAGE_ROWS = 20;
+const NARROW_ROWS = 10;
 const MORE_ROWS = 100;
 
 function sortButton(heading, title, onclick) {
-  const button = element("button", { type: "button", class: "sort", onclick }, title);
+  const button = element("button", { type: "button", class: title.length < 10 ? "sort short" : "sort", onclick }, title);
   heading.replaceChildren(button);
 }
 
@@ -42,15 +43,16 @@ function sortable(table) {
 }
 
 // columns: [{title, value(item), text(value, item), shade(item), falling, wide}]; `falling` sorts from high to low first. `onopen` makes the first cell a button.
+// The first `page` rows are shown, and more on demand.
 // Returns the table's element, show(items) and ordered(), the items as they are sorted.
-function dataTable({ label, columns, items, onopen = null, sortedBy = null, direction = 1 }) {
+function dataTable({ label, columns, items, onopen = null, sortedBy = null, direction = 1, page = PAGE_ROWS }) {
   const headings = columns.map(() => element("th", { scope: "col" }));
   const body = element("tbody");
   const more = element("button", { type: "button" });
   const table = element("table", {}, element("thead", {}, element("tr", {}, ...headings)), body);
   let sorted = { column: sortedBy, direction };
   let ordered = items;
-  let shown = PAGE_ROWS;
+  let shown = page;
 
   function cellOf(column, item, first) {
     const value = column.value(item);
@@ -86,7 +88,7 @@ function dataTable({ label, columns, items, onopen = null, sortedBy = null, dire
   headings.forEach((heading, column) => sortButton(heading, columns[column].title, () => {
     const again = sorted.column === column;
     sorted = { column, direction: again ? -sorted.direction : columns[column].falling ? -1 : 1 };
-    shown = PAGE_ROWS;
+    shown = page;
     sort();
   }));
   more.addEventListener("click", () => {
@@ -95,7 +97,7 @@ function dataTable({ label, columns, items, onopen = null, sortedBy = null, dire
   });
   const show = (chosen) => {
     ordered = chosen;
-    shown = PAGE_ROWS;
+    shown = page;
     sort();
   };
   show(items);

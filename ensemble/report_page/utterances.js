@@ -7,10 +7,10 @@ function drawUtterances(section, open) {
   const state = { text: "", speaker: "", phoneme: 0, system: -1 };
   const columns = [
     { title: "utterance", value: (row) => data.ids[row] },
-    ...(data.speakers ? [{ title: "speaker", value: (row) => data.speakers[row] }] : []),
-    { title: "phonemes", value: (row) => data.lengths[row], falling: true },
     { title: data.labelled ? "mean" : "disagreement", value: (row) => (data.labelled ? mean(systems.map((system) => data.distances[system][row])) : data.disagreement[row]), text: (value) => fixed(value), falling: true },
     ...systems.map((system) => ({ title: names[system], value: (row) => data.distances[system][row], falling: true })),
+    { title: "phonemes", value: (row) => data.lengths[row], falling: true },
+    ...(data.speakers ? [{ title: "speaker", value: (row) => data.speakers[row] }] : []),
     { title: "details", value: (row) => (row in data.details ? "features" : data.edits[row] === null ? "distances alone" : "") },
   ];
   const rows = [...Array(utteranceCount).keys()];
@@ -29,11 +29,11 @@ function drawUtterances(section, open) {
   const option = (value, text) => element("option", { value }, text);
   const controls = [labelled("Search ", element("input", { type: "search", oninput: set("text"), placeholder: "utterance id" }))];
   if (speakers.length) controls.push(labelled("Speaker ", element("select", { onchange: set("speaker") }, option("", "all"), ...speakers.map((name) => option(name, name)))));
-  controls.push(labelled("Phoneme ", element("select", { onchange: set("phoneme", true) }, option(0, "any"), ...data.phonemes.flatMap((name, token) => (token ? [option(token, name)] : [])))));
-  controls.push(labelled(data.labelled ? "wrong for " : "different for ", element("select", { onchange: set("system", true) }, option(-1, "right or wrong"), ...names.map((name, system) => option(system, name)))));
+  controls.push(labelled("Phoneme ", element("select", { onchange: set("phoneme", true) }, option(0, "any"), ...data.phonemes.flatMap((name, token) => (token ? [[token, name]] : [])).sort((a, b) => a[1].localeCompare(b[1], "en")).map(([token, name]) => option(token, name)))));
+  controls.push(labelled(data.labelled ? "With errors of " : "With differences of ", element("select", { onchange: set("system", true) }, option(-1, "any or none"), ...names.map((name, system) => option(system, name)))));
   controls.push(element("button", { type: "button", onclick: () => download("utterances.csv", "text/csv", csvOf(columns.slice(0, -1), table.ordered())) }, "Export as CSV"));
   section.append(
-    paragraph(`${data.labelled ? "Edits of every system" : `No transcripts: edits to the hypothesis of ${targetName}`}. A click on an utterance opens it. ${carried === utteranceCount ? "All" : `The hardest ${carried} of ${utteranceCount}`} carry features and posteriors, in 8 bits (--hardest)${kept < utteranceCount ? `; the hardest ${kept} carry hypotheses, the others distances alone` : ""}.`),
+    paragraph(`${data.labelled ? "Edits in each utterance, by system and on average over systems" : `No transcripts: edits to the hypothesis of ${targetName}`}. Click an utterance to see what each system recognised. ${carried === utteranceCount ? "All" : `The hardest ${carried} of ${utteranceCount}`} carry features and posteriors as well (--hardest)${kept < utteranceCount ? `; the hardest ${kept} carry hypotheses, the others distances alone` : ""}.`),
     element("div", { class: "controls" }, ...controls, count), table.element,
   );
   update();
@@ -95,7 +95,7 @@ function utteranceWindow() {
 }
 
 function utteranceParts(row) {
-  const speaker = data.speakers ? `speaker ${data.speakers[row]}, ` : "";
+  const speaker = data.speakers ? `Speaker ${data.speakers[row]}: ` : "";
   const items = names.map((_, system) => system);
   const known = data.edits[row] !== null;
   const columns = [
@@ -103,7 +103,7 @@ function utteranceParts(row) {
     { title: "edits", value: (system) => data.distances[system][row] },
     ...(known ? [{ title: "edit by edit", wide: true, value: (system) => editsOf(row, system).map(describeEdit).join("; ") }] : []),
   ];
-  const parts = [paragraph(`${speaker}${data.lengths[row]} phonemes of ${targetName}.`)];
+  const parts = [paragraph(`${speaker}${data.lengths[row]} phonemes in the ${data.labelled ? "reference" : `hypothesis of ${targetName}`}.`)];
   if (known) parts.push(element("h3", {}, "Hypotheses, slot by slot"), slotTable(row), element("h3", {}, "Confusion network"), networkPicture(row));
   else parts.push(paragraph("This utterance is too easy to carry its hypotheses: the page has distances alone."));
   parts.push(element("h3", {}, "Edits"), dataTable({ label: "Edits", columns, items }).element);
@@ -153,7 +153,7 @@ function networkPicture(row) {
     }
     picture.append(svg("text", { x: index * step + step / 2, y: height + 16, "text-anchor": "middle", class: "small" }, column.target ? phoneme(column.target) : "·"));
   });
-  return element("div", {}, scroller("Confusion network", picture), paragraph(`The members' votes${weighted ? ", by their weights" : ""}: the height of a box is its share; beneath, the ${targetName}.`));
+  return element("div", {}, scroller("Confusion network", picture), paragraph(`The members' votes${weighted ? ", by their weights" : ""}: the height of a box is its share, green is right, red is wrong, and · is nothing in this slot; beneath, the ${data.labelled ? "reference" : `hypothesis of ${targetName}`}.`));
 }
 
 const FRAME_WIDTH = 2;
@@ -165,17 +165,17 @@ function signalPictures(details) {
   const width = frames * FRAME_WIDTH;
   const features = bytes(details.features.data);
   const channels = features.length / details.features.frames;
-  const output = element("output", { class: "readout", "aria-live": "polite" });
+  const output = element("output", { class: "readout", "aria-live": "polite" }, "Point at a picture to read it.");
   const lanes = [heatLane("features", "", Array.from({ length: channels }, (_, k) => channels - 1 - k), details.features.frames, width, 5,
     (frame, channel) => features[frame * channels + channel] / 255, (frame, channel) => `frame ${frame * details.features.step}, feature ${channel}`, output)];
   details.posteriors.forEach((packed, member) => {
     const rows = unpackPosteriors(packed);
-    const shown = [0, ...Array.from({ length: classes - 1 }, (_, k) => k + 1).filter((token) => rows.some((row) => row[token] >= 0.1))];
+    const shown = [0, ...similarTogether(Array.from({ length: classes - 1 }, (_, k) => k + 1)).filter((token) => rows.some((row) => row[token] >= 0.1))];
     const most = (frame) => [...rows[frame].keys()].sort((x, y) => rows[frame][y] - rows[frame][x]).slice(0, 3).map((token) => `${token ? phoneme(token) : "blank"} ${fixed(rows[frame][token])}`).join(", ");
     lanes.push(heatLane(`posteriors of ${data.members[member]}`, data.members[member], shown, rows.length, width, ROW_HEIGHT,
       (frame, token) => rows[frame][token], (frame) => `${data.members[member]}, output frame ${frame}: ${most(frame)}`, output));
   });
-  return element("div", {}, output, scroller("Features and posteriors", ...lanes), paragraph(`${frames} frames from left to right; features are means of ${details.features.step} frames. A member's posteriors are the mean over its networks; the first row is the blank.`));
+  return element("div", {}, paragraph(`${frames} frames from left to right; features are means of ${details.features.step} frames. A member's posteriors, the mean over its networks, say how probable each phoneme is at each moment: the stronger the colour, the more probable. The blank, the first row, stands for no phoneme.`), output, scroller("Features and posteriors", ...lanes));
 }
 
 function heatLane(label, title, rows, frames, width, rowHeight, value, describe, output) {

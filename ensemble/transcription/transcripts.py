@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ensemble.members.frame_mean import resampled_rows
-from ensemble.transcription.recognizer import Batch, Recognizer
+from ensemble.transcription.recognizer import Batch, Recognizer, features_of
 from ensemble.transcription.sources import Source
 from ensemble.transcription.timing import SILENCES, TimedPhoneme, time_phonemes
 from folds.audio.segments import split_at_pauses
@@ -72,7 +72,7 @@ def transcribe(
     audio without a known `front_end`, and for features of another width than the networks were trained on.
     """
     character_of = dict(zip(recognizer.phonemes, recognizer.characters, strict=True))
-    recognized = _recognize(_utterances(sources, front_end, max_seconds), recognizer)
+    recognized = _recognize(_utterances(sources, recognizer, front_end, max_seconds), recognizer)
     for index, parts in itertools.groupby(recognized, key=lambda part: part.utterance.recording):
         source, end = sources[index], 0.0
         phonemes: list[TimedPhoneme] = []
@@ -93,10 +93,17 @@ def _extend(phonemes: list[TimedPhoneme], more: Sequence[TimedPhoneme]) -> None:
     phonemes += more
 
 
-def _utterances(sources: Sequence[Source], front_end: str | None, max_seconds: float) -> Iterator[Utterance]:
+def _utterances(
+    sources: Sequence[Source], recognizer: Recognizer, front_end: str | None, max_seconds: float
+) -> Iterator[Utterance]:
     for index, source in enumerate(sources):
         if source.is_features:
             features = source.features()
+            if features.shape[1] != (width := features_of(recognizer.networks[0])):
+                raise InputError(
+                    f"{source.where}: {features.shape[1]} features per frame; {recognizer.name} was trained on "
+                    f"{width}: transcribe the recording, or a file with the features of its training data"
+                )
             yield Utterance(index, 0.0, FRAME_SHIFT * (len(features) - 1) + WINDOW, features, None)
             continue
         if front_end is None:

@@ -154,7 +154,7 @@ def test_utterances_are_filtered_and_exported(visit, comparison, tmp_path):
     page = visit().page
     page.select_option("#utterances label:has-text('Speaker') select", planted.BAD_SPEAKER)
     page.select_option("#utterances label:has-text('Phoneme') select", str(planted.EXPECTED))
-    page.select_option("#utterances label:has-text('wrong for') select", "1")
+    page.select_option("#utterances label:has-text('With errors of') select", "1")
     expected = {
         comparison.split.ids[row]
         for row, speaker in enumerate(comparison.split.speakers)
@@ -174,7 +174,7 @@ def test_utterances_are_filtered_and_exported(visit, comparison, tmp_path):
         number = comparison.split.ids.index(row["utterance"])
         spelled = " ".join(F22.phonemes[token] for token in comparison.systems[1].hypotheses[number])
         assert (int(row["good"]), row["hypothesis of good"]) == (comparison.distances[1][number], spelled)
-    for label in ("Speaker", "Phoneme", "wrong for"):
+    for label in ("Speaker", "Phoneme", "With errors of"):
         page.locator(f"#utterances label:has-text('{label}') select").select_option(index=0)
 
 
@@ -267,8 +267,11 @@ def test_the_confusion_matrix_reads_out_by_pointer_and_by_keys(visit, comparison
     assert len(texts) == 3 and "" not in texts
     pair = (planted.EXPECTED, planted.RECOGNISED)
     count = sum((edit.expected, edit.recognised) == pair for edits in comparison.edits[0] for edit in edits)
-    tokens = [token for token in range(F22.classes) if token == 0 or token in set().union(*comparison.targets)]
-    row, column = map(tokens.index, pair)
+    labels = picture.locator("text:not(.axis)").all_text_contents()
+    labels = labels[: len(labels) // 2]  # of the columns, then of the rows
+    assert sorted(labels) == [*sorted(F22.phonemes[token] for token in set().union(*comparison.targets)), "∅"]
+    assert labels.index("IY") + 1 == labels.index("IH")  # similar phonemes side by side
+    row, column = (labels.index(F22.phonemes[token]) for token in pair)
     for key in ["ArrowUp"] * 60 + ["ArrowLeft"] * 60 + ["ArrowDown"] * row + ["ArrowRight"] * column:
         page.keyboard.press(key)
     assert output.inner_text().startswith(f"IH taken for IY: {count} times of ")
