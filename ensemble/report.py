@@ -88,7 +88,8 @@ def page(options: ReportOptions) -> str:
     }
     members, utterances = counted(len(comparison.members), "member"), counted(len(split), "utterance")
     shown = f"{members} and {counted(len(comparison.systems) - len(comparison.members), 'blend')}"
-    subtitle = f"What {shown} recognise in {utterances} of {split.name}, and where they fail."
+    failing = ", and where they fail" if comparison.labelled else ""
+    subtitle = f"What {shown} recognise in {utterances} of {split.name}{failing}."
     return html_page(dataset.root.resolve().name, subtitle, bodies, data)
 
 

@@ -98,14 +98,15 @@ function drawConfusions(host, system) {
     const [expected, recognised] = [order[row], order[column]];
     const times = `${number(row, column)} times`;
     const of = ` of ${data.phonemeCounts[expected]} (${fixed(percent(number(row, column), data.phonemeCounts[expected]))} %)`;
-    if (expected === recognised) return expected ? phoneme(expected) : "";
+    if (expected === recognised) return expected ? `${phoneme(expected)}: right ${data.phonemeCounts[expected] - wrong(expected)} of ${data.phonemeCounts[expected]} times` : `${NOTHING} stands for nothing`;
     if (!expected) return `${phoneme(recognised)} inserted: ${times}`;
     return `${phoneme(expected)} ${recognised ? `taken for ${phoneme(recognised)}` : "deleted"}: ${times}${of}`;
   };
   const pairs = data.confusions[system].map(([expected, recognised, times]) => ({ expected, recognised, times }));
   const errors = phonemeErrors(system);
   const kinds = [["substituted", "substitutions"], ["deleted", "deletions"], ["inserted", "insertions"]];
-  const rate = (token) => percent(errors[token].substitutions + errors[token].deletions, data.phonemeCounts[token]);
+  const wrong = (token) => errors[token].substitutions + errors[token].deletions;
+  const rate = (token) => percent(wrong(token), data.phonemeCounts[token]);
   const tokens = order.filter((token) => token);
   const worst = Math.max(...tokens.map(rate).filter((value) => !Number.isNaN(value)));
   host.replaceChildren(

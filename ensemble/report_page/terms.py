@@ -17,6 +17,8 @@ TERMS = (
         "Substitutions, insertions and deletions between what was recognised and the reference, the transcript: the "
         "edits per utterance, which are also the score of the competition. Lower is better.",
     ),
+    ("posteriors", "A network's probability of each phoneme in each frame. Greedy takes the most probable one."),
+    ("hypothesis", "A sequence of phonemes proposed for an utterance. The pool has those of all members."),
     ("oof", "Out of fold: on training utterances, each recognised by networks that held it out."),
     ("oof, nested", "The same for a blend whose weights were fitted on other folds. This figure chooses the blend."),
     ("dev", "On utterances apart, with transcripts, that nothing was trained or fitted on. Test has no transcripts."),
@@ -29,6 +31,7 @@ TERMS = (
 
 def glossary(blenders: Sequence[str]) -> str:
     """The terms and the methods of these blends, as HTML that is folded at first."""
-    methods = [(name, BLENDERS.entry(name).summary) for name in dict.fromkeys(blenders) if name in BLENDERS.names()]
+    known = [name for name in dict.fromkeys(blenders) if name in BLENDERS.names()]
+    methods = [(name, BLENDERS.entry(name).summary.replace("`", "")) for name in known]
     items = "".join(f"<dt>{escape(term)}</dt><dd>{escape(meaning)}</dd>" for term, meaning in (*TERMS, *methods))
     return f"<details><summary>What the words mean</summary><dl class=terms>{items}</dl></details>"

@@ -1,5 +1,7 @@
 // The table of utterances, and the window that shows one of them.
 
+const [SAME, OTHER] = data.labelled ? ["right", "wrong"] : [`as in ${targetName}`, "different"];
+
 function drawUtterances(section, open) {
   const systems = names.map((_, system) => system);
   const carried = Object.keys(data.details).length;
@@ -125,7 +127,7 @@ function slotTable(row) {
     line(targetName, (column) => column.target, (_, index) => (agreed[index] ? "same" : "target")),
     ...names.map((name, system) => (data.labelled || system ? line(name, (column) => column.systems[system], kindOf) : null)),
   ];
-  const legend = element("p", { class: "note" }, "Grey: all agree. ", element("span", { class: "right" }, "right"), " ", element("span", { class: "wrong" }, "wrong"), " · nothing in this slot.");
+  const legend = element("p", { class: "note" }, "Grey: all agree. ", element("span", { class: "right" }, SAME), " ", element("span", { class: "wrong" }, OTHER), " · nothing in this slot.");
   return element("div", {}, scroller("Hypotheses, slot by slot", element("table", { class: "slots" }, element("tbody", {}, ...body.filter(Boolean)))), legend);
 }
 
@@ -153,7 +155,7 @@ function networkPicture(row) {
     }
     picture.append(svg("text", { x: index * step + step / 2, y: height + 16, "text-anchor": "middle", class: "small" }, column.target ? phoneme(column.target) : "·"));
   });
-  return element("div", {}, scroller("Confusion network", picture), paragraph(`The members' votes${weighted ? ", by their weights" : ""}: the height of a box is its share, green is right, red is wrong, and · is nothing in this slot; beneath, the ${data.labelled ? "reference" : `hypothesis of ${targetName}`}.`));
+  return element("div", {}, scroller("Confusion network", picture), paragraph(`The members' votes${weighted ? ", by their weights" : ""}: the height of a box is its share, green is ${SAME}, red is ${OTHER}, and · is nothing in this slot; beneath, the ${data.labelled ? "reference" : `hypothesis of ${targetName}`}.`));
 }
 
 const FRAME_WIDTH = 2;

@@ -18,6 +18,7 @@ from ensemble.report_page.ledger import read_scores
 from ensemble.report_page.page import html_page
 from ensemble.report_page.payload import comparison_payload, symbols
 from ensemble.report_page.systems import Comparison, System
+from ensemble.report_page.terms import TERMS, glossary
 from ensemble.statistics.confusions import edits_by_position, list_edits, phonemes_by_position, wrong_phonemes
 from ensemble.statistics.diversity import error_correlation, near_copies, only_right, pairwise_distances
 from folds.competition.alphabets import F22
@@ -199,6 +200,11 @@ class TestPage:
         text = planted.planted_page(tmp_path / "page.html").read_text()
         assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
         assert "default-src 'none'" in text
+
+    def test_the_glossary_has_each_method_once_and_no_markup_from_names(self):
+        text = glossary(["mbr", "rank", "mbr", "<b>unknown"])
+        assert text.count("<dt>mbr</dt>") == text.count("<dt>rank</dt>") == 1
+        assert "unknown" not in text and text.count("<dt>") == len(TERMS) + 2
 
     def test_two_systems_asked_for_come_first(self):
         data = planted.planted_data(planted.planted_comparison(), compare=[1, 2])
