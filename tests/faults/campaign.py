@@ -41,6 +41,8 @@ _TEMPORARY = re.compile(r"^\.|\.tmp$|hw3p2-internal-error")
 _NOTES = re.compile(r"^(warning: |left out: |data: |  |note: |\s*$)")
 MAX_LINE = 2500
 IN_MEMORY = Path("/dev/shm")
+HOMES = ("home/", "missing/")
+"""Home folders of cases, of which "missing" is made by the kaggle client: libraries keep files there."""
 WITHOUT_STDERR = ("stderr closed", "all closed")
 """Surroundings in which nobody can read the line."""
 
@@ -146,7 +148,7 @@ class Campaign:
 def _types(folder: Path) -> dict[str, int]:
     """The type of every file below a folder, but for those of the home and temporary folders' libraries."""
     paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-    return {path: stat.S_IFMT((folder / path).lstat().st_mode) for path in paths if not path.startswith("home/")}
+    return {path: stat.S_IFMT((folder / path).lstat().st_mode) for path in paths if not path.startswith(HOMES)}
 
 
 def _content(result: Result, work: Path) -> str:

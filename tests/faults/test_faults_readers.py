@@ -70,6 +70,15 @@ def test_damaged_headers(tmp_path: Path, name: str, version: int) -> None:
     assert one_line(error).startswith(str(path))
 
 
+@pytest.mark.parametrize("name", ["absurd", "empty strings"])
+def test_a_number_of_utterances_that_the_file_cannot_hold_is_not_believed(tmp_path: Path, name: str) -> None:
+    """Ids for 10**12 of them would be made."""
+    path = tmp_path / "test.npy"
+    damage.header(damage.HEADERS[name])(path)
+    with pytest.raises(InputError, match="damaged"):
+        array_length(path)
+
+
 @pytest.mark.parametrize("order", "<>")
 def test_numbers_that_are_no_characters_are_refused(tmp_path: Path, order: str) -> None:
     """Python fails on them with a ValueError or a SystemError."""
