@@ -98,7 +98,7 @@ def _error_figures(comparison: Comparison, classes: int) -> dict[str, Any]:
         "positions": [edits_by_position(e, comparison.lengths, POSITIONS).tolist() for e in comparison.edits],
         "positionTotals": phonemes_by_position(comparison.lengths, POSITIONS).tolist(),
         "correlation": [[None if np.isnan(c) else round(float(c), 4) for c in row] for row in correlation],
-        "differences": [[[round(x, 4) for x in (i.mean, i.low, i.high)] for i in row] for row in intervals],
+        "differences": [[[round(x, 6) for x in (i.mean, i.low, i.high)] for i in row] for row in intervals],
         "redundancy": _redundancy(comparison, wrong),
     }
 
