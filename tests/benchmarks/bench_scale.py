@@ -71,18 +71,21 @@ def blended(size: Size) -> float:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A row of the table: what was measured at each size, and what it grows with."""
+    """What was measured at one size."""
 
     name: str
-    unit: str
-    grows: Callable[[Size], float]
-    values: list[float]
+    value: float
+    grows: Callable[[Size], float] | None = None
+    """What it grows with; None if sizes so small tell nothing about large ones, as with memory."""
 
-    def estimate(self, sizes: list[Size], size: Size) -> float:
-        """By the line through the first and the last measurement."""
-        first, last = self.grows(sizes[0]), self.grows(sizes[-1])
-        slope = (self.values[-1] - self.values[0]) / (last - first)
-        return self.values[0] + slope * (self.grows(size) - first)
+
+def estimate(quantities: list[Quantity], sizes: list[Size], size: Size) -> float | None:
+    """A quantity at another size, by the line through its first and its last measurement."""
+    first, last, grows = quantities[0], quantities[-1], quantities[0].grows
+    if grows is None:
+        return None
+    slope = (last.value - first.value) / (grows(sizes[-1]) - grows(sizes[0]))
+    return first.value + slope * (grows(size) - grows(sizes[0]))
 
 
 @dataclass(frozen=True)
@@ -180,55 +183,63 @@ def labels_of(log_probs: LogProbs, split: Split | None) -> list[np.ndarray]:
     return [split.labels(row_of[utterance]) for utterance in log_probs.ids]
 
 
-def measure(scratch: Scratch) -> list[tuple[str, str, Callable[[Size], float], float]]:
-    """(name, unit, what it grows with, value) of every quantity at one size."""
-    rows: list[tuple[str, str, Callable[[Size], float], float]] = []
+def measure(scratch: Scratch) -> list[Quantity]:
+    """Every quantity at one size, in the order of the table."""
+    rows: list[Quantity] = []
 
     def add(stage: str, usage: Usage, grows: Callable[[Size], float]) -> None:
         print(f"  {stage}: {usage.cpu_s:.1f} CPU-s, {usage.wall_s:.1f} s, {usage.peak_mib:.0f} MiB", flush=True)
-        rows.append((f"{stage}, CPU time", "s", grows, usage.cpu_s))
-        rows.append((f"{stage}, memory", "MiB", grows, usage.peak_mib))
+        rows.append(Quantity(f"{stage}, CPU seconds", usage.cpu_s, grows))
+        rows.append(Quantity(f"{stage}, peak in MiB", usage.peak_mib))
+
+    def add_file(name: str, pattern: str, grows: Callable[[Size], float] | None) -> None:
+        rows.append(Quantity(f"{name}, MB", scratch.megabytes(pattern), grows))
 
     add("packing", scratch.run("-c", PACK, str(scratch.data)), utterances)
-    rows.append(("cache", "MB", utterances, scratch.megabytes("cache/*")))
+    add_file("cache", "cache/*", utterances)
     whole = scratch.train()
     timings = scratch.runs.glob("*/fold*/timing.jsonl")
     epoch = sum(json.loads(path.read_text())["cpu_s"] for path in timings) / scratch.size.folds
-    add("training an epoch, one fold", replace(whole, cpu_s=epoch), trained)
-    rows.append(("weights", "MB", trained, scratch.megabytes("runs/a/fold0/checkpoint/weights*")))
+    add("an epoch of one fold", replace(whole, cpu_s=epoch), trained)
+    add_file("weights", "runs/a/fold0/checkpoint/weights*", None)
     for path in scratch.runs.glob("*/fold*/*.safetensors"):
         path.unlink()
     add("predictions of a member", scratch.train("--resume"), predicted)
-    rows.append(("predictions of a member", "MB", predicted, scratch.megabytes("runs/a/fold*/*.safetensors")))
+    add_file("predictions of a member", "runs/a/fold*/*.safetensors", predicted)
     simulate_members(scratch)
     add("blend of three members", scratch.command("ensemble.blend", "--out", "submission.csv"), blended)
     language_model = ["--lm", "train", "--lm-weight", "0.5", "--length-bonus", "1"]
     decode = ["--members", MEMBERS[0], "--split", "oof", *language_model]
-    add("decoding, with a language model", scratch.command("ensemble.decode", *decode), lambda size: size.train)
-    add("report of the blend", scratch.command("ensemble.report"), blended)
-    rows.append(("report of the blend", "MB", blended, scratch.megabytes("report.html")))
+    add("decoding with a language model", scratch.command("ensemble.decode", *decode), lambda size: size.train)
+    add("report of the blend", scratch.command("ensemble.report"), lambda size: size.others)
+    add_file("report of the blend", "report.html", None)
     return rows
 
 
-def table(sizes: list[Size], columns: list[list[tuple[str, str, Callable[[Size], float], float]]]) -> str:
-    """The table of docs/scale.md."""
-    lines = ["| | " + " | ".join(f"{size.train:,}" for size in sizes) + " | middle one | 28,539 | 132,553 |"]
-    lines.append("|---" * (len(sizes) + 4) + "|")
+def table(sizes: list[Size], columns: list[list[Quantity]]) -> str:
+    """The table of docs/scale.md: the measurements, how far the middle one is from the line, and the estimates."""
+    header = [f"{size.train:,}" for size in sizes] + ["middle one"] + [f"{size.train:,}" for size in REAL]
+    lines = [f"| | {' | '.join(header)} |", "|---" * (len(header) + 1) + "|"]
+    middle = len(sizes) // 2
     for cells in zip(*columns, strict=True):
-        name, unit, grows, _ = cells[0]
-        quantity = Quantity(name, unit, grows, [cell[3] for cell in cells])
-        middle = len(sizes) // 2
-        error = quantity.values[middle] / quantity.estimate(sizes, sizes[middle]) - 1
-        numbers = [*quantity.values, *(quantity.estimate(sizes, real) for real in REAL)]
-        shown = [f"{number:,.1f}" if number < 100 else f"{number:,.0f}" for number in numbers]
-        measured, estimated = shown[: len(sizes)], shown[len(sizes) :]
-        lines.append(f"| {name}, {unit} | {' | '.join(measured)} | {100 * error:+.0f} % | {' | '.join(estimated)} |")
+        quantities = list(cells)
+        expected = estimate(quantities, sizes, sizes[middle])
+        error = "–" if expected is None else f"{100 * (quantities[middle].value / expected - 1):+.0f} %"
+        shown = [*(_number(cell.value) for cell in cells), error]
+        shown += [_number(estimate(quantities, sizes, real)) for real in REAL]
+        lines.append(f"| {cells[0].name} | {' | '.join(shown)} |")
     return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--utterances", type=int, nargs="+", default=[100, 300, 900])
+    parser.add_argument("--utterances", type=int, nargs=3, default=[100, 300, 900])
     sizes = [Size(count, 2 * (count // 10), folds=2) for count in parser.parse_args().utterances]
     columns = []
     for size in sizes:
