@@ -22,9 +22,11 @@ from folds.store.lease import hold
 from folds.store.run_folder import RunFolder
 from folds.store.schemas import SummaryFile
 from folds.training.metrics_logger import Cost
+from folds.training.options import CPU_FRAMES
 from folds.training.predict import write_predictions
 from folds.training.run_config import weights_description
 from models import write_weights
+from models.weights_file import set_weights
 from registry import InputError, command
 from registry.bounds import number
 from registry.command_line import parse_options
@@ -71,7 +73,7 @@ def make_soup(options: SoupOptions) -> RunFolder:
     held_out = np.array([row_of[utterance] for utterance in fold_model.load("oof").ids], np.int64)
     dataset = renormalized_dataset(dataset, fold_model.transform.normalization)
     network = new_network(fold_model)
-    network.load_state_dict(mean_weights(checkpoints))
+    set_weights(network, mean_weights(checkpoints), checkpoints[-1])
     folder = run.soup
     with hold(folder.path, folder.title):
         write_json(folder.config, config | {"soup": [path.name for path in checkpoints]})
@@ -81,7 +83,7 @@ def make_soup(options: SoupOptions) -> RunFolder:
             dataset,
             held_out,
             folder,
-            frames=config["options"]["recipe"]["batch_frames"],
+            frames=trained.options.recipe.batch_frames or CPU_FRAMES,
             device=torch.device("cpu"),
             cost=Cost.from_summary(summary),
             with_dev=fold_model.with_dev,

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from models.checked_tensors import read_tensors, write_tensors
 from models.features import FeatureTransform
@@ -102,9 +102,15 @@ def load_weights(path: Path, network: nn.Module) -> None:
     """Load the weights into `network`. Raises InputError for a damaged file, or weights of another network."""
     try:
         tensors, _ = read_tensors(path)
-        network.load_state_dict(tensors)
     except (SafetensorError, FileNotFoundError) as error:
         raise InputError(f"{path}: cannot be read ({_brief(error)}): copy the file again, or train again") from None
+    set_weights(network, tensors, path)
+
+
+def set_weights(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Give `network` the weights that were read from `path`. Raises InputError for weights of another network."""
+    try:
+        network.load_state_dict(tensors)
     except RuntimeError as error:
         raise InputError(f"{path}: not the weights of this network ({_brief(error)}): train this run again") from None
 

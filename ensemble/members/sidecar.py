@@ -14,6 +14,7 @@ from msgspec import Struct
 from ensemble.members.eligibility import all_tags, total_parameters
 from ensemble.members.member import Member
 from folds.data.dataset import Dataset
+from folds.store.schemas import Measure
 from registry.json_files import read_json, write_json
 
 
@@ -21,7 +22,7 @@ class Recipe(Struct, frozen=True):
     """How the members' networks were combined."""
 
     method: str
-    weights: dict[str, float | None] = msgspec.field(default_factory=dict)
+    weights: dict[str, Measure | None] = msgspec.field(default_factory=dict)
     settings: dict[str, Any] = msgspec.field(default_factory=dict)
     members: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     """The run folders of each member's networks."""

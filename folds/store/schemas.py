@@ -38,6 +38,7 @@ class OptionFacts(Struct, frozen=True):
     """The options of folds.train."""
 
     recipe: dict[str, Any] = msgspec.field(default_factory=dict)
+    smooth: Annotated[float, Meta(ge=0, le=1000)] = 0.0
 
 
 class ConfigFile(Struct, frozen=True):

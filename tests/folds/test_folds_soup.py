@@ -68,3 +68,21 @@ def test_errors_say_what_to_do(tiny, trained):
         SoupOptions(run=(run,), last=1)
     with pytest.raises(InputError, match="1 checkpoints, fewer than --last 2: train with --keep 2"):
         make_soup(SoupOptions(run=(run,), data=tiny))
+
+
+def test_a_config_that_does_not_fit_the_checkpoints_is_one_line(tiny, trained):
+    run = RunFolder(run_folder(trained("--epochs", "2", "--keep", "2")))
+    text = run.config.read_text()
+
+    def refusal(change) -> str:
+        content = json.loads(text)
+        change(content)
+        run.config.write_text(json.dumps(content))
+        with pytest.raises(InputError) as error:
+            make_soup(SoupOptions(run=(run.path,), data=tiny))
+        assert not run.soup.path.exists()
+        return str(error.value)
+
+    assert "not the weights of this network (Error(s) in" in refusal(lambda content: content["model_config"].pop("hidden"))
+    expected = "options.smooth: expected float, found bool"
+    assert expected in refusal(lambda content: content["options"].update(smooth=True))
