@@ -83,6 +83,7 @@ def test_a_config_that_does_not_fit_the_checkpoints_is_one_line(tiny, trained):
         assert not run.soup.path.exists()
         return str(error.value)
 
-    assert "not the weights of this network (Error(s) in" in refusal(lambda content: content["model_config"].pop("hidden"))
+    expected = "not the weights of this network (Error(s) in"
+    assert expected in refusal(lambda content: content["model_config"].pop("hidden"))
     expected = "options.smooth: expected float, found bool"
     assert expected in refusal(lambda content: content["options"].update(smooth=True))
