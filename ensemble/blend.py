@@ -160,15 +160,15 @@ def find_members(options: BlendOptions) -> list[Member]:
     """
     available = options.find_fold_models()
     on_dev_notes = measurable_on_dev(available, options.members)[1]
-    unfinished = [path for runs in options.folders for path in unfinished_runs(runs)]
     held_out = [model for model in available if model.folds > 1]
     if not held_out:
+        unfinished = [path for runs in options.folders for path in unfinished_runs(runs)]
         count = len(unfinished)
         hint = f" ({count} unfinished, such as {unfinished[0]}: continue them with --resume)" if count else ""
         kind = "member that holds out a fold" if available else "member"
         raise InputError(f"{options.describe_runs()}: no finished {kind}{hint}; train one with python -m folds.train")
     members, refit_notes = with_refits(group_by_member(held_out, options.members), available)
-    for note in (*(f"left out: {path} is not finished" for path in unfinished), *on_dev_notes, *refit_notes):
+    for note in (*options.unfinished_notes(), *on_dev_notes, *refit_notes):
         print(note, file=sys.stderr)
     return members
 

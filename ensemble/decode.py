@@ -257,11 +257,12 @@ def main() -> None:
     decode = get_decoder(options.decoder)
     options.use_threads()
     available = fold_models = options.find_fold_models()
+    notes: list[str] = []
     if options.split == "dev":
         fold_models, notes = measurable_on_dev(fold_models, options.members)
-        for note in notes:
-            print(note, file=sys.stderr)
     members = group_by_member(fold_models, options.members)
+    for note in (*notes, *options.unfinished_notes({member.name for member in members})):
+        print(note, file=sys.stderr)
     if options.out is not None and len(members) > 1:
         names = ", ".join(member.name for member in members)
         raise InputError(f"--out with {len(members)} members ({names}): choose one with --members, or blend them")

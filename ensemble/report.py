@@ -9,6 +9,7 @@ minutes. No submission is written. The page is one file that makes no request, s
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -102,6 +103,8 @@ def _open(options: ReportOptions) -> tuple[Dataset, OpenedInputs]:
         raise InputError(f"{runs}: no finished member with folds to report on; train one with python -m folds.train")
     dataset = options.open_dataset()
     members, _ = with_refits(group_by_member(held_out, options.members), available)
+    for unfinished in options.unfinished_notes({member.name for member in members}):
+        print(unfinished, file=sys.stderr)
     return dataset, open_inputs(members, dataset, options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +13,9 @@ import torch
 from ensemble.threads import set_worker_threads
 from folds.data.cache import cache_folder
 from folds.data.data_options import DataOptions
-from folds.store.fold_model import FoldModel, find_fold_models
+from folds.store.fold_model import FoldModel, find_fold_models, unfinished_runs
 from folds.store.remote import local_copy, store_url
+from folds.store.run_folder import RunFolder
 from registry import InputError
 from registry.bounds import MAX_THREADS, number
 
@@ -46,6 +48,13 @@ class StoresOptions(DataOptions):
     def find_fold_models(self) -> list[FoldModel]:
         """The finished fold models in all runs folders. Raises InputError for a folder that does not exist."""
         return [fold_model for runs in self.folders for fold_model in find_fold_models(runs)]
+
+    def unfinished_notes(self, members: Collection[str] | None = None) -> list[str]:
+        """A note for each unfinished run in the runs folders, or for those of these members alone."""
+        runs = (run for folder in self.folders for run in unfinished_runs(folder))
+        return [
+            f"left out: {run} is not finished" for run in runs if members is None or RunFolder(run).member in members
+        ]
 
     def describe_runs(self) -> str:
         """The runs folders, for messages."""

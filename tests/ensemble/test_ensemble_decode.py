@@ -177,6 +177,16 @@ def test_a_refit_is_tuned_on_its_fold_models(run, runs, tmp_path, capsys):
     assert distance.startswith("gru.all: 6 utterances")
 
 
+def test_an_unfinished_run_of_the_member_is_named(run, runs, tmp_path, capsys):
+    shutil.copytree(runs, tmp_path / "runs")
+    (tmp_path / "runs" / "gru" / "fold1" / "oof.safetensors").unlink()
+    shutil.copytree(tmp_path / "runs" / "gru" / "fold1", tmp_path / "runs" / "other" / "fold1")
+    run("--runs", tmp_path / "runs", "--split", "oof", "--beam", 2)
+    printed = capsys.readouterr()
+    assert printed.out.startswith("gru: 24 utterances")
+    assert printed.err == f"left out: {tmp_path}/runs/gru/fold1 is not finished\n"
+
+
 def test_a_refit_without_fold_models_or_of_another_recipe_is_not_tuned(run, runs, tmp_path):
     (fold0,) = (model for model in find_fold_models(runs) if model.fold == 0)
     splits = {split: fold0.load(split) for split in ("oof", "dev", "test")} | {"oof": fold0.load("oof").take([])}

@@ -120,7 +120,7 @@ class Campaign:
     def _accepted(self, case: Case, work: Path, result: Result) -> str:
         if "accepted" not in case.allowed:
             return "silent acceptance"
-        if case.same and not re.search(r"damaged|warning", result.err):
+        if case.same and not re.search(r"damaged|warning|left out", result.err):
             key = (case.module, *case.arguments)
             if key not in self._expected:
                 plain = self.folder / "plain"
