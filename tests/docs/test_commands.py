@@ -54,7 +54,7 @@ def flags() -> set[str]:
 def test_options_named_in_the_text_exist(document, flags):
     text = re.sub(r"^```.*?^```$", "", (ROOT / document).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
-    spans = [span for span in spans if not span.startswith(("kaggle", "torchrun", "tensorboard", "mlflow", "pip"))]
+    spans = [span for span in spans if not span.startswith(("kaggle", "torchrun", "tensorboard", "mlflow", "pip", "scancel"))]
     spans = [span for span in spans if "tests/" not in span]  # benchmarks have options of their own
     named = {option for span in spans for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", span)}
     assert named - BENCHMARK_OPTIONS <= flags

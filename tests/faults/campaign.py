@@ -154,7 +154,7 @@ def _types(folder: Path) -> dict[str, int]:
 def _content(result: Result, work: Path) -> str:
     """What a command printed and wrote, without what differs between equal runs."""
     submission = work / "submission.csv"
-    return _SPEED.sub("", result.out) + (submission.read_text() if submission.is_file() else "")
+    return _SPEED.sub("", result.out.replace(str(work), "")) + (submission.read_text() if submission.is_file() else "")
 
 
 def report(outcomes: dict[str, Counter[str]]) -> str:
