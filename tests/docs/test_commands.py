@@ -12,6 +12,7 @@ from documents import DOCUMENTS, ROOT, blocks, is_notebook_cell, languages
 OTHERS = [document for document in DOCUMENTS if document != "README.md"]
 WITH_SHELL = [document for document in OTHERS if languages(document) & {"sh", "bash"}]
 # Options of tests/benchmarks that are named without their script.
+OTHER_PROGRAMS = ("kaggle", "torchrun", "tensorboard", "mlflow", "pip", "scancel")
 BENCHMARK_OPTIONS = {"--estimate"}
 KNOWN = {"sh", "bash", "zsh", "python", "ini", "text", "math", ""}
 
@@ -54,7 +55,7 @@ def flags() -> set[str]:
 def test_options_named_in_the_text_exist(document, flags):
     text = re.sub(r"^```.*?^```$", "", (ROOT / document).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
-    spans = [span for span in spans if not span.startswith(("kaggle", "torchrun", "tensorboard", "mlflow", "pip", "scancel"))]
+    spans = [span for span in spans if not span.startswith(OTHER_PROGRAMS)]
     spans = [span for span in spans if "tests/" not in span]  # benchmarks have options of their own
     named = {option for span in spans for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", span)}
     assert named - BENCHMARK_OPTIONS <= flags
