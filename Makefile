@@ -20,7 +20,7 @@ TRAIN_ARGS ?= --epochs 12 --batch-frames 3000
 .PHONY: help install demo test coverage test-slurm test-cluster faults docs completion bench ctcdecode clean
 
 help:
-	@echo "make demo       train two small models over two folds of synthetic speech, blend, score (5 to 15 minutes)"
+	@echo "make demo       train two small models over two folds of synthetic speech, blend, score (5 to 20 minutes)"
 	@echo "make test       linters, type checker, tests (about 20 minutes)"
 	@echo "make coverage   the tests alone, and which lines they run"
 	@echo "make faults     bad input to every command, 20,000 cases, faults of Kaggle, 1,000 sequences, and kills of a training (hours)"
