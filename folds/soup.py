@@ -57,6 +57,8 @@ class SoupOptions(DataOptions):
 def make_soup(options: SoupOptions) -> RunFolder:
     """Write the folder of the soup, and return it."""
     run = RunFolder(Path(os.path.realpath(options.run[0])))
+    if not run.begun:
+        raise InputError(f"{options.run[0]}: not the folder of a run: pass one such as runs/<model>/fold0")
     fold_model, summary = read_fold_model(run), read_json(run.summary, SummaryFile, AGAIN)
     checkpoints = run.checkpoints[-options.last :]
     if len(checkpoints) < options.last:

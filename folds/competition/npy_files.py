@@ -73,7 +73,7 @@ def array_length(path: Path) -> int:
     shape = _read_header(path).shape
     if not shape or not shape[0]:
         raise InputError(f"{path}: found shape {shape}; expected one element per utterance; download it again")
-    # Each takes a byte or more; what the header says is believed, and 10**12 utterances are counted for hours.
+    # Each takes a byte or more. Nothing later doubts this number, and a loop over 10**12 utterances would not end.
     if shape[0] > path.stat().st_size:
         raise InputError(f"{path}: damaged: too short for shape {shape}; copy or download it again")
     return shape[0]

@@ -89,6 +89,14 @@ def test_json_with_one_other_value(folder: Path, name: str, data: st.DataObject)
         assert str(error).startswith(str(path))
 
 
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])
+def test_a_weight_of_a_sidecar_is_a_number_from_0(tmp_path: Path, weight: float) -> None:
+    path = tmp_path / "x.csv.json"
+    path.write_text(json.dumps(with_value(SIDECAR, ("recipe", "weights", "gru"), weight)))
+    with pytest.raises(InputError, match="recipe.weights"):
+        read_json(path, Sidecar)
+
+
 @pytest.fixture(scope="module")
 def files(folder: Path) -> dict[str, bytes]:
     values = np.log(np.full((5, 4), 0.25, np.float16))
