@@ -32,6 +32,10 @@ from registry.json_files import read_json
 if TYPE_CHECKING:
     import optuna
 
+NOTHING_LEARNT = 0.9
+"""A first stage whose held-out distance is more than this share of that of empty answers says nothing about a trial: at
+first, CTC models answer nothing, whatever their recipe."""
+
 
 @dataclass(frozen=True, eq=False)
 class Tuning:
@@ -134,6 +138,8 @@ def _run_stages(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> Non
             trial.set_user_attr("refused", str(error))
             break
         trial.report(distance, stage.step)
+        if index == 0 and trial.number == 0:
+            _warn_of_short_stages(distance, tuning.dataset)
         what = f"{run_name(trial)} stage {index + 1} of {len(tuning.stages)}: held-out distance {distance:.3f}"
         if index == len(tuning.stages) - 1:
             print(f"{what}, finished", flush=True)
@@ -151,6 +157,20 @@ def _run_stages(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> Non
             break
     study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
     _discard(tuning, run_name(trial))
+
+
+def _warn_of_short_stages(distance: float, dataset: Dataset) -> None:
+    """Say so if the first trial, the preset in most studies, has learnt next to nothing in its first stage."""
+    if dataset.train.tokens is None:
+        return
+    of_empty_answers = dataset.train.tokens.lengths.mean()
+    if distance > NOTHING_LEARNT * of_empty_answers:
+        print(
+            "warning: the first trial learnt next to nothing in its first stage: its held-out distance is "
+            f"{distance:.1f}, that of empty answers {of_empty_answers:.1f}, so who goes on is chance: begin another "
+            "--study with more --minutes or fewer --trials",
+            flush=True,
+        )
 
 
 def _run_stage(tuning: Tuning, values: Values, index: int, name: str) -> float:

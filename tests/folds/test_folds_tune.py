@@ -12,6 +12,8 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import optuna
@@ -202,7 +204,8 @@ def test_the_processes_of_a_search_are_told_its_options(tiny, tmp_path):
 @pytest.fixture
 def run_with(paths, monkeypatch):
     """Run trials whose stages have the distances given, or raise the error given."""
-    tuning = stage_runs.Tuning(TuneOptions(), SPACE, None, plan_stages(8, 10), paths)  # type: ignore[arg-type]
+    data: Any = SimpleNamespace(train=SimpleNamespace(tokens=SimpleNamespace(lengths=np.array([9, 11]))))
+    tuning = stage_runs.Tuning(TuneOptions(), SPACE, data, plan_stages(8, 10), paths)
     opened = open_study(paths, SETTINGS)
 
     def run(*outcomes):
@@ -232,6 +235,14 @@ def test_a_trial_goes_through_its_stages_and_ends_where_it_is_not_among_the_best
     assert worse.state == TrialState.PRUNED and worse.intermediate_values == {1: 9.5}
     middle = run_with(8.5, 8.2)
     assert middle.state == TrialState.PRUNED and middle.intermediate_values == {1: 8.5, 4: 8.2}
+
+
+@pytest.mark.parametrize(("distance", "warned"), [(9.1, True), (8.9, False)])
+def test_a_first_stage_that_taught_the_preset_nothing_is_warned_of(run_with, capsys, distance, warned):
+    run_with(distance, 8.0, 7.0)
+    assert ("warning: the first trial learnt next to nothing" in capsys.readouterr().out) is warned
+    run_with(9.9)  # others may be worse than the preset
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_a_configuration_that_cannot_be_trained_ends_its_trial_but_not_the_study(run_with):
