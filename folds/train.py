@@ -17,9 +17,6 @@ import sys
 # but a step ends with as many as it began with. OpenMP reads these variables when PyTorch is imported.
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "1000"
-# The compiled GRU multiplies small matrices with OpenBLAS, whose own threads follow neither --threads nor the load: on
-# two busy cores they took 18 times the time and the CPU time of one. OpenBLAS reads this when it is loaded.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from folds.store.remote import check_folder
 from folds.training.command_line import parse

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "1000"  # see folds.train
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import tyro
 

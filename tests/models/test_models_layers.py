@@ -6,8 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from models.conformer import rotated
+from models.layers import gru_kernel
 from models.layers.frames import Convolution, FrameNorm, LockedDropout, Pyramid, valid
 from models.layers.lengths import Lengths
 from models.layers.recurrent import Bidirectional
@@ -33,6 +35,25 @@ def test_two_padded_passes_equal_the_packed_layer(cell, lengths, seed):
         results.append([y.detach(), leaf.grad * inside, *(p.grad.clone() for p in layer.parameters())])
     for packed, padded in zip(*results, strict=True):
         torch.testing.assert_close(padded, packed, atol=1e-5, rtol=1e-5)
+
+
+def test_a_gru_multiplies_with_one_thread_and_leaves_the_number_of_others_as_it_was(monkeypatch):
+    def blas_threads():
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    seen = []
+    for name in ("_forward", "_backward"):
+        compiled = getattr(gru_kernel, name)
+        monkeypatch.setattr(
+            gru_kernel, name, lambda *given, compiled=compiled: (seen.append(blas_threads()), compiled(*given))
+        )
+    layer = Bidirectional(6, 5, cell="gru")
+    layer.reversed(torch.randn(2, 9, 6), torch.tensor([9, 7])).sum().backward()  # loads the libraries
+    seen.clear()
+    with threadpool_limits(3, user_api="blas"):
+        layer.reversed(torch.randn(2, 9, 6), torch.tensor([9, 7])).sum().backward()
+        assert blas_threads() == {3}
+    assert seen == [{1}] * 4  # two directions, there and back
 
 
 def test_pyramid_joins_pairs_and_keeps_an_odd_last_frame():
