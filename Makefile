@@ -14,7 +14,7 @@ FAULT_ARGS ?=
 TEST_WORKERS ?= 2
 DEMO ?= demo
 DEMO_ARGS ?=
-DEMO_MODELS ?= gru_small,pblstm_small
+DEMO_MODELS ?= gru_small,cnn_lstm_small
 TRAIN_ARGS ?= --epochs 12 --batch-frames 3000
 
 .PHONY: help install demo test coverage test-slurm test-cluster faults docs completion bench ctcdecode clean

@@ -58,9 +58,9 @@ class DemoOptions(Bounded):
     word model."""
     seed: int = number(0, at_least=0, at_most=MAX_SEED)
     """The same seed and sizes give the same files, byte for byte."""
-    speakers: int = number(18, at_least=4, at_most=1000)
+    speakers: int = number(60, at_least=4, at_most=1000)
     """Speakers in all, at least 4; a sixth of them each for dev and test."""
-    utterances: int = number(50, at_least=1, at_most=9999)
+    utterances: int = number(15, at_least=1, at_most=9999)
     """Utterances per speaker, of about 3 seconds each."""
     days: int = number(8, at_least=2, at_most=1000)
     """Days of brain-to-text; each has trials in train, dev and test."""
