@@ -1,9 +1,9 @@
-"""What a change of the recipe is worth: the runs of several stores against those of the first one.
+"""What a change of the recipe is worth: the runs of several stores, or of several names in one, against the first.
 
-`python tests/benchmarks/compare_runs.py BASE OTHER… [--data DIR]` prints a Markdown table with one row per store and
-member: the greedy out-of-fold and dev distance of each of its seeds, mean CPU-minutes, and the difference to the first
-row, averaged over the seeds both have, with a paired 95 % bootstrap interval over speakers. The interval does not
-include the variation from seed to seed.
+`python tests/benchmarks/compare_runs.py BASE [OTHER…] [--data DIR]` prints a Markdown table with one row per store and
+member: the greedy out-of-fold and dev distance of each of its runs, ordered by fold and seed, mean CPU-minutes, and the
+difference to the first row, averaged over the folds and seeds both have, with a paired 95 % bootstrap interval over
+speakers. The interval does not include the variation from seed to seed.
 """
 
 from __future__ import annotations
@@ -51,15 +51,19 @@ def compared(runs: Runs, base: Runs, split: str, dataset: Dataset) -> tuple[str,
     common = sorted(base.keys() & runs.keys())
     if runs is base or not common:
         return level, "–"
+    # Runs that held out the same utterances, seeds of one fold or any runs on dev, are averaged: they are no
+    # independent utterances.
+    pairs: dict[tuple[str, ...], list[tuple[np.ndarray, np.ndarray]]] = {}
     for key in common:
-        if runs[key].load(split).ids != base[key].load(split).ids:
+        ids = tuple(runs[key].load(split).ids)
+        if ids != tuple(base[key].load(split).ids):
             raise InputError(f"{runs[key].path}: {split} has other utterances than {base[key].path}: train it again")
-    theirs = {key: distances(base[key], split, dataset) for key in common}
-    means = [np.mean([values[key] for key in common], axis=0) for values in (ours, theirs)]
+        pairs.setdefault(ids, []).append((ours[key], distances(base[key], split, dataset)))
+    values, base_values = np.concatenate([np.mean(of_runs, axis=0) for of_runs in pairs.values()], axis=1)
     source = dataset.train if split == "oof" else dataset.dev
     speaker_of = dict(zip(source.ids, source.speakers, strict=True))
-    ids = runs[common[0]].load(split).ids
-    return level, str(paired_bootstrap(*means, [speaker_of[utterance] for utterance in ids]))
+    speakers = [speaker_of[utterance] for ids in pairs for utterance in ids]
+    return level, str(paired_bootstrap(values, base_values, speakers))
 
 
 def main() -> None:
@@ -73,15 +77,15 @@ def main() -> None:
     if not rows:
         raise InputError(f"{', '.join(map(str, options.stores))}: no finished runs: train a model first")
     base = rows[0][2]
-    print("| runs | seeds | CPU-minutes | OOF | dev | OOF against the first | dev against the first |")
+    print("| runs | fold/seed | CPU-minutes | OOF | dev | OOF against the first | dev against the first |")
     print("|" + "---|" * 7)
     for store, model, runs in rows:
         oof, oof_difference = compared(runs, base, "oof", dataset)
         dev, dev_difference = compared(runs, base, "dev", dataset)
         summaries = [read_json(fold_model.folder.summary, SummaryFile) for fold_model in runs.values()]
         minutes = np.mean([summary.cpu_minutes for summary in summaries])
-        seeds = ", ".join(str(seed) for _, seed in sorted(runs))
-        name = f"{store.name}{' soup' if model.endswith('.soup') else ''}"
+        seeds = ", ".join(f"{fold}/{seed}" for fold, seed in sorted(runs))
+        name = f"{store.name} {model}"
         print(f"| {name} | {seeds} | {minutes:.1f} | {oof} | {dev} | {oof_difference} | {dev_difference} |")
 
 
