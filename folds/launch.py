@@ -55,10 +55,14 @@ def main() -> int:
 
 
 def estimate(tasks: list[Task], options: LaunchOptions) -> tuple[list[Estimate], str]:
-    """What the runs take, and in all. On a cluster only runs tell their speed: its machines are not like this one."""
+    """What the runs take, and in all. On a cluster only runs tell their speed: its machines are not like this one.
+
+    Nor are steps tried on a GPU before a launch: this process would keep its memory, which the runs need.
+    """
     here = options.on == "local"
     jobs = options.jobs or (len(divide_here(tasks, 0)) if here else len(tasks))
-    estimates = estimate_hours(tasks, options.open_dataset(), probe=here)
+    probe = here and (options.dry_run or all(task.device == "cpu" for task in tasks))
+    estimates = estimate_hours(tasks, options.open_dataset(), probe)
     return estimates, describe_total(estimates, jobs)
 
 

@@ -41,8 +41,16 @@ _ADVICE = {
     errno.ENOMEM: "free memory, or use a machine with more",
 }
 
-# What PyTorch says when a tensor does not fit into memory, or its size into an integer.
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
+# What PyTorch says when a tensor does not fit into memory, or its size into an integer; cuBLAS and cuDNN have words of
+# their own (CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED), CUDA itself another.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "Storage size calculation overflowed",
+    "CUDA error: out of memory",
+    "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+)
 
 
 class InputError(Exception):
@@ -171,7 +179,7 @@ def _print_error(message: str) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether PyTorch could not allocate a tensor, which is a RuntimeError of its own on each device."""
+    """Whether PyTorch or a library of the GPU could not allocate memory: a RuntimeError, another one in each case."""
     if not isinstance(error, RuntimeError):
         return False
     return type(error).__name__ == "OutOfMemoryError" or any(text in str(error) for text in _NO_MEMORY)

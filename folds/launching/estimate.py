@@ -28,6 +28,7 @@ from folds.training.step import train_step
 from folds.training.task import TrainingTask
 from models import create_model
 from registry.console import print_table
+from registry.errors import is_out_of_memory
 
 PROBE_STEPS = 2
 """Steps that are timed where no run of a member tells its speed, after one that is not."""
@@ -53,7 +54,7 @@ def estimate_hours(tasks: Sequence[Task], dataset: Dataset, probe: bool) -> list
     statuses = {task: read_status(task.folder) for task in tasks}
     # Runs with other folds and seeds, and refits, are as fast.
     recorded = {_recipe_name(task): speed for task, status in statuses.items() if (speed := status.frames_per_s)}
-    measured: dict[str, float] = {}
+    measured: dict[str, float | None] = {}
     estimates = []
     for task, status in statuses.items():
         recipe = task.parsed.options.recipe
@@ -86,8 +87,20 @@ def frames_per_epoch(task: Task, dataset: Dataset) -> int:
     return int(lengths[fitted][: options.recipe.limit].sum()) + more
 
 
-def measure_speed(task: Task, dataset: Dataset) -> float:
-    """Frames/s of a few training steps on this machine: on its GPU, or by CPU time on one core of it."""
+def measure_speed(task: Task, dataset: Dataset) -> float | None:
+    """Frames/s of a few training steps on this machine: on its GPU, or by CPU time on one core of it.
+
+    None if its memory does not suffice: a run would halve its batches.
+    """
+    try:
+        return _measure_speed(task, dataset)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+
+
+def _measure_speed(task: Task, dataset: Dataset) -> float:
     options, group = task.parsed.options, ProcessGroup()
     device = pick_device(options.device, group)
     config = dataclasses.replace(task.parsed.config, features=dataset.features, classes=dataset.alphabet.classes)

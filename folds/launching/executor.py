@@ -18,8 +18,8 @@ from registry.command_line import leading_options
 class Resources(Bounded):
     """What each run needs of a cluster's machine."""
 
-    gpus: int = number(1, at_least=0, at_most=64)
-    """GPUs; 0 trains on CPUs."""
+    gpus: int = number(1, at_least=0, at_most=1)
+    """1 trains on a GPU, 0 on CPUs. Several GPUs in one run need torchrun."""
     cpus: int = number(4, at_least=1, at_most=1024)
     """CPU cores."""
     memory: float = number(0.0, at_least=0, at_most=100_000)

@@ -6,6 +6,17 @@ from collections.abc import Hashable
 from typing import Protocol
 
 from folds.store.run_folder import RunFolder
+from folds.training.presets import device_type
+from registry.errors import InputError
+
+
+def shared_device(name: str) -> str:
+    """The type of device ("cpu" or "cuda") of `--device`. Raises InputError for a GPU by number."""
+    if ":" in name:
+        kind, _, number = name.partition(":")
+        here = f"set CUDA_VISIBLE_DEVICES={number}" if kind == "cuda" else "leave out the number"
+        raise InputError(f"--device {name}: processes here are given their device: {here}, and use --device {kind}")
+    return device_type(name)
 
 
 class ExecutorTask(Hashable, Protocol):

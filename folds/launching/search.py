@@ -13,12 +13,12 @@ from typing import Any
 from folds.competition.detect import data_root
 from folds.launching.destination import Destination
 from folds.launching.executor import EXECUTORS, LaunchSettings
+from folds.launching.executor_task import shared_device
 from folds.launching.launcher import Launcher
 from folds.launching.status import RunStatus
 from folds.launching.status_table import StatusDisplay
 from folds.store.run_folder import RunFolder
 from folds.training.config_file import arguments_of
-from folds.training.presets import device_type
 from folds.tuning.options import TuneOptions
 from folds.tuning.study import FINISHED, StudyPaths
 from registry import InputError
@@ -93,7 +93,7 @@ def search_workers(options: TuneOptions) -> list[SearchWorker]:
     del own["on"]
     arguments = tuple(arguments_of({key: value for key, value in own.items() if value not in (None, ())}))
     folders = [WorkerFolder(paths.folder / "workers" / f"{name}-{index}") for index in range(options.jobs)]
-    return [SearchWorker(folder, device_type(options.device), arguments) for folder in folders]
+    return [SearchWorker(folder, shared_device(options.device), arguments) for folder in folders]
 
 
 def run_search(options: TuneOptions, executor_options: Any) -> None:

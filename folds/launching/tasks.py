@@ -9,11 +9,11 @@ from collections import Counter
 
 from folds.competition.detect import data_root
 from folds.launching.destination import Destination
+from folds.launching.executor_task import shared_device
 from folds.launching.options import LaunchOptions
 from folds.launching.plan import MemberPlan, Plan, as_arguments
 from folds.store.run_folder import RunFolder
 from folds.training.command_line import ModelOptions, parse
-from folds.training.presets import device_type
 from registry import InputError
 
 OWN = {
@@ -45,7 +45,7 @@ class Task:
 
     @property
     def device(self) -> str:
-        return device_type(self.parsed.options.device)
+        return shared_device(self.parsed.options.device)
 
     def command(self, wait_s: float, threads: int | None) -> list[str]:
         """The command line of `folds.launching.worker`.
@@ -98,6 +98,7 @@ def _tasks_of(member: MemberPlan, arguments: list[str], folds: list[int]) -> lis
     chosen = ["--model", member.model, "--fold", ",".join(map(str, folds))]
     (parsed,) = parse([*chosen, *arguments])
     parsed.options.fold_list()
+    shared_device(parsed.options.device)
     tasks = []
     for seed in dict.fromkeys(member.seeds):
         options = dataclasses.replace(parsed.options, seed=seed)

@@ -19,6 +19,7 @@ from folds import train
 from folds.store.lease import Held
 from folds.store.remote import RemoteStore
 from folds.training.command_line import parse
+from folds.training.train_fold_model import MemoryRanOut
 from registry import InputError, command
 
 BUSY = 75
@@ -44,7 +45,11 @@ def main() -> int:
     seconds, url, *arguments = sys.argv[1:]
 
     def work() -> int:
-        status = train.main([*arguments, "--resume"])
+        try:
+            status = train.main([*arguments, "--resume"])
+        except MemoryRanOut as error:  # exit status 2 would say that another attempt ends in the same way
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         return status or (upload(url, arguments) if url else 0)
 
     return when_free(work, float(seconds))

@@ -50,7 +50,7 @@ def resolve_precision(precision: PrecisionOption, device: torch.device, model: n
     capability 8.0), else fp16; on a CPU it is bf16 if that is fast there (`has_fast_bf16`), else fp32. Raises
     InputError for bf16 on CUDA with LSTM or GRU layers, and for fp16 on a CPU.
     """
-    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    recurrent = _is_recurrent(model)
     if device.type == "cuda":
         if precision == "auto":
             return "fp16" if recurrent or torch.cuda.get_device_capability(device) < (8, 0) else "bf16"
@@ -69,6 +69,21 @@ def resolve_precision(precision: PrecisionOption, device: torch.device, model: n
 def autocast_dtype(precision: Precision) -> torch.dtype | None:
     """The dtype of autocast; None for no autocast."""
     return DTYPES[precision]
+
+
+def inference_dtype(precision: Precision, device: torch.device, model: nn.Module) -> torch.dtype | None:
+    """The dtype of autocast in which another model, without gradients, takes part in a training of this precision.
+
+    It is fp16 for recurrent layers where training is in bf16 on CUDA, where PyTorch before 2.10 runs those one step at
+    a time.
+    """
+    if precision == "bf16" and device.type == "cuda" and _is_recurrent(model):
+        precision = "fp16"
+    return autocast_dtype(precision)
+
+
+def _is_recurrent(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.RNNBase) for module in model.modules())
 
 
 def has_fast_bf16() -> bool:

@@ -10,8 +10,10 @@ of dropout and masks. Only the first process writes files.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from folds.training.signals import Stopped
 from registry.errors import InputError
 
 # What Gloo and NCCL raise in a collective when another process has ended.
@@ -123,14 +126,41 @@ def joined_group(device: str) -> Iterator[ProcessGroup]:
     group = ProcessGroup(_variable("RANK", 0), _variable("WORLD_SIZE", 1), _variable("LOCAL_RANK", 0))
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if cuda:
+        _check_gpus(device, group)
         torch.cuda.set_device(group.local_rank)
     # With both, values on the host are reduced without waiting for the GPU.
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:
         yield group
-    except RuntimeError as error:
-        if not any(text in str(error) for text in _PEER_IS_GONE):
-            raise
-        raise InputError("another process of this training has ended: its own message says why") from error
-    finally:
+    except Stopped:  # in all processes, after the same step
         dist.destroy_process_group()
+        raise
+    except BaseException as error:
+        if cuda:
+            # Destroying the group would wait for collectives that the others have begun, as its destructor might; and
+            # torchrun ends the others only when this process has ended.
+            atexit.register(_exit_at_once)
+        else:
+            dist.destroy_process_group()
+        if isinstance(error, RuntimeError) and any(text in str(error) for text in _PEER_IS_GONE):
+            raise InputError("another process of this training has ended: its own message says why") from error
+        raise
+    dist.destroy_process_group()
+
+
+def _check_gpus(device: str, group: ProcessGroup) -> None:
+    """Raise InputError, in all processes of a machine, unless each can have a GPU of its own."""
+    count = torch.cuda.device_count()
+    if ":" in device:
+        raise InputError(f"--device {device}: each process of torchrun takes a GPU of its own: use --device cuda")
+    if group.local_size > count:
+        few = f"with --nproc-per-node {count} at most" if count else "with --device cpu"
+        found = f"{group.local_size} processes, but {count} GPU{'' if count == 1 else 's'}"
+        raise InputError(f"--device {device}: {found} on this machine: start torchrun {few}")
+
+
+def _exit_at_once() -> None:
+    """End the process without the destructors of its objects."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

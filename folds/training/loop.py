@@ -53,7 +53,7 @@ def fit(model: CTCModel, task: TrainingTask) -> None:
         _announce(task, budget, resumed, counters.step)
         progress = budget.progress(counters.step, counters.elapsed)
         logger = MetricsLogger(task.folder, counters.epoch - 1, counters.step, progress, task.loggers)
-    with SignalCatcher() as signals, logger or contextlib.nullcontext():
+    with SignalCatcher(several=task.group.size > 1) as signals, logger or contextlib.nullcontext():
         # A run that was stopped after its last step resumes within its last epoch, which is not measured yet.
         while budget.progress(counters.step, counters.elapsed) < 1 or counters.position > 0:
             _epoch(state, task, budget, logger, signals, save_timer)

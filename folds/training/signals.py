@@ -17,10 +17,15 @@ class Stopped(Exception):
 
 
 class SignalCatcher:
-    """Within the `with` block the first SIGTERM or SIGINT is only recorded in `caught`; a second acts as usual."""
+    """Within the `with` block the first SIGTERM or SIGINT is only recorded in `caught`; a second acts as usual.
 
-    def __init__(self) -> None:
+    With `several`, for the processes of torchrun, further ones are ignored: a scheduler sends a signal to all processes
+    of a job, and torchrun, which kills them 30 s later anyway, then sends it to its processes again.
+    """
+
+    def __init__(self, several: bool = False) -> None:
         self.caught: int | None = None
+        self._several = several
         self._handlers_before: dict[int, Any] = {}
 
     def __enter__(self) -> SignalCatcher:
@@ -34,8 +39,10 @@ class SignalCatcher:
         self._restore()
 
     def _record(self, number: int, frame: FrameType | None) -> None:
-        self.caught = number
-        self._restore()
+        if self.caught is None:
+            self.caught = number
+        if not self._several:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._handlers_before.items():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from folds.data.batches import Batch
-from folds.training.device import autocast_dtype
+from folds.training.device import autocast_dtype, inference_dtype
 from folds.training.schedule import Budget
 from folds.training.shares import Share
 from folds.training.signals import SignalCatcher
@@ -29,6 +29,8 @@ def train_step(
     changes nothing.
     """
     state.begin_step()
+    # Normalisation layers change their running statistics in the forward pass.
+    statistics = [(buffer, buffer.clone()) for buffer in state.model.buffers()]
     labels = sum(share.batch_labels for share, _ in parts)
     state.optimizer.zero_grad(set_to_none=True)
     loss = torch.zeros((), dtype=torch.float64, device=task.device)
@@ -38,7 +40,7 @@ def train_step(
     state.scaler.unscale_(state.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), task.recipe.clip)
     loss, stop, seconds = task.group.step_totals(loss, signals.caught is not None, budget.tick())
-    _update(state, loss, norm)
+    _update(state, loss, norm, statistics)
     state.metrics.add(loss, norm, labels, parts[0][0].indices[:3])
     return stop, seconds
 
@@ -47,22 +49,31 @@ def _backward(state: State, task: TrainingTask, batch: Batch, own_labels: float,
     """Add the gradients of one batch, of which `own_labels` of the step's `labels` are; its CTC loss in nats."""
     dtype = autocast_dtype(task.precision)
     batch = batch.to(task.device)
+    spikes = None
+    if task.guide is not None:
+        guide_dtype = inference_dtype(task.precision, task.device, task.guide.network)
+        with torch.autocast(task.device.type, dtype=guide_dtype, enabled=guide_dtype is not None):
+            spikes = task.guide.spikes(batch)
     with torch.autocast(task.device.type, dtype=dtype, enabled=dtype is not None):
-        spikes = task.guide.spikes(batch) if task.guide is not None else None
         total, ctc_loss = state.objective(batch, spikes)
     # Losses are means over the share's labels, and gradients are averaged over processes.
     state.scaler.scale(total * (own_labels * task.group.size / labels)).backward()
     return ctc_loss.double() * own_labels
 
 
-def _update(state: State, loss: Tensor, norm: Tensor) -> None:
-    """Change the weights, unless loss or gradient norm is not finite."""
+def _update(state: State, loss: Tensor, norm: Tensor, statistics: list[tuple[Tensor, Tensor]]) -> None:
+    """Change the weights, or restore the `statistics` (now, before the step) if loss or gradient norm is not finite."""
     if state.decides_on_device:
         # The fused AdamW kernel leaves everything as it is where this is 1.
         skipped = ~(torch.isfinite(loss) & torch.isfinite(norm))
         setattr(state.optimizer, "found_inf", skipped.float())  # noqa: B010 - optimizers do not declare it
         state.optimizer.step()
+        for buffer, before in statistics:
+            buffer.copy_(torch.where(skipped, before, buffer))
     elif math.isfinite(loss) and math.isfinite(norm):
         state.scaler.step(state.optimizer)
+    else:
+        for buffer, before in statistics:
+            buffer.copy_(before)
     # After gradients too large for fp16 the scale is halved.
     state.scaler.update()

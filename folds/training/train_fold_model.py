@@ -47,7 +47,12 @@ from models import CTCModel, create_model, write_weights
 from models.weights_file import load_weights
 from registry import InputError
 from registry.config import Config
+from registry.errors import is_out_of_memory
 from registry.json_files import write_json
+
+
+class MemoryRanOut(InputError):
+    """Memory did not suffice for a run that it had sufficed for before: another attempt may succeed."""
 
 
 class BatchTooLarge(Exception):
@@ -65,9 +70,9 @@ def train_fold_model(
 
     If a batch of the default size does not fit into the GPU's memory, the run starts again with batches of half the
     frames, two of them per step. Raises InputError if half of it does not fit, or a size that was given, or in several
-    processes; for a run that another process trains, or that was started before and is not resumed, or resumed with
-    other settings; for utterances too short for their labels, or longer than --batch-frames; for predictions that are
-    not finite.
+    processes, and MemoryRanOut if the run has checkpoints already; for a run that another process trains, or that was
+    started before and is not resumed, or resumed with other settings; for utterances too short for their labels, or
+    longer than --batch-frames; for predictions that are not finite.
     """
     with _lease(options.run_folder(name, fold), group) as lease:
         return _train_in_memory(options, dataset, name, fold, config, group, lease)
@@ -111,8 +116,13 @@ def _train_in_memory(
         try:
             return _train_once(options, dataset, name, fold, config, group, lease, halved)
         except BatchTooLarge as error:
-            if halved or not by_default or group.size > 1 or folder.checkpoints:
-                smaller = f"delete {folder.path} and train with --batch-frames {error.frames // 2}"
+            smaller = f"delete {folder.path} and train with --batch-frames {error.frames // 2}"
+            if folder.checkpoints:
+                again = "when other programs have freed some, continue with the same command and --resume"
+                raise MemoryRanOut(
+                    f"{error} any more, though earlier ones did: {again}; if it fails again, {smaller}"
+                ) from None
+            if halved or not by_default or group.size > 1:
                 raise InputError(f"{error}: {smaller}") from None
             print(f"{error}: starting again with half of that, two batches per step", flush=True)
             folder.config.unlink()
@@ -237,8 +247,7 @@ def _train(model: CTCModel, task: TrainingTask, record: dict[str, Any], fresh: b
         if group.first:
             _write_results(model, task, record)
     except RuntimeError as error:
-        # cuBLAS and cuDNN report a full memory as errors of their own.
-        if not (isinstance(error, torch.cuda.OutOfMemoryError) or "ALLOC_FAILED" in str(error)):
+        if not is_out_of_memory(error):
             raise
         frames = task.recipe.batch_frames
         raise BatchTooLarge(

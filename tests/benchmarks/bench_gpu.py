@@ -54,6 +54,7 @@ from folds.training.device import device_name, pick_device
 from folds.training.distributed import ProcessGroup
 from models import CTCNetwork, create_model
 from registry import InputError, command
+from registry.errors import is_out_of_memory
 from registry.json_files import read_json
 
 ROOT = Path(__file__).parents[2]
@@ -85,12 +86,6 @@ def row(case: Case) -> list[str]:
     if case.device.type == "cuda":
         torch.cuda.empty_cache()
     return [case.model, f"{case.frames:,}", case.precision, *figures]
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether PyTorch or a library that it calls ran out of memory."""
-    signs = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
 
 
 def measured(case: Case) -> list[str]:

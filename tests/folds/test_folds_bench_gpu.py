@@ -69,8 +69,6 @@ def test_a_row_that_does_not_fit_into_memory_has_dashes(monkeypatch, capsys):
     monkeypatch.setattr(TrainingStep, "__call__", no_memory)
     assert run(monkeypatch, *QUICK, "--precisions", "fp32") == 0
     assert table(capsys.readouterr().out)[1:] == [["pblstm_small", "2,000", "fp32", *"------"]]
-    assert bench_gpu.is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
-    assert not bench_gpu.is_out_of_memory(RuntimeError("shapes differ"))
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,17 @@ def test_a_default_that_does_not_fit_is_halved_once(tiny, tmp_path, monkeypatch,
         train()
 
 
+def test_memory_that_runs_out_late_keeps_the_run(tiny, tmp_path, monkeypatch):
+    def later(model, task):
+        task.folder.checkpoint(7).parent.mkdir(exist_ok=True)
+        task.folder.checkpoint(7).touch()
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED")
+
+    monkeypatch.setattr(train_fold_model, "fit", later)
+    with pytest.raises(train_fold_model.MemoryRanOut, match=r"continue with the same command and --resume; if it"):
+        run(monkeypatch, tiny, tmp_path, "--epochs", "1")
+
+
 def test_other_errors_of_training_are_not_taken_for_a_full_memory(tiny, tmp_path, monkeypatch):
     def broken(model, task):
         raise RuntimeError("expected scalar type Float but found Half")

@@ -17,6 +17,7 @@ from training_runs import QUICK, metrics, run
 
 from folds import launch
 from folds.data.cache import load_dataset
+from folds.launching import worker
 from folds.launching.attempt import Outcome
 from folds.launching.destination import Destination
 from folds.launching.estimate import makespan
@@ -27,10 +28,11 @@ from folds.launching.options import LaunchOptions
 from folds.launching.plan import as_arguments, plan_names, read_plan
 from folds.launching.status import known_runs, read_status
 from folds.launching.status_table import duration
-from folds.launching.tasks import make_tasks
+from folds.launching.tasks import Task, make_tasks
 from folds.store.attempts import read_attempts, record_attempt
 from folds.store.lease import hold, holder_of
 from folds.store.run_folder import RunFolder
+from folds.training.train_fold_model import MemoryRanOut
 from registry import InputError, create_model
 
 # As in training_runs, without the options that are the launcher's own.
@@ -318,6 +320,33 @@ def test_a_dry_run_estimates_and_starts_nothing(tiny, tmp_path, monkeypatch, cap
     frames = dataset.train.lengths.sum() * 10  # each fold trains on the other
     assert f"2 runs: {duration(frames / 3600)} of training in all" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_launch_on_gpus_tries_no_step_itself(tiny, tmp_path, monkeypatch, capsys):
+    """Its process would keep memory that the runs need."""
+    monkeypatch.setattr(Task, "device", "cuda")
+    monkeypatch.setattr(Launcher, "run", lambda self, tasks: {})
+    monkeypatch.setattr("folds.launching.estimate.measure_speed", lambda task, dataset: 1.0)
+    assert start(monkeypatch, tiny, tmp_path / "runs", *LAUNCH) == 1
+    assert "2 unknown: no run of theirs has trained yet" in capsys.readouterr().out
+
+
+def test_a_gpu_by_number_is_refused(tiny, tmp_path, monkeypatch):
+    message = "^--device cuda:1: processes here are given their device: set CUDA_VISIBLE_DEVICES=1, and use --device "
+    with pytest.raises(InputError, match=message):
+        start(monkeypatch, tiny, tmp_path / "runs", *LAUNCH, "--device", "cuda:1")
+
+
+def test_memory_that_ran_out_is_worth_another_attempt(monkeypatch, capsys):
+    """Exit status 2 would be final."""
+
+    def train(arguments):
+        raise MemoryRanOut("batches do not fit any more")
+
+    monkeypatch.setattr("folds.train.main", train)
+    monkeypatch.setattr(worker, "prepare_signals", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["worker", "0.0", ""])
+    assert worker.main() == 1 and capsys.readouterr().err == "error: batches do not fit any more\n"
 
 
 @pytest.mark.parametrize(

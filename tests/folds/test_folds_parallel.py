@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 
 import folds.train
 from folds.store.fold_model import find_fold_models
 from folds.store.lease import hold
 from folds.store.run_folder import SPLITS, RunFolder
+from folds.training.distributed import joined_group
+from folds.training.signals import SignalCatcher, Stopped
+from registry import InputError
 
 MODEL = ["--model", "lstm_small", "--hidden", "24", "--channels", "16", "16", "--strides", "2", "1", "--layers", "1"]
 MODEL += ["--folds", "2", "--threads", "1", "--lr", "0.01", "--epochs", "3"]
@@ -141,3 +149,63 @@ def test_a_process_whose_group_has_lost_another_ends_with_one_line():
     (first, _), (second, error) = start_two("-c", ENDS)
     assert (first, second) == (5, 2)
     assert error == "error: another process of this training has ended: its own message says why\n"
+
+
+@pytest.fixture
+def as_two_gpus(monkeypatch):
+    """This process as the first of two under torchrun, each with a GPU; returns what it does to its process group."""
+    calls: list[str] = []
+    variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: calls.append(f"GPU {index}"))
+    monkeypatch.setattr(dist, "init_process_group", calls.append)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("destroyed"))
+    monkeypatch.setattr(atexit, "register", lambda function: calls.append(function.__name__))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("error", "last"),
+    [
+        (None, "destroyed"),
+        (Stopped(15), "destroyed"),
+        (InputError("the disk is full"), "_exit_at_once"),
+        (RuntimeError("CUDA error: device-side assert"), "_exit_at_once"),
+    ],
+)
+def test_after_an_error_on_a_gpu_the_group_is_not_destroyed(error, last, as_two_gpus):
+    """That would wait for collectives in which the other processes wait for this one."""
+    with contextlib.suppress(InputError, Stopped, RuntimeError), joined_group("cuda"):
+        if error is not None:
+            raise error
+    assert as_two_gpus == ["GPU 0", "cpu:gloo,cuda:nccl", last]
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "message"),
+    [
+        ("cuda:1", 2, "each process of torchrun takes a GPU of its own: use --device cuda"),
+        ("cuda", 1, "2 processes, but 1 GPU on this machine: start torchrun with --nproc-per-node 1 at most"),
+        ("cuda", 0, "2 processes, but 0 GPUs on this machine: start torchrun with --device cpu"),
+    ],
+)
+def test_gpus_that_processes_cannot_have_are_refused(device, count, message, as_two_gpus, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with pytest.raises(InputError, match=f"^--device {device}: {message}$"), joined_group(device):
+        pass
+    assert as_two_gpus == []
+
+
+def test_a_signal_that_torchrun_sends_again_does_not_end_the_process():
+    reached: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: reached.append(number))
+    try:
+        for several, second in ((True, []), (False, [signal.SIGTERM])):
+            with SignalCatcher(several) as signals:
+                for _ in range(2):
+                    signal.raise_signal(signal.SIGTERM)
+                assert signals.caught == signal.SIGTERM and reached == second
+    finally:
+        signal.signal(signal.SIGTERM, before)

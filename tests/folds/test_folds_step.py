@@ -26,6 +26,7 @@ from folds.training.state import State, step_seeds
 from folds.training.step import train_step
 from folds.training.task import TrainingTask
 from models import CTCModel, create_model
+from models.layers.frames import FrameNorm
 from registry import InputError
 from registry.bounds import Bounds
 
@@ -106,9 +107,12 @@ def test_a_step_on_the_cpu_decides_on_the_host(tiny, tmp_path):
     assert reads.count >= 2
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("steps_per_read", [1, 7])
-def test_a_non_finite_step_changes_nothing_and_is_counted(steps_per_read, tiny, tmp_path, monkeypatch):
+def test_a_non_finite_step_changes_nothing_and_is_counted(steps_per_read, masked, tiny, tmp_path, monkeypatch):
+    """Neither parameters nor the running statistics of normalisation, as computed on a CPU and on a GPU."""
     monkeypatch.setattr(state, "STEPS_PER_READ", {"cpu": steps_per_read})
+    monkeypatch.setattr(FrameNorm, "gathers", staticmethod(lambda x: not masked))
     task = a_task(tiny, tmp_path)
     own = a_state(task)
     budget, weights = Budget(task.recipe, 3), []
@@ -117,7 +121,7 @@ def test_a_non_finite_step_changes_nothing_and_is_counted(steps_per_read, tiny, 
             parts[0][1].features[0, 3] = torch.inf
         train_step(own, task, parts, SignalCatcher(), budget)
         own.counters.step += 1
-        weights.append([p.detach().clone() for p in own.model.parameters()])
+        weights.append([value.clone() for value in own.model.state_dict().values()])
     own.read_metrics()
     assert own.counters.sums["skipped"] == 1 and own.counters.nonfinite_steps == 0
     assert all(torch.equal(a, b) for a, b in zip(weights[0], weights[1], strict=True))

@@ -47,7 +47,16 @@ def test_closed_streams_take_and_give_nothing(monkeypatch):
     assert _status(lambda: _raise(InputError("lost"))) == 2
 
 
-@pytest.mark.parametrize("text", ["DefaultCPUAllocator: can't allocate memory: you tried", "not enough memory"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DefaultCPUAllocator: can't allocate memory: you tried",
+        "not enough memory",
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    ],
+)
 def test_a_tensor_that_does_not_fit_is_one_line(capsys, text):
     assert _status(lambda: _raise(RuntimeError(text))) == 2
     assert capsys.readouterr().err.startswith(f"error: not enough memory (RuntimeError: {text})")
