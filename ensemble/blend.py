@@ -24,6 +24,7 @@ from ensemble.blenders.best import FittedBlender, best_recipe, fit_blenders, low
 from ensemble.blenders.teacher import check_can_teach, teacher_hypotheses, teacher_of
 from ensemble.hypotheses.fusion import search_settings
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
+from ensemble.members.eligibility import all_tags
 from ensemble.members.member import Member, Networks, group_by_member, measurable_on_dev
 from ensemble.members.refits import with_refits
 from ensemble.members.sidecar import write_sidecar
@@ -234,15 +235,21 @@ def recorded_fusion(inputs: OpenedInputs, result: BlendResult) -> dict[str, Any]
     return {name: msgspec.to_builtins(search_settings(fusion, names.index(name))) for name in used}
 
 
-def write_nbest(path: Path, out: Path, inputs: OpenedInputs, result: BlendResult, dataset: Dataset) -> dict[str, str]:
-    """Write the hypotheses for a student model, and return how the sidecar of the submission `out` names them."""
+def write_nbest(path: Path, out: Path, inputs: OpenedInputs, result: BlendResult, dataset: Dataset) -> dict[str, Any]:
+    """Write the hypotheses for a student model, and return how the sidecar of the submission `out` names them.
+
+    Those of training utterances are of all of them, whatever part weights were fitted on.
+    """
     method = teacher_of(result.fitted)
     recipe = result.fitted[method].recipe
     kept = inputs.keep(recipe.weights, inputs.networks)
-    oof, test = teacher_hypotheses(inputs.oof, recipe), teacher_hypotheses(inputs.test, recipe, kept)
+    oof = teacher_hypotheses(inputs.oof_without_limit(dataset), recipe)
+    test = teacher_hypotheses(inputs.test, recipe, kept)
     write_teacher(path, TeacherFile(oof, test, dataset.hash, dataset.alphabet.hash))
     print(f"wrote {path}: {len(oof.tokens)} hypotheses of {len(oof.ids)} out-of-fold utterances, by {method}")
-    return {"file": os.path.relpath(path, out.parent), "sha256": file_hash(path), "method": method}
+    # The student inherits the tags of the members that this blender weighs, whichever blender is chosen.
+    tags = all_tags([member for member in inputs.members if recipe.weights.get(member.name)])
+    return {"file": os.path.relpath(path, out.parent), "sha256": file_hash(path), "method": method, "tags": tags}
 
 
 def open_vocabulary(options: BlendOptions, dataset: Dataset) -> Vocabulary:

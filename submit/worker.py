@@ -53,7 +53,7 @@ def main() -> None:
     main_thread = threading.get_ident()
     while True:
         request = json.loads(requests.get())
-        timer = threading.Timer(request["time_limit"], _exit_on_timeout, (main_thread,))
+        timer = threading.Timer(request["time_limit"], _exit_on_timeout, (main_thread, request["call"]))
         timer.daemon = True
         timer.start()
         try:
@@ -72,17 +72,31 @@ def _read_requests(source: IO[str], requests: queue.SimpleQueue[str]) -> None:
     os._exit(0)
 
 
-def _exit_on_timeout(thread: int) -> None:
+def functions_of(frame: FrameType) -> list[str]:
+    """The name of a frame's function; with that of the request which creates a submission, once that was prepared.
+
+    The client's function may have that request's answer already, and be closing the connection.
+    """
+    name = frame.f_code.co_name
+    sent = (name == "competition_submit" and "submit_request" in frame.f_locals) or (
+        name == "submit" and "answer" in frame.f_locals
+    )
+    return [name, "create_submission"] if sent else [name]
+
+
+def _exit_on_timeout(thread: int, call: str) -> None:
     # The call must not proceed to its next phase between the inspection of the stack and the exit. So this thread holds
     # the global interpreter lock in between: nothing after the short sleep blocks, and with the new switch interval
     # other threads request the lock only after an hour.
     sys.setswitchinterval(3600)
     time.sleep(0.01)
     frame: FrameType | None = sys._current_frames().get(thread)
-    functions = []
+    functions: list[str] = []
     while frame is not None:
-        functions.append(frame.f_code.co_name)
+        functions += functions_of(frame)
         frame = frame.f_back
+    if call == "submit" and "submit" not in functions:  # it has returned
+        functions.append("create_submission")
     os._exit(TIMEOUT_STATUS[find_phase(functions)])
 
 
@@ -227,7 +241,8 @@ def _is_of_client_types(error: BaseException) -> bool:
 def _describe(error: BaseException) -> dict[str, Any]:
     """Convert an exception to plain data: its kind, the server's status and Retry-After, its text."""
     response = getattr(error, "response", None)
-    functions = [entry.name for entry in traceback.extract_tb(error.__traceback__)]
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    functions = [name for frame in frames for name in functions_of(frame)]
     classes = {base.__name__ for base in type(error).__mro__}
     if isinstance(error, SystemExit):
         kind = "credentials"

@@ -131,8 +131,11 @@ def best_leading_members(
 
 
 def _align_slots(inputs: BlendInputs, order: Sequence[str], members: Sequence[int] | np.ndarray) -> _Slots:
-    """Align the best hypotheses of `members`, one each, in the order of the names `order`."""
-    ordered = [index for index in map(inputs.names.index, order) if index in members]
+    """Align the best hypotheses of `members`, one each, in the order of the names `order`.
+
+    That names all members that the recipe was fitted with: those without weight may be gone.
+    """
+    ordered = [index for index in map(inputs.names.index, filter(inputs.names.__contains__, order)) if index in members]
     systems = [best_of_member(inputs, member) for member in ordered]
     networks = [
         align([tokens[row].tolist() for tokens, _ in systems], [certain[row].tolist() for _, certain in systems])

@@ -26,13 +26,19 @@ from registry.console import track
 SCORED_HYPOTHESES = 40
 
 
-def attention_scorer(fold_models: Sequence[FoldModel], split_name: str, split: Split) -> AttentionScorer | None:
+def can_score(fold_models: Sequence[FoldModel], data: str) -> bool:
+    """Whether all have an attention decoder, and were trained on the data with this hash: it reads their features."""
+    return all(it.has_attention_scores and it.config.get("data", {}).get("hash") == data for it in fold_models)
+
+
+def attention_scorer(
+    fold_models: Sequence[FoldModel], split_name: str, split: Split, data: str
+) -> AttentionScorer | None:
     """Mean log-likelihood under the fold models; of an out-of-fold utterance, under those that held it out.
 
-    None unless all of them have an attention decoder. `split_name` is "oof", "dev" or "test", `split` the data of its
-    utterances.
+    None unless they `can_score` the `data`. `split_name` is "oof", "dev" or "test", `split` the data of its utterances.
     """
-    if not all(fold_model.has_attention_scores for fold_model in fold_models):
+    if not can_score(fold_models, data):
         return None
 
     def scorer(ids: Sequence[str], hypotheses: Sequence[Sequence[PackedHypothesis]]) -> list[np.ndarray]:

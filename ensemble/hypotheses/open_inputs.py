@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from ensemble.hypotheses.attention_scores import SCORED_HYPOTHESES, attention_scorer
+from ensemble.hypotheses.attention_scores import SCORED_HYPOTHESES, attention_scorer, can_score
 from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
 from ensemble.hypotheses.fusion import Fusion
 from ensemble.hypotheses.nested_folds import (
@@ -81,7 +81,18 @@ class OpenedInputs:
         """The networks to compare on dev: those of the options alone where the members have no other choice."""
         if not any(member.refit for member in self.members):
             return ("folds",)
-        return (self.options.networks,) if self.options.frames else ("folds", "refits", "both")
+        if self.options.frames:
+            return (self.options.networks,)
+        return ("folds", "refits", "both") if self._refits_fit else ("folds", "both")
+
+    @property
+    def _refits_fit(self) -> bool:
+        """Whether the rules allow each member's refit in place of its smallest network, which fitting counted."""
+        if self.rules.max_params is None:
+            return True
+        refits = minimum_parameters([member.using("refits") for member in self.members])
+        counted = minimum_parameters([_counted(member, self.options) for member in self.members])
+        return all(refit <= least for refit, least in zip(refits, counted, strict=True))
 
     @property
     def networks(self) -> Networks:
@@ -93,6 +104,13 @@ class OpenedInputs:
         # Networks whose frames are averaged are used together, so their member's parameters counted all of them.
         max_params = None if self.options.frames else self.rules.max_params
         return keep_within_max_params([member.using(networks) for member in self.members], weights, max_params)
+
+    def oof_without_limit(self, dataset: Dataset) -> BlendInputs:
+        """Out-of-fold inputs of all utterances, searched with the settings that were fitted on those of `oof`."""
+        split, _ = _open_oof(self.members, dataset, replace(self.options, fit_limit=None), self.rules)
+        if len(split.ids) == len(self.oof.split.ids):
+            return self.oof
+        return BlendInputs(split, self.oof.nbest_size, self.oof.pool_size, self.fusion)
 
     def check(self) -> None:
         """Read all predictions once. Raises InputError for one that is missing or faulty, before anything is fitted."""
@@ -131,14 +149,14 @@ def open_inputs(
     )
     notes += oof_notes
     for member in members:
-        notes += _member_notes(member, options)
+        notes += _member_notes(member, options, dataset.hash)
     speakers = dataset.dev.speakers if dataset.dev.names_speakers else None
     return OpenedInputs(members, oof, dev, test, fusion, options, rules, notes, speakers, dataset.dev.grouped_by)
 
 
 def _counted(member: Member, options: InputOptions) -> Member:
     """The member with the networks that count for the rules: those averaged together, or all that may be used."""
-    return member.using(options.networks) if options.frames else member
+    return member.using(options.networks) if options.frames or options.networks == "refits" else member
 
 
 def _open_oof(
@@ -155,7 +173,7 @@ def _open_oof(
     predictions = [
         replace(
             oof_predictions(member, index, common.ids, dataset.alphabet.hash, train.frame_counts),
-            attention_scorer=attention_scorer(member.fold_models, "oof", train),
+            attention_scorer=attention_scorer(member.fold_models, "oof", train, dataset.hash),
         )
         for index, member in enumerate(members)
     ]
@@ -194,12 +212,12 @@ def _open_split(
         if options.frames:
             averaged = member.using(options.networks)
             mean = mean_predictions(averaged, index, split.name, split.ids, alphabet, split.frame_counts)
-            scorer = attention_scorer(averaged.networks, split.name, split)
+            scorer = attention_scorer(averaged.networks, split.name, split, dataset.hash)
             predictions.append(replace(mean, attention_scorer=scorer))
             continue
         by_network = network_predictions(member, index, split.name, split.ids, alphabet, split.frame_counts)
         for network, network_prediction in zip(member.networks, by_network, strict=True):
-            scorer = attention_scorer([network], split.name, split)
+            scorer = attention_scorer([network], split.name, split, dataset.hash)
             predictions.append(replace(network_prediction, attention_scorer=scorer))
     has_transcripts = split.tokens is not None
     return SplitPredictions(
@@ -214,7 +232,7 @@ def _open_split(
     )
 
 
-def _member_notes(member: Member, options: InputOptions) -> list[str]:
+def _member_notes(member: Member, options: InputOptions, data: str) -> list[str]:
     notes = []
     selected = [str(model.fold) for model in member.fold_models if model.config.get("select") == "best"]
     if selected:
@@ -226,7 +244,10 @@ def _member_notes(member: Member, options: InputOptions) -> list[str]:
     how = "their probabilities averaged frame by frame" if options.frames else "combined as hypotheses"
     models = "one fold model" if count == 1 else f"{count} fold models"
     notes.append(f"dev and test: {member.describe()} is {models}{refit}" + (f", {how}" if count > 1 or refit else ""))
-    if all(network.has_attention_scores for network in member.networks):
+    if can_score(member.networks, data):
         what = f"the {SCORED_HYPOTHESES} most likely hypotheses of each pool"
         notes.append(f"  the attention decoder of {member.name} scores {what}")
+    elif all(network.has_attention_scores for network in member.networks):
+        why = "it was trained on other data, or on data smoothed otherwise (--smooth)"
+        notes.append(f"  the attention decoder of {member.name} scores nothing: {why}")
     return notes

@@ -46,10 +46,10 @@ def keep_within_max_params(
 ) -> list[Member]:
     """The members with weight, each with as many of its networks as `max_params` allows.
 
-    Every member keeps one network first: its refit, which has seen the most data, or its smallest fold model. Then each
-    member in turn, the one with the largest weight first, keeps one more if the total allows it. This is a rule and not
-    a fit: out-of-fold predictions chose the members, but cannot rank one member's networks, because each fold model
-    predicts different utterances and a refit none.
+    Every member keeps one network first: its refit, which has seen the most data, if that leaves enough for the others'
+    smallest, or its smallest fold model. Then each member in turn, the one with the largest weight first, keeps one
+    more if the total allows it. This is a rule and not a fit: out-of-fold predictions chose the members, but cannot
+    rank one member's networks, because each fold model predicts different utterances and a refit none.
     """
     chosen = [member for member in members if weights.get(member.name, 0.0) > 0]
     chosen.sort(key=lambda member: (-weights[member.name], member.name))
@@ -64,6 +64,15 @@ def keep_within_max_params(
     }
     kept: dict[str, list[FoldModel]] = {name: [] for name in queues}
     left = max_params
+    smallest = {name: min(network.parameters for network in queue) for name, queue in queues.items()}
+    reserved = sum(smallest.values())
+    for name, queue in queues.items():
+        reserved -= smallest[name]
+        fitting = (network for network in queue if network.parameters <= left - reserved)
+        if (first := next(fitting, None)) is not None:
+            queue.remove(first)
+            left -= first.parameters
+            kept[name].append(first)
     while any(queues.values()):
         for name, queue in queues.items():
             if queue:

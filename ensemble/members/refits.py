@@ -14,6 +14,7 @@ from typing import Any
 from ensemble.members.member import Member
 from folds.store.fold_model import FoldModel
 from folds.training.options import RecipeOptions
+from registry import InputError
 
 # What may differ: where and how exactly it was computed, and what only a run with held-out utterances can have.
 FREE = frozenset({"clock", "keep", "precision", "select"})
@@ -22,7 +23,8 @@ FREE = frozenset({"clock", "keep", "precision", "select"})
 def with_refits(members: Sequence[Member], fold_models: Sequence[FoldModel]) -> tuple[list[Member], list[str]]:
     """The members, each with its refit if `fold_models` has one, and a note for each refit that is not used.
 
-    A refit is left out if its model, data or recipe differ from those of the fold models.
+    A refit is left out if its model, data or recipe differ from those of the fold models. Raises InputError for a
+    member with two.
     """
     by_name = {member.name: member for member in members}
     notes = []
@@ -37,6 +39,11 @@ def with_refits(members: Sequence[Member], fold_models: Sequence[FoldModel]) -> 
             )
             continue
         difference = recipe_difference(refit, member.fold_models[0])
+        if difference is None and member.refit is not None:
+            raise InputError(
+                f"{member.refit.path} and {refit.path}: two refits of {member.name}: it may be in only one of the runs "
+                "folders"
+            )
         if difference is None:
             by_name[member.name] = dataclasses.replace(member, refit=refit)
         else:

@@ -15,7 +15,7 @@ from ensemble.hypotheses.open_inputs import OpenedInputs
 from ensemble.members.member import Member
 from ensemble.members.sidecar import write_sidecar
 from ensemble.statistics.blend_tables import NETWORKS, verdict
-from ensemble.words.blenders import WORD_BLENDERS, member_sentences
+from ensemble.words.blenders import WORD_BLENDERS, SingleInWords, member_sentences
 from ensemble.words.search import Vocabulary
 from ensemble.words.search_settings import SearchTrials
 from ensemble.words.word_inputs import WordInputs, number_words
@@ -108,7 +108,14 @@ def print_members(inputs: OpenedInputs, words: WordSplits) -> dict[str, np.ndarr
     lengths = _lengths(words.oof), _lengths(words.dev)
     dev, rows = {}, []
     for index, member in enumerate(inputs.members):
-        errors = [edit_distances(member_sentences(own, index), own.references) for own in (words.oof, words.dev)]
+        # As a blend would use it: by the networks that predict test and that the rules allow.
+        alone = BlendRecipe("single", {member.name: 1.0})
+        kept = inputs.keep(alone.weights, inputs.networks)
+        on_dev, alone = restricted(words.dev, alone, kept)
+        assert isinstance(on_dev, WordInputs)
+        predicted = member_sentences(words.oof, index), SingleInWords().predict(on_dev, alone)
+        references = words.oof.references, words.dev.references
+        errors = [edit_distances(sentences, own) for sentences, own in zip(predicted, references, strict=True)]
         dev[member.name] = errors[1]
         rates = [_percent(own.sum() / count.sum()) for own, count in zip(errors, lengths, strict=True)]
         folds = ",".join(map(str, member.folds)) + (" + refit" if member.refit else "")

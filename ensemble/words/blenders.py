@@ -38,7 +38,7 @@ def member_sentences(inputs: WordInputs, member: int) -> list[list[int]]:
     """
     indices = inputs.prediction_indices([member])
     if len(indices) == 1:
-        return inputs.sentences(indices[0]).best
+        return inputs.comparable(inputs.sentences(indices[0]).best)
     pool, settings = inputs.pool([member]), inputs.trials[member].settings()
     scores = pool.ctc.mean(axis=1) + settings.lm_weight * pool.lm + settings.word_bonus * pool.lengths
     return pool.chosen(best_per_utterance(scores, pool.offsets))
@@ -98,7 +98,8 @@ class AverageInWords:
         """The best sentence of the averaged posteriors at the recipe's settings."""
         mean, folds = average_frames(inputs, recipe.array(inputs.names)), np.zeros(len(inputs), np.int64)
         settings = {0: WordSettings(recipe.settings["lm_weight"], recipe.settings["word_bonus"])}
-        return decode_by_fold(mean, folds, inputs.vocabulary, settings, 1, f"{inputs.split.name} average").best
+        decoded = decode_by_fold(mean, folds, inputs.vocabulary, settings, 1, f"{inputs.split.name} average")
+        return inputs.comparable(decoded.best)
 
 
 @WORD_BLENDERS.register("rover")
@@ -133,7 +134,8 @@ class _Slots:
     """The confusion network of each utterance, aligned from the best sentences of `members` in the order of names."""
 
     def __init__(self, inputs: WordInputs, order: Sequence[str], members: Sequence[int]) -> None:
-        self.members = [member for member in map(inputs.names.index, order) if member in members]
+        known = filter(inputs.names.__contains__, order)  # members without weight may be gone
+        self.members = [member for member in map(inputs.names.index, known) if member in members]
         systems = [member_sentences(inputs, member) for member in self.members]
         self.networks: list[tuple[ConfusionNetwork, list[int]]] = []
         for sentences in zip(*systems, strict=True):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from folds.competition.metric import words_of
 from folds.store.ragged import Ragged
 from registry.errors import InputError, describe_os_error
 
@@ -47,6 +48,15 @@ class Lexicon:
     def number_of(self) -> dict[str, int]:
         """The number of each word."""
         return {word: number for number, word in enumerate(self.words) if number}
+
+    @cached_property
+    def same_as(self) -> np.ndarray:
+        """The first word that word error rates take for the same as each, such as `may` for `May`, (V + 1,) int32."""
+        first: dict[str, int] = {}
+        return np.array(
+            [first.setdefault(" ".join(words_of(word)) or word, number) for number, word in enumerate(self.words)],
+            np.int32,
+        )
 
     @cached_property
     def pronunciations_of(self) -> Ragged:

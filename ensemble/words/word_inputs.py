@@ -79,30 +79,46 @@ class WordInputs(BlendInputs):
         cache = self._words.sentences
         if index not in cache:
             predictions, folds = self.split.predictions[index], self.split.outer_folds
-            trials = self.trials[predictions.member]
-            settings = {
-                fold: trials.settings(fold if self.split.name == "oof" else None) for fold in np.unique(folds).tolist()
-            }
+            settings = self._settings(predictions.member)
             cache[index] = decode_by_fold(
                 predictions.load(), folds, self.vocabulary, settings, self.nbest_size, predictions.name
             )
         return cache[index] if self.rows is None else cache[index].take(self.rows)
 
+    def comparable(self, sentences: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Sentences with one number for all words that word error rates take for the same."""
+        same_as = self.vocabulary.lexicon.same_as
+        return [same_as[np.asarray(sentence, np.int64)].tolist() for sentence in sentences]
+
     def _build_pool(self, indices: list[int]) -> Pool:
         offsets, sentences = _unite([self.sentences(index) for index in indices])
         ctc = [self._score_sentences(index, offsets, sentences) for index in indices]
         lm = self.vocabulary.lm.scores(sentences)
-        settings = [self.trials[self.split.predictions[index].member].settings() for index in indices]
-        terms = [own.lm_weight * lm + own.word_bonus * sentences.lengths for own in settings]
+        fold_of = np.repeat(self.split.outer_folds, np.diff(offsets))
+        terms = [self._language_terms(index, fold_of, lm, sentences.lengths) for index in indices]
         kept, offsets = keep_best(joint_posteriors(ctc, terms, offsets), offsets, self.pool_size)
         sentences, lm = sentences.take(kept), lm[kept]
         other = np.zeros(len(kept))
         if self.text_scorer is not None:
             other = score_texts(self.text_scorer, sentences, self.vocabulary.lexicon.words)
         floored = floor_likelihoods(np.stack(ctc, axis=1)[kept], offsets)
+        sentences = Ragged(self.vocabulary.lexicon.same_as[sentences.values], sentences.offsets)
         zeros = np.zeros(len(kept))
         distance = self._distances(offsets, sentences)
         return Pool(offsets, sentences, floored, lm, other, zeros, distance, WORD_LM_GRID)
+
+    def _settings(self, member: int) -> dict[int, WordSettings]:
+        """The settings of a member's search for the utterances of each outer fold, fitted without them."""
+        folds = np.unique(self.split.outer_folds).tolist()
+        return {fold: self.trials[member].settings(fold if self.split.name == "oof" else None) for fold in folds}
+
+    def _language_terms(self, index: int, fold_of: np.ndarray, lm: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """What the search adds to the scores of sentences, (H,); sentence h is of an utterance of `fold_of[h]`."""
+        terms = np.zeros(len(lm))
+        for fold, settings in self._settings(self.split.predictions[index].member).items():
+            own = fold_of == fold
+            terms[own] = settings.lm_weight * lm[own] + settings.word_bonus * lengths[own]
+        return terms
 
     def _distances(self, offsets: np.ndarray, sentences: Ragged) -> np.ndarray | None:
         """Edit distances (H,) to the references, None without them."""

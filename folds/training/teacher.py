@@ -90,6 +90,8 @@ class _NBest(msgspec.Struct):
 
     file: str
     sha256: str
+    tags: list[str] | None = None
+    """Those of the members whose hypotheses these are."""
 
 
 class _Sidecar(msgspec.Struct):
@@ -122,7 +124,8 @@ def open_teacher(sidecar: Path, on_test: bool, config: dict[str, Any]) -> Teache
     largest = max(int(part.tokens.values.max(initial=0)) for part in (file.oof, file.test))
     if largest >= (classes := config["model_config"]["classes"]):
         raise InputError(f"{option}: {path} has class {largest}; expected 1 to {classes - 1}: blend again on this data")
-    tags = training_tags([*description.tags, *([TRANSDUCTIVE] if on_test else [])])
+    inherited = description.tags if description.nbest.tags is None else description.nbest.tags
+    tags = training_tags([*inherited, *([TRANSDUCTIVE] if on_test else [])])
     return Teacher(file, {"from": str(sidecar), "nbest": digest[:16], "on_test": on_test, "tags": tags})
 
 

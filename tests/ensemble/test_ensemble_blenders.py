@@ -55,6 +55,16 @@ def single_distance(inputs, index):
 
 @pytest.mark.parametrize("name", [name for name in BLENDERS.names() if name != "best"])
 class TestContract:
+    def test_members_without_weight_may_be_gone(self, name, recipes, references, dev, dev_references):
+        """As for `ensemble.transcribe`, which opens only the others."""
+        recipe = recipes[name]
+        first = max(recipe.weights, key=lambda member: recipe.weights[member])
+        recipe = replace(recipe, weights={first: 1.0})
+        own = [prediction for prediction in dev.split.predictions if dev.names[prediction.member] == first]
+        alone = {first: [prediction.load() for prediction in own]}
+        inputs = simulated.inputs(alone, dev_references, outer_folds=1)
+        assert BLENDERS.get(name)().predict(inputs, recipe) == BLENDERS.get(name)().predict(dev, recipe)
+
     def test_weights_are_of_members_and_sum_to_one(self, name, recipes, oof):
         recipe = recipes[name]
         assert recipe.method == name

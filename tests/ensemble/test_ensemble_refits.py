@@ -223,6 +223,27 @@ def test_the_command_shows_each_choice_and_counts_the_networks(tiny, runs, tmp_p
     assert len(list(csv.reader(out.open()))) == 7
 
 
+def test_a_refit_that_is_larger_leaves_enough_for_the_other_members(runs, dataset):
+    """A layer for each training group, for example, makes it so."""
+    add_run(runs, dataset, "large", 0, parameters=900)
+    add_run(runs, dataset, "large", 0, folds=1, parameters=1100)
+    a, _, large = members_of(runs)
+    weights = {"a": 0.4, "large": 0.6}
+    kept = keep_within_max_params([a, large], weights, 1950)
+    assert {member.name: member.networks for member in kept} == {"a": (a.refit,), "large": large.fold_models}
+    kept = keep_within_max_params([a, large], weights, 2100)
+    assert {member.name: member.networks for member in kept} == {"a": (a.refit,), "large": (large.refit,)}
+    assert opened(runs, dataset, rules=Rules(2100)).choices == ("folds", "both")
+    inputs = opened(runs, dataset, rules=Rules(2100), networks="refits")
+    assert inputs.choices == ("folds", "refits", "both") and inputs.oof.split.parameters == (1000, 1000, 1100)
+
+
+def test_a_member_with_two_refits_is_refused(runs, dataset, tmp_path):
+    add_run(tmp_path / "more", dataset, "a", 0, folds=1)
+    with pytest.raises(InputError, match=r"a\.all/fold0 and .*a\.all/fold0: two refits of a: it may be in only one of"):
+        find_members(BlendOptions(runs=(runs, tmp_path / "more")))
+
+
 def test_members_come_from_several_stores(runs, dataset, tmp_path, capsys):
     add_run(tmp_path / "more", dataset, "c", 0)
     add_run(tmp_path / "more", dataset, "b", 0, folds=1)

@@ -16,6 +16,7 @@ from ensemble.hypotheses.attention_scores import (
     SCORED_HYPOTHESES,
     attention_scorer,
     attention_scores,
+    can_score,
     pool_attention_scores,
 )
 from ensemble.hypotheses.open_inputs import InputOptions, open_inputs
@@ -76,8 +77,8 @@ def test_scores_are_the_model_s_and_are_cached(runs, dataset, monkeypatch):
 def test_out_of_fold_an_utterance_is_scored_by_the_model_that_held_it_out(runs, dataset):
     fold_models = find_fold_models(runs)
     ids = list(dataset.train.ids)
-    scorer = attention_scorer(fold_models, "oof", dataset.train)
-    dev_scorer = attention_scorer(fold_models, "dev", dataset.dev)
+    scorer = attention_scorer(fold_models, "oof", dataset.train, dataset.hash)
+    dev_scorer = attention_scorer(fold_models, "dev", dataset.dev, dataset.hash)
     assert scorer is not None and dev_scorer is not None
     scores = scorer(ids, [[b"\x03"]] * len(ids))
     for fold_model in fold_models:
@@ -93,7 +94,18 @@ def test_out_of_fold_an_utterance_is_scored_by_the_model_that_held_it_out(runs, 
 def test_a_member_without_its_weights_has_no_attention_scores(runs, dataset):
     fold_models = find_fold_models(runs)
     fold_models[1].folder.weights.unlink()
-    assert attention_scorer(fold_models, "dev", dataset.dev) is None
+    assert attention_scorer(fold_models, "dev", dataset.dev, dataset.hash) is None
+
+
+def test_a_member_of_other_data_has_no_attention_scores(runs, dataset):
+    """Trained on smoothed features, for example: the scores would be of features that it does not know."""
+    fold_models = find_fold_models(runs)
+    assert can_score(fold_models, dataset.hash) and not can_score(fold_models, "other")
+    assert attention_scorer(fold_models, "dev", dataset.dev, "other") is None
+    inputs = open_inputs(group_by_member(fold_models), dataset)
+    assert any("the attention decoder of las_small scores the 40 most likely" in note for note in inputs.notes)
+    inputs = open_inputs(group_by_member(fold_models), replace(dataset, hash="other"))
+    assert any("the attention decoder of las_small scores nothing: it was trained on" in note for note in inputs.notes)
 
 
 def packed(pools):

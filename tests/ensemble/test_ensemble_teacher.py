@@ -56,7 +56,7 @@ def test_the_blend_writes_what_a_student_is_trained_on(method, tiny, runs, datas
     options = ["--members", "a", "b", "--nbest", 20, "--pool", 40, "--lm-order", 2, "--method", method]
     run(monkeypatch, "--data", tiny, "--runs", runs, "--out", out, "--nbest-out", nbest, *options)
     described = json.loads((tmp_path / "s.csv.json").read_text())["nbest"]
-    assert described == {"file": "more/nbest", "sha256": file_hash(nbest), "method": method}
+    assert described == {"file": "more/nbest", "sha256": file_hash(nbest), "method": method, "tags": []}
     teacher = read_teacher(nbest)
     assert (teacher.data, teacher.alphabet) == (dataset.hash, dataset.alphabet.hash)
     assert set(teacher.oof.ids) == set(dataset.train.ids) and teacher.test.ids == dataset.test.ids
@@ -74,14 +74,23 @@ def test_the_blend_writes_what_a_student_is_trained_on(method, tiny, runs, datas
 
 
 def test_a_student_is_trained_from_the_sidecar(tiny, runs, tmp_path, monkeypatch, capsys):
+    """On hypotheses of all utterances, and with the tags of the members they are from."""
     out = tmp_path / "s.csv"
+    for config in runs.glob("a/*/config.json"):
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"tags": ["pretrained"]}))
     options = ["--members", "a", "b", "--nbest", 20, "--pool", 40, "--lm-order", 2, "--method", "mbr"]
+    options += ["--fit-limit", 40]
     run(monkeypatch, "--data", tiny, "--runs", runs, "--out", out, "--nbest-out", tmp_path / "nbest", *options)
+    sidecar = json.loads((tmp_path / "s.csv.json").read_text())
+    assert "a" in sidecar["recipe"]["weights"] and sidecar["nbest"]["tags"] == ["pretrained"]
+    (tmp_path / "s.csv.json").write_text(json.dumps(sidecar | {"tags": []}))  # as if another blender were chosen
     command = ["train", "--model", "lstm_small", "--hidden", "8", "--folds", "1", "--epochs", "1", "--threads", "1"]
     command += ["--data", str(tiny), "--runs", str(tmp_path / "students"), "--teacher", f"{out}.json"]
     monkeypatch.setattr(sys, "argv", command)
     assert train.main() == 0
     assert "hypotheses of 48 of 48 utterances" in capsys.readouterr().out
+    student = json.loads((tmp_path / "students" / "lstm_small.all" / "fold0" / "config.json").read_text())
+    assert "pretrained" in student["tags"]
 
 
 def test_a_blender_without_a_posterior_is_refused_at_once(tiny, tmp_path, monkeypatch):

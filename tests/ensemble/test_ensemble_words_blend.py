@@ -12,6 +12,7 @@ import pytest
 from simulated_members import log_probs, write_run
 
 from ensemble import blend, decode
+from ensemble.words.lexicon import Lexicon
 from ensemble.words.scorers import TEXT_SCORERS, score_texts
 from ensemble.words.word_inputs import number_words
 from folds.competition.bootstrap import bootstrap, paired_bootstrap
@@ -153,10 +154,16 @@ def test_bad_options(run: Run, tmp_path: Path, options: list[str], message: str)
 
 
 def test_words_are_compared_as_the_metric_does() -> None:
-    from ensemble.words.lexicon import Lexicon
-
     lexicon = Lexicon(("", "Don't", "know"), Ragged.of([[1], [2]], np.int16), np.array([1, 2]))
     assert number_words(["don't know, you", "You know."], lexicon) == [[1, 2, 3], [3, 2]]
+
+
+def test_words_that_the_metric_takes_for_the_same_are_one(dataset: Dataset) -> None:
+    """In references, pools and best sentences, though each has its own pronunciations."""
+    words = Lexicon(("", "May", "may", "a.", "A"), Ragged.of([[1], [2], [3], [4]], np.int16), np.arange(1, 5))
+    assert words.same_as.tolist() == [0, 1, 1, 3, 3]
+    assert number_words(["a may"], words) == [[3, 1]]
+    assert words.same_as[[4, 2]].tolist() == [3, 1]
 
 
 def test_interval_of_an_error_rate() -> None:

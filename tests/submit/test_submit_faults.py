@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
+import threading
 from typing import Any
 
 import pytest
 from conftest import Harness
+
+from submit import worker
 
 RULES = "https://www.kaggle.com/competitions/hw/rules"
 
@@ -203,3 +208,30 @@ def test_dry_run_checks_the_limits_and_sends_nothing(harness: Harness, submissio
     assert "10 submissions left today" in outcome.out
     assert harness.kaggle.requests == ["ListSubmissions", "GetSubmissionLimits"]
     assert not harness.attempts
+
+
+def competition_submit(prepared: bool) -> None:
+    """As the client's function fails: before its last request is prepared, or after."""
+    if prepared:
+        submit_request = "file and description"
+        assert submit_request
+    raise ConnectionResetError
+
+
+@pytest.mark.parametrize(("prepared", "phase"), [(False, "before"), (True, "create")])
+def test_an_error_once_the_last_request_is_prepared_may_be_of_a_submission(prepared: bool, phase: str) -> None:
+    """The client may have its answer, and fail while it closes the connection."""
+    with pytest.raises(ConnectionResetError) as caught:
+        competition_submit(prepared)
+    assert worker._describe(caught.value)["phase"] == phase
+
+
+@pytest.mark.parametrize(("call", "phase"), [("submit", "create"), ("get_limits", "before")])
+def test_a_time_limit_that_ends_after_the_call_may_be_of_a_submission(
+    call: str, phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statuses: list[int] = []
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    monkeypatch.setattr(sys, "setswitchinterval", lambda seconds: None)
+    worker._exit_on_timeout(threading.get_ident(), call)
+    assert statuses == [worker.TIMEOUT_STATUS[phase]]
