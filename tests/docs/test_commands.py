@@ -45,8 +45,9 @@ def test_every_block_has_a_language_that_is_checked_or_is_no_code(document):
 
 @pytest.fixture(scope="module")
 def flags() -> set[str]:
-    """All options of all commands, those of each model of `folds.train` included."""
+    """All options of all commands, those of each model of `folds.train` and of Slurm included."""
     families = [("folds.train", ["--model", model]) for model in ("lstm", "pblstm", "cnn_lstm", "conformer", "las")]
+    families.append(("folds.launch", ["--on", "slurm"]))
     helps = [command_help(module, arguments) for module, arguments in [*((m, []) for m in find_commands()), *families]]
     return {name for text in helps for option in text.options for name in option.names} | {"--help"}
 
