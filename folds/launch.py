@@ -60,7 +60,7 @@ def estimate(tasks: list[Task], options: LaunchOptions) -> tuple[list[Estimate],
     Nor are steps tried on a GPU before a launch: this process would keep its memory, which the runs need.
     """
     here = options.on == "local"
-    jobs = options.jobs or (len(divide_here(tasks, 0)) if here else len(tasks))
+    jobs = options.jobs or (len(divide_here(tasks, 0, len(tasks))) if here else len(tasks))
     probe = here and (options.dry_run or all(task.device == "cpu" for task in tasks))
     estimates = estimate_hours(tasks, options.open_dataset(), probe)
     return estimates, describe_total(estimates, jobs)
@@ -71,7 +71,8 @@ def launch(
 ) -> int:
     """Train the tasks; the exit status."""
     if not all(destination.finished(task.folder) for task in tasks):
-        settings = LaunchSettings(destination.folder, options.jobs, options.retries)
+        left = sum(not destination.finished(task.folder) for task in tasks)
+        settings = LaunchSettings(destination.folder, options.jobs, options.retries, left)
         executor = EXECUTORS.get(options.on)(settings, executor_options)
         check_writable(destination.folder / "launch")
         for task in tasks:

@@ -57,6 +57,8 @@ def smoothed(features: np.ndarray, deviation: float) -> np.ndarray:
         return features
     from scipy.ndimage import gaussian_filter1d  # loads in a fifth of a second, which others save
 
+    if features.dtype not in (np.float32, np.float64):  # whole numbers would be cut off, float16 is refused
+        features = features.astype(np.float32)
     return gaussian_filter1d(features, deviation, axis=0)
 
 

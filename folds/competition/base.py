@@ -47,6 +47,8 @@ class SplitSource:
     """Reads the classes `(L,)` int16 of utterance `i`, each at least 1; None for a split without transcripts."""
     text: Callable[[int], str] | None = None
     """Reads the sentence that utterance `i` is, in words; None for data without sentences."""
+    close: Callable[[], object] = lambda: None
+    """Called when all utterances have been read: whole files that were kept for it need not be kept any longer."""
 
     def reordered(self, order: Sequence[int]) -> SplitSource:
         """The same split with utterance `order[i]` at position `i`."""
@@ -108,9 +110,13 @@ class Competition(ABC):
         self.header = self.columns
         self.test_rows: tuple[str, ...] = tuple(map(str, range(len(self.test.ids))))
         if self.sample is not None:
-            self.header = self.sample.header
-            self.test = self.test.reordered(_sample_order(self.sample, self.test_rows))
-            self.test_rows = self.sample.ids
+            self.follow(self.sample)
+
+    def follow(self, sample: SampleFile) -> None:
+        """Take the header and the order of rows from a sample submission."""
+        self.sample, self.header = sample, sample.header
+        self.test = self.test.reordered(_sample_order(sample, self.test_rows))
+        self.test_rows = sample.ids
 
     @classmethod
     @abstractmethod

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from folds.competition.base import COMPETITIONS, Competition
+from folds.competition.submission import sample_of
 from registry.errors import InputError, one_line
 
 DATA_VARIABLE = "HW3P2_DATA"
@@ -51,7 +52,10 @@ def open_competition(root: Path, allow_pickle: bool = False) -> Competition:
         return _only(root, competitions)
     subfolders = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
     if competitions := [inner for folder in subfolders for inner in _recognised(folder, allow_pickle)]:
-        return _only(root, competitions)
+        competition = _only(root, competitions)
+        if competition.sample is None and (sample := sample_of(root)) is not None:  # beside the layout's folder
+            competition.follow(sample)
+        return competition
     summaries = {name: COMPETITIONS.entry(name).summary for name in COMPETITIONS.names()}
     layouts = "; ".join(f"{name}: {summary.split(': ', 1)[-1]}" for name, summary in summaries.items())
     raise InputError(f"{root}: no known layout in it; expected the folder that holds one of these: {layouts}")

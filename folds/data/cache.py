@@ -1,23 +1,25 @@
 """The cache: a competition's data packed once into one memory-mapped file, so that an epoch reads no small files.
 
 Packing reads each file once, checks it, normalises it and appends it; any fault is an InputError and leaves no cache.
-The cache is keyed by the names, sizes and modification times of the files it was made from, appears whole or not at
-all, and is made again if it is damaged. Loading maps the features: pages are read from the disk when a batch needs
-them, and processes on one machine share them.
+The cache is keyed by the names, sizes and modification times of the files it was made from, and by the source of the
+competition's class; it appears whole or not at all, and is made again if it is damaged. Loading maps the features:
+pages are read from the disk when a batch needs them, and processes on one machine share them.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import inspect
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from folds.competition.base import Competition, SplitSource
 from folds.competition.detect import open_competition
@@ -27,11 +29,13 @@ from folds.data.validation import Faults, FeatureDimensions, checked_features, c
 from folds.store.ragged import Ragged, offsets_of
 from registry.console import ProgressBar
 from registry.errors import InputError
-from registry.files import atomic_write, check_folder
+from registry.files import atomic_write, check_folder, exists
 
 # Increase it when the meaning of the packed numbers changes, so that older caches are not read.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 CACHE_VARIABLE = "HW3P2_CACHE"
+_PATIENCE_S = 2.0
+"""How long to wait for another process without saying so."""
 _BAD_FOLDER = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ELOOP),
     *(errno.ENAMETOOLONG, errno.EINVAL),
@@ -75,7 +79,8 @@ def cache_folder(option: Path | None = None) -> Path:
 
 def _key(competition: Competition, smooth: float) -> str:
     """Hash of what the cache depends on. Contents are not read: a changed file has another size or time."""
-    facts = [SCHEMA_VERSION, competition.format, competition.alphabet.hash, *([smooth] if smooth else [])]
+    reader = _source_hash(type(competition))
+    facts = [SCHEMA_VERSION, competition.format, reader, competition.alphabet.hash, *([smooth] if smooth else [])]
     digest = hashlib.sha256(json.dumps(facts).encode())
     for split in competition.splits:
         digest.update(json.dumps([split.name, split.ids]).encode())
@@ -83,6 +88,12 @@ def _key(competition: Competition, smooth: float) -> str:
             status = os.stat(f"{competition.root}/{name}")
             digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:32]
+
+
+def _source_hash(kind: type[Competition]) -> str:
+    """Hash of the file of a competition's class, so that a corrected reader makes the cache again; "" without one."""
+    file = inspect.getsourcefile(kind)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and exists(Path(file)) else ""
 
 
 def _make(path: Path, competition: Competition, progress: bool, smooth: float) -> dict[str, np.ndarray]:
@@ -113,17 +124,20 @@ def _make(path: Path, competition: Competition, progress: bool, smooth: float) -
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Let one process pack at a time: five folds started at once should not each read 60,000 files."""
-    lock = FileLock(f"{path}.lock")
+    # A file that stands for a lock would stay behind a killed process, and others would wait for it for ever.
+    lock = FileLock(f"{path}.lock", fallback_to_soft=False)
     try:
-        lock.acquire()
+        try:
+            lock.acquire(timeout=_PATIENCE_S)
+        except Timeout:
+            print(f"waiting for the process that is packing the features into {path}", file=sys.stderr, flush=True)
+            lock.acquire()
     except (OSError, NotImplementedError):
-        # Some network file systems have no locks. Packing twice is only slow: the file is moved into place whole.
+        # Some network file systems have no locks, or each machine its own. Packing twice is only slow: the file is
+        # moved into place whole.
         yield
         return
     try:
-        # These are of processes that were killed while packing: they no longer hold the lock.
-        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-            leftover.unlink(missing_ok=True)
         yield
     finally:
         lock.release()
@@ -158,7 +172,7 @@ def _pack_split(
     """Stream a split's features to the cache as long as there are no faults; returns its small tensors by name."""
     from models.features import moments, smoothed, standardize  # loads PyTorch, in seconds that an existing cache saves
 
-    lengths, tokens, texts, statistics = [], [], [], []
+    lengths, tokens, texts, statistics, digest = [], [], [], [], hashlib.sha256()
     for index in range(len(split.ids)):
         if bar is not None:
             bar.advance()
@@ -173,6 +187,7 @@ def _pack_split(
         except InputError as error:
             faults.add(str(error))
         if not faults and dimensions.agree:
+            digest.update(np.ascontiguousarray(features).data)
             features = smoothed(features, smooth)
             mean, deviation = moments(features)
             writer.stream(standardize(features, mean, deviation))
@@ -180,7 +195,9 @@ def _pack_split(
             statistics.append(np.array([mean, deviation], "<f4"))
     if not faults and dimensions.agree:
         writer.name(f"{split.name}.frames", (sum(lengths), dimensions.usual))
+    split.close()
     small = {f"{split.name}.offsets": offsets_of(lengths)}
+    small[f"{split.name}.digest"] = np.frombuffer(digest.digest(), np.uint8)
     if statistics and not faults and dimensions.agree:
         small[f"{split.name}.moments"] = np.stack(statistics, axis=1)
     if split.labels is not None:
@@ -217,6 +234,7 @@ def _dataset(competition: Competition, packed: dict[str, np.ndarray], path: Path
         moments = means, deviations
         splits.append(Split(name, source.ids, frames, tokens, groups, competition.grouped_by, texts, moments))
     train, dev, test = splits
+    features_digest = hashlib.sha256(b"".join(packed[f"{split.name}.digest"].data for split in splits))
     return Dataset(
         competition=competition,
         root=competition.root,
@@ -229,5 +247,6 @@ def _dataset(competition: Competition, packed: dict[str, np.ndarray], path: Path
         dev=dev,
         test=test,
         hash=digest.hexdigest()[:16],
+        features_hash=features_digest.hexdigest()[:16],
         path=path,
     )

@@ -136,6 +136,8 @@ class Dataset:
     """16 hexadecimal digits of ids, lengths and transcripts; the same for the same data in another folder."""
     path: Path
     """The cache file."""
+    features_hash: str = ""
+    """16 hexadecimal digits of all features as they were read, which `hash` leaves out; "" if that is not known."""
 
     def dev_metrics(self, hypotheses: Sequence[Sequence[int]]) -> list[str]:
         """The competition's own metrics of class sequences for dev, a line each; mean distances are in every table."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from folds.data.dataset import Dataset
-from folds.data.speaker_folds import assign_folds
+from folds.data.speaker_folds import assign_folds, speaker_subset
 from folds.launching.status import RunStatus, read_status
 from folds.launching.status_table import duration
 from folds.launching.tasks import Task
@@ -82,7 +82,7 @@ def frames_per_epoch(task: Task, dataset: Dataset) -> int:
     """Input frames of the utterances that a run trains on."""
     options, lengths = task.parsed.options, dataset.train.lengths
     fold_of = assign_folds(dataset.train, options.folds, options.fold_by)
-    fitted = np.flatnonzero(fold_of != task.fold) if options.folds > 1 else ...
+    fitted = speaker_subset(dataset.train, np.flatnonzero(fold_of != task.fold), options.recipe.speakers)
     more = int(dataset.dev.lengths.sum()) if options.with_dev else 0
     return int(lengths[fitted][: options.recipe.limit].sum()) + more
 

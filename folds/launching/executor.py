@@ -41,6 +41,8 @@ class LaunchSettings:
     """Most runs at the same time; 0 leaves it to the executor."""
     retries: int
     """Attempts at each run."""
+    tasks: int
+    """Unfinished runs, of which other processes may be training some at first."""
 
 
 class Executor(Protocol):

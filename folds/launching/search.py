@@ -103,7 +103,7 @@ def run_search(options: TuneOptions, executor_options: Any) -> None:
     """
     workers = search_workers(options)
     study = workers[0].folder.path.parents[1]
-    executor = EXECUTORS.get(options.on)(LaunchSettings(study, options.jobs, ATTEMPTS), executor_options)
+    executor = EXECUTORS.get(options.on)(LaunchSettings(study, options.jobs, ATTEMPTS, len(workers)), executor_options)
     display = LogDisplay([worker.folder for worker in workers])
     failures = Launcher(executor, ATTEMPTS, Destination(study), display).run(workers)
     if not exists(study / FINISHED):

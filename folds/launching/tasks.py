@@ -70,6 +70,7 @@ def make_tasks(plan: Plan, options: LaunchOptions, destination: Destination, mor
             raise InputError(f"{name}: an option of folds.train; here it is {OWN[name]}")
     common = ["--data", os.path.realpath(data_root(options.data)), "--runs", str(destination.folder)]
     common += ["--allow-pickle"] if options.allow_pickle else []
+    common += ["--smooth", str(options.smooth)] if options.smooth else []
     tasks = []
     for member in plan.members:
         arguments = [*common, *as_arguments({**plan.options, **member.options}), *more]

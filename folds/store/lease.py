@@ -21,6 +21,7 @@ import os
 import random
 import secrets
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -119,8 +120,19 @@ def hold(folder: Path, subject: str) -> Iterator[Lease]:
 
 def holder_of(folder: Path) -> Holder | None:
     """Who works in a folder; None if nobody does. Only `hold` is certain: another process may come first."""
-    now = time.time()
-    return next((lease.holder for lease in _leases(folder) if not lease.abandoned(now)), None)
+    leases = _leases(folder)
+    # This machine's clock may be minutes ahead of the file server's, by which leases are dated.
+    now = _server_time(folder) if any(lease.depends_on_time for lease in leases) else time.time()
+    return next((lease.holder for lease in leases if not lease.abandoned(now)), None)
+
+
+def _server_time(folder: Path) -> float:
+    """The time by the file server's clock; by this machine's where no file can be written."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:
+            return os.stat(file.name).st_mtime
+    except OSError:
+        return time.time()
 
 
 def delete_dead(folder: Path) -> None:
@@ -144,6 +156,12 @@ class _LeaseFile:
                 raise FileNotFoundError(path) from None
             # Damaged: nothing is known but its age.
             self.holder = Holder(f"an unknown host ({path.name})", 0, "", 0, "an unknown time")
+
+    @property
+    def depends_on_time(self) -> bool:
+        """Whether its process is on another machine, so that only its age tells."""
+        process = self.holder.process
+        return not process.known_dead and not process.known_alive
 
     def abandoned(self, now: float) -> bool:
         """Whether its process is dead, or must be assumed to be at `now` by the file server's clock."""

@@ -17,7 +17,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import fsspec
 from msgspec import Meta, Struct
@@ -99,9 +99,20 @@ class RemoteStore:
         self._check_answers()
         with self._refusals():
             self._files.invalidate_cache()
-            paths = self._files.glob(f"{self._root}/*/fold*/{MANIFEST}")
-        names = (_RUN.fullmatch(path.removeprefix(self._root).lstrip("/")) for path in map(str, paths))
+            # `glob` would take a folder that cannot be listed for an empty one.
+            folds = [fold for member in self._folders(self._root) for fold in self._folders(member)]
+            files = [file for fold in folds for file in self._listed(fold)]
+        names = (_RUN.fullmatch(str(file["name"]).removeprefix(self._root).lstrip("/")) for file in files)
         return {name["name"] for name in names if name}
+
+    def _folders(self, folder: str) -> list[str]:
+        return [entry["name"] for entry in self._listed(folder) if entry["type"] == "directory"]
+
+    def _listed(self, folder: str) -> list[dict[str, Any]]:
+        try:
+            return self._files.ls(folder, detail=True)
+        except FileNotFoundError:  # a bucket has no empty folders
+            return []
 
     def upload(self, folder: RunFolder) -> None:
         """Upload a finished run. Until the end it does not exist there, even if it did before."""

@@ -19,7 +19,7 @@ from folds.training.distributed import ProcessGroup
 from folds.training.options import RecipeOptions, TrainingRecipe, TrainOptions
 from folds.training.threads import CPUThreads
 from models import CTCModel
-from registry import InputError, describe
+from registry import InputError, describe, model_config
 from registry.config import Config
 
 # Options that may change when a run is resumed.
@@ -61,7 +61,12 @@ def run_config(
         "guide": None,
         "teacher": None,
         "options": _as_json(options),
-        "data": {"format": dataset.format, "hash": dataset.hash, "alphabet": dataset.alphabet.hash},
+        "data": {
+            "format": dataset.format,
+            "hash": dataset.hash,
+            "features": dataset.features_hash,
+            "alphabet": dataset.alphabet.hash,
+        },
         "front_end": dataset.competition.front_end or front_end_of(dataset.hash, dataset.root),
         "torch": torch.__version__,
         "hardware": hardware,
@@ -113,12 +118,17 @@ def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
             f"{started.path}: is a run of {started.model}, not of {config['model']}: train it under another --name"
         )
     before, now = _settings(started.config), _settings(config)
-    default = _settings(config | {"options": _as_json(TrainOptions(recipe=RecipeOptions().sized_for("cpu", 1)))})
+    sizes = {name: config["model_config"][name] for name in ("features", "classes")}
+    default = _settings(
+        config
+        | {"options": _as_json(TrainOptions(recipe=RecipeOptions().sized_for("cpu", 1)))}
+        | {"model_config": _as_json(model_config(config["model"], **sizes))}
+    )
     if _hardware(started.config, "precision") == _hardware(config, "precision"):
         before["precision"] = now["precision"]  # auto and what it stands for on this device are the same
     changed = sorted(key for key in {*before, *now} if before.get(key, default.get(key)) != now.get(key))
     if changed:
-        difference = "; ".join(_difference(key, before.get(key, default.get(key)), now.get(key)) for key in changed)
+        difference = "; ".join(f"{key} was {before.get(key, default.get(key))}, now {now.get(key)}" for key in changed)
         raise InputError(
             f"{started.path}: started with other settings ({difference}): use the same settings, another --seed or "
             "--runs, or delete the folder"
@@ -166,20 +176,12 @@ def check_same_hardware(started: FoldModel, config: dict[str, Any]) -> None:
         )
 
 
-def _difference(key: str, before: Any, now: Any) -> str:
-    """What changed under `key`: of two dictionaries, only the entries that differ."""
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return f"{key} was {before}, now {now}"
-    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return "; ".join(_difference(f"{key}.{name}", before.get(name), now.get(name)) for name in changed)
-
-
 def _hardware(config: dict[str, Any], key: str) -> Any:
     return config.get("hardware", {}).get(key)
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """What must not change between a run and its resumption."""
+    """What must not change between a run and its resumption; entries of nested options are `augment.noise`."""
     chosen = {key: value for key, value in config["options"].items() if key not in FREE}
     # The source of a warm restart may be moved; whether there is one must not change.
     restarted = {"restart_from": "given" if config["options"].get("restart_from") else "not given"}
@@ -190,7 +192,14 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
     taught = {"teacher": f"with N-best hypotheses {teacher['nbest']}" if teacher else "not given"}
     recipe = chosen.pop("recipe")
     sources = {**restarted, **guided, **taught}
-    return {"data": config["data"], "model": config["model_config"], **recipe, **chosen, **sources}
+    return _flat({"data": config["data"], "model": config["model_config"], **recipe, **chosen, **sources})
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _as_json(options: Config | TrainOptions) -> dict[str, Any]:

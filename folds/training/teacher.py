@@ -129,15 +129,22 @@ def open_teacher(sidecar: Path, on_test: bool, config: dict[str, Any]) -> Teache
     return Teacher(file, {"from": str(sidecar), "nbest": digest[:16], "on_test": on_test, "tags": tags})
 
 
-def student_targets(teacher: Teacher, split: Split) -> StudentTargets:
-    """What the teacher says of the utterances of the train split. Raises InputError if that is nothing."""
+def student_targets(teacher: Teacher, split: Split, training: int) -> StudentTargets:
+    """What the teacher says of the utterances of the train split. Raises InputError if that is nothing.
+
+    Its first `training` utterances are those of training; those of dev and, at its end, test are joined to them. Ids
+    are unique within one split only.
+    """
     assert split.tokens is not None
     sources = [teacher.file.oof, *([teacher.file.test] if teacher.on_test else [])]
     known = _joined(sources)
-    row_of = {utterance: row for row, utterance in enumerate(known.ids)}
+    rows_of_oof, rows_of_test = _rows(teacher.file.oof, 0), _rows(teacher.file.test, len(teacher.file.oof.ids))
+    of_test = len(split) - (len(teacher.file.test.ids) if teacher.on_test else 0)
     # After the teacher's hypotheses come the transcripts, each a hypothesis of its own.
     own, first = np.arange(len(split)), len(known.tokens)
-    rows = np.array([row_of.get(utterance, len(known.ids) + u) for u, utterance in enumerate(split.ids)])
+    own_rows = (rows_of_oof if u < training else rows_of_test if u >= of_test else {} for u in own.tolist())
+    pairs = zip(own_rows, split.ids, strict=True)
+    rows = np.array([rows.get(utterance, len(known.ids) + u) for u, (rows, utterance) in enumerate(pairs)])
     taught = int((rows < len(known.ids)).sum())
     if not taught:
         raise InputError(f"--teacher {teacher.facts['from']}: has hypotheses of none of the training utterances")
@@ -146,6 +153,11 @@ def student_targets(teacher: Teacher, split: Split) -> StudentTargets:
     posteriors = np.concatenate([known.posteriors, np.ones(len(split), np.float32)])
     chosen, offsets = Ragged(posteriors, offsets).rows_of(rows)
     return StudentTargets(offsets, tokens.take(chosen), posteriors[chosen], taught)
+
+
+def _rows(hypotheses: TeacherHypotheses, first: int) -> dict[str, int]:
+    """The position of each utterance, counted from `first`."""
+    return {utterance: row for row, utterance in enumerate(hypotheses.ids, start=first)}
 
 
 def _joined(parts: list[TeacherHypotheses]) -> TeacherHypotheses:

@@ -164,6 +164,7 @@ def _train_once(
     started = _started(folder)
     if started is not None and _already_finished(options, started, record):
         return folder
+    training = len(dataset.train)
     dataset = training_data(options, dataset, teacher)
     held_out, fitted = split_fold(options, dataset, fold, model)
     record["group_layer"] = add_group_layer(model, options, dataset, fitted)
@@ -186,7 +187,7 @@ def _train_once(
         threads=threads,
         loggers=logger_names(options.log),
         guide=guide,
-        student_targets=None if teacher is None else student_targets(teacher, dataset.train),
+        student_targets=None if teacher is None else student_targets(teacher, dataset.train, training),
         lease=lease,
     )
     _train(model, task, record, fresh=started is None)

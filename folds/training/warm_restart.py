@@ -31,6 +31,13 @@ def find_source(runs: Path, name: str, fold: int, seed: int, folds: int) -> Fold
     return read_finished(RunFolder.of(runs, name, fold, seed, folds), f"--restart-from {runs}")
 
 
+def _same(before: Any, now: Any) -> bool:
+    """Whether two entries of config.json are equal; what the source's version did not record counts as equal."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return all(before[name] == now[name] for name in before.keys() & now.keys())
+    return before == now
+
+
 def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> Source:
     """The source for the run that `config`, its future config.json, describes.
 
@@ -44,7 +51,7 @@ def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> 
         ("model_config", "other model options"),
         ("group_layer", "another --group-layer"),
     ):
-        if source.config.get(key) != config[key]:
+        if not _same(source.config.get(key), config[key]):
             raise InputError(f"--restart-from {runs}: {source.path} was trained with {what}: use the same here")
     if source.transform != transform_of(config):
         what = "another --normalise"

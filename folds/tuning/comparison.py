@@ -62,7 +62,9 @@ def recipe_of(tuning: Tuning, winner: Winner) -> dict[str, Any]:
     """The options of the winner's full run, for `folds.train --config`."""
     space, full = tuning.space, tuning.stages[-1]
     clock = "cpu" if tuning.unit == "CPU-minutes" else "wall"
-    named = {"model": space.model, "preset": space.preset}
+    named: dict[str, Any] = {"model": space.model, "preset": space.preset}
+    if tuning.options.smooth:
+        named["smooth"] = tuning.options.smooth
     return {**named, **space.fixed, **winner.values, "minutes": full.minutes, "clock": clock}
 
 

@@ -135,9 +135,8 @@ def _prepare(tuning: Tuning) -> tuple[CTCModel, TrainingTask]:
     """The network on its device, and what it is trained on: all but the first fold."""
     group, dataset = ProcessGroup(), tuning.dataset
     given = tuning.space.options({})
-    options = dataclasses.replace(
-        given.options, folds=tuning.options.folds, seed=tuning.options.seed, skip_bad=tuning.options.skip_bad, threads=1
-    )
+    own = {name: getattr(tuning.options, name) for name in ("folds", "seed", "skip_bad", "device")}
+    options = dataclasses.replace(given.options, threads=1, **own)
     check_group_layer(options, dataset)
     device = pick_device(options.device, group)
     torch.manual_seed(options.seed)

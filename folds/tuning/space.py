@@ -114,6 +114,11 @@ def make_space(model: str, preset: str, device: str, ranges: Sequence[str], pins
     unpinned = option_fields(Space(model, preset, device, (), {}).options({}))
     for name in fixed:
         _check_known(name, unpinned, "--fix")
+        if name == "group_layer" and fixed[name] is not None:
+            raise InputError(
+                f"--fix group_layer={fixed[name]}: each stage has other {fixed[name]}s, so none could begin with the "
+                "weights of the one before: leave it out, and train the recipe that is found with --group-layer"
+            )
     space = Space(model, preset, device, (), fixed)
     fields = option_fields(space.options({}))
     parameters = {name: default for name, option in fields.items() if (default := _default_range(name, option))}

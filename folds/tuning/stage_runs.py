@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,8 @@ class Tuning:
         """
         own = {
             "data": self.dataset.root,
+            "smooth": self.options.smooth,
+            "device": self.options.device,
             "runs": runs,
             "name": name,
             "fold": fold,
@@ -129,8 +132,6 @@ def _run_stages(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> Non
     for index, stage in enumerate(tuning.stages):
         try:
             distance = _run_stage(tuning, values, index, run_name(trial))
-        except Held:
-            raise
         except InputError as error:
             if not any(other.intermediate_values for other in counted(study)):
                 raise
@@ -178,12 +179,27 @@ def _run_stage(tuning: Tuning, values: Values, index: int, name: str) -> float:
     stage, distances = tuning.stages[index], []
     for fold in stage.folds:
         start = tuning.paths.stage(index - 1) if index and fold == stage.folds[0] else None
-        folder = tuning.train(tuning.space, values, stage, name, fold, tuning.paths.stage(index), start)
+        folder = _train_when_free(tuning, values, index, name, fold, start)
         distance = read_json(folder.summary, SummaryFile).greedy_distance["oof"]
         if distance is None:
             raise InputError(f"{folder.path}: no held-out distance was measured: delete this run's folder")
         distances.append(distance)
     return float(np.mean(distances))
+
+
+def _train_when_free(
+    tuning: Tuning, values: Values, index: int, name: str, fold: int, start: Path | None
+) -> RunFolder:
+    """Train a fold of a stage.
+
+    The lease of the trial of a machine that died may expire some seconds before that of its run.
+    """
+    stage, runs = tuning.stages[index], tuning.paths.stage(index)
+    while True:
+        try:
+            return tuning.train(tuning.space, values, stage, name, fold, runs, start)
+        except Held:
+            time.sleep(5)
 
 
 def _folders(tuning: Tuning, index: int, name: str) -> list[RunFolder]:

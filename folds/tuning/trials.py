@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from folds.store.lease import hold, holder_of
+from folds.training.signals import Stopped
 from folds.tuning.space import Parameter, Space
 from folds.tuning.study import StudyPaths
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 MAX_DEATHS = 5
 """A trial in which so many processes died is given up: it may be what kills them."""
+STOPPED = "stopped"
+"""The attribute of a trial whose process was stopped by a signal, which is nobody's fault."""
 RANDOM_TRIALS = 10
 """So many trials are drawn at random before the sampler learns from them."""
 
@@ -51,7 +54,12 @@ def next_trial(
             trial = _ask(study, space, most, seed, may_begin)
             if trial is not None:
                 stack.enter_context(hold(paths.trial(run_name(trial)), run_name(trial)))
-        yield trial
+        try:
+            yield trial
+        except Stopped:
+            if trial is not None:
+                trial.set_user_attr(STOPPED, True)
+            raise
 
 
 def others_work(study: optuna.Study) -> bool:
@@ -74,7 +82,7 @@ def _continue_failed(study: optuna.Study) -> None:
     from optuna.trial import TrialState
 
     failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-    deaths = Counter(map(run_name, failed))
+    deaths = Counter(run_name(trial) for trial in failed if not trial.user_attrs.get(STOPPED))
     alive = {run_name(trial) for trial in counted(study)}
     for run, trial in {run_name(trial): trial for trial in failed}.items():
         if run not in alive and deaths[run] < MAX_DEATHS:

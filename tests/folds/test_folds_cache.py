@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import itertools
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -17,12 +20,14 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from folds.competition.alphabets import F22
+from folds.data import cache as cache_module
 from folds.data import packed_file as packed
 from folds.data.cache import cache_folder, load_dataset
 from folds.data.dataset import Dataset, Split, ctc_frames, too_short
 from folds.data.packed_file import PackWriter, open_packed
 from folds.store.ragged import Ragged
 from registry.errors import InputError
+from registry.processes import this_process
 
 ROOT = Path(__file__).parents[2]
 
@@ -247,12 +252,55 @@ def test_processes_that_pack_at_once(small: Path, tmp_path: Path):
 
 
 def test_what_a_killed_packer_left_is_removed(small: Path, tmp_path: Path):
+    """And not what one on another machine, which locks of some file systems do not exclude, is writing."""
     path = load_dataset(small, tmp_path / "cache").path
     path.unlink()
-    (path.parent / f".{path.name}.abc123.tmp").write_bytes(b"torn")
-    (path.parent / ".other.safetensors.abc123.tmp").write_bytes(b"another's")
+    here = this_process()
+    kept = f".{path.name}.{'0' * 12}-{here.pid}-{here.started}.abc123.tmp"
+    (path.parent / f".{path.name}.{here.machine}-{2**22 + 1}-1.abc123.tmp").write_bytes(b"torn")
+    (path.parent / kept).write_bytes(b"another's")
     load_dataset(small, tmp_path / "cache")
-    assert sorted(file.name for file in path.parent.glob(".*")) == [".other.safetensors.abc123.tmp"]
+    assert [file.name for file in path.parent.glob(".*")] == [kept]
+
+
+def test_a_file_system_without_locks_has_no_process_wait(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A file that stood for the lock would stay behind a process that is killed on another machine."""
+
+    def not_there(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", not_there)
+    path = load_dataset(small, tmp_path / "cache").path
+    assert path.exists() and not list(path.parent.glob("*.lock"))[1:]
+    assert load_dataset(small, tmp_path / "cache", smooth=1.0).path.exists()
+
+
+def test_a_process_that_waits_says_so(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    path = load_dataset(small, tmp_path / "cache").path
+    path.unlink()
+    monkeypatch.setattr(cache_module, "_PATIENCE_S", 0.05)
+    other = open(f"{path}.lock", "w")  # noqa: SIM115 - closed by the timer
+    fcntl.flock(other, fcntl.LOCK_EX)
+    threading.Timer(0.5, other.close).start()
+    load_dataset(small, tmp_path / "cache", progress=False)
+    assert capsys.readouterr().err == f"waiting for the process that is packing the features into {path}\n"
+
+
+def test_a_corrected_reader_makes_the_cache_again(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of the same features, the data are the same."""
+    before = load_dataset(small, tmp_path / "cache")
+    monkeypatch.setattr(cache_module, "_source_hash", lambda kind: "corrected")
+    again = load_dataset(small, tmp_path / "cache")
+    assert again.path != before.path
+    assert (again.hash, again.features_hash) == (before.hash, before.features_hash)
+
+
+def test_other_features_of_the_same_shapes_have_another_hash(small: Path, tmp_path: Path):
+    before = load_dataset(small, tmp_path / "cache")
+    file = sorted(small.glob("dev-clean/mfcc/*.npy"))[0]
+    np.save(file, np.load(file) * 2)
+    again = load_dataset(small, tmp_path / "cache")
+    assert again.hash == before.hash and again.features_hash != before.features_hash
 
 
 def test_a_cache_that_cannot_be_written(small: Path, tmp_path: Path):

@@ -165,6 +165,19 @@ def test_the_sample_may_be_beside_the_transcripts_and_sets_header_and_order(smal
     assert "0001" in competition.test.location(0)
 
 
+def test_a_sample_beside_the_layouts_folder_sets_header_and_order(small: Path):
+    """As Kaggle's zip files unpack, where `--data` names the folder above."""
+    (small / "test-clean" / "random_submission.csv").unlink()
+    outer = small.parent / "unpacked"
+    outer.mkdir()
+    small.rename(outer / "HW3P2_Data")
+    (outer / "sample_submission.csv").write_text("id,predictions\n1,x\n0,y\n")
+    competition = open_competition(outer)
+    assert competition.root == outer / "HW3P2_Data" and competition.sample is not None
+    assert (competition.header, competition.test_rows) == (("id", "predictions"), ("1", "0"))
+    assert competition.test.ids == ("30-1-0001", "30-1-0000")
+
+
 @pytest.mark.parametrize(
     ("rows", "found"),
     [("0,a\n", "1 rows"), ("0,a\n1,b\n2,c\n", "3 rows, one with the id '2'"), ("1,a\n2,b\n", "2 rows, one with")],

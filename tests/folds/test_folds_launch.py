@@ -11,17 +11,20 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from training_runs import QUICK, metrics, run
 
 from folds import launch
 from folds.data.cache import load_dataset
+from folds.data.speaker_folds import speaker_folds
 from folds.launching import worker
 from folds.launching.attempt import Outcome
 from folds.launching.destination import Destination
-from folds.launching.estimate import makespan
-from folds.launching.executors import ray
+from folds.launching.estimate import frames_per_epoch, makespan
+from folds.launching.executor import LaunchSettings
+from folds.launching.executors import local, ray
 from folds.launching.executors.local import divide_machine
 from folds.launching.launcher import Launcher
 from folds.launching.options import LaunchOptions
@@ -329,6 +332,35 @@ def test_a_launch_on_gpus_tries_no_step_itself(tiny, tmp_path, monkeypatch, caps
     monkeypatch.setattr("folds.launching.estimate.measure_speed", lambda task, dataset: 1.0)
     assert start(monkeypatch, tiny, tmp_path / "runs", *LAUNCH) == 1
     assert "2 unknown: no run of theirs has trained yet" in capsys.readouterr().out
+
+
+def test_the_machine_is_divided_among_all_unfinished_runs(tiny, tmp_path, monkeypatch):
+    """Though other processes may still hold all but one of them when the launch begins."""
+    started: list[Any] = []
+    monkeypatch.setattr(local, "RunningAttempt", lambda task, *_, **options: started.append(options) or task)
+    options = LaunchOptions(data=tiny, runs=tmp_path, models="lstm_small", folds="all", seeds="0,1", fold_count=2)
+    tasks = make_tasks(options.read_plan(), options, Destination(tmp_path), [])
+    executor = local.LocalExecutor(LaunchSettings(tmp_path, 4, 3, len(tasks)))
+    executor.submit([])
+    for task in tasks:
+        executor.submit([task])
+    assert len(tasks) == 4 == len(started)
+
+
+def test_runs_are_trained_on_the_data_of_the_launch(tiny, tmp_path):
+    options = LaunchOptions(data=tiny, runs=tmp_path, models="lstm_small", folds="0", smooth=1.5)
+    (task,) = make_tasks(options.read_plan(), options, Destination(tmp_path), [])
+    assert task.parsed.options.smooth == 1.5 and "--smooth" in task.arguments
+
+
+def test_the_estimate_counts_the_frames_of_the_chosen_speakers(tiny, tmp_path):
+    options = LaunchOptions(data=tiny, runs=tmp_path, models="lstm_small", folds="0", fold_count=2)
+    dataset = load_dataset(tiny)
+    half, whole = (
+        frames_per_epoch(make_tasks(options.read_plan(), options, Destination(tmp_path), more)[0], dataset)
+        for more in (["--speakers", "0.5"], [])
+    )
+    assert whole == dataset.train.lengths[speaker_folds(dataset.train, 2) != 0].sum() and 0 < half < whole
 
 
 def test_a_gpu_by_number_is_refused(tiny, tmp_path, monkeypatch):

@@ -89,6 +89,14 @@ def test_a_lease_of_another_machine_counts_as_abandoned_without_heartbeats(tmp_p
         (tmp_path / "config.json").touch()
 
 
+def test_the_age_of_another_machines_lease_is_by_the_file_servers_clock(tmp_path, monkeypatch):
+    """This machine's clock may be ahead of it."""
+    of_another_host(tmp_path, age=30)
+    now = time.time() + EXPIRY_S
+    monkeypatch.setattr(time, "time", lambda: now)
+    assert holder_of(tmp_path) is not None and len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_living_process_of_this_machine_keeps_its_lease_however_long_it_sleeps(tmp_path):
     with hold(tmp_path, "x") as held:
         os.utime(held.path, (0, 0))  # suspended, or the clock was set forward

@@ -121,6 +121,23 @@ def test_a_manifest_cannot_name_other_files(name, store, undisturbed, tmp_path):
     assert not find_fold_models(local_copy(Path(store.url), tmp_path / "cache"))
 
 
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(store, undisturbed, tmp_path, monkeypatch):
+    """Its runs would be missing from a blend, and their copies deleted."""
+    store.upload(copy_of(undisturbed, tmp_path / "runs"))
+    store.download_all(tmp_path / "copy")
+    listed = MemoryFileSystem.ls
+
+    def refusing(self, path, detail=True, **options):
+        if str(path).endswith("lstm_small"):
+            raise PermissionError(13, "Access denied")
+        return listed(self, path, detail=detail, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "ls", refusing)
+    with pytest.raises(InputError, match="Access denied"):
+        store.download_all(tmp_path / "copy")
+    assert (tmp_path / "copy" / "lstm_small" / "fold0" / "config.json").exists()
+
+
 def test_a_destination_under_a_url(store, undisturbed, tmp_path, monkeypatch):
     monkeypatch.setenv("HW3P2_CACHE", str(tmp_path / "cache"))
     destination = Destination(Path(store.url))

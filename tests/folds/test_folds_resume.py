@@ -141,10 +141,26 @@ def test_a_full_disk_is_one_line_and_the_run_can_be_resumed_later(tiny, tmp_path
 
 
 def test_a_run_older_than_an_option_can_be_resumed(tiny, tmp_path, monkeypatch, capsys):
+    """Of the recipe, of the masks in it, of the model, and older than the hash of features."""
     run(monkeypatch, tiny, tmp_path, "--epochs", "1")
-    edit_config(tmp_path, lambda config: config["options"]["recipe"].pop("keep"))
+
+    def make_older(config) -> None:
+        del config["options"]["recipe"]["keep"], config["options"]["recipe"]["augment"]["noise"]
+        del config["model_config"]["dropout"], config["data"]["features"]
+
+    edit_config(tmp_path, make_older)
     run(monkeypatch, tiny, tmp_path, "--epochs", "1", "--resume")
     assert "already finished" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"other settings \(augment.noise was 0.0, now 0.5\)"):
+        run(monkeypatch, tiny, tmp_path, "--epochs", "1", "--resume", "--noise", "0.5")
+
+
+def test_a_run_of_other_features_is_not_resumed(tiny, tmp_path, monkeypatch):
+    """The same utterances, with features made anew."""
+    run(monkeypatch, tiny, tmp_path, "--epochs", "1")
+    edit_config(tmp_path, lambda config: config["data"].update(features="0123456789abcdef"))
+    with pytest.raises(InputError, match=r"started with other settings \(data.features was 0123456789abcdef, now "):
+        run(monkeypatch, tiny, tmp_path, "--epochs", "1", "--resume")
 
 
 def test_a_checkpoint_of_the_version_before_can_be_resumed(undisturbed, tiny, tmp_path, monkeypatch):

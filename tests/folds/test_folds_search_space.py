@@ -107,6 +107,12 @@ def test_what_cannot_be_searched_is_one_line(space, fix, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_layer_for_each_speaker_cannot_go_through_stages():
+    """Each has other speakers, and so other layers."""
+    with pytest.raises(InputError, match="--fix group_layer=speaker: each stage has other speakers"):
+        space_of(fix=("group_layer=speaker",))
+
+
 def test_a_space_without_parameters_is_refused():
     names = ranges(space_of("gru_small"))
     fix = tuple(f"{name}={0 if name in ('speed', 'warmup', 'dropout') else 1}" for name in names)

@@ -47,7 +47,7 @@ def task(tiny: Path, tmp_path: Path) -> Task:
 
 def executor_with(task: Task, monkeypatch: pytest.MonkeyPatch) -> SlurmExecutor:
     """An executor that has submitted the task as job 7_0."""
-    executor = SlurmExecutor(LaunchSettings(task.folder.path.parents[1], 0, 3), SlurmOptions())
+    executor = SlurmExecutor(LaunchSettings(task.folder.path.parents[1], 0, 3, 1), SlurmOptions())
     monkeypatch.setattr(executor, "_submitted", lambda tasks: ["7_0"] * len(tasks))
     executor.submit([task])
     return executor

@@ -16,7 +16,7 @@ from training_runs import metrics, run
 
 from folds.data.batches import Batch, SoftTargets
 from folds.data.cache import load_dataset
-from folds.data.dataset import Dataset, Split
+from folds.data.dataset import Dataset, Split, joined
 from folds.store.fold_model import find_fold_models
 from folds.store.log_probs import read_log_probs
 from folds.store.ragged import Ragged, offsets_of
@@ -129,7 +129,7 @@ def test_a_certain_teacher_is_the_transcript():
 def test_batches_have_their_utterances_hypotheses(dataset, sidecar):
     """Views of one utterance have the same; one that the teacher does not know has its transcript."""
     file = read_teacher(sidecar.parent / "nbest")
-    targets = student_targets(Teacher(file, {"from": "x", "on_test": False}), dataset.train)
+    targets = student_targets(Teacher(file, {"from": "x", "on_test": False}), dataset.train, len(dataset.train))
     assert (targets.taught, len(targets)) == (len(dataset.train) - 3, len(dataset.train))
     soft = targets.of_batch((5, 0, 5, 0))
     known, unknown = dataset.train.labels(5).tolist(), dataset.train.labels(0).tolist()
@@ -137,6 +137,22 @@ def test_batches_have_their_utterances_hypotheses(dataset, sidecar):
     assert soft.targets.tolist() == 2 * [*known[:-1], *known, *unknown]
     assert soft.target_lengths.tolist() == 2 * [len(known) - 1, len(known), len(unknown)]
     assert soft.weights.tolist() == 2 * [0.25, 0.75, 1.0]
+
+
+def test_utterances_of_other_splits_with_the_same_ids_are_others(dataset):
+    """Ids are unique within one split only: dev keeps its transcripts, and test has its own hypotheses."""
+    ids = dataset.train.ids[:2]
+    file = TeacherFile(hypotheses(ids, [[1, 2], [3]]), hypotheses(ids, [[4], [5, 6]]), "data", "alphabet")
+    teacher = Teacher(file, {"from": "x", "on_test": True})
+    train = replace(dataset.train, ids=ids, tokens=dataset.train.tokens.take([0, 1]), groups=())
+    dev = replace(dataset.dev, ids=ids, tokens=dataset.dev.tokens.take([0, 1]), groups=())
+    test = replace(dataset.test, ids=ids, tokens=Ragged.of([[4], [5, 6]], np.int16), groups=())
+    targets = student_targets(teacher, joined(train, joined(dev, test)), len(train))
+    assert targets.taught == 4 and len(targets) == 6
+    own = [dev.labels(row).tolist() for row in range(2)]
+    of_test = targets.of_batch((4, 5))
+    assert targets.of_batch((2, 3)).targets.tolist() == [*own[0], *own[1]]
+    assert of_test.targets.tolist() == [4, 5, 5, 6] and targets.of_batch((0,)).targets.tolist() == [1, 1, 2]
 
 
 def test_a_file_is_read_as_written(dataset, tmp_path):

@@ -21,11 +21,15 @@ import pytest
 from optuna.trial import TrialState
 
 from folds import tune
+from folds.data.cache import load_dataset
 from folds.launching.search import search_workers
 from folds.store.attempts import read_attempts
-from folds.store.lease import hold
+from folds.store.lease import Held, hold
+from folds.store.run_folder import RunFolder
 from folds.training.command_line import parse
+from folds.training.signals import Stopped
 from folds.tuning import find_lr, stage_runs, study, trials
+from folds.tuning.comparison import Winner, recipe_of
 from folds.tuning.find_lr import Curve
 from folds.tuning.options import TuneOptions
 from folds.tuning.report import FEW_TRIALS, first_stage, write_report
@@ -108,6 +112,44 @@ def test_a_trial_that_kills_its_processes_is_given_up(paths):
             assert trials.run_name(trial) == "trial0000" and trial.number == death
     with ask(opened, paths, most=1) as trial:
         assert trial is None and not trials.others_work(opened)
+
+
+def test_a_trial_that_is_stopped_often_is_not_given_up(paths):
+    """By Ctrl-C or the time limit of a scheduler, which is nobody's fault."""
+    opened = open_study(paths, SETTINGS)
+    for stop in range(trials.MAX_DEATHS + 2):
+        with pytest.raises(Stopped), ask(opened, paths, most=1) as trial:
+            assert trials.run_name(trial) == "trial0000" and trial.number == stop
+            raise Stopped(signal.SIGTERM)
+    with ask(opened, paths, most=1) as trial:
+        assert trials.run_name(trial) == "trial0000"
+
+
+def test_a_run_that_a_dead_machine_still_holds_is_waited_for(run_with, paths, monkeypatch):
+    """The lease of a trial may expire some seconds before that of its run."""
+    answers = [Held("runs/x: is being worked on"), Held("runs/x: is being worked on"), RunFolder(paths.folder)]
+
+    def train(*_: object) -> RunFolder:
+        if isinstance(answer := answers.pop(0), Held):
+            raise answer
+        return answer
+
+    tuning = SimpleNamespace(train=train, space=SPACE, stages=plan_stages(8, 60), paths=paths)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    assert stage_runs._train_when_free(tuning, {}, 0, "trial0000", 0, None).path == paths.folder and not answers
+
+
+def test_trials_are_trained_on_the_data_and_the_device_of_the_study(tiny, paths, monkeypatch):
+    """And the winner's recipe names what `folds.train` needs to do the same."""
+    seen: list[Any] = []
+    monkeypatch.setattr(stage_runs, "train_fold_model", lambda options, *_: seen.append(options))
+    options = TuneOptions(data=tiny, model="lstm_small", study=paths.journal, smooth=1.5, device="cuda:1")
+    space = Space("lstm_small", "quick", "cpu", (), {})
+    tuning = stage_runs.Tuning(options, space, load_dataset(tiny, smooth=1.5), plan_stages(8, 60), paths)
+    paths.folder.mkdir(parents=True)
+    tuning.train(space, {}, tuning.stages[0], "trial0000", 0, paths.stage(0))
+    assert (seen[0].smooth, seen[0].device) == (1.5, "cuda:1")
+    assert recipe_of(tuning, Winner("trial0000", {"lr": 0.1}, False))["smooth"] == 1.5
 
 
 def test_two_processes_draw_other_values(paths):

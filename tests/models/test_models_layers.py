@@ -13,6 +13,7 @@ from models.layers import gru_kernel
 from models.layers.frames import Convolution, FrameNorm, LockedDropout, Pyramid, valid
 from models.layers.lengths import Lengths
 from models.layers.recurrent import Bidirectional
+from registry import InputError, create_model
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -107,3 +108,9 @@ def test_rotation_makes_products_depend_on_distance_only():
         torch.testing.assert_close(along, along[:1].expand_as(along), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(products[0, 0, 0, 0], products[0, 0, 0, 5], atol=1e-2)
     torch.testing.assert_close(rotated(query).norm(dim=3), query.norm(dim=3))
+
+
+def test_a_conformer_without_convolutions_is_refused():
+    """They make the width of the blocks."""
+    with pytest.raises(InputError, match="--strides: none given"):
+        create_model("conformer_small", features=5, classes=6, strides=())

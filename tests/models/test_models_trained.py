@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import models
 from models import CTCNetwork, ModelConfig, create_model, write_weights
 from models import trained as trained_module
-from models.features import normalize
+from models.features import normalize, smoothed
 from models.layers import FrameLayer, Pyramid
 from models.weights_file import Description, load_weights, read_description
 from registry import MODELS, InputError, register_model
@@ -246,3 +246,10 @@ def test_the_example_of_load_runs_as_printed(tmp_path, monkeypatch):
     printed: list[str] = []
     failures = doctest.DocTestRunner().run(example, out=printed.append)
     assert failures.failed == 0, "".join(printed)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float16])
+def test_features_of_any_number_type_are_smoothed_alike(dtype):
+    """Whole numbers were cut off, and SciPy refuses float16."""
+    counts = np.random.default_rng(0).poisson(2.0, (40, 3))
+    np.testing.assert_allclose(smoothed(counts.astype(dtype), 2.0), smoothed(counts.astype(np.float32), 2.0), rtol=1e-6)

@@ -87,6 +87,7 @@ def _split(competition: Competition, name: str, features: str, labels: str, firs
         location=lambda index: f"{features_path}, utterance {index}",
         features=lambda index: _features(read(features_path)[index], f"{features_path}, utterance {index}"),
         labels=None if name == "test" else labels_of,
+        close=read.cache_clear,
     )
 
 

@@ -66,11 +66,11 @@ def visible_gpus() -> list[str]:
     return named[:count] if named else [str(index) for index in range(count)]
 
 
-def divide_here(tasks: Sequence[ExecutorTask], jobs: int) -> list[Share]:
-    """The shares of this machine for these tasks."""
+def divide_here(tasks: Sequence[ExecutorTask], jobs: int, count: int) -> list[Share]:
+    """The shares of this machine for `count` tasks, of which these are the first."""
     on_gpu = any(task.device == "cuda" for task in tasks)
     cores = max(1, int(min(physical_cores(), cpu_quota())))
-    return divide_machine(jobs, len(tasks), cores, visible_gpus() if on_gpu else [])
+    return divide_machine(jobs, count, cores, visible_gpus() if on_gpu else [])
 
 
 class LocalExecutor:
@@ -86,7 +86,7 @@ class LocalExecutor:
 
     def submit(self, tasks: Sequence[ExecutorTask]) -> None:
         if self._free is None and tasks:
-            self._free = divide_here(tasks, self._settings.jobs)
+            self._free = divide_here(tasks, self._settings.jobs, self._settings.tasks)
         self._queue.extend(tasks)
         self._start()
 
