@@ -5,7 +5,7 @@
 ...     lr: float = number(0.002, above=0, at_most=1, scale="log", search=(3e-4, 0.01))
 >>> Recipe(lr=-1.0)
 Traceback (most recent call last):
-registry.errors.InputError: --lr -1.0: expected more than 0
+registry.errors.InputError: --lr -1.0: expected a fraction in (0, 1]
 """
 
 from __future__ import annotations

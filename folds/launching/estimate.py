@@ -142,7 +142,7 @@ def makespan(hours: Sequence[float], jobs: int) -> float:
     """Hours until the last of several runs ends, each begun in order when one of `jobs` places is free.
 
     >>> makespan([3, 1, 1, 1], jobs=2)
-    3
+    3.0
     """
     places = [0.0] * max(1, min(jobs, len(hours)))
     for each in hours:

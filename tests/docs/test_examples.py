@@ -8,6 +8,8 @@ here and the commands in test_commands.py.
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import os
 import re
 import subprocess
@@ -147,3 +149,20 @@ def test_notebook_cells_are_python():
     for cell in cells:
         lines = ["pass" if line.startswith(("!", "%")) else line for line in cell.splitlines()]
         compile("\n".join(lines), "cell", "exec")
+
+
+NEED_DATA = ("ensemble.blend", "models.trained")
+"""Their examples are run on data by tests of their own."""
+
+
+def modules_with_examples() -> list[str]:
+    files = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    with_examples = [path for path in files if ">>> " in path.read_text(encoding="utf-8")]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in with_examples]
+    return [name.removesuffix(".__init__") for name in names if name not in NEED_DATA]
+
+
+@pytest.mark.parametrize("module", modules_with_examples())
+def test_the_examples_in_docstrings_run_as_printed(module):
+    """Those marked to be skipped count as none."""
+    assert doctest.testmod(importlib.import_module(module)).failed == 0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import simulated_members as simulated
 
-from ensemble.hypotheses.fusion import GRID, LOWEST_PRIOR, Fusion, prior_bonus
+from ensemble.hypotheses.blend_inputs import BlendInputs
+from ensemble.hypotheses.fusion import GRID, LOWEST_PRIOR, Fusion, FusionSettings, prior_bonus
 from folds.competition.metric import edit_distances
 from folds.store.log_probs import LogProbs
 
@@ -55,3 +58,17 @@ def test_the_prior_is_the_labels_share_of_the_posteriors():
     assert bonus[0] == 0
     np.testing.assert_allclose(bonus[1:] - bonus[1], np.log(prior[0]) - np.log(prior), rtol=1e-5)
     assert (bonus[1:] * prior).sum() == pytest.approx(0, abs=1e-6)
+
+
+def test_out_of_fold_searches_use_settings_that_hold_their_fold_out():
+    asked: list[int | None] = []
+
+    class Recording:
+        def settings(self, member: int, held_out: int | None = None) -> FusionSettings:
+            asked.append(held_out)
+            return FusionSettings()
+
+    oof = BlendInputs(INPUTS.split, 20, 40, Recording())
+    for inputs in (oof, oof.with_split(replace(INPUTS.split, name="dev"))):
+        inputs.fusion_settings(0)
+    assert asked == [0, 1, None, None]

@@ -7,8 +7,11 @@ import pytest
 import simulated_members as simulated
 
 from ensemble.blenders.base import BLENDERS, nested_distances
+from ensemble.hypotheses.nested_folds import assign_outer_folds, estimate_language_models
+from ensemble.lm.ngram import estimate
 from folds.competition.bootstrap import paired_bootstrap
 from folds.competition.metric import edit_distances
+from folds.data.cache import load_dataset
 
 UTTERANCES = 32
 OUTER_FOLDS = 2
@@ -37,3 +40,27 @@ def test_with_shuffled_labels_no_blender_beats_its_best_member(name, shuffled):
     best = min(members, key=lambda distances: float(distances.mean()))
     difference = paired_bootstrap(nested, best)
     assert difference.high >= 0, f"{name} is better by {difference} on labels that nothing can predict"
+
+
+def test_the_language_model_of_an_outer_fold_has_none_of_its_speakers(tiny):
+    """Nor of its utterances, where folds divide speakers."""
+    dataset = load_dataset(tiny, progress=False)
+    train, classes = dataset.train, dataset.alphabet.classes
+
+    def cells(rows):
+        return estimate([train.labels(row).tolist() for row in rows], classes, 3).automaton.cells
+
+    numbers = sorted(set(train.speakers))
+    by_speaker = np.array([numbers.index(speaker) % 2 for speaker in train.speakers])
+    by_utterance = np.arange(len(train)) % 2
+    # Of each speaker only every third utterance is out of fold; the speaker's others are left out too.
+    for folds, step in ((by_speaker, 3), (by_utterance, 1)):
+        models = estimate_language_models(dataset, train.ids[::step], folds[::step], 3)
+        for fold in (0, 1):
+            np.testing.assert_array_equal(models[fold].automaton.cells, cells(np.flatnonzero(folds != fold).tolist()))
+
+
+def test_outer_folds_of_one_training_fold():
+    folds, (note,) = assign_outer_folds(np.zeros(8, int), list("ebacdeba"))
+    assert folds.tolist() == [0, 1, 0, 2, 3, 0, 1, 0] and "over 4 groups of speakers" in note
+    assert assign_outer_folds(np.zeros(5, int), list("aaaaa"))[0].tolist() == [0, 1, 2, 3, 0]

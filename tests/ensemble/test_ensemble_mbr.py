@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensemble.hypotheses.edit_distance import pairwise, to_references
+from ensemble.hypotheses.expected_distance import compute_pairwise_distances, least_expected_distance
+from ensemble.hypotheses.pool import build_pool
 from ensemble.mbr import mbr
-from folds.store.ragged import Ragged
+from folds.store.ragged import Ragged, offsets_of
 
 TOKENS = st.lists(st.integers(0, 3), max_size=7)
 
@@ -73,3 +75,22 @@ def test_distances_to_references_of_a_large_alphabet():
 def test_distances_to_references():
     hypotheses, references = Ragged.of([[1, 2], [2], [3, 3, 3]], np.int16), Ragged.of([[1, 2], [3]], np.int16)
     assert to_references(hypotheses, np.array([0, 0, 1]), references).tolist() == [0, 1, 2]
+
+
+POOLS = st.lists(
+    st.lists(st.lists(st.integers(1, 3), max_size=7), min_size=1, max_size=6, unique_by=tuple), min_size=1, max_size=3
+)
+
+
+@given(POOLS, st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=60)
+def test_pools_have_the_decisions_of_single_utterances(pools, seed):
+    """What blends call, against the plain function."""
+    pools = [sorted(pool) for pool in pools]
+    offsets, tokens = offsets_of(map(len, pools)), Ragged.of([h for pool in pools for h in pool], np.int16)
+    scores = np.random.default_rng(seed).uniform(-5, 0, len(tokens))
+    pool = build_pool(offsets, tokens, np.zeros((len(tokens), 1)), np.zeros(len(tokens)), None)
+    chosen, risks = least_expected_distance(scores, offsets, compute_pairwise_distances(pool))
+    for row, own in enumerate(pools):
+        decision, expected = mbr(own, scores[offsets[row] : offsets[row + 1]])
+        assert tokens[chosen[row]].tolist() == decision and risks[row] == pytest.approx(expected, abs=1e-6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import Levenshtein
 import numpy as np
 import pytest
 import simulated_members as simulated
@@ -11,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensemble.hypotheses import blend_inputs
+from ensemble.hypotheses.likelihoods import floor_likelihoods
 from ensemble.hypotheses.nbest import NBest, nbest_of, nbest_of_matrices
 from ensemble.hypotheses.proposals import Proposals, find_hypotheses, join_proposals, sort_lists
-from ensemble.hypotheses.scoring import Mixture, keep_best, normalized_posteriors
+from ensemble.hypotheses.scoring import MEANS, Mixture, keep_best, normalized_posteriors
 from ensemble.rover import align, as_log_probs, vote
 from folds.store.ragged import Ragged, offsets_of
 from models.ctc import log_likelihood
@@ -156,3 +158,32 @@ def test_a_mixture_is_exact_where_models_differ_by_thousands_of_nats(inputs):
     np.testing.assert_allclose(mixture(np.array([0.3, 0.7])), far.ctc[:, 0] + np.log(0.3), atol=1e-9)
     near = Mixture(pool, [0, 1], "arithmetic")(np.array([0.3, 0.7]))
     np.testing.assert_allclose(near, np.logaddexp(pool.ctc[:, 0] + np.log(0.3), pool.ctc[:, 1] + np.log(0.7)))
+
+
+@pytest.fixture(scope="module")
+def three_members():
+    references = simulated.references(12, length=10)
+    members = {name: [simulated.log_probs(references, error=0.3, seed=i)] for i, name in enumerate("abc")}
+    return simulated.inputs(members, references, nbest_size=10, pool_size=12)
+
+
+def test_distances_within_the_pools_of_a_view_are_those_of_its_utterances(three_members):
+    view = three_members.take([7, 2])
+    pairs = view.pairwise_distances()
+    for row in range(2):
+        own = view.pool().hypotheses(row)
+        assert pairs[row].tolist() == [Levenshtein.distance(a, b) for a in own for b in own]
+
+
+def test_a_members_weight_is_shared_by_its_fold_models(three_members):
+    """A second network of one does not weigh more against the language model."""
+    pool = three_members.pool([0, 1])
+    twice, weights = replace(pool, ctc=pool.ctc[:, [0, 0, 1]]), np.array([0.3, 0.7])
+    for mean in MEANS:
+        np.testing.assert_allclose(Mixture(twice, [0, 0, 1], mean)(weights), Mixture(pool, [0, 1], mean)(weights))
+
+
+def test_a_model_that_finds_no_hypothesis_possible_prefers_none():
+    """One of a large stride, of a short utterance; of others, the impossible are 50 below the least likely one."""
+    ctc = np.array([[0.0, -np.inf], [-100.0, -np.inf], [-3.0, -np.inf], [-5.0, -7.0]])
+    assert floor_likelihoods(ctc, np.array([0, 2, 4])).tolist() == [[0, 0], [-50, 0], [-3, -57], [-5, -7]]

@@ -176,3 +176,8 @@ def test_rover_mbr_of_one_member_is_its_own_decision(oof, references):
     twice = simulated.inputs({"a": [oof.split.predictions[0].load()] * 2}, references)
     assert recipe.weights == {"a": 1.0}
     assert blender.predict(twice, recipe) == blender.predict(alone, recipe)
+
+
+def test_consensus_goes_on_to_the_second_token_of_a_gap():
+    pool = Ragged.of([[1, 2], [1, 3, 4, 2]], np.int16)
+    assert consensus(pool, np.array([0, 2]), np.array([0.3, 0.7]), np.array([0]), 5)[0].tolist() == [1, 3, 4, 2]

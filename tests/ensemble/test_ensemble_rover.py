@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
@@ -134,3 +135,54 @@ def test_empty_network_is_one_blank_row():
     winners, scores = vote(network)
     assert winners.tolist() == []
     assert as_log_probs(network.arcs, scores, 3).argmax(axis=1).tolist() == [0]
+
+
+def plain_align(rows):
+    """Slots as {system: position}, by the recursion over SCTK's costs; on a tie align, then insert, then skip.
+
+    Substitutions cost 4, insertions and deletions 3; skipping a slot that has a null is nearly free.
+    """
+    network = [{0: k} for k in range(len(rows[0]))]
+    for system, row in enumerate(rows[1:], start=1):
+
+        @functools.cache
+        def best(i, j, system=system, row=tuple(row), network=tuple(network)):
+            held = {rows[s][k] for s, k in network[i - 1].items()} if i else set()
+            null, moves = i > 0 and len(network[i - 1]) < system, []
+            if i and j:
+                moves.append((best(i - 1, j - 1)[0] + (0 if row[j - 1] in held else 1 if null else 4), 0))
+            if j:
+                moves.append((best(i, j - 1)[0] + 3, 1))
+            if i:
+                moves.append((best(i - 1, j)[0] + (0.001 if null else 3), 2))
+            return min(moves, default=(0.0, 0))
+
+        merged, i, j = [], len(network), len(row)
+        while i or j:
+            move = best(i, j)[1]
+            i, j = i - (move != 1), j - (move != 2)
+            merged.append((network[i] if move != 1 else {}) | ({system: j} if move != 2 else {}))
+        network = merged[::-1]
+    return network
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_networks_are_those_of_the_plain_recursion(seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(60):
+        rows = [rng.integers(0, 4, rng.integers(1, 9)).tolist() for _ in range(rng.integers(2, 6))]
+        own = [[(1 + 10 * s + k) / 100 for k in range(len(row))] for s, row in enumerate(rows)]
+        network, slots = align(rows, own), plain_align(rows)
+        arcs = [[row[slot[s]] if s in slot else NULL for s, row in enumerate(rows)] for slot in slots]
+        held = [[row[slot[s]] if s in slot else 0.0 for s, row in enumerate(own)] for slot in slots]
+        assert network.arcs.tolist() == arcs and network.confidences.tolist() == held
+
+
+def test_scores_of_weights_are_those_of_repetitions():
+    hypotheses, confidences = [[1, 2, 3], [1, 3], [1, 2, 2]], [[0.5, 0.9, 0.7], [0.8, 0.6], [0.4, 0.3, 0.9]]
+    twice = [0, 1, 1, 2]
+    repeated = align([hypotheses[system] for system in twice], [confidences[system] for system in twice])
+    for method in ("meth1", "maxconf", "avgconf"):
+        _, scores = vote(repeated, method, 0.4, 0.3)
+        _, weighted = vote(align(hypotheses, confidences), method, 0.4, 0.3, weights=[1, 2, 1])
+        np.testing.assert_allclose(weighted, scores[:, [0, 1, 3]])

@@ -20,6 +20,7 @@ from ensemble.hypotheses.attention_scores import (
     pool_attention_scores,
 )
 from ensemble.hypotheses.open_inputs import InputOptions, open_inputs
+from ensemble.hypotheses.scoring import ATTENTION_GRID, lm_grid
 from ensemble.members.member import group_by_member
 from folds import train
 from folds.data.cache import load_dataset
@@ -151,7 +152,7 @@ def test_inputs_of_a_las_blend_have_its_scores(runs, dataset):
     pool = inputs.dev.pool()
     assert (pool.attention < 0).all() and len(pool.attention) == len(pool.lm)
     recipe = Rescore().fit(inputs.oof)
-    assert recipe.settings["attention_weight"] >= 0
+    assert "attention_weight" in lm_grid(inputs.oof.pool()) and recipe.settings["attention_weight"] in ATTENTION_GRID
 
 
 def test_scores_that_know_the_references_get_weight_and_improve_the_blend():

@@ -7,7 +7,7 @@ import pytest
 
 from ensemble.fitting.member_weights import greedy_selection
 from ensemble.statistics.blend_tables import verdict
-from folds.competition.bootstrap import bootstrap, paired_bootstrap, resampled_units
+from folds.competition.bootstrap import bootstrap, paired_bootstrap, resampled_means, resampled_units
 
 
 def towards(target):
@@ -135,3 +135,9 @@ def test_no_difference_is_not_called_certain():
 def test_unequal_vectors_are_refused():
     with pytest.raises(ValueError):
         paired_bootstrap(np.array([]), np.array([]))
+
+
+def test_speakers_weigh_by_their_utterances():
+    means = resampled_means(np.array([0.0, 1, 1, 1]), list("abbb"))
+    assert sorted(set(means.tolist())) == [0, 0.75, 1]
+    assert np.mean(means == 0.75) == pytest.approx(0.5, abs=0.03)

@@ -277,3 +277,31 @@ with ThreadPoolExecutor(1) as pool:
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300)
     assert run.stdout.split() == ["0", "0"]
+
+
+def test_epochs_have_other_batches_in_other_orders():
+    """Utterances are together with others, and batches do not go from the longest to the shortest."""
+    lengths = np.random.default_rng(0).integers(200, 1600, 3000)
+    one, two = (plan(lengths, frames=16_000, seed=0, epoch=epoch) for epoch in (1, 2))
+    sets = [{tuple(np.sort(batch).tolist()) for batch in batches} for batches in (one, two)]
+    assert len(sets[0] & sets[1]) < 0.1 * len(one)
+    longest = [int(lengths[batch].max()) for batch in one]
+    assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.2
+
+
+def time_masked(count: int, frames: int, **options) -> torch.Tensor:
+    """Which frames of so many utterances of ones are masked, bool `(count, frames)`."""
+    ones = torch.ones(count, dtype=torch.int64)
+    batch = Batch(torch.ones(count, frames, 2), torch.full((count,), frames), ones, ones, ())
+    masks = SpecAugment(feature_mask=0, speed=0, **options)
+    return (augment(batch, masks, 4, torch.Generator().manual_seed(0)).features == 0)[:, :, 0]
+
+
+def test_time_masks_have_every_width_and_place_and_their_number():
+    hidden = time_masked(2000, 50, time_mask=6, time_every=100)
+    assert set(hidden.sum(dim=1).tolist()) == set(range(7))
+    share = hidden[:, 6:-6].float().mean(dim=0)  # away from the ends, every frame as often
+    assert hidden[:, 0].any() and hidden[:, -2].any() and share.max() < 1.5 * share.min()
+    hidden = time_masked(200, 600, time_mask=5, time_every=100)
+    runs = (hidden.int().diff(dim=1, prepend=torch.zeros(200, 1, dtype=torch.int)) == 1).sum(dim=1)
+    assert runs.max() == 6 and runs.float().mean() > 4

@@ -210,3 +210,27 @@ def test_fold_models_are_finished_runs(tmp_path):
     assert unfinished_runs(tmp_path) == [tmp_path / "m" / "fold1"]
     with pytest.raises(InputError, match="no such runs folder"):
         find_fold_models(tmp_path / "none")
+
+
+def test_the_other_view_is_held_fixed():
+    """The gradient of each view is that of a cross-entropy with the other as its target."""
+    torch.manual_seed(0)
+    log_probs = torch.randn(4, 5, 3).log_softmax(dim=2).requires_grad_()
+    lengths = torch.tensor([5, 2, 5, 2])
+    disagreement(log_probs, lengths).backward()
+    p = log_probs.detach().exp()
+    torch.testing.assert_close(log_probs.grad[0], -p[2])
+    torch.testing.assert_close(log_probs.grad[3, :2], -p[1, :2])
+
+
+def test_the_attention_loss_has_the_weight_that_the_model_gives_it():
+    sizes = {"channels": 8, "bottom": 6, "hidden": 8, "layers": 1, "speller": 7, "attention": 5}
+    model, batch = create_model("las_small", features=5, classes=6, dropout=0.0, **sizes), a_batch()
+    torch.manual_seed(1)
+    total, own = objective(model, batch, intermediate=0.0)
+    torch.manual_seed(1)
+    outputs = model.training_outputs(batch.features, batch.lengths)
+    weight, extra = model.auxiliary_loss(outputs, batch.targets, batch.target_lengths)
+    assert 0 < weight < 1
+    expected = (1 - weight) * own + weight * extra
+    torch.testing.assert_close(total, expected)

@@ -19,12 +19,13 @@ from folds.data.cache import load_dataset
 from folds.store.run_folder import RunFolder
 from folds.training import loop, state
 from folds.training.options import TrainingRecipe
-from folds.training.schedule import Budget
+from folds.training.schedule import Budget, learning_rate
 from folds.training.shares import Share, SharePreparation, epoch_shares
 from folds.training.signals import SignalCatcher
 from folds.training.state import State, step_seeds
 from folds.training.step import train_step
 from folds.training.task import TrainingTask
+from folds.training.weight_average import WeightAverage
 from models import CTCModel, create_model
 from models.layers.frames import FrameNorm
 from registry import InputError
@@ -205,3 +206,42 @@ def test_lengths_stay_on_the_cpu(tiny):
     batch = collate(load_dataset(tiny).train, [0, 1]).to(torch.device("meta"))
     assert [it.device.type for it in (batch.features, batch.targets)] == ["meta"] * 2
     assert [it.device.type for it in (batch.lengths, batch.target_lengths)] == ["cpu"] * 2
+
+
+def test_every_step_has_the_rate_of_its_progress(tiny, tmp_path, monkeypatch):
+    seen: list[tuple[float, set[float]]] = []
+
+    def noting(own, task, parts, signals, budget):
+        seen.append((own.counters.step / budget.steps, {group["lr"] for group in own.optimizer.param_groups}))
+        return train_step(own, task, parts, signals, budget)
+
+    monkeypatch.setattr(loop, "train_step", noting)
+    run(monkeypatch, tiny, tmp_path, "--epochs", "3", "--lr", "0.01", "--warmup", "0.2")
+    recipe = TrainingRecipe(lr=0.01, warmup=0.2)
+    assert len(seen) > 8 and seen[0][0] == 0
+    assert seen == [(progress, {learning_rate(progress, recipe)}) for progress, _ in seen]
+
+
+def test_gradients_are_clipped_and_matrices_decay_alone(tiny, tmp_path):
+    task = a_task(tiny, tmp_path, clip=1e-3)
+    own = a_state(task)
+    (parts,) = first_steps(task, own.model, own, 1)
+    train_step(own, task, parts, SignalCatcher(), Budget(task.recipe, 1))
+    gradients = [p.grad.flatten() for p in own.model.parameters() if p.grad is not None]
+    assert float(torch.linalg.vector_norm(torch.cat(gradients))) == pytest.approx(1e-3, rel=1e-3)
+    decays = {p.ndim >= 2: group["weight_decay"] for group in own.optimizer.param_groups for p in group["params"]}
+    assert decays == {True: task.recipe.weight_decay, False: 0.0}
+
+
+def test_averaged_weights_are_the_mean_first_and_then_a_moving_one():
+    """Of all steps for the first tenth of the training, then with its length as the window."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    average, seen, expected = WeightAverage(model, 0.1), [float(model.weight.detach())], 0.0
+    for step in range(1, 41):
+        torch.nn.init.constant_(model.weight, float(step))
+        average.update(step, 100)
+        seen.append(float(step))
+        expected = float(np.mean(seen)) if step <= 10 else expected + (step - expected) / 11
+        with average.applied():
+            assert float(model.weight.detach()) == pytest.approx(expected, rel=1e-5)
+        assert float(model.weight.detach()) == step

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -82,9 +80,3 @@ def test_importing_the_package_imports_no_family_and_draws_no_random_numbers():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
-
-
-@pytest.mark.parametrize("module", ["models.ctc", "models.layers.lengths", "registry.registry", "registry.console"])
-def test_the_examples_in_docstrings_run_as_printed(module):
-    failed, run = doctest.testmod(importlib.import_module(module))
-    assert failed == 0 and run > 0
