@@ -9,7 +9,6 @@ Python, `ensemble.blend.blend` does this without printing or writing files.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +20,9 @@ import numpy as np
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe, predict_with
 from ensemble.blenders.best import FittedBlender, best_recipe, fit_blenders, lowest_nested, methods_of, winner
-from ensemble.blenders.teacher import check_can_teach, teacher_hypotheses, teacher_of
+from ensemble.blenders.teacher import check_can_teach, write_nbest
 from ensemble.hypotheses.fusion import search_settings
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
-from ensemble.members.eligibility import all_tags
 from ensemble.members.member import Member, Networks, group_by_member, measurable_on_dev
 from ensemble.members.refits import with_refits
 from ensemble.members.sidecar import write_sidecar
@@ -48,7 +46,6 @@ from folds.competition.metric import edit_distances
 from folds.competition.submission import write_submission
 from folds.data.dataset import Dataset
 from folds.store.fold_model import unfinished_runs
-from folds.store.teacher_file import TeacherFile, file_hash, write_teacher
 from registry import InputError, check_writable, command
 from registry.command_line import parse_options
 from registry.console import print_table
@@ -235,23 +232,6 @@ def recorded_fusion(inputs: OpenedInputs, result: BlendResult) -> dict[str, Any]
     return {name: msgspec.to_builtins(search_settings(fusion, names.index(name))) for name in used}
 
 
-def write_nbest(path: Path, out: Path, inputs: OpenedInputs, result: BlendResult, dataset: Dataset) -> dict[str, Any]:
-    """Write the hypotheses for a student model, and return how the sidecar of the submission `out` names them.
-
-    Those of training utterances are of all of them, whatever part weights were fitted on.
-    """
-    method = teacher_of(result.fitted)
-    recipe = result.fitted[method].recipe
-    kept = inputs.keep(recipe.weights, inputs.networks)
-    oof = teacher_hypotheses(inputs.oof_without_limit(dataset), recipe)
-    test = teacher_hypotheses(inputs.test, recipe, kept)
-    write_teacher(path, TeacherFile(oof, test, dataset.hash, dataset.alphabet.hash))
-    print(f"wrote {path}: {len(oof.tokens)} hypotheses of {len(oof.ids)} out-of-fold utterances, by {method}")
-    # The student inherits the tags of the members that this blender weighs, whichever blender is chosen.
-    tags = all_tags([member for member in inputs.members if recipe.weights.get(member.name)])
-    return {"file": os.path.relpath(path, out.parent), "sha256": file_hash(path), "method": method, "tags": tags}
-
-
 def open_vocabulary(options: BlendOptions, dataset: Dataset) -> Vocabulary:
     """What a blend in words needs. Raises InputError where it is missing, and for options that are for phonemes."""
     methods_in_words(options.method)
@@ -293,7 +273,7 @@ def main() -> None:
     results = dev_results(result, baselines, inputs.dev_speakers)
     results["fusion"] = recorded_fusion(inputs, result)
     if options.nbest_out is not None:
-        results["nbest"] = write_nbest(options.nbest_out, options.out, inputs, result, dataset)
+        results["nbest"] = write_nbest(options.nbest_out, options.out, inputs, result.fitted, dataset)
     keep_measurements(options.out, inputs, dataset, baselines, result)
     description = write_sidecar(options.out, dataset, result.members, result.recipe.to_json(), options, results)
     print("weights: " + ", ".join(f"{name} {weight:.3f}" for name, weight in result.recipe.weights.items()))

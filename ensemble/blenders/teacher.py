@@ -6,18 +6,24 @@ all of them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe, PosteriorBlender, restricted
 from ensemble.blenders.best import FittedBlender, lowest_nested
 from ensemble.hypotheses.blend_inputs import BlendInputs
+from ensemble.hypotheses.open_inputs import OpenedInputs
 from ensemble.hypotheses.pool import Pool
 from ensemble.hypotheses.scoring import keep_best
+from ensemble.members.eligibility import all_tags
 from ensemble.members.member import Member
+from folds.data.dataset import Dataset
 from folds.store.ragged import offsets_of
-from folds.store.teacher_file import TeacherHypotheses
+from folds.store.teacher_file import TeacherFile, TeacherHypotheses, file_hash, write_teacher
 from registry import InputError
 
 MOST_HYPOTHESES = 8
@@ -58,6 +64,25 @@ def teacher_hypotheses(
         blender = BLENDERS.get(recipe.method)()
         assert isinstance(blender, PosteriorBlender)  # see `check_can_teach` and `teacher_of`
         return most_probable(inputs.split.ids, *blender.posteriors(inputs, recipe))
+
+
+def write_nbest(
+    path: Path, out: Path, inputs: OpenedInputs, fitted: Mapping[str, FittedBlender], dataset: Dataset
+) -> dict[str, Any]:
+    """Write the hypotheses for a student model, and return how the sidecar of the submission `out` names them.
+
+    Those of training utterances are of all of them, whatever part weights were fitted on.
+    """
+    method = teacher_of(fitted)
+    recipe = fitted[method].recipe
+    kept = inputs.keep(recipe.weights, inputs.networks)
+    oof = teacher_hypotheses(inputs.oof_without_limit(dataset), recipe)
+    test = teacher_hypotheses(inputs.test, recipe, kept)
+    write_teacher(path, TeacherFile(oof, test, dataset.hash, dataset.alphabet.hash))
+    print(f"wrote {path}: {len(oof.tokens)} hypotheses of {len(oof.ids)} out-of-fold utterances, by {method}")
+    # The student inherits the tags of the members that this blender weighs, whichever blender is chosen.
+    tags = all_tags([member for member in inputs.members if recipe.weights.get(member.name)])
+    return {"file": os.path.relpath(path, out.parent), "sha256": file_hash(path), "method": method, "tags": tags}
 
 
 def most_probable(ids: Sequence[str], pool: Pool, posteriors: np.ndarray) -> TeacherHypotheses:
