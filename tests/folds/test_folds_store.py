@@ -208,7 +208,8 @@ def test_other_data_are_shown_as_the_difference(undisturbed, tiny, tmp_path, mon
     shutil.copytree(tiny, data)
     for path in (data / "train-clean-100" / name / "0-1-0000.npy" for name in ("mfcc", "transcript")):
         path.unlink()
-    with pytest.raises(InputError, match=r"other settings \(data.hash was \w{16}, now \w{16}\)"):
+    changes = r"data.features was \w{16}, now \w{16}; data.hash was \w{16}, now \w{16}"
+    with pytest.raises(InputError, match=rf"other settings \({changes}\)"):
         run(monkeypatch, data, undisturbed.parents[1], "--epochs", "6", "--resume")
 
 
