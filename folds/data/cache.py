@@ -92,7 +92,10 @@ def _key(competition: Competition, smooth: float) -> str:
 
 def _source_hash(kind: type[Competition]) -> str:
     """Hash of the file of a competition's class, so that a corrected reader makes the cache again; "" without one."""
-    file = inspect.getsourcefile(kind)
+    try:
+        file = inspect.getsourcefile(kind)
+    except (TypeError, OSError):  # made in a notebook or at a prompt
+        return ""
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and exists(Path(file)) else ""
 
 

@@ -295,6 +295,12 @@ def test_a_corrected_reader_makes_the_cache_again(small: Path, tmp_path: Path, m
     assert (again.hash, again.features_hash) == (before.hash, before.features_hash)
 
 
+def test_a_class_made_at_a_prompt_has_no_source():
+    made = type("Made", (), {"__module__": "no_module"})  # as where the main module has no file
+    assert cache_module._source_hash(made) == ""
+    assert len(cache_module._source_hash(Dataset)) == 64
+
+
 def test_other_features_of_the_same_shapes_have_another_hash(small: Path, tmp_path: Path):
     before = load_dataset(small, tmp_path / "cache")
     file = sorted(small.glob("dev-clean/mfcc/*.npy"))[0]
