@@ -10,7 +10,7 @@ from folds.data.data_options import DataOptions
 from folds.data.dataset import Dataset
 from folds.training.options import MAX_MINUTES
 from folds.tuning.space import Space
-from folds.tuning.stages import COMPARED_FOLDS
+from folds.tuning.stages import COMPARED_FOLDS, plan_stages
 from registry import InputError
 from registry.bounds import MAX_SEED, MAX_THREADS, number
 
@@ -28,7 +28,7 @@ class TuneOptions(DataOptions):
     """How many configurations to try. The first is the preset's."""
     minutes: float = number(480.0, above=0, at_most=MAX_MINUTES)
     """What the study may cost in minutes of training: CPU time on CPUs, wall time on a GPU, of all jobs together;
-    each run's predictions come on top. It determines the length of a full run; once it is spent, no trial is begun."""
+    each run's predictions come on top. It determines the length of the runs."""
     study: Path | None = None
     """The study's file, by default tune/<model>.journal; results go to the folder beside it, tune/<model>/. Processes
     on several machines share it."""
@@ -74,6 +74,7 @@ class TuneOptions(DataOptions):
             "data": dataset.hash,
             "trials": self.trials,
             "minutes": self.minutes,
+            "stages": ", ".join(f"{stage.minutes:.4g}" for stage in plan_stages(self.trials, self.minutes)),
             "folds": self.folds,
             "seed": self.seed,
             "device": space.device,

@@ -59,7 +59,7 @@ def write_report(paths: StudyPaths, study: optuna.Study, stages: Sequence[Stage]
         (
             "Intermediate values",
             "The distance after each stage, by its length in first stages; the last one is the mean of two folds.",
-            lambda: visualization.plot_intermediate_values(study),
+            lambda: visualization.plot_intermediate_values(_latest_stages(study)),
         ),
     ]
     parts: list[tuple[str, str, Any]] = [("Result", lines, None)]
@@ -88,4 +88,13 @@ def first_stage(study: optuna.Study, stage: Stage) -> optuna.Study:
                     value=trial.intermediate_values[stage.step],
                 )
             )
+    return copy
+
+
+def _latest_stages(study: optuna.Study) -> optuna.Study:
+    """A study in memory with each trial once, in its latest stage, which has the distances of the ones before."""
+    import optuna
+
+    copy = optuna.create_study(direction="minimize")
+    copy.add_trials(counted(study))
     return copy

@@ -24,9 +24,9 @@ from folds.training.presets import device_type
 from folds.training.train_fold_model import train_fold_model
 from folds.tuning.options import TuneOptions
 from folds.tuning.space import Space, Values
-from folds.tuning.stages import Stage, goes_on
+from folds.tuning.stages import Stage, best_first, trials_per_stage
 from folds.tuning.study import StudyPaths
-from folds.tuning.trials import counted, run_name
+from folds.tuning.trials import run_name, rungs, stage_index
 from registry import InputError
 from registry.json_files import read_json
 
@@ -94,15 +94,6 @@ class Tuning:
                 with contextlib.redirect_stderr(log):
                     yield
 
-    def booked(self, study: optuna.Study) -> float:
-        """The minutes that the stages of all trials so far should have taken, by their plan."""
-        return sum(
-            stage.minutes * len(stage.folds)
-            for trial in counted(study)
-            for stage in self.stages
-            if stage.step in trial.intermediate_values
-        )
-
     def spent(self) -> float:
         """The minutes of training that all runs so far did take, up to their last epoch."""
         folders = [folder for runs in self.paths.folder.glob("*/") for folder in run_folders(runs)]
@@ -111,8 +102,8 @@ class Tuning:
         return sum(cost.cpu_minutes if cpu else cost.wall_minutes or 0.0 for cost in costs)
 
 
-def run_trial(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> None:
-    """All stages of a trial, until its distance is not among the best; tells the study.
+def run_stage(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> None:
+    """Train the stage that a trial is in; tell the study.
 
     A configuration that cannot be trained, because it diverges for example, is told as pruned. Raises its InputError if
     none has been trained so far, since then it is not the configuration's fault.
@@ -120,44 +111,46 @@ def run_trial(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> None:
     from optuna.exceptions import UpdateFinishedTrialError
 
     try:
-        _run_stages(tuning, study, trial)
+        _run_stage(tuning, study, trial)
     except UpdateFinishedTrialError:
         print(f"{run_name(trial)}: another process took it over while this one was suspended", flush=True)
 
 
-def _run_stages(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> None:
+def _run_stage(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> None:
     from optuna.trial import TrialState
 
+    index, name = stage_index(trial), run_name(trial)
     values = {parameter.name: trial.params[parameter.name] for parameter in tuning.space.parameters}
-    for index, stage in enumerate(tuning.stages):
-        try:
-            distance = _run_stage(tuning, values, index, run_name(trial))
-        except InputError as error:
-            if not any(other.intermediate_values for other in counted(study)):
-                raise
-            print(f"{run_name(trial)}: cannot be trained: {error}", flush=True)
-            trial.set_user_attr("refused", str(error))
-            break
-        trial.report(distance, stage.step)
-        if index == 0 and trial.number == 0:
-            _warn_of_short_stages(distance, tuning.dataset)
-        what = f"{run_name(trial)} stage {index + 1} of {len(tuning.stages)}: held-out distance {distance:.3f}"
-        if index == len(tuning.stages) - 1:
-            print(f"{what}, finished", flush=True)
-            study.tell(trial, distance, skip_if_finished=True)
-            return
-        others = [
-            other.intermediate_values[stage.step]
-            for other in counted(study)
-            if other.number != trial.number and stage.step in other.intermediate_values
-        ]
-        promoted = goes_on(distance, others) or _begun(tuning, index + 1, run_name(trial))
-        better = sum(other > distance for other in others)
-        print(f"{what}, better than {better} of {len(others)}: {'goes on' if promoted else 'ends'}", flush=True)
-        if not promoted:
-            break
-    study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
-    _discard(tuning, run_name(trial))
+    if index:
+        print(f"{name} goes on to stage {index + 1} of {len(tuning.stages)}", flush=True)
+    before = rungs(study, tuning.stages)
+    for stage, rung in zip(tuning.stages[:index], before[:index], strict=True):
+        trial.report(rung.distances[name], stage.step)
+    try:
+        distance = _train_stage(tuning, values, index, name)
+    except InputError as error:
+        if not any(rung.distances for rung in rungs(study, tuning.stages)):
+            raise
+        print(f"{name}: cannot be trained: {error}", flush=True)
+        trial.set_user_attr("refused", str(error))
+        study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
+        _discard_trial(tuning, name)
+        return
+    trial.report(distance, tuning.stages[index].step)
+    if index == 0 and trial.number == 0:
+        _warn_of_short_stages(distance, tuning.dataset)
+    if index == len(tuning.stages) - 1:
+        study.tell(trial, distance, skip_if_finished=True)
+    else:
+        study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
+    distances = rungs(study, tuning.stages)[index].distances
+    rank = 1 + sum(other < distance for other in distances.values())
+    print(
+        f"{name} stage {index + 1} of {len(tuning.stages)}: held-out distance {distance:.3f}, "
+        f"place {rank} of {len(distances)}",
+        flush=True,
+    )
+    _discard(tuning, study)
 
 
 def _warn_of_short_stages(distance: float, dataset: Dataset) -> None:
@@ -174,7 +167,7 @@ def _warn_of_short_stages(distance: float, dataset: Dataset) -> None:
         )
 
 
-def _run_stage(tuning: Tuning, values: Values, index: int, name: str) -> float:
+def _train_stage(tuning: Tuning, values: Values, index: int, name: str) -> float:
     """Train a stage's folds; their mean held-out distance, greedy."""
     stage, distances = tuning.stages[index], []
     for fold in stage.folds:
@@ -209,13 +202,15 @@ def _folders(tuning: Tuning, index: int, name: str) -> list[RunFolder]:
     return [RunFolder.of(runs, name, fold, options.seed, options.folds) for fold in stage.folds]
 
 
-def _begun(tuning: Tuning, index: int, name: str) -> bool:
-    """Whether a process that died had begun this stage of the trial: then it goes on, whatever came after."""
-    return any(folder.begun for folder in _folders(tuning, index, name))
+def _discard(tuning: Tuning, study: optuna.Study) -> None:
+    """Delete the weights and predictions of the trials that cannot go on, tens of MB; metrics and timings stay."""
+    places = trials_per_stage(tuning.options.trials)[1:]
+    for rung, most in zip(rungs(study, tuning.stages), places, strict=False):
+        for name in best_first(rung.distances)[most:]:
+            _discard_trial(tuning, name)
 
 
-def _discard(tuning: Tuning, name: str) -> None:
-    """Delete the weights and predictions of a trial that ended, tens of MB; its metrics and timings stay."""
+def _discard_trial(tuning: Tuning, name: str) -> None:
     for index in range(len(tuning.stages)):
         for folder in _folders(tuning, index, name):
             for path in (*folder.checkpoints, folder.weights, *map(folder.predictions, SPLITS)):

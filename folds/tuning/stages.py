@@ -1,10 +1,12 @@
 """The stages of a trial: how much each may cost, on which speakers, and who goes on to the next.
 
-Successive halving without waiting for others (ASHA, Li et al. 2020, arXiv 1810.05934): a trial goes on if its held-out
-distance is among the best quarter of those that the stage has seen so far. The resource is minutes of training, CPU
-time on CPUs and wall time on a GPU: a configuration that is slow gets fewer epochs, so the search is for what is best
-in a given time. A stage with a fraction f of the minutes has the square root of f of the speakers, and so about the
-square root of f of the epochs.
+Successive halving (Jamieson & Talwalkar 2016, arXiv 1502.07943): when all trials have ended a stage, those with the
+lowest held-out distances go on, a quarter of them. So a study costs what was planned. Without waiting for the others
+(ASHA, Li et al. 2020, arXiv 1810.05934) half of the trials went on, since later ones are drawn better than those
+before, and some of the best went on only because others had not come yet (RESULTS.md). The resource is minutes of
+training, CPU time on CPUs and wall time on a GPU: a configuration that is slow gets fewer epochs, so the search is for
+what is best in a given time. A stage with a fraction f of the minutes has the square root of f of the speakers, and so
+about the square root of f of the epochs.
 
 Each stage is a run with the usual schedule of its own, warm-up and cosine to the end of the stage, which starts from
 the weights of the stage before (a warm restart, SGDR, Loshchilov & Hutter 2017, arXiv 1608.03983). One schedule over
@@ -15,18 +17,16 @@ the restart, and the winner and the preset are compared in runs of one schedule 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 REDUCTION = 4
-"""One in so many goes on to the next stage, which is so many times as long."""
+"""One in so many goes on to the next stage, rounded up; it is so many times as long."""
 STAGES = 3
 JUDGED_FOLDS, COMPARED_FOLDS = (0, 1), (2, 3)
 """The last stage is judged on two folds, the others on the first of them. Winner and preset are compared on two folds
 on which no trial was judged."""
-PROMOTED = 1 / 3
-"""The planned share of trials that go on: more than 1 / REDUCTION, since the first ones have few rivals and later ones
-are drawn better."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,23 @@ class Stage:
     because those weights have seen what it holds out."""
 
 
+def trials_per_stage(trials: int) -> list[int]:
+    """How many of so many trials train in each stage.
+
+    >>> trials_per_stage(40)
+    [40, 10, 3]
+    """
+    counts = [trials]
+    while len(counts) < STAGES:
+        counts.append(math.ceil(counts[-1] / REDUCTION))
+    return counts
+
+
 def plan_stages(trials: int, minutes: float) -> list[Stage]:
-    """Stages so that a study of so many trials takes about so many minutes, with the comparison at the end."""
+    """Stages so that a study of so many trials takes so many minutes, with the comparison at the end."""
     full = REDUCTION ** (STAGES - 1)
     fractions = [REDUCTION**index / full for index in range(STAGES)]
-    runs = [trials * PROMOTED**index for index in range(STAGES)]
+    runs = trials_per_stage(trials)
     runs[-1] *= len(JUDGED_FOLDS)
     full_runs = sum(count * fraction for count, fraction in zip(runs, fractions, strict=True))
     run_minutes = minutes / (full_runs + 2 * len(COMPARED_FOLDS))
@@ -63,16 +75,12 @@ def plan_stages(trials: int, minutes: float) -> list[Stage]:
     ]
 
 
-def goes_on(distance: float, others: Sequence[float]) -> bool:
-    """Whether a trial is promoted, given the held-out distances of all others that have finished the same stage.
+def best_first(distances: Mapping[str, float]) -> list[str]:
+    """The trials by their held-out distances, which are given in the order in which the trials began.
 
-    The best of fewer than `REDUCTION` trials is. Of equal distances the first counts as the best: before models have
-    learnt anything, all of them answer nothing.
+    Of equal distances the first counts as the best: before models have learnt anything, all of them answer nothing.
 
-    >>> goes_on(3.0, [5.0, 4.0, 6.0, 2.0, 7.0, 8.0, 9.0])
-    True
-    >>> goes_on(3.0, [5.0, 4.0, 6.0, 2.0, 7.0, 8.0])
-    False
+    >>> best_first({"a": 5.0, "b": 4.0, "c": 5.0, "d": 3.0})
+    ['d', 'b', 'a', 'c']
     """
-    rank = sum(other <= distance for other in others)
-    return rank < max(1, (len(others) + 1) // REDUCTION)
+    return sorted(distances, key=distances.__getitem__)

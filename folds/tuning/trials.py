@@ -1,19 +1,23 @@
-"""Which trial a process works on next: one whose process died, or a new one.
+"""Which trial a process works on next: one whose process died, one that goes on to its next stage, or a new one.
 
-A trial of Optuna's that is running although nobody holds its lease belongs to a process that was killed or stopped. It
-is failed, and another trial of Optuna's with the same values continues its runs. Runs are named after the first one.
+A trial of a study has a trial of Optuna's for each stage, which ends with it, so that the sampler learns from trials
+that wait. A trial of Optuna's that is running although nobody holds its lease belongs to a process that was killed or
+stopped. It is failed, and another one with the same values continues its runs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from folds.store.lease import hold, holder_of
 from folds.training.signals import Stopped
 from folds.tuning.space import Parameter, Space
+from folds.tuning.stages import Stage, best_first, trials_per_stage
 from folds.tuning.study import StudyPaths
 
 if TYPE_CHECKING:
@@ -23,50 +27,94 @@ MAX_DEATHS = 5
 """A trial in which so many processes died is given up: it may be what kills them."""
 STOPPED = "stopped"
 """The attribute of a trial whose process was stopped by a signal, which is nobody's fault."""
+RUN = "run"
+"""The attribute with the name of the trial's runs."""
+STAGE = "stage"
+"""The attribute with the index of the stage that a trial trains; a trial without it trains the first."""
 RANDOM_TRIALS = 10
 """So many trials are drawn at random before the sampler learns from them."""
 
 
 def run_name(trial: optuna.Trial | optuna.trial.FrozenTrial) -> str:
     """The name of the trial's runs."""
-    return trial.user_attrs.get("run", f"trial{trial.number:04d}")
+    return trial.user_attrs.get(RUN, f"trial{trial.number:04d}")
+
+
+def stage_index(trial: optuna.Trial | optuna.trial.FrozenTrial) -> int:
+    """The index of the stage that it trains."""
+    return trial.user_attrs.get(STAGE, 0)
 
 
 def counted(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """All trials but those that others continue."""
+    """The trials, each in its latest stage that did not fail."""
     from optuna.trial import TrialState
 
-    return [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
+    return list({run_name(trial): trial for trial in trials}.values())
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What is known of a stage."""
+
+    distances: dict[str, float]
+    """The held-out distances of the trials that have ended it, the oldest trial first."""
+    gone_on: frozenset[str]
+    """The trials that went on to the next one."""
+
+
+def rungs(study: optuna.Study, stages: Sequence[Stage]) -> list[Rung]:
+    """What is known of each stage."""
+    from optuna.trial import TrialState
+
+    trials = study.get_trials(deepcopy=False)
+    ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    found = []
+    for index, stage in enumerate(stages):
+        reported = {
+            run_name(trial): trial.intermediate_values[stage.step]
+            for trial in ended
+            if stage.step in trial.intermediate_values
+        }
+        distances = {run: reported[run] for run in dict.fromkeys(map(run_name, trials)) if run in reported}
+        found.append(Rung(distances, frozenset(run_name(trial) for trial in trials if stage_index(trial) > index)))
+    return found
 
 
 @contextlib.contextmanager
 def next_trial(
-    study: optuna.Study, paths: StudyPaths, space: Space, most: int, seed: int, may_begin: bool
-) -> Iterator[optuna.Trial | None]:
-    """A trial to work on in the block, or None if there is none at present.
+    study: optuna.Study, paths: StudyPaths, space: Space, stages: Sequence[Stage], most: int, seed: int
+) -> Iterator[tuple[optuna.Trial | None, bool]]:
+    """(a trial to work on in the block or None if there is none, whether there may be one later).
 
-    At most `most` are begun, and none unless `may_begin`.
+    At most `most` trials of the study are begun.
     """
     with contextlib.ExitStack() as stack:
         with paths.turn():
             _fail_abandoned(study, paths)
             _continue_failed(study)
-            trial = _ask(study, space, most, seed, may_begin)
+            # Asked first: a process that ends its trial afterwards may leave one that goes on.
+            working = _working(study, paths)
+            trial = _ask(study, paths, space, stages, most, seed)
             if trial is not None:
                 stack.enter_context(hold(paths.trial(run_name(trial)), run_name(trial)))
         try:
-            yield trial
+            yield trial, working
         except Stopped:
             if trial is not None:
                 trial.set_user_attr(STOPPED, True)
             raise
 
 
-def others_work(study: optuna.Study) -> bool:
-    """Whether a trial is running, in another process or in one that died a moment ago."""
+def _working(study: optuna.Study, paths: StudyPaths) -> bool:
+    """Whether a trial is being trained, by another process or by one that died a moment ago."""
     from optuna.trial import TrialState
 
-    return any(trial.state in (TrialState.RUNNING, TrialState.WAITING) for trial in counted(study))
+    trials = study.get_trials(deepcopy=False)
+    if any(trial.state in (TrialState.RUNNING, TrialState.WAITING) for trial in trials):
+        return True
+    # One that is about to leave its trial may still hold it.
+    return any(holder_of(paths.trial(run)) is not None for run in set(map(run_name, trials)))
 
 
 def _fail_abandoned(study: optuna.Study, paths: StudyPaths) -> None:
@@ -81,28 +129,60 @@ def _continue_failed(study: optuna.Study) -> None:
     """Queue the trials that failed and that no other continues."""
     from optuna.trial import TrialState
 
-    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-    deaths = Counter(run_name(trial) for trial in failed if not trial.user_attrs.get(STOPPED))
-    alive = {run_name(trial) for trial in counted(study)}
-    for run, trial in {run_name(trial): trial for trial in failed}.items():
-        if run not in alive and deaths[run] < MAX_DEATHS:
-            study.enqueue_trial(trial.params, user_attrs={"run": run})
+    trials = study.get_trials(deepcopy=False)
+    deaths = Counter(
+        run_name(trial) for trial in trials if trial.state == TrialState.FAIL and not trial.user_attrs.get(STOPPED)
+    )
+    for run, latest in {run_name(trial): trial for trial in trials}.items():
+        if latest.state == TrialState.FAIL and deaths[run] < MAX_DEATHS:
+            _queue(study, latest, stage_index(latest))
 
 
-def _ask(study: optuna.Study, space: Space, most: int, seed: int, may_begin: bool) -> optuna.Trial | None:
+def _queue(study: optuna.Study, trial: optuna.trial.FrozenTrial, stage: int) -> None:
+    """Queue a stage of a trial that has begun before."""
+    study.enqueue_trial(trial.params, user_attrs={RUN: run_name(trial), STAGE: stage})
+
+
+def _ask(
+    study: optuna.Study, paths: StudyPaths, space: Space, stages: Sequence[Stage], most: int, seed: int
+) -> optuna.Trial | None:
     import optuna
     from optuna.trial import TrialState
 
     trials = study.get_trials(deepcopy=False)
+    # Those that were given up count as well.
+    begun = set(map(run_name, trials))
+    new = False
     if not any(trial.state == TrialState.WAITING for trial in trials):
-        # Those that were given up count as well.
-        if not may_begin or len({run_name(trial) for trial in trials}) >= most:
-            return None
-        if not trials and (preset := space.preset_values()) is not None:
-            study.enqueue_trial(preset)
+        if len(begun) < most:
+            new = True
+            if not trials and (preset := space.preset_values()) is not None:
+                study.enqueue_trial(preset)
+        else:
+            chosen = _next_to_go_on(study, stages)
+            if chosen is None or holder_of(paths.trial(chosen[0])) is not None:
+                return None
+            run, stage = chosen
+            _queue(study, next(trial for trial in trials if run_name(trial) == run), stage)
     # All processes draw from one sequence: a sampler with one seed in each would draw the same values.
     study.sampler = optuna.samplers.TPESampler(n_startup_trials=RANDOM_TRIALS, seed=seed + len(trials))
-    return study.ask({parameter.name: _distribution(parameter) for parameter in space.parameters})
+    trial = study.ask({parameter.name: _distribution(parameter) for parameter in space.parameters})
+    if new:
+        names = (f"trial{number:04d}" for number in itertools.count())
+        trial.set_user_attr(RUN, next(name for name in names if name not in begun))
+    return trial
+
+
+def _next_to_go_on(study: optuna.Study, stages: Sequence[Stage]) -> tuple[str, int] | None:
+    """A trial that goes on, and the index of the stage that it goes on to, if all trials have begun."""
+    at_work = [stage_index(trial) for trial in study.get_trials(deepcopy=False) if not trial.state.is_finished()]
+    for index, rung in enumerate(rungs(study, stages[:-1])):
+        if index in at_work:
+            return None
+        for run in best_first(rung.distances)[: trials_per_stage(len(rung.distances))[1]]:
+            if run not in rung.gone_on:
+                return run, index + 1
+    return None
 
 
 def _distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:

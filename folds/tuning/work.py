@@ -8,10 +8,10 @@ from folds.training.presets import device_type
 from folds.tuning.comparison import find_winner, train_comparison
 from folds.tuning.options import TuneOptions
 from folds.tuning.space import make_space
-from folds.tuning.stage_runs import Tuning, run_trial
+from folds.tuning.stage_runs import Tuning, run_stage
 from folds.tuning.stages import plan_stages
 from folds.tuning.study import StudyPaths, open_study
-from folds.tuning.trials import next_trial, others_work
+from folds.tuning.trials import next_trial
 
 POLL_S = 2.0
 """How often a process that has nothing to do looks whether another one died."""
@@ -32,12 +32,12 @@ def work_on(tuning: Tuning) -> None:
     options = tuning.options
     study = open_study(tuning.paths, options.settings(tuning.dataset, tuning.space))
     while True:
-        may_begin = tuning.booked(study) < options.minutes
-        with next_trial(study, tuning.paths, tuning.space, options.trials, options.seed, may_begin) as trial:
+        asked = next_trial(study, tuning.paths, tuning.space, tuning.stages, options.trials, options.seed)
+        with asked as (trial, others_work):
             if trial is not None:
-                run_trial(tuning, study, trial)
+                run_stage(tuning, study, trial)
                 continue
-        if not others_work(study):
+        if not others_work:
             break
         time.sleep(POLL_S)
     winner = find_winner(tuning, study)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
+import math
 import os
 import re
 import signal
@@ -34,12 +37,19 @@ from folds.tuning.find_lr import Curve
 from folds.tuning.options import TuneOptions
 from folds.tuning.report import FEW_TRIALS, first_stage, write_report
 from folds.tuning.space import Parameter, Space
-from folds.tuning.stages import COMPARED_FOLDS, JUDGED_FOLDS, REDUCTION, goes_on, plan_stages
+from folds.tuning.stages import (
+    COMPARED_FOLDS,
+    JUDGED_FOLDS,
+    REDUCTION,
+    plan_stages,
+    trials_per_stage,
+)
 from folds.tuning.study import StudyPaths, open_study
 from registry import InputError
 from registry.json_files import read_json_lines
 
 SETTINGS = {"model": "lstm_small", "data": "0123", "trials": 8}
+STAGES = plan_stages(8, 10)
 SPACE = Space("lstm_small", "quick", "cpu", (Parameter("lr", 1e-3, 1e-1, log=True, integer=False),), {})
 
 
@@ -54,25 +64,55 @@ def test_stages_grow_by_the_reduction_and_the_plan_fits_the_minutes():
     assert [stage.step for stage in stages] == [1, 4, 16] and [stage.speakers for stage in stages] == [0.25, 0.5, 1.0]
     assert [full.minutes / stage.minutes for stage in stages] == pytest.approx([16, 4, 1])
     assert full.folds == JUDGED_FOLDS and not {*JUDGED_FOLDS} & {*COMPARED_FOLDS}
-    # A third of 40 goes on, and a third of those; finalists and the comparison have two folds.
-    cost = 40 * stages[0].minutes + 40 / 3 * stages[1].minutes + 40 / 9 * 2 * full.minutes + 4 * full.minutes
-    assert cost == pytest.approx(480)
-
-
-def test_those_go_on_who_are_in_the_best_quarter_so_far():
-    random = np.random.default_rng(0)
-    for _ in range(50):
-        distances = random.integers(1, 30, size=random.integers(1, 40)).tolist()
-        for place in range(len(distances)):
-            before, own = distances[:place], distances[place]
-            # By sorting: an equal distance that came first is ahead.
-            rank = sorted([*((value, 0) for value in before), (own, 1)]).index((own, 1))
-            assert goes_on(own, before) == (rank < max(1, len(distances[: place + 1]) // REDUCTION))
+    # A quarter of 40 goes on, and a quarter of those, rounded up; the finalists and the comparison have two folds.
+    assert 40 * stages[0].minutes + 10 * stages[1].minutes + (3 * 2 + 4) * full.minutes == pytest.approx(480)
 
 
 def ask(study, paths, **options):
-    settings = {"most": 8, "seed": 0, "may_begin": True, **options}
-    return trials.next_trial(study, paths, SPACE, **settings)
+    """Only the trial, of `next_trial`."""
+    return opened_trial(trials.next_trial(study, paths, SPACE, STAGES, **{"most": 8, "seed": 0, **options}))
+
+
+@contextlib.contextmanager
+def opened_trial(asked):
+    with asked as (trial, _):
+        yield trial
+
+
+def others_work(study, paths, **options):
+    with trials.next_trial(study, paths, SPACE, STAGES, **{"most": 8, "seed": 0, **options}) as (trial, others):
+        assert trial is None
+        return others
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("count", [1, 3, 8, 23])
+def test_the_best_quarter_goes_on_when_all_have_ended_a_stage(paths, count, workers):
+    """Whatever the order in which processes end their trials."""
+    opened, random = open_study(paths, SETTINGS), np.random.default_rng(count)
+    working: list[tuple[contextlib.ExitStack, optuna.Trial]] = []
+    distances: list[dict[str, float]] = [{}, {}, {}]
+    while True:
+        stack = contextlib.ExitStack()
+        trial, others = stack.enter_context(trials.next_trial(opened, paths, SPACE, STAGES, most=count, seed=0))
+        if trial is not None:
+            working.append((stack, trial))
+        elif not others:
+            break
+        if trial is None or len(working) == workers:
+            stack, trial = working.pop(int(random.integers(len(working))))
+            name, index, last = trials.run_name(trial), trials.stage_index(trial), len(STAGES) - 1
+            assert name not in distances[index]
+            distances[index][name] = value = float(random.integers(1, 15))
+            trial.report(value, STAGES[index].step)
+            opened.tell(trial, value if index == last else None, state=None if index == last else TrialState.PRUNED)
+            stack.close()
+    assert not working and [*map(len, distances)] == trials_per_stage(count)
+    assert distances[0].keys() == {f"trial{number:04d}" for number in range(count)}
+    for known, gone_on in itertools.pairwise(distances):
+        # By sorting: of equal distances, that of the trial that began first is the best.
+        ranked = [name for _, name in sorted((distance, name) for name, distance in known.items())]
+        assert {*gone_on} == {*ranked[: math.ceil(len(known) / REDUCTION)]}
 
 
 def test_a_trial_whose_process_died_is_failed_once_and_continued_under_its_name(paths):
@@ -86,23 +126,45 @@ def test_a_trial_whose_process_died_is_failed_once_and_continued_under_its_name(
             assert trials.run_name(continued) == trials.run_name(other) == "trial0001"
             assert continued.number == 2 and continued.params == values
             with ask(first, paths) as new:
-                assert trials.run_name(new) == "trial0003"
+                assert trials.run_name(new) == "trial0002"
                 states = [trial.state for trial in first.get_trials()]
                 assert states == [TrialState.RUNNING, TrialState.FAIL, TrialState.RUNNING, TrialState.RUNNING]
                 assert [trial.number for trial in trials.counted(second)] == [0, 2, 3]
-                assert not any(trial.intermediate_values for trial in trials.counted(second))
+                assert not any(rung.distances for rung in trials.rungs(second, STAGES))
         assert alive.number == 0 and alive.params["lr"] == 0.002  # the preset comes first
 
 
-def test_no_more_trials_are_begun_than_asked_for_or_paid_for(paths):
+def test_no_more_trials_are_begun_than_asked_for(paths):
     opened = open_study(paths, SETTINGS)
-    with ask(opened, paths, may_begin=False) as trial:
-        assert trial is None
     for _ in range(3):
         with ask(opened, paths, most=3) as trial:
             opened.tell(trial, 1.0)
-    with ask(opened, paths, most=3) as trial:
-        assert trial is None and not trials.others_work(opened)
+    assert not others_work(opened, paths, most=3)
+
+
+def test_a_trial_that_died_in_a_later_stage_is_continued_there(paths):
+    opened = open_study(paths, SETTINGS)
+    with ask(opened, paths, most=1) as trial:
+        trial.report(9.0, 1)
+        opened.tell(trial, state=TrialState.PRUNED)
+    with ask(opened, paths, most=1) as killed:
+        assert (trials.run_name(killed), trials.stage_index(killed)) == ("trial0000", 1)
+        killed.report(8.0, 4)  # reported, but not told
+    with ask(opened, paths, most=1) as continued:
+        assert (trials.run_name(continued), trials.stage_index(continued), continued.number) == ("trial0000", 1, 2)
+        assert [rung.distances for rung in trials.rungs(opened, STAGES)] == [{"trial0000": 9.0}, {}, {}]
+        assert [rung.gone_on for rung in trials.rungs(opened, STAGES)] == [{"trial0000"}, set(), set()]
+
+
+def test_a_trial_that_its_process_has_not_left_yet_does_not_go_on(paths):
+    """Between the end of a stage and the end of its lease; the others wait for it."""
+    opened = open_study(paths, SETTINGS)
+    with ask(opened, paths, most=1) as trial:
+        trial.report(9.0, 1)
+        opened.tell(trial, state=TrialState.PRUNED)
+        assert others_work(opened, paths, most=1)
+    with ask(opened, paths, most=1) as trial:
+        assert trials.stage_index(trial) == 1
 
 
 def test_a_trial_that_kills_its_processes_is_given_up(paths):
@@ -111,7 +173,8 @@ def test_a_trial_that_kills_its_processes_is_given_up(paths):
         with ask(opened, paths, most=1) as trial:
             assert trials.run_name(trial) == "trial0000" and trial.number == death
     with ask(opened, paths, most=1) as trial:
-        assert trial is None and not trials.others_work(opened)
+        assert trial is None
+    assert not others_work(opened, paths, most=1)
 
 
 def test_a_trial_that_is_stopped_often_is_not_given_up(paths):
@@ -125,7 +188,7 @@ def test_a_trial_that_is_stopped_often_is_not_given_up(paths):
         assert trials.run_name(trial) == "trial0000"
 
 
-def test_a_run_that_a_dead_machine_still_holds_is_waited_for(run_with, paths, monkeypatch):
+def test_a_run_that_a_dead_machine_still_holds_is_waited_for(paths, monkeypatch):
     """The lease of a trial may expire some seconds before that of its run."""
     answers = [Held("runs/x: is being worked on"), Held("runs/x: is being worked on"), RunFolder(paths.folder)]
 
@@ -243,71 +306,100 @@ def test_the_processes_of_a_search_are_told_its_options(tiny, tmp_path):
     assert first.folder.finished
 
 
-@pytest.fixture
-def run_with(paths, monkeypatch):
-    """Run trials whose stages have the distances given, or raise the error given."""
+def stub_tuning(paths: StudyPaths, most: int) -> stage_runs.Tuning:
+    """A study of `most` trials on data of which only the lengths are known."""
     data: Any = SimpleNamespace(train=SimpleNamespace(tokens=SimpleNamespace(lengths=np.array([9, 11]))))
-    tuning = stage_runs.Tuning(TuneOptions(), SPACE, data, plan_stages(8, 10), paths)
+    return stage_runs.Tuning(TuneOptions(trials=most), SPACE, data, STAGES, paths)
+
+
+@pytest.fixture
+def run_stages(paths, monkeypatch):
+    """Run the next stages of a study of `most` trials: they have the distances given, or raise the error given."""
     opened = open_study(paths, SETTINGS)
 
-    def run(*outcomes):
-        stages = iter(outcomes)
+    def run(*outcomes, most=4):
+        for outcome in outcomes:
 
-        def outcome(*_):
-            found = next(stages)
-            if callable(found):
-                found = found()
-            if isinstance(found, Exception):
-                raise found
-            return found
+            def found(*_, outcome=outcome):
+                answer = outcome() if callable(outcome) else outcome
+                if isinstance(answer, Exception):
+                    raise answer
+                return answer
 
-        monkeypatch.setattr(stage_runs, "_run_stage", outcome)
-        with ask(opened, paths) as trial:
-            stage_runs.run_trial(tuning, opened, trial)
+            monkeypatch.setattr(stage_runs, "_train_stage", found)
+            with ask(opened, paths, most=most) as trial:
+                stage_runs.run_stage(stub_tuning(paths, most), opened, trial)
         return opened.trials[-1]
 
     return run
 
 
-def test_a_trial_goes_through_its_stages_and_ends_where_it_is_not_among_the_best(run_with):
-    first = run_with(9.0, 8.0, 7.0)
-    assert first.state == TrialState.COMPLETE and first.value == 7.0
-    assert first.intermediate_values == {1: 9.0, 4: 8.0, 16: 7.0}
-    worse = run_with(9.5)
-    assert worse.state == TrialState.PRUNED and worse.intermediate_values == {1: 9.5}
-    middle = run_with(8.5, 8.2)
-    assert middle.state == TrialState.PRUNED and middle.intermediate_values == {1: 8.5, 4: 8.2}
+def test_the_best_trial_goes_through_all_stages(run_stages, capsys):
+    waiting = run_stages(9.0, 8.5, 9.5)
+    assert waiting.state == TrialState.PRUNED and waiting.intermediate_values == {1: 9.5}
+    run_stages(9.9)
+    assert capsys.readouterr().out.endswith("trial0003 stage 1 of 3: held-out distance 9.900, place 4 of 4\n")
+    second = run_stages(8.2)
+    assert second.state == TrialState.PRUNED and second.intermediate_values == {1: 8.5, 4: 8.2}
+    last = run_stages(7.0)
+    assert last.state == TrialState.COMPLETE and last.value == 7.0
+    assert last.intermediate_values == {1: 8.5, 4: 8.2, 16: 7.0}
+    assert capsys.readouterr().out.splitlines() == [
+        "trial0001 goes on to stage 2 of 3",
+        "trial0001 stage 2 of 3: held-out distance 8.200, place 1 of 1",
+        "trial0001 goes on to stage 3 of 3",
+        "trial0001 stage 3 of 3: held-out distance 7.000, place 1 of 1",
+    ]
 
 
 @pytest.mark.parametrize(("distance", "warned"), [(9.1, True), (8.9, False)])
-def test_a_first_stage_that_taught_the_preset_nothing_is_warned_of(run_with, capsys, distance, warned):
-    run_with(distance, 8.0, 7.0)
+def test_a_first_stage_that_taught_the_preset_nothing_is_warned_of(run_stages, capsys, distance, warned):
+    run_stages(distance)
     assert ("warning: the first trial learnt next to nothing" in capsys.readouterr().out) is warned
-    run_with(9.9)  # others may be worse than the preset
+    run_stages(9.9)  # others may be worse than the preset
     assert "warning" not in capsys.readouterr().out
 
 
-def test_a_configuration_that_cannot_be_trained_ends_its_trial_but_not_the_study(run_with):
-    run_with(9.0, 8.0, 7.0)
-    refused = run_with(InputError("diverged"))
+def test_a_configuration_that_cannot_be_trained_ends_its_trial_but_not_the_study(run_stages):
+    run_stages(9.0)
+    refused = run_stages(InputError("diverged"))
     assert refused.state == TrialState.PRUNED and refused.user_attrs["refused"] == "diverged"
-    assert refused.value is None and run_with(8.0, 7.0, 6.0).value == 6.0
+    assert refused.value is None and run_stages(8.0, 8.5).intermediate_values == {1: 8.5}
 
 
-def test_if_nothing_can_be_trained_the_study_ends_with_the_reason(run_with):
+def test_if_nothing_can_be_trained_the_study_ends_with_the_reason(run_stages):
     with pytest.raises(InputError, match="too short for their labels"):
-        run_with(InputError("too short for their labels"))
+        run_stages(InputError("too short for their labels"))
 
 
-def test_a_process_that_was_suspended_while_another_took_its_trial_over_tells_nothing(run_with, paths, capsys):
+def test_a_process_that_was_suspended_while_another_took_its_trial_over_tells_nothing(run_stages, paths, capsys):
     opened = open_study(paths, SETTINGS)
 
     def taken_over():
         opened.tell(0, state=TrialState.FAIL)
         return 5.0
 
-    assert run_with(taken_over).state == TrialState.FAIL
+    assert run_stages(taken_over).state == TrialState.FAIL
     assert "another process took it over" in capsys.readouterr().out and not trials.counted(opened)
+
+
+def test_the_weights_of_trials_that_cannot_go_on_are_deleted(run_stages, paths):
+    """Of 8 trials, 2 go on to the second stage, and 1 to the last."""
+    folders = [RunFolder.of(paths.stage(0), f"trial{number:04d}", 0, 0, 5) for number in range(8)]
+    for folder in folders:
+        folder.weights.parent.mkdir(parents=True)
+        folder.weights.touch()
+
+    def kept() -> list[int]:
+        return [number for number, folder in enumerate(folders) if folder.weights.exists()]
+
+    run_stages(9.0, 8.0, 8.5, 9.5, most=8)
+    assert kept() == [1, 2, 4, 5, 6, 7]
+    run_stages(9.9, 9.8, 8.1, 9.7, most=8)
+    assert kept() == [1, 6]
+    run_stages(7.6, 7.5, most=8)
+    assert kept() == [6]
+    assert run_stages(6.0, most=8).state == TrialState.COMPLETE and kept() == [6]
 
 
 def finished_study(distances) -> optuna.Study:
@@ -405,7 +497,9 @@ def test_two_killed_processes_cost_no_trial_and_none_is_counted_twice(tiny, prel
     states = Counter(trial.state for trial in opened.trials)
     assert states[TrialState.FAIL] == 2 and states[TrialState.RUNNING] == states[TrialState.WAITING] == 0
     finished = trials.counted(opened)
-    assert sorted(map(trials.run_name, finished)) == [f"trial{number:04d}" for number in first_numbers(opened)]
+    assert sorted(map(trials.run_name, finished)) == [f"trial{number:04d}" for number in range(8)]
+    known = trials.rungs(opened, plan_stages(8, 0.2))
+    assert [len(rung.distances) for rung in known] == trials_per_stage(8) and len(known[-1].distances) == 1
     assert len(finished) == 8 and {*killed.values()} <= {trials.run_name(trial) for trial in finished}
     assert all(1 in trial.intermediate_values for trial in finished)
     best = json.loads(paths.best.read_text())
@@ -413,11 +507,6 @@ def test_two_killed_processes_cost_no_trial_and_none_is_counted_twice(tiny, prel
     assert model.name == "lstm_small" and model.options.recipe.lr == best["lr"]
     assert paths.report.read_text().count("Plotly.newPlot(") >= 4 and str(paths.best) in printed
     assert "8 trials took" in printed and not list(paths.folder.glob("trials/*"))
-
-
-def first_numbers(opened: optuna.Study) -> list[int]:
-    """The numbers of the trials that continue no other."""
-    return [trial.number for trial in opened.trials if "run" not in trial.user_attrs]
 
 
 def settings_of(paths: StudyPaths) -> dict:
