@@ -62,14 +62,17 @@ def _parse_models(arguments: list[str]) -> list[ModelOptions]:
     """As `parse`, for arguments without a file."""
     leading = {name: value or getattr(TrainOptions, name) for name, value in _leading(arguments).items()}
     names, device = leading["model"].split(","), device_type(leading["device"])
-    defaults = {name: model_config(name, features=1, classes=2) for name in names}
+    presets = {name: find_preset(leading["preset"], name, device) for name in names}
+    defaults = {
+        name: dataclasses.replace(model_config(name, features=1, classes=2), **preset.shape)
+        for name, preset in presets.items()
+    }
     shared = _shared_options(defaults)
     _check_shared(arguments, defaults, shared)
     models = []
     for name, default in defaults.items():
-        preset = find_preset(leading["preset"], name, device)
         panel = default if len({type(config) for config in defaults.values()}) == 1 else _subset(default, shared)
-        options, chosen = _parse(arguments, TrainOptions(recipe=preset.recipe(device)), panel)
+        options, chosen = _parse(arguments, TrainOptions(recipe=presets[name].recipe(device)), panel)
         config = dataclasses.replace(default, **{option: getattr(chosen, option) for option in shared})
         models.append(ModelOptions(name, options, config))
     return models

@@ -144,8 +144,8 @@ class TrainOptions(StoreOptions):
     """Name of the member, its folder in the runs folder; by default the model's. Gives two recipes of one model folders
     of their own."""
     preset: str = "auto"
-    """The recipe, by name: quick, small, base or large; other options override its values, and `--help` beside it shows
-    them. auto is quick on CPUs, and on a GPU the preset of the model's size."""
+    """The recipe, by name: short, quick, small, base or large; other options override its values, and `--help` beside
+    it shows them. auto is quick on CPUs, and on a GPU the preset of the model's size."""
     fold: str = "0"
     """A fold, several (0,2), or all."""
     folds: int = number(5, at_least=1, at_most=1000)

@@ -42,6 +42,15 @@ def test_every_registered_model_has_two_presets():
         assert find_preset("auto", model, "cuda") is PRESETS[size if size in ("small", "large") else "base"]
 
 
+def test_a_preset_for_one_model_sets_its_shape_too():
+    (model,) = parse(["--device", "cpu", "--model", "pblstm_small", "--preset", "short", "--hidden", "64"])
+    assert (model.config.hidden, model.config.bottom, model.config.layers) == (64, 90, 2)
+    recipe = model.options.recipe
+    assert (recipe.epochs, recipe.lr, recipe.augment.time_mask, recipe.batch_frames) == (12, 0.0038, 53, 4150)
+    (default,) = parse(["--device", "cpu", "--model", "pblstm_small"])
+    assert (default.config.hidden, default.config.bottom) == (160, 96)
+
+
 def test_options_override_the_preset():
     recipe = recipe_of("--model", "pblstm_small", "--preset", "small", "--epochs", "7", "--time-every", "120")
     assert (recipe.epochs, recipe.consistency, recipe.batch_frames, recipe.augment.time_every) == (7, 0.2, 4000, 120)
@@ -65,9 +74,13 @@ def test_the_help_text_shows_the_values_of_the_preset(capsys):
     [
         (
             ["--model", "pblstm_small", "--preset", "base"],
-            "--preset base: not for pblstm_small, which has 1.5 M parameters: expected one of auto, quick, small",
+            "--preset base: not for pblstm_small, which has 1.5 M parameters: expected one of auto, short, quick",
         ),
-        (["--model", "pblstm", "--preset", "best"], "--preset best: unknown; expected one of auto, quick, small, base"),
+        (["--model", "pblstm", "--preset", "best"], "--preset best: unknown; expected one of auto, short, quick"),
+        (
+            ["--model", "gru_small", "--preset", "short"],
+            "--preset short: only for pblstm_small, not for gru_small: expected one of auto, quick, small",
+        ),
         (["--model", "pblstm_small,pblstm", "--preset", "small"], "--preset small: not for pblstm, which has 12.4 M"),
     ],
 )
