@@ -6,7 +6,7 @@ utterance alone and in a batch has the same output.
 
 from __future__ import annotations
 
-from typing import overload
+from typing import Any, overload
 
 import torch
 import torch.distributed as dist
@@ -133,15 +133,33 @@ def _over_processes(frames: Tensor, mean: Tensor, squares: Tensor) -> tuple[Tens
 
     Each process fills a row of a table. Rows are combined as in Chan et al. 1979; sums of squares would cancel digits.
     """
-    from torch.distributed.nn.functional import all_reduce  # gradients flow through it
-
     own = torch.cat([frames, mean, squares])
     table = own.new_zeros(dist.get_world_size(), len(own))
     table[dist.get_rank()] = own
-    counts, means, sums = all_reduce(table).split([1, len(mean), len(squares)], dim=1)
+    counts, means, sums = _SumOverProcesses.apply(table).split([1, len(mean), len(squares)], dim=1)
     total = counts.sum(dim=0)
     mean = (counts * means).sum(dim=0) / total
     return total, mean, (sums + counts * (means - mean).square()).sum(dim=0)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes; its gradient is the sum of theirs.
+
+    torch.distributed.nn.functional.all_reduce does the same, but it is deprecated, and keeps the process group alive in
+    its defaults: threads of a group that outlives the interpreter abort the process now and then.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
 
 
 class Convolution(FrameLayer):

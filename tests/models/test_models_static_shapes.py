@@ -216,6 +216,7 @@ def test_a_network_ends_with_a_packed_or_another_layer(monkeypatch):
 
 
 SHARED = """
+import os
 import sys
 import torch
 import torch.distributed as dist
@@ -236,6 +237,9 @@ torch.save([y.detach(), leaf.grad, norm.running_mean, norm.running_var, forward,
 store.set(f"done{rank}", "yes")
 store.wait([f"done{1 - rank}"])  # connections close when a process ends
 dist.destroy_process_group()
+threads = [open(f"/proc/self/task/{thread}/comm").read().strip() for thread in os.listdir("/proc/self/task")]
+if any("gloo" in thread for thread in threads):
+    sys.exit(f"the process group outlives its destruction, and may abort the process as it ends: {threads}")
 """
 
 
