@@ -198,7 +198,7 @@ def member_to_tune(member: Member, fold_models: Sequence[FoldModel]) -> Member:
     if network.folds > 1 or not held_out:
         return member
     (folds,) = group_by_member(held_out)
-    if difference := recipe_difference(network, folds.fold_models[0]):
+    if difference := recipe_difference(network, folds.fold_models):
         raise InputError(
             f"--tune: {member.name} was not trained as the fold models of {folds.name}: {difference}; pass --lm-weight "
             "and --length-bonus instead"

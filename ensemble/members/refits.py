@@ -2,7 +2,7 @@
 
 A refit (`folds.train --folds 1`, the member `<name>.all`) holds nothing out, so no out-of-fold prediction can weigh it:
 it gets the weight and the settings of the fold models of the same name. That is sound only if it was trained as they
-were, so their recipes are compared.
+were, so their recipes are compared, or if it is one of them, trained further on everything (`--restart-from`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from ensemble.members.member import Member
 from folds.store.fold_model import FoldModel
 from folds.training.options import RecipeOptions
 from registry import InputError
+from registry.files import exists
 
 # What may differ: where and how exactly it was computed, and what only a run with held-out utterances can have.
 FREE = frozenset({"clock", "keep", "precision", "select"})
@@ -23,8 +24,8 @@ FREE = frozenset({"clock", "keep", "precision", "select"})
 def with_refits(members: Sequence[Member], fold_models: Sequence[FoldModel]) -> tuple[list[Member], list[str]]:
     """The members, each with its refit if `fold_models` has one, and a note for each refit that is not used.
 
-    A refit is left out if its model, data or recipe differ from those of the fold models. Raises InputError for a
-    member with two.
+    A refit is left out if it neither has the model, data and recipe of the fold models nor continues one. Raises
+    InputError for a member with two.
     """
     by_name = {member.name: member for member in members}
     notes = []
@@ -38,7 +39,7 @@ def with_refits(members: Sequence[Member], fold_models: Sequence[FoldModel]) -> 
                 "predictions would weigh it, is not a member here"
             )
             continue
-        difference = recipe_difference(refit, member.fold_models[0])
+        difference = recipe_difference(refit, member.fold_models)
         if difference is None and member.refit is not None:
             raise InputError(
                 f"{member.refit.path} and {refit.path}: two refits of {member.name}: it may be in only one of the runs "
@@ -51,12 +52,17 @@ def with_refits(members: Sequence[Member], fold_models: Sequence[FoldModel]) -> 
     return [by_name[member.name] for member in members], notes
 
 
-def recipe_difference(refit: FoldModel, fold_model: FoldModel) -> str | None:
-    """The first difference between two recipes, such as "epochs 40, not 30"; None if they are the same.
+def recipe_difference(refit: FoldModel, fold_models: Sequence[FoldModel]) -> str | None:
+    """The first difference between a refit's recipe and its fold models', such as "epochs 40, not 30".
 
-    Options that a run's version did not have yet count as their defaults.
+    None if they are the same, or if the refit started from the weights of one of the fold models. Options that a run's
+    version did not have yet count as their defaults.
     """
-    ours, theirs = _recipe(refit), _recipe(fold_model)
+    restart = refit.config.get("restart")
+    folders = [fold_model.folder for fold_model in fold_models]
+    if restart and restart["weights"] in [folder.weights_hash for folder in folders if exists(folder.weights)]:
+        return None
+    ours, theirs = _recipe(refit), _recipe(fold_models[0])
     default = dict(_flat(dataclasses.asdict(RecipeOptions())))
     for key in sorted({*ours, *theirs}):
         mine, other = (recipe.get(key, default.get(key)) for recipe in (ours, theirs))

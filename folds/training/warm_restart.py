@@ -1,5 +1,7 @@
 """Warm restarts: training starts from the final weights of the same model, fold and seed in another runs folder.
 
+A refit, which holds nothing out, can also start from one of its member's fold models, and then costs a few epochs.
+
 The source is needed only until the run has a checkpoint of its own; what must be known about it later is recorded in
 the run's config.json under "restart".
 """
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from folds.store.fold_model import FoldModel, read_finished, training_tags, transform_of
-from folds.store.run_folder import RunFolder
+from folds.store.run_folder import RunFolder, member_name, run_folders
 from folds.store.schemas import SummaryFile
 from registry import InputError
 from registry.json_files import read_json
@@ -27,8 +29,16 @@ class Source:
 
 
 def find_source(runs: Path, name: str, fold: int, seed: int, folds: int) -> FoldModel:
-    """The finished (model, fold, seed) under `runs`. Raises InputError unless it has predictions and weights."""
-    return read_finished(RunFolder.of(runs, name, fold, seed, folds), f"--restart-from {runs}")
+    """The finished (model, fold, seed) under `runs`; for a refit that is not there, its member's first fold model.
+
+    Raises InputError unless it has predictions and weights.
+    """
+    source = RunFolder.of(runs, name, fold, seed, folds)
+    if folds == 1 and not source.finished:
+        member = runs / member_name(name, seed)
+        finished = (run for run in run_folders(runs) if run.path.parent == member and run.finished)
+        source = next(finished, source)
+    return read_finished(source, f"--restart-from {runs}")
 
 
 def _same(before: Any, now: Any) -> bool:
@@ -56,11 +66,11 @@ def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> 
     if source.transform != transform_of(config):
         what = "another --normalise"
         raise InputError(f"--restart-from {runs}: {source.path} was trained with {what}: use the same here")
-    if source.load("oof").ids != tuple(held_out):
+    if held_out and source.load("oof").ids != tuple(held_out):
         raise InputError(f"--restart-from {runs}: {source.path} held out other utterances: train it again")
     summary = read_json(source.folder.summary, SummaryFile, "train this run again")
     facts = {
-        "from": str(runs),
+        "from": str(source.path),
         "weights": source.folder.weights_hash,
         "cpu_minutes": summary.cpu_minutes,
         "select": source.config.get("select", "last"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import sys
 
@@ -124,18 +125,19 @@ def test_a_refit_of_another_recipe_is_left_out_with_one_line(runs, refit, messag
     (network,) = (model for model in available if model.name == "a.all")
     changed = FoldModel(**{**vars(network), "config": network.config | refit, "model": refit.get("model", "a")})
     fold_models = tuple(model for model in available if model.name == "a")
-    assert recipe_difference(network, fold_models[0]) is None
+    assert recipe_difference(network, fold_models) is None
     (member,), notes = with_refits([Member("a", fold_models)], [changed])
     assert member.refit is None
     assert notes == [f"left out: a.all was not trained as the fold models of a: {message}"]
 
 
 def test_trained_runs_of_one_recipe_belong_together(tiny, tmp_path, monkeypatch):
-    """As `folds.train` records them, seeds and names included."""
+    """As `folds.train` records them, seeds and names included; a refit that continues a fold model does too."""
     quick = ["--model", "lstm_small", "--hidden", "8", "--channels", "8", "8", "--layers", "1", "--threads", "1"]
     quick += ["--data", str(tiny), "--batch-frames", "400", "--name", "tiny"]
     for runs, options in (
         ("runs", ["--folds", "2", "--epochs", "1"]),
+        ("continued", ["--folds", "1", "--epochs", "2", "--restart-from", str(tmp_path / "runs")]),
         ("runs", ["--folds", "1", "--epochs", "1"]),
         ("longer", ["--folds", "1", "--epochs", "2"]),
     ):
@@ -145,6 +147,8 @@ def test_trained_runs_of_one_recipe_belong_together(tiny, tmp_path, monkeypatch)
     assert (member.name, member.refit.name, member.refit.model) == ("tiny", "tiny.all", "lstm_small")
     notes = with_refits([member.using("folds")], find_fold_models(tmp_path / "longer"))[1]
     assert notes == ["left out: tiny.all was not trained as the fold models of tiny: epochs 2, not 1"]
+    (refit,) = find_fold_models(tmp_path / "continued")
+    assert with_refits([member.using("folds")], [refit]) == ([dataclasses.replace(member, refit=refit)], [])
 
 
 def test_epochs_do_not_matter_where_minutes_end_the_run(runs):
@@ -152,7 +156,7 @@ def test_epochs_do_not_matter_where_minutes_end_the_run(runs):
     refit, fold_model = (next(m for m in available if m.name == name) for name in ("a.all", "a"))
     refit.config["options"] = {"recipe": {"minutes": 5.0, "epochs": 10}}
     fold_model.config["options"] = {"recipe": {"minutes": 5.0, "keep": 4, "precision": "bf16"}}
-    assert recipe_difference(refit, fold_model) is None
+    assert recipe_difference(refit, [fold_model]) is None
 
 
 def test_the_limit_on_parameters_keeps_refits_first(runs):

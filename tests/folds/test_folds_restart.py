@@ -46,9 +46,23 @@ def test_a_restart_begins_from_the_weights_of_the_run_before(undisturbed, restar
 
 
 def test_a_restart_reports_its_source(undisturbed, tiny, tmp_path, monkeypatch, capsys):
-    source = str(undisturbed.parents[1])
-    run(monkeypatch, tiny, tmp_path, "--epochs", "1", "--restart-from", source)
-    assert f"lstm_small fold 0: warm restart from {source}\n" in capsys.readouterr().out
+    run(monkeypatch, tiny, tmp_path, "--epochs", "1", "--restart-from", str(undisturbed.parents[1]))
+    assert f"lstm_small fold 0: warm restart from {undisturbed}\n" in capsys.readouterr().out
+
+
+def test_a_refit_continues_a_fold_model_where_there_is_no_other(undisturbed, tiny, tmp_path, monkeypatch, capsys):
+    """In the same runs folder or another; once there is a refit, that one is the source."""
+    shutil.copytree(undisturbed, run_folder(tmp_path))
+    shutil.copytree(undisturbed, tmp_path / "lstm_small" / "fold1")
+    options = ["--folds", "1", "--epochs", "1", "--restart-from", str(tmp_path)]
+    run(monkeypatch, tiny, tmp_path, *options)
+    run(monkeypatch, tiny, tmp_path / "more", *options)
+    sources = [line.split(" from ")[1] for line in capsys.readouterr().out.splitlines() if "warm restart" in line]
+    assert sources == [str(run_folder(tmp_path)), str(tmp_path / "lstm_small.all" / "fold0")]
+    (first, _, refit) = find_fold_models(tmp_path)
+    (again,) = find_fold_models(tmp_path / "more")
+    assert refit.config["restart"]["weights"] == first.folder.weights_hash
+    assert again.config["restart"]["weights"] == refit.folder.weights_hash != first.folder.weights_hash
 
 
 def test_a_restart_that_was_stopped_resumes_without_its_source(restarted, undisturbed, tiny, tmp_path, monkeypatch):
