@@ -40,7 +40,7 @@ class Rank:
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
         """Rescoring's recipe, the sharpness of its posterior, then all weights of the posterior together."""
         start = BLENDERS.get("rescore")().fit(inputs, seed)
-        pool, features = _pool_with_features(inputs, start)
+        pool, features = pool_with_features(inputs, start)
         pairwise = inputs.pairwise_distances(used_members(start, inputs.names))
 
         def sharpest(scores: np.ndarray, factors: Sequence[float]) -> float:
@@ -59,25 +59,28 @@ class Rank:
 
     def predict(self, inputs: BlendInputs, recipe: BlendRecipe) -> list[list[int]]:
         """The consensus of the pool of the members with weight."""
-        pool, features = _pool_with_features(inputs, recipe)
-        scores = features.weigh(recipe.settings["ranker"])
-        start, _ = least_expected_distance(
-            scores, pool.offsets, inputs.pairwise_distances(used_members(recipe, inputs.names))
-        )
-        posterior = posteriors(scores, pool.offsets)
-        decisions = consensus(pool.tokens, pool.offsets, posterior, start, inputs.split.classes)
-        return [decisions[row].tolist() for row in range(len(decisions))]
+        pool, features = pool_with_features(inputs, recipe)
+        pairwise = inputs.pairwise_distances(used_members(recipe, inputs.names))
+        return decide(features.weigh(recipe.settings["ranker"]), pool, pairwise, inputs.split.classes)
 
     def posteriors(self, inputs: BlendInputs, recipe: BlendRecipe) -> tuple[Pool, np.ndarray]:
         """The pool of the members with weight, and its hypotheses' posteriors (H,) under the ranker."""
-        pool, features = _pool_with_features(inputs, recipe)
+        pool, features = pool_with_features(inputs, recipe)
         return pool, posteriors(features.weigh(recipe.settings["ranker"]), pool.offsets)
 
 
-def _pool_with_features(inputs: BlendInputs, recipe: BlendRecipe) -> tuple[Pool, Features]:
+def pool_with_features(inputs: BlendInputs, recipe: BlendRecipe) -> tuple[Pool, Features]:
+    """The pool of the members with weight, and the features of its hypotheses."""
     pool, joint = member_pool(inputs, recipe)
     member_of = inputs.member_of_column(used_members(recipe, inputs.names))
     return pool, ranking_features(pool, joint, member_of, inputs.names, inputs.split.classes)
+
+
+def decide(scores: np.ndarray, pool: Pool, pairwise: Ragged, classes: int) -> list[list[int]]:
+    """The consensus of each utterance, from log-posteriors (H,) up to a constant and `inputs.pairwise_distances`."""
+    start, _ = least_expected_distance(scores, pool.offsets, pairwise)
+    decisions = consensus(pool.tokens, pool.offsets, posteriors(scores, pool.offsets), start, classes)
+    return [decisions[row].tolist() for row in range(len(decisions))]
 
 
 def _start_weights(settings: Mapping[str, Any], names: Sequence[str]) -> np.ndarray:

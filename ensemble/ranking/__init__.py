@@ -1,1 +1,1 @@
-"""Learned ranking of a pool's hypotheses: features, a log-linear posterior, boosted trees, and consensus decoding."""
+"""Learned ranking of a pool's hypotheses: features, a log-linear posterior, and consensus decoding."""
