@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -94,7 +96,10 @@ class ProcessGroup:
             return module
         # FrameNorm reduces its statistics itself, so buffers are equal without being broadcast. Without `device_ids`,
         # a batch's lengths stay on the CPU.
-        return DistributedDataParallel(module, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            # Its new name, which PyTorch 2.13 warns about, is not known to earlier versions.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            return DistributedDataParallel(module, broadcast_buffers=False)
 
     def averaged_gradients(self, module: nn.Module, averaged: bool) -> contextlib.AbstractContextManager[None]:
         """Whether a backward in the block averages gradients over processes.
@@ -128,6 +133,9 @@ def joined_group(device: str) -> Iterator[ProcessGroup]:
     if cuda:
         _check_gpus(device, group)
         torch.cuda.set_device(group.local_rank)
+    # DDP imports it, and if that is after the group's start, its functions' defaults keep the group alive: threads of a
+    # group that outlives the interpreter abort the process now and then.
+    importlib.import_module("torch.distributed.nn.functional")
     # With both, values on the host are reduced without waiting for the GPU.
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:
