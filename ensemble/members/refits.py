@@ -55,16 +55,15 @@ def with_refits(members: Sequence[Member], fold_models: Sequence[FoldModel]) -> 
 def recipe_difference(refit: FoldModel, fold_models: Sequence[FoldModel]) -> str | None:
     """The first difference between a refit's recipe and its fold models', such as "epochs 40, not 30".
 
-    None if they are the same, or if the refit started from the weights of one of the fold models. Options that a run's
-    version did not have yet count as their defaults.
+    None if they are the same. A refit that started from the weights of one of the fold models may differ in all but a
+    teacher. Options that a run's version did not have yet count as their defaults.
     """
-    restart = refit.config.get("restart")
-    folders = [fold_model.folder for fold_model in fold_models]
-    if restart and restart["weights"] in [folder.weights_hash for folder in folders if exists(folder.weights)]:
-        return None
     ours, theirs = _recipe(refit), _recipe(fold_models[0])
     default = dict(_flat(dataclasses.asdict(RecipeOptions())))
-    for key in sorted({*ours, *theirs}):
+    restart = refit.config.get("restart")
+    folders = [fold_model.folder for fold_model in fold_models]
+    continues = restart and restart["weights"] in [f.weights_hash for f in folders if exists(f.weights)]
+    for key in ["teacher"] if continues else sorted({*ours, *theirs}):
         mine, other = (recipe.get(key, default.get(key)) for recipe in (ours, theirs))
         if mine != other:
             return f"{key} {mine}, not {other}"

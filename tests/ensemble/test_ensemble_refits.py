@@ -149,6 +149,8 @@ def test_trained_runs_of_one_recipe_belong_together(tiny, tmp_path, monkeypatch)
     assert notes == ["left out: tiny.all was not trained as the fold models of tiny: epochs 2, not 1"]
     (refit,) = find_fold_models(tmp_path / "continued")
     assert with_refits([member.using("folds")], [refit]) == ([dataclasses.replace(member, refit=refit)], [])
+    refit.config["options"]["teacher"] = "submission.csv.json"
+    assert recipe_difference(refit, member.fold_models) == "teacher given, not not given"
 
 
 def test_epochs_do_not_matter_where_minutes_end_the_run(runs):
