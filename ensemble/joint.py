@@ -26,7 +26,7 @@ from ensemble.members.stores import StoresOptions
 from folds.competition.metric import edit_distances
 from folds.competition.submission import write_submission
 from folds.data.dataset import Dataset, Split
-from folds.data.renormalized import renormalized
+from folds.data.renormalized import as_read
 from folds.store.fold_model import FoldModel, load_model
 from models.las import LAS
 from registry.bounds import MAX_UTTERANCES, number
@@ -102,7 +102,7 @@ def select_fold_models(options: JointOptions) -> list[FoldModel]:
 def open_task(fold_model: FoldModel, split: str, dataset: Dataset, limit: int | None) -> JointTask:
     """The network and the utterances that the fold model predicted. Raises InputError for none, or for other data."""
     source = {"oof": dataset.train, "dev": dataset.dev, "test": dataset.test}[split]
-    source = renormalized(source, fold_model.transform.normalization)
+    source = as_read(source, fold_model.transform)
     row_of = {utterance: row for row, utterance in enumerate(source.ids)}
     ids = fold_model.load(split).ids
     if fold_model.check_trained().data.hash != dataset.hash or any(utterance not in row_of for utterance in ids):

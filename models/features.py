@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 Normalization = Literal["utterance", "group", "none"]
+MAX_DELAY = 1000
 EPSILON = 1e-8
 """Added to standard deviations, so that a constant feature becomes 0."""
 
@@ -62,14 +63,21 @@ def smoothed(features: np.ndarray, deviation: float) -> np.ndarray:
     return gaussian_filter1d(features, deviation, axis=0)
 
 
+def delayed(features: np.ndarray, frames: int) -> np.ndarray:
+    """Features `(T, F)` with `frames` copies of the first frame before them: `(T + frames, F)`."""
+    return np.concatenate([np.repeat(features[:1], frames, axis=0), features]) if frames else features
+
+
 @dataclass(frozen=True)
 class FeatureTransform:
-    """Smoothing, then normalisation. Raises ValueError for values that cannot be."""
+    """Smoothing, normalisation, then a delay. Raises ValueError for values that cannot be."""
 
     normalization: str = "utterance"
     """Whose mean and variance each feature is normalised with: the utterance's, or those of all frames of its group."""
     smooth: float = 0.0
     """Standard deviation in frames of the Gaussian that features are smoothed with; 0 for none."""
+    delay: int = 0
+    """Copies of the first frame that are put before an utterance; see `folds.delay`."""
 
     def __post_init__(self) -> None:
         if self.normalization not in get_args(Normalization):
@@ -77,12 +85,17 @@ class FeatureTransform:
             raise ValueError(f"normalization is {self.normalization!r}; expected {expected}")
         if not 0 <= self.smooth <= 1000:
             raise ValueError(f"smooth is {self.smooth}; expected 0 to 1000")
+        if not 0 <= self.delay <= MAX_DELAY:
+            raise ValueError(f"delay is {self.delay}; expected 0 to {MAX_DELAY}")
 
     def apply(self, utterances: Sequence[np.ndarray], groups: Sequence[str] = ()) -> list[np.ndarray]:
         """Raw features `(T, F)` of each utterance → what a network reads, float32.
 
         A group's statistics are those of its utterances here; without `groups`, each utterance is one of its own.
         """
+        return [delayed(features, self.delay) for features in self._normalized(utterances, groups)]
+
+    def _normalized(self, utterances: Sequence[np.ndarray], groups: Sequence[str]) -> list[np.ndarray]:
         utterances = [smoothed(features, self.smooth) for features in utterances]
         if self.normalization == "group" and groups:
             means, deviations = map(np.stack, zip(*map(moments, utterances), strict=True))

@@ -8,6 +8,7 @@ Nothing is unpickled. The header holds a description:
     characters      submission character of each class, in the same way
     normalization   "utterance", "group" or "none": see `models.features.FeatureTransform`
     smooth          standard deviation in frames of the smoothing before it; 0 for none
+    delay           copies of the first frame before the features; 0 for none
     group_layer     its `GroupFacts`, or null
 """
 
@@ -45,6 +46,7 @@ class Description:
     normalization: str
     smooth: float = 0.0
     group_layer: GroupFacts | None = None
+    delay: int = 0
 
     def __post_init__(self) -> None:
         features, classes = (self.config.get(key) for key in ("features", "classes"))
@@ -57,12 +59,12 @@ class Description:
                 raise ValueError(f"{len(labels)} {name}; expected one string for each of the {classes} classes")
             if labels[0] != "" or len(set(labels)) != len(labels):
                 raise ValueError(f"{name} are not distinct, or that of class 0, the blank, is not empty")
-        FeatureTransform(self.normalization, self.smooth)
+        FeatureTransform(self.normalization, self.smooth, self.delay)
 
     @property
     def transform(self) -> FeatureTransform:
         """What is done to raw features before the network reads them."""
-        return FeatureTransform(self.normalization, self.smooth)
+        return FeatureTransform(self.normalization, self.smooth, self.delay)
 
     @staticmethod
     def of(values: Mapping[str, Any]) -> Description:

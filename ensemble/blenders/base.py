@@ -99,6 +99,7 @@ def select_members(
         seed=seed,
         parameters=inputs.split.parameters,
         max_params=inputs.split.max_params,
+        same_networks=inputs.split.same_networks,
         patience=patience,
         start=start,
     )

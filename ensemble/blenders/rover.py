@@ -20,6 +20,7 @@ import numpy as np
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe, select_members, used_members, weights_by_name
 from ensemble.blenders.lm_settings import fit_lm_settings
+from ensemble.fitting.member_weights import parameters_used
 from ensemble.fitting.settings import coordinate_search
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.edit_distance import to_references
@@ -122,11 +123,12 @@ def best_leading_members(
     Greedy selection cannot go from one member to three, because two equal votes never change the result; so also try
     the best 1, 2, 3, … members as a start. None if `max_params` allows no member.
     """
-    parameters, max_params = inputs.split.parameters, inputs.split.max_params
+    split = inputs.split
     ranks = np.array([order.index(name) for name in inputs.names])
     trials = [(ranks < count).astype(np.int64) for count in range(1, len(order) + 1)]
-    if parameters is not None and max_params is not None:
-        trials = [trial for trial in trials if float(np.dot(trial, parameters)) <= max_params]
+    if split.max_params is not None:
+        limit, facts = split.max_params, (split.parameters, split.same_networks)
+        trials = [trial for trial in trials if parameters_used(trial > 0, *facts) <= limit]
     return min(trials, key=loss, default=None)
 
 

@@ -37,12 +37,13 @@ def greedy_selection(
     seed: int = 0,
     parameters: Sequence[float] | None = None,
     max_params: float | None = None,
+    same_networks: Sequence[int] | None = None,
     patience: int = 8,
     start: np.ndarray | None = None,
 ) -> Selection:
     """Pick members with replacement so that `loss(counts)` falls, beginning with no member or with the counts `start`.
 
-    The distinct members used may have `max_params` parameters in total; `parameters` are those of each member. Ties
+    The distinct members used may have `max_params` parameters in total, as `parameters_used` counts them. Ties
     prefer members already used (a smaller blend for the same loss), then `seed` decides. The search ends after
     `patience` rounds without a new best. Raises ValueError when every single member has more than `max_params`.
 
@@ -65,7 +66,7 @@ def greedy_selection(
         for member in sorted(order, key=lambda m: counts[m] == 0):
             trial = counts.copy()
             trial[member] += 1
-            if parameters is not None and max_params is not None and float(np.dot(trial > 0, parameters)) > max_params:
+            if max_params is not None and parameters_used(trial > 0, parameters, same_networks) > max_params:
                 continue
             value = _loss_once(known, trial, loss)
             if value < choice_loss - 1e-12:
@@ -83,6 +84,24 @@ def greedy_selection(
     if not best_counts.any():
         raise ValueError(f"greedy_selection: no member has {max_params} parameters or fewer")
     return Selection(best_counts, float(best_loss), tuple(trajectory))
+
+
+def parameters_used(
+    used: np.ndarray, parameters: Sequence[float] | None, same_networks: Sequence[int] | None
+) -> float:
+    """Parameters of the members that are `used` (members,) bool, from those of each; 0 if they are not known.
+
+    `same_networks` is the index of the first member that has the same networks, which count once; None if all differ.
+
+    >>> parameters_used(np.array([True, False, True]), [5, 7, 5], [0, 1, 0])
+    5.0
+    """
+    if parameters is None:
+        return 0.0
+    counted = np.zeros(len(used))
+    first = np.arange(len(used)) if same_networks is None else np.asarray(same_networks)
+    np.maximum.at(counted, first, np.where(used, parameters, 0))
+    return float(counted.sum())
 
 
 def _loss_once(known: dict[bytes, float], counts: np.ndarray, loss: Callable[[np.ndarray], float]) -> float:

@@ -16,7 +16,7 @@ import torch
 from ensemble.hypotheses.likelihoods import floor_likelihoods
 from ensemble.members.predictions import AttentionScorer, PackedHypothesis
 from folds.data.dataset import Split
-from folds.data.renormalized import renormalized
+from folds.data.renormalized import as_read
 from folds.store.attention_scores import read_attention_scores, write_attention_scores
 from folds.store.fold_model import FoldModel, load_model
 from folds.store.ragged import Ragged
@@ -105,7 +105,7 @@ def attention_scores(
         for utterance, candidates in zip(ids, hypotheses, strict=True)
     ]
     if any(new):
-        model, split = load_model(fold_model), renormalized(split, fold_model.transform.normalization)
+        model, split = load_model(fold_model), as_read(split, fold_model.transform)
         row_of = {utterance: row for row, utterance in enumerate(split.ids)}
         description = f"attention scores, {fold_model.name} {split_name}"
         for utterance, candidates in track(list(zip(ids, new, strict=True)), description):

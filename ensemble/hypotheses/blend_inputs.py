@@ -56,6 +56,8 @@ class SplitPredictions:
     """The class sequence of each utterance; None for a split without transcripts."""
     parameters: tuple[int, ...] | None = None
     """The fewest parameters with which each member can be used."""
+    same_networks: tuple[int, ...] | None = None
+    """Index of the first member with the same networks, whose parameters count once; None if all differ."""
     max_params: int | None = None
     """Maximum total number of parameters of the members that a blend uses; None for no limit."""
 

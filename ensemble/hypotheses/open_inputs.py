@@ -19,7 +19,12 @@ from ensemble.hypotheses.nested_folds import (
     estimate_language_models,
 )
 from ensemble.lm.ngram import DEFAULT_ORDER, MAX_ORDER
-from ensemble.members.eligibility import filter_by_rules, keep_within_max_params, minimum_parameters
+from ensemble.members.eligibility import (
+    filter_by_rules,
+    first_with_networks,
+    keep_within_max_params,
+    minimum_parameters,
+)
 from ensemble.members.member import Member, Networks
 from ensemble.members.out_of_fold import OutOfFold, common_oof
 from ensemble.members.predictions import Predictions, mean_predictions, network_predictions, oof_predictions
@@ -188,6 +193,7 @@ def _open_oof(
         references=tuple(train.labels(row).tolist() for row in rows),
         parameters=minimum_parameters([_counted(member, options) for member in members], options.frames),
         max_params=rules.max_params,
+        same_networks=first_with_networks(members),
     )
     return split, [*common.notes, *fold_notes]
 

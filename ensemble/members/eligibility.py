@@ -1,12 +1,13 @@
 """The competition's rules on models: total parameters and forbidden tags, checked before a submission is used up.
 
-Every network that a blend uses, fold model or refit, counts with all its parameters. A model's tags are declared where
-it is registered; they are taken as they are.
+Every network that a blend uses, fold model or refit, counts with all its parameters; one that is used with features of
+several delays (`folds.delay`) counts once. A model's tags are declared where it is registered; they are taken as they
+are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from ensemble.members.member import Member
 from folds.competition.base import Rules
@@ -41,6 +42,21 @@ def minimum_parameters(members: Sequence[Member], together: bool = False) -> tup
     return tuple(min(network.parameters for network in member.networks) for member in members)
 
 
+def first_with_networks(members: Sequence[Member]) -> tuple[int, ...]:
+    """For each member the index of the first one that has the same networks: its own, or that of its delayed twin."""
+    identity = _identities(members)
+    networks = [frozenset(identity[network] for network in member.networks) for member in members]
+    return tuple(map(networks.index, networks))
+
+
+def _identities(members: Sequence[Member]) -> dict[FoldModel, Hashable]:
+    """What tells apart the networks that count: weights where features are delayed, else the runs."""
+    networks = [network for member in members for network in member.networks]
+    if not any(network.delay for network in networks):
+        return {network: network.path for network in networks}
+    return {network: network.weights_hash or network.path for network in networks}
+
+
 def keep_within_max_params(
     members: Sequence[Member], weights: Mapping[str, float], max_params: int | None
 ) -> list[Member]:
@@ -48,8 +64,9 @@ def keep_within_max_params(
 
     Every member keeps one network first: its refit, which has seen the most data, if that leaves enough for the others'
     smallest, or its smallest fold model. Then each member in turn, the one with the largest weight first, keeps one
-    more if the total allows it. This is a rule and not a fit: out-of-fold predictions chose the members, but cannot
-    rank one member's networks, because each fold model predicts different utterances and a refit none.
+    more if the total allows it. A network that another member keeps already, its delayed twin, costs nothing. This is a
+    rule and not a fit: out-of-fold predictions chose the members, but cannot rank one member's networks, because each
+    fold model predicts different utterances and a refit none.
     """
     chosen = [member for member in members if weights.get(member.name, 0.0) > 0]
     chosen.sort(key=lambda member: (-weights[member.name], member.name))
@@ -63,29 +80,39 @@ def keep_within_max_params(
         for member in chosen
     }
     kept: dict[str, list[FoldModel]] = {name: [] for name in queues}
+    identity, counted = _identities(chosen), set[Hashable]()
     left = max_params
+
+    def cost(network: FoldModel) -> int:
+        return 0 if identity[network] in counted else network.parameters
+
+    def keep(name: str, network: FoldModel) -> None:
+        nonlocal left
+        left -= cost(network)
+        counted.add(identity[network])
+        kept[name].append(network)
+
+    twins = first_with_networks(chosen)
     smallest = {name: min(network.parameters for network in queue) for name, queue in queues.items()}
-    reserved = sum(smallest.values())
-    for name, queue in queues.items():
-        reserved -= smallest[name]
-        fitting = (network for network in queue if network.parameters <= left - reserved)
-        if (first := next(fitting, None)) is not None:
+    for index, (name, queue) in enumerate(queues.items()):
+        later = [member.name for other, member in enumerate(chosen) if twins[other] == other > index]
+        reserved = sum(smallest[name] for name in later)
+        first = next((network for network in queue if cost(network) <= left - reserved), None)
+        if first is not None:
             queue.remove(first)
-            left -= first.parameters
-            kept[name].append(first)
+            keep(name, first)
     while any(queues.values()):
         for name, queue in queues.items():
-            if queue:
-                network = queue.pop(0)
-                if network.parameters <= left:
-                    left -= network.parameters
-                    kept[name].append(network)
+            if queue and cost(network := queue.pop(0)) <= left:
+                keep(name, network)
     return sorted((m.keep(kept[m.name]) for m in chosen if kept[m.name]), key=lambda member: member.name)
 
 
 def total_parameters(members: Sequence[Member]) -> int:
     """Parameters of all networks together."""
-    return sum(member.parameters for member in members)
+    identity = _identities(members)
+    counted = {identity[network]: network.parameters for member in members for network in member.networks}
+    return sum(counted.values())
 
 
 def all_tags(members: Sequence[Member]) -> list[str]:

@@ -65,18 +65,18 @@ def load_checked(fold_model: FoldModel, split: str, alphabet_hash: str, frames: 
             "it out with --members"
         )
     if frames is not None and fold_model.config.get("data") is not None:  # simulated runs have no data
-        _check_frames(where, log_probs, frames)
+        _check_frames(where, log_probs, frames, fold_model.delay)
     return log_probs
 
 
-def _check_frames(where: str, log_probs: LogProbs, frames: Frames) -> None:
-    """Raise InputError for an utterance of the data whose T frames are not ceil(T / stride) predicted ones."""
+def _check_frames(where: str, log_probs: LogProbs, frames: Frames, delay: int) -> None:
+    """Raise InputError for an utterance of T frames that are not ceil((T + delay) / stride) predicted ones."""
     for utterance, found in zip(log_probs.ids, log_probs.lengths.tolist(), strict=True):
         count = frames.get(utterance)  # what the data lack is refused by who asks for the utterances
-        if count is not None and found != -(-count // log_probs.stride):
+        if count is not None and found != (expected := -(-(count + delay) // log_probs.stride)):
             raise InputError(
                 f"{where}: {found} frames of {utterance}, whose features have {count} frames, which make "
-                f"{-(-count // log_probs.stride)} at stride {log_probs.stride}: the features have changed since it was "
+                f"{expected} at stride {log_probs.stride}: the features have changed since it was "
                 "trained; train it again, or leave it out with --members"
             )
 

@@ -15,7 +15,6 @@ from ensemble.members.member import Member
 from folds.store.fold_model import FoldModel
 from folds.training.options import RecipeOptions
 from registry import InputError
-from registry.files import exists
 
 # What may differ: where and how exactly it was computed, and what only a run with held-out utterances can have.
 FREE = frozenset({"clock", "keep", "precision", "select"})
@@ -61,8 +60,7 @@ def recipe_difference(refit: FoldModel, fold_models: Sequence[FoldModel]) -> str
     ours, theirs = _recipe(refit), _recipe(fold_models[0])
     default = dict(_flat(dataclasses.asdict(RecipeOptions())))
     restart = refit.config.get("restart")
-    folders = [fold_model.folder for fold_model in fold_models]
-    continues = restart and restart["weights"] in [f.weights_hash for f in folders if exists(f.weights)]
+    continues = restart and restart["weights"] in [fold_model.weights_hash for fold_model in fold_models]
     for key in ["teacher"] if continues else sorted({*ours, *theirs}):
         mine, other = (recipe.get(key, default.get(key)) for recipe in (ours, theirs))
         if mine != other:

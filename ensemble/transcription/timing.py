@@ -44,15 +44,18 @@ def time_phonemes(
     weights: Sequence[float],
     phonemes: Sequence[str],
     seconds: float,
+    delays: Sequence[int] | None = None,
 ) -> list[TimedPhoneme]:
     """Times and confidences of L tokens in an utterance of `seconds`, in order and without overlap.
 
-    `log_probs` `(T', C)`, `strides` and `weights` are those of each network, `phonemes` the names of the classes. Where
-    no network has an alignment, the phonemes are spread evenly and their confidence is 0.
+    `log_probs` `(T', C)`, `strides` and `weights` are those of each network, `phonemes` the names of the classes, and
+    `delays` how many frames later each network read the features, by default 0. Where no network has an alignment, the
+    phonemes are spread evenly and their confidence is 0.
     """
     if not len(tokens):
         return []
-    centres, confidences = _centres(tokens, log_probs, strides, weights, seconds)
+    delays = [0] * len(strides) if delays is None else delays
+    centres, confidences = _centres(tokens, log_probs, list(zip(strides, delays, strict=True)), weights, seconds)
     names = [phonemes[token] for token in tokens]
     reach = np.array([np.inf if name in SILENCES else REACH for name in names])
     starts, ends = _intervals(centres, reach, seconds)
@@ -63,14 +66,17 @@ def time_phonemes(
 def _centres(
     tokens: Sequence[int],
     log_probs: Sequence[np.ndarray],
-    strides: Sequence[int],
+    rates: Sequence[tuple[int, int]],
     weights: Sequence[float],
     seconds: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The time of each token, in seconds and increasing, and its confidence, both (L,)."""
+    """The time of each token, in seconds and increasing, and its confidence, both (L,).
+
+    `rates` are the stride and the delay of each network.
+    """
     labels = np.asarray(tokens)
     centres, confidences, total = np.zeros(len(labels)), np.zeros(len(labels)), 0.0
-    for rows, stride, weight in zip(log_probs, strides, weights, strict=True):
+    for rows, (stride, delay), weight in zip(log_probs, rates, weights, strict=True):
         spans, score = align(rows, tokens)
         if not np.isfinite(score):
             continue  # the network has too few frames for so many phonemes
@@ -78,7 +84,8 @@ def _centres(
         for k, (start, end) in enumerate(spans):
             posteriors = np.exp(rows[start:end, labels[k]].astype(np.float64))
             frame = np.average(np.arange(start, end), weights=np.maximum(posteriors, 1e-30))
-            centres[k] += weight * (WINDOW / 2 + FRAME_SHIFT * (stride * frame + (stride - 1) / 2))
+            middle = max(stride * frame + (stride - 1) / 2 - delay, 0.0)
+            centres[k] += weight * (WINDOW / 2 + FRAME_SHIFT * middle)
             confidences[k] += weight * posteriors.max()
     if total == 0:
         return seconds * (np.arange(len(labels)) + 0.5) / len(labels), confidences

@@ -131,7 +131,9 @@ def _time(
 ) -> list[TimedPhoneme]:
     log_probs = [of_network[row] for of_network in batch.log_probs]
     strides = [of_network.stride for of_network in batch.log_probs]
-    timed = time_phonemes(tokens, log_probs, strides, recognizer.weights, recognizer.phonemes, utterance.seconds)
+    delays = [network.delay for network in recognizer.networks]
+    facts = recognizer.weights, recognizer.phonemes, utterance.seconds
+    timed = time_phonemes(tokens, log_probs, strides, *facts, delays)
     return [replace(it, start=it.start + utterance.start, end=it.end + utterance.start) for it in timed]
 
 

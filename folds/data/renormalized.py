@@ -1,4 +1,4 @@
-"""Splits whose features are normalised in another way than in the cache, as they are read.
+"""Splits whose features are normalised in another way than in the cache, or delayed, as they are read.
 
 The cache holds features normalised per utterance, and each utterance's mean and standard deviation before that. What
 another normalisation gives is a factor and a summand per utterance and feature.
@@ -13,7 +13,7 @@ import numpy as np
 
 from folds.data.dataset import Dataset, Split
 from folds.store.ragged import Ragged
-from models.features import EPSILON, group_moments
+from models.features import EPSILON, FeatureTransform, delayed, group_moments
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,34 @@ def renormalized(split: Split, normalization: str) -> Split:
     return dataclasses.replace(split, frames=_RescaledFrames(split.frames.values, split.frames.offsets, *parts))
 
 
-def renormalized_dataset(dataset: Dataset, normalization: str) -> Dataset:
-    """`dataset` with each of its splits `renormalized`."""
-    train, dev, test = (renormalized(split, normalization) for split in (dataset.train, dataset.dev, dataset.test))
+@dataclass(frozen=True, eq=False)
+class _DelayedFrames(Ragged):
+    """The frames of `source`, delayed when they are read."""
+
+    source: Ragged
+    delay: int
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return delayed(self.source[index], self.delay)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.source.lengths + self.delay
+
+
+def as_read(split: Split, transform: FeatureTransform) -> Split:
+    """`split` as a network reads it: `renormalized` and delayed; smoothing is done when the cache is made.
+
+    Read the features by `features(index)`.
+    """
+    split = renormalized(split, transform.normalization)
+    if not transform.delay:
+        return split
+    frames = split.frames
+    return dataclasses.replace(split, frames=_DelayedFrames(frames.values, frames.offsets, frames, transform.delay))
+
+
+def dataset_as_read(dataset: Dataset, transform: FeatureTransform) -> Dataset:
+    """`dataset` with each of its splits `as_read`."""
+    train, dev, test = (as_read(split, transform) for split in (dataset.train, dataset.dev, dataset.test))
     return dataclasses.replace(dataset, train=train, dev=dev, test=test)

@@ -6,6 +6,7 @@ together a member of a blend.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,18 @@ class FoldModel:
         return self.folds == 1 and not self.with_dev
 
     @property
+    def delay(self) -> int:
+        """How many frames later than others it reads its features; see `folds.delay`."""
+        return self.transform.delay
+
+    @functools.cached_property
+    def weights_hash(self) -> str | None:
+        """What identifies its network: the hash of its weights, or of those it had before a delay; None without."""
+        if delay := self.config.get("delay"):
+            return delay["of"]
+        return self.folder.weights_hash if exists(self.folder.weights) else None
+
+    @property
     def has_attention_scores(self) -> bool:
         """Whether it can score hypotheses by attention: it has an attention decoder, and its weights exist."""
         return self.config.get("speller", False) and exists(self.folder.weights)
@@ -100,7 +113,8 @@ class FoldModel:
 def transform_of(config: Mapping[str, Any]) -> FeatureTransform:
     """What is done to raw features in the run whose config.json is `config`, also of an earlier version."""
     options = config.get("options", {})
-    return FeatureTransform(options.get("recipe", {}).get("normalise", "utterance"), options.get("smooth", 0.0))
+    normalization, delay = options.get("recipe", {}).get("normalise", "utterance"), config.get("delay") or {}
+    return FeatureTransform(normalization, options.get("smooth", 0.0), delay.get("frames", 0))
 
 
 def find_fold_models(runs: Path) -> list[FoldModel]:

@@ -35,6 +35,8 @@ REFIT = ".all"
 """Ends the name of a member that is trained on all training utterances."""
 SOUP = ".soup"
 """Ends the name of a member whose weights are the mean of a run's last checkpoints."""
+DELAY = ".delay"
+"""Followed by a number of frames, ends the name of a member that reads features so much later; see `folds.delay`."""
 MAX_NAME = 64
 """Characters of a name, so that folders and table columns stay readable."""
 
@@ -55,7 +57,7 @@ def check_name(name: str) -> None:
     """
     if not re.fullmatch(rf"[A-Za-z0-9_][A-Za-z0-9_.+-]{{0,{MAX_NAME - 1}}}", name):
         raise InputError(f"--name {name!r}: expected 1 to {MAX_NAME} letters, digits or _ . + -, not a dot first")
-    if reserved := re.search(r"\.(all|all-dev|soup|seed\d+)(?=\.|$)", name):
+    if reserved := re.search(r"\.(all|all-dev|soup|seed\d+|delay\d+)(?=\.|$)", name):
         raise InputError(f"--name {name}: {reserved[0]} is added by the store itself (--folds 1, --seed): leave it out")
 
 
@@ -185,13 +187,26 @@ class RunFolder:
     @property
     def refit_of(self) -> str:
         """The member that holds out folds with the same model and seed: `gru` of `gru.all` and of `gru.all-dev`."""
-        stem, soup = self.member.removesuffix(SOUP), SOUP if self.member.endswith(SOUP) else ""
-        return stem.removesuffix(f"{REFIT}-dev").removesuffix(REFIT) + soup
+        stem = re.sub(rf"({SOUP}|{DELAY}\d+)*$", "", self.member)
+        return stem.removesuffix(f"{REFIT}-dev").removesuffix(REFIT) + self.member[len(stem) :]
 
     @property
     def soup(self) -> RunFolder:
         """The folder of this run's soup, a fold model with the mean of its last checkpoints' weights."""
-        return RunFolder(self.path.parent.with_name(self.member + SOUP) / self.path.name)
+        return self._beside(self.member + SOUP)
+
+    def delayed(self, frames: int) -> RunFolder:
+        """The folder of this run's network with features that are delayed by so many frames."""
+        return self._beside(f"{self.member}{DELAY}{frames}")
+
+    @property
+    def undelayed(self) -> RunFolder:
+        """The folder of the run whose network this one has: another one if this one's features are delayed."""
+        return self._beside(re.sub(rf"{DELAY}\d+$", "", self.member))
+
+    def _beside(self, member: str) -> RunFolder:
+        """The folder of the same fold of another member of the store."""
+        return RunFolder(self.path.parent.with_name(member) / self.path.name)
 
 
 def run_folders(runs: Path) -> Iterator[RunFolder]:

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from models.features import MAX_DELAY
+
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Positive = Annotated[int, Meta(ge=1, le=2**53)]
 Measure = Annotated[float, Meta(ge=0, le=1e300)]
@@ -26,6 +28,13 @@ class SourceFacts(Struct, frozen=True):
     weights: str
     select: str = "last"
     cpu_minutes: Measure = 0.0
+
+
+class DelayFacts(Struct, frozen=True):
+    """How a run's features are delayed, and the hash of the weights of the run whose network it has."""
+
+    frames: Annotated[int, Meta(ge=1, le=MAX_DELAY)]
+    of: str
 
 
 class TeacherFacts(Struct, frozen=True):
@@ -59,6 +68,7 @@ class ConfigFile(Struct, frozen=True):
     restart: SourceFacts | None = None
     guide: SourceFacts | None = None
     teacher: TeacherFacts | None = None
+    delay: DelayFacts | None = None
     options: OptionFacts = OptionFacts()
     data: DataFacts = DataFacts()
     front_end: str | None = None

@@ -21,6 +21,7 @@ from folds.data.batches import Batch
 from folds.store.fold_model import FoldModel, load_model, read_finished, training_tags, transform_of
 from folds.store.run_folder import RunFolder
 from models import BLANK, CTCModel
+from models.features import FeatureTransform
 from models.layers.lengths import Lengths
 from registry import InputError
 
@@ -82,6 +83,10 @@ def open_guide(path: Path, config: dict[str, Any]) -> Guide:
     return Guide(load_model(guide).requires_grad_(False), facts)
 
 
+def _described(transform: FeatureTransform) -> str:
+    return f"normalisation by {transform.normalization}, smoothing {transform.smooth:g} and delay {transform.delay}"
+
+
 def _check(guide: FoldModel, option: str, config: dict[str, Any]) -> None:
     """Raise InputError unless `guide` can guide the run, and may; messages begin with `option`."""
     for what, section, key in (
@@ -97,8 +102,8 @@ def _check(guide: FoldModel, option: str, config: dict[str, Any]) -> None:
             )
     if guide.transform != transform_of(config):
         raise InputError(
-            f"{option}: {guide.path} was trained on features with normalisation by {guide.transform.normalization}, "
-            f"this run by {transform_of(config).normalization}: use a guide with the same --normalise"
+            f"{option}: {guide.path} was trained on features with {_described(guide.transform)}, this run with "
+            f"{_described(transform_of(config))}: use a guide with the same --normalise, not a delayed one"
         )
     if guide.stride != config["stride"]:
         raise InputError(

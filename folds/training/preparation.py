@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from folds.data.dataset import Dataset, joined
-from folds.data.renormalized import renormalized_dataset
+from folds.data.renormalized import dataset_as_read
 from folds.data.speaker_folds import assign_folds, speaker_subset
 from folds.training.device import resolve_precision
 from folds.training.distributed import ProcessGroup
@@ -18,6 +18,7 @@ from folds.training.options import TrainingRecipe, TrainOptions
 from folds.training.task import long_enough
 from folds.training.teacher import Teacher
 from models import CTCModel, GroupFacts, GroupLayer
+from models.features import FeatureTransform
 from registry import InputError
 
 
@@ -42,7 +43,7 @@ def training_data(options: TrainOptions, dataset: Dataset, teacher: Teacher | No
 
     That is with dev, or with test as the teacher labels it.
     """
-    dataset = renormalized_dataset(dataset, options.recipe.normalise)
+    dataset = dataset_as_read(dataset, FeatureTransform(options.recipe.normalise))
     more = [dataset.dev] if options.with_dev else []
     if teacher is not None and teacher.on_test:
         more.append(teacher.label_test(dataset.test))

@@ -103,6 +103,7 @@ def weights_description(config: dict[str, Any], alphabet: Alphabet) -> dict[str,
         "characters": list(alphabet.characters),
         "normalization": transform.normalization,
         "smooth": transform.smooth,
+        "delay": transform.delay,
         "group_layer": config.get("group_layer"),
     }
 

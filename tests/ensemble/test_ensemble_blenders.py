@@ -100,6 +100,9 @@ class TestContract:
         split = replace(oof.split, parameters=(10, 10, 10), max_params=20)
         recipe = BLENDERS.get(name)().fit(replace(oof, split=split))
         assert len(recipe.weights) <= 2
+        twins = replace(split, max_params=10, same_networks=(0, 0, 2))
+        used = set(BLENDERS.get(name)().fit(replace(oof, split=twins)).weights)
+        assert used <= set(oof.names[:2]) or used == {oof.names[2]}
 
 
 @pytest.mark.parametrize("name", ["average", "mbr", "rescore", "rover"])

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 import simulated_members as simulated
 
-from ensemble.members.eligibility import filter_by_rules, keep_within_max_params, total_parameters
+from ensemble.members.eligibility import (
+    filter_by_rules,
+    first_with_networks,
+    keep_within_max_params,
+    total_parameters,
+)
 from ensemble.members.frame_mean import resampled_rows
 from ensemble.members.member import group_by_member
 from ensemble.members.out_of_fold import common_oof
@@ -16,6 +21,7 @@ from ensemble.members.predictions import load_checked, network_predictions, oof_
 from ensemble.members.stores import StoresOptions
 from folds.competition.base import Rules
 from folds.store.fold_model import find_fold_models
+from folds.store.run_folder import RunFolder
 from registry import InputError
 from registry.models import parse_count
 
@@ -233,3 +239,48 @@ def test_budget_buys_members_first_and_folds_with_what_is_left(tmp_path):
     assert total_parameters(kept) == 3000
     assert total_parameters(keep_within_max_params(members, {"gru": 0.4, "lstm": 0.6}, None)) == 4000
     assert [member.name for member in keep_within_max_params(members, {"lstm": 1.0}, None)] == ["lstm"]
+
+
+def with_twins(runs) -> list:
+    """`gru` of two folds, its delayed twin, and `lstm` of one; each network has 1,000 parameters."""
+    for fold in (0, 1):
+        weights = RunFolder(add(runs, "gru", fold)).weights
+        weights.parent.mkdir()
+        weights.write_bytes(f"gru {fold}".encode())
+        of = RunFolder(runs / "gru" / f"fold{fold}").weights_hash
+        add(runs, "gru.delay2", fold, delay={"frames": 2, "of": of})
+    add(runs, "lstm", 0)
+    return group_by_member(find_fold_models(runs))
+
+
+def test_a_network_and_its_delayed_twin_count_once(tmp_path):
+    members = with_twins(tmp_path)
+    assert [member.name for member in members] == ["gru", "gru.delay2", "lstm"]
+    assert total_parameters(members) == 3000 and total_parameters(members[1:]) == 3000
+    assert first_with_networks(members) == (0, 0, 2) and first_with_networks(members[1:]) == (0, 1)
+    weights = {"gru": 0.2, "gru.delay2": 0.5, "lstm": 0.3}
+    kept = {member.name: member.folds for member in keep_within_max_params(members, weights, 2000)}
+    assert kept == {"gru": (0,), "gru.delay2": (0,), "lstm": (0,)}
+    kept = keep_within_max_params(members, weights, 3000)
+    assert {member.name: member.folds for member in kept} == {"gru": (0, 1), "gru.delay2": (0, 1), "lstm": (0,)}
+    assert total_parameters(kept) == 3000
+
+
+def test_a_twin_whose_network_was_trained_again_counts_beside_it(tmp_path):
+    members = with_twins(tmp_path)
+    for fold in (0, 1):
+        (tmp_path / "gru" / f"fold{fold}" / "checkpoint" / "weights.safetensors").write_bytes(b"new")
+    members = group_by_member(find_fold_models(tmp_path))
+    assert first_with_networks(members) == (0, 1, 2) and total_parameters(members[1:]) == 3000
+
+
+def test_delayed_predictions_may_have_a_frame_more(tmp_path):
+    run = add(tmp_path, "gru.delay1", 0, delay={"frames": 1, "of": "x"}, data={"hash": "h"})
+    fold_model = find_fold_models(tmp_path)[0]
+    log_probs = fold_model.load("dev")
+    stride = fold_model.stride
+    counts = {utterance: stride * n - 1 for utterance, n in zip(log_probs.ids, log_probs.lengths.tolist(), strict=True)}
+    assert load_checked(fold_model, "dev", "simulated", counts).ids == log_probs.ids
+    counts[log_probs.ids[2]] += 1
+    with pytest.raises(InputError, match=f"{run}.*frames of {log_probs.ids[2]}"):
+        load_checked(fold_model, "dev", "simulated", counts)

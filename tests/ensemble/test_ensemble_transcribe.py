@@ -247,6 +247,16 @@ def test_times_are_the_weighted_mean_of_the_networks_spikes():
     assert first.confidence == pytest.approx(0.97)
 
 
+def test_a_delayed_network_has_the_times_of_the_others():
+    networks = [spikes({10: 2, 30: 3}, 60), spikes({13: 2, 33: 3}, 63)]
+    rest = [1], [1.0], NAMES, 0.6
+    plain, delayed = (time_phonemes([2, 3], [networks[i]], *rest, [delay]) for i, delay in enumerate((0, 3)))
+    assert [t.start for t in plain] == pytest.approx([t.start for t in delayed])
+    assert [t.end for t in plain] == pytest.approx([t.end for t in delayed])
+    (early,) = time_phonemes([2], [spikes({1: 2}, 40)], [1], [1.0], NAMES, 0.4, [3])
+    assert early.start == 0 and early.end == pytest.approx(WINDOW / 2 + REACH)
+
+
 def test_confidence_falls_where_networks_disagree_and_with_networks_that_have_too_few_frames():
     agree, other = spikes({10: 2}, 40), spikes({10: 3}, 40)
     (timed,) = time_phonemes([2], [agree, other], [1, 1], [0.5, 0.5], NAMES, 0.42)

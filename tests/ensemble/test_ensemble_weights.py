@@ -57,6 +57,8 @@ def test_same_seed_same_weights():
 def test_budget_bounds_the_distinct_members():
     selection = greedy_selection(towards([0.4, 0.3, 0.3]), 3, parameters=[5, 5, 5], max_params=10)
     assert (selection.counts > 0).sum() == 2
+    twins = {"parameters": [5, 5, 5], "max_params": 10, "same_networks": [0, 0, 2]}
+    assert (greedy_selection(towards([0.4, 0.3, 0.3]), 3, **twins).counts > 0).all()
     with pytest.raises(ValueError, match="no member has 4 parameters or fewer"):
         greedy_selection(towards([1.0]), 1, parameters=[5], max_params=4)
 

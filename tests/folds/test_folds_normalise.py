@@ -11,7 +11,7 @@ from training_runs import run, run_folder
 import models
 from folds.data.cache import load_dataset
 from folds.data.dataset import joined
-from folds.data.renormalized import renormalized, renormalized_dataset
+from folds.data.renormalized import dataset_as_read, renormalized
 from folds.store.fold_model import read_fold_model
 from folds.store.run_folder import RunFolder
 from models.features import FeatureTransform, group_moments, moments, normalize
@@ -86,7 +86,7 @@ def test_a_constant_feature_becomes_0():
 
 
 def test_joined_splits_keep_what_was_done_to_each(dataset):
-    changed = renormalized_dataset(dataset, "group")
+    changed = dataset_as_read(dataset, FeatureTransform("group"))
     both = joined(changed.train, changed.dev)
     assert len(both) == len(dataset.train) + len(dataset.dev)
     for row in (0, len(dataset.train) - 1):

@@ -1,0 +1,58 @@
+"""Runs made from a finished or stopped run without training: the same held-out utterances, predicted in another way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from folds.data.dataset import Dataset
+from folds.data.renormalized import dataset_as_read
+from folds.store.fold_model import AGAIN, FoldModel, transform_of
+from folds.store.lease import hold
+from folds.store.run_folder import RunFolder
+from folds.store.schemas import SummaryFile
+from folds.training.metrics_logger import Cost
+from folds.training.options import CPU_FRAMES
+from folds.training.predict import write_predictions
+from folds.training.run_config import weights_description
+from models import CTCModel, write_weights
+from registry import InputError
+from registry.json_files import read_json, write_json
+
+
+def write_derived_run(
+    source: FoldModel,
+    dataset: Dataset,
+    network: CTCModel,
+    folder: RunFolder,
+    changes: dict[str, Any],
+    device: torch.device | None = None,
+) -> None:
+    """Write config.json, weights and predictions of `network` into `folder`; it cost what `source` has cost.
+
+    `changes` are what config.json has beside or instead of the source's. Raises InputError for other data than those of
+    the source.
+    """
+    trained, summary = source.check_trained(), read_json(source.folder.summary, SummaryFile, AGAIN)
+    if dataset.hash != trained.data.hash:
+        raise InputError(f"{source.path}: was trained on other data than {dataset.root}: pass its data with --data")
+    config = source.config | changes
+    # The utterances the source itself held out, whichever version assigned the folds.
+    row_of = {utterance: row for row, utterance in enumerate(dataset.train.ids)}
+    held_out = np.array([row_of[utterance] for utterance in source.load("oof").ids], np.int64)
+    transform, device = transform_of(config), device or torch.device("cpu")
+    with hold(folder.path, folder.title):
+        write_json(folder.config, config)
+        write_weights(folder.weights, network, weights_description(config, dataset.alphabet))
+        write_predictions(
+            network.to(device),
+            dataset_as_read(dataset, transform),
+            held_out,
+            folder,
+            frames=trained.options.recipe.batch_frames or CPU_FRAMES,
+            device=device,
+            cost=Cost.from_summary(summary),
+            with_dev=source.with_dev,
+        )
