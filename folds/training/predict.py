@@ -16,6 +16,7 @@ from folds.store.run_folder import SPLITS, RunFolder
 from folds.training.metrics_logger import Cost, cpu_time
 from models import BLANK, CTCModel
 from models.ctc import greedy
+from registry.console import track
 from registry.json_files import write_json
 
 
@@ -28,14 +29,19 @@ def predict(
     frames: int,
     alphabet_hash: str,
     device: torch.device,
+    description: str = "",
 ) -> LogProbs:
-    """Log-probabilities of the utterances at `indices`, in that order, in batches of at most `frames` frames."""
+    """Log-probabilities of the utterances at `indices`, in that order, in batches of at most `frames` frames.
+
+    With a description, a progress bar shows how far it is.
+    """
     was_training = model.training
     model.eval()
     chosen = np.asarray(indices)
     # Without utterances the result still has C columns.
     parts = [np.zeros((0, model.classes), np.float16)] * max(1, len(chosen))
-    for positions in plan(split.lengths[chosen], frames=frames):
+    batches = plan(split.lengths[chosen], frames=frames)
+    for positions in track(batches, description) if description else batches:
         batch = collate(split, chosen[positions]).to(device)
         log_probs, lengths = model(batch.features, batch.lengths, batch.groups)
         values, ends = log_probs.cpu().numpy().astype(np.float16), lengths.tolist()
@@ -82,7 +88,15 @@ def write_predictions(
     distances: dict[str, float] = {}
     for name in SPLITS:
         split, indices = split_of[name], indices_of[name]
-        log_probs = predict(model, split, indices, frames=frames, alphabet_hash=dataset.alphabet.hash, device=device)
+        log_probs = predict(
+            model,
+            split,
+            indices,
+            frames=frames,
+            alphabet_hash=dataset.alphabet.hash,
+            device=device,
+            description=f"{folder.title}, predicting {name}",
+        )
         if split.tokens is not None and len(indices) and not (name == "dev" and with_dev):
             distances[name] = round(float(greedy_distances(log_probs, split, indices).mean()), 4)
         # The run is finished once the predictions of all splits exist, so everything else is written before the last.
