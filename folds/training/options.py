@@ -165,7 +165,8 @@ class TrainOptions(StoreOptions):
     restart_from: Path | None = None
     """Warm restart: start each model from the final weights of the same model, fold and seed in another runs folder
     instead of from random weights. Runs trained there with --select best provide their best weights. With --folds 1 and
-    no refit there, from the first of its fold models, which then trains on for a few epochs with nothing held out."""
+    no refit there, from the first of its fold models, which then trains on for a few epochs with nothing held out. The
+    folder of one run instead, such as runs/pblstm.all/fold0, is where a run of another name or seed starts."""
     guide: Path | None = None
     """Guided CTC: spike on the same frames as a trained model of the same stride, so that their frames can be averaged.
     A member's folder, such as runs/pblstm, or that of one run; its run of the same fold is used, which has not seen

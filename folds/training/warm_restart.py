@@ -1,6 +1,7 @@
 """Warm restarts: training starts from the final weights of the same model, fold and seed in another runs folder.
 
-A refit, which holds nothing out, can also start from one of its member's fold models, and then costs a few epochs.
+A refit, which holds nothing out, can also start from one of its member's fold models, and then costs a few epochs. A
+run of another name or seed, such as a student, starts from a run that is given by its folder.
 
 The source is needed only until the run has a checkpoint of its own; what must be known about it later is recorded in
 the run's config.json under "restart".
@@ -31,8 +32,10 @@ class Source:
 def find_source(runs: Path, name: str, fold: int, seed: int, folds: int) -> FoldModel:
     """The finished (model, fold, seed) under `runs`; for a refit that is not there, its member's first fold model.
 
-    Raises InputError unless it has predictions and weights.
+    If `runs` is itself the folder of a run, it is that one. Raises InputError unless it has predictions and weights.
     """
+    if RunFolder(runs).begun:
+        return read_finished(RunFolder(runs), "--restart-from")
     source = RunFolder.of(runs, name, fold, seed, folds)
     if folds == 1 and not source.finished:
         member = runs / member_name(name, seed)
@@ -66,6 +69,8 @@ def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> 
     if source.transform != transform_of(config):
         what = "another --normalise"
         raise InputError(f"--restart-from {runs}: {source.path} was trained with {what}: use the same here")
+    if source.with_dev and not config["with_dev"]:
+        raise InputError(f"--restart-from {runs}: {source.path} was trained on dev too: use it with --with-dev")
     if held_out and source.load("oof").ids != tuple(held_out):
         raise InputError(f"--restart-from {runs}: {source.path} held out other utterances: train it again")
     summary = read_json(source.folder.summary, SummaryFile, "train this run again")

@@ -14,10 +14,12 @@ from training_runs import metrics, run, run_folder, summary
 
 from folds.store.fold_model import find_fold_models
 from folds.store.log_probs import read_log_probs
+from folds.store.run_folder import RunFolder
 from folds.training import loop
 from folds.training.state import State
 from folds.training.step import train_step
 from registry import InputError
+from registry.json_files import read_json, write_json
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,23 @@ def test_a_refit_continues_a_fold_model_where_there_is_no_other(undisturbed, tin
     (again,) = find_fold_models(tmp_path / "more")
     assert refit.config["restart"]["weights"] == first.folder.weights_hash
     assert again.config["restart"]["weights"] == refit.folder.weights_hash != first.folder.weights_hash
+
+
+def test_a_run_of_another_name_starts_from_a_run_that_is_given(undisturbed, tiny, tmp_path, monkeypatch, capsys):
+    options = ["--epochs", "1", "--restart-from", str(undisturbed)]
+    run(monkeypatch, tiny, tmp_path, *options, "--name", "again")
+    run(monkeypatch, tiny, tmp_path, *options, "--name", "student", "--folds", "1")
+    assert capsys.readouterr().out.count(f"warm restart from {undisturbed}\n") == 2
+    hashes = {fold_model.config["restart"]["weights"] for fold_model in find_fold_models(tmp_path)}
+    assert len(find_fold_models(tmp_path)) == 2 and hashes == {RunFolder(undisturbed).weights_hash}
+    with pytest.raises(InputError, match="held out other utterances"):
+        run(monkeypatch, tiny, tmp_path, *options, "--fold", "1")
+    final = tmp_path / "final"
+    shutil.copytree(undisturbed, final)
+    config = read_json(final / "config.json", dict, "")
+    write_json(final / "config.json", config | {"with_dev": True})
+    with pytest.raises(InputError, match="was trained on dev too: use it with --with-dev"):
+        run(monkeypatch, tiny, tmp_path, "--name", "other", "--epochs", "1", "--restart-from", str(final))
 
 
 def test_a_restart_that_was_stopped_resumes_without_its_source(restarted, undisturbed, tiny, tmp_path, monkeypatch):
