@@ -23,6 +23,7 @@ from ensemble.blenders.best import FittedBlender, best_recipe, fit_blenders, low
 from ensemble.blenders.teacher import check_can_teach, write_nbest
 from ensemble.hypotheses.fusion import search_settings
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
+from ensemble.members.eligibility import count_networks
 from ensemble.members.member import Member, Networks, group_by_member, measurable_on_dev
 from ensemble.members.refits import with_refits
 from ensemble.members.sidecar import write_sidecar
@@ -277,7 +278,7 @@ def main() -> None:
     keep_measurements(options.out, inputs, dataset, baselines, result)
     description = write_sidecar(options.out, dataset, result.members, result.recipe.to_json(), options, results)
     print("weights: " + ", ".join(f"{name} {weight:.3f}" for name, weight in result.recipe.weights.items()))
-    count, tags = sum(len(member.networks) for member in result.members), ", ".join(description["tags"]) or "none"
+    count, tags = count_networks(result.members), ", ".join(description["tags"]) or "none"
     print(f"uses {count} networks, {description['parameters']:,} parameters in all; tags: {tags}")
     print(f"wrote {options.out} ({len(strings)} rows) and {options.out}.json")
 

@@ -115,6 +115,11 @@ def total_parameters(members: Sequence[Member]) -> int:
     return sum(counted.values())
 
 
+def count_networks(members: Sequence[Member]) -> int:
+    """The number of networks; one that is used with features of several delays is one."""
+    return len(set(_identities(members).values()))
+
+
 def all_tags(members: Sequence[Member]) -> list[str]:
     """Every tag of every model used, sorted."""
     return sorted({tag for member in members for tag in member.tags})

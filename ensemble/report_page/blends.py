@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -12,6 +13,7 @@ from ensemble.members.member import Member
 from ensemble.members.sidecar import Sidecar, read_sidecar
 from ensemble.statistics.measured import Measured, fingerprint, read_measured
 from folds.data.dataset import Dataset
+from folds.store.run_folder import RunFolder
 from registry.models import parse_count
 
 
@@ -46,8 +48,9 @@ class Blend:
 
     @property
     def networks(self) -> int:
-        """Number of networks used."""
-        return sum(map(len, self.sidecar.recipe.members.values()))
+        """Number of networks used; one that is used with features of several delays is one."""
+        paths = itertools.chain.from_iterable(self.sidecar.recipe.members.values())
+        return len({RunFolder(Path(path)).undelayed for path in paths})
 
     @property
     def max_params(self) -> int | None:

@@ -9,6 +9,7 @@ import pytest
 import simulated_members as simulated
 
 from ensemble.members.eligibility import (
+    count_networks,
     filter_by_rules,
     first_with_networks,
     keep_within_max_params,
@@ -257,6 +258,7 @@ def test_a_network_and_its_delayed_twin_count_once(tmp_path):
     members = with_twins(tmp_path)
     assert [member.name for member in members] == ["gru", "gru.delay2", "lstm"]
     assert total_parameters(members) == 3000 and total_parameters(members[1:]) == 3000
+    assert count_networks(members) == count_networks(members[1:]) == 3
     assert first_with_networks(members) == (0, 0, 2) and first_with_networks(members[1:]) == (0, 1)
     weights = {"gru": 0.2, "gru.delay2": 0.5, "lstm": 0.3}
     kept = {member.name: member.folds for member in keep_within_max_params(members, weights, 2000)}
