@@ -1,14 +1,15 @@
-"""`python -m folds.delay RUN …`: the same networks once more, with features that come a few frames later.
+"""`python -m folds.delay RUN …`: the same networks again, with features that come a few frames later.
 
 A network with stride s reads its input in steps of s frames, and where an utterance begins within a step is chance. If
-its first frame is repeated half a stride, the steps begin elsewhere, and the network makes other errors. So a run and
-its delayed twin are two members of a blend, and together they are better than either: test-time augmentation, which
-costs a prediction and no training. They have the same weights, which count once under `--max-params`.
+its first frame is repeated a few times, the steps begin elsewhere, and the network makes other errors. So a run and its
+delayed twins are members of a blend that is better than the run alone: test-time augmentation, which costs predictions
+and no training. They have the same weights, which count once under `--max-params`.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,19 +23,18 @@ from folds.training.device import pick_device
 from folds.training.distributed import ProcessGroup
 from models.features import MAX_DELAY
 from registry import InputError, command
-from registry.bounds import number
 from registry.command_line import parse_options
 
 
 @dataclass(frozen=True)
 class DelayOptions(DataOptions):
-    """Predict once more with delayed features: members of their own, <model>.delay<frames>."""
+    """Predict again with delayed features: members of their own, <model>.delay<frames>."""
 
     run: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Folders of finished runs: runs/<model>/fold<k>, or runs/*/fold* for all. Those that are delayed already, or have
-    been done, are left out."""
-    frames: int | None = number(None, at_least=1, at_most=MAX_DELAY)
-    """By how many frames; by default half of each model's stride."""
+    """Folders of finished runs: runs/<model>/fold<k>, or runs/*/fold* for all. Those that are delayed already are left
+    out, and so are delays that have been done."""
+    frames: tuple[int, ...] = ()
+    """By how many frames, one or several; by default 1, 2, … up to each model's stride, which is not included."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda or cuda:N."""
 
@@ -42,36 +42,40 @@ class DelayOptions(DataOptions):
         super().__post_init__()
         if not self.run:
             raise InputError("no run is given: pass the folders of finished ones, runs/<model>/fold<k>")
+        for frames in self.frames:
+            if not 1 <= frames <= MAX_DELAY:
+                raise InputError(f"--frames {frames}: expected 1 to {MAX_DELAY}")
 
 
 def write_delayed(options: DelayOptions) -> list[RunFolder]:
-    """Write the folder of each run's delayed twin, and return those that were written."""
+    """Write the folders of the runs' delayed twins, and return those that were written."""
     device, dataset = pick_device(options.device, ProcessGroup()), options.open_dataset()
     runs = [RunFolder(Path(os.path.realpath(path))) for path in options.run]
     sources = [read_finished(run, "folds.delay") for run in runs if run.undelayed == run]
-    twins = [(source, source.folder.delayed(_frames(source, options.frames))) for source in sources]
+    twins = [(source, frames) for source in sources for frames in _delays(source, options.frames)]
     written = []
-    for source, folder in twins:
+    for source, frames in twins:
+        folder = source.folder.delayed(frames)
         if folder.finished:
             print(f"{folder.title}: done before")
             continue
-        delay = {"frames": _frames(source, options.frames), "of": source.weights_hash}
+        delay = {"frames": frames, "of": source.weights_hash}
         write_derived_run(source, dataset, load_model(source), folder, {"delay": delay}, device)
         written.append(folder)
     return written
 
 
-def _frames(source: FoldModel, frames: int | None) -> int:
-    """By how many frames the run is delayed. Raises InputError where that would change nothing."""
+def _delays(source: FoldModel, frames: Sequence[int]) -> Sequence[int]:
+    """The delays of a run. Raises InputError where one would change nothing."""
     if source.stride == 1:
         raise InputError(f"{source.path}: has stride 1, so a delay would change nothing: leave this run out")
-    delay = source.stride // 2 if frames is None else frames
-    if delay % source.stride == 0:
-        raise InputError(
-            f"--frames {delay}: a multiple of the stride of {source.path}, {source.stride}, changes nothing: use "
-            f"{source.stride // 2}"
-        )
-    return delay
+    for delay in frames:
+        if delay % source.stride == 0:
+            raise InputError(
+                f"--frames {delay}: a multiple of the stride of {source.path}, {source.stride}, changes nothing: leave "
+                "it out"
+            )
+    return frames or range(1, source.stride)
 
 
 def main() -> None:

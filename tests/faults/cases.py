@@ -39,7 +39,7 @@ BASE = {
     "folds.demo": ["--out", "demo", "--speakers", "4", "--utterances", "1"],
     "folds.train": ["--data", "data", *TRAIN, "--epochs", "1", "--fold", "0", "--runs", "new"],
     "folds.soup": ["--data", "data", "runs/lstm_small/fold0"],
-    "folds.delay": ["--data", "data", "--frames", "1", "runs/lstm_small/fold0"],
+    "folds.delay": ["--data", "data", "runs/lstm_small/fold0", "--frames", "1"],
     "ensemble.blend": ["--data", "data", "--method", "single"],
     "ensemble.decode": ["--data", "data", "--decoder", "greedy"],
     "ensemble.joint": ["--data", "data", "--runs", "las"],

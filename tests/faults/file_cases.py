@@ -30,7 +30,7 @@ JSON_FILES = [
     (f"{RUN}/config.json", "folds.train", RESUME),
     (f"{RUN}/config.json", "folds.soup", ["--data", "data", RUN]),
     (f"{RUN}/summary.json", "folds.soup", ["--data", "data", RUN]),
-    (f"{RUN}/config.json", "folds.delay", ["--data", "data", "--frames", "1", RUN]),
+    (f"{RUN}/config.json", "folds.delay", ["--data", "data", RUN, "--frames", "1"]),
     ("submission.csv.json", "ensemble.report", ["--data", "data"]),
     ("submission.csv.json", "folds.train", STUDENT),
     ("demo/demo.json", "folds.demo", ["--out", "demo", "--speakers", "4", "--utterances", "1"]),
@@ -46,7 +46,7 @@ TENSOR_FILES = [
     ("las/las_small/fold0/checkpoint/weights.safetensors", "ensemble.joint", ["--data", "data", "--runs", "las"]),
     ("nbest.safetensors", "folds.train", STUDENT),
     (f"{RUN}/checkpoint", "folds.soup", ["--data", "data", RUN]),
-    (f"{RUN}/checkpoint/weights.safetensors", "folds.delay", ["--data", "data", "--frames", "1", RUN]),
+    (f"{RUN}/checkpoint/weights.safetensors", "folds.delay", ["--data", "data", RUN, "--frames", "1"]),
     ("cache", "ensemble.decode", READ_DATA),
 ]
 TEXT_FILES = [

@@ -17,7 +17,6 @@ from ensemble.decode import DecodeOptions
 from ensemble.joint import JointOptions
 from ensemble.report import ReportOptions
 from folds.data.augmentation import SpecAugment
-from folds.delay import DelayOptions
 from folds.demo import DemoOptions
 from folds.launch import parse as parse_launch
 from folds.soup import SoupOptions
@@ -30,7 +29,7 @@ from registry.command_line import parse_options
 from submit.__main__ import SubmitOptions
 
 COMMANDS = (
-    *(BlendOptions, DecodeOptions, JointOptions, ReportOptions, DemoOptions, DelayOptions, SoupOptions, SubmitOptions),
+    *(BlendOptions, DecodeOptions, JointOptions, ReportOptions, DemoOptions, SoupOptions, SubmitOptions),
     TuneOptions,
 )
 TRAINING = (TrainOptions, RecipeOptions, SpecAugment)
@@ -86,7 +85,7 @@ def assert_bad_values_are_refused(
 
 @pytest.mark.parametrize(("options", "name", "kind"), options_of(*COMMANDS, *TRAINING, TrainingRecipe))
 def test_numbers_of_commands(options: type, name: str, kind: str) -> None:
-    make = functools.partial(options, run=(Path("fold0"),)) if options in (DelayOptions, SoupOptions) else options
+    make = functools.partial(options, run=(Path("fold0"),)) if options is SoupOptions else options
     assert_bad_values_are_refused(make, name, kind, name in ("lm_weight", "length_bonus"))
 
 

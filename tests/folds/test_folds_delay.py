@@ -76,8 +76,10 @@ def test_errors_say_what_to_do(trained, tiny, tmp_path):
     with pytest.raises(InputError, match="no run is given"):
         DelayOptions()
     run = run_folder(trained)
-    with pytest.raises(InputError, match="--frames 4: a multiple of the stride of .*, 2, changes nothing: use 1"):
-        write_delayed(DelayOptions(run=(run,), data=tiny, frames=4))
+    with pytest.raises(InputError, match="--frames 4: a multiple of the stride of .*, 2, changes nothing: leave"):
+        write_delayed(DelayOptions(run=(run,), data=tiny, frames=(4,)))
+    with pytest.raises(InputError, match="--frames 0: expected 1 to 1000"):
+        DelayOptions(run=(run,), frames=(1, 0))
     with pytest.raises(InputError, match="fold7 is not a finished run"):
         write_delayed(DelayOptions(run=(run.with_name("fold7"),), data=tiny))
 
@@ -88,7 +90,7 @@ def test_other_data_are_refused(trained, tiny, tmp_path):
     transcript = next(changed.glob("train*/transcript/*.npy"))
     np.save(transcript, np.delete(np.load(transcript), 2))
     with pytest.raises(InputError, match="was trained on other data than"):
-        write_delayed(DelayOptions(run=(run_folder(trained),), data=changed, frames=3))
+        write_delayed(DelayOptions(run=(run_folder(trained),), data=changed, frames=(3,)))
 
 
 @pytest.mark.parametrize(
