@@ -16,7 +16,7 @@ from pathlib import Path
 import tyro
 
 from folds.data.data_options import DataOptions
-from folds.store.fold_model import FoldModel, load_model, read_finished
+from folds.store.fold_model import FoldModel, load_model, read_finished, read_fold_model
 from folds.store.run_folder import RunFolder
 from folds.training.derived_run import write_derived_run
 from folds.training.device import pick_device
@@ -31,10 +31,10 @@ class DelayOptions(DataOptions):
     """Predict again with delayed features: members of their own, <model>.delay<frames>."""
 
     run: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Folders of finished runs: runs/<model>/fold<k>, or runs/*/fold* for all. Those that are delayed already are left
-    out, and so are delays that have been done."""
+    """Folders of runs: runs/<model>/fold<k>, or runs/*/fold* for all. Those that are not finished or are delayed
+    themselves are left out, and so are delays that have been done."""
     frames: tuple[int, ...] = ()
-    """By how many frames, one or several; by default 1, 2, … up to each model's stride, which is not included."""
+    """By how many frames, one or several; by default all from 1 to the model's stride - 1."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda or cuda:N."""
 
@@ -51,12 +51,16 @@ def write_delayed(options: DelayOptions) -> list[RunFolder]:
     """Write the folders of the runs' delayed twins, and return those that were written."""
     device, dataset = pick_device(options.device, ProcessGroup()), options.open_dataset()
     runs = [RunFolder(Path(os.path.realpath(path))) for path in options.run]
-    sources = [read_finished(run, "folds.delay") for run in runs if run.undelayed == run]
+    runs = [run for run in runs if run.undelayed == run]
+    for run in runs:
+        if run.begun and not run.finished:
+            print(f"left out: {run.path} is not finished")
+    sources = [read_finished(run, "folds.delay") for run in runs if run.finished or not run.begun]
     twins = [(source, frames) for source in sources for frames in _delays(source, options.frames)]
     written = []
     for source, frames in twins:
         folder = source.folder.delayed(frames)
-        if folder.finished:
+        if folder.finished and read_fold_model(folder).weights_hash == source.weights_hash:
             print(f"{folder.title}: done before")
             continue
         delay = {"frames": frames, "of": source.weights_hash}

@@ -72,6 +72,19 @@ def test_what_is_done_or_delayed_already_is_left_out(trained, tiny, capsys):
     assert capsys.readouterr().out == "lstm_small.delay1 fold 0: done before\n"
 
 
+def test_runs_that_are_not_finished_are_left_out_and_outdated_twins_made_again(trained, tiny, tmp_path, capsys):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    run, twin = run_folder(tmp_path), tmp_path / "lstm_small.delay1" / "fold0"
+    options = DelayOptions(run=(run,), data=tiny, device="cpu")
+    config = json.loads((twin / "config.json").read_text())
+    (twin / "config.json").write_text(json.dumps(config | {"delay": {"frames": 1, "of": "another"}}))
+    assert [folder.path for folder in write_delayed(options)] == [twin]
+    assert json.loads((twin / "config.json").read_text()) == config
+    (run / "test.safetensors").unlink()
+    capsys.readouterr()
+    assert write_delayed(options) == [] and capsys.readouterr().out == f"left out: {run} is not finished\n"
+
+
 def test_errors_say_what_to_do(trained, tiny, tmp_path):
     with pytest.raises(InputError, match="no run is given"):
         DelayOptions()
