@@ -66,6 +66,9 @@ def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> 
     ):
         if not _same(source.config.get(key), config[key]):
             raise InputError(f"--restart-from {runs}: {source.path} was trained with {what}: use the same here")
+    if source.delay:
+        original = source.folder.undelayed.path
+        raise InputError(f"--restart-from {runs}: {source.path} is a delayed twin: use the run itself, {original}")
     if source.transform != transform_of(config):
         what = "another --normalise"
         raise InputError(f"--restart-from {runs}: {source.path} was trained with {what}: use the same here")
