@@ -21,8 +21,8 @@ from folds.store.run_folder import RunFolder
 from folds.training.derived_run import write_derived_run
 from folds.training.device import pick_device
 from folds.training.distributed import ProcessGroup
-from models.features import MAX_DELAY
 from registry import InputError, command
+from registry.bounds import MAX_DELAY
 from registry.command_line import parse_options
 
 

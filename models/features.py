@@ -8,8 +8,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from registry.bounds import MAX_DELAY
+
 Normalization = Literal["utterance", "group", "none"]
-MAX_DELAY = 1000
 EPSILON = 1e-8
 """Added to standard deviations, so that a constant feature becomes 0."""
 

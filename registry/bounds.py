@@ -22,6 +22,8 @@ _KEY = "bounds"
 MAX_SEED = 2**32 - 1
 """The largest seed that every random number generator in use accepts."""
 MAX_THREADS = 1024
+MAX_DELAY = 1000
+"""Frames by which features can be delayed; see `folds.delay`."""
 MAX_UTTERANCES = 10_000_000
 """Upper bound of options that count utterances."""
 
