@@ -19,7 +19,7 @@ def after_readme(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Worksp
     """A folder as README's commands leave it: trained runs, blends, submissions. Each of them must work."""
     workspace = Workspace(tmp_path_factory.mktemp("documents"))
     (workspace.folder / "data").symlink_to(tiny)
-    # README blends with a second store, as if trained elsewhere.
+    # docs/blending.md blends with a second runs folder, as if trained elsewhere.
     elsewhere = ["--model", "lstm", "--name", "elsewhere", "--fold", "all", "--runs", "more-runs"]
     workspace.check(["python", "-m", "folds.train", *elsewhere])
     for block in blocks("README.md", "sh"):
