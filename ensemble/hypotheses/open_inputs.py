@@ -24,6 +24,7 @@ from ensemble.members.eligibility import (
     first_with_networks,
     keep_within_max_params,
     minimum_parameters,
+    notes_on_twins,
 )
 from ensemble.members.member import Member, Networks
 from ensemble.members.out_of_fold import OutOfFold, common_oof
@@ -153,6 +154,7 @@ def open_inputs(
         BlendInputs(split, nbest_size, options.pool, fusion) for split in (oof_split, dev_split, test_split)
     )
     notes += oof_notes
+    notes += notes_on_twins([member.using(options.networks) for member in members])
     for member in members:
         notes += _member_notes(member, options, dataset.hash)
     speakers = dataset.dev.speakers if dataset.dev.names_speakers else None
@@ -193,7 +195,7 @@ def _open_oof(
         references=tuple(train.labels(row).tolist() for row in rows),
         parameters=minimum_parameters([_counted(member, options) for member in members], options.frames),
         max_params=rules.max_params,
-        same_networks=first_with_networks(members),
+        same_networks=first_with_networks([member.using(options.networks) for member in members]),
     )
     return split, [*common.notes, *fold_notes]
 

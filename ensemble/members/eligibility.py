@@ -49,6 +49,22 @@ def first_with_networks(members: Sequence[Member]) -> tuple[int, ...]:
     return tuple(map(networks.index, networks))
 
 
+def notes_on_twins(members: Sequence[Member]) -> list[str]:
+    """A note on each member that has some, but not all, of the networks of one before it, its delayed twin."""
+    identity = _identities(members)
+    networks = [{identity[network] for network in member.networks} for member in members]
+    notes = []
+    for index, (member, own) in enumerate(zip(members, networks, strict=True)):
+        before = zip(members[:index], networks[:index], strict=True)
+        partial = [other.name for other, its in before if own & its and own != its]
+        if partial:
+            notes.append(
+                f"  {member.name} does not have the same networks as {partial[0]}, so they count more than once under "
+                "--max-params: python -m folds.delay makes those that are missing"
+            )
+    return notes
+
+
 def _identities(members: Sequence[Member]) -> dict[FoldModel, Hashable]:
     """What tells apart the networks that count: weights where features are delayed, else the runs."""
     networks = [network for member in members for network in member.networks]

@@ -12,6 +12,7 @@ import numpy as np
 from ensemble.blenders.base import BlendRecipe, restricted
 from ensemble.blenders.best import FittedBlender, best_recipe, fit_blenders, winner
 from ensemble.hypotheses.open_inputs import OpenedInputs
+from ensemble.members.eligibility import count_networks
 from ensemble.members.member import Member
 from ensemble.members.sidecar import write_sidecar
 from ensemble.statistics.blend_tables import NETWORKS, verdict
@@ -188,7 +189,7 @@ def write_word_blend(
     results = results_of(blend, words, members, inputs.dev_speakers)
     write_sidecar(out, dataset, blend.members, blend.recipe.to_json(), options, results)
     print("weights: " + ", ".join(f"{name} {weight:.3f}" for name, weight in blend.recipe.weights.items()))
-    networks = sum(len(member.networks) for member in blend.members)
+    networks = count_networks(blend.members)
     print(f"uses {networks} networks: {NETWORKS[inputs.networks]}")
     print(f"wrote {out} ({len(blend.texts)} rows) and {out}.json")
 

@@ -205,7 +205,9 @@ class RunFolder:
         return self._beside(re.sub(rf"{DELAY}\d+$", "", self.member))
 
     def _beside(self, member: str) -> RunFolder:
-        """The folder of the same fold of another member of the store."""
+        """The folder of the same fold of another member of the store; itself for its own member."""
+        if member == self.member:  # which is "" where `path` has only one part
+            return self
         return RunFolder(self.path.parent.with_name(member) / self.path.name)
 
 

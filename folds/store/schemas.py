@@ -84,6 +84,7 @@ class TrainedData(Struct, frozen=True):
     """Which data a run was trained on, if that must be known."""
 
     hash: str
+    features: str | None = None
 
 
 class TrainedRecipe(Struct, frozen=True):

@@ -11,7 +11,7 @@ from folds.data.dataset import Dataset
 from folds.data.renormalized import dataset_as_read
 from folds.store.fold_model import AGAIN, FoldModel, transform_of
 from folds.store.lease import hold
-from folds.store.run_folder import RunFolder
+from folds.store.run_folder import SPLITS, RunFolder
 from folds.store.schemas import SummaryFile
 from folds.training.metrics_logger import Cost
 from folds.training.options import CPU_FRAMES
@@ -32,11 +32,13 @@ def write_derived_run(
 ) -> None:
     """Write config.json, weights and predictions of `network` into `folder`; it cost what `source` has cost.
 
-    `changes` are what config.json has beside or instead of the source's. Raises InputError for other data than those of
-    the source.
+    `changes` are what config.json has beside or instead of the source's. Predictions of an earlier version are deleted
+    first, so that the run counts as finished only when all are of `network`. Raises InputError for other data than
+    those of the source.
     """
     trained, summary = source.check_trained(), read_json(source.folder.summary, SummaryFile, AGAIN)
-    if dataset.hash != trained.data.hash:
+    # Runs of earlier versions do not have the hash of their features.
+    if dataset.hash != trained.data.hash or trained.data.features not in (None, dataset.features_hash):
         raise InputError(f"{source.path}: was trained on other data than {dataset.root}: pass its data with --data")
     config = source.config | changes
     # The utterances the source itself held out, whichever version assigned the folds.
@@ -44,6 +46,8 @@ def write_derived_run(
     held_out = np.array([row_of[utterance] for utterance in source.load("oof").ids], np.int64)
     transform, device = transform_of(config), device or torch.device("cpu")
     with hold(folder.path, folder.title):
+        for split in SPLITS:
+            folder.predictions(split).unlink(missing_ok=True)
         write_json(folder.config, config)
         write_weights(folder.weights, network, weights_description(config, dataset.alphabet))
         write_predictions(

@@ -32,10 +32,20 @@ class Source:
 def find_source(runs: Path, name: str, fold: int, seed: int, folds: int) -> FoldModel:
     """The finished (model, fold, seed) under `runs`; for a refit that is not there, its member's first fold model.
 
-    If `runs` is itself the folder of a run, it is that one. Raises InputError unless it has predictions and weights.
+    If `runs` is itself the folder of a run, it is that one. Raises InputError unless it has predictions and weights,
+    and, if it is to hold something out, holds out the same fold.
     """
+    if not runs.is_dir():
+        raise InputError(f"--restart-from {runs}: no such folder: pass a runs folder, or the folder of one run")
     if RunFolder(runs).begun:
-        return read_finished(RunFolder(runs), "--restart-from")
+        # Resolved, because its name has the member's, which a relative path may lack.
+        given = read_finished(RunFolder(runs.resolve()), "--restart-from")
+        if folds > 1 and (given.fold, given.folds) != (fold, folds):
+            was, now = f"fold {given.fold} of {given.folds}", f"fold {fold} of {folds}"
+            raise InputError(
+                f"--restart-from {runs}: {was}, where {now} is to be trained: pass the runs folder instead"
+            )
+        return given
     source = RunFolder.of(runs, name, fold, seed, folds)
     if folds == 1 and not source.finished:
         member = runs / member_name(name, seed)
@@ -51,6 +61,13 @@ def _same(before: Any, now: Any) -> bool:
     return before == now
 
 
+def _is_layer_of_other_groups(before: Any, now: Any) -> bool:
+    """Whether two entries "group_layer" of config.json differ in their groups alone."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return False
+    return before.get("groups") != now["groups"] and _same(before | {"groups": None}, now | {"groups": None})
+
+
 def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> Source:
     """The source for the run that `config`, its future config.json, describes.
 
@@ -58,6 +75,11 @@ def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> 
     `held_out`: what is out of fold here must not have been trained on there.
     """
     source = find_source(runs, config["name"], config["fold"], config["seed"], config["folds"])
+    if _is_layer_of_other_groups(source.config.get("group_layer"), config["group_layer"]):
+        raise InputError(
+            f"--restart-from {runs}: the --group-layer of {source.path} has other groups than are trained on here, as "
+            "that of a fold model has fewer than its refit's: leave out --restart-from"
+        )
     for key, what in (
         ("data", "other data"),
         ("model", "another model"),

@@ -13,6 +13,7 @@ from ensemble.members.eligibility import (
     filter_by_rules,
     first_with_networks,
     keep_within_max_params,
+    notes_on_twins,
     total_parameters,
 )
 from ensemble.members.frame_mean import resampled_rows
@@ -274,6 +275,16 @@ def test_a_twin_whose_network_was_trained_again_counts_beside_it(tmp_path):
         (tmp_path / "gru" / f"fold{fold}" / "checkpoint" / "weights.safetensors").write_bytes(b"new")
     members = group_by_member(find_fold_models(tmp_path))
     assert first_with_networks(members) == (0, 1, 2) and total_parameters(members[1:]) == 3000
+
+
+def test_a_twin_of_some_networks_is_named(tmp_path):
+    members = with_twins(tmp_path)
+    assert notes_on_twins(members) == []
+    shutil.rmtree(tmp_path / "gru.delay2" / "fold1")
+    members = group_by_member(find_fold_models(tmp_path))
+    (note,) = notes_on_twins(members)
+    assert note.startswith("  gru.delay2 does not have the same networks as gru, so they count more than once")
+    assert first_with_networks(members) == (0, 1, 2)
 
 
 def test_delayed_predictions_may_have_a_frame_more(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from folds.store.fold_model import find_fold_models, read_fold_model
 from folds.store.run_folder import RunFolder
 from models.features import FeatureTransform
 from registry import InputError
+from registry.json_files import read_json, write_json
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +108,32 @@ def test_other_data_are_refused(trained, tiny, tmp_path):
         write_delayed(DelayOptions(run=(run_folder(trained),), data=changed, frames=(3,)))
 
 
+def test_other_features_of_the_same_utterances_are_refused(trained, tiny, tmp_path):
+    changed = tmp_path / "competition"
+    shutil.copytree(tiny, changed)
+    features = next(changed.glob("train*/mfcc/*.npy"))
+    np.save(features, np.load(features)[::-1])
+    with pytest.raises(InputError, match="was trained on other data than"):
+        write_delayed(DelayOptions(run=(run_folder(trained),), data=changed, frames=(3,)))
+
+
+def test_a_twin_that_is_made_again_is_not_finished_until_all_is_written(trained, tiny, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    twin = RunFolder(tmp_path / "lstm_small.delay1" / "fold0")
+    config = read_json(twin.config, dict, "")
+    write_json(twin.config, config | {"delay": {"frames": 1, "of": "another"}})
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    options = DelayOptions(run=(run_folder(tmp_path),), data=tiny, device="cpu")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("folds.training.derived_run.write_predictions", interrupted)
+        write_delayed(options)
+    assert not twin.finished and len(find_fold_models(tmp_path)) == 1
+    assert [folder.path for folder in write_delayed(options)] == [twin.path] and twin.finished
+
+
 @pytest.mark.parametrize(
     ("member", "refit_of", "undelayed"),
     [
@@ -118,6 +146,7 @@ def test_other_data_are_refused(trained, tiny, tmp_path):
 def test_names(tmp_path, member, refit_of, undelayed):
     folder = RunFolder(tmp_path / member / "fold0")
     assert folder.refit_of == refit_of and folder.undelayed == RunFolder(tmp_path / undelayed / "fold0")
+    assert RunFolder(Path("fold0")).undelayed == RunFolder(Path("fold0"))
 
 
 def test_a_delayed_split_has_longer_utterances_and_the_same_transcripts(tiny):

@@ -61,6 +61,14 @@ def test_a_soup_has_the_layer(grouped, tiny):
     assert models.load(soup.path).description.group_layer == models.load(grouped.path).description.group_layer
 
 
+def test_a_refit_has_more_groups_than_a_fold_model_to_start_from(grouped, tiny, tmp_path, monkeypatch):
+    options = ["--folds", "1", "--epochs", "1", "--restart-from", str(grouped.path.parents[1])]
+    with pytest.raises(InputError, match="has other groups than are trained on here"):
+        run(monkeypatch, tiny, tmp_path, *options, *LAYER)
+    with pytest.raises(InputError, match="another --group-layer: use the same here"):
+        run(monkeypatch, tiny, tmp_path, *options)
+
+
 def test_a_stopped_run_resumes_to_the_same_metrics(grouped, tiny, tmp_path, monkeypatch):
     run(monkeypatch, tiny, tmp_path, "--epochs", "3", "--keep", "3", *LAYER)
     folder = RunFolder(run_folder(tmp_path))

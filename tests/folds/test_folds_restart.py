@@ -74,8 +74,9 @@ def test_a_run_of_another_name_starts_from_a_run_that_is_given(undisturbed, tiny
     assert capsys.readouterr().out.count(f"warm restart from {undisturbed}\n") == 2
     hashes = {fold_model.config["restart"]["weights"] for fold_model in find_fold_models(tmp_path)}
     assert len(find_fold_models(tmp_path)) == 2 and hashes == {RunFolder(undisturbed).weights_hash}
-    with pytest.raises(InputError, match="held out other utterances"):
-        run(monkeypatch, tiny, tmp_path, *options, "--fold", "1")
+    with pytest.raises(InputError, match="fold 0 of 2, where fold 1 of 2 is to be trained"):
+        run(monkeypatch, tiny, tmp_path, *options, "--name", "all", "--fold", "all")
+    assert len(find_fold_models(tmp_path)) == 2
     final = tmp_path / "final"
     shutil.copytree(undisturbed, final)
     config = read_json(final / "config.json", dict, "")
@@ -137,7 +138,7 @@ def test_a_restart_requires_the_same_model_finished_elsewhere(undisturbed, tiny,
         (["--fold", "1"], "held out other utterances"),
         (["--seed", "1"], "cannot be read"),
         (["--seed", "2"], "summary.json: no such file"),
-        (["--restart-from", str(tmp_path / "nowhere")], "nowhere/lstm_small/fold0 is not a finished run"),
+        (["--restart-from", str(tmp_path / "nowhere")], "nowhere: no such folder: pass a runs folder"),
     ):
         with pytest.raises(InputError, match=message):
             run(monkeypatch, tiny, tmp_path / "new", "--restart-from", str(source), *options)
