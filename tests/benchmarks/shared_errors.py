@@ -1,8 +1,8 @@
 """How much networks err alike: the correlation of their errors, and what all of them have wrong.
 
-`python tests/benchmarks/shared_errors.py RUN RUN… [--data DIR]` decodes dev greedily by each run and prints Markdown: for
-each two networks φ, the correlation of their errors on reference phonemes, and the share of the best network's wrong
-phonemes that every one of the others has wrong too. Insertions are not counted.
+`python tests/benchmarks/shared_errors.py RUN RUN… [--data DIR]` decodes dev greedily by each run and prints Markdown:
+for each two networks φ, the correlation of their errors on reference phonemes, and the share of the best network's
+wrong phonemes that every one of the others has wrong too. Insertions are not counted.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def wrong_of(network: FoldModel, dev: Split) -> np.ndarray:
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
     parser.add_argument("--data", type=Path, help="the competition's folder")
