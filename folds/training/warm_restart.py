@@ -18,6 +18,7 @@ from folds.store.fold_model import FoldModel, read_finished, training_tags, tran
 from folds.store.run_folder import RunFolder, member_name, run_folders
 from folds.store.schemas import SummaryFile
 from registry import InputError
+from registry.files import exists
 from registry.json_files import read_json
 
 
@@ -35,7 +36,7 @@ def find_source(runs: Path, name: str, fold: int, seed: int, folds: int) -> Fold
     If `runs` is itself the folder of a run, it is that one. Raises InputError unless it has predictions and weights,
     and, if it is to hold something out, holds out the same fold.
     """
-    if not runs.is_dir():
+    if not (exists(runs) and runs.is_dir()):
         raise InputError(f"--restart-from {runs}: no such folder: pass a runs folder, or the folder of one run")
     if RunFolder(runs).begun:
         # Resolved, because its name has the member's, which a relative path may lack.
