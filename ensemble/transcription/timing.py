@@ -63,6 +63,23 @@ def time_phonemes(
     return [TimedPhoneme(*value) for value in values]
 
 
+def mean_posteriors(
+    log_probs: Sequence[np.ndarray], strides: Sequence[int], weights: Sequence[float], delays: Sequence[int]
+) -> np.ndarray:
+    """The networks' mean posteriors `(T', C)`, at the frame rate of the fastest; the arguments are as above.
+
+    Each network gives the frame that covers the middle of the frame of the fastest.
+    """
+    finest = min(strides)
+    count = min(len(rows) for rows, stride in zip(log_probs, strides, strict=True) if stride == finest)
+    middles = finest * (np.arange(count) + 0.5)
+    mean = np.zeros((count, log_probs[0].shape[1]))
+    for rows, stride, weight, delay in zip(log_probs, strides, weights, delays, strict=True):
+        covering = ((middles + delay) // stride).astype(int)
+        mean += weight * np.exp(rows[np.minimum(covering, len(rows) - 1)])
+    return mean
+
+
 def _centres(
     tokens: Sequence[int],
     log_probs: Sequence[np.ndarray],

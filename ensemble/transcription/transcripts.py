@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ensemble.members.frame_mean import resampled_rows
-from ensemble.transcription.recognizer import Batch, Recognizer, features_of
+from ensemble.transcription.recognizer import Recognizer, features_of
 from ensemble.transcription.sources import Source
-from ensemble.transcription.timing import SILENCES, TimedPhoneme, time_phonemes
+from ensemble.transcription.timing import SILENCES, TimedPhoneme, mean_posteriors, time_phonemes
 from folds.audio.segments import split_at_pauses
 from folds.frontends.base import FRAME_SHIFT, FRONT_ENDS, SAMPLE_RATE, WINDOW, compute_features
 from registry.errors import InputError
@@ -118,29 +117,13 @@ def _utterances(
 
 
 def _recognize(utterances: Iterable[Utterance], recognizer: Recognizer) -> Iterator[Recognized]:
-    stream = iter(utterances)
+    stream, weighted = iter(utterances), (recognizer.weights, recognizer.phonemes)
+    delays = [network.delay for network in recognizer.networks]
     while batch := list(itertools.islice(stream, BATCH)):
         predicted = recognizer.predict([utterance.features for utterance in batch])
+        strides = [of_network.stride for of_network in predicted.log_probs]
         for row, (utterance, tokens) in enumerate(zip(batch, recognizer.decide(predicted), strict=True)):
-            phonemes = _time(utterance, row, tokens, predicted, recognizer)
-            yield Recognized(utterance, phonemes, _mean_posteriors(predicted, row, recognizer.weights))
-
-
-def _time(
-    utterance: Utterance, row: int, tokens: Sequence[int], batch: Batch, recognizer: Recognizer
-) -> list[TimedPhoneme]:
-    log_probs = [of_network[row] for of_network in batch.log_probs]
-    strides = [of_network.stride for of_network in batch.log_probs]
-    delays = [network.delay for network in recognizer.networks]
-    facts = recognizer.weights, recognizer.phonemes, utterance.seconds
-    timed = time_phonemes(tokens, log_probs, strides, *facts, delays)
-    return [replace(it, start=it.start + utterance.start, end=it.end + utterance.start) for it in timed]
-
-
-def _mean_posteriors(batch: Batch, row: int, weights: Sequence[float]) -> np.ndarray:
-    log_probs = [of_network[row] for of_network in batch.log_probs]
-    offsets = np.array([0, max(map(len, log_probs))])
-    mean = np.zeros((offsets[1], log_probs[0].shape[1]))
-    for rows, weight in zip(log_probs, weights, strict=True):
-        mean += weight * np.exp(rows[resampled_rows(np.array([0, len(rows)]), offsets)])
-    return mean
+            log_probs = [of_network[row] for of_network in predicted.log_probs]
+            timed = time_phonemes(tokens, log_probs, strides, *weighted, utterance.seconds, delays)
+            phonemes = [replace(it, start=it.start + utterance.start, end=it.end + utterance.start) for it in timed]
+            yield Recognized(utterance, phonemes, mean_posteriors(log_probs, strides, recognizer.weights, delays))

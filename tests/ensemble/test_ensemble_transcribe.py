@@ -17,7 +17,7 @@ import tone_competition as tones
 
 from ensemble import blend, transcribe
 from ensemble.transcription.formats import to_textgrid
-from ensemble.transcription.timing import REACH, TimedPhoneme, time_phonemes
+from ensemble.transcription.timing import REACH, TimedPhoneme, mean_posteriors, time_phonemes
 from ensemble.transcription.transcripts import Transcript
 from folds import train
 from folds.competition.metric import edit_distances
@@ -255,6 +255,15 @@ def test_a_delayed_network_has_the_times_of_the_others():
     assert [t.end for t in plain] == pytest.approx([t.end for t in delayed])
     (early,) = time_phonemes([2], [spikes({1: 2}, 40)], [1], [1.0], NAMES, 0.4, [3])
     assert early.start == 0 and early.end == pytest.approx(WINDOW / 2 + REACH)
+
+
+def test_mean_posteriors_of_a_delayed_and_of_a_slower_network_have_the_times_of_the_others():
+    networks = [spikes({10: 2, 30: 3}, 60), spikes({13: 2, 33: 3}, 63), spikes({5: 2, 15: 3}, 30)]
+    mean = mean_posteriors(networks[:2], [1, 1], [0.5, 0.5], [0, 3])
+    np.testing.assert_allclose(mean, np.exp(networks[0]), atol=1e-12)
+    slower = mean_posteriors(networks[::2], [1, 2], [0.5, 0.5], [0, 0])
+    assert slower.shape == (60, 4) and np.argmax(slower[:, 2]) == 10 and np.argmax(slower[:, 3]) == 30
+    assert slower[11, 2] == pytest.approx((0.01 + 0.97) / 2) and slower[9, 2] == pytest.approx(0.01)
 
 
 def test_confidence_falls_where_networks_disagree_and_with_networks_that_have_too_few_frames():
