@@ -24,7 +24,7 @@ from ensemble.blenders.teacher import check_can_teach, write_nbest
 from ensemble.hypotheses.fusion import search_settings
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
 from ensemble.members.eligibility import count_networks
-from ensemble.members.member import Member, Networks, group_by_member, measurable_on_dev
+from ensemble.members.member import Member, Networks, group_by_member, measurable_on
 from ensemble.members.refits import with_refits
 from ensemble.members.sidecar import write_sidecar
 from ensemble.members.stores import StoresOptions
@@ -158,7 +158,7 @@ def find_members(options: BlendOptions) -> list[Member]:
     Raises InputError without any, and for members that were trained on dev.
     """
     available = options.find_fold_models()
-    on_dev_notes = measurable_on_dev(available, options.members)[1]
+    on_dev_notes = measurable_on("dev", available, options.members)[1]
     held_out = [model for model in available if model.folds > 1]
     if not held_out:
         unfinished = [path for runs in options.folders for path in unfinished_runs(runs)]

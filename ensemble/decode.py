@@ -10,7 +10,7 @@ writes a submission of several members.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,11 +20,12 @@ import numpy as np
 from ensemble.blenders.base import BlendRecipe
 from ensemble.decoding.batched import DecodingResult, DecodingTask, decode_in_batches, sample_rows
 from ensemble.decoding.decoders import DECODERS, Decoder, DecoderSettings, get_decoder
+from ensemble.decoding.language_models import load_language_models, transcripts_of
 from ensemble.fitting.settings import pattern_search
 from ensemble.hypotheses.open_inputs import InputOptions
-from ensemble.lm.arpa import read_arpa, write_arpa
-from ensemble.lm.ngram import MAX_ORDER, PhoneLM, estimate, estimate_folds
-from ensemble.members.member import Member, group_by_member, measurable_on_dev
+from ensemble.lm.arpa import write_arpa
+from ensemble.lm.ngram import MAX_ORDER, estimate
+from ensemble.members.member import Member, group_by_member, measurable_on
 from ensemble.members.out_of_fold import oof_folds
 from ensemble.members.predictions import mean_predictions, oof_predictions
 from ensemble.members.refits import recipe_difference
@@ -56,7 +57,8 @@ class DecodeOptions(WordOptions, StoresOptions):
     nbest: int = number(1, at_least=1, at_most=10_000, scale="log")
     """Number of hypotheses per utterance; above 1, the distance of the best of them (the oracle) is reported too."""
     lm: str = "none"
-    """`none`; `train`, a phone language model of the training transcripts; or an ARPA file, used for all folds."""
+    """`none`; `train`, a phone language model of the training transcripts; or an ARPA file, used for all folds, which
+    must not be of the training transcripts where out-of-fold utterances are decoded (`--tune`, `--split oof`)."""
     lm_order: int = number(InputOptions.lm_order, at_least=1, at_most=MAX_ORDER)
     """Order of the model that `--lm train` estimates, the length of its longest n-grams."""
     lm_weight: float = number(0.3, at_least=-100, at_most=100)
@@ -117,7 +119,7 @@ def _open_oof(member: Member, dataset: Dataset, options: DecodeOptions) -> Decod
         log_probs=oof_predictions(member, 0, ids, dataset.alphabet.hash, train.frame_counts).load(),
         references=[train.labels(row).tolist() for row in rows],
         outer_folds=outer_folds,
-        language_models=load_language_models(dataset, options, outer_folds, train_folds),
+        language_models=load_language_models(dataset, options.lm, options.lm_order, outer_folds, train_folds),
     )
 
 
@@ -131,29 +133,8 @@ def _open_split(member: Member, split: str, dataset: Dataset, options: DecodeOpt
         log_probs=predictions.load().take(rows),
         references=None if source.tokens is None else [source.labels(row).tolist() for row in rows],
         outer_folds=outer_folds,
-        language_models=load_language_models(dataset, options, outer_folds, train_folds=None),
+        language_models=load_language_models(dataset, options.lm, options.lm_order, outer_folds, None),
     )
-
-
-def load_language_models(
-    dataset: Dataset, options: DecodeOptions, outer_folds: np.ndarray, train_folds: np.ndarray | None
-) -> Mapping[int, PhoneLM | None]:
-    """The language model of each fold in `outer_folds` `(N,)`, the folds of the utterances; None for `--lm none`.
-
-    `train_folds` are the folds of all training utterances. Without them, on dev and test, the only model is estimated
-    from all training transcripts.
-    """
-    if options.lm == "none":
-        return dict.fromkeys(np.unique(outer_folds).tolist())
-    if options.lm != "train":
-        return dict.fromkeys(np.unique(outer_folds).tolist(), read_arpa(options.lm, dataset.alphabet.phonemes))
-    if train_folds is None:
-        return {0: estimate(_transcripts(dataset), dataset.alphabet.classes, options.lm_order)}
-    return estimate_folds(_transcripts(dataset), train_folds, dataset.alphabet.classes, options.lm_order)
-
-
-def _transcripts(dataset: Dataset) -> list[np.ndarray]:
-    return [dataset.train.labels(row) for row in range(len(dataset.train))]
 
 
 def tune_member(member: Member, dataset: Dataset, options: DecodeOptions, decode: Decoder) -> tuple[float, float]:
@@ -256,10 +237,8 @@ def main() -> None:
     options = parse_options(DecodeOptions, "python -m ensemble.decode", description=__doc__)
     decode = get_decoder(options.decoder)
     options.use_threads()
-    available = fold_models = options.find_fold_models()
-    notes: list[str] = []
-    if options.split == "dev":
-        fold_models, notes = measurable_on_dev(fold_models, options.members)
+    available = options.find_fold_models()
+    fold_models, notes = measurable_on(options.split, available, options.members)
     members = group_by_member(fold_models, options.members)
     for note in (*notes, *options.unfinished_notes({member.name for member in members})):
         print(note, file=sys.stderr)
@@ -270,7 +249,7 @@ def main() -> None:
         check_writable(path)
     dataset = options.open_dataset()
     if options.arpa is not None:
-        lm = estimate(_transcripts(dataset), dataset.alphabet.classes, options.lm_order)
+        lm = estimate(transcripts_of(dataset.train), dataset.alphabet.classes, options.lm_order)
         write_arpa(options.arpa, lm, dataset.alphabet.phonemes)
         print(f"wrote {options.arpa}")
     if in_words(dataset):

@@ -8,6 +8,7 @@ minimum Bayes risk use attention scores.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import torch
 from ensemble.blenders.base import BlendRecipe
 from ensemble.decoding.batched import sample_rows
 from ensemble.decoding.joint_search import joint_search
-from ensemble.members.member import Member, group_by_member, measurable_on_dev
+from ensemble.members.member import Member, group_by_member, measurable_on
 from ensemble.members.sidecar import write_sidecar
 from ensemble.members.stores import StoresOptions
 from folds.competition.metric import edit_distances
@@ -76,8 +77,9 @@ class JointTask(NamedTuple):
 def select_fold_models(options: JointOptions) -> list[FoldModel]:
     """The fold models of `--members` and `--fold`. Raises InputError for none, or one without an attention decoder."""
     available = options.find_fold_models()
-    if options.split == "dev":
-        available, _ = measurable_on_dev(available, options.members)
+    available, notes = measurable_on(options.split, available, options.members)
+    for note in notes:
+        print(note, file=sys.stderr)
     members = group_by_member(available, options.members)
     fold_models = [
         fold_model for member in members for fold_model in member.fold_models if options.fold in (None, fold_model.fold)
@@ -100,17 +102,13 @@ def select_fold_models(options: JointOptions) -> list[FoldModel]:
 
 
 def open_task(fold_model: FoldModel, split: str, dataset: Dataset, limit: int | None) -> JointTask:
-    """The network and the utterances that the fold model predicted. Raises InputError for none, or for other data."""
+    """The network and the utterances that the fold model predicted. Raises InputError for other data."""
     source = {"oof": dataset.train, "dev": dataset.dev, "test": dataset.test}[split]
     source = as_read(source, fold_model.transform)
     row_of = {utterance: row for row, utterance in enumerate(source.ids)}
     ids = fold_model.load(split).ids
     if fold_model.check_trained().data.hash != dataset.hash or any(utterance not in row_of for utterance in ids):
         raise InputError(f"{fold_model.path}: was trained on data other than {dataset.root}: pass its --data")
-    if not ids:
-        raise InputError(
-            f"{fold_model.path}: was trained on all utterances, so it has no out-of-fold predictions: use --split dev"
-        )
     network = load_model(fold_model)
     if not isinstance(network, LAS):
         raise InputError(f"{fold_model.path}: joint decoding needs a LAS model: choose others with --members")

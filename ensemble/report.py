@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
-from ensemble.members.member import group_by_member, measurable_on_dev
+from ensemble.members.member import group_by_member, measurable_on
 from ensemble.members.refits import with_refits
 from ensemble.members.stores import StoresOptions
 from ensemble.report_page.alarm import measure_alarm
@@ -96,7 +96,7 @@ def page(options: ReportOptions) -> str:
 
 def _open(options: ReportOptions) -> tuple[Dataset, OpenedInputs]:
     available = options.find_fold_models()
-    measurable_on_dev(available, options.members)
+    measurable_on("dev", available, options.members)
     held_out = [model for model in available if model.folds > 1]
     if not held_out:
         runs = options.describe_runs()

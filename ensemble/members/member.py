@@ -109,20 +109,26 @@ def group_by_member(fold_models: Sequence[FoldModel], patterns: Sequence[str] = 
     return members
 
 
-def measurable_on_dev(fold_models: Sequence[FoldModel], patterns: Sequence[str]) -> tuple[list[FoldModel], list[str]]:
-    """The fold models that were not trained on dev, and a note for each that was.
+def measurable_on(
+    split: str, fold_models: Sequence[FoldModel], patterns: Sequence[str]
+) -> tuple[list[FoldModel], list[str]]:
+    """The fold models that a split measures, and a note for each member that matches a pattern and is left out.
 
-    Raises InputError for a pattern that matches only members that were trained on dev.
+    Dev does not measure those that were trained on it, nor oof those that hold nothing out. Raises InputError for a
+    pattern that matches only such members.
     """
-    names = {fold_model.name for fold_model in fold_models}
-    trained_on_dev = {fold_model.name for fold_model in fold_models if fold_model.with_dev}
-    for pattern in patterns:
-        matched = set(fnmatch.filter(names, pattern))
-        if matched and matched <= trained_on_dev:
-            raise InputError(
-                f"--members {pattern}: {', '.join(sorted(matched))} was trained on dev too, so a distance on dev says "
-                "nothing about it: decode it with python -m ensemble.decode --split test"
-            )
-    kept = [fold_model for fold_model in fold_models if not fold_model.with_dev]
-    notes = [f"left out: {name} was trained on dev too, so it is not measured there" for name in sorted(trained_on_dev)]
-    return kept, notes
+    if split == "dev":
+        seen = {model.name for model in fold_models if model.with_dev}
+        why, hint = "was trained on dev too, so a distance on dev says nothing about it", "decode it with --split test"
+    elif split == "oof":
+        seen = {model.name for model in fold_models if model.folds == 1}
+        why, hint = "was trained on all utterances, so it has no out-of-fold predictions", "use --split dev"
+    else:
+        return list(fold_models), []
+    names = {model.name for model in fold_models}
+    matched = [set(fnmatch.filter(names, pattern)) for pattern in patterns]
+    for pattern, members in zip(patterns, matched, strict=True):
+        if members and members <= seen:
+            raise InputError(f"--members {pattern}: {', '.join(sorted(members))} {why}: {hint}")
+    notes = [f"left out: {name} {why}" for name in sorted(seen & set().union(*matched))]
+    return [model for model in fold_models if model.name not in seen], notes

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import simulated_members as simulated
 
-from ensemble.decode import DecodeOptions, load_language_models, main, open_task, tune_member
+from ensemble.decode import DecodeOptions, main, open_task, tune_member
 from ensemble.decoding.batched import decode_in_batches
 from ensemble.decoding.decoders import get_decoder
+from ensemble.decoding.language_models import load_language_models, transcripts_of
 from ensemble.fitting.settings import pattern_search
+from ensemble.lm.arpa import write_arpa
 from ensemble.lm.automaton import START, advance
 from ensemble.lm.ngram import estimate
 from ensemble.members.member import group_by_member
@@ -55,6 +57,13 @@ def runs(dataset, tmp_path_factory) -> Path:
         }
         simulated.write_run(folder, "gru", fold, splits)
     return folder
+
+
+def add_refit(folder: Path, runs: Path, **facts) -> None:
+    """A refit of the member in `runs`: the predictions of its first fold model, and nothing held out."""
+    (fold0,) = (model for model in find_fold_models(runs) if model.fold == 0)
+    splits = {split: fold0.load(split) for split in ("oof", "dev", "test")} | {"oof": fold0.load("oof").take([])}
+    simulated.write_run(folder, "gru", 0, splits, folds=1, **facts)
 
 
 @pytest.fixture
@@ -135,10 +144,32 @@ def test_the_pattern_search_finds_the_valley_and_is_deterministic():
 def test_an_arpa_file_is_written_and_read(run, dataset, tmp_path, capsys):
     path = tmp_path / "lm.arpa"
     run("--arpa", path, "--lm", "train", "--limit", 3)
-    read_model = load_language_models(dataset, DecodeOptions(lm=str(path)), np.zeros(1, np.int64), None)[0]
-    estimated = load_language_models(dataset, DecodeOptions(lm="train"), np.zeros(1, np.int64), None)[0]
+    read_model = load_language_models(dataset, str(path), 1, np.zeros(1, np.int64), None)[0]
+    estimated = load_language_models(dataset, "train", DecodeOptions().lm_order, np.zeros(1, np.int64), None)[0]
     np.testing.assert_array_equal(read_model.automaton.cells, estimated.automaton.cells)
     assert "3 utterances" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [["--tune"], ["--split", "oof"]])
+def test_a_model_file_of_the_training_transcripts_is_refused_out_of_fold(run, dataset, tmp_path, options):
+    path, short = tmp_path / "lm.arpa", tmp_path / "unigrams.arpa"
+    run("--arpa", path, "--limit", 3)
+    with pytest.raises(InputError, match=r"lm.arpa: has seen the training transcripts \(perplexity .* use --lm train"):
+        run("--lm", path, *options)
+    write_arpa(short, estimate(transcripts_of(dataset.train), dataset.alphabet.classes, 1), dataset.alphabet.phonemes)
+    run("--lm", short, "--beam", 2, *options)  # a model that has learnt next to nothing by heart
+
+
+def test_a_refit_is_left_out_out_of_fold(run, runs, tmp_path, capsys):
+    shutil.copytree(runs, tmp_path / "runs")
+    add_refit(tmp_path / "runs", runs)
+    run("--runs", tmp_path / "runs", "--split", "oof", "--beam", 2)
+    printed = capsys.readouterr()
+    assert printed.out.startswith("gru: 48 utterances") and "gru.all" not in printed.out
+    why = "was trained on all utterances, so it has no out-of-fold predictions"
+    assert printed.err == f"left out: gru.all {why}\n"
+    with pytest.raises(InputError, match=f"--members gru.a\\*: gru.all {why}: use --split dev"):
+        run("--runs", tmp_path / "runs", "--split", "oof", "--members", "gru.a*")
 
 
 def test_a_member_s_best_hypotheses_become_a_submission(run, dataset, runs, tmp_path, capsys):
@@ -165,10 +196,7 @@ def test_a_submission_of_one_member_can_be_checked_against_the_rules(run, datase
 
 def test_a_refit_is_tuned_on_its_fold_models(run, runs, tmp_path, capsys):
     shutil.copytree(runs, tmp_path / "runs")
-    (fold0,) = (model for model in find_fold_models(runs) if model.fold == 0)
-    splits = {split: fold0.load(split) for split in ("oof", "dev", "test")}
-    splits["oof"] = splits["oof"].take([])
-    simulated.write_run(tmp_path / "runs", "gru", 0, splits, folds=1)
+    add_refit(tmp_path / "runs", runs)
     options = ["--runs", tmp_path / "runs", "--lm", "train", "--tune", "--beam", 5, "--members"]
     run(*options, "gru")
     run(*options, "gru.all")
@@ -188,9 +216,7 @@ def test_an_unfinished_run_of_the_member_is_named(run, runs, tmp_path, capsys):
 
 
 def test_a_refit_without_fold_models_or_of_another_recipe_is_not_tuned(run, runs, tmp_path):
-    (fold0,) = (model for model in find_fold_models(runs) if model.fold == 0)
-    splits = {split: fold0.load(split) for split in ("oof", "dev", "test")} | {"oof": fold0.load("oof").take([])}
-    simulated.write_run(tmp_path / "runs", "gru", 0, splits, folds=1, options={"recipe": {"epochs": 3}})
+    add_refit(tmp_path / "runs", runs, options={"recipe": {"epochs": 3}})
     options = ["--lm", "train", "--tune", "--members", "gru.all", "--runs", tmp_path / "runs"]
     with pytest.raises(InputError, match="member gru.all was trained on all utterances, so it has no out-of-fold"):
         run(*options)

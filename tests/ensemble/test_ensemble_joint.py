@@ -18,6 +18,7 @@ from folds.data.cache import load_dataset
 from folds.store.fold_model import find_fold_models, load_model
 from registry import InputError
 
+BRIEF = ["--threads", "1", "--lr", "0.01", "--batch-frames", "400"]
 SMALL = ["--channels", "8", "--bottom", "6", "--hidden", "8", "--layers", "1", "--speller", "7", "--attention", "5"]
 
 
@@ -30,8 +31,7 @@ def dataset(tiny):
 def runs(tiny, tmp_path_factory):
     """A LAS of two folds, trained for some seconds, and an LSTM, which has no attention decoder."""
     path = tmp_path_factory.mktemp("joint")
-    fixed = ["train", "--data", str(tiny), "--runs", str(path), "--folds", "2", "--threads", "1", "--lr", "0.01"]
-    fixed += ["--batch-frames", "400"]
+    fixed = ["train", "--data", str(tiny), "--runs", str(path), "--folds", "2", *BRIEF]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [*fixed, "--model", "las_small", "--fold", "all", "--epochs", "12", *SMALL])
         train.main()
@@ -73,6 +73,18 @@ def test_out_of_fold_each_model_decodes_what_it_held_out(run, runs, dataset, cap
         (f, w, n, pytest.approx(d, abs=5e-4)) for f, w, n, d in expected
     ]
     assert len({d for *_, d in expected}) > 1
+
+
+def test_out_of_fold_a_refit_is_left_out(run, runs, tiny, tmp_path, monkeypatch, capsys):
+    shutil.copytree(runs / "las_small", tmp_path / "las_small")
+    refit = ["train", "--data", str(tiny), "--runs", str(tmp_path), "--model", "las_small", "--folds", "1", *BRIEF]
+    monkeypatch.setattr(sys, "argv", [*refit, "--epochs", "1", *SMALL])
+    train.main()
+    capsys.readouterr()
+    run("--runs", tmp_path, "--split", "oof", "--ctc-weight", "1")
+    printed = capsys.readouterr()
+    assert printed.err.startswith("left out: las_small.all was trained on all utterances")
+    assert [line.split(",")[0] for line in printed.out.splitlines()] == ["las_small fold 0", "las_small fold 1"]
 
 
 def test_one_fold_model_s_strings_become_a_submission(run, runs, dataset, tmp_path, capsys):

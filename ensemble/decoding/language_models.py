@@ -1,0 +1,56 @@
+"""Phone language models for decoding: estimated from the training transcripts, or read from an ARPA file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ensemble.decoding.batched import sample_rows
+from ensemble.lm.arpa import read_arpa
+from ensemble.lm.ngram import PhoneLM, estimate, estimate_folds
+from folds.data.dataset import Dataset, Split
+from registry.errors import InputError
+
+_SEEN = 0.85
+"""A model whose perplexity of training transcripts is below this share of that of dev has seen the former. On real
+speech, a model that has seen neither has equal perplexities of both."""
+_MEASURED = 1000
+"""Utterances of each split, at most, of which it is measured."""
+
+
+def transcripts_of(split: Split, limit: int | None = None) -> list[np.ndarray]:
+    """The labels of a split's utterances, or of at most `limit` of them, drawn with a fixed seed."""
+    return [split.labels(row) for row in sample_rows(np.arange(len(split)), limit).tolist()]
+
+
+def load_language_models(
+    dataset: Dataset, source: str, order: int, outer_folds: np.ndarray, train_folds: np.ndarray | None
+) -> Mapping[int, PhoneLM | None]:
+    """The language model of each fold in `outer_folds` `(N,)`, the folds of the utterances that are decoded.
+
+    `source` is `none`, for which all are None; `train`, models of this order of the training transcripts outside each
+    fold; or an ARPA file. `train_folds` are the folds of all training utterances. Without them, on dev and test, the
+    only model is estimated from all training transcripts. Raises InputError for a file that cannot be read, and with
+    `train_folds` for a model that has seen the training transcripts: every distance out of fold would be too low.
+    """
+    if source == "none":
+        return dict.fromkeys(np.unique(outer_folds).tolist())
+    if source != "train":
+        model = read_arpa(source, dataset.alphabet.phonemes)
+        if train_folds is not None:
+            _check_unseen(model, source, dataset)
+        return dict.fromkeys(np.unique(outer_folds).tolist(), model)
+    if train_folds is None:
+        return {0: estimate(transcripts_of(dataset.train), dataset.alphabet.classes, order)}
+    return estimate_folds(transcripts_of(dataset.train), train_folds, dataset.alphabet.classes, order)
+
+
+def _check_unseen(model: PhoneLM, source: str, dataset: Dataset) -> None:
+    train, dev = (model.perplexity(transcripts_of(split, _MEASURED)) for split in (dataset.train, dataset.dev))
+    if train < _SEEN * dev:
+        raise InputError(
+            f"--lm {source}: has seen the training transcripts (perplexity {train:.2f} on them, {dev:.2f} on dev), so "
+            "distances out of fold would be too low: use --lm train with --tune and --split oof, then this file with "
+            "the --lm-weight and --length-bonus found"
+        )
