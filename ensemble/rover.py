@@ -108,8 +108,8 @@ def as_log_probs(arcs: np.ndarray, scores: np.ndarray, classes: int) -> np.ndarr
     """A network's `arcs` as a CTC matrix (2 * slots - 1, classes), from which a beam search reads hypotheses.
 
     One row per slot, with the null as blank, and a row of certain blank between two slots. `scores` (slots, systems)
-    are those of `vote`; they are normalised over the distinct tokens of each slot. An empty network gives one row of
-    certain blank.
+    are those of `vote`; they are normalised over the distinct tokens of each slot, which are equally likely where all
+    scores are 0. An empty network gives one row of certain blank.
     """
     return _matrix(arcs, scores, classes)
 
@@ -246,9 +246,10 @@ def _matrix(arcs, scores, classes):
         if slot > 0:
             out[2 * slot - 1, 0] = 0.0
         row = np.zeros(classes)
+        scored = scores[slot].max() > 0.0
         for s in range(systems):
             token = arcs[slot, s]
-            row[0 if token == NULL else token] = scores[slot, s]
+            row[0 if token == NULL else token] = scores[slot, s] if scored else 1.0
         total = row.sum()
         for token in range(classes):
             if row[token] > 0.0:

@@ -58,18 +58,17 @@ def lowest_nested(fitted: Mapping[str, FittedBlender]) -> str:
 def winner(fitted: Mapping[str, FittedBlender]) -> str:
     """The method of `lowest_nested`, or one that hardly differs from it and is safer.
 
-    If a poor network can spoil what a good one says in the former (see `Blender`), and one where it cannot is within
-    two standard errors, the best of those is chosen. Out of fold each member has one network per utterance; on dev and
-    test it has several, and a poor one can spoil the mean of their posteriors: averaging on the demo, with 4.47 errors
-    out of fold as good as minimum Bayes risk with 4.51, had 2.73 on dev, where the latter had 1.47.
+    If a poor network can spoil what a good one says in the former (see `Blender`), the best of those where it cannot is
+    chosen if it is within two standard errors. Out of fold each member has one network per utterance; on dev and test
+    it has several, and a poor one can spoil the mean of their posteriors: averaging on the demo, with 4.47 errors out
+    of fold as good as minimum Bayes risk with 4.51, had 2.73 on dev, where the latter had 1.47.
     """
     lowest = lowest_nested(fitted)
-    if _weighs_networks(lowest):
-        return lowest
     safe = [method for method in sorted(fitted) if _weighs_networks(method)]
-    if not any(_is_close(fitted[method], fitted[lowest]) for method in safe):
+    if _weighs_networks(lowest) or not safe:
         return lowest
-    return min(safe, key=lambda method: _mean(fitted[method]))
+    safest = min(safe, key=lambda method: _mean(fitted[method]))
+    return safest if _is_close(fitted[safest], fitted[lowest]) else lowest
 
 
 def _weighs_networks(method: str) -> bool:

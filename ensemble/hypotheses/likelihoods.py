@@ -40,7 +40,12 @@ def compute_likelihoods(
 def floor_likelihoods(ctc: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Log-likelihoods (H, predictions) floored `LIKELIHOOD_FLOOR` below the best of their pool.
 
-    They are 0 for a model that finds no hypothesis of the pool possible, so that it has no influence on that pool.
+    A model that finds no hypothesis of a pool possible gives all of them the same, which is below what the others find,
+    so that it has no influence on their mean or on the mean of their likelihoods.
     """
-    best = np.repeat(np.maximum.reduceat(ctc, offsets[:-1], axis=0), np.diff(offsets), axis=0)
-    return np.where(np.isfinite(best), np.maximum(ctc, best - LIKELIHOOD_FLOOR), 0.0)
+    best = np.maximum.reduceat(ctc, offsets[:-1], axis=0)
+    found = np.isfinite(best)
+    lowest = np.where(found, best, np.inf).min(axis=1, keepdims=True)
+    below = np.where(np.isfinite(lowest), lowest - LIKELIHOOD_FLOOR, 0.0)
+    floors = np.where(found, best - LIKELIHOOD_FLOOR, below)
+    return np.maximum(ctc, np.repeat(floors, np.diff(offsets), axis=0))

@@ -186,4 +186,19 @@ def test_a_members_weight_is_shared_by_its_fold_models(three_members):
 def test_a_model_that_finds_no_hypothesis_possible_prefers_none():
     """One of a large stride, of a short utterance; of others, the impossible are 50 below the least likely one."""
     ctc = np.array([[0.0, -np.inf], [-100.0, -np.inf], [-3.0, -np.inf], [-5.0, -7.0]])
-    assert floor_likelihoods(ctc, np.array([0, 2, 4])).tolist() == [[0, 0], [-50, 0], [-3, -57], [-5, -7]]
+    floored = floor_likelihoods(ctc, np.array([0, 2, 4]))
+    assert floored.tolist() == [[0, -50], [-50, -50], [-3, -57], [-5, -7]]
+    assert floor_likelihoods(np.full((2, 2), -np.inf), np.array([0, 2])).tolist() == [[0, 0], [0, 0]]
+
+
+def test_a_model_that_finds_no_hypothesis_possible_leaves_the_others_differences(three_members):
+    pool = three_members.pool([0, 1])
+    others = pool.ctc[:, 0]
+    floored = floor_likelihoods(np.stack([others, np.full(len(others), -np.inf)], axis=1), pool.offsets)
+    best = np.repeat(np.maximum.reduceat(others, pool.offsets[:-1]), np.diff(pool.offsets))
+    close = np.flatnonzero(others > best - 10)
+    for mean, share in (("arithmetic", 1.0), ("geometric", 0.5)):
+        mixed = Mixture(replace(pool, ctc=floored), [0, 1], mean)(np.array([0.5, 0.5]))
+        difference = (mixed - share * others)[close]
+        by_utterance = np.split(difference, np.searchsorted(close, pool.offsets[1:-1]))
+        assert all(np.ptp(values) < 1e-9 for values in by_utterance)

@@ -137,6 +137,14 @@ def test_empty_network_is_one_blank_row():
     assert as_log_probs(network.arcs, scores, 3).argmax(axis=1).tolist() == [0]
 
 
+def test_the_tokens_of_a_slot_without_any_confidence_are_equally_likely():
+    network = align([[1, 2], [1, 3]], [[0.9, 0.0], [0.8, 0.0]])
+    _, scores = vote(network, "avgconf", alpha=0.0)
+    matrix = np.exp(as_log_probs(network.arcs, scores, 4))
+    np.testing.assert_allclose(matrix[0], [0, 1, 0, 0])
+    np.testing.assert_allclose(matrix[2], [0, 0, 0.5, 0.5])
+
+
 def plain_align(rows):
     """Slots as {system: position}, by the recursion over SCTK's costs; on a tie align, then insert, then skip.
 

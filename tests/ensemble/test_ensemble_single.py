@@ -102,6 +102,8 @@ def test_an_average_of_networks_is_chosen_only_if_it_is_clearly_better():
     assert winner({"average": average, "mbr": fitted([6] + [5] * 9), "rank": fitted([6, 6] + [5] * 8)}) == "mbr"
     assert winner({"average": average, "rover": fitted([5] * 9 + [6])}) == "rover"  # each member has one vote
     assert winner({"average": average, "mbr": fitted([6] * 10)}) == "average"
+    noisy = fitted([12] + [5] * 9)  # within its errors, but worse than what is too far away
+    assert winner({"average": average, "mbr": fitted([5.3] * 10), "single": noisy}) == "average"
 
 
 def test_no_blend_is_chosen_over_a_better_single_member():
