@@ -24,8 +24,8 @@ from ensemble.blenders.teacher import check_can_teach, write_nbest
 from ensemble.hypotheses.fusion import search_settings
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
 from ensemble.members.eligibility import count_networks
-from ensemble.members.member import Member, Networks, group_by_member, measurable_on
-from ensemble.members.refits import with_refits
+from ensemble.members.finished import find_members
+from ensemble.members.member import Member, Networks
 from ensemble.members.sidecar import write_sidecar
 from ensemble.members.stores import StoresOptions
 from ensemble.statistics.blend_tables import (
@@ -46,7 +46,6 @@ from folds.competition.bootstrap import bootstrap, paired_bootstrap, resampled_u
 from folds.competition.metric import edit_distances
 from folds.competition.submission import write_submission
 from folds.data.dataset import Dataset
-from folds.store.fold_model import unfinished_runs
 from registry import InputError, check_writable, command
 from registry.command_line import parse_options
 from registry.console import print_table
@@ -152,26 +151,6 @@ class BlendOptions(InputOptions, WordOptions, StoresOptions):
         return Rules(None if self.max_params is None else parse_count(self.max_params), tuple(self.forbid))
 
 
-def find_members(options: BlendOptions) -> list[Member]:
-    """The finished members of `--members` with their refits; what is left out is named on stderr.
-
-    Raises InputError without any, and for members that were trained on dev.
-    """
-    available = options.find_fold_models()
-    on_dev_notes = measurable_on("dev", available, options.members)[1]
-    held_out = [model for model in available if model.folds > 1]
-    if not held_out:
-        unfinished = [path for runs in options.folders for path in unfinished_runs(runs)]
-        count = len(unfinished)
-        hint = f" ({count} unfinished, such as {unfinished[0]}: continue them with --resume)" if count else ""
-        kind = "member that holds out a fold" if available else "member"
-        raise InputError(f"{options.describe_runs()}: no finished {kind}{hint}; train one with python -m folds.train")
-    members, refit_notes = with_refits(group_by_member(held_out, options.members), available)
-    for note in (*options.unfinished_notes(), *on_dev_notes, *refit_notes):
-        print(note, file=sys.stderr)
-    return members
-
-
 def print_blenders(
     result: BlendResult, baselines: Sequence[MemberBaseline], speakers: list[str] | None, units: str
 ) -> None:
@@ -184,7 +163,8 @@ def print_blenders(
     print_table(list(table.columns), table.itertuples(index=False))
     ours = result.dev[result.chosen]
     difference = describe_difference(ours, alternative.dev, speakers)
-    print(f"\nchosen by the nested out-of-fold distance: {result.chosen}, predicted by {NETWORKS[result.networks]}")
+    how = "chosen by the nested out-of-fold distance" if len(result.fitted) > 1 else "fitted"
+    print(f"\n{how}: {result.chosen}, predicted by {NETWORKS[result.networks]}")
     lowest = lowest_nested(result.fitted)
     if lowest != result.chosen:
         print(f"({lowest} is lower, but hardly, and in it a poor network of a member, of which only dev and test have")
@@ -226,11 +206,12 @@ def keep_measurements(
     write_measured(out, key, dataset.alphabet, baselines, blenders, result.chosen, result.dev_hypotheses)
 
 
-def recorded_fusion(inputs: OpenedInputs, result: BlendResult) -> dict[str, Any]:
-    """The settings of the used members' searches, which `ensemble.transcribe` needs to decide as this blend does."""
+def recorded(inputs: OpenedInputs, result: BlendResult) -> dict[str, Any]:
+    """What commands that read the submission need: the rules, and the settings of the used members' searches."""
     fusion, names = inputs.fusion, inputs.test.names
     used = [member.name for member in result.members]
-    return {name: msgspec.to_builtins(search_settings(fusion, names.index(name))) for name in used}
+    settings = {name: msgspec.to_builtins(search_settings(fusion, names.index(name))) for name in used}
+    return {"rules": msgspec.to_builtins(inputs.rules), "fusion": settings}
 
 
 def open_vocabulary(options: BlendOptions, dataset: Dataset) -> Vocabulary:
@@ -253,7 +234,7 @@ def main() -> None:
         check_writable(options.nbest_out)
     options.use_threads()
     rules = options.rules
-    members = find_members(options)
+    members = find_members(options, options.members)
     dataset = options.open_dataset()
     vocabulary = open_vocabulary(options, dataset) if in_words(dataset) else None
     inputs = open_inputs(members, dataset, options, rules)
@@ -271,8 +252,7 @@ def main() -> None:
         print(line)
     strings = [dataset.competition.submission_text(hypothesis) for hypothesis in result.hypotheses]
     write_submission(options.out, dataset.header, dataset.sample_ids, strings)
-    results = dev_results(result, baselines, inputs.dev_speakers)
-    results["fusion"] = recorded_fusion(inputs, result)
+    results = dev_results(result, baselines, inputs.dev_speakers) | recorded(inputs, result)
     if options.nbest_out is not None:
         results["nbest"] = write_nbest(options.nbest_out, options.out, inputs, result.fitted, dataset)
     keep_measurements(options.out, inputs, dataset, baselines, result)

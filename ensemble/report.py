@@ -9,14 +9,13 @@ minutes. No submission is written. The page is one file that makes no request, s
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
-from ensemble.members.member import group_by_member, measurable_on
-from ensemble.members.refits import with_refits
+from ensemble.members.finished import find_members
+from ensemble.members.sidecar import read_sidecar
 from ensemble.members.stores import StoresOptions
 from ensemble.report_page.alarm import measure_alarm
 from ensemble.report_page.blends import open_blend, sidecar_of
@@ -29,6 +28,7 @@ from ensemble.report_page.payload import comparison_payload
 from ensemble.report_page.systems import Comparison, compare_systems
 from ensemble.report_page.terms import glossary
 from ensemble.statistics.member_baselines import measure_members
+from folds.competition.base import Rules
 from folds.competition.bootstrap import resampled_units
 from folds.data.dataset import Dataset
 from registry import InputError, atomic_write, check_writable, command
@@ -43,7 +43,8 @@ DETAIL_BYTES = 1_500_000
 class ReportOptions(InputOptions, StoresOptions):
     """Write a page about the finished members, and about the submissions blended from them.
 
-    With the same options as `ensemble.blend`, it shows the same distances.
+    With the same options as `ensemble.blend`, it shows the same distances; the rules on parameters and tags are those
+    that the first submission was blended under.
     """
 
     out: Path = Path("report.html")
@@ -95,17 +96,11 @@ def page(options: ReportOptions) -> str:
 
 
 def _open(options: ReportOptions) -> tuple[Dataset, OpenedInputs]:
-    available = options.find_fold_models()
-    measurable_on("dev", available, options.members)
-    held_out = [model for model in available if model.folds > 1]
-    if not held_out:
-        runs = options.describe_runs()
-        raise InputError(f"{runs}: no finished member with folds to report on; train one with python -m folds.train")
+    """The data, and the members under the rules of the first submission."""
+    members = find_members(options, options.members)
     dataset = options.open_dataset()
-    members, _ = with_refits(group_by_member(held_out, options.members), available)
-    for unfinished in options.unfinished_notes({member.name for member in members}):
-        print(unfinished, file=sys.stderr)
-    return dataset, open_inputs(members, dataset, options)
+    made = [read_sidecar(path) for path in options.submission if sidecar_of(path).exists()]
+    return dataset, open_inputs(members, dataset, options, made[0].rules if made else Rules())
 
 
 def _submissions(options: ReportOptions, inputs: OpenedInputs) -> tuple[list[Path], str]:

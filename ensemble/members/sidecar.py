@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from ensemble.members.eligibility import all_tags, total_parameters
 from ensemble.members.member import Member
+from folds.competition.base import Rules
 from folds.data.dataset import Dataset
 from folds.store.schemas import Measure
 from registry.json_files import read_json, write_json
@@ -63,6 +64,8 @@ class Sidecar(Struct, frozen=True):
     """The hash of the data."""
     fusion: dict[str, SearchSettings] = msgspec.field(default_factory=dict)
     """The settings of the members' searches; files of earlier versions have none."""
+    rules: Rules = Rules()
+    """The rules that it was blended under."""
     options: dict[str, str] = msgspec.field(default_factory=dict)
     """The options of the command, as strings."""
 

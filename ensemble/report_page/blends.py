@@ -14,7 +14,6 @@ from ensemble.members.sidecar import Sidecar, read_sidecar
 from ensemble.statistics.measured import Measured, fingerprint, read_measured
 from folds.data.dataset import Dataset
 from folds.store.run_folder import RunFolder
-from registry.models import parse_count
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,6 @@ class Blend:
         """Number of networks used; one that is used with features of several delays is one."""
         paths = itertools.chain.from_iterable(self.sidecar.recipe.members.values())
         return len({RunFolder(Path(path)).undelayed for path in paths})
-
-    @property
-    def max_params(self) -> int | None:
-        """The limit that it was blended under; None without one."""
-        text = str(self.sidecar.options.get("max_params", "None"))
-        return None if text == "None" else parse_count(text)
 
     def predict(self, inputs: BlendInputs) -> list[list[int]]:
         """Its hypotheses, of a blend without obstacle."""

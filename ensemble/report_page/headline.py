@@ -131,17 +131,13 @@ def headline(
             ]
         )
     measured = blends[0]
-    sidecar, limit = measured.blend.sidecar, measured.blend.max_params
-    level = f"{sidecar.dev:.3f}" if measured.level is None else describe_level(measured.level)
-    length = float(np.mean([len(reference) for reference in inputs.dev.references]))
-    mean = sidecar.dev if measured.level is None else measured.level.mean
-    worth = f"edits per utterance of {length:.1f} phonemes on average: {100 * mean / length:.1f} errors in 100"
+    sidecar, limit = measured.blend.sidecar, measured.blend.sidecar.rules.max_params
     used = f"{counted(len(sidecar.recipe.weights), 'member')}, {counted(measured.blend.networks, 'network')}"
     tags = f"tags: {', '.join(sidecar.tags) or 'none'}"
     share = "no limit was set (--max-params)" if limit is None else f"of {limit:,} allowed"
     cards = [
-        ("Would be submitted", measured.blend.name, f"a blend by {measured.blend.method} of {used}"),
-        ("Its distance on dev", level, f"{worth}. In brackets: 95\N{NO-BREAK SPACE}% interval over {units}"),
+        ("Would be submitted", measured.blend.name, f"{used}, by {measured.blend.method}"),
+        ("Its distance on dev", *_level(measured, inputs, units)),
         ("Against the strongest member", *_difference(measured, alternative.name, alone)),
         ("Parameters", f"{sidecar.parameters:,}", f"{share}; {tags}"),
     ]
@@ -152,19 +148,31 @@ def alarm_text(alarm: Alarm | None) -> str:
     """What the members' disagreement says about test."""
     if alarm is None:
         return "One network alone disagrees with none, so nothing is known about test."
-    ratio = f"{alarm.test / alarm.dev:.2f} times" if alarm.dev else "not at all on dev, and"
     verdict_text = f"no alarm, which takes {ALARM} times"
     if alarm.raised:
         verdict_text = "test is probably other speech than dev, and the score may be worse"
+    ratio = f", {alarm.test / alarm.dev:.2f} times as much" if alarm.dev else ""
     return (
         "Is test like dev? Without transcripts: greedy hypotheses of two members differ in "
-        f"{alarm.test:.2f} of 100 phonemes on test and in {alarm.dev:.2f} on dev, {ratio} as much: {verdict_text}."
+        f"{alarm.test:.2f} of 100 phonemes on test and in {alarm.dev:.2f} on dev{ratio}: {verdict_text}."
     )
 
 
 def counted(number: int, noun: str) -> str:
     """A number with its noun, for example `1 member` and `2 members`."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _level(measured: MeasuredBlend, inputs: OpenedInputs, units: str) -> tuple[str, str]:
+    """A blend's distance on dev, and what it means."""
+    mean = measured.blend.sidecar.dev if measured.level is None else measured.level.mean
+    if np.isnan(mean):
+        return "unknown", "it was not measured when it was written, and cannot be computed again here"
+    length = float(np.mean([len(reference) for reference in inputs.dev.references]))
+    worth = f"edits per utterance of {length:.1f} phonemes on average: {100 * mean / length:.1f} errors in 100"
+    if measured.level is None:
+        return f"{mean:.3f}", worth
+    return describe_level(measured.level), f"{worth}. In brackets: 95\N{NO-BREAK SPACE}% interval over {units}"
 
 
 def _difference(measured: MeasuredBlend, name: str, alone: str) -> tuple[str, str]:

@@ -77,11 +77,11 @@ def measured_path(submission: Path) -> Path:
 
 
 def fingerprint(inputs: OpenedInputs, data: str) -> str:
-    """16 hexadecimal digits of what the figures depend on: the data's hash, options, and the files of predictions."""
+    """16 hexadecimal digits of what the figures depend on: the data's hash, options, rules, files of predictions."""
     options = {field.name: getattr(inputs.options, field.name) for field in dataclasses.fields(InputOptions)}
     files = [network.folder.predictions(split) for m in inputs.members for network in m.networks for split in SPLITS]
     states = [(*path.parts[-3:], path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
-    content = json.dumps([VERSION, data, options, states])
+    content = json.dumps([VERSION, data, options, dataclasses.astuple(inputs.rules), states])
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from ensemble.blenders.base import BlendRecipe, restricted
@@ -186,7 +187,7 @@ def write_word_blend(
     blend = blend_in_words(inputs, words, options.method, options.seed)
     print_blenders(blend, words, members, inputs.dev_speakers, resampled_units(inputs.dev_speakers, inputs.grouped_by))
     write_submission(out, dataset.header, dataset.sample_ids, blend.texts)
-    results = results_of(blend, words, members, inputs.dev_speakers)
+    results = results_of(blend, words, members, inputs.dev_speakers) | {"rules": msgspec.to_builtins(inputs.rules)}
     write_sidecar(out, dataset, blend.members, blend.recipe.to_json(), options, results)
     print("weights: " + ", ".join(f"{name} {weight:.3f}" for name, weight in blend.recipe.weights.items()))
     networks = count_networks(blend.members)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ensemble.blend import BlendOptions, find_members
+from ensemble.blend import BlendOptions
+from ensemble.members.finished import find_members
 from folds import train
 from folds.store.remote import RemoteStore, local_copy
 from folds.store.run_folder import RunFolder
@@ -86,10 +87,10 @@ def test_an_upload_cut_at_every_request_is_never_blended_by_half(bucket, runs, t
                 RemoteStore(bucket).upload(cut)
         assert len(sent) == number
         options = BlendOptions(data=tiny, runs=(Path(bucket),))
-        (member,) = find_members(options)
+        (member,) = find_members(options, options.members)
         assert member.folds == (0,), f"after request {number}"
     RemoteStore(bucket).upload(cut)
-    (member,) = find_members(BlendOptions(data=tiny, runs=(Path(bucket),)))
+    (member,) = find_members(BlendOptions(data=tiny, runs=(Path(bucket),)), ["*"])
     assert member.folds == (0, 1)
     for model in member.fold_models:
         for split in ("oof", "dev", "test"):

@@ -16,7 +16,8 @@ import pytest
 import simulated_members as simulated
 
 from ensemble import InputOptions, group_by_member, open_inputs
-from ensemble.blend import BlendOptions, blend, find_members, main
+from ensemble.blend import BlendOptions, blend, main
+from ensemble.members.finished import find_members
 from folds.data.cache import load_dataset
 from folds.store.fold_model import find_fold_models
 from folds.store.lease import hold
@@ -142,12 +143,12 @@ def test_a_blend_while_runs_are_written_takes_whole_ones_only(tiny, runs, datase
     with ThreadPoolExecutor(1) as pool:
         written = pool.submit(write)
         while not counts or not written.done():
-            members = find_members(options)
+            members = find_members(options, options.members)
             for network in (network for member in members for network in member.networks):
                 assert len([network.load(split) for split in SPLITS]) == 3
             counts.append(len(members))
         written.result()
-    assert counts == sorted(counts) and counts[0] >= 3 and len(find_members(options)) == 13
+    assert counts == sorted(counts) and counts[0] >= 3 and len(find_members(options, options.members)) == 13
 
 
 def test_members_of_different_utterances_write_nothing(tiny, runs, dataset, tmp_path, monkeypatch):

@@ -12,9 +12,10 @@ import pytest
 import simulated_members as simulated
 
 from ensemble import InputOptions, Rules, open_inputs
-from ensemble.blend import BlendOptions, blend, find_members, main
+from ensemble.blend import BlendOptions, blend, main
 from ensemble.blenders.base import BlendRecipe, predict_with
 from ensemble.members.eligibility import keep_within_max_params
+from ensemble.members.finished import find_members
 from ensemble.members.member import Member, group_by_member
 from ensemble.members.refits import recipe_difference, with_refits
 from folds import train
@@ -247,16 +248,16 @@ def test_a_refit_that_is_larger_leaves_enough_for_the_other_members(runs, datase
 def test_a_member_with_two_refits_is_refused(runs, dataset, tmp_path):
     add_run(tmp_path / "more", dataset, "a", 0, folds=1)
     with pytest.raises(InputError, match=r"a\.all/fold0 and .*a\.all/fold0: two refits of a: it may be in only one of"):
-        find_members(BlendOptions(runs=(runs, tmp_path / "more")))
+        find_members(BlendOptions(runs=(runs, tmp_path / "more")), ["*"])
 
 
 def test_members_come_from_several_stores(runs, dataset, tmp_path, capsys):
     add_run(tmp_path / "more", dataset, "c", 0)
     add_run(tmp_path / "more", dataset, "b", 0, folds=1)
-    members = find_members(BlendOptions(runs=(runs, tmp_path / "more")))
+    members = find_members(BlendOptions(runs=(runs, tmp_path / "more")), ["*"])
     assert [(member.name, bool(member.refit)) for member in members] == [("a", True), ("b", True), ("c", False)]
     with pytest.raises(InputError, match="no such runs folder"):
-        find_members(BlendOptions(runs=(runs, tmp_path / "none")))
+        find_members(BlendOptions(runs=(runs, tmp_path / "none")), ["*"])
 
 
 def test_rules_leave_out_a_member_that_only_fits_without_its_refit(runs, dataset):

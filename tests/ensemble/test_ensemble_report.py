@@ -15,7 +15,9 @@ import simulated_members as simulated
 
 from ensemble import InputOptions, blend, open_inputs, report
 from ensemble.members.member import group_by_member
+from ensemble.report_page.alarm import Alarm
 from ensemble.report_page.blends import sidecar_of
+from ensemble.report_page.headline import alarm_text
 from ensemble.statistics.blend_tables import member_table
 from ensemble.statistics.member_baselines import measure_members
 from folds.competition.metric import edit_distances
@@ -137,6 +139,8 @@ def test_a_blend_that_cannot_be_computed_again_shows_its_own_figures(tiny, runs,
 def test_disagreement_on_test_raises_an_alarm(inputs):
     alarm = report.measure_alarm(inputs)
     assert alarm.dev == pytest.approx(greedy_disagreement(inputs.dev)) and alarm.test > 0
+    assert "3.00 of 100 phonemes on test and in 0.00 on dev: test is probably" in alarm_text(Alarm(dev=0.0, test=3.0))
+    assert "2.60 of 100 phonemes on test and in 2.00 on dev, 1.30 times as much: test" in alarm_text(Alarm(2.0, 2.6))
     assert type(alarm)(dev=2.0, test=2.6).raised and not type(alarm)(dev=2.0, test=2.4).raised
 
 
@@ -164,7 +168,37 @@ def test_what_cannot_be_compared_is_one_line(tiny, runs, tmp_path, monkeypatch, 
     assert not (tmp_path / "report.html").exists()
 
 
+def test_a_submission_of_unknown_distance_is_called_so(tiny, runs, tmp_path, monkeypatch):
+    """As `ensemble.decode` writes one."""
+    content = {"recipe": {"method": "decode", "weights": {"a": 1.0}}, "parameters": 5, "tags": ["cpu"]}
+    (tmp_path / "x.csv.json").write_text(json.dumps(content))
+    text, _ = write_report(tiny, runs, tmp_path / "r.html", monkeypatch, "--submission", tmp_path / "x.csv")
+    shown = text.split("id=data>")[0]
+    assert "<strong>unknown</strong><span>it was not measured when it was written" in shown
+    assert "nan" not in re.sub("<[^>]*>", " ", shown).split()
+
+
+def test_the_rules_of_the_submission_hold_for_its_report(tiny, runs, tmp_path, monkeypatch):
+    shutil.copytree(runs, tmp_path / "runs")
+    for fold in (0, 1):
+        path = shutil.copytree(runs / "a" / f"fold{fold}", tmp_path / "runs" / "las" / f"fold{fold}")
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(config | {"model": "las", "tags": ["attention"]}))
+    out = tmp_path / "mbr.csv"
+    fixed = ["--data", str(tiny), "--runs", str(tmp_path / "runs"), "--out", str(out), "--method", "mbr"]
+    monkeypatch.setattr(sys, "argv", ["blend", *fixed, *OPTIONS, "--forbid", "attention"])
+    blend.main()
+
+    def measured_again(inputs):
+        raise AssertionError("the blend has measured the members")
+
+    monkeypatch.setattr(report, "measure_members", measured_again)
+    text, _ = write_report(tiny, tmp_path / "runs", tmp_path / "r.html", monkeypatch, "--submission", out)
+    assert [row["system"] for row in leaderboard(text)] == [str(out), "a"]
+    assert "left out by the rules: las (tag attention)" in text
+
+
 def test_without_members_that_have_folds_there_is_nothing_to_report(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["report", "--data", str(tiny), "--runs", str(tmp_path)])
-    with pytest.raises(InputError, match="no finished member with folds to report on"):
+    with pytest.raises(InputError, match="no finished member; train one with python -m folds.train"):
         report.main()
