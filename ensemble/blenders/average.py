@@ -21,7 +21,7 @@ from ensemble.decoding.batched import sample_rows
 from ensemble.fitting.member_weights import refine
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.edit_distance import distance
-from ensemble.hypotheses.first_pass import FirstPassTrials, decode_first_pass
+from ensemble.hypotheses.first_pass import TUNING_UTTERANCES, FirstPassTrials, decode_first_pass
 from ensemble.hypotheses.fusion import LENGTH_BONUS, LM_WEIGHT
 from ensemble.members.frame_mean import mean_probabilities
 from ensemble.threads import for_ranges
@@ -30,8 +30,6 @@ from folds.store.ragged import Ragged, offsets_of
 
 DOMAINS = ("probability", "log")
 FLOOR = 1e-8
-# Utterances on which the language model's settings are searched, which takes 30 to 40 decodings of each.
-TUNING_UTTERANCES = 400
 
 
 @BLENDERS.register("average")

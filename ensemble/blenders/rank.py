@@ -18,11 +18,10 @@ from ensemble.blenders.rescore import member_pool
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.expected_distance import least_expected_distance
 from ensemble.hypotheses.pool import Pool
-from ensemble.hypotheses.scoring import combined_scores, keep_best
+from ensemble.hypotheses.scoring import combined_scores, keep_best, normalized_posteriors
 from ensemble.ranking.consensus import consensus
 from ensemble.ranking.features import Features, ranking_features
 from ensemble.ranking.minimum_risk import fit_minimum_risk
-from ensemble.ranking.posteriors import posteriors
 from folds.store.ragged import Ragged
 
 # Hypotheses per utterance on which the weights are fitted; the others have next to no posterior.
@@ -66,7 +65,7 @@ class Rank:
     def posteriors(self, inputs: BlendInputs, recipe: BlendRecipe) -> tuple[Pool, np.ndarray]:
         """The pool of the members with weight, and its hypotheses' posteriors (H,) under the ranker."""
         pool, features = pool_with_features(inputs, recipe)
-        return pool, posteriors(features.weigh(recipe.settings["ranker"]), pool.offsets)
+        return pool, normalized_posteriors(features.weigh(recipe.settings["ranker"]), pool.offsets)
 
 
 def pool_with_features(inputs: BlendInputs, recipe: BlendRecipe) -> tuple[Pool, Features]:
@@ -79,7 +78,7 @@ def pool_with_features(inputs: BlendInputs, recipe: BlendRecipe) -> tuple[Pool, 
 def decide(scores: np.ndarray, pool: Pool, pairwise: Ragged, classes: int) -> list[list[int]]:
     """The consensus of each utterance, from log-posteriors (H,) up to a constant and `inputs.pairwise_distances`."""
     start, _ = least_expected_distance(scores, pool.offsets, pairwise)
-    decisions = consensus(pool.tokens, pool.offsets, posteriors(scores, pool.offsets), start, classes)
+    decisions = consensus(pool.tokens, pool.offsets, normalized_posteriors(scores, pool.offsets), start, classes)
     return [decisions[row].tolist() for row in range(len(decisions))]
 
 

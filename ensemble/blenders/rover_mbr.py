@@ -19,9 +19,8 @@ from ensemble.blenders.rover import best_leading_members
 from ensemble.decoding.batched import sample_rows
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.edit_distance import to_references
-from ensemble.hypotheses.scoring import NO_LM_OR_ATTENTION, best_per_utterance, combined_scores
+from ensemble.hypotheses.scoring import NO_LM_OR_ATTENTION, best_per_utterance, combined_scores, normalized_posteriors
 from ensemble.ranking.consensus import consensus
-from ensemble.ranking.posteriors import posteriors
 from folds.store.ragged import Ragged
 
 # By how much a member's posterior is flattened before it decides.
@@ -90,7 +89,7 @@ def _decide(inputs: BlendInputs, member: int, settings: Mapping[str, Any], sharp
     """The consensus of a member's own pool for each utterance."""
     pool = inputs.pool([member])
     log_posterior = sharpness * combined_scores(pool.ctc.mean(axis=1), pool, settings)
-    posterior = posteriors(log_posterior, pool.offsets)
+    posterior = normalized_posteriors(log_posterior, pool.offsets)
     start = best_per_utterance(log_posterior, pool.offsets)
     return consensus(pool.tokens, pool.offsets, posterior, start, inputs.split.classes)
 

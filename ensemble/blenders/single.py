@@ -1,4 +1,7 @@
-"""The best member by itself, decoded with the language model: what `ensemble.decode --tune` does for each member.
+"""The best member by itself, decoded with the language model.
+
+For a member of one network this is what `ensemble.decode --tune` does, but that the weight of the label prior is fitted
+too, and that at most 400 utterances decide. For one of several, `ensemble.decode` averages posteriors instead.
 
 It takes part in the choice of `best`, so that no blend is chosen that is worse out of fold than its best member.
 Members are ranked by the best hypotheses that they propose, which are searched with the language model too, and the
@@ -23,7 +26,7 @@ CANDIDATES = 3
 
 @BLENDERS.register("single")
 class Single:
-    """The best member alone, decoded with the language model as `ensemble.decode --tune` does."""
+    """The best member alone, decoded with the language model."""
 
     weighs_networks = True
 

@@ -175,18 +175,14 @@ class BlendInputs:
             )
         return trials[index], self._split_rows
 
-    def confusion_network(
-        self, row: int, indices: Sequence[int], skeleton: Sequence[int] | None = None
-    ) -> ConfusionNetwork:
+    def confusion_network(self, row: int, indices: Sequence[int]) -> ConfusionNetwork:
         """The confusion network of one utterance, aligned from the best hypotheses of the predictions at `indices`.
 
-        The first hypothesis is the skeleton. A sequence given as `skeleton` is put before them, as one more system.
+        The first hypothesis is the skeleton.
         """
         best = [self.best_with_lm(index, row) for index in indices]
         hypotheses = [hypothesis for hypothesis, _ in best]
         confidences = [confidence.tolist() for _, confidence in best]
-        if skeleton is not None:
-            hypotheses, confidences = [list(skeleton), *hypotheses], [[1.0] * len(skeleton), *confidences]
         return align(hypotheses, confidences)
 
     def pool(self, members: Sequence[int] | np.ndarray | None = None) -> Pool:

@@ -31,8 +31,9 @@ def assign_outer_folds(folds: np.ndarray, speakers: Sequence[str]) -> tuple[np.n
     if len(np.unique(folds)) > 1:
         return np.unique(folds, return_inverse=True)[1], []
     if len(set(speakers)) == 1:
-        note = f"  one fold of one speaker only: nested distances are over {OUTER_FOLDS} groups of utterances"
-        return np.arange(len(speakers)) % min(OUTER_FOLDS, len(speakers)), [note]
+        groups = min(OUTER_FOLDS, len(speakers))
+        note = f"  one fold of one speaker only: nested distances are over {groups} groups of utterances"
+        return np.arange(len(speakers)) % groups, [note]
     numbers = {speaker: number for number, speaker in enumerate(sorted(set(speakers)))}
     outer_folds = np.unique([numbers[speaker] % OUTER_FOLDS for speaker in speakers], return_inverse=True)[1]
     note = f"  one fold only: nested distances are over {outer_folds.max() + 1} groups of speakers instead of folds"

@@ -41,7 +41,7 @@ class InputOptions(Bounded):
     """How blend inputs are made."""
 
     nbest: int = number(200, at_least=1, at_most=10_000, scale="log")
-    """Number of hypotheses that each model proposes per utterance."""
+    """Number of hypotheses that each model proposes per utterance, at most as many as `--pool` keeps."""
     pool: int = number(200, at_least=1, at_most=10_000, scale="log")
     """Maximum number of hypotheses per pool: the best of twice as many from all members' N-best lists for one
     utterance, after every member has scored them."""
@@ -154,6 +154,8 @@ def open_inputs(
         BlendInputs(split, nbest_size, options.pool, fusion) for split in (oof_split, dev_split, test_split)
     )
     notes += oof_notes
+    if nbest_size < options.nbest:
+        notes.append(f"each model proposes {nbest_size} hypotheses, not --nbest {options.nbest}: --pool keeps no more")
     notes += notes_on_twins([member.using(options.networks) for member in members])
     for member in members:
         notes += _member_notes(member, options, dataset.hash)

@@ -40,7 +40,7 @@ def common_oof(members: Sequence[Member], train_ids: Sequence[str]) -> OutOfFold
 
     Folds are those of the member that has the fewest, since a member with more folds may split them further. Raises
     InputError for utterances that the data does not have, for members whose folds were assigned differently, and when
-    no utterance is common to all.
+    fewer than two utterances are common to all.
     """
     fold_maps = [oof_folds(member) for member in members]
     known = set(train_ids)
@@ -53,9 +53,13 @@ def common_oof(members: Sequence[Member], train_ids: Sequence[str]) -> OutOfFold
             )
     check_fold_assignment(members, fold_maps)
     common = set.intersection(*(set(fold_of) for fold_of in fold_maps))
-    if not common:
+    if len(common) < 2:
         counts = "; ".join(f"{m.describe()}: {len(f)} utterances" for m, f in zip(members, fold_maps, strict=True))
-        raise InputError(f"no out-of-fold utterance is common to all members ({counts}): leave some out with --members")
+        few = "only one" if common else "no"
+        raise InputError(
+            f"{few} out-of-fold utterance is common to all members ({counts}), and a blend is fitted on two or more: "
+            "leave some out with --members"
+        )
     ids = [utterance for utterance in train_ids if utterance in common]
     fewest = min(range(len(members)), key=lambda index: (members[index].fold_count, index))
     folds = np.array([fold_maps[fewest][utterance] for utterance in ids], np.int64)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ensemble.hypotheses.pool import Pool
-from ensemble.ranking.posteriors import relative_to_best
+from ensemble.ranking.per_utterance import relative_to_best
 
 
 @dataclass(frozen=True)

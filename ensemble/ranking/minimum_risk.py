@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ensemble.ranking.posteriors import posteriors, spread
+from ensemble.hypotheses.scoring import normalized_posteriors
+from ensemble.ranking.per_utterance import spread
 
 ITERATIONS = 40
 # On six members and 845 out-of-fold utterances of read speech, a tenth of this lowers the nested distance most (8.70;
@@ -30,7 +31,7 @@ def fit_minimum_risk(
     its weight. The same arguments give the same weights.
     """
     count = len(offsets) - 1
-    posterior = posteriors(features @ start, offsets).astype(np.float32)
+    posterior = normalized_posteriors(features @ start, offsets).astype(np.float32)
     means = np.add.reduceat(features * posterior[:, None], offsets[:-1], axis=0)
     centred = features - spread(means, offsets)
     scales = np.sqrt(posterior @ np.square(centred) / count)

@@ -60,15 +60,6 @@ class EditCounts:
         return EditCounts(kinds["replace"], kinds["insert"], kinds["delete"], dict(pairs))
 
 
-def count_edits(hypotheses: Sequence[Sequence[int]], references: Sequence[Sequence[int]]) -> EditCounts:
-    """Count the edits that turn references into hypotheses, on one optimal alignment per utterance.
-
-    >>> count_edits([[1, 2, 4]], [[1, 3, 4, 5]]).pairs
-    {(3, 2): 1, (5, 0): 1}
-    """
-    return EditCounts.of(list_edits(*pair) for pair in zip(hypotheses, references, strict=True))
-
-
 def wrong_phonemes(edits: Sequence[Sequence[Edit]], lengths: np.ndarray) -> np.ndarray:
     """Which reference phonemes are substituted or deleted: bool, (sum of `lengths`,), utterance after utterance."""
     wrong = np.zeros(int(lengths.sum()), bool)

@@ -1,9 +1,9 @@
 """What each member reaches by itself, which a blend has to improve on.
 
 On dev, a member with several folds is measured by the mean of its fold models' distances, by the hypotheses decoded
-from the mean of their posteriors, and by those decoded with the language model too, whose settings are fitted out of
-fold as `ensemble.decode --tune` does; its refit is measured without and with the language model. A blend uses the
-language model, so a comparison with a member that does not would credit the blend with what the language model gains.
+from the mean of their posteriors, and as the blender `single` decodes it with the language model; its refit is measured
+without and with the language model. A blend uses the language model, so a comparison with a member that does not would
+credit the blend with what the language model gains.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class MemberBaseline:
     dev_mean: np.ndarray
     """Distances on dev of the mean of their posteriors."""
     dev_lm: np.ndarray
-    """Distances on dev of the mean of their posteriors, decoded with the language model."""
+    """Distances on dev with the language model, as the blender `single` decodes the member."""
     recipe: BlendRecipe
     """How it is decoded with the language model."""
     hypotheses: list[list[int]]

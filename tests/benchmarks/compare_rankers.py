@@ -24,11 +24,11 @@ from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.expected_distance import least_expected_distance
 from ensemble.hypotheses.open_inputs import InputOptions, open_inputs
 from ensemble.hypotheses.pool import Pool
-from ensemble.hypotheses.scoring import keep_best
+from ensemble.hypotheses.scoring import keep_best, normalized_posteriors
 from ensemble.members.member import group_by_member
 from ensemble.members.stores import StoresOptions
 from ensemble.ranking.features import Features
-from ensemble.ranking.posteriors import posteriors, relative_to_best, spread
+from ensemble.ranking.per_utterance import relative_to_best, spread
 from folds.competition.bootstrap import paired_bootstrap
 from folds.competition.metric import edit_distances
 from folds.store.ragged import Ragged
@@ -102,7 +102,7 @@ def tree_features(pool: Pool, features: Features, scores: np.ndarray, pairwise: 
     expected edit distance under the ranker and under each member, above the least in the pool; entropy and length.
     """
     offsets = pool.offsets
-    posterior = posteriors(scores, offsets)
+    posterior = normalized_posteriors(scores, offsets)
     log_posterior = np.log(posterior + 1e-30)
     entropy = spread(-np.add.reduceat(posterior * log_posterior, offsets[:-1]), offsets)
     columns = [relative_to_best(scores, offsets), log_posterior, ranks(scores, offsets), entropy, pool.lengths]
@@ -113,7 +113,7 @@ def tree_features(pool: Pool, features: Features, scores: np.ndarray, pairwise: 
         columns.append(values - spread(np.add.reduceat(posterior * values, offsets[:-1]), offsets))
         if name == "joint" or name.startswith("member "):
             columns.append(ranks(values, offsets))
-            columns.append(excess_distance(posteriors(values, offsets), offsets, pairwise))
+            columns.append(excess_distance(normalized_posteriors(values, offsets), offsets, pairwise))
     return np.column_stack(columns).astype(np.float32)
 
 
@@ -142,7 +142,7 @@ def fit_on_top(ranked: Ranked, options: Options) -> Ranker:
     distance = ranked.pool.distance[kept]
 
     def gradient(scores: np.ndarray, _: Any) -> tuple[np.ndarray, np.ndarray]:
-        posterior = posteriors(scores, offsets)
+        posterior = normalized_posteriors(scores, offsets)
         expected = spread(np.add.reduceat(posterior * distance, offsets[:-1]), offsets)
         return posterior * (distance - expected), posterior + 1e-4
 

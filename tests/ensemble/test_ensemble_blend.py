@@ -201,5 +201,12 @@ def test_the_call_and_the_command_agree(tiny, runs, dataset, tmp_path, monkeypat
     out = tmp_path / "s.csv"
     run(monkeypatch, "--data", tiny, "--runs", runs, "--out", out, "--nbest", 20, "--pool", 40, "--method", "rescore")
     inputs = open_inputs(group_by_member(find_fold_models(runs)), dataset, InputOptions(nbest=20, pool=40))
+    assert not any("--nbest" in note for note in inputs.notes)
     strings = [dataset.alphabet.to_string(hypothesis) for hypothesis in blend(inputs, method="rescore").hypotheses]
     assert [row[1] for row in csv.reader(out.open())][1:] == strings
+
+
+def test_lists_longer_than_the_pool_are_cut_with_a_note(runs, dataset):
+    inputs = open_inputs(group_by_member(find_fold_models(runs)), dataset, InputOptions(nbest=50, pool=40))
+    assert inputs.oof.nbest_size == 40
+    assert "each model proposes 40 hypotheses, not --nbest 50: --pool keeps no more" in inputs.notes

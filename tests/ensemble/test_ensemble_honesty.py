@@ -64,3 +64,5 @@ def test_outer_folds_of_one_training_fold():
     folds, (note,) = assign_outer_folds(np.zeros(8, int), list("ebacdeba"))
     assert folds.tolist() == [0, 1, 0, 2, 3, 0, 1, 0] and "over 4 groups of speakers" in note
     assert assign_outer_folds(np.zeros(5, int), list("aaaaa"))[0].tolist() == [0, 1, 2, 3, 0]
+    folds, (note,) = assign_outer_folds(np.zeros(2, int), list("aa"))
+    assert folds.tolist() == [0, 1] and note.endswith("nested distances are over 2 groups of utterances")

@@ -115,7 +115,14 @@ def test_oof_is_the_union_of_a_members_folds_and_the_intersection_over_members(t
 def test_members_without_a_common_utterance_are_refused(tmp_path):
     add(tmp_path, "gru", 0)
     add(tmp_path, "lstm", 1)
-    with pytest.raises(InputError, match="common to all members.*gru.*4 utterances"):
+    with pytest.raises(InputError, match="no out-of-fold utterance is common to all members.*gru.*4 utterances"):
+        common_oof(group_by_member(find_fold_models(tmp_path)), IDS)
+
+
+def test_one_common_utterance_is_too_few(tmp_path):
+    add(tmp_path, "gru", 0)
+    add(tmp_path, "lstm", 0, held=[0], folds=3)
+    with pytest.raises(InputError, match="only one out-of-fold utterance is common to all members .* two or more"):
         common_oof(group_by_member(find_fold_models(tmp_path)), IDS)
 
 

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 
 from ensemble.blenders.base import BLENDERS
 from ensemble.hypotheses.expected_distance import compute_pairwise_distances, least_expected_distance
-from ensemble.hypotheses.scoring import Mixture
+from ensemble.hypotheses.scoring import Mixture, normalized_posteriors
 from ensemble.mbr import mbr
 from ensemble.ranking.consensus import consensus
 from ensemble.ranking.features import Features, ranking_features
 from ensemble.ranking.minimum_risk import fit_minimum_risk
-from ensemble.ranking.posteriors import posteriors
 from folds.store.ragged import Ragged
 
 LABELS = range(1, 4)
@@ -80,7 +79,7 @@ def test_minimum_risk_lowers_the_expected_distance_and_finds_the_informative_fea
     weights = fit_minimum_risk(values, distance, offsets, start, penalty=0.01)
 
     def expected(w):
-        return np.add.reduceat(posteriors(values @ w, offsets) * distance, offsets[:-1]).mean()
+        return np.add.reduceat(normalized_posteriors(values @ w, offsets) * distance, offsets[:-1]).mean()
 
     assert expected(weights) < expected(start) - 0.5
     assert weights[0] > 5 * np.abs(weights[1:]).max()
@@ -157,7 +156,7 @@ def test_rank_decides_at_least_as_well_as_the_pool_under_its_own_posterior(oof):
     features = ranking_features(pool, joint, oof.member_of_column(members), oof.names, oof.split.classes)
     scores = features.weigh(recipe.settings["ranker"])
     _, risks = least_expected_distance(scores, pool.offsets, compute_pairwise_distances(pool))
-    posterior = posteriors(scores, pool.offsets)
+    posterior = normalized_posteriors(scores, pool.offsets)
     for row, decision in enumerate(BLENDERS.get("rank")().predict(oof, recipe)):
         span = slice(pool.offsets[row], pool.offsets[row + 1])
         assert risk_of(decision, pool.hypotheses(row), posterior[span]) <= risks[row] + 1e-3

@@ -1,18 +1,8 @@
-"""Posteriors over the hypotheses of each utterance's pool, on flat arrays."""
+"""Values of the hypotheses of each utterance's pool, on flat arrays."""
 
 from __future__ import annotations
 
 import numpy as np
-
-
-def posteriors(scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Posteriors (H,) float64 that are proportional to exp(scores) within each utterance.
-
-    >>> posteriors(np.log([1.0, 3.0, 5.0]), np.array([0, 2, 3])).tolist()
-    [0.25, 0.75, 1.0]
-    """
-    masses = np.exp(relative_to_best(scores, offsets))
-    return masses / spread(np.add.reduceat(masses, offsets[:-1]), offsets)
 
 
 def relative_to_best(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
