@@ -3,11 +3,13 @@
 Masks over time and features are SpecAugment's (Park et al. 2019, arXiv 1904.08779). A change of speed interpolates
 between frames, which stands in for resampling the audio (Ko et al. 2015, "Audio augmentation for speech recognition").
 
-Like `collate`, this uses NumPy because it runs on the prefetching thread; PyTorch only draws the random numbers.
+Like `collate`, `augment` uses NumPy because it runs on the prefetching thread; PyTorch only draws the random numbers.
+Noise is added where the model computes: for a batch of 512 features the host would take longer than a GPU for its step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -55,14 +57,31 @@ def augment(
 
     All views share one speed, so frame j aligns across views; only masks and noise differ. An utterance that would
     become too short for CTC at `stride` keeps its original speed. With `keep_unmasked`, the batch also has the features
-    at the new speed without masks and noise. The batch and the generator must be on the CPU.
+    at the new speed without masks. Noise is left to `add_noise`. The batch and the generator must be on the CPU.
     """
     if options.speed:
         batch = _change_speed(batch, options.speed, stride, generator)
     masked = repeated(batch, views)
-    _add_noise(masked.features.numpy(), masked.lengths.numpy(), options, generator)
-    _mask(masked.features.numpy(), masked.lengths.numpy(), options, generator)
+    features, lengths = masked.features.numpy(), masked.lengths.numpy()
+    if options.noise or options.offset:
+        inside = np.arange(features.shape[1]) < lengths[:, None]
+        noisy = np.broadcast_to(inside[:, :, None], features.shape).copy()
+        _mask([features, noisy], lengths, options, generator)
+        masked = replace(masked, noisy=torch.from_numpy(noisy))
+    else:
+        _mask([features], lengths, options, generator)
     return replace(masked, unmasked=batch.features) if keep_unmasked else masked
+
+
+def add_noise(batch: Batch, options: SpecAugment) -> Batch:
+    """The batch with white noise and offsets on its `noisy` values, drawn on its device from the default generator."""
+    if batch.noisy is None:
+        return batch
+    utterances, _, size = batch.features.shape
+    added = options.offset * torch.randn(utterances, 1, size, device=batch.features.device)
+    if options.noise:
+        added = added + options.noise * torch.randn_like(batch.features)
+    return replace(batch, features=batch.features + added.masked_fill(~batch.noisy, 0.0), noisy=None)
 
 
 def _change_speed(batch: Batch, max_change: float, stride: int, generator: torch.Generator) -> Batch:
@@ -91,21 +110,11 @@ def _stretch(frames: np.ndarray, length: int) -> np.ndarray:
     return frames[before] * (1 - weight) + frames[after] * weight
 
 
-def _add_noise(features: np.ndarray, lengths: np.ndarray, options: SpecAugment, generator: torch.Generator) -> None:
-    """Add white noise and each utterance's offset, in place, to the frames within `lengths` `(N,)` of `(N, T, F)`."""
-    batch, frames, size = features.shape
-    inside = (np.arange(frames) < lengths[:, None])[:, :, None]
-    if options.noise:
-        noise = torch.randn(batch, frames, size, generator=generator).numpy()
-        features += np.float32(options.noise) * noise * inside
-    if options.offset:
-        offset = torch.randn(batch, 1, size, generator=generator).numpy()
-        features += np.float32(options.offset) * offset * inside
-
-
-def _mask(features: np.ndarray, lengths: np.ndarray, options: SpecAugment, generator: torch.Generator) -> None:
-    """Set random spans of time and of features to 0, in place; features `(N, T, F)`, lengths `(N,)`."""
-    batch, _, size = features.shape
+def _mask(
+    arrays: Sequence[np.ndarray], lengths: np.ndarray, options: SpecAugment, generator: torch.Generator
+) -> None:
+    """Set random spans of time and of features to 0, the same in all arrays `(N, T, F)`, in place; lengths `(N,)`."""
+    batch, _, size = arrays[0].shape
     if options.time_mask:
         masks = int(lengths.max()) // options.time_every + 1
         width = torch.randint(0, options.time_mask + 1, (batch, masks), generator=generator).numpy()
@@ -113,13 +122,15 @@ def _mask(features: np.ndarray, lengths: np.ndarray, options: SpecAugment, gener
         width = width * (np.arange(masks) < np.maximum(lengths[:, None] // options.time_every, 1))
         start = _random_starts(np.maximum(lengths[:, None] - width, 1), generator)
         for row, mask in zip(*np.nonzero(width), strict=True):
-            features[row, start[row, mask] : start[row, mask] + width[row, mask]] = 0.0
+            for array in arrays:
+                array[row, start[row, mask] : start[row, mask] + width[row, mask]] = 0
     if options.feature_mask and options.feature_masks:
         shape = (batch, options.feature_masks)
         width = np.minimum(torch.randint(0, options.feature_mask + 1, shape, generator=generator).numpy(), size)
         start = _random_starts(size - width + 1, generator)
         for row, mask in zip(*np.nonzero(width), strict=True):
-            features[row, :, start[row, mask] : start[row, mask] + width[row, mask]] = 0.0
+            for array in arrays:
+                array[row, :, start[row, mask] : start[row, mask] + width[row, mask]] = 0
 
 
 def _random_starts(choices: np.ndarray, generator: torch.Generator) -> np.ndarray:

@@ -53,8 +53,9 @@ class Batch:
 
     `features` float32 `(N, T, F)`, zero past `lengths` `(N,)`; `targets` `(sum of L,)` with `target_lengths` `(N,)`;
     `indices` are positions in the split. `lengths` and `target_lengths` are always on the CPU. `unmasked`, where it is
-    needed, is the features of one view before masks, `(N / views, T, F)`; `soft` are a teacher's hypotheses;
-    `groups` are the names of the utterances' speakers or days.
+    needed, is the features of one view before masks, `(N / views, T, F)`; `noisy` `(N, T, F)`, where noise is to be
+    added, says to which values; `soft` are a teacher's hypotheses; `groups` are the names of the utterances' speakers
+    or days.
     """
 
     features: Tensor
@@ -63,6 +64,7 @@ class Batch:
     target_lengths: Tensor
     indices: tuple[int, ...]
     unmasked: Tensor | None = None
+    noisy: Tensor | None = None
     soft: SoftTargets | None = None
     groups: tuple[str, ...] = ()
 
@@ -73,8 +75,9 @@ class Batch:
         """
         features, targets = (it.to(device, non_blocking=True) for it in (self.features, self.targets))
         unmasked = self.unmasked.to(device, non_blocking=True) if self.unmasked is not None else None
+        noisy = self.noisy.to(device, non_blocking=True) if self.noisy is not None else None
         soft = self.soft.to(device) if self.soft is not None else None
-        return replace(self, features=features, targets=targets, unmasked=unmasked, soft=soft)
+        return replace(self, features=features, targets=targets, unmasked=unmasked, noisy=noisy, soft=soft)
 
     def pinned(self) -> Batch:
         """The same batch in page-locked memory, from which copies to CUDA run beside the computation."""
@@ -85,6 +88,7 @@ class Batch:
             target_lengths=self.target_lengths.pin_memory(),
             indices=self.indices,
             unmasked=self.unmasked.pin_memory() if self.unmasked is not None else None,
+            noisy=self.noisy.pin_memory() if self.noisy is not None else None,
             soft=self.soft.pinned() if self.soft is not None else None,
             groups=self.groups,
         )

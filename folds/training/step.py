@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from folds.data.augmentation import add_noise
 from folds.data.batches import Batch
 from folds.training.device import autocast_dtype, inference_dtype
 from folds.training.schedule import Budget
@@ -48,7 +49,7 @@ def train_step(
 def _backward(state: State, task: TrainingTask, batch: Batch, own_labels: float, labels: float) -> Tensor:
     """Add the gradients of one batch, of which `own_labels` of the step's `labels` are; its CTC loss in nats."""
     dtype = autocast_dtype(task.precision)
-    batch = batch.to(task.device)
+    batch = add_noise(batch.to(task.device), task.recipe.augment)
     spikes = None
     if task.guide is not None:
         guide_dtype = inference_dtype(task.precision, task.device, task.guide.network)
