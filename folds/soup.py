@@ -17,6 +17,8 @@ from folds.store.checkpoint import mean_weights
 from folds.store.fold_model import new_network, read_fold_model
 from folds.store.run_folder import RunFolder
 from folds.training.derived_run import write_derived_run
+from folds.training.device import pick_device
+from folds.training.distributed import ProcessGroup
 from models.weights_file import set_weights
 from registry import InputError, command
 from registry.bounds import number
@@ -31,6 +33,8 @@ class SoupOptions(DataOptions):
     """The folder of one run: runs/<model>/fold<k>."""
     last: int = number(2, at_least=2, at_most=10_000)
     """How many checkpoints to average; a run keeps those of `folds.train --keep`."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda or cuda:N."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,7 +50,7 @@ class SoupOptions(DataOptions):
 
 def make_soup(options: SoupOptions) -> RunFolder:
     """Write the folder of the soup, and return it."""
-    run = RunFolder(Path(os.path.realpath(options.run[0])))
+    device, run = pick_device(options.device, ProcessGroup()), RunFolder(Path(os.path.realpath(options.run[0])))
     if not run.begun:
         raise InputError(f"{options.run[0]}: not the folder of a run: pass one such as runs/<model>/fold0")
     fold_model = read_fold_model(run)
@@ -59,7 +63,8 @@ def make_soup(options: SoupOptions) -> RunFolder:
     dataset, network = options.open_dataset(), new_network(fold_model)
     set_weights(network, mean_weights(checkpoints), checkpoints[-1])
     folder = run.soup
-    write_derived_run(fold_model, dataset, network, folder, {"soup": [path.name for path in checkpoints]})
+    changes = {"soup": [path.name for path in checkpoints]}
+    write_derived_run(fold_model, dataset, network, folder, changes, device)
     return folder
 
 

@@ -74,7 +74,8 @@ class FeatureTransform:
     """Smoothing, normalisation, then a delay. Raises ValueError for values that cannot be."""
 
     normalization: str = "utterance"
-    """Whose mean and variance each feature is normalised with: the utterance's, or those of all frames of its group."""
+    """Whose mean and variance each feature is normalised with: the utterance's, those of all frames of its group, or
+    none."""
     smooth: float = 0.0
     """Standard deviation in frames of the Gaussian that features are smoothed with; 0 for none."""
     delay: int = 0

@@ -19,7 +19,7 @@ from folds import train
 from folds.store.lease import Held
 from folds.store.remote import RemoteStore
 from folds.training.command_line import parse
-from folds.training.train_fold_model import MemoryRanOut
+from folds.training.memory import MemoryRanOut
 from registry import InputError, command
 
 BUSY = 75

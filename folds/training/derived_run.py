@@ -28,7 +28,7 @@ def write_derived_run(
     network: CTCModel,
     folder: RunFolder,
     changes: dict[str, Any],
-    device: torch.device | None = None,
+    device: torch.device,
 ) -> None:
     """Write config.json, weights and predictions of `network` into `folder`; it cost what `source` has cost.
 
@@ -44,7 +44,7 @@ def write_derived_run(
     # The utterances the source itself held out, whichever version assigned the folds.
     row_of = {utterance: row for row, utterance in enumerate(dataset.train.ids)}
     held_out = np.array([row_of[utterance] for utterance in source.load("oof").ids], np.int64)
-    transform, device = transform_of(config), device or torch.device("cpu")
+    transform = transform_of(config)
     with hold(folder.path, folder.title):
         for split in SPLITS:
             folder.predictions(split).unlink(missing_ok=True)

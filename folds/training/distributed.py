@@ -5,7 +5,8 @@
 On CPUs a batch is the same as on one device, `--batch-frames` in all; on CUDA it is that many frames per process.
 Process r of n takes its utterances r, r + n, r + 2 n, … Normalisation statistics and loss are those of the whole batch,
 so the result for the same batches does not depend on the number of devices except for rounding and the random numbers
-of dropout and masks. Only the first process writes files.
+of dropout and masks. (In a batch of fewer utterances than processes, at most the last of an epoch, the statistics count
+one of them more than once.) Only the first process writes files.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class RecipeOptions(Bounded):
     stretch."""
     lr: float | None = number(None, above=0, at_most=MAX_LEARNING_RATE, scale="log", search=(3e-4, 1e-2))
     """Peak learning rate, by default 0.002. On CUDA with the default --batch-frames it is 0.002 times the square root
-    of (frames per batch, all processes together) / 16,000."""
+    of 4 times the number of processes, as a batch has 64,000 frames in each, with both views of --consistency."""
     warmup: float = number(0.05, at_least=0, below=1, search=(0.0, 0.3))
     """Fraction of steps used for linear warm-up."""
     weight_decay: float = number(0.01, at_least=0, at_most=100, scale="log", search=(1e-3, 0.3))
@@ -48,9 +48,9 @@ class RecipeOptions(Bounded):
     clip: float = number(5.0, above=0, at_most=1e6, scale="log", search=(0.5, 20.0))
     """Maximum gradient norm (clipping)."""
     batch_frames: int | None = number(None, at_least=1, at_most=MAX_FRAMES, scale="log")
-    """Input frames per batch, padding included; at least the longest utterance. By default the preset's on CPUs, and on
-    CUDA 64,000, or 32,000 of two views with --consistency. With several processes (torchrun) it is per process on CUDA,
-    and for all together on CPUs."""
+    """Input frames per batch, padding included, before changes of speed; at least the longest utterance. By default the
+    preset's on CPUs, and on CUDA 64,000, or 32,000 of two views with --consistency. With several processes (torchrun)
+    it is per process on CUDA, and for all together on CPUs."""
     average: float = number(0.0, at_least=0, below=1)
     """Predict with an exponential moving average (EMA) of the weights whose time constant is this fraction of the run
     (0.05 is typical); 0 disables it."""

@@ -158,6 +158,21 @@ def check_number_of_folds(folder: RunFolder, folds: int) -> None:
                 )
 
 
+def check_same_processes(started: FoldModel, config: dict[str, Any]) -> None:
+    """Raise InputError where another number of processes would give an unfinished run batches of another size.
+
+    On CUDA the default learning rate follows from it as well, so this is checked before the settings.
+    """
+    before, now = (
+        (_hardware(facts, "world_size"), _hardware(facts, "frames_per_batch")) for facts in (started.config, config)
+    )
+    if None not in before and before[0] != now[0] and before[1] != now[1]:
+        raise InputError(
+            f"{started.path}: started in {before[0]} processes with {before[1]} frames per batch over all of them, now "
+            f"{now[0]} with {now[1]}: use torchrun --nproc-per-node {before[0]}, or delete the folder"
+        )
+
+
 def check_same_hardware(started: FoldModel, config: dict[str, Any]) -> None:
     """Raise InputError unless an unfinished run would continue in the same precision, with batches of the same size.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from folds.training.distributed import ProcessGroup
 from folds.training.guide import open_guide
 from folds.training.loggers.base import logger_names
 from folds.training.loop import fit
+from folds.training.memory import BatchTooLarge, MemoryRanOut
 from folds.training.metrics_logger import Cost
 from folds.training.options import TrainOptions
 from folds.training.predict import write_predictions
@@ -33,6 +35,7 @@ from folds.training.preparation import (
 )
 from folds.training.run_config import (
     check_same_hardware,
+    check_same_processes,
     check_same_run,
     count_parameters,
     describe_hardware,
@@ -49,18 +52,6 @@ from registry import InputError
 from registry.config import Config
 from registry.errors import is_out_of_memory
 from registry.json_files import write_json
-
-
-class MemoryRanOut(InputError):
-    """Memory did not suffice for a run that it had sufficed for before: another attempt may succeed."""
-
-
-class BatchTooLarge(Exception):
-    """A batch of `frames` frames does not fit into the device's memory."""
-
-    def __init__(self, message: str, frames: int) -> None:
-        super().__init__(message)
-        self.frames = frames
 
 
 def train_fold_model(
@@ -116,7 +107,7 @@ def _train_in_memory(
         try:
             return _train_once(options, dataset, name, fold, config, group, lease, halved)
         except BatchTooLarge as error:
-            smaller = f"delete {folder.path} and train with --batch-frames {error.frames // 2}"
+            smaller = f"delete {folder.path} and train with {error.smaller}"
             if folder.checkpoints:
                 again = "when other programs have freed some, continue with the same command and --resume"
                 raise MemoryRanOut(
@@ -127,6 +118,7 @@ def _train_in_memory(
             print(f"{error}: starting again with half of that, two batches per step", flush=True)
             folder.config.unlink()
         halved = True
+        gc.collect()  # an optimizer is part of a reference cycle
         torch.cuda.empty_cache()  # what the failed attempt had is free, but still reserved
 
 
@@ -211,8 +203,10 @@ def _started(folder: RunFolder) -> FoldModel | None:
 
 def _already_finished(options: TrainOptions, started: FoldModel, record: dict[str, Any]) -> bool:
     """Whether the run is finished and to be left unchanged. Raises InputError if it may not be continued."""
-    check_same_run(started, record)
     folder = started.folder
+    if not folder.finished:
+        check_same_processes(started, record)
+    check_same_run(started, record)
     if folder.finished:
         print(f"{folder.path}: already finished, left unchanged")
         return True
@@ -250,12 +244,9 @@ def _train(model: CTCModel, task: TrainingTask, record: dict[str, Any], fresh: b
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        frames = task.recipe.batch_frames
-        raise BatchTooLarge(
-            f"{folder.title}: batches of {frames} frames do not fit into the memory of "
-            f"{record['hardware']['device_name']}",
-            frames,
-        ) from None
+        device, frames = record["hardware"]["device_name"], task.recipe.batch_frames
+        message = f"{folder.title}: batches of {frames} frames do not fit into the memory of {device}"
+        raise BatchTooLarge(message, task.recipe) from None
     group.wait()
 
 

@@ -75,11 +75,6 @@ class Bidirectional(FrameLayer):
             y = y * x.packing.by_frame(factors[:, 0])
         return PackedFrames(y, x.packing)
 
-    def packed(self, x: Tensor, lengths: Lengths | Tensor) -> Tensor:
-        """The output without dropout, computed as `PackedSequence`."""
-        packing = Lengths.of(lengths).packing(x.shape[1], x.device)
-        return packing.unpack(self.rnn(PackedSequence(packing.pack(x), packing.batch_sizes))[0].data)
-
     def reversed(self, x: Tensor, lengths: Lengths | Tensor) -> Tensor:
         """The output without dropout, computed by two padded passes.
 

@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from folds.data.batches import Batch
 from folds.training.objective import Objective
 from models import create_model
-from models.layers.recurrent import Bidirectional
+from models.layers import recurrent
+from models.layers.lengths import Lengths
+from models.layers.recurrent import Bidirectional, PackedFrames
 from registry import list_models
 from registry.console import print_table, track
 
@@ -37,7 +39,7 @@ def padded(layer: Bidirectional, x: Tensor, lengths: Tensor) -> tuple[Tensor, Te
 
 def packed(layer: Bidirectional, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """The layer by `pack_padded_sequence`."""
-    return layer.dropout(layer.packed(x, lengths)), lengths
+    return recurrent.padded(layer.over_packed(PackedFrames.of(x, Lengths.of(lengths)))), lengths
 
 
 def a_batch(utterances: int, frames: int) -> Batch:

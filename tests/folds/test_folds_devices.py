@@ -20,6 +20,7 @@ from folds.training import options as options_module
 from folds.training import train_fold_model
 from folds.training.device import pick_device, resolve_precision
 from folds.training.distributed import ProcessGroup
+from folds.training.memory import MemoryRanOut
 from folds.training.options import RecipeOptions, TrainingRecipe, TrainOptions
 from folds.training.preparation import resolve_options
 from folds.training.task import TrainingTask, describe_run
@@ -185,6 +186,18 @@ def test_runs_that_do_not_record_their_precision_can_be_resumed(undisturbed, tin
     assert metrics(run_folder(tmp_path)) == metrics(undisturbed)
 
 
+def test_a_resume_in_fewer_processes_is_refused_before_the_settings_that_follow_from_it(
+    undisturbed, tiny, tmp_path, monkeypatch
+):
+    path, config = unfinished(undisturbed, tmp_path)
+    hardware = config["hardware"] | {"frames_per_batch": 800, "world_size": 2}
+    recipe = config["options"]["recipe"] | {"lr": 0.005}
+    path.write_text(json.dumps(config | {"hardware": hardware, "options": config["options"] | {"recipe": recipe}}))
+    message = "started in 2 processes with 800 frames .* now 1 with 400: use torchrun --nproc-per-node 2"
+    with pytest.raises(InputError, match=message):
+        run(monkeypatch, tiny, tmp_path, "--epochs", "6", "--resume")
+
+
 def test_a_resume_with_other_frames_over_all_processes_is_refused(undisturbed, tiny, tmp_path, monkeypatch):
     path, config = unfinished(undisturbed, tmp_path)
     path.write_text(json.dumps(config | {"hardware": config["hardware"] | {"frames_per_batch": 1600}}))
@@ -207,12 +220,13 @@ def test_a_batch_that_does_not_fit_names_a_smaller_one(error, tiny, tmp_path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(train_fold_model, "fit", too_large)
-        message = "batches of 400 frames do not fit .* train with --batch-frames 200"
+        message = "batches of 400 frames do not fit .* train with --batch-frames 200 --accumulate 2 --lr 0.01"
         with pytest.raises(InputError, match=message) as found:
             run(patch, tiny, tmp_path, "--epochs", "1")
     assert len(str(found.value).splitlines()) == 1 and f"delete {run_folder(tmp_path)}" in str(found.value)
     shutil.rmtree(run_folder(tmp_path))
-    run(monkeypatch, tiny, tmp_path, "--epochs", "1", "--batch-frames", "200")
+    more = str(found.value).rpartition("train with ")[2].split()
+    run(monkeypatch, tiny, tmp_path, "--epochs", "1", *more)
     assert len(metric_rows(run_folder(tmp_path))) == 1
 
 
@@ -243,7 +257,7 @@ def test_a_default_that_does_not_fit_is_halved_once(tiny, tmp_path, monkeypatch,
     assert train() == folder and len(tasks) == 2
     shutil.rmtree(folder.path)
     monkeypatch.setattr(train_fold_model, "fit", lambda model, task: too_large_once(model, tasks.clear()))
-    with pytest.raises(InputError, match="batches of 400 frames do not fit .* train with --batch-frames 200"):
+    with pytest.raises(InputError, match="batches of 400 frames .* --batch-frames 200 --accumulate 4 --lr 0.002"):
         train()
 
 
@@ -254,7 +268,7 @@ def test_memory_that_runs_out_late_keeps_the_run(tiny, tmp_path, monkeypatch):
         raise RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED")
 
     monkeypatch.setattr(train_fold_model, "fit", later)
-    with pytest.raises(train_fold_model.MemoryRanOut, match=r"continue with the same command and --resume; if it"):
+    with pytest.raises(MemoryRanOut, match=r"continue with the same command and --resume; if it"):
         run(monkeypatch, tiny, tmp_path, "--epochs", "1")
 
 

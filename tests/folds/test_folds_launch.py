@@ -35,7 +35,7 @@ from folds.launching.tasks import Task, make_tasks
 from folds.store.attempts import read_attempts, record_attempt
 from folds.store.lease import hold, holder_of
 from folds.store.run_folder import RunFolder
-from folds.training.train_fold_model import MemoryRanOut
+from folds.training.memory import MemoryRanOut
 from registry import InputError, create_model
 
 # As in training_runs, without the options that are the launcher's own.

@@ -12,7 +12,7 @@ from models.conformer import rotated
 from models.layers import gru_kernel
 from models.layers.frames import Convolution, FrameNorm, LockedDropout, Pyramid, valid
 from models.layers.lengths import Lengths
-from models.layers.recurrent import Bidirectional
+from models.layers.recurrent import Bidirectional, PackedFrames, padded
 from registry import InputError, create_model
 
 
@@ -27,15 +27,19 @@ def test_two_padded_passes_equal_the_packed_layer(cell, lengths, seed):
     x = torch.randn(len(lengths), max(lengths), 6)
     inside = valid(ends, x.shape[1])[:, :, None]
     weights = torch.randn(len(lengths), max(lengths), 10)
+
+    def packed(x, ends):
+        return padded(layer.over_packed(PackedFrames.of(x, Lengths.of(ends))))
+
     results = []
-    for run in (layer.packed, layer.reversed):
+    for run in (packed, layer.reversed):
         layer.zero_grad()
         leaf = x.clone().requires_grad_()
         y = run(leaf, ends) * inside
         (y * weights).sum().backward()
         results.append([y.detach(), leaf.grad * inside, *(p.grad.clone() for p in layer.parameters())])
-    for packed, padded in zip(*results, strict=True):
-        torch.testing.assert_close(padded, packed, atol=1e-5, rtol=1e-5)
+    for of_packed, of_reversed in zip(*results, strict=True):
+        torch.testing.assert_close(of_reversed, of_packed, atol=1e-5, rtol=1e-5)
 
 
 def test_a_gru_multiplies_with_one_thread_and_leaves_the_number_of_others_as_it_was(monkeypatch):
