@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -83,14 +83,20 @@ class DecodeOptions(WordOptions, StoresOptions):
         if self.out is not None and self.split != "test":
             raise InputError(f"--out with --split {self.split}: a submission needs the test split; use --split test")
         if self.tune and self.lm == "none":
-            raise InputError("--tune without a language model: use --lm train, or pass --lm FILE.arpa")
+            why = "--tune without a language model: use --lm train, or pass --lm FILE.arpa"
+            raise InputError(f"{why}; leave it out where words are decoded")
 
     def check_for_words(self) -> None:
         """Raise InputError for options that a search in words does not have."""
+        if (self.lm_weight, self.length_bonus) != (DecodeOptions.lm_weight, DecodeOptions.length_bonus):
+            raise InputError(
+                "--lm-weight and --length-bonus are for phonemes, and this competition is decoded to words, whose "
+                "weight and bonus are always found out of fold: leave them out"
+            )
         if self.lm != "none" or self.nbest > 1 or self.decoder != "beam" or self.arpa is not None:
             raise InputError(
-                "--lm, --nbest, --arpa and --decoder are for phonemes, and this competition is decoded to words: leave "
-                "them out (--lexicon and --word-lm name the files of words)"
+                "--lm, --tune, --nbest, --arpa and --decoder are for phonemes, and this competition is decoded to "
+                "words: leave them out (--lexicon and --word-lm name the files of words)"
             )
 
 
@@ -222,7 +228,8 @@ def decode_words(
         fitted_on = member_to_tune(member, available)
         trials = None
         if fitted_on.fold_count > 1:
-            trials = fit_settings(open_task(fitted_on, "oof", dataset, options), member.name, dataset, vocabulary)
+            task = open_task(fitted_on, "oof", dataset, replace(options, limit=None))
+            trials = fit_settings(task, member.name, dataset, vocabulary, options.beam)
         task = open_task(member, options.split, dataset, options)
         texts, settings = decode_to_words(task, member, split, vocabulary, trials, options.beam)
         if options.out is not None:

@@ -112,7 +112,7 @@ def _check_with_competition(path: Path, data: Path, allow_empty: bool, allow_pic
         if sample is None:
             raise
         header, ids, alphabet = sample.header, sample.ids, _find_alphabet(path, read_submission(path))
-        check_text: Callable[[str], object] = alphabet.from_string
+        check_text: Callable[[str], object] = alphabet.from_string if alphabet else str
         reference = str(sample.path)
     else:
         sample = competition.sample
@@ -120,7 +120,7 @@ def _check_with_competition(path: Path, data: Path, allow_empty: bool, allow_pic
         check_text = competition.check_text
         reference = str(sample.path) if sample else f"format {competition.format} ({data} has no sample file)"
     rows = len(check_submission(path, header, ids, check_text, allow_empty))
-    return rows, f"file: {rows} rows in the alphabet of {alphabet.name}; header, ids and order as in {reference}"
+    return rows, f"file: {rows} rows {_written_in(alphabet)}; header, ids and order as in {reference}"
 
 
 def _check_without_competition(path: Path, allow_empty: bool) -> tuple[int, str]:
@@ -131,17 +131,26 @@ def _check_without_competition(path: Path, allow_empty: bool) -> tuple[int, str]
             raise InputError(f"{path}, line {line}: row {row} is empty; pass --allow-empty if that is intended")
     alphabet = _find_alphabet(path, rows)
     return len(rows), (
-        f"file: {len(rows)} rows in the alphabet of {alphabet.name}; header, number and order of rows NOT checked: "
+        f"file: {len(rows)} rows {_written_in(alphabet)}; header, number and order of rows NOT checked: "
         f"pass --data DIR to compare them with the sample file"
     )
 
 
-def _find_alphabet(path: Path, rows: Sequence[tuple[str, str]]) -> Alphabet:
-    """Find the first alphabet, newest semester first, that has every character of the file. Raises `InputError`."""
+def _written_in(alphabet: Alphabet | None) -> str:
+    return f"in the alphabet of {alphabet.name}" if alphabet else "of sentences, whose characters are NOT checked"
+
+
+def _find_alphabet(path: Path, rows: Sequence[tuple[str, str]]) -> Alphabet | None:
+    """The first alphabet, newest semester first, that has every character of the file; None for sentences of words.
+
+    Raises `InputError` for phonemes of no alphabet.
+    """
     used = {character for _, label in rows for character in label}
     for alphabet in _ALPHABETS:
         if used <= set(alphabet.characters):
             return alphabet
+    if " " in used:
+        return None
     newest = _ALPHABETS[0]
     line, (row, label) = next(
         (line, row) for line, row in enumerate(rows, start=2) if set(row[1]) - set(newest.characters)

@@ -55,7 +55,7 @@ def lowest_nested(fitted: Mapping[str, FittedBlender]) -> str:
     return min(sorted(fitted), key=lambda method: _mean(fitted[method]))
 
 
-def winner(fitted: Mapping[str, FittedBlender]) -> str:
+def winner(fitted: Mapping[str, FittedBlender], blenders: Registry[type[Any]] = BLENDERS) -> str:
     """The method of `lowest_nested`, or one that hardly differs from it and is safer.
 
     If a poor network can spoil what a good one says in the former (see `Blender`), the best of those where it cannot is
@@ -64,15 +64,11 @@ def winner(fitted: Mapping[str, FittedBlender]) -> str:
     of fold as good as minimum Bayes risk with 4.51, had 2.73 on dev, where the latter had 1.47.
     """
     lowest = lowest_nested(fitted)
-    safe = [method for method in sorted(fitted) if _weighs_networks(method)]
-    if _weighs_networks(lowest) or not safe:
+    safe = [method for method in sorted(fitted) if getattr(blenders.get(method), "weighs_networks", False)]
+    if lowest in safe or not safe:
         return lowest
     safest = min(safe, key=lambda method: _mean(fitted[method]))
     return safest if _is_close(fitted[safest], fitted[lowest]) else lowest
-
-
-def _weighs_networks(method: str) -> bool:
-    return getattr(BLENDERS.get(method), "weighs_networks", False)
 
 
 def _mean(blender: FittedBlender) -> float:
@@ -85,9 +81,9 @@ def _is_close(blender: FittedBlender, lowest: FittedBlender) -> bool:
     return float(differences.mean()) <= 2 * float(differences.std()) / np.sqrt(len(differences))
 
 
-def best_recipe(fitted: Mapping[str, FittedBlender]) -> BlendRecipe:
+def best_recipe(fitted: Mapping[str, FittedBlender], blenders: Registry[type[Any]] = BLENDERS) -> BlendRecipe:
     """The winner's recipe, as a recipe of `best`."""
-    method = winner(fitted)
+    method = winner(fitted, blenders)
     nested = {name: float(blender.nested.mean()) for name, blender in fitted.items()}
     chosen = fitted[method].recipe
     return BlendRecipe("best", chosen.weights, {"chosen": method, "nested": nested, "settings": chosen.settings})

@@ -125,7 +125,9 @@ def open_network(options: StoresOptions, member: str | None) -> Recognizer:
     # Where a network was trained on dev, its distance there says nothing, so it is used only if it is asked for.
     networks = [network for network in available if network.name == member or (member is None and not network.with_dev)]
     if not networks:
-        raise InputError(f"{options.describe_runs()}: no finished run: train one with python -m folds.train")
+        found = f"every member was trained on dev too: pass --member with one of {', '.join(names)}"
+        why = found if names else "no finished run: train one with python -m folds.train"
+        raise InputError(f"{options.describe_runs()}: {why}")
     best = min(networks, key=_dev_distance)
     return recognizer_of(best.folder.title, [best], [1.0], _decode)
 

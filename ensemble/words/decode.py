@@ -17,11 +17,12 @@ from folds.competition.metric import word_distances, words_of
 from folds.data.dataset import Dataset, Split
 
 
-def fit_settings(task: DecodingTask, name: str, dataset: Dataset, vocabulary: Vocabulary) -> SearchTrials:
+def fit_settings(task: DecodingTask, name: str, dataset: Dataset, vocabulary: Vocabulary, beam: int) -> SearchTrials:
     """The settings of the search, fitted on the out-of-fold utterances of `task`."""
     texts = _texts_of(dataset.train, task)
     references = number_words([text or "" for text in texts], vocabulary.lexicon)
-    return SearchTrials.of(task.log_probs, references, task.outer_folds, vocabulary, name)
+    start = WordSettings()._replace(beam=beam)
+    return SearchTrials.of(task.log_probs, references, task.outer_folds, vocabulary, name, start)
 
 
 def decode_to_words(

@@ -18,6 +18,7 @@ from ensemble.hypotheses.scoring import best_per_utterance
 from ensemble.words.search import Vocabulary, WordSettings, word_beam_search
 from folds.competition.metric import edit_distances
 from folds.store.log_probs import LogProbs
+from folds.store.ragged import Ragged
 
 SAMPLE = 200
 """Utterances that are decoded to fit the settings."""
@@ -53,7 +54,8 @@ class SearchTrials:
         decoded = np.flatnonzero(np.diff(lists.offsets))
         lists, rows = lists.take(decoded), rows[decoded]
         expected = np.repeat(rows, np.diff(lists.offsets)).tolist()
-        words = [lists.words[h] for h in range(len(lists.words))]
+        same = Ragged(vocabulary.lexicon.same_as[lists.words.values], lists.words.offsets)
+        words = [same[h] for h in range(len(same))]
         distances = edit_distances(words, [references[row] for row in expected])
         grid = tuple(start._replace(lm_weight=w, word_bonus=b) for w, b in itertools.product(*GRID.values()))
         errors = np.array([distances[best_per_utterance(lists.scores(own), lists.offsets)] for own in grid])

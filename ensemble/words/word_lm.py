@@ -71,7 +71,8 @@ class _Level:
 def read_word_lm(path: str | os.PathLike[str], lexicon: Lexicon) -> WordLM:
     """Read a model of words for the words of `lexicon`; n-grams with other words are left out, as no search meets them.
 
-    A word of the lexicon that the model does not list has the probability of `<unk>`. Raises InputError for a file that
+    A word of the lexicon that the model does not list has the probability and the back-off weight of `<unk>`; longer
+    n-grams with `<unk>` are left out. Raises InputError for a file that
     is not ARPA, counts that do not match, an n-gram that is listed twice or whose first n - 1 words are not listed, and
     for a model with none of the lexicon's words.
     """
@@ -81,8 +82,8 @@ def read_word_lm(path: str | os.PathLike[str], lexicon: Lexicon) -> WordLM:
     marks: dict[str, tuple[float, float]] = {}
 
     def keep(order: int, words: Sequence[str], log_prob: float, backoff: float, number: int) -> None:
-        if order == 1 and words[0] in ("<s>", "</s>", "<unk>"):
-            marks[words[0]] = (log_prob * _LN10, backoff * _LN10)
+        if order == 1 and words[0] in ("<s>", "</s>", "<unk>", "<UNK>"):
+            marks[words[0].lower()] = (log_prob * _LN10, backoff * _LN10)
             return
         try:
             tokens = [numbers[word] for word in words]
@@ -108,8 +109,8 @@ def _unigrams(
     """All V + 1 unigrams: number 0 is `</s>` as a prediction, with the back-off weight of `<s>`."""
     tokens = np.array(columns.tokens, np.int32)
     _check_distinct(np.sort(tokens)[:, None], place, lexicon)
-    log_probs = np.full(count, marks.get("<unk>", (_IMPOSSIBLE, 0.0))[0], np.float32)
-    backoffs = np.zeros(count, np.float32)
+    of_unknown = marks.get("<unk>", (_IMPOSSIBLE, 0.0))
+    log_probs, backoffs = (np.full(count, value, np.float32) for value in of_unknown)
     log_probs[tokens], backoffs[tokens] = columns.log_probs, columns.backoffs
     log_probs[0] = marks.get("</s>", (_IMPOSSIBLE, 0.0))[0]
     backoffs[0] = marks.get("<s>", (0.0, 0.0))[1]

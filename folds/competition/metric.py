@@ -15,7 +15,6 @@ import numpy as np
 
 # One phoneme sequence: classes, or one character per phoneme.
 Tokens: TypeAlias = Sequence[int] | np.ndarray | str
-_PUNCTUATION = str.maketrans("", "", '.,?!;:"')
 
 
 def edit_distances(hypotheses: Sequence[Tokens], references: Sequence[Tokens]) -> np.ndarray:
@@ -85,14 +84,18 @@ def word_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> flo
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a sentence as word error rates compare them: in lower case, without punctuation.
+    """The words of a sentence as word error rates compare them: lower-case letters, hyphens and apostrophes.
 
-    Apostrophes and hyphens are parts of words.
+    It is what the organisers of Brain-to-Text '25 do (`remove_punctuation` in nejm-brain-to-text), but that letters of
+    other scripts are kept: a hyphen at a word's end and a dash are removed, and a word that begins with an apostrophe
+    belongs to the one before.
 
-    >>> words_of("Don't you know?")
-    ["don't", 'you', 'know']
+    >>> words_of("Don't you know -- Ann-Marie? Get 'em!")
+    ["don't", 'you', 'know', 'ann-marie', "get'em"]
     """
-    return text.lower().translate(_PUNCTUATION).split()
+    spaced = "".join(" " if character.isspace() else character for character in text.lower())
+    kept = "".join(character for character in spaced if character.isalpha() or character in "-' ")
+    return kept.replace("- ", " ").replace("--", "").replace(" '", "'").split()
 
 
 def _rate(distances: np.ndarray, units: int) -> float:

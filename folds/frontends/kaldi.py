@@ -1,4 +1,8 @@
-"""Kaldi's MFCCs by kaldi-native-fbank: 25 ms windows every 10 ms, without dither, as several competitions had them."""
+"""Kaldi's MFCCs by kaldi-native-fbank: 25 ms windows every 10 ms, without dither, as several competitions had them.
+
+Kaldi reads samples of 16 bits as whole numbers. The energies of its mel bins have a floor, so samples between -1 and 1,
+as `hw3p2-mini` and the demo were made from, give other features where a recording is quiet.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,15 @@ import numpy as np
 
 from folds.frontends.base import SAMPLE_RATE, register_front_end
 
+INT16 = 32_768.0
+"""The largest sample of 16 bits, which is 1 elsewhere."""
 
-def mfcc(samples: np.ndarray, coefficients: int, mel_bins: int) -> np.ndarray:
-    """Kaldi MFCCs of 16 kHz samples: `(T, coefficients)` float32, the first from the cepstrum, not the energy."""
+
+def mfcc(samples: np.ndarray, coefficients: int, mel_bins: int, scale: float = INT16) -> np.ndarray:
+    """Kaldi MFCCs of 16 kHz samples: `(T, coefficients)` float32, the first from the cepstrum, not the energy.
+
+    Samples are between -1 and 1, and multiplied by `scale`, by default to what Kaldi reads.
+    """
     options = kaldi_native_fbank.MfccOptions()
     options.frame_opts.samp_freq = SAMPLE_RATE
     # Dither is random noise that avoids log 0; the same audio would have other features each time.
@@ -18,7 +28,7 @@ def mfcc(samples: np.ndarray, coefficients: int, mel_bins: int) -> np.ndarray:
     options.num_ceps = coefficients
     options.use_energy = False
     extractor = kaldi_native_fbank.OnlineMfcc(options)
-    extractor.accept_waveform(SAMPLE_RATE, samples)
+    extractor.accept_waveform(SAMPLE_RATE, samples * np.float32(scale))
     extractor.input_finished()
     frames = [extractor.get_frame(index) for index in range(extractor.num_frames_ready)]
     return np.stack(frames).astype(np.float32)
@@ -32,5 +42,5 @@ def kaldi_mfcc_13(samples: np.ndarray) -> np.ndarray:
 
 @register_front_end("demo", features=28, marker="demo.json")
 def demo(samples: np.ndarray) -> np.ndarray:
-    """28 MFCCs of 40 mel bins: the features of `folds.demo`."""
-    return mfcc(samples, coefficients=28, mel_bins=40)
+    """28 MFCCs of 40 mel bins, of samples between -1 and 1: the features of `folds.demo`."""
+    return mfcc(samples, coefficients=28, mel_bins=40, scale=1.0)

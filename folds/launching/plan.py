@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -52,7 +52,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     def blend_options(self) -> str:
         """The options of `ensemble.blend` that follow from the limits."""
         limit = f" --max-params {self.max_params}" if self.max_params else ""
-        return limit + "".join(f" --forbid {tag}" for tag in self.forbid)
+        return limit + (f" --forbid {' '.join(self.forbid)}" if self.forbid else "")
 
 
 def plan_names() -> list[str]:
@@ -86,20 +86,3 @@ def _read_file(name: str) -> str:
         raise InputError(f"--plan {name}: not a text file; expected a plan in YAML") from None
     except OSError as error:
         raise InputError(f"--plan {describe_os_error(error, name)}") from None
-
-
-def as_arguments(options: dict[str, Any]) -> list[str]:
-    """Options of a plan as command-line arguments.
-
-    >>> as_arguments({"batch-frames": 4000, "prior": False, "channels": [16, 32]})
-    ['--batch-frames', '4000', '--no-prior', '--channels', '16', '32']
-    """
-    arguments = []
-    for name, value in options.items():
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            arguments.append(f"--{option}" if value else f"--no-{option}")
-        else:
-            values = value if isinstance(value, list) else [value]
-            arguments += [f"--{option}", *map(str, values)]
-    return arguments

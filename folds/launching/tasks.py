@@ -11,9 +11,10 @@ from folds.competition.detect import data_root
 from folds.launching.destination import Destination
 from folds.launching.executor_task import shared_device
 from folds.launching.options import LaunchOptions
-from folds.launching.plan import MemberPlan, Plan, as_arguments
+from folds.launching.plan import MemberPlan, Plan
 from folds.store.run_folder import RunFolder
 from folds.training.command_line import ModelOptions, parse
+from folds.training.config_file import arguments_of
 from registry import InputError
 
 OWN = {
@@ -73,7 +74,14 @@ def make_tasks(plan: Plan, options: LaunchOptions, destination: Destination, mor
     common += ["--smooth", str(options.smooth)] if options.smooth else []
     tasks = []
     for member in plan.members:
-        arguments = [*common, *as_arguments({**plan.options, **member.options}), *more]
+        options_of_member = {**plan.options, **member.options}
+        for name in options_of_member:
+            if (option := f"--{name.replace('_', '-')}") in OWN or option == "--name":
+                raise InputError(
+                    f"the plan's options of {member.name or member.model}: {name} is none of them: a member's model, "
+                    "name, folds and seeds stand beside its options, and begun runs are always resumed"
+                )
+        arguments = [*common, *arguments_of(options_of_member), *more]
         arguments += ["--name", member.name] if member.name else []
         for folds, numbers in _splits(plan, member):
             tasks += _tasks_of(member, [*arguments, "--folds", str(folds)], numbers)

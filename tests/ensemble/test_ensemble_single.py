@@ -10,11 +10,12 @@ import simulated_members as simulated
 
 from ensemble.beam import beam_search
 from ensemble.blenders.base import BlendRecipe, distances
-from ensemble.blenders.best import FittedBlender, winner
+from ensemble.blenders.best import FittedBlender, best_recipe, winner
 from ensemble.blenders.single import CANDIDATES, Single, fit_first_pass, leading_members
 from ensemble.hypotheses import first_pass
 from folds.competition.metric import edit_distances
 from models.ctc import log_likelihood
+from registry import Registry
 
 REFERENCES = simulated.references(24, length=10)
 ERRORS = {"a": 0.35, "b": 0.2, "c": 0.3, "d": 0.6}
@@ -104,6 +105,14 @@ def test_an_average_of_networks_is_chosen_only_if_it_is_clearly_better():
     assert winner({"average": average, "mbr": fitted([6] * 10)}) == "average"
     noisy = fitted([12] + [5] * 9)  # within its errors, but worse than what is too far away
     assert winner({"average": average, "mbr": fitted([5.3] * 10), "single": noisy}) == "average"
+
+
+def test_the_choice_is_among_the_blenders_of_its_registry():
+    blenders = Registry("own_blenders", package="ensemble.words")
+    for name in ("single", "own"):
+        blenders.register(name)(type(name, (), {"weighs_networks": name == "single"}))
+    both = {"own": fitted([1] * 4), "single": fitted([3] * 4)}
+    assert winner(both, blenders) == best_recipe(both, blenders).settings["chosen"] == "own"
 
 
 def test_no_blend_is_chosen_over_a_better_single_member():

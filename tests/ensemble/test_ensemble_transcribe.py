@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import re
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -151,6 +152,14 @@ def test_bad_audio_writes_nothing(trained, tmp_path, monkeypatch, capsys, make, 
     with pytest.raises(InputError, match=message):
         call(transcribe, monkeypatch, tmp_path / "bad.wav", "--runs", trained.runs, *FRONT_END, "--out", tmp_path / "o")
     assert not list((tmp_path / "o").glob("*")) and capsys.readouterr().out == ""
+
+
+def test_members_trained_on_dev_have_to_be_asked_for(trained, recording, tmp_path, monkeypatch):
+    runs = shutil.copytree(trained.runs, tmp_path / "runs")
+    for path in runs.glob("*/*/config.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"with_dev": True}))
+    with pytest.raises(InputError, match="every member was trained on dev too: pass --member with one of lstm_small"):
+        call(transcribe, monkeypatch, recording.path, "--runs", runs, *FRONT_END)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,8 @@ def test_decode_one_member(run: Run, dataset: Dataset, tmp_path: Path) -> None:
     assert [row for row, _ in read_submission(tmp_path / "one.csv")] == dataset.sample_ids
     with pytest.raises(InputError, match="are for phonemes, and this competition is decoded to words"):
         run(decode.main, "--members", "first", "--lm", "train")
+    with pytest.raises(InputError, match="--lm-weight and --length-bonus are for phonemes"):
+        run(decode.main, "--members", "first", "--lm-weight", 0.5)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from ensemble.words.lexicon import Lexicon, read_lexicon, silence_class
 from ensemble.words.likelihood import sentence_likelihoods
 from ensemble.words.search import Vocabulary, WordSettings, word_beam_search
+from ensemble.words.search_settings import SearchTrials
 from ensemble.words.trie import build_trie
 from ensemble.words.word_lm import read_word_lm
+from folds.store.log_probs import LogProbs
 from folds.store.ragged import Ragged
 from models.ctc import log_likelihood
 from registry.errors import InputError
@@ -33,7 +35,7 @@ ngram 3=2
 -0.7 a -0.2
 -0.8 b -0.1
 -0.9 x -0.5
--1.5 <unk>
+-1.5 <unk> -0.35
 
 \\2-grams:
 -0.2 <s> a -0.4
@@ -90,10 +92,26 @@ def test_lexicon_and_model_of_words(folder: Path) -> None:
 
 def test_unigram_model(folder: Path) -> None:
     head = "\\data\\\nngram 1=3\n\n\\1-grams:\n-0.5 a\n-0.6 </s>\n-0.3 <unk>\n\n\\end\\\n"
-    (folder / "words.arpa").write_text(head)
     lexicon = read_lexicon(folder / "lexicon.txt", PHONEMES)
-    lm = read_word_lm(folder / "words.arpa", lexicon)
-    np.testing.assert_allclose(lm.scores(Ragged.of([[1, 2], []], np.int32)), np.log(10) * np.array([-1.4, -0.6]), 1e-5)
+    for text in (head, head.replace("<unk>", "<UNK>")):  # SRILM's and others' spelling
+        (folder / "words.arpa").write_text(text)
+        scores = read_word_lm(folder / "words.arpa", lexicon).scores(Ragged.of([[1, 2], []], np.int32))
+        np.testing.assert_allclose(scores, np.log(10) * np.array([-1.4, -0.6]), 1e-5)
+
+
+def test_settings_are_fitted_on_words_as_the_metric_compares_them(tmp_path: Path) -> None:
+    """The model prefers the second spelling of a word, and references have the number of the first."""
+    (tmp_path / "lexicon.txt").write_text("May A\nmay A\n")
+    (tmp_path / "words.arpa").write_text(
+        "\\data\\\nngram 1=4\n\n\\1-grams:\n-0.5 </s>\n-99 <s>\n-3 May\n-0.2 may\n\n\\end\\\n"
+    )
+    lexicon = read_lexicon(tmp_path / "lexicon.txt", PHONEMES)
+    vocabulary = Vocabulary(lexicon, read_word_lm(tmp_path / "words.arpa", lexicon))
+    utterance = np.log([[0.01, 0.97, 0.01, 0.01], [0.97, 0.01, 0.01, 0.01]]).astype(np.float16)
+    log_probs = LogProbs(np.tile(utterance, (4, 1)), np.arange(0, 9, 2), tuple("abcd"), "", 0, 1)
+    trials = SearchTrials.of(log_probs, [[1]] * 4, np.zeros(4, np.int64), vocabulary, "member")
+    preferred = [row for row, settings in enumerate(trials.grid) if settings.lm_weight > 0]
+    assert preferred and not trials.errors[preferred].any()
 
 
 @pytest.mark.parametrize(

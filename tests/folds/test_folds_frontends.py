@@ -9,6 +9,7 @@ from folds.audio.reading import open_audio
 from folds.data.cache import load_dataset
 from folds.frontends.base import FRONT_ENDS, SAMPLE_RATE, compute_features, front_end_of
 from folds.frontends.hw3p2_mini import STEP
+from folds.frontends.kaldi import mfcc
 from models.features import normalize
 from registry.errors import InputError
 
@@ -31,8 +32,17 @@ def test_the_stand_ins_values_are_8_bit_steps():
     steps = features / STEP
     np.testing.assert_allclose(steps, np.round(steps), atol=1e-4)
     # Rounding moves a value by at most half a step; its normalisation divides by T - 1 instead of T.
-    plain = normalize(compute_features("kaldi-mfcc-13", noise(3.0)))
+    plain = normalize(mfcc(noise(3.0), 13, 23, scale=1.0))
     assert np.abs(features - plain).max() < STEP / 2 + 0.02
+
+
+def test_kaldi_s_features_do_not_depend_on_loudness():
+    """Kaldi reads 16-bit numbers; of those between -1 and 1, its floor of energies cuts off what is quiet."""
+    loud = noise(1.0) * 0.3
+    features = compute_features("kaldi-mfcc-13", loud)
+    np.testing.assert_allclose(normalize(compute_features("kaldi-mfcc-13", loud / 100)), normalize(features), atol=0.01)
+    shift = features[:, 0] - mfcc(loud, 13, 23, scale=1.0)[:, 0]
+    np.testing.assert_allclose(shift, 2 * np.log(2.0**15) * np.sqrt(23), rtol=1e-3)  # of the mean log energy
 
 
 def test_unknown_front_ends_are_refused_with_similar_names():
@@ -56,7 +66,7 @@ def test_features_of_shared_audio_are_the_stand_ins(mini, recordings):
         with open_audio(path) as audio:
             samples = np.concatenate(list(audio.blocks()))
         differences.append(np.abs(compute_features("hw3p2-mini", samples) - stored).ravel())
-        unrounded.append(np.abs(normalize(compute_features("kaldi-mfcc-13", samples)) - stored).max())
+        unrounded.append(np.abs(normalize(mfcc(samples, 13, 23, scale=1.0)) - stored).max())
     assert len(files) == 12
     everything = np.concatenate(differences)
     assert max(unrounded) < 0.04  # as ../shared/audio/README.md says of Kaldi's features

@@ -28,7 +28,7 @@ from folds.launching.executors import local, ray
 from folds.launching.executors.local import divide_machine
 from folds.launching.launcher import Launcher
 from folds.launching.options import LaunchOptions
-from folds.launching.plan import as_arguments, plan_names, read_plan
+from folds.launching.plan import MemberPlan, Plan, plan_names, read_plan
 from folds.launching.status import known_runs, read_status
 from folds.launching.status_table import duration
 from folds.launching.tasks import Task, make_tasks
@@ -216,10 +216,19 @@ def test_the_course_plan_is_within_its_limit(tiny, tmp_path):
     assert read_plan("course-20M").blend_options == " --max-params 20M --forbid attention"
 
 
-def test_options_of_plans_as_arguments():
-    options = {"batch_frames": 4000, "prior": False, "skip-bad": True, "speed": 0.1, "strides": [2, 1]}
-    expected = "--batch-frames 4000 --no-prior --skip-bad --speed 0.1 --strides 2 1"
-    assert as_arguments(options) == expected.split()
+def test_tags_that_a_plan_forbids_reach_the_blend_together():
+    """A second --forbid would replace the first."""
+    plan = Plan(members=(MemberPlan(model="lstm_small"),), forbid=("attention", "transductive"))
+    assert plan.blend_options == " --forbid attention transductive"
+
+
+@pytest.mark.parametrize("name", ["seed", "fold", "model", "name", "resume"])
+def test_an_option_of_a_plan_that_decides_which_run_it_is_is_refused(name, tiny, tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(f"options: {{{name}: 1}}\nmembers:\n  - {{model: lstm_small}}\n")
+    options = LaunchOptions(data=tiny, plan=str(plan))
+    with pytest.raises(InputError, match=f"the plan's options of lstm_small: {name} is none of them: a member's model"):
+        make_tasks(options.read_plan(), options, Destination(tmp_path / "runs"), [])
 
 
 def test_the_machine_is_divided():

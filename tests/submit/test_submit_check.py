@@ -80,6 +80,11 @@ def test_without_the_competition_what_was_not_checked_is_reported(file: Path) ->
     assert "header, number and order of rows NOT checked: pass --data DIR" in check_file(file).notes[0]
 
 
+def test_without_the_competition_sentences_are_accepted(file: Path) -> None:
+    file.write_text("id,text\n0,you can see the code\n1,i don't know\n")
+    assert "2 rows of sentences, whose characters are NOT checked; header, number" in check_file(file).notes[0]
+
+
 def test_without_the_competition_any_known_alphabet_is_accepted(file: Path) -> None:
     file.write_bytes(lines("0,.h?."))
     assert "in the alphabet of S22" in check_file(file).notes[0]
