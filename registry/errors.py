@@ -60,6 +60,10 @@ class InputError(Exception):
     """
 
 
+class MachineFault(InputError):
+    """The input may be right, but not for this machine at this moment: another attempt, or another one, may succeed."""
+
+
 class PlugInError(InputError):
     """A plug-in failed with an exception, the cause of this one."""
 

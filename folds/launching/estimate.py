@@ -61,7 +61,8 @@ def estimate_hours(tasks: Sequence[Task], dataset: Dataset, probe: bool) -> list
         if status.state == "finished":
             estimates.append(Estimate(task, status, 0.0, "finished"))
         elif recipe.minutes is not None:
-            estimates.append(Estimate(task, status, recipe.minutes / 60, f"--minutes by {recipe.clock} time"))
+            left = recipe.minutes / 60 if status.hours_left is None else status.hours_left
+            estimates.append(Estimate(task, status, left, f"--minutes by {recipe.clock} time"))
         else:
             recipe_name = _recipe_name(task)
             speed, basis = recorded.get(recipe_name), "its other runs"

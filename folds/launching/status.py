@@ -48,6 +48,7 @@ class RunStatus:
 class _Recipe(msgspec.Struct, frozen=True):
     epochs: int | None = None
     minutes: float | None = None
+    clock: str = "wall"
 
 
 class _Options(msgspec.Struct, frozen=True):
@@ -73,7 +74,8 @@ def read_status(folder: RunFolder) -> RunStatus:
     if state == "training" and timing:
         minutes = sum(row.wall_s for row in timing) / 60
         if recipe.minutes is not None:
-            hours_left = max(0.0, recipe.minutes - minutes) / 60
+            used = sum(row.cpu_s for row in timing) / 60 if recipe.clock == "cpu" else minutes
+            hours_left = max(0.0, recipe.minutes - used) / 60
         elif epochs is not None:
             hours_left = max(0, epochs - len(timing)) * minutes / len(timing) / 60
     distance = metrics[-1].held_out if metrics else None

@@ -19,8 +19,8 @@ from folds import train
 from folds.store.lease import Held
 from folds.store.remote import RemoteStore
 from folds.training.command_line import parse
-from folds.training.memory import MemoryRanOut
 from registry import InputError, command
+from registry.errors import MachineFault
 
 BUSY = 75
 """Exit status if another process works on the run: EX_TEMPFAIL of sysexits.h."""
@@ -45,11 +45,7 @@ def main() -> int:
     seconds, url, *arguments = sys.argv[1:]
 
     def work() -> int:
-        try:
-            status = train.main([*arguments, "--resume"])
-        except MemoryRanOut as error:  # exit status 2 would say that another attempt ends in the same way
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+        status = train.main([*arguments, "--resume"])
         return status or (upload(url, arguments) if url else 0)
 
     return when_free(work, float(seconds))
@@ -61,6 +57,9 @@ def when_free(work: Callable[[], int], seconds: float) -> int:
     while True:
         try:
             return work()
+        except MachineFault as error:  # exit status 2 would say that another attempt ends in the same way
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         except Held as held:
             if time.monotonic() + RETRY_S > deadline:
                 print(held, file=sys.stderr)

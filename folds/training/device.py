@@ -11,6 +11,7 @@ from torch import nn
 from folds.training.distributed import ProcessGroup
 from folds.training.options import Precision, PrecisionOption
 from registry import InputError
+from registry.errors import MachineFault
 
 CPUINFO = Path("/proc/cpuinfo")
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -32,7 +33,7 @@ def pick_device(name: str, group: ProcessGroup) -> torch.device:
         torch.zeros(1, device=device).tolist()  # a "meta" device has no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name}: not available on this machine ({reason}); try cpu") from None
+        raise MachineFault(f"--device {name}: not available on this machine ({reason}); try cpu") from None
     return device
 
 

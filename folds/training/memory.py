@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from folds.training.options import TrainingRecipe
-from registry import InputError
+from registry.errors import MachineFault
 
 
-class MemoryRanOut(InputError):
-    """Memory did not suffice for a run that it had sufficed for before: another attempt may succeed."""
+class MemoryRanOut(MachineFault):
+    """Memory did not suffice for a run that it had sufficed for before."""
 
 
 class BatchTooLarge(Exception):

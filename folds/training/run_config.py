@@ -21,6 +21,7 @@ from folds.training.threads import CPUThreads
 from models import CTCModel
 from registry import InputError, describe, model_config
 from registry.config import Config
+from registry.errors import MachineFault
 
 # Options that may change when a run is resumed.
 FREE = (
@@ -176,11 +177,12 @@ def check_same_processes(started: FoldModel, config: dict[str, Any]) -> None:
 def check_same_hardware(started: FoldModel, config: dict[str, Any]) -> None:
     """Raise InputError unless an unfinished run would continue in the same precision, with batches of the same size.
 
-    Other processors and numbers of threads are accepted, and so are runs that do not record what they used.
+    It is a MachineFault if the precision of this machine is another. Other processors and numbers of threads are
+    accepted, and so are runs that do not record what they used.
     """
     before, now = _hardware(started.config, "precision"), _hardware(config, "precision")
     if before is not None and before != now:
-        raise InputError(
+        raise MachineFault(
             f"{started.path}: started in {before}, and --precision {config['options']['recipe']['precision']} is {now} "
             f"here: pass --precision {before}, continue it on the same kind of device, or delete the folder"
         )

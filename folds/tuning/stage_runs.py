@@ -28,6 +28,7 @@ from folds.tuning.stages import Stage, best_first, trials_per_stage
 from folds.tuning.study import StudyPaths
 from folds.tuning.trials import run_name, rungs, stage_index
 from registry import InputError
+from registry.errors import MachineFault
 from registry.json_files import read_json
 
 if TYPE_CHECKING:
@@ -128,8 +129,11 @@ def _run_stage(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> None
         trial.report(rung.distances[name], stage.step)
     try:
         distance = _train_stage(tuning, values, index, name)
+    except MachineFault:
+        raise
     except InputError as error:
-        if not any(rung.distances for rung in rungs(study, tuning.stages)):
+        # If the first trial is refused, the preset in most studies, nothing may be trainable.
+        if trial.number == 0 and not any(rung.distances for rung in rungs(study, tuning.stages)):
             raise
         print(f"{name}: cannot be trained: {error}", flush=True)
         trial.set_user_attr("refused", str(error))

@@ -37,6 +37,7 @@ from folds.store.lease import hold, holder_of
 from folds.store.run_folder import RunFolder
 from folds.training.memory import MemoryRanOut
 from registry import InputError, create_model
+from registry.errors import MachineFault
 
 # As in training_runs, without the options that are the launcher's own.
 OPTIONS = QUICK[2 : QUICK.index("--folds")] + QUICK[QUICK.index("--folds") + 2 :]
@@ -255,6 +256,10 @@ def test_statuses(tmp_path):
         status = read_status(folder)
         assert (status.state, status.epoch, status.epochs, status.distance) == ("training", 2, 10, 8.25)
         assert status.hours_left == 4.0 and status.place.endswith(", slurm job 7_3")
+        for clock, left in (("wall", 1.0), ("cpu", 2 - 2 / 3600)):
+            recipe = {"epochs": 10, "minutes": 120, "clock": clock}
+            folder.config.write_text(json.dumps({"options": {"recipe": recipe}}))
+            assert read_status(folder).hours_left == pytest.approx(left)
     assert read_status(folder).state == "starting"
     record_attempt(folder.attempts, "stopped", "slurm", job="7_3")
     assert read_status(folder).state == "stopped"
@@ -378,11 +383,12 @@ def test_a_gpu_by_number_is_refused(tiny, tmp_path, monkeypatch):
         start(monkeypatch, tiny, tmp_path / "runs", *LAUNCH, "--device", "cuda:1")
 
 
-def test_memory_that_ran_out_is_worth_another_attempt(monkeypatch, capsys):
+@pytest.mark.parametrize("fault", [MemoryRanOut, MachineFault])
+def test_a_fault_of_the_machine_is_worth_another_attempt(fault, monkeypatch, capsys):
     """Exit status 2 would be final."""
 
     def train(arguments):
-        raise MemoryRanOut("batches do not fit any more")
+        raise fault("batches do not fit any more")
 
     monkeypatch.setattr("folds.train.main", train)
     monkeypatch.setattr(worker, "prepare_signals", lambda: None)

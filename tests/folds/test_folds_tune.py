@@ -46,6 +46,7 @@ from folds.tuning.stages import (
 )
 from folds.tuning.study import StudyPaths, open_study
 from registry import InputError
+from registry.errors import MachineFault
 from registry.json_files import read_json_lines
 
 SETTINGS = {"model": "lstm_small", "data": "0123", "trials": 8}
@@ -365,6 +366,18 @@ def test_a_configuration_that_cannot_be_trained_ends_its_trial_but_not_the_study
     refused = run_stages(InputError("diverged"))
     assert refused.state == TrialState.PRUNED and refused.user_attrs["refused"] == "diverged"
     assert refused.value is None and run_stages(8.0, 8.5).intermediate_values == {1: 8.5}
+
+
+def test_a_refused_trial_ends_no_process_while_another_trains_the_first(paths, run_stages):
+    with ask(open_study(paths, SETTINGS), paths, most=4) as preset:
+        assert preset.number == 0
+        assert run_stages(InputError("diverged")).state == TrialState.PRUNED
+
+
+def test_a_fault_of_the_machine_is_no_trial_s(run_stages):
+    run_stages(9.0)
+    with pytest.raises(MachineFault, match="not available"):
+        run_stages(MachineFault("--device cuda: not available on this machine"))
 
 
 def test_if_nothing_can_be_trained_the_study_ends_with_the_reason(run_stages):
