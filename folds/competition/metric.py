@@ -87,8 +87,8 @@ def words_of(text: str) -> list[str]:
     """The words of a sentence as word error rates compare them: lower-case letters, hyphens and apostrophes.
 
     It is what the organisers of Brain-to-Text '25 do (`remove_punctuation` in nejm-brain-to-text), but that letters of
-    other scripts are kept: a hyphen at a word's end goes (of a dash between spaces one is left, a word), and what begins
-    with an apostrophe belongs to the word before.
+    other scripts are kept: a hyphen at a word's end goes (of a dash between spaces one is left, a word), and what
+    begins with an apostrophe belongs to the word before.
 
     >>> words_of("Don't you know Ann-Marie? Get 'em!")
     ["don't", 'you', 'know', 'ann-marie', "get'em"]
