@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -117,6 +118,26 @@ def test_the_death_of_a_node_changes_no_metrics(cluster, tiny, tmp_path):
     for folder in there:
         assert [attempt.event for attempt in read_attempts(folder.attempts)].count("started") >= 2
         assert "resumed after step" in folder.log.read_text()
+
+
+def test_two_launchers_share_a_runs_folder_and_each_keeps_to_its_jobs(cluster, tiny, tmp_path):
+    address, _ = cluster
+    runs = tmp_path / "runs"
+    command = [sys.executable, "-m", "folds.launch", "--data", str(tiny), "--runs", str(runs), "--fold-count", "3"]
+    command += ["--on", "ray", "--address", address, "--gpus", "0", "--cpus", "1", "--jobs", "1", *OPTIONS]
+    # The second one has less to do, so it is the first to end.
+    work = {"gru_small": ["--epochs", "8"], "lstm_small": ["--epochs", "2", "--folds", "0,1"]}
+    launchers = [subprocess.Popen([*command, "--models", model, *options]) for model, options in work.items()]
+    try:
+        assert [launcher.wait(timeout=900) for launcher in launchers] == [0, 0]
+    finally:
+        for launcher in launchers:
+            launcher.kill()
+    for model in work:
+        attempts = [read_attempts(folder / "attempts.jsonl") for folder in sorted((runs / model).iterdir())]
+        spans = sorted((rows[-2].time, rows[-1].time) for rows in attempts)
+        assert all([row.event for row in rows] == ["submitted", "started", "finished"] for rows in attempts)
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
 
 
 def test_an_unreachable_cluster_is_one_line_within_30_seconds(tiny, tmp_path):

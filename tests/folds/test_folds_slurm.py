@@ -53,15 +53,20 @@ def executor_with(task: Task, monkeypatch: pytest.MonkeyPatch) -> SlurmExecutor:
     return executor
 
 
+def finish(task: Task) -> None:
+    """Have the files of a finished run, which are empty here."""
+    task.folder.config.touch()
+    for split in ("oof", "dev", "test"):
+        task.folder.predictions(split).touch()
+
+
 def test_a_job_is_alive_until_squeue_says_otherwise(squeue, task, monkeypatch):
     executor = executor_with(task, monkeypatch)
     assert [(attempt.event, attempt.job) for attempt in read_attempts(task.folder.attempts)] == [("submitted", "7_0")]
     for state in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED"):
         squeue["7_0"] = state
         assert executor.ended() == []
-    task.folder.config.touch()
-    for split in ("oof", "dev", "test"):
-        task.folder.predictions(split).touch()
+    finish(task)
     squeue["7_0"] = "COMPLETED"
     assert executor.ended() == [(task, Outcome("finished"))] and executor.ended() == []
 
@@ -126,6 +131,46 @@ def test_a_failed_run_tells_its_own_reason(squeue, task, monkeypatch):
     record_attempt(task.folder.attempts, "failed", "slurm", "7_0", "no such option", hopeless=True)
     squeue["7_0"] = "COMPLETED"
     assert executor.ended() == [(task, Outcome("failed", "no such option", True))]
+
+
+def test_a_trained_run_whose_upload_failed_is_not_finished(squeue, task, monkeypatch):
+    executor = executor_with(task, monkeypatch)
+    finish(task)
+    record_attempt(task.folder.attempts, "failed", "slurm", "7_0", "s3://bucket: no answer")
+    squeue["7_0"] = "COMPLETED"
+    assert executor.ended() == [(task, Outcome("failed", "s3://bucket: no answer"))]
+
+
+@pytest.mark.parametrize("refused", ["sbatch", "squeue"])
+def test_a_refused_resubmission_is_a_failed_attempt_that_is_repeated(squeue, task, monkeypatch, refused):
+    executor = executor_with(task, monkeypatch)
+    record_attempt(task.folder.attempts, "failed", "slurm", "7_0", "CUDA error")
+    squeue["7_0"] = "FAILED"
+    assert executor.ended() == [(task, Outcome("failed", "CUDA error"))]
+
+    def refuse(*arguments: object) -> None:
+        raise InputError(f"{refused}: above the limit on jobs")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((executor, "_submitted") if refused == "sbatch" else (slurm, "list_jobs")), refuse)
+        executor.submit([task])
+    assert read_attempts(task.folder.attempts)[-1].reason == f"{refused}: above the limit on jobs"
+    assert executor.ended() == []  # not yet
+    monkeypatch.setattr(slurm, "RESUBMIT_S", 0.0)
+    assert executor.ended() == [(task, Outcome("failed", f"{refused}: above the limit on jobs"))]
+    assert executor.ended() == []
+
+
+def test_a_refused_first_submission_ends_the_launch(squeue, task, monkeypatch):
+    executor = SlurmExecutor(LaunchSettings(task.folder.path.parents[1], 0, 3, 1), SlurmOptions())
+
+    def refuse(tasks: object) -> None:
+        raise InputError("--on slurm: sbatch refused the jobs (invalid account)")
+
+    monkeypatch.setattr(executor, "_submitted", refuse)
+    with pytest.raises(InputError, match="invalid account"):
+        executor.submit([task])
+    assert read_attempts(task.folder.attempts) == []
 
 
 def test_a_requeued_job_is_waited_for(squeue, task, monkeypatch):

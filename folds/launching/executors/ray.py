@@ -6,11 +6,15 @@ a task whose worker or node has died; the run is then continued from its last ch
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import importlib.util
 import logging
 import os
 import socket
+import sys
+import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,8 @@ from registry.errors import one_line
 
 CONNECT_S = 10.0
 """Seconds in which the cluster's head must accept a connection."""
+SILENT_S = 300.0
+"""A launcher that has not asked for so many seconds, where it asks every two, has died."""
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """The preface and the empty SETTINGS frame (RFC 9113, 3.4) that servers of gRPC, such as Ray's, answer at once."""
@@ -47,42 +53,77 @@ def train(task: ExecutorTask) -> Outcome:
     return RunningAttempt(task, "ray", job=job[:16], wait_s=EXPIRY_S + 60).wait()
 
 
+@dataclasses.dataclass
+class Launch:
+    """What the owner knows of one launcher."""
+
+    train: Any
+    """The remote function, with what each run asks of Ray."""
+    places: asyncio.Semaphore
+    """As many as its runs may be under way at the same time."""
+    followed: set[ExecutorTask] = dataclasses.field(default_factory=set)
+    ended: list[tuple[ExecutorTask, Outcome]] = dataclasses.field(default_factory=list)
+    """Not yet told to the launcher."""
+    last_call: float = dataclasses.field(default_factory=time.monotonic)
+
+
 class Owner:
-    """The actor that owns a launch's tasks, until a launcher has seen the last of them end."""
+    """The actor that owns the tasks of all launchers of a runs folder, which go on when a launcher is left.
 
-    def __init__(self, resources: dict[str, Any]) -> None:
+    How a task ended is told to every launcher that follows it.
+    """
+
+    def __init__(self) -> None:
+        self._launches: dict[str, Launch] = {}
+        self._under_way: dict[ExecutorTask, asyncio.Task[None]] = {}
+
+    async def join(self, launcher: str, jobs: int, resources: dict[str, Any]) -> None:
+        """Know a launcher, by any name that no other one has; `jobs` is 0 for no limit."""
         import ray
 
-        self._train = ray.remote(train).options(**resources)
-        self._running: dict[Any, ExecutorTask] = {}
+        function = ray.remote(train).options(**resources)
+        self._launches[launcher] = Launch(function, asyncio.Semaphore(jobs or sys.maxsize))
 
-    def submit(self, tasks: Sequence[ExecutorTask]) -> None:
-        """Start tasks."""
+    async def tasks(self) -> list[ExecutorTask]:
+        """Those that are under way."""
+        return list(self._under_way)
+
+    async def submit(self, launcher: str, tasks: Sequence[ExecutorTask]) -> None:
+        """Follow tasks, and start those that are not under way."""
+        launch = self._launches[launcher]
+        launch.followed.update(tasks)
         for task in tasks:
-            self._running[self._train.remote(task)] = task
+            if task not in self._under_way:
+                self._under_way[task] = asyncio.create_task(self._attend(launch, task))
 
-    def tasks(self) -> list[ExecutorTask]:
-        """Those that have not been reported by `ended`."""
-        return list(self._running.values())
+    async def ended(self, launcher: str) -> list[tuple[ExecutorTask, Outcome]]:
+        """The tasks it follows that have ended since its last call."""
+        launch = self._launches[launcher]
+        launch.last_call = time.monotonic()
+        ended, launch.ended = launch.ended, []
+        return ended
 
-    def ended(self) -> list[tuple[ExecutorTask, Outcome]]:
-        """The tasks that have ended since the last call."""
-        import ray
+    async def leave(self, launcher: str) -> bool:
+        """Forget a launcher; returns whether nobody needs the owner any more."""
+        del self._launches[launcher]
+        silent_since = time.monotonic() - SILENT_S
+        return not self._under_way and all(launch.last_call < silent_since for launch in self._launches.values())
 
-        done = []
-        if self._running:
-            ready, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
-            for reference in ready:
-                task = self._running.pop(reference)
-                try:
-                    done.append((task, ray.get(reference)))
-                except Exception as error:  # noqa: BLE001 - whatever ended the task, the others go on
-                    done.append((task, Outcome("failed", one_line(error)[:500])))
-        return done
+    async def _attend(self, launch: Launch, task: ExecutorTask) -> None:
+        async with launch.places:
+            try:
+                outcome = await launch.train.remote(task)
+            except Exception as error:  # noqa: BLE001 - whatever ended the task, the others go on
+                outcome = Outcome("failed", one_line(error)[:500])
+        del self._under_way[task]
+        for follower in self._launches.values():
+            if task in follower.followed:
+                follower.followed.remove(task)
+                follower.ended.append((task, outcome))
 
 
 class RayExecutor:
-    """Hands tasks to the actor of the runs folder, an earlier launcher's if that is still there."""
+    """Hands tasks to the actor of the runs folder, that of other launchers if it is there."""
 
     poll_s = 2.0
 
@@ -90,11 +131,10 @@ class RayExecutor:
         if importlib.util.find_spec("ray") is None:
             raise InputError("--on ray: Ray is not installed: pip install 'hw3p2-ensemble[ray]'")
         connect(options.address)
-        self._owner = self._find_owner(settings, options)
-
-    def _find_owner(self, settings: LaunchSettings, options: RayOptions) -> Any:
         import ray
 
+        self._name = uuid.uuid4().hex
+        self._owner = find_owner(settings.runs)
         memory = {"memory": round(options.memory * 1e9)} if options.memory else {}
         resources = {
             "num_cpus": options.cpus,
@@ -102,38 +142,47 @@ class RayExecutor:
             "max_retries": settings.retries,
             **memory,
         }
-        actor = ray.remote(Owner).options(
-            name=f"hw3p2 {settings.runs}",
-            namespace="hw3p2",
-            lifetime="detached",
-            get_if_exists=True,
-            num_cpus=0,
-            # On the head: the death of a worker's node must not take the tasks' owner with it.
-            resources={"node:__internal_head__": 0.001},
-        )
-        return actor.remote(resources)
+        ray.get(self._owner.join.remote(self._name, settings.jobs, resources))
 
     def submit(self, tasks: Sequence[ExecutorTask]) -> None:
         import ray
 
         known = set(ray.get(self._owner.tasks.remote()))
-        new = [task for task in tasks if task not in known]
-        for task in new:
-            record_attempt(task.folder.attempts, "submitted", "ray")
-        ray.get(self._owner.submit.remote(new))
+        for task in tasks:
+            if task not in known:
+                record_attempt(task.folder.attempts, "submitted", "ray")
+        ray.get(self._owner.submit.remote(self._name, tasks))
 
     def ended(self) -> list[tuple[ExecutorTask, Outcome]]:
         import ray
 
-        return ray.get(self._owner.ended.remote())
+        return ray.get(self._owner.ended.remote(self._name))
 
     def close(self) -> None:
         import ray
 
-        ray.kill(self._owner)
+        if ray.get(self._owner.leave.remote(self._name)):
+            ray.kill(self._owner)
 
     def interrupt(self) -> str:
+        self.close()
         return "left the runs to Ray: --status shows them, the same command follows them"
+
+
+def find_owner(runs: Path) -> Any:
+    """The actor of a runs folder, which is created if there is none."""
+    import ray
+
+    actor = ray.remote(Owner).options(
+        name=f"hw3p2 {runs}",
+        namespace="hw3p2",
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=0,
+        # On the head: the death of a worker's node must not take the tasks' owner with it.
+        resources={"node:__internal_head__": 0.001},
+    )
+    return actor.remote()
 
 
 def connect(option: str) -> None:

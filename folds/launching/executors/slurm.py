@@ -31,6 +31,8 @@ MAX_TIMEOUTS = 1000
 """A run may need many times its time limit."""
 GRACE_S = 30.0
 """Seconds that a job that is gone may take to be requeued, and its files to appear on another machine."""
+RESUBMIT_S = 120.0
+"""Seconds after which what sbatch refused is submitted again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +96,23 @@ class SlurmExecutor:
         self._folder = settings.runs / ".slurm"
         self._alive: dict[ExecutorTask, str] = {}
         self._gone_since: dict[ExecutorTask, float] = {}
+        self._refused: dict[ExecutorTask, tuple[float, Outcome]] = {}
+        self._has_submitted = False
         self._cancelled: set[ExecutorTask] = set()
 
     def submit(self, tasks: Sequence[ExecutorTask]) -> None:
+        try:
+            self._take_over_or_submit(tasks)
+        except InputError as refusal:
+            if not self._has_submitted:
+                raise
+            # Above a limit on jobs, or while the controller is away: an attempt that failed, and no end of the others.
+            for task in tasks:
+                record_attempt(task.folder.attempts, "failed", "slurm", reason=str(refusal))
+                self._refused[task] = time.monotonic(), Outcome("failed", str(refusal))
+        self._has_submitted = True
+
+    def _take_over_or_submit(self, tasks: Sequence[ExecutorTask]) -> None:
         # A launcher that was left may have submitted some of them: those are taken over.
         before = {task: job for task in tasks if (job := submitted_job(task))}
         jobs = list_jobs() if before else {}
@@ -110,13 +126,13 @@ class SlurmExecutor:
             self._alive[task] = job
 
     def ended(self) -> list[tuple[ExecutorTask, Outcome]]:
+        done = self._refused_long_ago()
         if not self._alive:
-            return []
+            return done
         try:
             jobs = list_jobs()
         except InputError:
-            return []  # the controller is away for a while: the jobs are not
-        done = []
+            return done  # the controller is away for a while: the jobs are not
         for task, job in list(self._alive.items()):
             if job in jobs and jobs[job].alive:
                 self._gone_since.pop(task, None)
@@ -160,13 +176,19 @@ class SlurmExecutor:
             raise InputError(f"--on slurm: sbatch refused the jobs ({one_line(error)})") from None
         return [job.job_id for job in jobs]
 
+    def _refused_long_ago(self) -> list[tuple[ExecutorTask, Outcome]]:
+        """Those that it is time to submit again."""
+        due = [task for task, (refused, _) in self._refused.items() if time.monotonic() - refused >= RESUBMIT_S]
+        return [(task, self._refused.pop(task)[1]) for task in due]
+
     def _outcome(self, task: ExecutorTask, job: str, jobs: Mapping[str, Job]) -> Outcome | None:
         """How a job that is gone ended; None as long as its files may be on their way."""
-        if task.folder.finished:
-            return Outcome("finished")
         last = read_attempts(task.folder.attempts)[-1]
+        # Before the folder is looked at: training may have ended and the upload failed.
         if last.job == job and last.event in ("failed", "busy"):
             return Outcome(last.event, last.reason, last.hopeless)
+        if task.folder.finished:
+            return Outcome("finished")
         if time.monotonic() - self._gone_since.setdefault(task, time.monotonic()) < GRACE_S:
             return None
         outcome = judge_end(job, jobs, began=last.event != "submitted", cancelled_before=task in self._cancelled)

@@ -1,0 +1,130 @@
+"""The owner of a Ray cluster's tasks, with no cluster: remote functions end when a test says so."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from folds.launching.attempt import Outcome
+from folds.launching.executors import ray
+
+FINISHED = Outcome("finished")
+
+
+class Cluster:
+    """Stands in for the module `ray`: what has been started, and a future for how each start ends."""
+
+    def __init__(self) -> None:
+        self.started: list[Any] = []
+        self._ends: dict[Any, asyncio.Future[Outcome]] = {}
+
+    def remote(self, function: Callable[..., Any]) -> Any:
+        assert function is ray.train
+
+        def start(task: Any) -> asyncio.Future[Outcome]:
+            self.started.append(task)
+            self._ends[task] = asyncio.get_running_loop().create_future()
+            return self._ends[task]
+
+        return types.SimpleNamespace(options=lambda **resources: types.SimpleNamespace(remote=start))
+
+    async def end(self, task: Any, how: Outcome | Exception = FINISHED) -> None:
+        if isinstance(how, Exception):
+            self._ends[task].set_exception(how)
+        else:
+            self._ends[task].set_result(how)
+        await settle()
+
+
+async def settle() -> None:
+    """Let every coroutine go as far as it can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", cluster := Cluster())
+    return cluster
+
+
+def test_no_more_runs_at_once_than_jobs(cluster):
+    async def scenario() -> None:
+        owner = ray.Owner()
+        await owner.join("a", 2, {})
+        await owner.submit("a", ["x", "y", "z"])
+        await settle()
+        assert cluster.started == ["x", "y"]
+        await cluster.end("y")
+        assert cluster.started == ["x", "y", "z"] and await owner.ended("a") == [("y", FINISHED)]
+        assert await owner.ended("a") == []
+
+    asyncio.run(scenario())
+
+
+def test_without_jobs_all_start_at_once(cluster):
+    async def scenario() -> None:
+        owner = ray.Owner()
+        await owner.join("a", 0, {})
+        await owner.submit("a", list(range(100)))
+        await settle()
+        assert cluster.started == list(range(100))
+
+    asyncio.run(scenario())
+
+
+def test_two_launchers_hear_of_their_own_tasks_and_the_first_to_end_leaves_the_owner_to_the_other(cluster):
+    async def scenario() -> None:
+        owner = ray.Owner()
+        for launcher, tasks in [("a", ["x", "both"]), ("b", ["y", "both"])]:
+            await owner.join(launcher, 0, {})
+            await owner.submit(launcher, tasks)
+        await settle()
+        assert cluster.started == ["x", "both", "y"]  # none twice
+        for task in ("x", "both"):
+            await cluster.end(task)
+        assert await owner.ended("a") == [("x", FINISHED), ("both", FINISHED)]
+        assert not await owner.leave("a")
+        assert await owner.ended("b") == [("both", FINISHED)] and await owner.tasks() == ["y"]
+        await cluster.end("y")
+        assert await owner.ended("b") == [("y", FINISHED)]
+        assert await owner.leave("b")
+
+    asyncio.run(scenario())
+
+
+def test_runs_go_on_without_their_launcher_and_the_next_one_follows_them(cluster):
+    async def scenario() -> None:
+        owner = ray.Owner()
+        await owner.join("a", 1, {})
+        await owner.submit("a", ["x", "y"])
+        await settle()
+        assert not await owner.leave("a")
+        await cluster.end("x")
+        assert cluster.started == ["x", "y"]
+        await owner.join("b", 1, {})
+        await owner.submit("b", ["y"])
+        await cluster.end("y", ValueError("node died\nsomewhere"))
+        ((task, outcome),) = await owner.ended("b")
+        assert task == "y" and outcome.state == "failed" and "node died" in outcome.reason
+        await owner.submit("b", ["y"])  # another attempt
+        await settle()
+        assert cluster.started == ["x", "y", "y"]
+
+    asyncio.run(scenario())
+
+
+def test_a_launcher_that_has_died_does_not_keep_the_owner(cluster, monkeypatch):
+    async def scenario() -> None:
+        owner = ray.Owner()
+        for launcher in ("died", "a"):
+            await owner.join(launcher, 0, {})
+        monkeypatch.setattr(ray, "SILENT_S", 0.0)
+        assert await owner.leave("a")
+
+    asyncio.run(scenario())
