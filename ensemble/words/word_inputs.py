@@ -38,12 +38,25 @@ NBEST = 50
 
 
 @dataclass(frozen=True)
-class _WordCache:
+class WordCache:
     """What was computed for a whole split, by index of the prediction."""
 
     sentences: dict[int, Sentences] = field(default_factory=dict)
-    scored: dict[tuple[int, int, tuple[int, ...]], float] = field(default_factory=dict)
-    """Log-likelihoods by prediction, utterance and sentence."""
+    numbers: dict[tuple[int, tuple[int, ...]], int] = field(default_factory=dict)
+    """Every sentence that was ever in a pool, by utterance: a number. It takes far more memory than a score."""
+    scores: dict[int, np.ndarray] = field(default_factory=dict)
+    """Log-likelihoods by the number of the sentence, NaN where they are not computed."""
+
+    def number(self, rows: np.ndarray, sentences: Ragged) -> np.ndarray:
+        """The numbers (H,) of sentences of the utterances `rows` (H,)."""
+        keys = ((row, tuple(sentences[h].tolist())) for h, row in enumerate(rows.tolist()))
+        return np.array([self.numbers.setdefault(key, len(self.numbers)) for key in keys], np.int64)
+
+    def scores_of(self, index: int) -> np.ndarray:
+        """The scores of one prediction for all sentences so far, to be filled."""
+        known = self.scores.get(index, np.empty(0))
+        self.scores[index] = np.append(known, np.full(len(self.numbers) - len(known), np.nan))
+        return self.scores[index]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +67,7 @@ class WordInputs(BlendInputs):
     trials: Sequence[SearchTrials] = ()
     """The settings of each member's search, fitted out of fold."""
     text_scorer: str | None = None
-    _words: _WordCache = field(default_factory=_WordCache, repr=False)
+    _words: WordCache = field(default_factory=WordCache, repr=False)
 
     @staticmethod
     def of(
@@ -135,16 +148,18 @@ class WordInputs(BlendInputs):
 
     def _score_sentences(self, index: int, offsets: np.ndarray, sentences: Ragged) -> np.ndarray:
         """Exact log-likelihoods (H,) of sentences under one prediction; each is computed once."""
-        cache, rows = self._words.scored, np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-        keys = [(index, row, tuple(sentences[h].tolist())) for h, row in enumerate(rows.tolist())]
-        new = np.array([h for h, key in enumerate(keys) if key not in cache], np.int64)
+        rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        numbers = self._words.number(rows, sentences)
+        known = self._words.scores_of(index)
+        new = np.flatnonzero(np.isnan(known[numbers]))
         if len(new):
             own_offsets = offsets_of(np.bincount(rows[new], minlength=len(offsets) - 1))
             lexicon, silence = self.vocabulary.lexicon, self.vocabulary.silence
             name, log_probs = self.split.predictions[index].name, self.split.predictions[index].load()
-            scores = sentence_likelihoods(log_probs, own_offsets, sentences.take(new), lexicon, silence, name)
-            cache.update({keys[h]: score for h, score in zip(new.tolist(), scores.tolist(), strict=True)})
-        return np.array([cache[key] for key in keys])
+            known[numbers[new]] = sentence_likelihoods(
+                log_probs, own_offsets, sentences.take(new), lexicon, silence, name
+            )
+        return known[numbers]
 
 
 def decode_by_fold(

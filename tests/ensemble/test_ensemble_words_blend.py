@@ -14,7 +14,7 @@ from simulated_members import log_probs, write_run
 from ensemble import blend, decode
 from ensemble.words.lexicon import Lexicon
 from ensemble.words.scorers import TEXT_SCORERS, score_texts
-from ensemble.words.word_inputs import number_words
+from ensemble.words.word_inputs import WordCache, number_words
 from folds.competition.bootstrap import bootstrap, paired_bootstrap
 from folds.competition.metric import word_error_rate
 from folds.competition.submission import read_submission
@@ -166,6 +166,17 @@ def test_words_that_the_metric_takes_for_the_same_are_one(dataset: Dataset) -> N
     assert words.same_as.tolist() == [0, 1, 1, 3, 3]
     assert number_words(["a may"], words) == [[3, 1]]
     assert words.same_as[[4, 2]].tolist() == [3, 1]
+
+
+def test_a_sentence_is_kept_once_for_all_predictions() -> None:
+    cache = WordCache()
+    sentences = Ragged.of([[1, 2], [], [1, 2], [3]], np.int32)
+    assert cache.number(np.array([0, 0, 1, 1]), sentences).tolist() == [0, 1, 2, 3]  # of two utterances
+    cache.scores_of(5)[2] = -7.5
+    assert cache.number(np.array([1, 1]), Ragged.of([[4], [1, 2]], np.int32)).tolist() == [4, 2]
+    np.testing.assert_array_equal(cache.scores_of(5), [np.nan, np.nan, -7.5, np.nan, np.nan])
+    np.testing.assert_array_equal(cache.scores_of(6), np.full(5, np.nan))
+    assert len(cache.numbers) == 5
 
 
 def test_interval_of_an_error_rate() -> None:
