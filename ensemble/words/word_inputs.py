@@ -43,9 +43,9 @@ class WordCache:
 
     sentences: dict[int, Sentences] = field(default_factory=dict)
     numbers: dict[tuple[int, tuple[int, ...]], int] = field(default_factory=dict)
-    """Every sentence that was ever in a pool, by utterance: a number. It takes far more memory than a score."""
+    """A number for each sentence that has been in an utterance's pool; sentences take far more memory than scores."""
     scores: dict[int, np.ndarray] = field(default_factory=dict)
-    """Log-likelihoods by the number of the sentence, NaN where they are not computed."""
+    """Log-likelihoods by prediction, then by the number of the sentence; NaN where they are not computed."""
 
     def number(self, rows: np.ndarray, sentences: Ragged) -> np.ndarray:
         """The numbers (H,) of sentences of the utterances `rows` (H,)."""

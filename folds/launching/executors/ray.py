@@ -7,6 +7,7 @@ a task whose worker or node has died; the run is then continued from its last ch
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import importlib.util
 import logging
@@ -31,7 +32,7 @@ from registry.errors import one_line
 CONNECT_S = 10.0
 """Seconds in which the cluster's head must accept a connection."""
 SILENT_S = 300.0
-"""A launcher that has not asked for so many seconds, where it asks every two, has died."""
+"""A launcher asks every two seconds; one that has not asked for so many has died."""
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """The preface and the empty SETTINGS frame (RFC 9113, 3.4) that servers of gRPC, such as Ray's, answer at once."""
@@ -78,7 +79,7 @@ class Owner:
         self._under_way: dict[ExecutorTask, asyncio.Task[None]] = {}
 
     async def join(self, launcher: str, jobs: int, resources: dict[str, Any]) -> None:
-        """Know a launcher, by any name that no other one has; `jobs` is 0 for no limit."""
+        """Register a launcher under a unique name; `jobs` is the limit of its runs at the same time, 0 for none."""
         import ray
 
         function = ray.remote(train).options(**resources)
@@ -104,7 +105,7 @@ class Owner:
         return ended
 
     async def leave(self, launcher: str) -> bool:
-        """Forget a launcher; returns whether nobody needs the owner any more."""
+        """Unregister a launcher; returns whether no task and no other launcher is left."""
         del self._launches[launcher]
         silent_since = time.monotonic() - SILENT_S
         return not self._under_way and all(launch.last_call < silent_since for launch in self._launches.values())
@@ -123,7 +124,7 @@ class Owner:
 
 
 class RayExecutor:
-    """Hands tasks to the actor of the runs folder, that of other launchers if it is there."""
+    """Hands tasks to the actor of the runs folder, which it shares with other launchers."""
 
     poll_s = 2.0
 
@@ -161,8 +162,10 @@ class RayExecutor:
     def close(self) -> None:
         import ray
 
-        if ray.get(self._owner.leave.remote(self._name)):
-            ray.kill(self._owner)
+        # An owner that is gone, or too busy to answer, must not turn the end of a launch into an error.
+        with contextlib.suppress(ray.exceptions.RayError):
+            if ray.get(self._owner.leave.remote(self._name), timeout=CONNECT_S):
+                ray.kill(self._owner)
 
     def interrupt(self) -> str:
         self.close()

@@ -32,7 +32,7 @@ MAX_TIMEOUTS = 1000
 GRACE_S = 30.0
 """Seconds that a job that is gone may take to be requeued, and its files to appear on another machine."""
 RESUBMIT_S = 120.0
-"""Seconds after which what sbatch refused is submitted again."""
+"""Seconds before a refused submission is repeated."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +106,8 @@ class SlurmExecutor:
         except InputError as refusal:
             if not self._has_submitted:
                 raise
-            # Above a limit on jobs, or while the controller is away: an attempt that failed, and no end of the others.
-            for task in tasks:
+            # A limit on jobs, or the controller is away: count a failed attempt, and let the other runs go on.
+            for task in [task for task in tasks if task not in self._alive]:
                 record_attempt(task.folder.attempts, "failed", "slurm", reason=str(refusal))
                 self._refused[task] = time.monotonic(), Outcome("failed", str(refusal))
         self._has_submitted = True
@@ -177,7 +177,7 @@ class SlurmExecutor:
         return [job.job_id for job in jobs]
 
     def _refused_long_ago(self) -> list[tuple[ExecutorTask, Outcome]]:
-        """Those that it is time to submit again."""
+        """The refused tasks that are due for another submission."""
         due = [task for task, (refused, _) in self._refused.items() if time.monotonic() - refused >= RESUBMIT_S]
         return [(task, self._refused.pop(task)[1]) for task in due]
 
