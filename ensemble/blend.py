@@ -142,8 +142,9 @@ class BlendOptions(InputOptions, WordOptions, StoresOptions):
     text_scorer: str | None = None
     """For a competition in words: an installed plug-in that scores sentences, such as a neural language model."""
     nbest_out: Path | None = None
-    """Also write hypotheses of the training utterances, out of fold, and of test, with their posteriors, from which
-    folds.train --teacher <out>.json trains one model (distillation)."""
+    """Also write hypotheses of the training utterances, out of fold, and of dev and test, with their posteriors:
+    folds.adapt --hypotheses <out>.json adapts networks to the speakers by them, and folds.train --teacher <out>.json
+    trains one model on them (distillation)."""
 
     @property
     def rules(self) -> Rules:
@@ -218,7 +219,7 @@ def open_vocabulary(options: BlendOptions, dataset: Dataset) -> Vocabulary:
     """What a blend in words needs. Raises InputError where it is missing, and for options that are for phonemes."""
     methods_in_words(options.method)
     if options.nbest_out is not None:
-        raise InputError("--nbest-out: a student is trained on phonemes, and this competition is blended in words")
+        raise InputError("--nbest-out: students and adaptation need phonemes, and this competition is blended in words")
     return options.open_vocabulary(dataset)
 
 

@@ -3,7 +3,7 @@
 `competition/` describes the data; `data/` packs it, splits it into folds and makes batches; `training/` trains;
 `store/` keeps runs and their predictions. Commands: `folds.demo` makes a demo competition, `folds.train` trains models
 over folds, `folds.soup` averages the weights of one run, `folds.delay` predicts once more with features that come
-later, `folds.tune` searches for a better recipe.
+later, `folds.adapt` adapts networks to speakers, `folds.tune` searches for a better recipe.
 
 >>> import folds
 >>> dataset = folds.load_dataset(folds.data_root())                         # doctest: +SKIP

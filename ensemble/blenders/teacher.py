@@ -1,4 +1,6 @@
-"""The hypotheses that a student model is trained on: a blender's posterior over its pools, cut to the most probable.
+"""A blender's posterior over its pools, cut to the most probable hypotheses: what students are taught.
+
+Networks are adapted to speakers by the same hypotheses (`folds.adapt`).
 
 Those of training utterances are out of fold, as are the scores of their pools; the blender's few settings are fitted on
 all of them.
@@ -69,7 +71,7 @@ def teacher_hypotheses(
 def write_nbest(
     path: Path, out: Path, inputs: OpenedInputs, fitted: Mapping[str, FittedBlender], dataset: Dataset
 ) -> dict[str, Any]:
-    """Write the hypotheses for a student model, and return how the sidecar of the submission `out` names them.
+    """Write the hypotheses of all splits, and return how the sidecar of the submission `out` names them.
 
     Those of training utterances are of all of them, whatever part weights were fitted on.
     """
@@ -77,8 +79,8 @@ def write_nbest(
     recipe = fitted[method].recipe
     kept = inputs.keep(recipe.weights, inputs.networks)
     oof = teacher_hypotheses(inputs.oof_without_limit(dataset), recipe)
-    test = teacher_hypotheses(inputs.test, recipe, kept)
-    write_teacher(path, TeacherFile(oof, test, dataset.hash, dataset.alphabet.hash))
+    dev, test = (teacher_hypotheses(split, recipe, kept) for split in (inputs.dev, inputs.test))
+    write_teacher(path, TeacherFile(oof, dev, test, dataset.hash, dataset.alphabet.hash))
     print(f"wrote {path}: {len(oof.tokens)} hypotheses of {len(oof.ids)} out-of-fold utterances, by {method}")
     # The student inherits the tags of the members that this blender weighs, whichever blender is chosen.
     tags = all_tags([member for member in inputs.members if recipe.weights.get(member.name)])

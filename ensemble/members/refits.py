@@ -54,14 +54,16 @@ def with_refits(members: Sequence[Member], fold_models: Sequence[FoldModel]) -> 
 def recipe_difference(refit: FoldModel, fold_models: Sequence[FoldModel]) -> str | None:
     """The first difference between a refit's recipe and its fold models', such as "epochs 40, not 30".
 
-    None if they are the same. A refit that started from the weights of one of the fold models may differ in all but a
-    teacher. Options that a run's version did not have yet count as their defaults.
+    None if they are the same. A refit that started from the weights of one of the fold models, itself or by way of
+    other runs, may differ in all but a teacher and an adaptation. Options that a run's version did not have yet count
+    as their defaults.
     """
     ours, theirs = _recipe(refit), _recipe(fold_models[0])
     default = dict(_flat(dataclasses.asdict(RecipeOptions())))
     restart = refit.config.get("restart")
-    continues = restart and restart["weights"] in [fold_model.weights_hash for fold_model in fold_models]
-    for key in ["teacher"] if continues else sorted({*ours, *theirs}):
+    weights = {fold_model.trained_weights_hash for fold_model in fold_models}
+    continues = restart and not weights.isdisjoint([restart["weights"], *restart.get("earlier", ())])
+    for key in ["teacher", "adaptation"] if continues else sorted({*ours, *theirs}):
         mine, other = (recipe.get(key, default.get(key)) for recipe in (ours, theirs))
         if mine != other:
             return f"{key} {mine}, not {other}"
@@ -77,7 +79,9 @@ def _recipe(fold_model: FoldModel) -> dict[str, Any]:
         recipe.pop("epochs", None)
     facts = {"model": fold_model.model, "data": config.get("data", {}).get("hash")}
     sources = {key: "given" if options.get(key) else "not given" for key in ("restart_from", "guide", "teacher")}
-    return facts | dict(_flat(config.get("model_config", {}))) | recipe | sources
+    adaptation = config.get("adaptation") or {}
+    adapted = {"adaptation": [adaptation[key] for key in ("nbest", "passes", "lr")] if adaptation else None}
+    return facts | dict(_flat(config.get("model_config", {}))) | recipe | sources | adapted
 
 
 def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -89,6 +89,13 @@ class FoldModel:
         return self.folder.weights_hash if exists(self.folder.weights) else None
 
     @property
+    def trained_weights_hash(self) -> str | None:
+        """The hash of the weights that were trained: those before it was adapted to speakers; None without weights."""
+        if adaptation := self.config.get("adaptation"):
+            return adaptation["of"]
+        return self.weights_hash
+
+    @property
     def has_attention_scores(self) -> bool:
         """Whether it can score hypotheses by attention: it has an attention decoder, and its weights exist."""
         return self.config.get("speller", False) and exists(self.folder.weights)

@@ -37,6 +37,8 @@ SOUP = ".soup"
 """Ends the name of a member whose weights are the mean of a run's last checkpoints."""
 DELAY = ".delay"
 """Followed by a number of frames, ends the name of a member that reads features so much later; see `folds.delay`."""
+ADAPTED = ".adapted"
+"""Ends the name of a member that is adapted to the speakers it predicts; see `folds.adapt`."""
 MAX_NAME = 64
 """Characters of a name, so that folders and table columns stay readable."""
 
@@ -57,7 +59,7 @@ def check_name(name: str) -> None:
     """
     if not re.fullmatch(rf"[A-Za-z0-9_][A-Za-z0-9_.+-]{{0,{MAX_NAME - 1}}}", name):
         raise InputError(f"--name {name!r}: expected 1 to {MAX_NAME} letters, digits or _ . + -, not a dot first")
-    if reserved := re.search(r"\.(all|all-dev|soup|seed\d+|delay\d+)(?=\.|$)", name):
+    if reserved := re.search(r"\.(all|all-dev|soup|adapted|seed\d+|delay\d+)(?=\.|$)", name):
         raise InputError(f"--name {name}: {reserved[0]} is added by the store itself (--folds 1, --seed): leave it out")
 
 
@@ -187,13 +189,23 @@ class RunFolder:
     @property
     def refit_of(self) -> str:
         """The member that holds out folds with the same model and seed: `gru` of `gru.all` and of `gru.all-dev`."""
-        stem = re.sub(rf"({SOUP}|{DELAY}\d+)*$", "", self.member)
+        stem = re.sub(rf"({SOUP}|{ADAPTED}|{DELAY}\d+)*$", "", self.member)
         return stem.removesuffix(f"{REFIT}-dev").removesuffix(REFIT) + self.member[len(stem) :]
 
     @property
     def soup(self) -> RunFolder:
         """The folder of this run's soup, a fold model with the mean of its last checkpoints' weights."""
         return self._beside(self.member + SOUP)
+
+    @property
+    def adapted(self) -> RunFolder:
+        """The folder of this run's network adapted to the speakers it predicts."""
+        return self._beside(self.member + ADAPTED)
+
+    @property
+    def unadapted(self) -> RunFolder:
+        """The folder of the run whose weights were trained: another one if this one is adapted or delayed."""
+        return self._beside(re.sub(rf"({ADAPTED}|{DELAY}\d+)+$", "", self.member))
 
     def delayed(self, frames: int) -> RunFolder:
         """The folder of this run's network with features that are delayed by so many frames."""

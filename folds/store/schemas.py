@@ -26,6 +26,8 @@ class SourceFacts(Struct, frozen=True):
     """A run whose weights another run started from, or was guided by."""
 
     weights: str
+    earlier: tuple[str, ...] = ()
+    """The weights that these were trained from, and so on: the latest first."""
     select: str = "last"
     cpu_minutes: Measure = 0.0
 
@@ -35,6 +37,15 @@ class DelayFacts(Struct, frozen=True):
 
     frames: Annotated[int, Meta(ge=1, le=MAX_DELAY)]
     of: str
+
+
+class AdaptationFacts(Struct, frozen=True):
+    """On which hypotheses and how a run was adapted to its speakers, and the hash of the weights before that."""
+
+    of: str
+    nbest: str
+    passes: Positive
+    lr: Measure
 
 
 class TeacherFacts(Struct, frozen=True):
@@ -69,6 +80,7 @@ class ConfigFile(Struct, frozen=True):
     guide: SourceFacts | None = None
     teacher: TeacherFacts | None = None
     delay: DelayFacts | None = None
+    adaptation: AdaptationFacts | None = None
     options: OptionFacts = OptionFacts()
     data: DataFacts = DataFacts()
     front_end: str | None = None

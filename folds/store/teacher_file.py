@@ -1,6 +1,6 @@
-"""A teacher's hypotheses with their posteriors, as a file: what a student is trained on besides transcripts.
+"""A blend's hypotheses with their posteriors, as a file: what a student is taught, or a network adapted to speakers by.
 
-`ensemble.blend --nbest-out` writes it, and `folds.train --teacher` reads it.
+`ensemble.blend --nbest-out` writes it; `folds.train --teacher` and `folds.adapt --hypotheses` read it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from safetensors.numpy import save as to_bytes
 
 from folds.store.log_probs import ids_hash
 from folds.store.ragged import Ragged
+from folds.store.run_folder import SPLITS
 from registry import InputError, atomic_write
 from registry.files import read_regular
 
-SCHEMA_VERSION = 1
-SPLITS = ("oof", "test")
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +39,10 @@ class TeacherHypotheses:
 
 @dataclass(frozen=True, eq=False)
 class TeacherFile:
-    """A teacher's out-of-fold hypotheses of training utterances and those of test, and what they were made for."""
+    """A teacher's out-of-fold hypotheses of training utterances, those of dev and test, and what they were made for."""
 
     oof: TeacherHypotheses
+    dev: TeacherHypotheses
     test: TeacherHypotheses
     data: str
     """`Dataset.hash` of the competition."""
@@ -50,7 +51,7 @@ class TeacherFile:
 
 
 def write_teacher(path: Path, teacher: TeacherFile) -> None:
-    """Write the hypotheses of both splits."""
+    """Write the hypotheses of all splits."""
     tensors = {"schema": np.array([SCHEMA_VERSION])}
     for name, text in (("data", teacher.data), ("alphabet", teacher.alphabet)):
         tensors[name] = _as_bytes(text)
@@ -80,8 +81,8 @@ def read_teacher(path: Path) -> TeacherFile:
         tensors = from_bytes(_read(path))
         if tensors["schema"].tolist() != [SCHEMA_VERSION]:
             raise InputError(f"{path}: of another version: blend again with --nbest-out")
-        oof, test = (_hypotheses(tensors, split) for split in SPLITS)
-        return TeacherFile(oof, test, _as_text(tensors["data"]), _as_text(tensors["alphabet"]))
+        oof, dev, test = (_hypotheses(tensors, split) for split in SPLITS)
+        return TeacherFile(oof, dev, test, _as_text(tensors["data"]), _as_text(tensors["alphabet"]))
     except (SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{path}: not a whole file of ensemble.blend --nbest-out ({error}): blend again") from None
 

@@ -22,6 +22,12 @@ from registry import InputError
 from registry.json_files import read_json, write_json
 
 
+def held_out_by(source: FoldModel, dataset: Dataset) -> np.ndarray:
+    """Positions `(N,)` int64 of the utterances that the run held out, whichever version assigned the folds."""
+    row_of = {utterance: row for row, utterance in enumerate(dataset.train.ids)}
+    return np.array([row_of[utterance] for utterance in source.load("oof").ids], np.int64)
+
+
 def write_derived_run(
     source: FoldModel,
     dataset: Dataset,
@@ -41,9 +47,7 @@ def write_derived_run(
     if dataset.hash != trained.data.hash or trained.data.features not in (None, dataset.features_hash):
         raise InputError(f"{source.path}: was trained on other data than {dataset.root}: pass its data with --data")
     config = source.config | changes
-    # The utterances the source itself held out, whichever version assigned the folds.
-    row_of = {utterance: row for row, utterance in enumerate(dataset.train.ids)}
-    held_out = np.array([row_of[utterance] for utterance in source.load("oof").ids], np.int64)
+    held_out = held_out_by(source, dataset)
     transform = transform_of(config)
     with hold(folder.path, folder.title):
         for split in SPLITS:

@@ -12,6 +12,7 @@ utterances.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,18 @@ class Teacher:
                 f"--teacher {self.facts['from']}: its hypotheses are not those of the utterances of {test.name}: blend "
                 "again on this data with --nbest-out"
             )
-        bounds = zip(hypotheses.offsets[:-1], hypotheses.offsets[1:], strict=True)
-        best = [first + int(hypotheses.posteriors[first:last].argmax()) for first, last in bounds]
-        row_of = {utterance: row for row, utterance in enumerate(hypotheses.ids)}
-        tokens = hypotheses.tokens.take([best[row_of[utterance]] for utterance in test.ids])
-        return replace(test, tokens=tokens)
+        return labelled(test, hypotheses)
+
+
+def labelled(split: Split, hypotheses: TeacherHypotheses) -> Split:
+    """`split` with the most probable hypotheses as transcripts; an utterance without one has an empty transcript."""
+    bounds = zip(hypotheses.offsets[:-1], hypotheses.offsets[1:], strict=True)
+    best = [first + int(hypotheses.posteriors[first:last].argmax()) for first, last in bounds]
+    row_of = _rows(hypotheses, 0)
+    # The empty transcript comes after the hypotheses.
+    tokens = Ragged.concatenate([hypotheses.tokens, Ragged.of([[]], np.int16)])
+    chosen = [best[row_of[utterance]] if utterance in row_of else len(hypotheses.tokens) for utterance in split.ids]
+    return replace(split, tokens=tokens.take(chosen))
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,15 +82,23 @@ class StudentTargets:
         return len(self.offsets) - 1
 
     def of_batch(self, indices: tuple[int, ...]) -> SoftTargets:
-        """Those of a batch of the utterances at `indices`. NumPy for the reason that `collate` gives."""
-        chosen, offsets = Ragged(self.posteriors, self.offsets).rows_of(indices)
-        tokens = self.tokens.take(chosen)
-        return SoftTargets(
-            rows=torch.from_numpy(np.repeat(np.arange(len(indices)), np.diff(offsets))),
-            targets=torch.from_numpy(tokens.values.astype(np.int64)),
-            target_lengths=torch.from_numpy(tokens.lengths),
-            weights=torch.from_numpy(self.posteriors[chosen]),
-        )
+        """Those of a batch of the utterances at `indices`."""
+        return soft_targets(self.tokens, self.posteriors, self.offsets, indices)
+
+
+def soft_targets(tokens: Ragged, posteriors: np.ndarray, offsets: np.ndarray, rows: Sequence[int]) -> SoftTargets:
+    """The hypotheses of a batch of the utterances at `rows`; that at row u has those from `offsets[u]` on.
+
+    NumPy for the reason that `collate` gives.
+    """
+    chosen, chosen_offsets = Ragged(posteriors, offsets).rows_of(rows)
+    tokens = tokens.take(chosen)
+    return SoftTargets(
+        rows=torch.from_numpy(np.repeat(np.arange(len(rows)), np.diff(chosen_offsets))),
+        targets=torch.from_numpy(tokens.values.astype(np.int64)),
+        target_lengths=torch.from_numpy(tokens.lengths),
+        weights=torch.from_numpy(posteriors[chosen]),
+    )
 
 
 class _NBest(msgspec.Struct):
@@ -101,12 +117,16 @@ class _Sidecar(msgspec.Struct):
     nbest: _NBest | None = None
 
 
-def open_teacher(sidecar: Path, on_test: bool, config: dict[str, Any]) -> Teacher:
-    """The teacher whose submission `sidecar` describes, for the run that `config`, its future config.json, describes.
+def open_hypotheses(
+    sidecar: Path, option: str, config: Mapping[str, Any], transductive: bool
+) -> tuple[TeacherFile, dict[str, Any]]:
+    """The hypotheses that `sidecar`, the `.json` of a submission, names, and what a run records about them.
 
-    Raises InputError if it names no hypotheses, or other ones than it was written with, or if they are of other data.
+    They are for the run that `config`, its config.json, describes; `transductive` if it learns from those of dev or
+    test. Raises InputError, which names `option`, if there are none, or other ones than the sidecar was written with,
+    or if they are of other data.
     """
-    option = f"--teacher {sidecar}"
+    option = f"{option} {sidecar}"
     description = read_json(sidecar, _Sidecar, "pass the .json beside a submission that was blended with --nbest-out")
     if description.nbest is None:
         raise InputError(f"{option}: names no N-best hypotheses: blend with --nbest-out FILE and pass its .csv.json")
@@ -121,12 +141,21 @@ def open_teacher(sidecar: Path, on_test: bool, config: dict[str, Any]) -> Teache
     ):
         if given != here:
             raise InputError(f"{option}: blended for {what} ({given}, here {here}): blend again on this data")
-    largest = max(int(part.tokens.values.max(initial=0)) for part in (file.oof, file.test))
+    largest = max(int(part.tokens.values.max(initial=0)) for part in (file.oof, file.dev, file.test))
     if largest >= (classes := config["model_config"]["classes"]):
         raise InputError(f"{option}: {path} has class {largest}; expected 1 to {classes - 1}: blend again on this data")
     inherited = description.tags if description.nbest.tags is None else description.nbest.tags
-    tags = training_tags([*inherited, *([TRANSDUCTIVE] if on_test else [])])
-    return Teacher(file, {"from": str(sidecar), "nbest": digest[:16], "on_test": on_test, "tags": tags})
+    tags = training_tags([*inherited, *([TRANSDUCTIVE] if transductive else [])])
+    return file, {"from": str(sidecar), "nbest": digest[:16], "tags": tags}
+
+
+def open_teacher(sidecar: Path, on_test: bool, config: dict[str, Any]) -> Teacher:
+    """The teacher whose submission `sidecar` describes, for the run that `config`, its future config.json, describes.
+
+    Raises InputError as `open_hypotheses`.
+    """
+    file, facts = open_hypotheses(sidecar, "--teacher", config, transductive=on_test)
+    return Teacher(file, facts | {"on_test": on_test})
 
 
 def student_targets(teacher: Teacher, split: Split, training: int) -> StudentTargets:

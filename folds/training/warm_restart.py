@@ -99,10 +99,12 @@ def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> 
         raise InputError(f"--restart-from {runs}: {source.path} was trained on dev too: use it with --with-dev")
     if held_out and source.load("oof").ids != tuple(held_out):
         raise InputError(f"--restart-from {runs}: {source.path} held out other utterances: train it again")
+    earlier = source.config.get("restart")
     summary = read_json(source.folder.summary, SummaryFile, "train this run again")
     facts = {
         "from": str(source.path),
         "weights": source.folder.weights_hash,
+        "earlier": [earlier["weights"], *earlier.get("earlier", ())] if earlier else [],
         "cpu_minutes": summary.cpu_minutes,
         "select": source.config.get("select", "last"),
         "tags": training_tags(source.tags),

@@ -145,7 +145,7 @@ def test_decode_one_member(run: Run, dataset: Dataset, tmp_path: Path) -> None:
         (["--lexicon", "none.txt"], "none.txt: no such file; a competition in words needs a lexicon: pass --lexicon"),
         (["--word-lm", "none.arpa"], "needs a language model of words: pass --word-lm FILE"),
         (["--method", "rank"], "unknown word blender 'rank'"),
-        (["--nbest-out", "nbest.npz"], "--nbest-out: a student is trained on phonemes"),
+        (["--nbest-out", "nbest.npz"], "--nbest-out: students and adaptation need phonemes"),
     ],
 )
 def test_bad_options(run: Run, tmp_path: Path, options: list[str], message: str) -> None:

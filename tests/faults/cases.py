@@ -40,6 +40,9 @@ BASE = {
     "folds.train": ["--data", "data", *TRAIN, "--epochs", "1", "--fold", "0", "--runs", "new"],
     "folds.soup": ["--data", "data", "runs/lstm_small/fold0"],
     "folds.delay": ["--data", "data", "runs/lstm_small/fold0", "--frames", "1"],
+    "folds.adapt": [
+        *("--data", "data", "runs/lstm_small/fold0", "--hypotheses", "submission.csv.json", "--passes", "1"),
+    ],
     "ensemble.blend": ["--data", "data", "--method", "single"],
     "ensemble.decode": ["--data", "data", "--decoder", "greedy"],
     "ensemble.joint": ["--data", "data", "--runs", "las"],

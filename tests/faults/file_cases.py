@@ -24,6 +24,7 @@ DECODE_LM = ["--data", "data", "--lm", "lm.arpa", "--beam", "4"]
 
 FEATURES, LABELS = "data/train-clean-100/mfcc/0-1-0000.npy", "data/train-clean-100/transcript/0-1-0000.npy"
 RUN = "runs/lstm_small/fold0"
+ADAPT = ["--data", "data", RUN, "--hypotheses", "submission.csv.json", "--passes", "1"]
 
 JSON_FILES = [
     (f"{RUN}/config.json", "ensemble.decode", READ_DATA),
@@ -31,6 +32,7 @@ JSON_FILES = [
     (f"{RUN}/config.json", "folds.soup", ["--data", "data", RUN]),
     (f"{RUN}/summary.json", "folds.soup", ["--data", "data", RUN]),
     (f"{RUN}/config.json", "folds.delay", ["--data", "data", RUN, "--frames", "1"]),
+    ("submission.csv.json", "folds.adapt", ADAPT),
     ("submission.csv.json", "ensemble.report", ["--data", "data"]),
     ("submission.csv.json", "folds.train", STUDENT),
     ("demo/demo.json", "folds.demo", ["--out", "demo", "--speakers", "4", "--utterances", "1"]),
@@ -45,6 +47,7 @@ TENSOR_FILES = [
     (f"{RUN}/test.safetensors", "ensemble.decode", [*READ_DATA, "--split", "test", "--out", "submission.csv"]),
     ("las/las_small/fold0/checkpoint/weights.safetensors", "ensemble.joint", ["--data", "data", "--runs", "las"]),
     ("nbest.safetensors", "folds.train", STUDENT),
+    ("nbest.safetensors", "folds.adapt", ADAPT),
     (f"{RUN}/checkpoint", "folds.soup", ["--data", "data", RUN]),
     (f"{RUN}/checkpoint/weights.safetensors", "folds.delay", ["--data", "data", RUN, "--frames", "1"]),
     ("cache", "ensemble.decode", READ_DATA),

@@ -108,7 +108,7 @@ def files(folder: Path) -> dict[str, bytes]:
         writer.finish({"offsets": np.array([0, 4, 10], dtype="<i8")})
     tokens = Ragged(np.array([1, 2, 3], np.int16), np.array([0, 2, 3]))
     hypotheses = TeacherHypotheses(("a", "b"), np.array([0, 1, 2]), tokens, np.ones(2, np.float32))
-    write_teacher(folder / "nbest", TeacherFile(hypotheses, hypotheses, "data", "alphabet"))
+    write_teacher(folder / "nbest", TeacherFile(hypotheses, hypotheses, hypotheses, "data", "alphabet"))
     write_arpa(folder / "lm", estimate([[1, 2, 3], [2, 2], [3]], 4, 2), PHONEMES)
     (folder / "csv").write_text("index,label\n0,-@\n1,ab\n2,-\n")
     return {name: (folder / name).read_bytes() for name in ("oof", "cache", "nbest", "lm", "csv")}

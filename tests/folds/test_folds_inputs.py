@@ -128,7 +128,7 @@ def test_classes_that_the_student_does_not_have_are_refused(tmp_path: Path) -> N
     tokens = Ragged(np.array([1, 7], np.int16), np.array([0, 2]))
     hypotheses = TeacherHypotheses(("a",), offsets_of([1]), tokens, np.ones(1, np.float32))
     path = tmp_path / "nbest.safetensors"
-    write_teacher(path, TeacherFile(hypotheses, hypotheses, "data", "alphabet"))
+    write_teacher(path, TeacherFile(hypotheses, hypotheses, hypotheses, "data", "alphabet"))
     sidecar = tmp_path / "x.csv.json"
     sidecar.write_text(json.dumps({"nbest": {"file": path.name, "sha256": file_hash(path)}}))
     config = {"data": {"alphabet": "alphabet", "hash": "data"}, "model_config": {"classes": 8}}

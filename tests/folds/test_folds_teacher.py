@@ -57,7 +57,7 @@ def hypotheses(ids, labels, posteriors=(0.25, 0.75)) -> TeacherHypotheses:
 
 
 def write(folder: Path, dataset: Dataset, oof: TeacherHypotheses, test: TeacherHypotheses, **facts) -> Path:
-    write_teacher(folder / "nbest", TeacherFile(oof, test, dataset.hash, dataset.alphabet.hash))
+    write_teacher(folder / "nbest", TeacherFile(oof, test, test, dataset.hash, dataset.alphabet.hash))
     nbest = {"file": "nbest", "sha256": file_hash(folder / "nbest")}
     (folder / "s.csv.json").write_text(json.dumps({"tags": ["attention"], "nbest": nbest} | facts))
     return folder / "s.csv.json"
@@ -142,7 +142,8 @@ def test_batches_have_their_utterances_hypotheses(dataset, sidecar):
 def test_utterances_of_other_splits_with_the_same_ids_are_others(dataset):
     """Ids are unique within one split only: dev keeps its transcripts, and test has its own hypotheses."""
     ids = dataset.train.ids[:2]
-    file = TeacherFile(hypotheses(ids, [[1, 2], [3]]), hypotheses(ids, [[4], [5, 6]]), "data", "alphabet")
+    test = hypotheses(ids, [[4], [5, 6]])
+    file = TeacherFile(hypotheses(ids, [[1, 2], [3]]), test, test, "data", "alphabet")
     teacher = Teacher(file, {"from": "x", "on_test": True})
     train = replace(dataset.train, ids=ids, tokens=dataset.train.tokens.take([0, 1]), groups=())
     dev = replace(dataset.dev, ids=ids, tokens=dataset.dev.tokens.take([0, 1]), groups=())
@@ -158,7 +159,7 @@ def test_utterances_of_other_splits_with_the_same_ids_are_others(dataset):
 def test_a_file_is_read_as_written(dataset, tmp_path):
     written = hypotheses(("a", "b"), [[1, 2], [3]])
     none = TeacherHypotheses((), np.zeros(1, np.int64), Ragged.of([], np.int16), np.zeros(0, np.float32))
-    write_teacher(tmp_path / "nbest", TeacherFile(written, none, "data", "alphabet"))
+    write_teacher(tmp_path / "nbest", TeacherFile(written, none, none, "data", "alphabet"))
     file = read_teacher(tmp_path / "nbest")
     assert (file.data, file.alphabet, file.oof.ids, file.test.ids) == ("data", "alphabet", ("a", "b"), ())
     assert [file.oof.tokens[h].tolist() for h in range(4)] == [[1], [1, 2], [], [3]]
@@ -250,7 +251,7 @@ def test_a_student_of_test_is_transductive(sidecar, dataset, tiny, tmp_path, mon
 def test_test_is_labelled_by_the_most_probable_hypotheses(dataset):
     split = Split("test", ("b", "a"), dataset.test.frames.range(0, 2))
     both = hypotheses(("a", "b"), [[1, 2], [3, 4]])
-    teacher = Teacher(TeacherFile(both, both, "", ""), {"from": "x", "on_test": True})
+    teacher = Teacher(TeacherFile(both, both, both, "", ""), {"from": "x", "on_test": True})
     labelled = teacher.label_test(split)
     assert [labelled.labels(i).tolist() for i in range(2)] == [[3, 4], [1, 2]]
     with pytest.raises(InputError, match="not those of the utterances of test"):
@@ -299,7 +300,7 @@ def test_unusable_teachers_are_refused_before_anything_is_written(dataset, sidec
 )
 def test_inconsistent_files_are_refused(tmp_path, field, value):
     good = hypotheses(("a", "b"), [[1, 2], [3]])
-    write_teacher(tmp_path / "nbest", TeacherFile(replace(good, **{field: value}), good, "", ""))
+    write_teacher(tmp_path / "nbest", TeacherFile(replace(good, **{field: value}), good, good, "", ""))
     with pytest.raises(InputError, match="nbest: not a whole file of ensemble.blend --nbest-out .* of oof"):
         read_teacher(tmp_path / "nbest")
 

@@ -1,0 +1,140 @@
+"""`python -m folds.adapt RUN … --hypotheses submission.csv.json`: the same networks, adapted to the speakers.
+
+A blend's hypotheses of out-of-fold, dev and test utterances (`ensemble.blend --nbest-out`) take the place of
+transcripts: by them each speaker gets an affine layer in front of the network, which is left as it is; see
+`folds.training.speaker_adaptation`. The adapted networks are members of a second blend. Its out-of-fold distances are
+honest, but for the few settings of the first blend, which were fitted on them. What was adapted has learnt from
+features of test, so it has the tag "transductive".
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+import tyro
+
+from folds.data.data_options import DataOptions
+from folds.data.dataset import Dataset
+from folds.data.renormalized import dataset_as_read
+from folds.store.fold_model import FoldModel, load_model, read_finished, read_fold_model, transform_of
+from folds.store.run_folder import RunFolder
+from folds.store.teacher_file import TeacherFile
+from folds.training.derived_run import held_out_by, write_derived_run
+from folds.training.device import pick_device
+from folds.training.distributed import ProcessGroup
+from folds.training.speaker_adaptation import Unlabelled, adapt
+from folds.training.teacher import open_hypotheses
+from registry import InputError, command
+from registry.bounds import number
+from registry.command_line import parse_options
+
+
+@dataclass(frozen=True)
+class AdaptOptions(DataOptions):
+    """Adapt networks to the speakers they predict: members of their own, <model>.adapted."""
+
+    run: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Folders of runs: runs/<model>/fold<k>, or runs/*/fold* for all. Those that are not finished, and delayed or
+    adapted ones, are left out, and so are those that were adapted by these hypotheses before."""
+    hypotheses: Path | None = None
+    """The .json beside a submission that was blended with --nbest-out."""
+    passes: int = number(8, at_least=1, at_most=1000)
+    """How often to go through each speaker's utterances."""
+    lr: float = number(0.02, above=0.0, at_most=1.0)
+    """Learning rate."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda or cuda:N."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.run:
+            raise InputError("no run is given: pass the folders of finished ones, runs/<model>/fold<k>")
+        if self.hypotheses is None:
+            raise InputError(
+                "--hypotheses is missing: run python -m ensemble.blend --method mbr --nbest-out nbest.safetensors, and "
+                "pass the .json beside its submission"
+            )
+
+
+def write_adapted(options: AdaptOptions) -> list[RunFolder]:
+    """Write the folders of the adapted runs, and return those that were written."""
+    device, dataset = pick_device(options.device, ProcessGroup()), options.open_dataset()
+    unnamed = [split.name for split in (dataset.dev, dataset.test) if not split.names_speakers]
+    if unnamed:
+        raise InputError(f"{dataset.root}: does not say whose utterances those of {' and '.join(unnamed)} are")
+    runs = [RunFolder(Path(os.path.realpath(path))) for path in options.run]
+    runs = [run for run in runs if run.unadapted == run]
+    for run in runs:
+        if run.begun and not run.finished:
+            print(f"left out: {run.path} is not finished")
+    sources = [read_finished(run, "folds.adapt") for run in runs if run.finished or not run.begun]
+    written = []
+    for source in sources:
+        if source.config.get("group_layer"):
+            raise InputError(f"{source.path}: was trained with --group-layer: leave this run out")
+        file, adaptation = _adaptation(options, source)
+        folder = source.folder.adapted
+        if folder.finished and read_fold_model(folder).config.get("adaptation") == adaptation:
+            print(f"{folder.title}: done before")
+            continue
+        _write(source, dataset, folder, file, adaptation, device)
+        written.append(folder)
+    return written
+
+
+def _adaptation(options: AdaptOptions, source: FoldModel) -> tuple[TeacherFile, dict[str, Any]]:
+    """The hypotheses for a run, and what its adapted run records about them."""
+    assert options.hypotheses is not None  # see AdaptOptions
+    source.check_trained()
+    file, facts = open_hypotheses(options.hypotheses, "--hypotheses", source.config, transductive=True)
+    return file, facts | {"of": source.weights_hash, "passes": options.passes, "lr": options.lr}
+
+
+def _write(
+    source: FoldModel,
+    dataset: Dataset,
+    folder: RunFolder,
+    file: TeacherFile,
+    adaptation: dict[str, Any],
+    device: torch.device,
+) -> None:
+    network, as_read = load_model(source), dataset_as_read(dataset, transform_of(source.config))
+    held_out = held_out_by(source, dataset)
+    parts = [
+        Unlabelled.of(as_read.train, held_out, file.oof),
+        Unlabelled.of(as_read.dev, np.arange(len(dataset.dev)), file.dev),
+        Unlabelled.of(as_read.test, np.arange(len(dataset.test)), file.test),
+    ]
+    for part in parts:
+        part.check(f"--hypotheses {adaptation['from']}", source.folder.title)
+    facts = adapt(
+        network,
+        parts,
+        passes=adaptation["passes"],
+        lr=adaptation["lr"],
+        device=device,
+        description=f"{folder.title}, adapting",
+    )
+    assert network.group_layer is not None
+    changes = {
+        "adaptation": adaptation,
+        "group_layer": msgspec.to_builtins(facts),
+        "parameters": source.parameters + sum(each.numel() for each in network.group_layer.parameters()),
+        "tags": sorted({*source.tags, *adaptation["tags"]}),
+    }
+    write_derived_run(source, dataset, network, folder, changes, device)
+
+
+def main() -> None:
+    """The command."""
+    write_adapted(parse_options(AdaptOptions, "python -m folds.adapt", description=__doc__))
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,258 @@
+"""Speaker adaptation: an affine layer for each speaker, fitted to hypotheses, in front of a network left as it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from training_runs import run as train_quick
+from training_runs import run_folder, summary
+
+import models
+from ensemble.members.member import Member
+from ensemble.members.refits import recipe_difference
+from folds.adapt import AdaptOptions, write_adapted
+from folds.data.cache import load_dataset
+from folds.delay import DelayOptions, write_delayed
+from folds.store.fold_model import find_fold_models, load_model, read_fold_model
+from folds.store.ragged import Ragged, offsets_of
+from folds.store.run_folder import RunFolder
+from folds.store.teacher_file import TeacherFile, TeacherHypotheses, file_hash, write_teacher
+from folds.training.speaker_adaptation import Unlabelled, adapt
+from models import create_model
+from models.ctc import log_likelihood
+from registry import InputError, list_models
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def dataset(tiny):
+    return load_dataset(tiny, progress=False)
+
+
+@pytest.fixture(scope="module")
+def sidecar(dataset, tmp_path_factory) -> Path:
+    """Hypotheses of all splits: the transcript with posterior .75, else without its last phoneme; of test, guesses."""
+    random = np.random.default_rng(5)
+    guesses = [random.integers(1, 6, 6).tolist() for _ in dataset.test.ids]
+    known = [hypotheses(split.ids, labels_of(split)) for split in (dataset.train, dataset.dev)]
+    file = TeacherFile(*known, hypotheses(dataset.test.ids, guesses), "", "")
+    return write(tmp_path_factory.mktemp("first"), dataset, file)
+
+
+def labels_of(split) -> list[list[int]]:
+    return [split.labels(index).tolist() for index in range(len(split))]
+
+
+def hypotheses(ids, labels) -> TeacherHypotheses:
+    tokens = Ragged.of([part for row in labels for part in (row[:-1], row)], np.int16)
+    posteriors = np.tile(np.array((0.25, 0.75), np.float32), len(ids))
+    return TeacherHypotheses(tuple(ids), offsets_of(np.full(len(ids), 2)), tokens, posteriors)
+
+
+def write(folder: Path, dataset, file: TeacherFile) -> Path:
+    write_teacher(folder / "nbest", replace(file, data=dataset.hash, alphabet=dataset.alphabet.hash))
+    nbest = {"file": "nbest", "sha256": file_hash(folder / "nbest")}
+    (folder / "s.csv.json").write_text(json.dumps({"tags": ["pretrained"], "nbest": nbest}))
+    return folder / "s.csv.json"
+
+
+def unlabelled(split, indices=None) -> Unlabelled:
+    chosen = np.arange(len(split)) if indices is None else np.array(indices)
+    return Unlabelled.of(split, chosen, hypotheses(split.ids, labels_of(split)))
+
+
+def network(seed: int = 0, model: str = "lstm_small") -> models.CTCModel:
+    torch.manual_seed(seed)
+    return create_model(model, features=5, classes=41)
+
+
+def test_the_first_step_is_against_the_sign_of_the_gradient_of_the_expected_log_likelihood(dataset):
+    """Adam's first step is the learning rate times the gradient's sign, whatever its size."""
+    model, rows = network(), [0, 1, 2]
+    assert len({dataset.train.groups[row] for row in rows}) == 1
+    weight, bias = torch.zeros(5, 5, requires_grad=True), torch.zeros(5, requires_grad=True)
+    loss = torch.zeros(())
+    for row in rows:
+        x = torch.tensor(dataset.train.features(row))[None]
+        log_probs, lengths = model.eval()(x + x @ weight + bias, torch.tensor([x.shape[1]]))
+        labels = torch.tensor(dataset.train.labels(row)).long()
+        for posterior, target in ((0.75, labels), (0.25, labels[:-1])):
+            count = torch.tensor([len(target)])
+            of_one = functional.ctc_loss(log_probs.transpose(0, 1), target[None], lengths, count, reduction="sum")
+            loss = loss + posterior * of_one
+    loss.backward()
+    facts = adapt(model, [unlabelled(dataset.train, rows)], passes=1, lr=0.01, device=CPU)
+    assert facts.by == "speaker" and facts.groups == (dataset.train.groups[0],)
+    torch.testing.assert_close(model.group_layer.weight[0], -0.01 * weight.grad.sign(), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(model.group_layer.bias[0], -0.01 * bias.grad.sign(), rtol=1e-3, atol=1e-6)
+
+
+def test_each_speaker_has_the_layer_that_it_has_alone(dataset):
+    of_speaker = {speaker: [i for i, it in enumerate(dataset.train.groups) if it == speaker] for speaker in "035"}
+    everyone = [index for indices in of_speaker.values() for index in indices]
+    together, options = network(), {"passes": 3, "lr": 0.01, "device": CPU}
+    weights = {name: value.clone() for name, value in together.state_dict().items()}
+    facts = adapt(together, [unlabelled(dataset.train, everyone)], **options)
+    assert facts.groups == ("0", "3", "5")
+    for row, indices in enumerate(of_speaker.values()):
+        alone = network()
+        adapt(alone, [unlabelled(dataset.train, indices)], **options)
+        torch.testing.assert_close(together.group_layer.weight[row], alone.group_layer.weight[0])
+        assert alone.group_layer.weight.abs().max() > 0.01
+    after = together.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in weights.items()) and not together.training
+
+
+def test_a_speaker_of_two_splits_learns_from_both(dataset):
+    """As a day of Brain-to-Text does: one layer, fitted to the utterances of all splits."""
+    dev = replace(dataset.dev, groups=("0",) * len(dataset.dev))
+    both, first = network(), network()
+    facts = adapt(both, [unlabelled(dataset.train, [0, 1]), unlabelled(dev)], passes=2, lr=0.01, device=CPU)
+    adapt(first, [unlabelled(dataset.train, [0, 1])], passes=2, lr=0.01, device=CPU)
+    assert facts.groups == ("0",) and not torch.allclose(both.group_layer.weight, first.group_layer.weight)
+
+
+@pytest.mark.parametrize("model", list_models("*_small"))
+def test_hypotheses_become_likelier_for_every_family(dataset, model):
+    """By layers alone, with gradients through all layers and all recurrent networks, dropout notwithstanding."""
+    adapted, speaker = network(model=model), [0, 1, 2, 3]
+
+    def likelihood() -> float:
+        total = 0.0
+        for row in speaker:
+            x = torch.tensor(dataset.train.features(row))[None]
+            with torch.no_grad():
+                log_probs, _ = adapted.eval()(x, torch.tensor([x.shape[1]]), [dataset.train.groups[row]])
+            total += float(log_likelihood(log_probs[0].numpy(), [dataset.train.labels(row).tolist()])[0])
+        return total
+
+    before = likelihood()
+    adapt(adapted, [unlabelled(dataset.train, speaker)], passes=10, lr=0.02, device=CPU)
+    assert likelihood() > before + 0.1
+
+
+@pytest.fixture(scope="module")
+def adapted(tiny, sidecar, tmp_path_factory):
+    """A runs folder with one run and what became of it."""
+    runs = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        train_quick(monkeypatch, tiny, runs, "--epochs", "1")
+    (written,) = write_adapted(options(runs, tiny, sidecar))
+    assert written.name == "lstm_small.adapted/fold0"
+    return runs
+
+
+def options(runs: Path, data: Path, sidecar: Path | None, **changes) -> AdaptOptions:
+    return AdaptOptions(run=(run_folder(runs),), data=data, hypotheses=sidecar, device="cpu", **changes)
+
+
+def test_the_adapted_run_says_what_it_was_made_of(adapted, sidecar, dataset):
+    plain, ours = find_fold_models(adapted)
+    speakers = sorted({*(dataset.train.groups[i] for i in held_out(plain, dataset)), "90", "91"})
+    assert ours.config["group_layer"] == {"by": "speaker", "groups": speakers, "softsign": False}
+    assert ours.parameters == plain.parameters + 30 * len(speakers)
+    assert set(ours.tags) == {*plain.tags, "pretrained", "transductive"}
+    assert ours.trained_weights_hash == plain.weights_hash != ours.weights_hash
+    assert ours.config["adaptation"] | {"nbest": "", "tags": []} == {
+        "from": str(sidecar), "nbest": "", "tags": [], "of": plain.weights_hash, "passes": 8, "lr": 0.02,
+    }  # fmt: skip
+    assert summary(ours.path)["cpu_minutes"] == summary(plain.path)["cpu_minutes"]
+    assert all((ours.load(split).values != plain.load(split).values).any() for split in ("oof", "dev", "test"))
+
+
+def held_out(fold_model, dataset) -> list[int]:
+    return [dataset.train.ids.index(utterance) for utterance in fold_model.load("oof").ids]
+
+
+def test_predictions_are_those_of_each_speakers_layer(adapted, tiny, dataset):
+    _, ours = find_fold_models(adapted)
+    loaded, stored = load_model(ours), ours.load("dev")
+    x = torch.tensor(dataset.dev.features(0))[None]
+    row = ours.config["group_layer"]["groups"].index("90")
+    layer = loaded.group_layer
+    loaded.group_layer = None
+    with torch.no_grad():
+        expected, _ = loaded(x + x @ layer.weight[row] + layer.bias[row], torch.tensor([x.shape[1]]))
+    np.testing.assert_allclose(stored[0], expected[0].numpy(), atol=0.02)
+    raw = np.load(next(tiny.glob(f"dev*/mfcc/{stored.ids[0]}.npy")))
+    np.testing.assert_allclose(models.load(ours.path).predict([raw], groups=["90"])[0], stored[0], atol=0.02)
+
+
+def test_what_is_done_is_left_out_and_made_again_for_other_settings(adapted, tiny, sidecar, tmp_path, capsys):
+    shutil.copytree(adapted, tmp_path, dirs_exist_ok=True)
+    assert write_adapted(options(tmp_path, tiny, sidecar)) == []
+    assert capsys.readouterr().out == "lstm_small.adapted fold 0: done before\n"
+    (again,) = write_adapted(options(tmp_path, tiny, sidecar, passes=1))
+    assert read_fold_model(again).config["adaptation"]["passes"] == 1
+    every = AdaptOptions(run=tuple(tmp_path.glob("*/fold*")), data=tiny, hypotheses=sidecar, passes=1)
+    assert write_adapted(every) == []  # an adapted run is not adapted again
+
+
+def test_an_adapted_run_has_delayed_twins(adapted, tiny, tmp_path):
+    shutil.copytree(adapted, tmp_path, dirs_exist_ok=True)
+    _, ours = find_fold_models(tmp_path)
+    (folder,) = write_delayed(DelayOptions(run=(ours.path,), data=tiny, device="cpu"))
+    twin = read_fold_model(folder)
+    assert twin.name == "lstm_small.adapted.delay1" and twin.weights_hash == ours.weights_hash
+    assert twin.trained_weights_hash == ours.trained_weights_hash and twin.config["group_layer"]
+
+
+@pytest.mark.parametrize(
+    ("member", "refit_of", "unadapted"),
+    [
+        ("gru.adapted", "gru.adapted", "gru"),
+        ("gru.all.adapted", "gru.adapted", "gru.all"),
+        ("gru.seed1.all.adapted.delay2", "gru.seed1.adapted.delay2", "gru.seed1.all"),
+        ("gru", "gru", "gru"),
+    ],
+)
+def test_names(member, refit_of, unadapted):
+    run = RunFolder(Path("runs") / member / "fold0")
+    assert run.refit_of == refit_of and run.unadapted.member == unadapted
+    assert RunFolder(Path("runs/gru.all/fold0")).adapted.member == "gru.all.adapted"
+
+
+def test_an_adapted_refit_belongs_to_the_adapted_fold_models(adapted, tiny, sidecar, tmp_path, monkeypatch):
+    """Also where it was trained further than they were: its weights come from theirs, by way of another run."""
+    shutil.copytree(adapted, tmp_path, dirs_exist_ok=True)
+    final = ["--folds", "1", "--epochs", "2", "--restart-from"]
+    train_quick(monkeypatch, tiny, tmp_path / "second", *final, str(tmp_path))
+    train_quick(monkeypatch, tiny, tmp_path / "third", *final, str(tmp_path / "second"))
+    refit = tmp_path / "third" / "lstm_small.all" / "fold0"
+    for passes in (8, 1):
+        run = AdaptOptions(run=(refit,), data=tiny, hypotheses=sidecar, device="cpu", passes=passes)
+        (folder,) = write_adapted(run)
+        plain, ours = find_fold_models(tmp_path)
+        difference = recipe_difference(read_fold_model(folder), Member("x", (ours,)).fold_models)
+        assert (difference is None) == (passes == 8)
+        assert difference is None or difference.startswith("adaptation [")
+    assert recipe_difference(read_fold_model(RunFolder(refit)), [plain]) is None
+    assert str(recipe_difference(read_fold_model(RunFolder(refit)), [ours])).startswith("adaptation None, not [")
+
+
+def test_errors_say_what_to_do(adapted, tiny, dataset, sidecar, tmp_path):
+    with pytest.raises(InputError, match="no run is given"):
+        AdaptOptions(hypotheses=sidecar)
+    with pytest.raises(InputError, match="--hypotheses is missing: run python -m ensemble.blend --method mbr"):
+        AdaptOptions(run=(run_folder(adapted),))
+    few = hypotheses(dataset.train.ids[:3], labels_of(dataset.train)[:3])
+    others = [hypotheses(split.ids, [[1, 2]] * len(split)) for split in (dataset.dev, dataset.test)]
+    incomplete = write(tmp_path, dataset, TeacherFile(few, *others, "", ""))
+    with pytest.raises(InputError, match="has no hypotheses of .* utterances of train that lstm_small fold 0 predicts"):
+        write_adapted(options(adapted, tiny, incomplete))
+    with pytest.raises(InputError, match="fold7 is not a finished run"):
+        write_adapted(AdaptOptions(run=(run_folder(adapted).with_name("fold7"),), data=tiny, hypotheses=sidecar))
+
+
+def test_a_network_with_a_group_layer_is_refused(tiny, sidecar, tmp_path, monkeypatch):
+    train_quick(monkeypatch, tiny, tmp_path, "--epochs", "1", "--group-layer", "speaker")
+    with pytest.raises(InputError, match="fold0: was trained with --group-layer: leave this run out"):
+        write_adapted(options(tmp_path, tiny, sidecar))
