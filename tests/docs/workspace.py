@@ -28,10 +28,11 @@ from registry import model_config
 
 PROGRAMS = ("python", "torchrun", "kaggle", "make", "pip", "tensorboard", "mlflow", "wandb", "jupytext")
 # Run on the tiny competition; of other commands only the options are read.
-RUN = ("registry", "folds.train", "ensemble.blend", "ensemble.decode", "ensemble.report")
+RUN = ("registry", "folds.train", "folds.adapt", "ensemble.blend", "ensemble.decode", "ensemble.report")
 # Appended to what a document says, where a later option replaces an earlier one.
 QUICK = {
     "folds.train": ["--epochs", "1", "--batch-frames", "400", "--time-mask", "4", "--threads", "1"],
+    "folds.adapt": ["--passes", "1"],
     "ensemble.blend": ["--nbest", "5", "--pool", "5", "--fit-limit", "24", "--lm-order", "2"],
     "ensemble.decode": ["--lm-order", "2"],
     "ensemble.report": ["--nbest", "5", "--pool", "5", "--fit-limit", "24", "--lm-order", "2"],
