@@ -100,6 +100,9 @@ def test_a_file_of_an_older_version_has_no_checksum_and_must_hold_log_probabilit
     assert np.array_equal(read_log_probs(path).values, some_log_probs().values)
     values = some_log_probs().values.copy()
     values[5] = 0
+    # Another file: one of the same size, changed within a tick of the clock, would count as read before.
+    path = tmp_path / "test.safetensors"
+    write_log_probs(path, some_log_probs())
     change_tensors(path, with_checksum=False, log_probs=values)
     with pytest.raises(InputError, match="prediction for u1 has a frame with probabilities that sum to 4, not 1"):
         read_log_probs(path)
