@@ -9,7 +9,6 @@ features of test, so it has the tag "transductive".
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ import tyro
 from folds.data.data_options import DataOptions
 from folds.data.dataset import Dataset
 from folds.data.renormalized import dataset_as_read
-from folds.store.fold_model import FoldModel, load_model, read_finished, read_fold_model, transform_of
+from folds.store.fold_model import FoldModel, load_model, read_fold_model, transform_of
 from folds.store.run_folder import RunFolder
 from folds.store.teacher_file import TeacherFile
-from folds.training.derived_run import held_out_by, write_derived_run
+from folds.training.derived_run import finished_sources, held_out_by, run_at, write_derived_run
 from folds.training.device import pick_device
 from folds.training.distributed import ProcessGroup
 from folds.training.speaker_adaptation import Unlabelled, adapt
@@ -68,12 +67,8 @@ def write_adapted(options: AdaptOptions) -> list[RunFolder]:
     unnamed = [split.name for split in (dataset.dev, dataset.test) if not split.names_speakers]
     if unnamed:
         raise InputError(f"{dataset.root}: does not say whose utterances those of {' and '.join(unnamed)} are")
-    runs = [RunFolder(Path(os.path.realpath(path))) for path in options.run]
-    runs = [run for run in runs if run.unadapted == run]
-    for run in runs:
-        if run.begun and not run.finished:
-            print(f"left out: {run.path} is not finished")
-    sources = [read_finished(run, "folds.adapt") for run in runs if run.finished or not run.begun]
+    runs = map(run_at, options.run)
+    sources = finished_sources([run for run in runs if run.unadapted == run], "folds.adapt")
     written = []
     for source in sources:
         if source.config.get("group_layer"):

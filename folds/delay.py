@@ -8,7 +8,6 @@ and no training. They have the same weights, which count once under `--max-param
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ from pathlib import Path
 import tyro
 
 from folds.data.data_options import DataOptions
-from folds.store.fold_model import FoldModel, load_model, read_finished, read_fold_model
+from folds.store.fold_model import FoldModel, load_model, read_fold_model
 from folds.store.run_folder import RunFolder
-from folds.training.derived_run import write_derived_run
+from folds.training.derived_run import finished_sources, run_at, write_derived_run
 from folds.training.device import pick_device
 from folds.training.distributed import ProcessGroup
 from registry import InputError, command
@@ -50,12 +49,8 @@ class DelayOptions(DataOptions):
 def write_delayed(options: DelayOptions) -> list[RunFolder]:
     """Write the folders of the runs' delayed twins, and return those that were written."""
     device, dataset = pick_device(options.device, ProcessGroup()), options.open_dataset()
-    runs = [RunFolder(Path(os.path.realpath(path))) for path in options.run]
-    runs = [run for run in runs if run.undelayed == run]
-    for run in runs:
-        if run.begun and not run.finished:
-            print(f"left out: {run.path} is not finished")
-    sources = [read_finished(run, "folds.delay") for run in runs if run.finished or not run.begun]
+    runs = map(run_at, options.run)
+    sources = finished_sources([run for run in runs if run.undelayed == run], "folds.delay")
     twins = [(source, frames) for source in sources for frames in _delays(source, options.frames)]
     written = []
     for source, frames in twins:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +12,7 @@ import torch
 
 from folds.data.dataset import Dataset
 from folds.data.renormalized import dataset_as_read
-from folds.store.fold_model import AGAIN, FoldModel, transform_of
+from folds.store.fold_model import AGAIN, FoldModel, read_finished, transform_of
 from folds.store.lease import hold
 from folds.store.run_folder import SPLITS, RunFolder
 from folds.store.schemas import SummaryFile
@@ -20,6 +23,23 @@ from folds.training.run_config import weights_description
 from models import CTCModel, write_weights
 from registry import InputError
 from registry.json_files import read_json, write_json
+
+
+def run_at(path: Path) -> RunFolder:
+    """The run in a folder that a user named; its name has the member's, which a relative path or a link may lack."""
+    return RunFolder(Path(os.path.realpath(path)))
+
+
+def finished_sources(runs: Iterable[RunFolder], option: str) -> list[FoldModel]:
+    """The runs to derive others from, with a line printed for each that is not finished.
+
+    Raises InputError, which names `option`, for a folder without a run, and for one without weights.
+    """
+    named = list(runs)
+    for run in named:
+        if run.begun and not run.finished:
+            print(f"left out: {run.path} is not finished")
+    return [read_finished(run, option) for run in named if run.finished or not run.begun]
 
 
 def held_out_by(source: FoldModel, dataset: Dataset) -> np.ndarray:
