@@ -66,13 +66,17 @@ def write_adapted(options: AdaptOptions) -> list[RunFolder]:
     device, dataset = pick_device(options.device, ProcessGroup()), options.open_dataset()
     unnamed = [split.name for split in (dataset.dev, dataset.test) if not split.names_speakers]
     if unnamed:
-        raise InputError(f"{dataset.root}: does not say whose utterances those of {' and '.join(unnamed)} are")
+        raise InputError(
+            f"{dataset.root}: the files of {' and '.join(unnamed)} do not name their speakers, as those of LibriSpeech do, "
+            "so nothing can be adapted to them: blend the networks as they are"
+        )
     runs = map(run_at, options.run)
     sources = finished_sources([run for run in runs if run.unadapted == run], "folds.adapt")
-    written = []
     for source in sources:
         if source.config.get("group_layer"):
             raise InputError(f"{source.path}: was trained with --group-layer: leave this run out")
+    written = []
+    for source in sources:
         file, adaptation = _adaptation(options, source)
         folder = source.folder.adapted
         if folder.finished and read_fold_model(folder).config.get("adaptation") == adaptation:
