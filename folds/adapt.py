@@ -67,8 +67,8 @@ def write_adapted(options: AdaptOptions) -> list[RunFolder]:
     unnamed = [split.name for split in (dataset.dev, dataset.test) if not split.names_speakers]
     if unnamed:
         raise InputError(
-            f"{dataset.root}: the files of {' and '.join(unnamed)} do not name their speakers, as those of LibriSpeech do, "
-            "so nothing can be adapted to them: blend the networks as they are"
+            f"{dataset.root}: the files of {' and '.join(unnamed)} do not name their speakers, as those of LibriSpeech "
+            "do, so nothing can be adapted to them: blend the networks as they are"
         )
     runs = map(run_at, options.run)
     sources = finished_sources([run for run in runs if run.unadapted == run], "folds.adapt")
