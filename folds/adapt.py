@@ -9,6 +9,7 @@ features of test, so it has the tag "transductive".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from folds.data.renormalized import dataset_as_read
 from folds.store.fold_model import FoldModel, load_model, read_fold_model, transform_of
 from folds.store.run_folder import RunFolder
 from folds.store.teacher_file import TeacherFile
-from folds.training.derived_run import finished_sources, held_out_by, run_at, write_derived_run
+from folds.training.derived_run import check_data, finished_sources, held_out_by, run_at, write_derived_run
 from folds.training.device import pick_device
 from folds.training.distributed import ProcessGroup
 from folds.training.speaker_adaptation import Unlabelled, adapt
@@ -39,8 +40,9 @@ class AdaptOptions(DataOptions):
     """Adapt networks to the speakers they predict: members of their own, <model>.adapted."""
 
     run: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Folders of runs: runs/<model>/fold<k>, or runs/*/fold* for all. Those that are not finished, and delayed or
-    adapted ones, are left out, and so are those that were adapted by these hypotheses before."""
+    """Folders of runs: runs/<model>/fold<k>, or runs/*/fold* for all. Those that are not finished or held out
+    utterances without hypotheses, and delayed or adapted ones, are left out, and so are those that were adapted by
+    these hypotheses before."""
     hypotheses: Path | None = None
     """The .json beside a submission that was blended with --nbest-out."""
     passes: int = number(8, at_least=1, at_most=1000)
@@ -56,8 +58,8 @@ class AdaptOptions(DataOptions):
             raise InputError("no run is given: pass the folders of finished ones, runs/<model>/fold<k>")
         if self.hypotheses is None:
             raise InputError(
-                "--hypotheses is missing: run python -m ensemble.blend --method mbr --nbest-out nbest.safetensors, and "
-                "pass the .json beside its submission"
+                "--hypotheses is missing: run python -m ensemble.blend --method mbr --nbest-out first.safetensors "
+                "--out first.csv, and pass first.csv.json"
             )
 
 
@@ -72,14 +74,10 @@ def write_adapted(options: AdaptOptions) -> list[RunFolder]:
         )
     runs = map(run_at, options.run)
     sources = finished_sources([run for run in runs if run.unadapted == run], "folds.adapt")
-    for source in sources:
-        if source.config.get("group_layer"):
-            raise InputError(f"{source.path}: was trained with --group-layer: leave this run out")
     written = []
-    for source in sources:
-        file, adaptation = _adaptation(options, source)
+    for source, file, adaptation in _with_hypotheses(options, dataset, sources):
         folder = source.folder.adapted
-        if folder.finished and read_fold_model(folder).config.get("adaptation") == adaptation:
+        if folder.finished and _same(read_fold_model(folder).config.get("adaptation"), adaptation):
             print(f"{folder.title}: done before")
             continue
         _write(source, dataset, folder, file, adaptation, device)
@@ -87,12 +85,37 @@ def write_adapted(options: AdaptOptions) -> list[RunFolder]:
     return written
 
 
-def _adaptation(options: AdaptOptions, source: FoldModel) -> tuple[TeacherFile, dict[str, Any]]:
-    """The hypotheses for a run, and what its adapted run records about them."""
+def _with_hypotheses(
+    options: AdaptOptions, dataset: Dataset, sources: Sequence[FoldModel]
+) -> list[tuple[FoldModel, TeacherFile, dict[str, Any]]]:
+    """The runs that the hypotheses can adapt, each with these and what its adapted run records about them.
+
+    All are checked before the first is adapted, which takes long. Raises InputError for one that cannot be adapted, and
+    if all lack hypotheses.
+    """
     assert options.hypotheses is not None  # see AdaptOptions
-    source.check_trained()
-    file, facts = open_hypotheses(options.hypotheses, "--hypotheses", source.config, transductive=True)
-    return file, facts | {"of": source.weights_hash, "passes": options.passes, "lr": options.lr}
+    found: list[tuple[FoldModel, TeacherFile, dict[str, Any]]] = []
+    for source in sources:
+        if source.config.get("group_layer"):
+            raise InputError(f"{source.path}: was trained with --group-layer: leave this run out")
+        check_data(source, dataset)
+        file, facts = open_hypotheses(options.hypotheses, "--hypotheses", source.config, transductive=True)
+        if lacking := set(source.load("oof").ids).difference(file.oof.ids):
+            print(f"left out: the blend has no hypotheses of {len(lacking)} utterances that {source.path} held out")
+            continue
+        file = found[0][1] if found else file  # the same one, held in memory once
+        found.append((source, file, facts | {"of": source.weights_hash, "passes": options.passes, "lr": options.lr}))
+    if sources and not found:
+        raise InputError(
+            f"--hypotheses {options.hypotheses}: has none of what these runs held out, since a blend has those of "
+            "utterances that all of its members held out: blend members with the folds of these runs"
+        )
+    return found
+
+
+def _same(before: dict[str, Any] | None, adaptation: dict[str, Any]) -> bool:
+    """Whether a run was adapted like this before, wherever the hypotheses' file was then."""
+    return before is not None and before | {"from": ""} == adaptation | {"from": ""}
 
 
 def _write(
@@ -110,8 +133,6 @@ def _write(
         Unlabelled.of(as_read.dev, np.arange(len(dataset.dev)), file.dev),
         Unlabelled.of(as_read.test, np.arange(len(dataset.test)), file.test),
     ]
-    for part in parts:
-        part.check(f"--hypotheses {adaptation['from']}", source.folder.title)
     facts = adapt(
         network,
         parts,

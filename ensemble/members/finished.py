@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fnmatch
 import sys
 from collections.abc import Sequence
 
 from ensemble.members.member import Member, group_by_member, measurable_on
 from ensemble.members.refits import with_refits
 from ensemble.members.stores import StoresOptions
-from folds.store.fold_model import unfinished_runs
+from folds.store.fold_model import FoldModel, unfinished_runs
+from folds.store.run_folder import RunFolder
 from registry import InputError
 
 
@@ -17,7 +19,9 @@ def find_members(options: StoresOptions, patterns: Sequence[str]) -> list[Member
 
     Raises InputError without any, and for members that were trained on dev.
     """
-    available = options.find_fold_models()
+    available, outdated_notes = without_outdated(options.find_fold_models())
+    for note in outdated_notes:
+        print(note, file=sys.stderr)
     on_dev_notes = measurable_on("dev", available, patterns)[1]
     held_out = [model for model in available if model.folds > 1]
     if not held_out:
@@ -26,7 +30,45 @@ def find_members(options: StoresOptions, patterns: Sequence[str]) -> list[Member
         hint = f" ({count} unfinished, such as {unfinished[0]}: continue them with --resume)" if count else ""
         kind = "member that holds out a fold" if available else "member"
         raise InputError(f"{options.describe_runs()}: no finished {kind}{hint}; train one with python -m folds.train")
-    members, refit_notes = with_refits(group_by_member(held_out, patterns), available)
+    # Refits of members that were not asked for need no note.
+    wanted = [model for model in available if _matches(patterns, model.name, model.folder.refit_of)]
+    members, refit_notes = with_refits(group_by_member(held_out, patterns), wanted)
     for note in (*options.unfinished_notes(), *on_dev_notes, *refit_notes):
         print(note, file=sys.stderr)
     return members
+
+
+def _matches(patterns: Sequence[str], *names: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def without_outdated(fold_models: Sequence[FoldModel]) -> tuple[list[FoldModel], list[str]]:
+    """The fold models but for those made from an earlier version of a run that is here, and a note for each of these.
+
+    Delayed and adapted runs say of which weights they were made. If their run was trained or adapted again since, they
+    are networks of their own, which nothing belongs to any more.
+    """
+    by_path = {model.path: model for model in fold_models}
+    kept, notes = [], []
+    for model in fold_models:
+        outdated = [command for command, run, weights in _sources(model) if _differs(by_path.get(run.path), weights)]
+        if outdated:
+            notes.append(f"left out: {model.path} was made from an earlier version of its run: repeat {outdated[0]}")
+        else:
+            kept.append(model)
+    return kept, notes
+
+
+def _sources(model: FoldModel) -> list[tuple[str, RunFolder, str]]:
+    """The commands that made a run without training, each with the run it was made from and that run's weights."""
+    sources = []
+    if adaptation := model.config.get("adaptation"):
+        sources.append(("folds.adapt", model.folder.unadapted, adaptation["of"]))
+    if delay := model.config.get("delay"):
+        sources.append(("folds.delay", model.folder.undelayed, delay["of"]))
+    return sources
+
+
+def _differs(source: FoldModel | None, weights: str) -> bool:
+    """Whether a run has other weights now; one that is not here, or is here without weights, counts as unchanged."""
+    return source is not None and source.weights_hash not in (weights, None)

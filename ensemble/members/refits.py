@@ -58,7 +58,7 @@ def recipe_difference(refit: FoldModel, fold_models: Sequence[FoldModel]) -> str
     other runs, may differ in all but a teacher and an adaptation. Options that a run's version did not have yet count
     as their defaults.
     """
-    ours, theirs = _recipe(refit), _recipe(fold_models[0])
+    ours, (theirs, *others) = _recipe(refit), [_recipe(fold_model) for fold_model in fold_models]
     default = dict(_flat(dataclasses.asdict(RecipeOptions())))
     restart = refit.config.get("restart")
     weights = {fold_model.trained_weights_hash for fold_model in fold_models}
@@ -67,6 +67,10 @@ def recipe_difference(refit: FoldModel, fold_models: Sequence[FoldModel]) -> str
         mine, other = (recipe.get(key, default.get(key)) for recipe in (ours, theirs))
         if mine != other:
             return f"{key} {mine}, not {other}"
+    for other in others:
+        # Each run is adapted by itself, perhaps to the hypotheses of another blend.
+        if ours["adaptation"] != other["adaptation"]:
+            return f"adaptation {ours['adaptation']}, not {other['adaptation']}"
     return None
 
 

@@ -122,10 +122,14 @@ def open_network(options: StoresOptions, member: str | None) -> Recognizer:
     names = sorted({network.name for network in available})
     if member is not None and member not in names:
         raise InputError(f"--member {member}: no finished member has this name; there are: {', '.join(names)}")
-    # Where a network was trained on dev, its distance there says nothing, so it is used only if it is asked for.
-    networks = [network for network in available if network.name == member or (member is None and not network.with_dev)]
+    # Where a network was trained on dev or adapted to its speakers, its distance there says nothing of a recording, so
+    # it is used only if it is asked for.
+    def judged(network: FoldModel) -> bool:
+        return not network.with_dev and "adaptation" not in network.config
+
+    networks = [network for network in available if network.name == member or (member is None and judged(network))]
     if not networks:
-        found = f"every member was trained on dev too: pass --member with one of {', '.join(names)}"
+        found = f"every member was trained on dev or adapted to it: pass --member with one of {', '.join(names)}"
         why = found if names else "no finished run: train one with python -m folds.train"
         raise InputError(f"{options.describe_runs()}: {why}")
     best = min(networks, key=_dev_distance)

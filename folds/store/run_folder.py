@@ -39,6 +39,10 @@ DELAY = ".delay"
 """Followed by a number of frames, ends the name of a member that reads features so much later; see `folds.delay`."""
 ADAPTED = ".adapted"
 """Ends the name of a member that is adapted to the speakers it predicts; see `folds.adapt`."""
+# What may follow the name of the run that was trained.
+_DELAYED = rf"{re.escape(DELAY)}\d+"
+_ADAPTED = re.escape(ADAPTED)
+_SOUP = re.escape(SOUP)
 MAX_NAME = 64
 """Characters of a name, so that folders and table columns stay readable."""
 
@@ -189,7 +193,7 @@ class RunFolder:
     @property
     def refit_of(self) -> str:
         """The member that holds out folds with the same model and seed: `gru` of `gru.all` and of `gru.all-dev`."""
-        stem = re.sub(rf"({SOUP}|{ADAPTED}|{DELAY}\d+)*$", "", self.member)
+        stem = re.sub(rf"({_SOUP}|{_ADAPTED}|{_DELAYED})*$", "", self.member)
         return stem.removesuffix(f"{REFIT}-dev").removesuffix(REFIT) + self.member[len(stem) :]
 
     @property
@@ -205,7 +209,7 @@ class RunFolder:
     @property
     def unadapted(self) -> RunFolder:
         """The folder of the run whose weights were trained: another one if this one is adapted or delayed."""
-        return self._beside(re.sub(rf"({ADAPTED}|{DELAY}\d+)+$", "", self.member))
+        return self._beside(re.sub(rf"({_ADAPTED}|{_DELAYED})+$", "", self.member))
 
     def delayed(self, frames: int) -> RunFolder:
         """The folder of this run's network with features that are delayed by so many frames."""
@@ -214,7 +218,7 @@ class RunFolder:
     @property
     def undelayed(self) -> RunFolder:
         """The folder of the run whose network this one has: another one if this one's features are delayed."""
-        return self._beside(re.sub(rf"{DELAY}\d+$", "", self.member))
+        return self._beside(re.sub(rf"{_DELAYED}$", "", self.member))
 
     def _beside(self, member: str) -> RunFolder:
         """The folder of the same fold of another member of the store; itself for its own member."""

@@ -15,7 +15,7 @@ from folds.data.renormalized import dataset_as_read
 from folds.store.fold_model import AGAIN, FoldModel, read_finished, transform_of
 from folds.store.lease import hold
 from folds.store.run_folder import SPLITS, RunFolder
-from folds.store.schemas import SummaryFile
+from folds.store.schemas import SummaryFile, TrainedConfig
 from folds.training.metrics_logger import Cost
 from folds.training.options import CPU_FRAMES
 from folds.training.predict import write_predictions
@@ -30,16 +30,27 @@ def run_at(path: Path) -> RunFolder:
     return RunFolder(Path(os.path.realpath(path)))
 
 
-def finished_sources(runs: Iterable[RunFolder], option: str) -> list[FoldModel]:
+def finished_sources(runs: Iterable[RunFolder], command: str) -> list[FoldModel]:
     """The runs to derive others from, with a line printed for each that is not finished.
 
-    Raises InputError, which names `option`, for a folder without a run, and for one without weights.
+    Raises InputError, which names `command`, for a folder without a run, for one without weights, and for no folder.
     """
     named = list(runs)
+    if not named:
+        raise InputError(f"{command}: all of these are delayed or adapted runs: pass those that were trained")
     for run in named:
         if run.begun and not run.finished:
             print(f"left out: {run.path} is not finished")
-    return [read_finished(run, option) for run in named if run.finished or not run.begun]
+    return [read_finished(run, command) for run in named if run.finished or not run.begun]
+
+
+def check_data(source: FoldModel, dataset: Dataset) -> TrainedConfig:
+    """What the run's config.json says. Raises InputError if it was trained on other data than `dataset`."""
+    trained = source.check_trained()
+    # Runs of earlier versions do not have the hash of their features.
+    if dataset.hash != trained.data.hash or trained.data.features not in (None, dataset.features_hash):
+        raise InputError(f"{source.path}: was trained on other data than {dataset.root}: pass its data with --data")
+    return trained
 
 
 def held_out_by(source: FoldModel, dataset: Dataset) -> np.ndarray:
@@ -62,10 +73,7 @@ def write_derived_run(
     first, so that the run counts as finished only when all are of `network`. Raises InputError for other data than
     those of the source.
     """
-    trained, summary = source.check_trained(), read_json(source.folder.summary, SummaryFile, AGAIN)
-    # Runs of earlier versions do not have the hash of their features.
-    if dataset.hash != trained.data.hash or trained.data.features not in (None, dataset.features_hash):
-        raise InputError(f"{source.path}: was trained on other data than {dataset.root}: pass its data with --data")
+    trained, summary = check_data(source, dataset), read_json(source.folder.summary, SummaryFile, AGAIN)
     config = source.config | changes
     held_out = held_out_by(source, dataset)
     transform = transform_of(config)

@@ -49,7 +49,8 @@ def soft_ctc(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
         reduction="none",
         zero_infinity=True,
     )
-    return (losses * soft.weights).sum() / label_count(batch)
+    # Where a blend knows nothing, all hypotheses of a batch can be empty.
+    return (losses * soft.weights).sum() / max(1, label_count(batch))
 
 
 def taught_ctc(log_probs: Tensor, lengths: Tensor, batch: Batch, teacher_weight: float) -> tuple[Tensor, Tensor]:

@@ -78,7 +78,7 @@ def adapt(
 
     Each layer takes `passes` over its speaker's utterances with Adam at the learning rate `lr`. The network ends in
     evaluation mode on `device`; its own weights are unchanged and need no gradients. With a description, a progress
-    bar shows how far it is.
+    bar shows how far it is. Raises InputError for a layer that is not finite.
     """
     groups = sorted({part.split.groups[index] for part in parts for index in part.indices.tolist()})
     facts = GroupFacts(parts[0].split.grouped_by, tuple(groups))
@@ -91,6 +91,8 @@ def adapt(
         network.group_layer = layer
         batches = [batch for part in parts for batch in part.of_group(group)]
         _fit(network, layer, batches, passes, lr, device)
+        if not all(bool(values.isfinite().all()) for values in layer.parameters()):
+            raise InputError(f"{description}: the layer of {facts.by} {group} is NaN or infinite: try a smaller --lr")
         with torch.no_grad():
             adapted.weight[row], adapted.bias[row] = layer.weight[0].cpu(), layer.bias[0].cpu()
     network.group_layer = adapted.to(device)

@@ -76,6 +76,9 @@ def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> 
     `held_out`: what is out of fold here must not have been trained on there.
     """
     source = find_source(runs, config["name"], config["fold"], config["seed"], config["folds"])
+    if source.folder.unadapted != source.folder:
+        trained = source.folder.unadapted.path
+        raise InputError(f"--restart-from {runs}: {source.path} is adapted or delayed: use the run itself, {trained}")
     if _is_layer_of_other_groups(source.config.get("group_layer"), config["group_layer"]):
         raise InputError(
             f"--restart-from {runs}: the --group-layer of {source.path} has other groups than are trained on here, as "
@@ -89,9 +92,6 @@ def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> 
     ):
         if not _same(source.config.get(key), config[key]):
             raise InputError(f"--restart-from {runs}: {source.path} was trained with {what}: use the same here")
-    if source.delay:
-        original = source.folder.undelayed.path
-        raise InputError(f"--restart-from {runs}: {source.path} is a delayed twin: use the run itself, {original}")
     if source.transform != transform_of(config):
         what = "another --normalise"
         raise InputError(f"--restart-from {runs}: {source.path} was trained with {what}: use the same here")

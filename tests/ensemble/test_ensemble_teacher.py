@@ -60,17 +60,18 @@ def test_the_blend_writes_what_a_student_is_trained_on(method, tiny, runs, datas
     teacher = read_teacher(nbest)
     assert (teacher.data, teacher.alphabet) == (dataset.hash, dataset.alphabet.hash)
     assert set(teacher.oof.ids) == set(dataset.train.ids) and teacher.test.ids == dataset.test.ids
-    for hypotheses in (teacher.oof, teacher.test):
+    assert teacher.dev.ids == dataset.dev.ids
+    for hypotheses in (teacher.oof, teacher.dev, teacher.test):
         assert np.add.reduceat(hypotheses.posteriors, hypotheses.offsets[:-1]) == pytest.approx(1.0, abs=1e-6)
         assert np.diff(hypotheses.offsets).max() <= MOST_HYPOTHESES
     assert f"by {method}" in capsys.readouterr().out
-    right = 0
-    for row, utterance in enumerate(teacher.oof.ids):
-        first, last = teacher.oof.offsets[row : row + 2]
-        best = first + int(teacher.oof.posteriors[first:last].argmax())
-        reference = dataset.train.labels(dataset.train.ids.index(utterance)).tolist()
-        right += teacher.oof.tokens[best].tolist() == reference
-    assert right >= 0.6 * len(teacher.oof.ids)
+    for hypotheses, split in ((teacher.oof, dataset.train), (teacher.dev, dataset.dev)):
+        right = 0
+        for row, utterance in enumerate(hypotheses.ids):
+            first, last = hypotheses.offsets[row : row + 2]
+            best = first + int(hypotheses.posteriors[first:last].argmax())
+            right += hypotheses.tokens[best].tolist() == split.labels(split.ids.index(utterance)).tolist()
+        assert right >= 0.6 * len(hypotheses.ids)
 
 
 def test_a_student_is_trained_from_the_sidecar(tiny, runs, tmp_path, monkeypatch, capsys):

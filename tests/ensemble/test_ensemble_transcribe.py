@@ -154,11 +154,15 @@ def test_bad_audio_writes_nothing(trained, tmp_path, monkeypatch, capsys, make, 
     assert not list((tmp_path / "o").glob("*")) and capsys.readouterr().out == ""
 
 
-def test_members_trained_on_dev_have_to_be_asked_for(trained, recording, tmp_path, monkeypatch):
+ADAPTED = {"of": "", "nbest": "", "passes": 1, "lr": 0.1}
+
+
+@pytest.mark.parametrize("knows_dev", [{"with_dev": True}, {"adaptation": ADAPTED}])
+def test_members_that_know_dev_have_to_be_asked_for(trained, recording, tmp_path, monkeypatch, knows_dev):
     runs = shutil.copytree(trained.runs, tmp_path / "runs")
     for path in runs.glob("*/*/config.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"with_dev": True}))
-    with pytest.raises(InputError, match="every member was trained on dev too: pass --member with one of lstm_small"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | knows_dev))
+    with pytest.raises(InputError, match="was trained on dev or adapted to it: pass --member with one of lstm_small"):
         call(transcribe, monkeypatch, recording.path, "--runs", runs, *FRONT_END)
 
 

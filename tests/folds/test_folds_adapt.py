@@ -15,11 +15,13 @@ from training_runs import run as train_quick
 from training_runs import run_folder, summary
 
 import models
+from ensemble.members.finished import without_outdated
 from ensemble.members.member import Member
 from ensemble.members.refits import recipe_difference
 from folds.adapt import AdaptOptions, write_adapted
 from folds.data.cache import load_dataset
 from folds.delay import DelayOptions, write_delayed
+from folds.soup import SoupOptions, make_soup
 from folds.store.fold_model import find_fold_models, load_model, read_fold_model
 from folds.store.ragged import Ragged, offsets_of
 from folds.store.run_folder import RunFolder
@@ -69,9 +71,9 @@ def unlabelled(split, indices=None) -> Unlabelled:
     return Unlabelled.of(split, chosen, hypotheses(split.ids, labels_of(split)))
 
 
-def network(seed: int = 0, model: str = "lstm_small") -> models.CTCModel:
+def network(seed: int = 0, model: str = "lstm_small", **config) -> models.CTCModel:
     torch.manual_seed(seed)
-    return create_model(model, features=5, classes=41)
+    return create_model(model, features=5, classes=41, **config)
 
 
 def test_the_first_step_is_against_the_sign_of_the_gradient_of_the_expected_log_likelihood(dataset):
@@ -190,6 +192,9 @@ def test_what_is_done_is_left_out_and_made_again_for_other_settings(adapted, tin
     shutil.copytree(adapted, tmp_path, dirs_exist_ok=True)
     assert write_adapted(options(tmp_path, tiny, sidecar)) == []
     assert capsys.readouterr().out == "lstm_small.adapted fold 0: done before\n"
+    moved = tmp_path / "moved"
+    shutil.copytree(sidecar.parent, moved)
+    assert write_adapted(options(tmp_path, tiny, moved / sidecar.name)) == []  # the same hypotheses
     (again,) = write_adapted(options(tmp_path, tiny, sidecar, passes=1))
     assert read_fold_model(again).config["adaptation"]["passes"] == 1
     every = AdaptOptions(run=tuple(tmp_path.glob("*/fold*")), data=tiny, hypotheses=sidecar, passes=1)
@@ -205,6 +210,50 @@ def test_an_adapted_run_has_delayed_twins(adapted, tiny, tmp_path):
     assert twin.trained_weights_hash == ours.trained_weights_hash and twin.config["group_layer"]
 
 
+def test_what_was_made_of_an_earlier_version_of_a_run_is_left_out(adapted, tiny, sidecar, tmp_path):
+    """Its network is no longer that of the run beside it, so it would count, and weigh, as one more."""
+    shutil.copytree(adapted, tmp_path, dirs_exist_ok=True)
+    plain, ours = find_fold_models(tmp_path)
+    (folder,) = write_delayed(DelayOptions(run=(ours.path,), data=tiny, device="cpu"))
+    kept, notes = without_outdated(find_fold_models(tmp_path))
+    assert len(kept) == 3 and not notes
+    write_adapted(options(tmp_path, tiny, sidecar, passes=1))
+    kept, notes = without_outdated(find_fold_models(tmp_path))
+    assert [model.name for model in kept] == ["lstm_small", "lstm_small.adapted"]
+    assert notes == [f"left out: {folder.path} was made from an earlier version of its run: repeat folds.delay"]
+    plain.folder.weights.write_bytes(b"trained again")
+    kept, notes = without_outdated(find_fold_models(tmp_path))
+    assert [model.name for model in kept] == ["lstm_small"]
+    assert [note.split(": repeat ")[1] for note in notes] == ["folds.adapt", "folds.adapt"]
+    shutil.rmtree(plain.path)  # as in a store of results alone
+    assert [model.name for model in without_outdated(find_fold_models(tmp_path))[0]] == ["lstm_small.adapted"]
+
+
+def test_an_adapted_run_is_neither_trained_on_nor_averaged(adapted, tiny, tmp_path, monkeypatch):
+    plain, ours = find_fold_models(adapted)
+    message = f"{ours.path} is adapted or delayed: use the run itself, {plain.path}"
+    with pytest.raises(InputError, match=message):
+        train_quick(monkeypatch, tiny, tmp_path, "--epochs", "1", "--restart-from", str(ours.path))
+    with pytest.raises(InputError, match=message.replace(" is", ": is")):
+        make_soup(SoupOptions(run=(ours.path,), data=tiny))
+
+
+def test_a_speaker_of_whom_nothing_is_known_keeps_a_finite_layer(dataset):
+    empty = hypotheses(dataset.train.ids, [[]] * len(dataset.train))
+    model = network()
+    adapt(model, [Unlabelled.of(dataset.train, np.arange(3), empty)], passes=2, lr=0.01, device=CPU)
+    assert model.group_layer.weight.isfinite().all()
+
+
+def test_a_layer_that_is_not_finite_is_an_error(dataset, monkeypatch):
+    def diverge(network, layer, *rest):
+        torch.nn.init.constant_(layer.bias, float("nan"))
+
+    monkeypatch.setattr("folds.training.speaker_adaptation._fit", diverge)
+    with pytest.raises(InputError, match="a run: the layer of speaker 0 is NaN or infinite: try a smaller --lr"):
+        adapt(network(), [unlabelled(dataset.train, [0])], passes=1, lr=1.0, device=CPU, description="a run")
+
+
 @pytest.mark.parametrize(
     ("member", "refit_of", "unadapted"),
     [
@@ -212,6 +261,8 @@ def test_an_adapted_run_has_delayed_twins(adapted, tiny, tmp_path):
         ("gru.all.adapted", "gru.adapted", "gru.all"),
         ("gru.seed1.all.adapted.delay2", "gru.seed1.adapted.delay2", "gru.seed1.all"),
         ("gru", "gru", "gru"),
+        ("gru_adapted", "gru_adapted", "gru_adapted"),
+        ("gru-delay2", "gru-delay2", "gru-delay2"),
     ],
 )
 def test_names(member, refit_of, unadapted):
@@ -246,10 +297,40 @@ def test_errors_say_what_to_do(adapted, tiny, dataset, sidecar, tmp_path):
     few = hypotheses(dataset.train.ids[:3], labels_of(dataset.train)[:3])
     others = [hypotheses(split.ids, [[1, 2]] * len(split)) for split in (dataset.dev, dataset.test)]
     incomplete = write(tmp_path, dataset, TeacherFile(few, *others, "", ""))
-    with pytest.raises(InputError, match="has no hypotheses of .* utterances of train that lstm_small fold 0 predicts"):
+    with pytest.raises(InputError, match="has none of what these runs held out"):
         write_adapted(options(adapted, tiny, incomplete))
+    copy = tmp_path / "lstm_small.adapted" / "fold0"
+    shutil.copytree(run_folder(adapted).parent.with_name("lstm_small.adapted") / "fold0", copy)
+    with pytest.raises(InputError, match="folds.adapt: all of these are delayed or adapted runs"):
+        write_adapted(AdaptOptions(run=(copy,), data=tiny, hypotheses=sidecar))
     with pytest.raises(InputError, match="fold7 is not a finished run"):
         write_adapted(AdaptOptions(run=(run_folder(adapted).with_name("fold7"),), data=tiny, hypotheses=sidecar))
+
+
+def test_runs_that_held_out_what_the_blend_did_not_are_left_out(tiny, dataset, sidecar, tmp_path, monkeypatch, capsys):
+    """A blend has hypotheses of the folds that all of its members have; members may have more."""
+    train_quick(monkeypatch, tiny, tmp_path, "--epochs", "1", "--fold", "0,1")
+    first, second = find_fold_models(tmp_path)
+    known = held_out(first, dataset)
+    of_fold = hypotheses([dataset.train.ids[i] for i in known], [labels_of(dataset.train)[i] for i in known])
+    others = [hypotheses(split.ids, [[1, 2]] * len(split)) for split in (dataset.dev, dataset.test)]
+    of_one = write(tmp_path, dataset, TeacherFile(of_fold, *others, "", ""))
+    every = AdaptOptions(run=(second.path, first.path), data=tiny, hypotheses=of_one, device="cpu", passes=1)
+    assert [folder.name for folder in write_adapted(every)] == ["lstm_small.adapted/fold0"]
+    count = len(held_out(second, dataset))
+    assert f"left out: the blend has no hypotheses of {count} utterances that {second.path}" in capsys.readouterr().out
+
+
+def test_other_data_are_refused_before_anything_is_computed(adapted, tiny, sidecar, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    shutil.copytree(tiny, other)
+    for path in other.glob("train*/mfcc/*"):
+        path.rename(path.with_name(f"9{path.name}"))
+    for path in other.glob("train*/transcript/*"):
+        path.rename(path.with_name(f"9{path.name}"))
+    monkeypatch.setattr("folds.adapt.adapt", lambda *arguments, **options: pytest.fail("computed"))
+    with pytest.raises(InputError, match="fold0: was trained on other data than .*: pass its data with --data"):
+        write_adapted(options(adapted, other, sidecar))
 
 
 def test_a_network_with_a_group_layer_is_refused(tiny, sidecar, tmp_path, monkeypatch):

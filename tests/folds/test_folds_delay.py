@@ -141,6 +141,7 @@ def test_a_twin_that_is_made_again_is_not_finished_until_all_is_written(trained,
         ("gru.seed1.all.delay2", "gru.seed1.delay2", "gru.seed1.all"),
         ("gru.all-dev.soup.delay12", "gru.soup.delay12", "gru.all-dev.soup"),
         ("gru.all", "gru", "gru.all"),
+        ("gru_delay2", "gru_delay2", "gru_delay2"),
     ],
 )
 def test_names(tmp_path, member, refit_of, undelayed):
