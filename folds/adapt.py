@@ -133,6 +133,8 @@ def _write(
         Unlabelled.of(as_read.dev, np.arange(len(dataset.dev)), file.dev),
         Unlabelled.of(as_read.test, np.arange(len(dataset.test)), file.test),
     ]
+    for part in parts:
+        part.check(f"--hypotheses {adaptation['from']}", source.folder.title)
     facts = adapt(
         network,
         parts,

@@ -6,7 +6,6 @@ Its out-of-fold distance shows whether it is better than the run's last weights.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from folds.data.data_options import DataOptions
 from folds.store.checkpoint import mean_weights
 from folds.store.fold_model import new_network, read_fold_model
 from folds.store.run_folder import RunFolder
-from folds.training.derived_run import write_derived_run
+from folds.training.derived_run import run_at, write_derived_run
 from folds.training.device import pick_device
 from folds.training.distributed import ProcessGroup
 from models.weights_file import set_weights
@@ -50,7 +49,7 @@ class SoupOptions(DataOptions):
 
 def make_soup(options: SoupOptions) -> RunFolder:
     """Write the folder of the soup, and return it."""
-    device, run = pick_device(options.device, ProcessGroup()), RunFolder(Path(os.path.realpath(options.run[0])))
+    device, run = pick_device(options.device, ProcessGroup()), run_at(options.run[0])
     if not run.begun:
         raise InputError(f"{options.run[0]}: not the folder of a run: pass one such as runs/<model>/fold0")
     if run.unadapted != run:

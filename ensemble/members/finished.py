@@ -45,8 +45,8 @@ def _matches(patterns: Sequence[str], *names: str) -> bool:
 def without_outdated(fold_models: Sequence[FoldModel]) -> tuple[list[FoldModel], list[str]]:
     """The fold models but for those made from an earlier version of a run that is here, and a note for each of these.
 
-    Delayed and adapted runs say of which weights they were made. If their run was trained or adapted again since, they
-    are networks of their own, which nothing belongs to any more.
+    Delayed and adapted runs record the weights they were made from. If that run was trained or adapted again since,
+    they would count, and be weighted, as further networks.
     """
     by_path = {model.path: model for model in fold_models}
     kept, notes = [], []

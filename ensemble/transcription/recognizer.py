@@ -122,8 +122,8 @@ def open_network(options: StoresOptions, member: str | None) -> Recognizer:
     names = sorted({network.name for network in available})
     if member is not None and member not in names:
         raise InputError(f"--member {member}: no finished member has this name; there are: {', '.join(names)}")
-    # Where a network was trained on dev or adapted to its speakers, its distance there says nothing of a recording, so
-    # it is used only if it is asked for.
+    # Where a network was trained on dev or adapted to its speakers, its distance there says nothing about a new
+    # recording, so it is used only if it is asked for.
     def judged(network: FoldModel) -> bool:
         return not network.with_dev and "adaptation" not in network.config
 
