@@ -37,7 +37,7 @@ def finished_sources(runs: Iterable[RunFolder], command: str) -> list[FoldModel]
     """
     named = list(runs)
     if not named:
-        raise InputError(f"{command}: all of these are delayed or adapted runs: pass those that were trained")
+        raise InputError(f"{command}: all of these runs are made from others: pass those they were made from")
     for run in named:
         if run.begun and not run.finished:
             print(f"left out: {run.path} is not finished")
