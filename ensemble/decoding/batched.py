@@ -12,6 +12,7 @@ import numpy as np
 from ensemble.beam.search import Hypothesis
 from ensemble.decoding.decoders import Decoder, DecoderSettings
 from ensemble.lm.ngram import PhoneLM
+from ensemble.threads import map_threads
 from folds.competition.metric import edit_distances
 from folds.store.log_probs import LogProbs
 from registry.console import ProgressBar
@@ -23,12 +24,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DecodedBatch(Generic[T]):
-    """What the decoder returned for the utterances at `rows`, and the seconds it took (wall clock and CPU)."""
+    """What the decoder returned for the utterances at `rows`."""
 
     rows: list[int]
     hypotheses: T
-    wall: float
-    cpu: float
 
 
 @dataclass(frozen=True)
@@ -80,27 +79,31 @@ def decoded_batches(
     outer_folds: np.ndarray | None = None,
     fold_settings: Mapping[int, DecoderSettings] | None = None,
     description: str = "",
+    at_once: int = 1,
     **settings: Unpack[DecoderSettings],
 ) -> Iterator[DecodedBatch[T]]:
-    """Decode all utterances in batches of similar length, with a progress bar.
+    """Decode all utterances in batches of similar length, longest first, with a progress bar.
 
     `outer_folds` `(N,)` is the outer fold of each utterance, 0 by default. A batch holds utterances of one outer fold.
-    The decoder is called with `settings`, and with `fold_settings[outer_fold]`, such as the fold's language model.
+    The decoder is called with `settings`, and with `fold_settings[outer_fold]`, such as the fold's language model, by
+    `at_once` threads, each with a batch of its own.
     """
     outer_folds = np.zeros(len(log_probs), np.int64) if outer_folds is None else np.asarray(outer_folds)
+    longest_first = np.argsort(-log_probs.lengths, kind="stable")
+    batches = []
+    for outer_fold in np.unique(outer_folds).tolist():
+        rows = longest_first[outer_folds[longest_first] == outer_fold]
+        batches += [(outer_fold, rows[start : start + BATCH].tolist()) for start in range(0, len(rows), BATCH)]
+
+    def decode_batch(batch: tuple[int, list[int]]) -> DecodedBatch[T]:
+        outer_fold, rows = batch
+        of_fold = settings if fold_settings is None else settings | fold_settings[outer_fold]
+        return DecodedBatch(rows, decode(*log_probs.padded(rows), **of_fold))
+
     with ProgressBar(description or "decode", total=len(log_probs)) as bar:
-        for outer_fold in np.unique(outer_folds):
-            of_fold = settings if fold_settings is None else settings | fold_settings[int(outer_fold)]
-            rows = np.flatnonzero(outer_folds == outer_fold)
-            rows = rows[np.argsort(log_probs.lengths[rows], kind="stable")]
-            for start in range(0, len(rows), BATCH):
-                batch = rows[start : start + BATCH].tolist()
-                padded, lengths = log_probs.padded(batch)
-                wall, cpu = time.perf_counter(), time.process_time()
-                hypotheses = decode(padded, lengths, **of_fold)
-                wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-                yield DecodedBatch(batch, hypotheses, wall, cpu)
-                bar.advance(len(batch))
+        for decoded in map_threads(decode_batch, batches, at_once):
+            yield decoded
+            bar.advance(len(decoded.rows))
 
 
 def decode_in_batches(
@@ -109,9 +112,19 @@ def decode_in_batches(
     """Decode a task by `decoded_batches` and put the results in its order."""
     hypotheses: list[list[Hypothesis]] = [[] for _ in range(len(task.log_probs))]
     wall = cpu = 0.0
+
+    def timed(
+        log_probs: np.ndarray, lengths: np.ndarray, **settings: Unpack[DecoderSettings]
+    ) -> list[list[Hypothesis]]:
+        nonlocal wall, cpu
+        start = time.perf_counter(), time.process_time()
+        decoded = decode(log_probs, lengths, **settings)
+        wall, cpu = wall + time.perf_counter() - start[0], cpu + time.process_time() - start[1]
+        return decoded
+
     for batch in decoded_batches(
         task.log_probs,
-        decode,
+        timed,
         outer_folds=task.outer_folds,
         fold_settings={fold: {"lm": lm} for fold, lm in task.language_models.items()},
         description=description,
@@ -119,5 +132,4 @@ def decode_in_batches(
     ):
         for row, nbest in zip(batch.rows, batch.hypotheses, strict=True):
             hypotheses[row] = nbest
-        wall, cpu = wall + batch.wall, cpu + batch.cpu
     return DecodingResult(hypotheses, wall, cpu)

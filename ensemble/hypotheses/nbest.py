@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import numpy as np
 from ensemble.beam.search import packed_beam_search
 from ensemble.decoding.batched import decoded_batches
 from ensemble.decoding.decoders import DecoderSettings
+from ensemble.threads import worker_threads
 from folds.store.log_probs import LogProbs
 from folds.store.ragged import Ragged, offsets_of
 
@@ -63,10 +65,12 @@ def nbest_of(
     """
     batches = decoded_batches(
         log_probs,
-        packed_beam_search,
+        # A thread for each batch instead of each utterance: what NumPy does to a batch takes as many cores then.
+        functools.partial(packed_beam_search, threads=1),
         outer_folds=outer_folds,
         fold_settings=fold_settings,
         description=f"beam search, {description}",
+        at_once=worker_threads(),
         beam=nbest_size,
         nbest=nbest_size,
     )

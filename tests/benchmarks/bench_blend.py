@@ -7,7 +7,8 @@
 N-best lists are searched without and with the language model, at the settings that were fitted for it ("fusion"). The
 pool's time is that of joining them, scoring twice as many hypotheses as it keeps, and their edit distances to the
 references.
-Members are references turned into peaky posteriors with noise, of stride 4 and the real competition's lengths.
+Members are references turned into peaky posteriors with noise, of stride 4 and the real competition's lengths. They are
+written to files before the clock starts, and read and checked as those of trained members are.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import argparse
 import functools
 import itertools
 import resource
+import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -28,7 +31,7 @@ from ensemble.hypotheses.scoring import NO_LM_OR_ATTENTION
 from ensemble.lm.ngram import estimate
 from ensemble.members.predictions import Predictions
 from folds.competition.metric import mean_distance
-from folds.store.log_probs import LogProbs
+from folds.store.log_probs import LogProbs, read_log_probs, write_log_probs
 from folds.store.ragged import offsets_of
 
 CLASSES = 41
@@ -72,18 +75,20 @@ def peaky_values(references: list[np.ndarray], frames: np.ndarray, seed: int) ->
     return values.astype(np.float16)
 
 
-def simulated_inputs(references: list[np.ndarray], members: int, pool: int) -> BlendInputs:
-    predictions = tuple(
-        Predictions(f"m{member:02}", member, functools.partial(simulated_predictions, references, 10 + member))
-        for member in range(members)
-    )
+def simulated_inputs(references: list[np.ndarray], members: int, pool: int, folder: Path) -> BlendInputs:
+    """Inputs whose predictions are files in `folder`."""
+    predictions = []
+    for member in range(members):
+        path = folder / f"{member}.safetensors"
+        write_log_probs(path, simulated_predictions(references, 10 + member))
+        predictions.append(Predictions(f"m{member:02}", member, functools.partial(read_log_probs, path)))
     language_model = estimate([reference.tolist() for reference in random_references(300, 5)], CLASSES, 3)
     lists = tuple(reference.tolist() for reference in references)
     split = SplitPredictions(
         name="oof",
         names=tuple(of_member.name for of_member in predictions),
-        predictions=predictions,
-        ids=predictions[0].load().ids,
+        predictions=tuple(predictions),
+        ids=tuple(map(str, range(len(references)))),
         classes=CLASSES,
         outer_folds=np.arange(len(references)) % 2,
         language_models=(language_model, language_model),
@@ -106,24 +111,29 @@ class Stopwatch:
         self._wall, self._cpu = wall, cpu
 
     def __str__(self) -> str:
-        return "  ".join(f"{name} {wall:6.1f} s ({cpu:6.1f} cpu)" for name, (wall, cpu) in self.laps.items())
+        total = tuple(map(sum, zip(*self.laps.values(), strict=True)))
+        laps = self.laps | {"in all": total}
+        return "  ".join(f"{name} {wall:6.1f} s ({cpu:6.1f} cpu)" for name, (wall, cpu) in laps.items())
 
 
 def measure(utterances: int, members: int, pool: int, fit: bool) -> None:
-    inputs = simulated_inputs(random_references(utterances), members, pool)
+    with tempfile.TemporaryDirectory() as folder:
+        measure_inputs(simulated_inputs(random_references(utterances), members, pool, Path(folder)), fit)
+
+
+def measure_inputs(inputs: BlendInputs, fit: bool) -> None:
     stopwatch = Stopwatch()
     assert inputs.fusion is not None  # given above
-    for member, fold in itertools.product(range(members), np.unique(inputs.outer_folds)):
+    for member, fold in itertools.product(range(len(inputs.names)), np.unique(inputs.outer_folds)):
         inputs.fusion.settings(member, fold)
     stopwatch.lap("fusion")
-    for index in range(members):
+    for index in range(len(inputs.names)):
         inputs.nbest(index)
     stopwatch.lap("n-best")
     inputs.pool()
     stopwatch.lap("pool")
-    recipe = BlendRecipe(
-        "mbr", dict.fromkeys(inputs.names, 1 / members), NO_LM_OR_ATTENTION | {"mean": "geometric", "sharpness": 0.5}
-    )
+    weights = dict.fromkeys(inputs.names, 1 / len(inputs.names))
+    recipe = BlendRecipe("mbr", weights, NO_LM_OR_ATTENTION | {"mean": "geometric", "sharpness": 0.5})
     if fit:
         recipe = BLENDERS.get("mbr")().fit(inputs)
         stopwatch.lap("fit mbr")
@@ -131,7 +141,7 @@ def measure(utterances: int, members: int, pool: int, fit: bool) -> None:
     distance = mean_distance(BLENDERS.get("mbr")().predict(blind, recipe), inputs.references)
     stopwatch.lap("predict")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    size = f"{utterances:5} utterances {members:3} members pool {pool:4}"
+    size = f"{len(inputs):5} utterances {len(inputs.names):3} members pool {inputs.pool_size:4}"
     print(f"{size}: {stopwatch}  peak {peak:.2f} GiB  mbr {distance:.3f}")
 
 

@@ -127,7 +127,8 @@ def test_a_decoder_that_is_not_installed_says_how_to_get_it(monkeypatch):
         get_decoder("bean")
 
 
-def test_batches_are_of_one_fold_and_similar_length_and_decode_each_utterance_with_its_folds_model():
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_batches_are_of_one_fold_and_similar_length_and_decode_each_utterance_with_its_folds_model(at_once):
     log_probs, lengths = batch(150, frames=12)
     offsets = offsets_of(lengths)
     values = np.concatenate([rows[:length] for rows, length in zip(log_probs, lengths, strict=True)])
@@ -137,14 +138,13 @@ def test_batches_are_of_one_fold_and_similar_length_and_decode_each_utterance_wi
     settings = {"beam": 4, "nbest": 2, "lm_weight": 0.5}
     fold_settings = {fold: {"lm": language_model} for fold, language_model in language_models.items()}
     decoded = list(decoded_batches(
-        stored, beam_search, outer_folds=outer_folds, fold_settings=fold_settings, **settings
+        stored, beam_search, outer_folds=outer_folds, fold_settings=fold_settings, at_once=at_once, **settings
     ))
     assert [len(result.rows) for result in decoded] == [64, 11, 64, 11]
     assert sorted(row for result in decoded for row in result.rows) == list(range(150))
     for result in decoded:
         assert len(set(outer_folds[result.rows])) == 1
-        assert (np.diff(lengths[result.rows]) >= 0).all()
-        assert result.wall > 0 and result.cpu >= 0
+        assert (np.diff(lengths[result.rows]) <= 0).all()
         for row, nbest in zip(result.rows, result.hypotheses, strict=True):
             alone = beam_search(log_probs[row, None], lengths[[row]], lm=language_models[outer_folds[row]], **settings)
             assert nbest == alone[0]
