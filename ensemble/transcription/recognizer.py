@@ -10,6 +10,8 @@ import numpy as np
 import models
 from ensemble.beam.search import beam_search
 from ensemble.members.stores import StoresOptions
+from ensemble.transcription.timing import FrameTimes
+from folds.competition.base import COMPETITIONS
 from folds.frontends.base import FRONT_ENDS, front_end_of
 from folds.store.fold_model import FoldModel
 from folds.store.log_probs import LogProbs
@@ -47,6 +49,15 @@ class Recognizer:
     """The submission character of each class, in the same way."""
     decide: Callable[[Batch], list[list[int]]]
     """One class sequence per utterance."""
+
+    @property
+    def frames(self) -> FrameTimes:
+        """When the frames of features of the networks' competition are."""
+        name = self.networks[0].config.get("data", {}).get("format")
+        if name not in COMPETITIONS:
+            return FrameTimes()
+        competition = COMPETITIONS.get(name)
+        return FrameTimes(competition.frame_shift, competition.frame_length)
 
     def predict(self, features: Sequence[np.ndarray]) -> Batch:
         """All networks' log-probabilities; one network is in memory at a time. Raises InputError for wrong features."""

@@ -26,6 +26,24 @@ SILENCES = ("[SIL]", "SIL")
 
 
 @dataclass(frozen=True)
+class FrameTimes:
+    """When frames of features are, in seconds; by default those of the front ends for audio."""
+
+    shift: float = FRAME_SHIFT
+    """From one frame to the next."""
+    length: float = WINDOW
+    """Of the signal behind a frame."""
+
+    def middle(self, frame: float) -> float:
+        """The middle of a frame, or of a point between two."""
+        return self.length / 2 + self.shift * frame
+
+    def duration(self, count: int) -> float:
+        """The seconds of signal behind `count` frames."""
+        return self.shift * (count - 1) + self.length
+
+
+@dataclass(frozen=True)
 class TimedPhoneme:
     """A phoneme of a transcript."""
 
@@ -45,17 +63,19 @@ def time_phonemes(
     phonemes: Sequence[str],
     seconds: float,
     delays: Sequence[int] | None = None,
+    frames: FrameTimes | None = None,
 ) -> list[TimedPhoneme]:
     """Times and confidences of L tokens in an utterance of `seconds`, in order and without overlap.
 
     `log_probs` `(T', C)`, `strides` and `weights` are those of each network, `phonemes` the names of the classes, and
-    `delays` how many frames later each network read the features, by default 0. Where no network has an alignment, the
-    phonemes are spread evenly and their confidence is 0.
+    `delays` how many frames later each network read the features, by default 0. `frames` says when the features' frames
+    are. Where no network has an alignment, the phonemes are spread evenly and their confidence is 0.
     """
     if not len(tokens):
         return []
     delays = [0] * len(strides) if delays is None else delays
-    centres, confidences = _centres(tokens, log_probs, list(zip(strides, delays, strict=True)), weights, seconds)
+    rates = list(zip(strides, delays, strict=True))
+    centres, confidences = _centres(tokens, log_probs, rates, weights, seconds, frames or FrameTimes())
     names = [phonemes[token] for token in tokens]
     reach = np.array([np.inf if name in SILENCES else REACH for name in names])
     starts, ends = _intervals(centres, reach, seconds)
@@ -86,6 +106,7 @@ def _centres(
     rates: Sequence[tuple[int, int]],
     weights: Sequence[float],
     seconds: float,
+    frames: FrameTimes,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The time of each token, in seconds and increasing, and its confidence, both (L,).
 
@@ -102,7 +123,7 @@ def _centres(
             posteriors = np.exp(rows[start:end, labels[k]].astype(np.float64))
             frame = np.average(np.arange(start, end), weights=np.maximum(posteriors, 1e-30))
             middle = max(stride * frame + (stride - 1) / 2 - delay, 0.0)
-            centres[k] += weight * (WINDOW / 2 + FRAME_SHIFT * middle)
+            centres[k] += weight * frames.middle(middle)
             confidences[k] += weight * posteriors.max()
     if total == 0:
         return seconds * (np.arange(len(labels)) + 0.5) / len(labels), confidences

@@ -12,7 +12,7 @@ from ensemble.transcription.recognizer import Recognizer, features_of
 from ensemble.transcription.sources import Source
 from ensemble.transcription.timing import SILENCES, TimedPhoneme, mean_posteriors, time_phonemes
 from folds.audio.segments import split_at_pauses
-from folds.frontends.base import FRAME_SHIFT, FRONT_ENDS, SAMPLE_RATE, WINDOW, compute_features
+from folds.frontends.base import FRONT_ENDS, SAMPLE_RATE, compute_features
 from registry.errors import InputError
 
 BATCH = 32
@@ -103,7 +103,7 @@ def _utterances(
                     f"{source.where}: {features.shape[1]} features per frame; {recognizer.name} was trained on "
                     f"{width}: transcribe the recording, or a file with the features of its training data"
                 )
-            yield Utterance(index, 0.0, FRAME_SHIFT * (len(features) - 1) + WINDOW, features, None)
+            yield Utterance(index, 0.0, recognizer.frames.duration(len(features)), features, None)
             continue
         if front_end is None:
             raise InputError(
@@ -124,6 +124,8 @@ def _recognize(utterances: Iterable[Utterance], recognizer: Recognizer) -> Itera
         strides = [of_network.stride for of_network in predicted.log_probs]
         for row, (utterance, tokens) in enumerate(zip(batch, recognizer.decide(predicted), strict=True)):
             log_probs = [of_network[row] for of_network in predicted.log_probs]
-            timed = time_phonemes(tokens, log_probs, strides, *weighted, utterance.seconds, delays)
+            timed = time_phonemes(
+                tokens, log_probs, strides, *weighted, utterance.seconds, delays, recognizer.frames
+            )
             phonemes = [replace(it, start=it.start + utterance.start, end=it.end + utterance.start) for it in timed]
             yield Recognized(utterance, phonemes, mean_posteriors(log_probs, strides, recognizer.weights, delays))

@@ -97,6 +97,8 @@ class Competition(ABC):
     """Its limits, where they are the same every year."""
     frame_shift: ClassVar[float] = 0.01
     """Seconds from one frame of features to the next."""
+    frame_length: ClassVar[float] = 0.025
+    """Seconds of signal behind a frame."""
     front_end: ClassVar[str | None] = None
     """The front end in `folds.frontends` that made the features, where it is known for all its data."""
 

@@ -75,6 +75,26 @@ def test_one_network_gives_phonemes_where_they_are(trained, recording, monkeypat
     assert all(before["end"] <= after["start"] + 1e-9 for before, after in itertools.pairwise(found))
 
 
+def test_times_of_features_are_by_their_competition_s_frames(trained, tmp_path, monkeypatch, capsys):
+    features = next((trained.data / "test-clean" / "mfcc").iterdir())
+    runs = shutil.copytree(trained.runs, tmp_path / "runs")
+    transcripts = []
+    for name in ("F22-S26", "brain-to-text-25", "a plug-in that is not installed"):
+        for path in runs.glob("*/*/config.json"):
+            config = json.loads(path.read_text())
+            path.write_text(json.dumps(config | {"data": config["data"] | {"format": name}}))
+        call(transcribe, monkeypatch, features, "--runs", runs, "--format", "json")
+        transcripts += lines_of(capsys)
+    audio, neural, unknown = transcripts
+    frames = len(np.load(features))
+    assert audio["seconds"] == pytest.approx(0.01 * (frames - 1) + 0.025)
+    assert neural["seconds"] == pytest.approx(0.02 * frames)
+    # The boundary of two phonemes is half way between their centres. (t - 12.5 ms) / 10 ms frames are 20 ms each there.
+    boundary = audio["phonemes"][1]["end"]
+    assert neural["phonemes"][1]["end"] == pytest.approx(2 * (boundary - 0.0125) + 0.01, abs=2e-4)
+    assert unknown == audio
+
+
 def test_the_blend_decides_on_features_as_its_submission_does(trained, monkeypatch, capsys):
     test = trained.data / "test-clean" / "mfcc"
     call(transcribe, monkeypatch, test, "--runs", trained.runs, "--data", trained.data, "--submission",
