@@ -63,7 +63,8 @@ def commands_page() -> str:
     introduction = (
         "# Commands\n\nEvery command prints these texts with `--help`. A command without options uses the defaults. "
         "Exit status: 0 success, 2 bad input or a refusal (one line on stderr says what to do), 70 a bug, "
-        "130 after Ctrl-C; `submit` exits with 1 after an error at Kaggle or in the network.\n"
+        "130 after Ctrl-C, 143 after SIGTERM; 1 from `submit` after an error at Kaggle or in the network, and from "
+        "`folds.launch` if a run has failed.\n"
     )
     return introduction + "".join(map(_command_section, map(command_help, find_commands())))
 

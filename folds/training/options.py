@@ -62,7 +62,8 @@ class RecipeOptions(Bounded):
     """Weight w of intermediate CTC on the middle layer; the final CTC loss gets 1 - w."""
     consistency: float = number(0.0, at_least=0, at_most=100)
     """CR-CTC: train on two views of each batch, with this weight on their agreement (0.2 is usual). Doubles the work
-    per step, so halve --batch-frames; works best with larger time masks."""
+    per step, so lower --batch-frames on a CPU; the default on CUDA is halved already. Works best with more time masks:
+    --time-every 75, as in the presets small, base and large."""
     guide_weight: float = number(1.0, at_least=0, at_most=100)
     """With --guide: weight of the posteriors at the guide's spikes, against CTC's loss."""
     teacher_weight: float = number(0.5, at_least=0, at_most=1)
@@ -144,8 +145,9 @@ class TrainOptions(StoreOptions):
     """Name of the member, its folder in the runs folder; by default the model's. Gives two recipes of one model folders
     of their own."""
     preset: str = "auto"
-    """The recipe, by name: short, quick, small, base or large; other options override its values, and `--help` beside
-    it shows them. auto is quick on CPUs, and on a GPU the preset of the model's size."""
+    """A recipe by name: short (12 epochs, pblstm_small only), quick (18 epochs of plain CTC), small, base or large (30,
+    150 or 200 epochs of CR-CTC, for models of that size). Other options override its values; add --help to a command
+    to see them. auto is quick on CPUs, and on a GPU the preset of the model's size."""
     fold: str = "0"
     """A fold, several (0,2), or all."""
     folds: int = number(5, at_least=1, at_most=1000)

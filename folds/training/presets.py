@@ -78,7 +78,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             model="pblstm_small",
             shape={"channels": 70, "bottom": 90, "hidden": 110, "dropout": 0.033},
         ),
-        "quick": Preset("18 epochs without CR-CTC, the better choice below half an hour", {"epochs": 18}, 6000),
+        "quick": Preset("18 epochs without CR-CTC, the better choice for short runs", {"epochs": 18}, 6000),
         "small": Preset("30 epochs of CR-CTC", {"epochs": 30, **_CR_CTC}, 4000, 0, SMALL),
         "base": Preset("150 epochs of CR-CTC", {"epochs": 150, **_CR_CTC}, 4000, SMALL, BASE),
         "large": Preset("200 epochs of CR-CTC", {"epochs": 200, **_CR_CTC}, 4000, BASE),
