@@ -22,6 +22,7 @@ from folds.launching.status_table import print_failures, print_status, summary
 from folds.launching.tasks import Task, make_tasks
 from registry import check_writable, command
 from registry.command_line import parse_options
+from registry.redaction import redact
 
 PROG = "python -m folds.launch"
 
@@ -90,7 +91,7 @@ def launch(
     print(summary(statuses))
     if any(status.state != "finished" for status in statuses):
         return 1
-    print(f"next: python -m ensemble.blend --runs {destination.url or options.runs}{plan.blend_options}")
+    print(redact(f"next: python -m ensemble.blend --runs {destination.url or options.runs}{plan.blend_options}"))
     return 0
 
 

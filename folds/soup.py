@@ -52,6 +52,8 @@ def make_soup(options: SoupOptions) -> RunFolder:
     device, run = pick_device(options.device, ProcessGroup()), run_at(options.run[0])
     if not run.begun:
         raise InputError(f"{options.run[0]}: not the folder of a run: pass one such as runs/<model>/fold0")
+    if not run.finished:
+        raise InputError(f"{run.path}: not finished: continue it with folds.train --resume first")
     if run.unadapted != run:
         raise InputError(f"{run.path}: is adapted or delayed: use the run itself, {run.unadapted.path}")
     fold_model = read_fold_model(run)

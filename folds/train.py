@@ -23,7 +23,7 @@ from folds.training.command_line import parse
 from folds.training.distributed import joined_group
 from folds.training.guide import find_guide
 from folds.training.loggers.base import logger_names
-from folds.training.run_config import check_number_of_folds
+from folds.training.run_config import check_folds
 from folds.training.signals import Stopped
 from folds.training.train_fold_model import train_fold_model
 from folds.training.warm_restart import find_source
@@ -42,13 +42,19 @@ def main(arguments: list[str] | None = None) -> int:
         # All sources must exist before the first run begins, which may take hours.
         for model, fold in itertools.product(models, folds):
             if not options.run_folder(model.name, fold).has_results:
-                find_source(options.restart_from, options.name or model.name, fold, options.seed, options.folds)
+                name = options.name or model.name
+                source = find_source(options.restart_from, name, fold, options.seed, options.folds)
+                if source.config["model"] != model.name:
+                    raise InputError(
+                        f"--restart-from {options.restart_from}: {source.path} was trained with another model than "
+                        f"{model.name}: use the same here"
+                    )
     if options.guide is not None:
         for fold in folds:
             find_guide(options.guide, fold)
     logger_names(options.log)  # whether they are installed is known before the data are read
     for model, fold in itertools.product(models, folds):
-        check_number_of_folds(options.run_folder(model.name, fold), options.folds)
+        check_folds(options.run_folder(model.name, fold), options.folds, options.fold_by)
     dataset = options.open_dataset()
     if options.with_dev and dataset.dev.tokens is None:
         raise InputError(f"--with-dev: the dev split of {dataset.root} has no transcripts to train on")

@@ -64,7 +64,7 @@ class LAS(CTCNetwork):
         """
         transcripts = targets.split(target_lengths.tolist())
         log_likelihoods = self.speller.log_likelihood(self.memory(outputs), transcripts)
-        return self.spelling, -log_likelihoods.sum() / int(target_lengths.sum())
+        return self.spelling, -log_likelihoods.sum() / max(1, int(target_lengths.sum()))
 
     @torch.no_grad()
     def attention_scores(self, features: Tensor, hypotheses: list[list[int]], groups: Sequence[str] = ()) -> Tensor:

@@ -23,6 +23,8 @@ INTERNAL_ERROR = 70
 """Exit code of a bug: EX_SOFTWARE of sysexits.h."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What may be over when the command is run again, as a network drive that does not answer.
+_MOMENTARY = (*_FULL, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 # What to do about a refusal of the operating system.
 _ADVICE = {
@@ -109,15 +111,9 @@ def command(main: Callable[[], int | None]) -> NoReturn:
         status = 0
     except OSError as error:
         status = _print_error(describe_os_error(error)) if error.errno else _report_unexpected(error)
-    except MemoryError as error:
-        # NumPy names the size of the array.
-        status = _print_error(f"not enough memory ({one_line(error)}): free some, or use a machine with more")
     except Exception as error:  # noqa: BLE001 - the last resort of a command
-        if is_out_of_memory(error):
-            advice = "use smaller options, or a larger machine"
-            status = _print_error(f"not enough memory ({one_line(error)[:200]}): {advice}")
-        else:
-            status = _report_unexpected(error)
+        fault = describe_machine_fault(error)
+        status = _report_unexpected(error) if fault is None else _print_error(fault)
     sys.exit(status)
 
 
@@ -143,6 +139,19 @@ def _sigterm_raises() -> Iterator[None]:
 def is_full_disk(error: Exception) -> bool:
     """Whether the disk, a quota or a limit on the size of files was reached."""
     return isinstance(error, OSError) and error.errno in _FULL
+
+
+def describe_machine_fault(error: Exception) -> str | None:
+    """A full or failing disk, or too little memory, on one line; None for an error that another attempt would meet."""
+    if isinstance(error, MachineFault):
+        return str(error)
+    if isinstance(error, OSError):
+        return describe_os_error(error) if error.errno in _MOMENTARY else None
+    if isinstance(error, MemoryError):  # NumPy names the size of the array
+        return f"not enough memory ({one_line(error)}): free some, or use a machine with more"
+    if is_out_of_memory(error):
+        return f"not enough memory ({one_line(error)[:200]}): use smaller options, or a larger machine"
+    return None
 
 
 def describe_os_error(error: OSError, path: str | os.PathLike[str] | None = None) -> str:

@@ -20,7 +20,8 @@ from folds.store.lease import Held
 from folds.store.remote import RemoteStore
 from folds.training.command_line import parse
 from registry import InputError, command
-from registry.errors import MachineFault
+from registry.errors import describe_machine_fault
+from registry.redaction import redact
 
 BUSY = 75
 """Exit status if another process works on the run: EX_TEMPFAIL of sysexits.h."""
@@ -57,13 +58,16 @@ def when_free(work: Callable[[], int], seconds: float) -> int:
     while True:
         try:
             return work()
-        except MachineFault as error:  # exit status 2 would say that another attempt ends in the same way
-            print(f"error: {error}", file=sys.stderr)
-            return 1
         except Held as held:
             if time.monotonic() + RETRY_S > deadline:
                 print(held, file=sys.stderr)
                 return BUSY
+        except Exception as error:  # exit status 2 would say that another attempt ends in the same way
+            fault = describe_machine_fault(error)
+            if fault is None:
+                raise
+            print(f"error: {redact(' '.join(fault.splitlines()))}", file=sys.stderr)
+            return 1
         time.sleep(RETRY_S)
 
 

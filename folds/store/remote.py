@@ -138,7 +138,8 @@ class RemoteStore:
         for name in sorted(names):
             if not self._download(name, into / name):
                 shutil.rmtree(into / name, ignore_errors=True)
-                print(f"left out: {self.url}/{name} is not whole: it is being uploaded, or damaged", file=sys.stderr)
+                note = f"left out: {self.url}/{name} is not whole: it is being uploaded, or damaged"
+                print(redact(note), file=sys.stderr)
 
     def _download(self, name: str, target: Path) -> bool:
         """Copy a run to `target` unless it is there; False if it is not whole."""

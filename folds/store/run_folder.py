@@ -170,7 +170,8 @@ class RunFolder:
 
     def discard_beginning(self) -> None:
         """Delete what a run without results left: another one, with other settings perhaps, begins here."""
-        for path in (self.config, self.metrics, self.timing, self.summary, self.weights, self.best_weights):
+        files = (self.config, self.metrics, self.timing, self.summary, self.weights, self.best_weights)
+        for path in (*files, self.tracker_ids):
             path.unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self.tensorboard)

@@ -60,7 +60,8 @@ def _leading(arguments: list[str]) -> dict[str, str | None]:
 
 def _parse_models(arguments: list[str]) -> list[ModelOptions]:
     """As `parse`, for arguments without a file."""
-    leading = {name: value or getattr(TrainOptions, name) for name, value in _leading(arguments).items()}
+    given = _leading(arguments)
+    leading = {name: getattr(TrainOptions, name) if value is None else value for name, value in given.items()}
     names, device = leading["model"].split(","), device_type(leading["device"])
     presets = {name: find_preset(leading["preset"], name, device) for name in names}
     defaults = {

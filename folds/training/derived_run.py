@@ -77,7 +77,7 @@ def write_derived_run(
     config = source.config | changes
     held_out = held_out_by(source, dataset)
     transform = transform_of(config)
-    with hold(folder.path, folder.title):
+    with hold(folder.path, folder.title) as lease:
         for split in SPLITS:
             folder.predictions(split).unlink(missing_ok=True)
         write_json(folder.config, config)
@@ -91,4 +91,5 @@ def write_derived_run(
             device=device,
             cost=Cost.from_summary(summary),
             with_dev=source.with_dev,
+            check=lease.check,
         )

@@ -31,7 +31,7 @@ def pick_device(name: str, group: ProcessGroup) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).tolist()  # a "meta" device has no values
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise MachineFault(f"--device {name}: not available on this machine ({reason}); try cpu") from None
     return device

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import datetime
 import importlib
 import os
 import sys
@@ -137,8 +138,9 @@ def joined_group(device: str) -> Iterator[ProcessGroup]:
     # DDP imports it, and if that is after the group's start, its functions' defaults keep the group alive: threads of a
     # group that outlives the interpreter abort the process now and then.
     importlib.import_module("torch.distributed.nn.functional")
-    # With both, values on the host are reduced without waiting for the GPU.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    # With both, values on the host are reduced without waiting for the GPU. The others wait while the first process
+    # predicts, which can take longer than the default of 30 minutes; torchrun ends them if it dies.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(days=7))
     try:
         yield group
     except Stopped:  # in all processes, after the same step

@@ -59,6 +59,9 @@ def fit(model: CTCModel, task: TrainingTask) -> None:
             _epoch(state, task, budget, logger, signals, save_timer)
             last = budget.progress(counters.step, counters.elapsed) >= 1
             _close_epoch(state, task, logger, save_timer, last)
+        # A signal that came while the last epoch was measured, after which no step looks for one.
+        if task.group.any(signals.caught is not None):
+            raise Stopped(signals.caught or signal.SIGTERM)
     if recipe.select == "best":
         load_weights(task.folder.best_weights, model)
     elif state.average is not None:
@@ -76,7 +79,7 @@ def _epoch(
     """The rest of the current epoch, or as much of it as the budget allows."""
     counters, group, recipe = state.counters, task.group, task.recipe
     if logger is not None:
-        logger.begin_epoch()
+        logger.begin_epoch(*counters.epoch_cost)
     state.model.train()
     shares = epoch_shares(task, counters)
     prepared = prefetched(SharePreparation(task, state.model.stride), shares)
@@ -102,6 +105,8 @@ def _epoch(
             logger.step(budget.progress(counters.step, counters.elapsed), frames * group.size, state.metrics.loss)
         if group.first and (stop or save_timer.due()):
             task.check_lease()
+            if logger is not None:
+                counters.epoch_cost = logger.epoch_cost
             state.save(task.folder)
             save_timer.restart()
         if stop:
@@ -131,6 +136,7 @@ def _close_epoch(
     state.counters.epoch += 1
     state.begin_epoch()
     if logger is not None and (last or save_timer.due_after_epoch()):
+        task.check_lease()  # measuring takes minutes
         state.save(task.folder)
         save_timer.restart()
     task.group.wait()
@@ -153,8 +159,8 @@ def _measure(state: State, task: TrainingTask, logger: MetricsLogger) -> None:
         if recipe.select == "best" and distance is not None and (counters.best is None or distance < counters.best):
             counters.best = distance
             save_weights(task.folder.best_weights, model)
-    labels = max(counters.sums.get("labels", 0.0), 1.0)
-    means = {name: round(counters.sums.get(name, 0.0) / labels, 6) for name in ("loss", "grad_norm")}
+    labels = counters.sums.get("labels")  # of steps that were not skipped, if there is one
+    means = {name: round(counters.sums[name] / labels, 6) if labels else None for name in ("loss", "grad_norm")}
     skipped = int(counters.sums.get("skipped", 0))
     row = {"epoch": counters.epoch, "step": counters.step, **means, "skipped": skipped, "held_out": distance}
     label = str(counters.epoch) if recipe.minutes is not None else f"{counters.epoch}/{recipe.epochs}"

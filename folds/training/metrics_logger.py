@@ -48,10 +48,15 @@ class MetricsLogger:
         self._bar.__exit__(kind, error, trace)
         self._loggers.close()
 
-    def begin_epoch(self) -> None:
-        """Start the epoch's clocks."""
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
-        self._frames = 0
+    def begin_epoch(self, wall: float = 0.0, cpu: float = 0.0, frames: int = 0) -> None:
+        """Start the epoch's clocks, at what the part of it before a checkpoint has taken."""
+        self._wall, self._cpu = time.perf_counter() - wall, time.process_time() - cpu
+        self._frames = frames
+
+    @property
+    def epoch_cost(self) -> tuple[float, float, int]:
+        """Wall seconds, CPU seconds of this process, and input frames of the epoch so far."""
+        return time.perf_counter() - self._wall, time.process_time() - self._cpu, self._frames
 
     def step(self, progress: float, frames: int, loss: float) -> None:
         """Report a step of `frames` input frames, after which `progress` (0 to 1) of the run is done."""
@@ -66,8 +71,8 @@ class MetricsLogger:
         `source` is empty if no utterances are held out.
         """
         _append(self.folder.metrics, row)
-        wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
-        speed = self._frames / wall
+        wall, cpu, frames = self.epoch_cost
+        speed = frames / wall
         timing = {"wall_s": round(wall, 3), "cpu_s": round(cpu, 3), "frames_per_s": round(speed)}
         timing["threads"] = torch.get_num_threads()
         _append(self.folder.timing, {"epoch": row["epoch"], **timing})
@@ -75,10 +80,9 @@ class MetricsLogger:
         self._loggers.log(values, row["step"])
         self._distance = "none" if row["held_out"] is None else f"{row['held_out']:.2f}"
         measured = f"held-out distance {self._distance} ({source}), " if source else ""
+        loss = "no finite loss" if row["loss"] is None else f"loss {row['loss']:.4f}"
         print(
-            f"{self.folder.title} epoch {label}: loss {row['loss']:.4f}, {measured}{speed:.0f} frames/s, "
-            f"{cpu_time(cpu)}",
-            flush=True,
+            f"{self.folder.title} epoch {label}: {loss}, {measured}{speed:.0f} frames/s, {cpu_time(cpu)}", flush=True
         )
 
 
@@ -102,7 +106,7 @@ class Cost:
 
     @staticmethod
     def of_run(folder: RunFolder) -> Cost:
-        """The sums over its epochs; of a resumed epoch, only the time since the checkpoint counts."""
+        """The sums over its epochs. What a killed process did after its last checkpoint does not count."""
         # They are only information: that some are lost must not keep a trained run from being finished.
         rows = read_json_lines(folder.timing, EpochTiming, any_torn=True) if exists(folder.timing) else []
         wall = sum(row.wall_s for row in rows)

@@ -49,8 +49,7 @@ def soft_ctc(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
         reduction="none",
         zero_infinity=True,
     )
-    # Where a blend knows nothing, all hypotheses of a batch can be empty.
-    return (losses * soft.weights).sum() / max(1, label_count(batch))
+    return (losses * soft.weights).sum() / label_count(batch)
 
 
 def taught_ctc(log_probs: Tensor, lengths: Tensor, batch: Batch, teacher_weight: float) -> tuple[Tensor, Tensor]:
@@ -62,8 +61,11 @@ def taught_ctc(log_probs: Tensor, lengths: Tensor, batch: Batch, teacher_weight:
 
 
 def label_count(batch: Batch) -> int:
-    """Number of labels of a batch; `target_lengths` are on the CPU, so nothing is read from the device."""
-    return int(batch.target_lengths.sum())
+    """Number of labels of a batch, at least 1: what a teacher gives for unlabelled utterances may be empty.
+
+    `target_lengths` are on the CPU, so nothing is read from the device.
+    """
+    return max(1, int(batch.target_lengths.sum()))
 
 
 def objective(

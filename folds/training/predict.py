@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -77,11 +77,13 @@ def write_predictions(
     device: torch.device,
     cost: Cost,
     with_dev: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Write predictions of `held_out` of train, of dev and of test; report each split's mean greedy distance.
 
     `frames` bounds the batches. `cost`, what the training took, goes to the summary with the distances. A model that
-    was trained `with_dev` predicts dev, but is not measured on it.
+    was trained `with_dev` predicts dev, but is not measured on it. `check`, called before each file is written, raises
+    where another process has taken the run over.
     """
     indices_of = {"oof": held_out, "dev": np.arange(len(dataset.dev)), "test": np.arange(len(dataset.test))}
     split_of = {"oof": dataset.train, "dev": dataset.dev, "test": dataset.test}
@@ -99,6 +101,7 @@ def write_predictions(
         )
         if split.tokens is not None and len(indices) and not (name == "dev" and with_dev):
             distances[name] = round(float(greedy_distances(log_probs, split, indices).mean()), 4)
+        check()
         # The run is finished once the predictions of all splits exist, so everything else is written before the last.
         write_json(folder.summary, {"greedy_distance": distances, **cost.as_json()})
         write_log_probs(folder.predictions(name), log_probs)

@@ -10,7 +10,7 @@ import torch
 
 from folds.competition.alphabets import Alphabet
 from folds.data.dataset import Dataset
-from folds.data.speaker_folds import ASSIGNMENTS
+from folds.data.speaker_folds import ASSIGNMENTS, FoldBy
 from folds.frontends.base import front_end_of
 from folds.store.fold_model import FoldModel, read_fold_model, transform_of
 from folds.store.run_folder import RunFolder, run_folders
@@ -143,8 +143,8 @@ def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
         )
 
 
-def check_number_of_folds(folder: RunFolder, folds: int) -> None:
-    """Raise InputError if another run of the same member in the same store was trained with another number of folds.
+def check_folds(folder: RunFolder, folds: int, fold_by: FoldBy) -> None:
+    """Raise InputError if another run of the same member in the same store has another number or kind of folds.
 
     Their folds hold out other utterances, so they could not be blended.
     """
@@ -156,6 +156,11 @@ def check_number_of_folds(folder: RunFolder, folds: int) -> None:
                 raise InputError(
                     f"--folds {folds}: {other.path} was started with --folds {started.folds}, and the folds of one "
                     "member must be of one number: use the same --folds, or another --name or --runs"
+                )
+            if folds > 1 and started.fold_assignment != ASSIGNMENTS[fold_by]:
+                raise InputError(
+                    f"--fold-by {fold_by}: the folds of {other.path} were assigned in another way, and those of one "
+                    "member must be assigned in one: use the same --fold-by, or another --name or --runs"
                 )
 
 

@@ -14,7 +14,7 @@ from folds.store.run_folder import RunFolder
 from folds.training.distributed import ProcessGroup
 from folds.training.objective import Objective
 from folds.training.options import TrainingRecipe
-from folds.training.step_metrics import Counters, StepMetrics
+from folds.training.step_metrics import NO_COST, Counters, StepMetrics
 from folds.training.weight_average import WeightAverage
 from models import CTCModel
 from registry.json_files import convert
@@ -65,7 +65,7 @@ class State:
 
     def begin_epoch(self) -> None:
         """Begin at the first batch, with empty sums."""
-        self.counters.position, self.counters.sums = 0, {}
+        self.counters.position, self.counters.sums, self.counters.epoch_cost = 0, {}, NO_COST
 
     def begin_step(self) -> None:
         """Seed this step's dropout from seed, process and step alone: a resumed run draws the same."""

@@ -32,7 +32,7 @@ def train_step(
     state.begin_step()
     # Normalisation layers change their running statistics in the forward pass.
     statistics = [(buffer, buffer.clone()) for buffer in state.model.buffers()]
-    labels = sum(share.batch_labels for share, _ in parts)
+    labels = max(1, sum(share.batch_labels for share, _ in parts))  # a teacher's best hypotheses can all be empty
     state.optimizer.zero_grad(set_to_none=True)
     loss = torch.zeros((), dtype=torch.float64, device=task.device)
     for number, (share, batch) in enumerate(parts, start=1):

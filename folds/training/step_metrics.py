@@ -16,6 +16,7 @@ from registry.json_files import convert
 # Steps with a non-finite loss or gradient are skipped; this many in a row mean that training has diverged. fp16 needs
 # some to find its scale, which starts at 2 ** 16 and is halved after each.
 MAX_NONFINITE_STEPS = 20
+NO_COST = (0.0, 0.0, 0)
 
 
 @dataclass
@@ -35,6 +36,8 @@ class Counters:
     """Lowest held-out distance so far."""
     sums: dict[str, float] = field(default_factory=dict)
     """The epoch's metrics so far, summed over labels."""
+    epoch_cost: tuple[float, float, int] = NO_COST
+    """Wall seconds, CPU seconds and input frames of the epoch so far, as of a checkpoint within it."""
 
     @staticmethod
     def from_header(header: dict[str, Any]) -> Counters:
@@ -93,6 +96,6 @@ class StepMetrics:
         for (loss, norm), (_, labels, utterances) in zip(values, self._waiting, strict=True):
             counters.add(loss, norm, labels)
             self.loss = loss / labels
-            if counters.nonfinite_steps == MAX_NONFINITE_STEPS:
+            if counters.nonfinite_steps >= MAX_NONFINITE_STEPS:
                 self.diverged_at = utterances
         self._waiting.clear()

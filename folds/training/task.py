@@ -71,9 +71,9 @@ class TrainingTask:
         """What is scored after each epoch, a split and indices.
 
         With `--select best` all held-out utterances, otherwise a sample of them; of dev if none are held out; none if
-        dev is fitted too.
+        dev is fitted too, or has no transcripts.
         """
-        if self.with_dev:
+        if self.with_dev or (not len(self.held_out) and self.dataset.dev.tokens is None):
             return self.dataset.dev, np.zeros(0, np.int64)
         split, indices = self.dataset.dev, np.arange(len(self.dataset.dev))
         if len(self.held_out):

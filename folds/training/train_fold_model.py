@@ -287,4 +287,5 @@ def _write_results(model: CTCModel, task: TrainingTask, record: dict[str, Any]) 
         device=task.device,
         cost=cost,
         with_dev=task.with_dev,
+        check=task.check_lease,
     )

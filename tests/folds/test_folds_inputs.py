@@ -17,7 +17,7 @@ from folds.data.data_options import DataOptions
 from folds.store.ragged import Ragged, offsets_of
 from folds.store.run_folder import RunFolder
 from folds.store.teacher_file import TeacherFile, TeacherHypotheses, file_hash, write_teacher
-from folds.training.run_config import check_number_of_folds
+from folds.training.run_config import check_folds
 from folds.training.teacher import open_teacher
 from registry import InputError, Registry
 
@@ -110,18 +110,21 @@ def test_a_user_without_a_home_must_name_a_cache(monkeypatch: pytest.MonkeyPatch
         cache_folder()
 
 
-def test_folds_of_one_member_are_of_one_number(tmp_path: Path) -> None:
+def test_folds_of_one_member_are_of_one_number_and_assignment(tmp_path: Path) -> None:
     first = RunFolder.of(tmp_path, "gru", 0, folds=5)
     first.path.mkdir(parents=True)
-    facts = {"model": "gru", "fold": 0, "folds": 5, "seed": 0, "parameters": 1, "tags": [], "stride": 4}
+    facts = {"model": "gru", "fold": 0, "folds": 5, "fold_assignment": 2, "seed": 0}
+    facts |= {"parameters": 1, "tags": [], "stride": 4}
     first.config.write_text(json.dumps(facts))
-    check_number_of_folds(RunFolder.of(tmp_path, "gru", 1, folds=2), 2)  # without results
+    check_folds(RunFolder.of(tmp_path, "gru", 1, folds=2), 2, "group")  # without results
     first.predictions("oof").write_bytes(b"")
-    check_number_of_folds(RunFolder.of(tmp_path, "gru", 1, folds=5), 5)
-    check_number_of_folds(RunFolder.of(tmp_path, "lstm", 1, folds=2), 2)
-    check_number_of_folds(RunFolder.of(tmp_path / "elsewhere", "gru", 1, folds=2), 2)
+    check_folds(RunFolder.of(tmp_path, "gru", 1, folds=5), 5, "group")
+    check_folds(RunFolder.of(tmp_path, "lstm", 1, folds=2), 2, "group")
+    check_folds(RunFolder.of(tmp_path / "elsewhere", "gru", 1, folds=2), 2, "group")
     with pytest.raises(InputError, match=r"--folds 2: .*gru/fold0 was started with --folds 5"):
-        check_number_of_folds(RunFolder.of(tmp_path, "gru", 1, folds=2), 2)
+        check_folds(RunFolder.of(tmp_path, "gru", 1, folds=2), 2, "group")
+    with pytest.raises(InputError, match=r"--fold-by utterance: the folds of .*gru/fold0 were assigned in another way"):
+        check_folds(RunFolder.of(tmp_path, "gru", 1, folds=5), 5, "utterance")
 
 
 def test_classes_that_the_student_does_not_have_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
@@ -383,17 +384,36 @@ def test_a_gpu_by_number_is_refused(tiny, tmp_path, monkeypatch):
         start(monkeypatch, tiny, tmp_path / "runs", *LAUNCH, "--device", "cuda:1")
 
 
-@pytest.mark.parametrize("fault", [MemoryRanOut, MachineFault])
-def test_a_fault_of_the_machine_is_worth_another_attempt(fault, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (MemoryRanOut("batches do not fit any more"), "batches do not fit any more"),
+        (MachineFault("--device cuda: not available"), "--device cuda: not available"),
+        (OSError(errno.ENOSPC, "No space left", "f"), "the disk or a quota is full while writing f: no partial file "),
+        (OSError(errno.ESTALE, "Stale file handle", "f"), "f: Stale file handle: check the path, the disk"),
+        (MemoryError("8 GiB"), "not enough memory (MemoryError: 8 GiB)"),
+        (RuntimeError("can't allocate memory"), "not enough memory (RuntimeError: can't allocate memory)"),
+    ],
+)
+def test_a_fault_of_the_machine_is_worth_another_attempt(fault, message, monkeypatch, capsys):
     """Exit status 2 would be final."""
 
     def train(arguments):
-        raise fault("batches do not fit any more")
+        raise fault
 
     monkeypatch.setattr("folds.train.main", train)
     monkeypatch.setattr(worker, "prepare_signals", lambda: None)
     monkeypatch.setattr(sys, "argv", ["worker", "0.0", ""])
-    assert worker.main() == 1 and capsys.readouterr().err == "error: batches do not fit any more\n"
+    assert worker.main() == 1 and capsys.readouterr().err.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize("fault", [InputError("no such file"), PermissionError(errno.EACCES, "no"), ValueError("bug")])
+def test_another_attempt_would_end_in_the_same_way(fault, monkeypatch):
+    def work():
+        raise fault
+
+    with pytest.raises(type(fault)):
+        worker.when_free(work, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,13 @@ def test_each_model_named_has_its_own_defaults_and_what_is_given():
     assert both == {name: defaults_of(name) for name in ("gru_small", "conformer_small")}
 
 
+@pytest.mark.parametrize("option", ["--model", "--preset"])
+def test_an_empty_name_is_not_the_default(option):
+    """As of a variable of the shell that is not set."""
+    with pytest.raises(InputError, match="unknown"):
+        parse([option, ""])
+
+
 def test_an_option_that_all_models_have_applies_to_all():
     """Their configs are of different classes."""
     configs = configs_of(["--model", "gru_small,pblstm_small", "--hidden", "64", "--dropout=0.2"])

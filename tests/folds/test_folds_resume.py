@@ -72,6 +72,45 @@ def test_a_run_stopped_by_a_signal_saves_and_can_be_resumed(
     assert len(steps) == batches_of_six_epochs(tiny) and metrics(folder) == metrics(undisturbed)
 
 
+def test_a_signal_while_the_last_epoch_is_measured_stops_the_command(tiny, tmp_path, monkeypatch, capsys):
+    measure = loop._measure
+
+    def stopping(state, task, logger):
+        if state.counters.epoch == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        measure(state, task, logger)
+
+    monkeypatch.setattr(loop, "_measure", stopping)
+    assert run(monkeypatch, tiny, tmp_path, "--epochs", "2", "--fold", "all") == 143
+    assert "the state is saved" in capsys.readouterr().err
+    assert not (run_folder(tmp_path) / "test.safetensors").exists() and not (tmp_path / "lstm_small" / "fold1").exists()
+    monkeypatch.undo()
+    assert run(monkeypatch, tiny, tmp_path, "--epochs", "2", "--resume") == 0
+    assert RunFolder(run_folder(tmp_path)).finished and len(metric_rows(run_folder(tmp_path))) == 2
+
+
+def test_the_time_of_a_stopped_epoch_counts_both_parts(tiny, tmp_path, monkeypatch):
+    """Steps before the stop take half a second longer, and so does the epoch, although another process ends it."""
+    steps: list[int] = []
+
+    def slow(*arguments):
+        steps.append(1)
+        if len(steps) == 3:
+            time.sleep(0.5)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(*arguments)
+
+    monkeypatch.setattr(loop, "train_step", slow)
+    assert run(monkeypatch, tiny, tmp_path, "--epochs", "1") == 143
+    monkeypatch.setattr(loop, "train_step", train_step)
+    assert run(monkeypatch, tiny, tmp_path, "--epochs", "1", "--resume") == 0
+    timing = json.loads((run_folder(tmp_path) / "timing.jsonl").read_text())
+    assert timing["wall_s"] > 0.5
+    dataset = load_dataset(tiny)
+    frames = dataset.train.lengths[speaker_folds(dataset.train, 2) != 0].sum()
+    assert timing["wall_s"] * timing["frames_per_s"] == pytest.approx(frames, rel=0.02)
+
+
 def batches_of_six_epochs(tiny) -> int:
     dataset = load_dataset(tiny)
     lengths = dataset.train.lengths[speaker_folds(dataset.train, 2) != 0]

@@ -70,6 +70,9 @@ def test_errors_say_what_to_do(tiny, trained):
         SoupOptions(run=(run,), last=1)
     with pytest.raises(InputError, match="1 checkpoints, fewer than --last 2: train with --keep 2"):
         make_soup(SoupOptions(run=(run,), data=tiny))
+    (run / "test.safetensors").unlink()
+    with pytest.raises(InputError, match="fold0: not finished: continue it with folds.train --resume first"):
+        make_soup(SoupOptions(run=(run,), data=tiny))
 
 
 def test_a_config_that_does_not_fit_the_checkpoints_is_one_line(tiny, trained):

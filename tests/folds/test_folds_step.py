@@ -24,6 +24,7 @@ from folds.training.shares import Share, SharePreparation, epoch_shares
 from folds.training.signals import SignalCatcher
 from folds.training.state import State, step_seeds
 from folds.training.step import train_step
+from folds.training.step_metrics import MAX_NONFINITE_STEPS, Counters, StepMetrics
 from folds.training.task import TrainingTask
 from folds.training.weight_average import WeightAverage
 from models import CTCModel, create_model
@@ -161,6 +162,29 @@ def test_divergence_between_reads_stops_the_run(as_on_cuda, tiny, tmp_path, monk
     with pytest.raises(InputError, match=r"in 20 steps in a row, the last of them with \d-1-"):
         run(monkeypatch, tiny, tmp_path, "--epochs", "60", "--lr", "1e30", "--clip", "1e30")
     assert "NaN" not in metrics(run_folder(tmp_path))
+
+
+def test_a_diverged_run_that_is_resumed_ends_too():
+    """A signal between two reads may have saved more steps in a row than are allowed."""
+    counters, waiting = Counters(nonfinite_steps=MAX_NONFINITE_STEPS + 3), StepMetrics(50)
+    waiting.add(torch.tensor(torch.nan), torch.tensor(1.0), 5, np.array([7]))
+    waiting.read(counters)
+    assert waiting.diverged_at is not None and waiting.diverged_at.tolist() == [7]
+
+
+def test_an_epoch_without_a_finite_step_has_no_loss(tiny, tmp_path, monkeypatch, capsys):
+    real = loop.train_step
+
+    def skipped(own, task, parts, signals, budget):
+        for _, batch in parts:
+            batch.features[0, 3] = torch.inf
+        return real(own, task, parts, signals, budget)
+
+    monkeypatch.setattr(loop, "train_step", skipped)
+    run(monkeypatch, tiny, tmp_path, "--epochs", "1")
+    (row,) = metric_rows(run_folder(tmp_path))
+    assert row["loss"] is None and row["grad_norm"] is None and row["skipped"] == row["step"]
+    assert "epoch 1/1: no finite loss, held-out distance" in capsys.readouterr().out
 
 
 def test_the_batches_of_a_step_draw_from_one_generator(tiny, tmp_path):

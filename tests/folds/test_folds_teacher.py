@@ -248,6 +248,19 @@ def test_a_student_of_test_is_transductive(sidecar, dataset, tiny, tmp_path, mon
     assert set(fold_model.tags) == {*OWN_TAGS, "transductive"} and fold_model.config["teacher"]["on_test"]
 
 
+@pytest.mark.parametrize("options", [(), ("--accumulate", "2")])
+def test_batches_that_are_silent_by_the_teacher_are_trained_on(dataset, tiny, tmp_path, monkeypatch, options):
+    """Batches are of one or two utterances, some of them without any label."""
+    silence = hypotheses(dataset.test.ids, [[1] for _ in dataset.test.ids], posteriors=(0.9, 0.1))
+    oof = hypotheses(dataset.train.ids, [dataset.train.labels(i).tolist() for i in range(len(dataset.train))])
+    path, longest = write(tmp_path, dataset, oof, silence), max(dataset.train.lengths.max(), dataset.test.lengths.max())
+    frames = ["--batch-frames", str(longest), *options]
+    given = [*FINAL, "--epochs", "1", "--teacher", str(path), "--teacher-test", *frames]
+    assert run(monkeypatch, tiny, tmp_path / "runs", *given) == 0
+    row = json.loads((student(tmp_path / "runs") / "metrics.jsonl").read_text())
+    assert row["skipped"] == 0 and math.isfinite(row["loss"])
+
+
 def test_test_is_labelled_by_the_most_probable_hypotheses(dataset):
     split = Split("test", ("b", "a"), dataset.test.frames.range(0, 2))
     both = hypotheses(("a", "b"), [[1, 2], [3, 4]])
