@@ -1,8 +1,9 @@
 """Frame averaging: the weighted mean of members' posteriors at a common frame rate, then beam search.
 
 The mean is of probabilities or of log-probabilities; a member's fold models are first averaged as probabilities.
-Members of different strides have different numbers of frames: each is brought to the largest number by
-repeating its own, which changes no hypothesis by itself. Each model chooses the frames of its CTC spikes, so averaging
+Members of different strides have different numbers of frames: each is brought to the finest rate by
+repeating its own, which changes no hypothesis by itself; frames of delayed twins are moved to where those of the
+others are. Each model chooses the frames of its CTC spikes, so averaging
 loses what the sequence-level blenders keep. It is simple, and often good among similar members.
 """
 
@@ -23,10 +24,10 @@ from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.edit_distance import distance
 from ensemble.hypotheses.first_pass import TUNING_UTTERANCES, FirstPassTrials, decode_first_pass
 from ensemble.hypotheses.fusion import LENGTH_BONUS, LM_WEIGHT
-from ensemble.members.frame_mean import mean_probabilities
+from ensemble.members.frame_mean import FrameRate, mean_probabilities
 from ensemble.threads import for_ranges
 from folds.store.log_probs import LogProbs
-from folds.store.ragged import Ragged, offsets_of
+from folds.store.ragged import Ragged
 
 DOMAINS = ("probability", "log")
 FLOOR = 1e-8
@@ -92,31 +93,34 @@ def average_frames(
     `temperatures` are the members', by name; 1 without them.
     """
     members = [member for member, weight in enumerate(weights) if weight > 0]
-    offsets = common_offsets(inputs, members)
+    rate = common_rate(inputs, members)
     mean: np.ndarray = np.zeros(1, np.float32)
     for member in members:
         temperature = 1.0 if temperatures is None else temperatures[inputs.names[member]]
-        mean = mean + np.float32(weights[member]) * member_frames(inputs, member, offsets, domain, temperature)
+        mean = mean + np.float32(weights[member]) * member_frames(inputs, member, rate, domain, temperature)
     logs = np.log(np.maximum(mean, FLOOR)) if domain == "probability" else mean
     logs -= np.logaddexp.reduce(logs, axis=1, keepdims=True)
     ids = tuple(map(str, range(len(inputs))))
-    return LogProbs(logs, offsets, ids, alphabet_hash="", blank=0, stride=1)
+    return LogProbs(logs, rate.offsets, ids, alphabet_hash="", blank=0, stride=rate.stride)
 
 
-def common_offsets(inputs: BlendInputs, members: Sequence[int]) -> np.ndarray:
-    """Offsets (N + 1,) at the common rate: each utterance has as many frames as the longest of its predictions."""
-    return offsets_of(np.max([inputs.load(index).lengths for index in inputs.prediction_indices(members)], axis=0))
+def common_rate(inputs: BlendInputs, members: Sequence[int]) -> FrameRate:
+    """The finest rate of these members' predictions; of several with it, that of the least delay."""
+    indices = inputs.prediction_indices(members)
+    rates = (FrameRate.of(inputs.load(index), inputs.split.predictions[index].delay) for index in indices)
+    return min(rates, key=lambda rate: (rate.stride, rate.delay))
 
 
 def member_frames(
-    inputs: BlendInputs, member: int, offsets: np.ndarray, domain: str, temperature: float = 1.0
+    inputs: BlendInputs, member: int, rate: FrameRate, domain: str, temperature: float = 1.0
 ) -> np.ndarray:
     """A member's posteriors (sum of T', C) float32 at the common rate, its fold models averaged as probabilities.
 
     In the "log" domain they are log-probabilities, floored as the probabilities are.
     """
     indices = inputs.prediction_indices([member])
-    mean = mean_probabilities((inputs.load(index) for index in indices), len(indices), offsets)
+    predictions = ((inputs.load(index), inputs.split.predictions[index].delay) for index in indices)
+    mean = mean_probabilities(predictions, len(indices), rate)
     if temperature == 1.0 and domain == "probability":
         return mean
     logs = np.log(np.maximum(mean, FLOOR))
@@ -154,14 +158,14 @@ def _quantise_frames(
     largest weighted sum does not depend on the zero of the scale.
     """
     members = range(len(inputs.names))
-    offsets = common_offsets(inputs, members)
+    rate = common_rate(inputs, members)
     low = 0.0 if domain == "probability" else float(np.log(FLOOR))
     high = 1.0 if domain == "probability" else 0.0
-    quantised = np.empty((len(members), offsets[-1], inputs.split.classes), np.uint16)
+    quantised = np.empty((len(members), rate.offsets[-1], inputs.split.classes), np.uint16)
     for member in members:
-        frames = member_frames(inputs, member, offsets, domain, temperatures[inputs.names[member]])
+        frames = member_frames(inputs, member, rate, domain, temperatures[inputs.names[member]])
         quantised[member] = np.clip((frames - low) / (high - low) * 65535 + 0.5, 0, 65535)
-    return quantised, offsets
+    return quantised, rate.offsets
 
 
 @numba.njit(cache=True, nogil=True)

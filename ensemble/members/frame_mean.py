@@ -3,34 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
 from folds.store.log_probs import LogProbs
 
 
-def mean_probabilities(predictions: Iterable[LogProbs], count: int, offsets: np.ndarray) -> np.ndarray:
-    """Mean probabilities (sum of T', C) float32 of `count` models' predictions at the frame rate of `offsets` (N + 1,).
+@dataclass(frozen=True, eq=False)
+class FrameRate:
+    """Which input frames the output frames of N utterances cover.
 
-    `predictions` may be a generator, so that one model's values are in memory at a time.
+    Output frame t covers `stride` input frames from `stride * t - delay` on: a model that reads its features `delay`
+    frames later emits everything later.
+    """
+
+    offsets: np.ndarray
+    """Utterance u has the output frames `offsets[u]:offsets[u + 1]`, (N + 1,)."""
+    stride: int
+    delay: int = 0
+
+    @staticmethod
+    def of(log_probs: LogProbs, delay: int = 0) -> FrameRate:
+        """That of a model's predictions."""
+        return FrameRate(log_probs.offsets, log_probs.stride, delay)
+
+
+def mean_probabilities(predictions: Iterable[tuple[LogProbs, int]], count: int, target: FrameRate) -> np.ndarray:
+    """Mean probabilities (sum of T', C) float32 of `count` models' predictions, at the frame rate `target`.
+
+    Each model's delay is beside its predictions. They may come from a generator, so that one model's values are in
+    memory at a time.
     """
     mean: np.ndarray = np.zeros(1, np.float32)
-    for log_probs in predictions:
-        values = log_probs.values
-        if not np.array_equal(log_probs.offsets, offsets):
-            values = values[resampled_rows(log_probs.offsets, offsets)]
+    for log_probs, delay in predictions:
+        values, rate = log_probs.values, FrameRate.of(log_probs, delay)
+        if (rate.stride, rate.delay) != (target.stride, target.delay) or (rate.offsets != target.offsets).any():
+            values = values[resampled_rows(rate, target)]
         mean = mean + np.exp(values.astype(np.float32)) / count
     return mean
 
 
-def resampled_rows(offsets: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """For each target frame the source frame whose time it falls in; both are given by their offsets (N + 1,).
+def resampled_rows(source: FrameRate, target: FrameRate) -> np.ndarray:
+    """For each target frame the source frame that covers its middle, or the nearest; of the same utterances.
 
-    >>> resampled_rows(np.array([0, 2]), np.array([0, 4])).tolist()
+    >>> resampled_rows(FrameRate(np.array([0, 2]), 4), FrameRate(np.array([0, 4]), 2)).tolist()
     [0, 0, 1, 1]
     """
-    lengths, target_lengths = np.diff(offsets), np.diff(target)
-    within = np.arange(target[-1]) - np.repeat(target[:-1], target_lengths)
-    ratio = np.repeat(lengths / np.maximum(target_lengths, 1), target_lengths)
-    source = np.minimum(((within + 0.5) * ratio).astype(np.int64), np.repeat(lengths, target_lengths) - 1)
-    return source + np.repeat(offsets[:-1], target_lengths)
+    lengths, target_lengths = np.diff(source.offsets), np.diff(target.offsets)
+    within = np.arange(target.offsets[-1]) - np.repeat(target.offsets[:-1], target_lengths)
+    middle = target.stride * (2 * within + 1) + 2 * (source.delay - target.delay)  # in halves of an input frame
+    covering = np.clip(middle // (2 * source.stride), 0, np.repeat(lengths, target_lengths) - 1)
+    return covering + np.repeat(source.offsets[:-1], target_lengths)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ensemble.members.frame_mean import mean_probabilities
+from ensemble.members.frame_mean import FrameRate, mean_probabilities
 from ensemble.members.member import Member
 from folds.store.fold_model import FoldModel
 from folds.store.log_probs import LogProbs
@@ -38,6 +38,8 @@ class Predictions:
     """Scores hypotheses by attention; None for a model without an attention decoder."""
     network: FoldModel | None = None
     """The network; None for predictions of a whole member."""
+    delay: int = 0
+    """How many frames later than others the network, or all of the member's, read the features."""
 
 
 Frames = Mapping[str, int]
@@ -98,7 +100,7 @@ def oof_predictions(
         }
         return LogProbs.pack([values[utterance] for utterance in ids], ids, loaded[-1])
 
-    return Predictions(member.name, index, load)
+    return Predictions(member.name, index, load, delay=member.fold_models[0].delay)
 
 
 def network_predictions(
@@ -114,6 +116,7 @@ def network_predictions(
             index,
             _loader(network, split, tuple(ids), alphabet_hash, frames),
             network=network,
+            delay=network.delay,
         )
         for network in member.networks
     ]
@@ -133,10 +136,10 @@ def mean_predictions(
         first = loaded[0]
         if any((log_probs.offsets != first.offsets).any() for log_probs in loaded):
             raise InputError(f"member {member.name}: its networks differ in stride: use --fold-mean sequence")
-        mean = mean_probabilities(loaded, len(loaded), first.offsets)
+        mean = mean_probabilities(((it, 0) for it in loaded), len(loaded), FrameRate.of(first))
         return replace(first, values=np.log(np.maximum(mean, 1e-9)).astype(np.float16))
 
-    return Predictions(f"{member.name} mean", index, load)
+    return Predictions(f"{member.name} mean", index, load, delay=member.networks[0].delay)
 
 
 def _loader(

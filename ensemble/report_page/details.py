@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ensemble.hypotheses.blend_inputs import BlendInputs
-from ensemble.members.frame_mean import mean_probabilities
+from ensemble.members.frame_mean import FrameRate, mean_probabilities
 from folds.data.dataset import Split
 
 FEATURE_STEP = 2
@@ -67,9 +67,9 @@ def pack_details(inputs: BlendInputs, split: Split, rows: Sequence[int], max_byt
 def _member_probabilities(inputs: BlendInputs, member: int) -> list[np.ndarray]:
     """A member's mean probabilities (T', C) of each utterance of `inputs`."""
     indices = inputs.prediction_indices([member])
-    offsets = inputs.load(indices[0]).offsets
-    mean = mean_probabilities((inputs.load(index) for index in indices), len(indices), offsets)
-    return np.split(mean, offsets[1:-1])
+    rate = FrameRate.of(inputs.load(indices[0]))  # a member's networks have one delay
+    mean = mean_probabilities(((inputs.load(index), 0) for index in indices), len(indices), rate)
+    return np.split(mean, rate.offsets[1:-1])
 
 
 def _base64(values: np.ndarray) -> str:

@@ -15,7 +15,7 @@ from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
 from ensemble.hypotheses.fusion import FittedFusion, Fusion
 from ensemble.hypotheses.nested_folds import estimate_language_model
 from ensemble.hypotheses.open_inputs import InputOptions, open_inputs
-from ensemble.members.frame_mean import mean_probabilities
+from ensemble.members.frame_mean import FrameRate, mean_probabilities
 from ensemble.members.member import Member
 from ensemble.members.predictions import AttentionScorer, PackedHypothesis, Predictions
 from ensemble.members.sidecar import Sidecar, read_sidecar
@@ -149,11 +149,13 @@ def _predictions(members: Sequence[Member], batch: Batch, frames: bool) -> list[
         loaded = [next(log_probs) for _ in member.networks]
         if frames:
             scorer = _attention_scorer(member.networks, batch.features)
-            predictions.append(Predictions(f"{member.name} mean", index, _loader(_mean(loaded)), scorer))
+            name, delay = f"{member.name} mean", member.networks[0].delay
+            predictions.append(Predictions(name, index, _loader(_mean(loaded)), scorer, delay=delay))
             continue
         for network, of_network in zip(member.networks, loaded, strict=True):
             scorer = _attention_scorer([network], batch.features)
-            predictions.append(Predictions(network.folder.title, index, _loader(of_network), scorer, network))
+            name = network.folder.title
+            predictions.append(Predictions(name, index, _loader(of_network), scorer, network, network.delay))
     return predictions
 
 
@@ -162,7 +164,7 @@ def _loader(log_probs: LogProbs) -> Callable[[], LogProbs]:
 
 
 def _mean(loaded: Sequence[LogProbs]) -> LogProbs:
-    mean = mean_probabilities(loaded, len(loaded), loaded[0].offsets)
+    mean = mean_probabilities(((it, 0) for it in loaded), len(loaded), FrameRate.of(loaded[0]))
     return replace(loaded[0], values=np.log(np.maximum(mean, 1e-9)).astype(np.float16))
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import simulated_members as simulated
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ensemble.blenders.average import FLOOR, average_frames, common_offsets
+from ensemble.blenders.average import FLOOR, average_frames, common_rate
 from ensemble.blenders.temperature import apply_temperature, fit_temperatures
-from ensemble.members.frame_mean import resampled_rows
+from ensemble.members.frame_mean import FrameRate, resampled_rows
 from folds.store.log_probs import LogProbs
+from folds.store.ragged import offsets_of
 
 REFERENCES = simulated.references(6, length=8)
 
@@ -22,10 +26,44 @@ def pair(left=4, right=4):
     return simulated.inputs(members, REFERENCES)
 
 
-def test_resampling_repeats_frames_evenly_within_each_utterance():
-    rows = resampled_rows(np.array([0, 2, 5]), np.array([0, 4, 7]))
-    assert rows.tolist() == [0, 0, 1, 1, 2, 3, 4]
-    assert resampled_rows(np.array([0, 3]), np.array([0, 5])).tolist() == [0, 0, 1, 2, 2]
+@given(
+    frames=st.lists(st.integers(1, 60), min_size=1, max_size=4),
+    source=st.tuples(st.integers(1, 8), st.integers(0, 7)),
+    target=st.tuples(st.integers(1, 8), st.integers(0, 7)),
+)
+def test_a_frame_is_filled_by_the_one_that_covers_its_middle(frames, source, target):
+    """By the definition: which input frames each output frame covers, as a list."""
+    source_rate, target_rate = (
+        FrameRate(offsets_of([-(-(count + delay) // stride) for count in frames]), stride, delay)
+        for stride, delay in (source, target)
+    )
+    rows = resampled_rows(source_rate, target_rate)
+    for utterance in range(len(frames)):
+        first, last = source_rate.offsets[utterance : utterance + 2]
+        for place in range(*target_rate.offsets[utterance : utterance + 2]):
+            middle = target[0] * (place - target_rate.offsets[utterance] + 0.5) - target[1]
+            starts = {row: source[0] * (row - first) - source[1] for row in range(first, last)}
+            covers = [row for row, start in starts.items() if start <= middle < start + source[0]]
+            nearest = first if middle < -source[1] else last - 1
+            assert rows[place] == (covers[0] if covers else nearest)
+
+
+def test_a_delayed_twin_is_averaged_where_the_others_are():
+    """A network that hears everything four input frames later: its spikes are averaged where they belong."""
+    true = np.full((1, 24, simulated.CLASSES), np.log(1e-3), np.float32)
+    true[0, :, 0] = 0.0
+    for place in range(2, 24, 5):
+        true[0, place, [0, place % 5 + 1]] = np.log(1e-3), 0.0
+    plain = LogProbs(true[0].astype(np.float16), np.array([0, 24]), ("1-0-0",), "simulated", 0, 2)
+    late = np.concatenate([true[0, :1]] * 2 + [true[0]])[: 2 * 13]  # input frame t is heard at t + 4
+    twin = LogProbs(late.astype(np.float16), np.array([0, 26]), ("1-0-0",), "simulated", 0, 2)
+    inputs = simulated.inputs({"plain": [plain], "twin": [twin]}, [[1, 2, 3, 4, 5]])
+    predictions = tuple(replace(it, delay=4 * (it.name != "plain fold 0")) for it in inputs.split.predictions)
+    delayed = replace(inputs, split=replace(inputs.split, predictions=predictions))
+    for weights in ([0.5, 0.5], [0.9, 0.1]):
+        mean = average_frames(delayed, np.array(weights))
+        np.testing.assert_allclose(mean.values.argmax(axis=1), true[0].argmax(axis=1))
+        assert mean.offsets.tolist() == [0, 24] and mean.stride == 2
 
 
 def test_probability_mean_is_the_weighted_mean():
@@ -45,13 +83,13 @@ def test_log_mean_is_the_normalised_geometric_mean():
 
 def test_unequal_strides_meet_at_the_finer_rate_and_keep_the_hypothesis():
     inputs = pair(left=8, right=2)
-    offsets = common_offsets(inputs, [0, 1])
-    assert np.diff(offsets).tolist() == inputs.load(1).lengths.tolist()
-    repeated = inputs.load(0).values[resampled_rows(inputs.load(0).offsets, offsets)]
-    greedy = [k for k, _ in itertools.groupby(repeated[: offsets[1]].argmax(axis=1).tolist()) if k]
+    rate = common_rate(inputs, [0, 1])
+    assert np.diff(rate.offsets).tolist() == inputs.load(1).lengths.tolist() and rate.stride == 2
+    repeated = inputs.load(0).values[resampled_rows(FrameRate.of(inputs.load(0)), rate)]
+    greedy = [k for k, _ in itertools.groupby(repeated[: rate.offsets[1]].argmax(axis=1).tolist()) if k]
     assert greedy == [k for k, _ in itertools.groupby(inputs.load(0)[0].argmax(axis=1).tolist()) if k]
     mean = average_frames(inputs, np.array([0.5, 0.5]))
-    assert np.diff(mean.offsets).tolist() == np.diff(offsets).tolist()
+    assert mean.offsets.tolist() == rate.offsets.tolist()
 
 
 def test_folds_of_a_member_are_averaged_as_probabilities():

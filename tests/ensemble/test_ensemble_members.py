@@ -16,7 +16,6 @@ from ensemble.members.eligibility import (
     notes_on_twins,
     total_parameters,
 )
-from ensemble.members.frame_mean import resampled_rows
 from ensemble.members.member import group_by_member
 from ensemble.members.out_of_fold import common_oof
 from ensemble.members.predictions import load_checked, network_predictions, oof_predictions
@@ -200,12 +199,6 @@ def test_other_numbers_of_frames_than_the_features_make_are_refused(tmp_path):
         found = f"{made[3]} frames of 3-0-0, whose features have {count} frames, which make {made[3] + changed} at"
         with pytest.raises(InputError, match=f"member gru, fold 0.*, dev: {found} stride 4: the features have changed"):
             load_checked(fold_model, "dev", "simulated", frames)
-
-
-def test_resampling_repeats_frames_evenly_within_each_utterance():
-    rows = resampled_rows(np.array([0, 2, 5]), np.array([0, 4, 7]))
-    assert rows.tolist() == [0, 0, 1, 1, 2, 3, 4]
-    assert resampled_rows(np.array([0, 3]), np.array([0, 5])).tolist() == [0, 0, 1, 2, 2]
 
 
 def test_counts_are_read_and_bad_ones_refused():
