@@ -255,13 +255,13 @@ def main() -> None:
     for path in filter(None, (options.out, options.arpa)):
         check_writable(path)
     dataset = options.open_dataset()
+    if in_words(dataset):
+        decode_words(members, available, dataset, options)
+        return
     if options.arpa is not None:
         lm = estimate(transcripts_of(dataset.train), dataset.alphabet.classes, options.lm_order)
         write_arpa(options.arpa, lm, dataset.alphabet.phonemes)
         print(f"wrote {options.arpa}")
-    if in_words(dataset):
-        decode_words(members, available, dataset, options)
-        return
     for member in members:
         tuned_on = member_to_tune(member, available) if options.tune else member
         with DECODERS.using(options.decoder):

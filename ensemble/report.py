@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
+from ensemble.hypotheses.recorded_options import as_recorded
 from ensemble.members.finished import find_members
 from ensemble.members.sidecar import read_sidecar
 from ensemble.members.stores import StoresOptions
@@ -43,8 +44,9 @@ DETAIL_BYTES = 1_500_000
 class ReportOptions(InputOptions, StoresOptions):
     """Write a page about the finished members, and about the submissions blended from them.
 
-    With the same options as `ensemble.blend`, it shows the same distances; the rules on parameters and tags are those
-    that the first submission was blended under.
+    The first submission decides what is not given: --nbest, --pool, --networks, --fold-mean, --lm-order, --fit-limit
+    and --seed are those that it was blended with, so that the page shows the same distances; so are the rules on
+    parameters and tags.
     """
 
     out: Path = Path("report.html")
@@ -99,8 +101,11 @@ def _open(options: ReportOptions) -> tuple[Dataset, OpenedInputs]:
     """The data, and the members under the rules of the first submission."""
     members = find_members(options, options.members)
     dataset = options.open_dataset()
-    made = [read_sidecar(path) for path in options.submission if sidecar_of(path).exists()]
-    return dataset, open_inputs(members, dataset, options, made[0].rules if made else Rules())
+    made = [path for path in options.submission if sidecar_of(path).exists()]
+    if not made:
+        return dataset, open_inputs(members, dataset, options, Rules())
+    first = read_sidecar(made[0])
+    return dataset, open_inputs(members, dataset, as_recorded(options, first, str(sidecar_of(made[0]))), first.rules)
 
 
 def _submissions(options: ReportOptions, inputs: OpenedInputs) -> tuple[list[Path], str]:

@@ -249,7 +249,8 @@ def _matrix(arcs, scores, classes):
         scored = scores[slot].max() > 0.0
         for s in range(systems):
             token = arcs[slot, s]
-            row[0 if token == NULL else token] = scores[slot, s] if scored else 1.0
+            c = 0 if token == NULL else token
+            row[c] = max(row[c], scores[slot, s]) if scored else 1.0  # systems without weight have no score
         total = row.sum()
         for token in range(classes):
             if row[token] > 0.0:

@@ -28,7 +28,7 @@ def fit_temperatures(inputs: BlendInputs) -> list[float]:
     """The temperature of each member, out of `GRID`, by the likelihood of at most `UTTERANCES` references."""
     rows = np.unique(np.linspace(0, len(inputs) - 1, min(UTTERANCES, len(inputs))).astype(int))
     sample = inputs.take(rows)
-    temperatures = []
+    temperatures: list[float] = []
     for index in sample.prediction_indices():
         frames = sample.load(index)
         means = []
@@ -38,6 +38,7 @@ def fit_temperatures(inputs: BlendInputs) -> list[float]:
                 for row, reference in enumerate(sample.references)
             ]
             # A transcript that does not fit into a member's frames is impossible at any temperature.
-            means.append(float(np.mean([score for score in scores if np.isfinite(score)] or [0.0])))
-        temperatures.append(GRID[int(np.argmax(means))])
+            possible = [score for score in scores if np.isfinite(score)]
+            means.append(float(np.mean(possible)) if possible else -np.inf)
+        temperatures.append(GRID[int(np.argmax(means))] if np.isfinite(means).any() else 1.0)
     return temperatures

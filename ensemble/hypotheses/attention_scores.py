@@ -58,10 +58,15 @@ def attention_scorer(
 
 
 def pool_attention_scores(
-    scorers: Sequence[AttentionScorer], ids: Sequence[str], offsets: np.ndarray, tokens: Ragged, ctc: np.ndarray
+    scorers: Sequence[Sequence[AttentionScorer]],
+    ids: Sequence[str],
+    offsets: np.ndarray,
+    tokens: Ragged,
+    ctc: np.ndarray,
 ) -> np.ndarray:
-    """Mean score (H,) over the `scorers` of every hypothesis; zeros without any scorer.
+    """Mean score (H,) of every hypothesis over members, of each the mean of its `scorers`; zeros without any.
 
+    Members count alike, whatever their number of networks, as they do out of fold, where the score's weight is fitted.
     Utterance u has the hypotheses `offsets[u]:offsets[u + 1]` of `tokens`. The `SCORED_HYPOTHESES` with the highest
     mean of the log-likelihoods `ctc` (H, predictions) are scored. The others get the lowest of their scores, so that
     attention can raise a likely hypothesis but never an unlikely one.
@@ -77,9 +82,9 @@ def pool_attention_scores(
         [bytes(tokens[start + index].tolist()) for index in indices]
         for (start, _), indices in zip(spans, most_likely, strict=True)
     ]
-    by_scorer = [scorer(ids, candidates) for scorer in scorers]
-    for (start, end), indices, columns in zip(spans, most_likely, zip(*by_scorer, strict=True), strict=True):
-        known = np.mean(columns, axis=0)
+    of_members = [[scorer(ids, candidates) for scorer in of_member] for of_member in scorers]
+    for row, ((start, end), indices) in enumerate(zip(spans, most_likely, strict=True)):
+        known = np.mean([np.mean([scored[row] for scored in own], axis=0) for own in of_members], axis=0)
         scores[start:end] = known.min()
         scores[start + indices] = known
     return scores

@@ -23,7 +23,7 @@ from ensemble.hypotheses.proposals import Proposals, join_proposals, sort_lists
 from ensemble.hypotheses.scored_hypotheses import ScoredHypotheses, joint_posteriors
 from ensemble.hypotheses.scoring import keep_best
 from ensemble.lm.ngram import PhoneLM
-from ensemble.members.predictions import Predictions
+from ensemble.members.predictions import AttentionScorer, Predictions
 from ensemble.rover import ConfusionNetwork, align, as_log_probs, vote
 from folds.store.log_probs import LogProbs
 from folds.store.ragged import Ragged
@@ -245,8 +245,11 @@ class BlendInputs:
         terms = [language_terms(self.fusion_settings(index), fold_of, tokens, lm) for index in indices]
         kept, offsets = keep_best(joint_posteriors(scores, terms, offsets), offsets, self.pool_size)
         tokens, ctc = tokens.take(kept), np.stack([of_index[kept] for of_index in scores], axis=1)
-        scorers = [split.predictions[index].attention_scorer for index in indices]
-        attention = pool_attention_scores([s for s in scorers if s is not None], split.ids, offsets, tokens, ctc)
+        scorers: dict[int, list[AttentionScorer]] = {}
+        for index in indices:
+            if (scorer := split.predictions[index].attention_scorer) is not None:
+                scorers.setdefault(split.predictions[index].member, []).append(scorer)
+        attention = pool_attention_scores(list(scorers.values()), split.ids, offsets, tokens, ctc)
         label_bonus = self.label_bonus({split.predictions[index].member for index in indices})
         return build_pool(offsets, tokens, ctc, lm[kept], split.references, attention, label_bonus)
 

@@ -108,9 +108,13 @@ class FirstPassTrials:
         """The settings of least mean distance on those of the split's `rows` that were drawn, and that distance.
 
         The pattern search begins at `start` (LM weight, length bonus), or without a language model if that is better.
-        Then the weight of the label prior is searched, if there is a `label_bonus`.
+        Then the weight of the label prior is searched, if there is a `label_bonus`. If none of the `rows` was drawn,
+        the settings are `start`, and the distance is infinite.
         """
-        drawn = self._drawn(rows)
+        drawn = np.isin(self.rows, rows)
+        if not drawn.any():
+            prior = {} if self.label_bonus is None else {"prior_weight": 0.0}
+            return {"lm_weight": start[0], "length_bonus": start[1]} | prior, np.inf
 
         def loss(lm_weight: float, length_bonus: float, prior_weight: float = 0.0) -> float:
             return float(self.distances(lm_weight, length_bonus, prior_weight)[drawn].mean())
@@ -122,8 +126,3 @@ class FirstPassTrials:
             return settings, loss(**settings)
         grid = {"prior_weight": PRIOR_WEIGHTS}
         return coordinate_search(lambda trial: loss(**trial), settings | {"prior_weight": 0.0}, grid, rounds=1)
-
-    def _drawn(self, rows: np.ndarray) -> np.ndarray:
-        """Which of the drawn utterances are among `rows`; all of them if none is."""
-        drawn = np.isin(self.rows, rows)
-        return drawn if drawn.any() else np.ones(len(drawn), bool)

@@ -99,8 +99,8 @@ class Fusion:
         """The settings fitted on all utterances of the sample but those of the outer fold `held_out`."""
         trials = self._of_member(member)
         drawn = trials.task.outer_folds != held_out
-        if not drawn.any():
-            drawn[:] = True
+        if not drawn.any():  # all that were drawn are held out
+            return FusionSettings()
 
         def loss(settings: tuple[float, ...]) -> float:
             return float(trials.distances(*settings)[drawn].mean())
@@ -161,8 +161,11 @@ def prior_bonus(log_probs: LogProbs) -> np.ndarray:
 
     A constant is added so that its mean over labels as they occur is 0: the number of labels is the length bonus's
     part. Variani et al., "Hybrid autoregressive transducer" (ICASSP 2020), subtract an internal language model; for CTC
-    the prior of the labels is its simplest form.
+    the prior of the labels is its simplest form. It is unknown, and nothing is subtracted, for a model that gives no
+    label any probability.
     """
     posteriors = np.exp(log_probs.values.astype(np.float32)).mean(axis=0, dtype=np.float64)[1:]
+    if not posteriors.sum() > 0:
+        return np.zeros(log_probs.classes)
     prior = np.maximum(posteriors / posteriors.sum(), LOWEST_PRIOR)
     return np.concatenate([[0.0], np.average(np.log(prior), weights=prior) - np.log(prior)])

@@ -89,21 +89,21 @@ class OpenedInputs:
             return ("folds",)
         if self.options.frames:
             return (self.options.networks,)
-        return ("folds", "refits", "both") if self._refits_fit else ("folds", "both")
+        kinds: tuple[Networks, ...] = ("folds", "refits", "both")
+        return tuple(networks for networks in kinds if networks == "both" or self._fit(networks))
 
-    @property
-    def _refits_fit(self) -> bool:
-        """Whether the rules allow each member's refit in place of its smallest network, which fitting counted."""
+    def _fit(self, networks: Networks) -> bool:
+        """Whether the rules allow each member these networks alone: none is larger than what fitting counted."""
         if self.rules.max_params is None:
             return True
-        refits = minimum_parameters([member.using("refits") for member in self.members])
+        least = minimum_parameters([member.using(networks) for member in self.members])
         counted = minimum_parameters([_counted(member, self.options) for member in self.members])
-        return all(refit <= least for refit, least in zip(refits, counted, strict=True))
+        return all(own <= allowed for own, allowed in zip(least, counted, strict=True))
 
     @property
     def networks(self) -> Networks:
         """The networks that predict test."""
-        return self.options.networks if self.options.networks in self.choices else "folds"
+        return self.options.networks if self.options.networks in self.choices else self.choices[0]
 
     def keep(self, weights: Mapping[str, float], networks: Networks) -> list[Member]:
         """The members with weight, each with those of its `networks` that the rules allow."""
@@ -165,7 +165,7 @@ def open_inputs(
 
 def _counted(member: Member, options: InputOptions) -> Member:
     """The member with the networks that count for the rules: those averaged together, or all that may be used."""
-    return member.using(options.networks) if options.frames or options.networks == "refits" else member
+    return member.using(options.networks) if options.frames or options.networks != "both" else member
 
 
 def _open_oof(

@@ -86,6 +86,8 @@ def read_arpa(path: str | os.PathLike[str], phonemes: Sequence[str]) -> PhoneLM:
             rows[order].append(_Row(tokens, log_prob, backoff, words[-1] == "<s>"))
 
     orders = [_grams(n, rows[n]) for n in read_ngrams(place, keep)]
+    if len(orders) * np.log2(len(phonemes)) > 62:  # n-grams are numbers of 64 bits
+        raise InputError(f"{place}: of order {len(orders)}; expected less for {len(phonemes)} classes: cut it to 7")
     _check_prefixes(orders, place, _names(phonemes, len(phonemes)))
     return compile_lm(orders, len(phonemes))
 
@@ -103,7 +105,11 @@ def read_ngrams(place: Path, keep: Callable[[int, Sequence[str], float, float, i
         raise InputError(
             f"{place}: holds {sections.counted} n-grams by order where its header says {sections.expected}"
         )
-    return sorted(sections.counted)
+    orders = sorted(sections.counted)
+    if orders != list(range(1, len(orders) + 1)):
+        found = ", ".join(map(str, orders))
+        raise InputError(f"{place}: has n-grams of order {found}; expected every order from 1 to the highest")
+    return orders
 
 
 def _read_sections(place: Path, keep: Callable[[int, Sequence[str], float, float, int], None]) -> _Sections:

@@ -18,6 +18,8 @@ from folds.data.dataset import Dataset
 from folds.store.schemas import Measure
 from registry.json_files import read_json, write_json
 
+AGAIN = "blend again with python -m ensemble.blend"
+
 
 class Recipe(Struct, frozen=True):
     """How the members' networks were combined."""
@@ -68,6 +70,8 @@ class Sidecar(Struct, frozen=True):
     """The rules that it was blended under."""
     options: dict[str, str] = msgspec.field(default_factory=dict)
     """The options of the command, as strings."""
+    metric: str = ""
+    """What the figures are, if not mean edit distances."""
 
 
 def read_sidecar(submission: Path) -> Sidecar:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import Any
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe, predict_with
 from ensemble.hypotheses.blend_inputs import BlendInputs
@@ -76,6 +78,9 @@ def open_blend(submission: Path, inputs: OpenedInputs, dataset: Dataset) -> Blen
         obstacle = f"{recipe.method} is not a blender"
     elif missing:
         obstacle = f"{missing[0]} is not among the members of this report"
+    elif averaged_as(sidecar.options) != averaged_as(vars(inputs.options)):
+        was = sidecar.options
+        obstacle = f"it was blended with --fold-mean {was['fold_mean']} --networks {was['networks']}, unlike this page"
     elif not recipe.weights or None in recipe.weights.values():
         obstacle = "its recipe has no weights"
     elif sum(len(member.networks) for member in kept) < max(sum(map(len, recipe.members.values())), 1):
@@ -84,6 +89,13 @@ def open_blend(submission: Path, inputs: OpenedInputs, dataset: Dataset) -> Blen
         blend = Blend(str(submission), sidecar, kept, measured=measured)
         return replace(blend, dev=measured.dev(dataset.alphabet) if measured else blend.predict(inputs.dev))
     return Blend(str(submission), sidecar, [], obstacle=obstacle)
+
+
+def averaged_as(options: Mapping[str, Any]) -> tuple[str, str]:
+    """Whether a member's networks are averaged per frame, and if so, which; used together, they cannot differ."""
+    if options.get("fold_mean", "sequence") == "sequence":
+        return "sequence", ""
+    return "frames", str(options.get("networks", "both"))
 
 
 def _networks_used(member: Member, paths: tuple[str, ...]) -> Member:

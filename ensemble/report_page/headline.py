@@ -42,8 +42,9 @@ class MeasuredBlend:
             return [f"{blend.name}: {blend.obstacle}, so only the figures beside the submission are shown"]
         if abs(self.level.mean - recorded) > DIFFERS:
             return [
-                f"{blend.name}: {recorded:.3f} on dev when it was made, and {self.level.mean:.3f} now: the runs or the "
-                "options (--nbest, --pool, --lm-order, --fit-limit, --seed) differ; blend again"
+                f"{blend.name}: {recorded:.3f} on dev when it was made, and {self.level.mean:.3f} now: the runs or "
+                "options (--nbest, --pool, --networks, --fold-mean, --lm-order, --fit-limit, --seed) differ; blend "
+                "again"
             ]
         return []
 
@@ -78,9 +79,7 @@ def leaderboard(
             "folds": "",
             "stride": "",
             "parameters": measured.blend.sidecar.parameters,
-            "oof": measured.blend.sidecar.oof,
-            "oof, nested": measured.blend.sidecar.nested,
-            "dev, with LM": measured.level.mean if measured.level else measured.blend.sidecar.dev,
+            **_distances(measured),
             "95 % interval": _range(measured.level) if measured.level else "",
         }
         for measured in blends
@@ -93,6 +92,15 @@ def leaderboard(
     first = [name for name in FIRST_COLUMNS if name in table]
     order = first + [name for name in members.columns if name not in first]
     return table[order].rename(columns={"member": "system"})
+
+
+def _distances(measured: MeasuredBlend) -> dict[str, float]:
+    """A blend's mean distances; not a number where its figures are of another metric."""
+    sidecar = measured.blend.sidecar
+    if sidecar.metric:
+        return {"oof": np.nan, "oof, nested": np.nan, "dev, with LM": np.nan}
+    dev = measured.level.mean if measured.level else sidecar.dev
+    return {"oof": sidecar.oof, "oof, nested": sidecar.nested, "dev, with LM": dev}
 
 
 def _not_chosen(blend: Blend, inputs: OpenedInputs, several: bool) -> pd.DataFrame:
@@ -168,6 +176,8 @@ def _level(measured: MeasuredBlend, inputs: OpenedInputs, units: str) -> tuple[s
     mean = measured.blend.sidecar.dev if measured.level is None else measured.level.mean
     if np.isnan(mean):
         return "unknown", "it was not measured when it was written, and cannot be computed again here"
+    if measured.level is None and (metric := measured.blend.sidecar.metric):
+        return f"{100 * mean:.2f} %", f"{metric} on dev"
     length = float(np.mean([len(reference) for reference in inputs.dev.references]))
     worth = f"edits per utterance of {length:.1f} phonemes on average: {100 * mean / length:.1f} errors in 100"
     if measured.level is None:
@@ -178,6 +188,11 @@ def _level(measured: MeasuredBlend, inputs: OpenedInputs, units: str) -> tuple[s
 def _difference(measured: MeasuredBlend, name: str, alone: str) -> tuple[str, str]:
     if measured.difference is None:
         return "unknown", f"{name}: {alone}"
+    recorded = measured.blend.sidecar
+    if recorded.metric and recorded.dev_minus_best_member is not None:
+        difference, best = measured.difference, recorded.dev_minus_best_member.member
+        ends = f"[{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
+        return f"{100 * difference.mean:+.2f} % {ends}".replace("-", "−"), f"{verdict(difference)} {best}"
     return str(measured.difference).replace("-", "−"), f"{verdict(measured.difference)} {name} ({alone})"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,19 +14,17 @@ from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
 from ensemble.hypotheses.fusion import FittedFusion, Fusion
 from ensemble.hypotheses.nested_folds import estimate_language_model
 from ensemble.hypotheses.open_inputs import InputOptions, open_inputs
+from ensemble.hypotheses.recorded_options import recorded_options
 from ensemble.members.frame_mean import FrameRate, mean_probabilities
 from ensemble.members.member import Member
 from ensemble.members.predictions import AttentionScorer, PackedHypothesis, Predictions
-from ensemble.members.sidecar import Sidecar, read_sidecar
+from ensemble.members.sidecar import AGAIN, Sidecar, read_sidecar
 from ensemble.members.stores import StoresOptions
 from ensemble.transcription.recognizer import Batch, Recognizer, recognizer_of
 from folds.data.dataset import Dataset
 from folds.store.fold_model import FoldModel, load_model
 from folds.store.log_probs import LogProbs
 from registry.errors import InputError
-from registry.json_files import convert
-
-AGAIN = "blend again with python -m ensemble.blend"
 
 
 def open_blend(submission: Path, options: StoresOptions) -> Recognizer:
@@ -52,7 +49,7 @@ def open_blend(submission: Path, options: StoresOptions) -> Recognizer:
             f"{dataset.hash}: pass the --data that it was blended on"
         )
     recipe = BlendRecipe(sidecar.recipe.method, _weights(sidecar, where), dict(sidecar.recipe.settings))
-    settings = _input_options(sidecar, where)
+    settings = recorded_options(sidecar, where)
     decide = _decision(members, recipe, dataset, settings, _fusion(sidecar, members, dataset, settings))
     networks: list[FoldModel] = []
     weights: list[float] = []
@@ -93,15 +90,6 @@ def _weights(sidecar: Sidecar, where: str) -> dict[str, float]:
     if missing := sorted(set(sidecar.recipe.members) - set(weights)):
         raise InputError(f"{where}: member {missing[0]} has no weight: {AGAIN}")
     return weights
-
-
-def _input_options(sidecar: Sidecar, where: str) -> InputOptions:
-    """How the blend's inputs were made; its options are recorded as strings."""
-    names = ("nbest", "pool", "fold_mean", "lm_order", "fit_limit", "seed")
-    recorded: dict[str, Any] = {name: sidecar.options[name] for name in names if name in sidecar.options}
-    if recorded.get("fit_limit") == "None":
-        recorded["fit_limit"] = None
-    return convert(recorded, InputOptions, f"{where}, options", AGAIN, strict=False)
 
 
 def _fusion(

@@ -95,6 +95,8 @@ def _from_standard_input(stream: BinaryIO, scratch: Path) -> Source:
 def open_all(sources: Sequence[Source]) -> Iterator[str]:
     """Open every source once, so that a faulty one is reported before the first is transcribed; yields notes."""
     for source in sources:
-        if not source.is_features:
-            with source.audio() as audio:
-                yield from audio.notes
+        if source.is_features:
+            source.features()
+            continue
+        with source.audio() as audio:
+            yield from audio.notes

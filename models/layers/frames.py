@@ -94,7 +94,8 @@ class FrameNorm(nn.BatchNorm1d):
         """`(N, T, D)` in and out; zero past each utterance's end."""
         lengths = Lengths.of(lengths)
         shared = self.training and dist.is_available() and dist.is_initialized()
-        if self.gathers(x) and not shared:
+        # PyTorch refuses to train on the statistics of a single frame.
+        if self.gathers(x) and not shared and not (self.training and lengths.total < 2):
             return self._gathered(x, lengths.rows(x.shape[1]))
         padding = ~lengths.mask(x.shape[1], x.device)[:, :, None]
         if not self.training:

@@ -101,6 +101,31 @@ def test_damaged_arpa_files_are_refused_with_the_line(tmp_path, old, new, messag
         read_arpa(path, PHONEMES)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("ngram 2=2", "ngram 0=0\nngram 2=2", "n-grams of order 0, 1, 2; expected every order from 1 to the highest"),
+        ("ngram 2=2", "ngram 2=2\nngram 4=0", "n-grams of order 1, 2, 4; expected every order"),
+    ],
+)
+def test_orders_that_are_missing_or_none_are_refused(tmp_path, old, new, message):
+    path, order = tmp_path / "lm.arpa", new.removeprefix("ngram 2=2\n")[6]
+    path.write_text(FOREIGN.replace(old, new).replace("\\end\\", f"\\{order}-grams:\n\n\\end\\"))
+    with pytest.raises(InputError, match=message):
+        read_arpa(path, PHONEMES)
+
+
+def test_an_order_whose_n_grams_are_no_numbers_of_64_bits_is_refused(tmp_path):
+    path, words = tmp_path / "lm.arpa", ["AA"] * 30
+    grams = [(n, " ".join(words[:n])) for n in range(2, 31)]
+    counts = "".join(f"ngram {n}=1\n" for n, _ in grams)
+    body = "".join(f"\\{n}-grams:\n-0.1 {text} -0.1\n\n" for n, text in grams)
+    unigrams = FOREIGN[FOREIGN.index("\\1-grams:") : FOREIGN.index("\\2-grams:")]
+    path.write_text(f"\\data\\\nngram 1=7\n{counts}\n{unigrams}{body}\\end\\\n")
+    with pytest.raises(InputError, match="of order 30; expected less for 5 classes"):
+        read_arpa(path, PHONEMES)
+
+
 def test_a_label_without_a_unigram_another_alphabet_and_no_file_are_refused(tmp_path):
     path = tmp_path / "lm.arpa"
     path.write_text(FOREIGN.replace("-0.69897 K\n", "").replace("ngram 1=7", "ngram 1=6"))

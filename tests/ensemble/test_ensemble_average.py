@@ -107,6 +107,11 @@ def test_temperature_keeps_the_order_and_the_sum():
     assert soft.max(axis=1).mean() < rows.max(axis=1).mean()
 
 
+def test_where_no_transcript_fits_into_the_frames_the_temperature_is_one():
+    inputs = simulated.inputs({"coarse": [simulated.log_probs(REFERENCES, 8)]}, [[1, 2] * 200 for _ in REFERENCES])
+    assert fit_temperatures(inputs) == [1.0]
+
+
 def test_an_overconfident_member_gets_a_higher_temperature():
     honest = simulated.log_probs(REFERENCES * 5, error=0.4, seed=3)
     loud = LogProbs(apply_temperature(honest.values, 0.5).astype(np.float16), honest.offsets, honest.ids, "", 0, 4)

@@ -9,6 +9,7 @@ import pytest
 import simulated_members as simulated
 
 from ensemble.hypotheses.blend_inputs import BlendInputs
+from ensemble.hypotheses.first_pass import FirstPassTrials
 from ensemble.hypotheses.fusion import GRID, LOWEST_PRIOR, Fusion, FusionSettings, prior_bonus
 from folds.competition.metric import edit_distances
 from folds.store.log_probs import LogProbs
@@ -58,6 +59,28 @@ def test_the_prior_is_the_labels_share_of_the_posteriors():
     assert bonus[0] == 0
     np.testing.assert_allclose(bonus[1:] - bonus[1], np.log(prior[0]) - np.log(prior), rtol=1e-5)
     assert (bonus[1:] * prior).sum() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_model_that_gives_no_label_any_probability_has_no_prior():
+    blank = np.array([[0.0, -np.inf, -np.inf]], np.float32)
+    assert prior_bonus(LogProbs(blank, np.array([0, 1]), ("u",), "", 0, 4)).tolist() == [0.0] * 3
+
+
+def test_where_only_held_out_utterances_were_drawn_nothing_is_fitted(monkeypatch):
+    """Fold 1 has utterances, but none of them is in the sample: what holds out fold 0 has nothing to be fitted on."""
+    in_fold_0 = np.flatnonzero(INPUTS.split.outer_folds == 0)
+    monkeypatch.setattr("ensemble.hypotheses.fusion.sample_rows", lambda rows, limit: in_fold_0)
+    assert fusion().settings(0, held_out=0) == FusionSettings()
+    assert fusion().settings(0, held_out=1).lm_weight == fusion().settings(0).lm_weight
+    trials = FirstPassTrials.of(
+        INPUTS.load(0).take(in_fold_0),
+        [REFERENCES[row] for row in in_fold_0],
+        INPUTS.split.language_models,
+        INPUTS.split.outer_folds[in_fold_0],
+        "a",
+    )
+    settings, distance = trials.fit(np.arange(len(in_fold_0), 24), (0.4, 1.0))
+    assert settings == {"lm_weight": 0.4, "length_bonus": 1.0} and distance == np.inf
 
 
 def test_out_of_fold_searches_use_settings_that_hold_their_fold_out():

@@ -245,6 +245,20 @@ def test_a_refit_that_is_larger_leaves_enough_for_the_other_members(runs, datase
     assert inputs.choices == ("folds", "refits", "both") and inputs.oof.split.parameters == (1000, 1000, 1100)
 
 
+def test_fold_models_that_are_larger_than_the_limit_do_not_predict_alone(runs, dataset):
+    """Adapted ones have more speakers' layers than the refit: the member is allowed by its refit."""
+    for fold in (0, 1):
+        add_run(runs, dataset, "large", fold, parameters=1100)
+    add_run(runs, dataset, "large", 0, folds=1, parameters=1000)
+    for networks, choices in (("both", ("refits", "both")), ("refits", ("refits", "both"))):
+        inputs = opened(runs, dataset, rules=Rules(3000), networks=networks)
+        assert inputs.choices == choices and inputs.networks == networks
+        assert inputs.keep({"large": 1.0}, inputs.networks)[0].refit
+    everything = opened(runs, dataset, rules=Rules(5000), networks="folds")
+    assert everything.networks == "folds" and everything.oof.split.parameters == (1000, 1000, 1100)
+    assert len(everything.keep({"large": 1.0}, "folds")[0].fold_models) == 2
+
+
 def test_a_member_with_two_refits_is_refused(runs, dataset, tmp_path):
     add_run(tmp_path / "more", dataset, "a", 0, folds=1)
     with pytest.raises(InputError, match=r"a\.all/fold0 and .*a\.all/fold0: two refits of a: it may be in only one of"):

@@ -178,6 +178,36 @@ def test_a_submission_of_unknown_distance_is_called_so(tiny, runs, tmp_path, mon
     assert "nan" not in re.sub("<[^>]*>", " ", shown).split()
 
 
+def test_the_options_of_the_submission_hold_for_its_report(tiny, runs, tmp_path, monkeypatch):
+    """Frames averaged over two fold models are another system than their hypotheses together."""
+    out, plain = tmp_path / "frames.csv", tmp_path / "plain.csv"
+    for path, options in ((out, ["--fold-mean", "frames", "--nbest", "8", "--pool", "16"]), (plain, [])):
+        fixed = ["--data", str(tiny), "--runs", str(runs), "--out", str(path), "--method", "mbr"]
+        monkeypatch.setattr(sys, "argv", ["blend", *fixed, "--lm-order", "3", "--threads", "1", *options])
+        blend.main()
+    fixed = ["report", "--data", str(tiny), "--runs", str(runs), "--out", str(tmp_path / "r.html"), "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", [*fixed, "--submission", str(out), str(plain)])
+    report.main()
+    text = html.unescape((tmp_path / "r.html").read_text())
+    of_blends = {row["system"]: row["dev, with LM"] for row in leaderboard(text)}
+    for path in (out, plain):
+        assert of_blends[str(path)] == f"{json.loads(sidecar_of(path).read_text())['dev']:.3f}"
+    assert "differ; blend again" not in text
+    assert f"{plain}: it was blended with --fold-mean sequence --networks both, unlike this page" in text
+
+
+def test_word_error_rates_are_not_shown_as_distances(tiny, runs, tmp_path, monkeypatch):
+    difference = {"member": "gru", "mean": -0.004, "low": -0.006, "high": -0.002}
+    content = {"recipe": {"method": "words", "weights": {"a": 1.0}}, "parameters": 5, "tags": [], "oof": 0.09}
+    content |= {"metric": "word error rate", "nested": 0.091, "dev": 0.085, "dev_minus_best_member": difference}
+    (tmp_path / "w.csv.json").write_text(json.dumps(content))
+    text, _ = write_report(tiny, runs, tmp_path / "r.html", monkeypatch, "--submission", tmp_path / "w.csv")
+    assert "<strong>8.50 %</strong><span>word error rate on dev</span>" in text
+    assert "<strong>−0.40 % [−0.60, −0.20]</strong><span>significantly better than gru</span>" in text
+    row = leaderboard(text)[0]
+    assert row["system"].endswith("w.csv") and not row["oof"] + row["oof, nested"] + row["dev, with LM"]
+
+
 def test_the_rules_of_the_submission_hold_for_its_report(tiny, runs, tmp_path, monkeypatch):
     shutil.copytree(runs, tmp_path / "runs")
     for fold in (0, 1):

@@ -88,6 +88,14 @@ def test_weight_zero_takes_no_part():
     assert vote(network, weights=[1, 0, 0])[0].tolist() == [1, 2]
 
 
+def test_a_system_of_weight_zero_hides_no_token_of_another():
+    network = align([[1, 2], [1, 3], [1, 2]])
+    winners, scores = vote(network, weights=[2, 1, 0])
+    matrix = np.exp(as_log_probs(network.arcs, scores, 4))
+    np.testing.assert_allclose(matrix[[0, 2]], [[0, 1, 0, 0], [0, 0, 2 / 3, 1 / 3]], atol=1e-6)
+    assert winners.tolist() == [1, 2]
+
+
 def test_rover_takes_any_hashable_and_confidences():
     rows = [["AA", "B"], ["AA", "D"], ["AA", "D"]]
     assert rover(rows) == ["AA", "D"]

@@ -10,7 +10,7 @@ import simulated_members as simulated
 
 from ensemble.beam import beam_search
 from ensemble.blenders.base import BlendRecipe, distances
-from ensemble.blenders.best import FittedBlender, best_recipe, winner
+from ensemble.blenders.best import FittedBlender, best_recipe, lowest_nested, winner
 from ensemble.blenders.single import CANDIDATES, Single, fit_first_pass, leading_members
 from ensemble.hypotheses import first_pass
 from folds.competition.metric import edit_distances
@@ -103,6 +103,7 @@ def test_an_average_of_networks_is_chosen_only_if_it_is_clearly_better():
     assert winner({"average": average, "mbr": fitted([6] + [5] * 9), "rank": fitted([6, 6] + [5] * 8)}) == "mbr"
     assert winner({"average": average, "rover": fitted([5] * 9 + [6])}) == "rover"  # each member has one vote
     assert winner({"average": average, "mbr": fitted([6] * 10)}) == "average"
+    assert lowest_nested({"average": average, "mbr": fitted([5] * 10), "rank": fitted([5] * 10)}) == "mbr"
     noisy = fitted([12] + [5] * 9)  # within its errors, but worse than what is too far away
     assert winner({"average": average, "mbr": fitted([5.3] * 10), "single": noisy}) == "average"
 

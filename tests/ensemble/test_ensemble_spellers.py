@@ -125,8 +125,8 @@ def test_a_pool_holds_the_most_likely_hypotheses_scores_and_the_lowest_for_the_r
     def twice(ids, candidates):
         return [2 * scores for scores in scorer(ids, candidates)]
 
-    scores = pool_attention_scores([scorer, twice], "ab", *packed(pools), ctc)
-    ranked = -15.0 - 1.5 * np.arange(SCORED_HYPOTHESES)
+    scores = pool_attention_scores([[scorer, scorer, scorer], [twice]], "ab", *packed(pools), ctc)
+    ranked = -15.0 - 1.5 * np.arange(SCORED_HYPOTHESES)  # of two members, one of three networks
     np.testing.assert_allclose(scores, [*ranked, *[ranked[-1]] * 3, -15.0])
     assert pool_attention_scores([], "ab", *packed(pools), ctc).tolist() == [0.0] * (SCORED_HYPOTHESES + 4)
 
@@ -142,7 +142,7 @@ def test_a_coarse_model_does_not_exclude_hypotheses_from_scoring():
         scored.extend(candidates[0])
         return [np.zeros(len(candidates[0]))]
 
-    pool_attention_scores([scorer], "a", *packed(pools), np.stack([fine, fine, coarse], axis=1))
+    pool_attention_scores([[scorer]], "a", *packed(pools), np.stack([fine, fine, coarse], axis=1))
     assert pools[0][-1] in scored
 
 

@@ -248,6 +248,17 @@ def test_features_of_another_width_or_samples_in_npy_are_refused(trained, tmp_pa
         call(transcribe, monkeypatch, tmp_path / "samples.npy", "--runs", trained.runs)
 
 
+def test_a_faulty_file_of_features_is_found_before_the_first_transcript(trained, tmp_path, monkeypatch, capsys):
+    """Although more files than are recognised together come before it."""
+    good = np.load(next((trained.data / "test-clean" / "mfcc").iterdir()))
+    for number in range(33):
+        np.save(tmp_path / f"{number:02}.npy", good)
+    np.save(tmp_path / "zz.npy", np.full_like(good, np.nan))
+    with pytest.raises(InputError, match="zz.npy: nan"):
+        call(transcribe, monkeypatch, tmp_path, "--runs", trained.runs)
+    assert not capsys.readouterr().out
+
+
 def test_names_that_would_overwrite_each_other_and_empty_folders_are_refused(trained, recording, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no recording in this folder"):

@@ -80,6 +80,14 @@ def norm_results(norm: FrameNorm, x: Tensor, lengths: Tensor) -> list[Tensor]:
     return [*results, norm.eval()(x, lengths).detach()]
 
 
+def test_a_single_frame_is_trained_on(monkeypatch):
+    """The shortest utterance may be alone in an epoch's last batch; its variance is 0."""
+    for masked in (False, True):
+        use_masked_norms(monkeypatch, masked)
+        norm = FrameNorm(3).train()
+        assert norm(torch.randn(1, 1, 3), torch.tensor([1])).abs().max() < 1e-6
+
+
 @pytest.mark.parametrize("offset", [0.0, 300.0])
 @settings(max_examples=15, deadline=None)
 @given(lengths=LENGTHS.filter(lambda lengths: sum(lengths) > 3), extra=st.integers(0, 3))
