@@ -52,7 +52,7 @@ class Recognizer:
 
     @property
     def frames(self) -> FrameTimes:
-        """When the frames of features of the networks' competition are."""
+        """The timing of the feature frames in the networks' competition."""
         name = self.networks[0].config.get("data", {}).get("format")
         if name not in COMPETITIONS:
             return FrameTimes()

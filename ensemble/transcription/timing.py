@@ -27,7 +27,7 @@ SILENCES = ("[SIL]", "SIL")
 
 @dataclass(frozen=True)
 class FrameTimes:
-    """When frames of features are, in seconds; by default those of the front ends for audio."""
+    """The timing of feature frames, in seconds; by default that of the audio front ends."""
 
     shift: float = FRAME_SHIFT
     """From one frame to the next."""
@@ -68,8 +68,8 @@ def time_phonemes(
     """Times and confidences of L tokens in an utterance of `seconds`, in order and without overlap.
 
     `log_probs` `(T', C)`, `strides` and `weights` are those of each network, `phonemes` the names of the classes, and
-    `delays` how many frames later each network read the features, by default 0. `frames` says when the features' frames
-    are. Where no network has an alignment, the phonemes are spread evenly and their confidence is 0.
+    `delays` how many frames later each network read the features, by default 0. `frames` is the timing of the
+    features. Where no network has an alignment, the phonemes are spread evenly and their confidence is 0.
     """
     if not len(tokens):
         return []

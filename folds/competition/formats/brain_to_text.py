@@ -40,7 +40,7 @@ class BrainToText25(Competition):
     columns = ("id", "text")
     grouped_by = "day"
     metrics = (WORD_ERROR_RATE, PHONEME_ERROR_RATE, MEAN_DISTANCE)
-    frame_shift = frame_length = 0.02  # counts in bins that do not overlap
+    frame_shift = frame_length = 0.02  # neural activity in bins that do not overlap
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
