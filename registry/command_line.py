@@ -16,6 +16,7 @@ from registry.errors import HelpShown, InputError
 T = TypeVar("T")
 
 # The parser prints a box: a title, the complaint, perhaps advice, and a reference to --help, with rules between them.
+# Where the terminal's encoding has no frames, the box is drawn with spaces and dashes, and a rule follows the title.
 _RULE = re.compile(r"^[─\-\s]+$")
 _FRAME = re.compile(r"^\s*[│|+╭╰]\s?|\s*[│|+╮╯]\s*$")
 _NOT_A_NUMBER = (
@@ -54,6 +55,8 @@ def leading_options(arguments: list[str], *names: str) -> dict[str, str | None]:
 def _summary(box: str, prog: str) -> str:
     """The complaint in the parser's box, on one line."""
     lines = [_FRAME.sub("", line) for line in box.splitlines()[1:-1]]
+    if lines and _RULE.match(lines[0]):
+        lines.pop(0)
     rules = [row for row, line in enumerate(lines) if _RULE.match(line)] + [len(lines)]
     message = " ".join(" ".join(lines[: rules[0]]).split()).removeprefix("Error parsing ").rstrip(".")
     for pattern, expected in _NOT_A_NUMBER:

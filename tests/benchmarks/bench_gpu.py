@@ -22,7 +22,6 @@ only part of `--train`, whose frames/s can be compared with the table's.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import importlib.metadata
 import json
@@ -30,14 +29,15 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from gpu_estimate import CLASSES, FEATURES, MODELS, estimate_lines, shape_only, table_head, table_line
 from gpu_peaks import peak
 from operation_counts import FORWARD_AND_BACKWARD, countable, forward_flops, recurrent_layers
 from training_steps import (
-    DTYPES,
     MEAN_FRAMES,
     Case,
     Part,
@@ -54,6 +54,8 @@ from folds.training.device import device_name, pick_device
 from folds.training.distributed import ProcessGroup
 from models import CTCNetwork, create_model
 from registry import InputError, command
+from registry.bounds import Bounded, number
+from registry.command_line import parse_options
 from registry.errors import is_out_of_memory
 from registry.json_files import read_json
 
@@ -71,6 +73,36 @@ COLUMNS = (
     "GPU memory, GB",
 )
 MISSING = "-"
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class Options(Bounded):
+    """Measure training speed on a GPU. Options after `--` go to the training command."""
+
+    device: str = "auto"
+    """auto (CUDA, or nothing is measured), cuda, cuda:1 or cpu."""
+    models: tuple[str, ...] = MODELS
+    """Models to measure."""
+    frames: tuple[int, ...] = number(FRAMES, at_least=1, at_most=100_000_000)
+    """Frames per batch, padding included."""
+    precisions: tuple[Precision, ...] = ()
+    """All that the device has, by default."""
+    quick: bool = False
+    """2 steps per row instead of 10."""
+    estimate: bool = False
+    """Print an estimate of GPU-hours and measure nothing."""
+    train: float | None = number(None, above=0, at_most=100_000)
+    """Also train on `data` for this many minutes."""
+    train_model: str = "pblstm"
+    """The model to train."""
+    data: Path | None = None
+    """The competition's folder; HW3P2_DATA by default."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.models:
+            shape_only(name)  # a name that cannot be measured is refused before the first row
 
 
 def row(case: Case) -> list[str]:
@@ -141,7 +173,7 @@ def describe(device: torch.device) -> str:
     return f"{properties.name}, {properties.total_memory / 1e9:.0f} GB; {libraries}, {versions}"
 
 
-def print_speeds(options: argparse.Namespace, device: torch.device) -> None:
+def print_speeds(options: Options, device: torch.device) -> None:
     """Print the table, each row as soon as it is measured."""
     warmup, steps = (1, 2) if options.quick else (3, 10)
     print(
@@ -155,7 +187,7 @@ def print_speeds(options: argparse.Namespace, device: torch.device) -> None:
                 print(table_line(row(Case(model, frames, precision, device, warmup, steps))), flush=True)
 
 
-def train(options: argparse.Namespace, device: torch.device, more: list[str]) -> int:
+def train(options: Options, device: torch.device, more: list[str]) -> int:
     """Train for `--train` minutes with `folds.train`; print the distances and the speed. The command's exit status."""
     data = [] if options.data is None else ["--data", options.data]
     with tempfile.TemporaryDirectory() as runs:
@@ -180,32 +212,12 @@ def _outcome(fold_model: FoldModel) -> str:
     return f"greedy distance {listed}; {len(epochs)} epochs, {speed:,.0f} frames/s with everything the loop does"
 
 
-def options_of(arguments: list[str]) -> argparse.Namespace:
-    """The command's options. Raises InputError for values that cannot be right."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default="auto", help="auto (CUDA, or nothing is measured), cuda, cuda:1 or cpu")
-    parser.add_argument("--models", nargs="+", default=MODELS, metavar="MODEL")
-    parser.add_argument("--frames", nargs="+", type=int, default=FRAMES, help="frames per batch, padding included")
-    parser.add_argument("--precisions", nargs="+", choices=list(DTYPES), help="all that the device has, by default")
-    parser.add_argument("--quick", action="store_true", help="2 steps per row instead of 10")
-    parser.add_argument("--estimate", action="store_true", help="print an estimate of GPU-hours and measure nothing")
-    parser.add_argument("--train", type=float, metavar="MINUTES", help="also train on --data for this long")
-    parser.add_argument("--train-model", default="pblstm", metavar="MODEL")
-    parser.add_argument("--data", type=Path, help="competition folder; HW3P2_DATA by default")
-    options = parser.parse_args(arguments)
-    for name in options.models:
-        shape_only(name)  # a name that cannot be measured is refused before the first row
-    if min(options.frames) < 1 or (options.train is not None and not options.train > 0):
-        raise InputError("--frames and --train: expected more than 0")
-    return options
-
-
 def main() -> int:
     """Print what the options ask for; the exit status."""
     own, more = sys.argv[1:], []
     if "--" in own:
         own, more = own[: own.index("--")], own[own.index("--") + 1 :]
-    options = options_of(own)
+    options = parse_options(Options, "bench_gpu.py", own)
     if more and options.train is None:
         raise InputError(f"{' '.join(more)}: options after -- are for the training command: pass --train MINUTES, too")
     if options.estimate:
@@ -215,7 +227,7 @@ def main() -> int:
         print("no CUDA device, so nothing is measured; --device cpu --models pblstm_small --quick tries the script")
         return 0
     device = pick_device("cuda" if options.device == "auto" else options.device, ProcessGroup())
-    unavailable = set(options.precisions or ()) - set(available_precisions(device))
+    unavailable = set(options.precisions) - set(available_precisions(device))
     if unavailable:
         listed = ", ".join(available_precisions(device))
         raise InputError(f"--precisions {' '.join(sorted(unavailable))}: not on this device, which has {listed}")

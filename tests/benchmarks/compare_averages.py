@@ -9,15 +9,14 @@ the averages, with a paired 95 % bootstrap interval over speakers; it does not i
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import tyro
 
 from folds.competition.bootstrap import paired_bootstrap
-from folds.competition.detect import data_root
-from folds.data.cache import load_dataset
+from folds.data.data_options import DataOptions
 from folds.data.dataset import Dataset
 from folds.store.fold_model import read_finished
 from folds.store.log_probs import LogProbs
@@ -25,8 +24,17 @@ from folds.store.run_folder import RunFolder
 from folds.training.predict import greedy_distances
 from models import BLANK
 from registry import InputError, command
+from registry.command_line import parse_options
 
 SPLITS = ("oof", "dev")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
+    """Compare frame averages of two networks, with and without guided CTC."""
+
+    runs: tyro.conf.Positional[tuple[Path, Path, Path]]
+    """The folders of three finished runs of one fold: the guide's, the model's alone, and the guided model's."""
 
 
 def averaged(one: LogProbs, other: LogProbs) -> LogProbs:
@@ -62,11 +70,8 @@ def compared(folders: list[RunFolder], split: str, dataset: Dataset) -> list[str
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("runs", nargs=3, type=Path, metavar="RUN")
-    parser.add_argument("--data", type=Path)
-    options = parser.parse_args()
-    dataset = load_dataset(data_root(options.data))
+    options = parse_options(Options, "compare_averages.py")
+    dataset = options.open_dataset()
     columns = [compared([RunFolder(path) for path in options.runs], split, dataset) for split in SPLITS]
     rows = ("guide", "model (same spikes)", "guided model (same spikes)", "guide and model", "guide and guided model")
     print("| greedy distance | OOF | dev |\n|---|---|---|")

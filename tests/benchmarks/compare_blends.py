@@ -7,29 +7,36 @@ Networks adapted by the other blend's hypotheses are no baseline for what blendi
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tyro
 
 from ensemble.statistics.blend_tables import describe_difference, describe_level
 from ensemble.statistics.measured import Measured, measured_path
 from ensemble.statistics.member_baselines import strongest
 from folds.competition.bootstrap import bootstrap
-from folds.competition.detect import data_root
-from folds.data.cache import load_dataset
+from folds.data.data_options import DataOptions
 from registry import command
+from registry.command_line import parse_options
 from registry.json_files import read_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
+    """Compare two submissions of `ensemble.blend` on dev."""
+
+    submission: tyro.conf.Positional[Path]
+    """The submission to judge."""
+    other: tyro.conf.Positional[Path]
+    """The one that it is compared with."""
 
 
 def main() -> None:
     """Compare the two submissions."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("submission", type=Path)
-    parser.add_argument("other", type=Path)
-    parser.add_argument("--data", type=Path)
-    options = parser.parse_args()
-    dataset = load_dataset(data_root(options.data))
+    options = parse_options(Options, "compare_blends.py")
+    dataset = options.open_dataset()
     ours, other = (
         read_json(measured_path(path), Measured, "blend again") for path in (options.submission, options.other)
     )

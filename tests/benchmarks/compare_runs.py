@@ -8,22 +8,36 @@ speakers. The interval does not include the variation from seed to seed.
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tyro
 
 from folds.competition.bootstrap import paired_bootstrap
-from folds.competition.detect import data_root
-from folds.data.cache import load_dataset
+from folds.data.data_options import DataOptions
 from folds.data.dataset import Dataset
 from folds.store.fold_model import FoldModel, find_fold_models
 from folds.store.schemas import SummaryFile
 from folds.training.predict import greedy_distances
 from registry import InputError, command
+from registry.command_line import parse_options
 from registry.json_files import read_json
 
 Runs = dict[tuple[int, int], FoldModel]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
+    """Compare the runs of several stores with the first."""
+
+    stores: tyro.conf.Positional[tuple[Path, ...]]
+    """Runs folders; the first one's first runs are the base."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.stores:
+            raise InputError("pass one or more runs folders")
 
 
 def distances(fold_model: FoldModel, split: str, dataset: Dataset) -> np.ndarray:
@@ -68,11 +82,8 @@ def compared(runs: Runs, base: Runs, split: str, dataset: Dataset) -> tuple[str,
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("stores", nargs="+", type=Path)
-    parser.add_argument("--data", type=Path)
-    options = parser.parse_args()
-    dataset = load_dataset(data_root(options.data))
+    options = parse_options(Options, "compare_runs.py")
+    dataset = options.open_dataset()
     rows = [(store, *item) for store in options.stores for item in runs_by_model(store).items()]
     if not rows:
         raise InputError(f"{', '.join(map(str, options.stores))}: no finished runs: train a model first")

@@ -7,20 +7,34 @@ wrong phonemes that every one of the others has wrong too. Insertions are not co
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tyro
 
 from ensemble.statistics.confusions import list_edits, wrong_phonemes
 from ensemble.statistics.diversity import error_correlation
-from folds.competition.detect import data_root
-from folds.data.cache import load_dataset
+from folds.data.data_options import DataOptions
 from folds.data.dataset import Split
 from folds.store.fold_model import FoldModel, read_finished
 from folds.store.run_folder import RunFolder
 from models import greedy
-from registry import command
+from registry import InputError, command
+from registry.command_line import parse_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
+    """How much networks err alike on dev."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of two or more finished runs."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.runs) < 2:
+            raise InputError("pass the folders of two or more finished runs, such as runs/pblstm/fold0 runs/lstm/fold0")
 
 
 def wrong_of(network: FoldModel, dev: Split) -> np.ndarray:
@@ -38,12 +52,9 @@ def wrong_of(network: FoldModel, dev: Split) -> np.ndarray:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
-    parser.add_argument("--data", type=Path, help="the competition's folder")
-    arguments = parser.parse_args()
-    dev = load_dataset(data_root(arguments.data)).dev
-    networks = [read_finished(RunFolder(path), "a run") for path in arguments.runs]
+    options = parse_options(Options, "shared_errors.py")
+    dev = options.open_dataset().dev
+    networks = [read_finished(RunFolder(path), "a run") for path in options.runs]
     wrong = np.array([wrong_of(network, dev) for network in networks])
     correlation = error_correlation(wrong)
     names = [network.folder.name for network in networks]

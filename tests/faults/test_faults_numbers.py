@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import math
+import sys
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -191,9 +193,15 @@ def test_an_option_that_is_read_first_needs_a_value(option: str) -> None:
         parse_launch(["--models", "gru_small", "--on", "--data", "missing"])
 
 
-def test_a_similar_option_is_suggested() -> None:
-    with pytest.raises(InputError, match="--epocs, 3; did you mean --epochs"):
+@pytest.mark.parametrize("encoding", ["utf-8", "UTF-8", "ascii"])
+def test_a_complaint_is_complete_whatever_frame_the_parser_draws(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    with pytest.raises(InputError, match="^Unrecognized options: --epocs, 3; did you mean --epochs"):
         parse(["--epocs", "3"])
+    with pytest.raises(InputError, match="^--epochs x: expected a whole number"):
+        parse(["--epochs", "x"])
 
 
 def test_help_is_printed_whole(capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,9 @@ def test_a_row_that_does_not_fit_into_memory_has_dashes(monkeypatch, capsys):
     [
         (["--device", "cpu", "--models", "las"], "model 'las': its operations cannot be counted"),
         (["--device", "cpu", "--precisions", "fp16"], "--precisions fp16: not on this device, which has fp32, bf16"),
-        (["--device", "cpu", "--frames", "0"], "--frames and --train: expected more than 0"),
+        (["--device", "cpu", "--frames", "0"], "--frames .*: expected at least 1"),
+        ([*QUICK, "--train", "0"], "--train 0.0: expected more than 0"),
+        (["--batches", "3"], "Unrecognized options: --batches"),
         ([*QUICK, "--", "--precision", "fp16"], "pass --train MINUTES, too"),
     ],
 )
