@@ -21,7 +21,7 @@ from typing import Annotated
 import tyro
 
 from ensemble.members.stores import StoresOptions
-from ensemble.transcription.fitted_blend import open_blend
+from ensemble.transcription.fitted_blend import open_fitted_blend
 from ensemble.transcription.formats import FORMATS, Format
 from ensemble.transcription.plot import plot
 from ensemble.transcription.recognizer import Recognizer, open_network
@@ -75,7 +75,7 @@ class TranscribeOptions(StoresOptions):
 def open_recognizer(options: TranscribeOptions) -> Recognizer:
     """The network or the blend of the options."""
     if options.submission is not None:
-        return open_blend(options.submission, options)
+        return open_fitted_blend(options.submission, options)
     return open_network(options, options.member)
 
 

@@ -13,7 +13,7 @@ from registry.errors import command
 
 
 @dataclasses.dataclass(frozen=True)
-class ListOptions:
+class CompetitionListOptions:
     """List the competitions whose folders are recognised."""
 
     json: bool = False
@@ -43,7 +43,7 @@ def rows() -> list[dict[str, Any]]:
 
 def main() -> None:
     """Print the competitions, then the files and plug-ins that failed to import."""
-    options = parse_options(ListOptions, "python -m folds.competitions")
+    options = parse_options(CompetitionListOptions, "python -m folds.competitions")
     if options.json:
         print(json.dumps({"competitions": rows(), "broken": COMPETITIONS.broken()}, indent=2))
         return

@@ -15,7 +15,7 @@ from registry.models import ModelRow
 
 
 @dataclasses.dataclass(frozen=True)
-class ListOptions:
+class ModelListOptions:
     """List the registered models."""
 
     pattern: Annotated[str, tyro.conf.Positional] = "*"
@@ -26,7 +26,7 @@ class ListOptions:
 
 def main() -> None:
     """Print the models that match, then the files and plug-ins that failed to import."""
-    options = parse_options(ListOptions, "python -m registry")
+    options = parse_options(ModelListOptions, "python -m registry")
     names = list_models(options.pattern)
     if not names:
         available = ", ".join(list_models())

@@ -33,7 +33,7 @@ _SIDECAR_KEYS = ("recipe", "oof", "nested", "dev", "parameters", "tags")
 _ALPHABETS = [value for value in vars(alphabets).values() if isinstance(value, Alphabet)]
 
 
-class _Recipe(Struct):
+class _SubmissionRecipe(Struct):
     method: str = "blend"
     weights: dict[str, float | None] | None = None
 
@@ -41,7 +41,7 @@ class _Recipe(Struct):
 class BlendResults(Struct):
     """What is known about a blend, in the file beside a submission and in the ledger; a recipe may be a text."""
 
-    recipe: _Recipe | str | None = None
+    recipe: _SubmissionRecipe | str | None = None
     oof: float | None = None
     nested: float | None = None
     dev: float | None = None

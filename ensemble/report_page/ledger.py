@@ -17,7 +17,7 @@ class _Results(Struct):
     dev: float | None = None
 
 
-class _Event(Struct):
+class _LedgerLine(Struct):
     event: str
     id: str
     file: str = ""
@@ -34,7 +34,7 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     submissions: dict[str, dict[str, Any]] = {}
-    for event in read_json_lines(path, _Event, any_torn=True):
+    for event in read_json_lines(path, _LedgerLine, any_torn=True):
         if event.event == "attempt":
             results = event.blend
             estimates = {"nested": results.nested, "oof": results.oof, "dev": results.dev}

@@ -20,14 +20,14 @@ from ensemble.members.member import Member
 from ensemble.members.predictions import AttentionScorer, PackedHypothesis, Predictions
 from ensemble.members.sidecar import AGAIN, Sidecar, read_sidecar
 from ensemble.members.stores import StoresOptions
-from ensemble.transcription.recognizer import Batch, Recognizer, recognizer_of
+from ensemble.transcription.recognizer import RecognitionBatch, Recognizer, recognizer_of
 from folds.data.dataset import Dataset
 from folds.store.fold_model import FoldModel, load_model
 from folds.store.log_probs import LogProbs
 from registry.errors import InputError
 
 
-def open_blend(submission: Path, options: StoresOptions) -> Recognizer:
+def open_fitted_blend(submission: Path, options: StoresOptions) -> Recognizer:
     """The blend that wrote `submission`, with its networks from the runs folders and its data's transcripts.
 
     Raises InputError for a file without a blend's description, for networks that are missing, and for other data.
@@ -41,7 +41,7 @@ def open_blend(submission: Path, options: StoresOptions) -> Recognizer:
             f"{where}: was made by the method {sidecar.recipe.method}, which is no blender; expected a submission of "
             "python -m ensemble.blend; to transcribe with one model, pass --member instead of --submission"
         )
-    members = find_members(sidecar, options, where)
+    members = recorded_members(sidecar, options, where)
     dataset = options.open_dataset()
     if sidecar.data != dataset.hash:
         raise InputError(
@@ -60,7 +60,7 @@ def open_blend(submission: Path, options: StoresOptions) -> Recognizer:
     return recognizer_of(f"{submission.name} ({recipe.method})", networks, weights, decide)
 
 
-def find_members(sidecar: Sidecar, options: StoresOptions, where: str) -> list[Member]:
+def recorded_members(sidecar: Sidecar, options: StoresOptions, where: str) -> list[Member]:
     """The members that the blend used, each with the networks used, from the runs folders of the options.
 
     A run is found by its member's and its own folder's name, wherever the runs folder is now.
@@ -111,10 +111,10 @@ def _decision(
     dataset: Dataset,
     settings: InputOptions,
     fusion: Fusion | FittedFusion,
-) -> Callable[[Batch], list[list[int]]]:
+) -> Callable[[RecognitionBatch], list[list[int]]]:
     language_model = estimate_language_model(dataset, settings.lm_order)
 
-    def decide(batch: Batch) -> list[list[int]]:
+    def decide(batch: RecognitionBatch) -> list[list[int]]:
         split = SplitPredictions(
             name="audio",
             names=tuple(member.name for member in members),
@@ -130,7 +130,7 @@ def _decision(
     return decide
 
 
-def _predictions(members: Sequence[Member], batch: Batch, frames: bool) -> list[Predictions]:
+def _predictions(members: Sequence[Member], batch: RecognitionBatch, frames: bool) -> list[Predictions]:
     """One entry per network, or one per member if frames are averaged, as `open_inputs` has them for test."""
     predictions, log_probs = [], iter(batch.log_probs)
     for index, member in enumerate(members):

@@ -22,7 +22,7 @@ from registry.json_files import read_json
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class RecognitionBatch:
     """N utterances and their log-probabilities under each network of a recognizer."""
 
     features: list[np.ndarray]
@@ -47,7 +47,7 @@ class Recognizer:
     """The phoneme of each class; empty for class 0, the blank."""
     characters: tuple[str, ...]
     """The submission character of each class, in the same way."""
-    decide: Callable[[Batch], list[list[int]]]
+    decide: Callable[[RecognitionBatch], list[list[int]]]
     """One class sequence per utterance."""
 
     @property
@@ -59,9 +59,9 @@ class Recognizer:
         competition = COMPETITIONS.get(name)
         return FrameTimes(competition.frame_shift, competition.frame_length)
 
-    def predict(self, features: Sequence[np.ndarray]) -> Batch:
+    def predict(self, features: Sequence[np.ndarray]) -> RecognitionBatch:
         """All networks' log-probabilities; one network is in memory at a time. Raises InputError for wrong features."""
-        return Batch(list(features), [_predict(network, features) for network in self.networks])
+        return RecognitionBatch(list(features), [_predict(network, features) for network in self.networks])
 
     def front_end(self, option: str | None) -> str | None:
         """The front end of the data that the networks were trained on; None if it is not known.
@@ -106,7 +106,7 @@ def recognizer_of(
     name: str,
     networks: Sequence[FoldModel],
     weights: Sequence[float],
-    decide: Callable[[Batch], list[list[int]]],
+    decide: Callable[[RecognitionBatch], list[list[int]]],
 ) -> Recognizer:
     """A recognizer of these networks. Raises InputError if weights are missing, or alphabets or features differ."""
     loaded = [(network, models.load(network.path).description) for network in networks]
@@ -153,7 +153,7 @@ def _dev_distance(network: FoldModel) -> float:
     return float("inf") if distance is None else distance
 
 
-def _decode(batch: Batch) -> list[list[int]]:
+def _decode(batch: RecognitionBatch) -> list[list[int]]:
     """The best hypotheses of a beam search without a language model."""
     (log_probs,) = batch.log_probs
     found = beam_search(*log_probs.padded(range(len(log_probs))))

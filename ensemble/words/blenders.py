@@ -111,7 +111,7 @@ class RoverInWords:
     def fit(self, inputs: WordInputs, seed: int = 0) -> BlendRecipe:
         """Greedy weights on plain votes, then the scheme, alpha and the confidence of the null."""
         order = [inputs.names[member] for member in _ranked(inputs)]
-        slots = _Slots(inputs, order, range(len(inputs.names)))
+        slots = _WordSlots(inputs, order, range(len(inputs.names)))
 
         def loss(weights: np.ndarray, settings: Mapping[str, Any]) -> float:
             return _mean_errors(slots.winners(weights, settings), inputs)
@@ -120,17 +120,17 @@ class RoverInWords:
         start = best_leading_members(inputs, order, lambda counts: loss(counts, settings))
         weights = select_members(inputs, lambda counts: loss(counts, settings), seed, start=start).weights
         if not weights.all():  # prediction aligns only members with weight
-            slots = _Slots(inputs, order, np.flatnonzero(weights).tolist())
+            slots = _WordSlots(inputs, order, np.flatnonzero(weights).tolist())
         settings, _ = coordinate_search(lambda trial: loss(weights, trial), settings, VOTE_GRID, rounds=1)
         return BlendRecipe("rover", weights_by_name(inputs.names, weights), settings | {"order": order})
 
     def predict(self, inputs: WordInputs, recipe: BlendRecipe) -> list[list[int]]:
         """The vote of the members with weight."""
-        slots = _Slots(inputs, recipe.settings["order"], used_members(recipe, inputs.names))
+        slots = _WordSlots(inputs, recipe.settings["order"], used_members(recipe, inputs.names))
         return slots.winners(recipe.array(inputs.names), recipe.settings)
 
 
-class _Slots:
+class _WordSlots:
     """The confusion network of each utterance, aligned from the best sentences of `members` in the order of names."""
 
     def __init__(self, inputs: WordInputs, order: Sequence[str], members: Sequence[int]) -> None:

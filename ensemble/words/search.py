@@ -12,7 +12,7 @@ import numpy as np
 from ensemble.threads import map_threads
 from ensemble.words.kernel import search
 from ensemble.words.lexicon import Lexicon
-from ensemble.words.trie import Trie, best_word_below, build_trie
+from ensemble.words.trie import LexiconTree, best_word_below, build_trie
 from ensemble.words.word_lm import WordLM
 from folds.store.ragged import Ragged, offsets_of
 from models import ctc
@@ -40,7 +40,7 @@ class Vocabulary:
     """The class between words, which may be there or not; 0 for none."""
 
     @cached_property
-    def trie(self) -> Trie:
+    def trie(self) -> LexiconTree:
         """The tree of the lexicon's pronunciations."""
         return build_trie(self.lexicon, self.silence)
 

@@ -14,7 +14,7 @@ ROOT, AFTER_SILENCE = 0, 1
 """The start of a word, at the start of the utterance and behind the silence; both have the same children."""
 
 
-class Trie(NamedTuple):
+class LexiconTree(NamedTuple):
     """Nodes in order of their parents, so that the children of a node are a range.
 
     `first_child` and `last_child` `(nodes,)` are that range, `token` `(nodes,)` the phoneme that leads to a node (0 for
@@ -29,7 +29,7 @@ class Trie(NamedTuple):
     words: np.ndarray
 
 
-def build_trie(lexicon: Lexicon, silence: int) -> Trie:
+def build_trie(lexicon: Lexicon, silence: int) -> LexiconTree:
     """The tree of all pronunciations, level by level; `silence` is the class between words, 0 for none."""
     values, offsets = lexicon.pronunciations.values.astype(np.int64), lexicon.pronunciations.offsets
     lengths = lexicon.pronunciations.lengths
@@ -49,7 +49,7 @@ def build_trie(lexicon: Lexicon, silence: int) -> Trie:
     first, last = 2 + np.searchsorted(parent, nodes), 2 + np.searchsorted(parent, nodes, side="right")
     first[AFTER_SILENCE], last[AFTER_SILENCE] = first[ROOT], last[ROOT]
     order = np.lexsort((lexicon.word_of, node))
-    return Trie(
+    return LexiconTree(
         first.astype(np.int32),
         last.astype(np.int32),
         np.concatenate(tokens).astype(np.int32),

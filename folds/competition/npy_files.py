@@ -26,7 +26,7 @@ _MAX_DIMENSIONS = 8
 _MAX_REASON = 160
 
 
-class _Header(NamedTuple):
+class _NpyHeader(NamedTuple):
     shape: tuple[int, ...]
     fortran: bool
     dtype: np.dtype
@@ -129,7 +129,7 @@ def as_numbers(element: Any, location: str, expected: str) -> np.ndarray:
     return array
 
 
-def _read_header(path: Path) -> _Header:
+def _read_header(path: Path) -> _NpyHeader:
     try:
         check_regular(path)
         with open(path, "rb") as file:
@@ -138,13 +138,13 @@ def _read_header(path: Path) -> _Header:
         raise _unreadable(path, error) from None
 
 
-def _header(path: Path, stream: BinaryIO) -> _Header:
+def _header(path: Path, stream: BinaryIO) -> _NpyHeader:
     """The header at the start of `stream`, checked. Raises InputError for a damaged one."""
     damaged = InputError(f"{path}: not a .npy file, or a damaged one; copy or download it again")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            header = _Header(*_HEADERS[np.lib.format.read_magic(stream)](stream))
+            header = _NpyHeader(*_HEADERS[np.lib.format.read_magic(stream)](stream))
     except OSError:
         raise
     except Exception:  # noqa: BLE001 - NumPy evaluates the header as Python text, which fails in many ways

@@ -39,7 +39,7 @@ class _Metadata(msgspec.Struct):
     digest: str
 
 
-class _Entry(msgspec.Struct):
+class _ArrayEntry(msgspec.Struct):
     """A tensor of the header."""
 
     dtype: Literal["F32", "I64", "I16", "U32", "U8"]
@@ -112,7 +112,7 @@ def open_packed(path: Path) -> dict[str, np.ndarray] | None:
             (size,) = struct.unpack("<Q", file.read(8))
             header = convert(json.loads(file.read(size)) if size == _HEADER - 8 else None, dict[str, Any], str(path))
         metadata = convert(header.pop("__metadata__"), _Metadata, str(path))
-        convert(header, dict[str, _Entry], str(path))
+        convert(header, dict[str, _ArrayEntry], str(path))
         streamed = int(metadata.streamed)
         if path.stat().st_size != _HEADER + max(entry["data_offsets"][1] for entry in header.values()):
             return None

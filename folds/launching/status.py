@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from folds.store.attempts import Attempt, read_attempts
+from folds.store.attempts import TrainingAttempt, read_attempts
 from folds.store.lease import holder_of
 from folds.store.run_folder import RunFolder
 from folds.store.schemas import EpochMetrics, EpochTiming, SummaryFile
@@ -45,14 +45,14 @@ class RunStatus:
     """Why it failed."""
 
 
-class _Recipe(msgspec.Struct, frozen=True):
+class _RunRecipe(msgspec.Struct, frozen=True):
     epochs: int | None = None
     minutes: float | None = None
     clock: str = "wall"
 
 
 class _Options(msgspec.Struct, frozen=True):
-    recipe: _Recipe = _Recipe()
+    recipe: _RunRecipe = _RunRecipe()
 
 
 class _Config(msgspec.Struct, frozen=True):
@@ -95,7 +95,7 @@ def known_runs(runs: Path) -> list[RunFolder]:
     return [RunFolder(path) for path in sorted(folders, key=lambda path: (path.parent.name, int(path.name[4:])))]
 
 
-def _state(folder: RunFolder, attempts: list[Attempt]) -> tuple[State, str, str]:
+def _state(folder: RunFolder, attempts: list[TrainingAttempt]) -> tuple[State, str, str]:
     """(state, place, reason)."""
     if folder.finished:
         return "finished", "", ""

@@ -16,7 +16,7 @@ Event = Literal["submitted", "started", "finished", "stopped", "failed", "busy"]
 """`submitted` to a scheduler; `started`, then one of the others: `busy` if another process was training the run."""
 
 
-class Attempt(msgspec.Struct, frozen=True):
+class TrainingAttempt(msgspec.Struct, frozen=True):
     """A line of attempts.jsonl."""
 
     event: Event
@@ -37,15 +37,15 @@ def record_attempt(
 ) -> None:
     """Append a line, in one write: several machines may append to one file."""
     host = "" if event == "submitted" else os.uname().nodename
-    row = Attempt(event, time.time(), executor, job, host, reason, hopeless)
+    row = TrainingAttempt(event, time.time(), executor, job, host, reason, hopeless)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab", buffering=0) as file:
         file.write(json.dumps(msgspec.structs.asdict(row)).encode() + b"\n")
 
 
-def read_attempts(path: Path) -> list[Attempt]:
+def read_attempts(path: Path) -> list[TrainingAttempt]:
     """The lines, oldest first; none if there is no file. Raises InputError for a damaged one."""
     try:
-        return read_json_lines(path, Attempt, any_torn=True)
+        return read_json_lines(path, TrainingAttempt, any_torn=True)
     except FileNotFoundError:
         return []

@@ -105,7 +105,7 @@ def write_log_probs(path: Path, log_probs: LogProbs) -> None:
         "offsets": np.ascontiguousarray(log_probs.offsets, dtype=np.int64),
         "ids": np.frombuffer("\n".join(log_probs.ids).encode(), dtype=np.uint8),
     }
-    described = _Header(ids_hash(log_probs.ids), log_probs.alphabet_hash, log_probs.blank, log_probs.stride)
+    described = _LogProbsHeader(ids_hash(log_probs.ids), log_probs.alphabet_hash, log_probs.blank, log_probs.stride)
     header = {
         "schema": SCHEMA_VERSION,
         "ids_hash": described.ids_hash,
@@ -120,7 +120,7 @@ def write_log_probs(path: Path, log_probs: LogProbs) -> None:
         temporary.write_bytes(to_bytes(tensors, metadata=header))
 
 
-def _checksum(tensors: Mapping[str, np.ndarray], described: _Header) -> str:
+def _checksum(tensors: Mapping[str, np.ndarray], described: _LogProbsHeader) -> str:
     """SHA-256 of a file's header and of its tensors, with their names, types and shapes."""
     facts = (described.ids_hash, described.alphabet, described.blank, described.stride)
     digest = hashlib.sha256(" ".join(map(str, facts)).encode())
@@ -146,7 +146,7 @@ def _find_fault(values: np.ndarray, offsets: np.ndarray, ids: Sequence[str]) -> 
     return ""
 
 
-class _Header(msgspec.Struct):
+class _LogProbsHeader(msgspec.Struct):
     ids_hash: str
     alphabet: str
     blank: Count
@@ -170,7 +170,7 @@ def read_log_probs(path: Path) -> LogProbs:
             version = header.get("schema")
             if version != SCHEMA_VERSION:
                 raise InputError(f"{path}: schema {version}, expected {SCHEMA_VERSION}: train this model again")
-            described = convert(header, _Header, str(path), "train this model again", strict=False)
+            described = convert(header, _LogProbsHeader, str(path), "train this model again", strict=False)
             tensors = {name: file.get_tensor(name) for name in ("log_probs", "offsets", "ids")}
         ids = _check_shapes(path, tensors, described)
     except FileNotFoundError:
@@ -190,7 +190,7 @@ def read_log_probs(path: Path) -> LogProbs:
     return LogProbs(values, offsets, ids, described.alphabet, described.blank, described.stride)
 
 
-def _check_shapes(path: Path, tensors: Mapping[str, np.ndarray], described: _Header) -> tuple[str, ...]:
+def _check_shapes(path: Path, tensors: Mapping[str, np.ndarray], described: _LogProbsHeader) -> tuple[str, ...]:
     """The utterances' ids. Raises InputError if types, shapes, offsets and header do not fit one another."""
     values, offsets, text = tensors["log_probs"], tensors["offsets"], tensors["ids"]
     types = (values.dtype, offsets.dtype, text.dtype) == (np.float16, np.int64, np.uint8)

@@ -60,7 +60,7 @@ class _EventId(ctypes.Union):
     _fields_ = (("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8))
 
 
-class _Event(ctypes.Structure):
+class _SpeechEvent(ctypes.Structure):
     _fields_ = (
         ("type", ctypes.c_int), ("unique_identifier", ctypes.c_uint), ("text_position", ctypes.c_int),
         ("length", ctypes.c_int), ("audio_position", ctypes.c_int), ("sample", ctypes.c_int),
@@ -68,7 +68,7 @@ class _Event(ctypes.Structure):
     )  # fmt: skip
 
 
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_SpeechEvent))
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Speech:
             raise RuntimeError(f"eSpeak NG was given {text!r} and spoke {' '.join(spoken)}, not {' '.join(requested)}")
 
     def _receive(
-        self, samples: ctypes._Pointer[ctypes.c_short], count: int, events: ctypes._Pointer[_Event]
+        self, samples: ctypes._Pointer[ctypes.c_short], count: int, events: ctypes._Pointer[_SpeechEvent]
     ) -> int:
         """eSpeak's callback: keeps the samples and the phonemes it reports; 0 means continue."""
         if samples and count > 0:

@@ -100,12 +100,12 @@ class State:
     def _check(self, header: dict[str, Any], more: dict[str, Tensor]) -> None:
         """Raise InputError unless a checkpoint has the counters, the scaler's state and the averaged weights."""
         Counters.from_header(header)
-        convert(header, _Header, "header")
+        convert(header, _StateHeader, "header")
         expected = {f"average.{name}": value for name, value in self.average.values.items()} if self.average else {}
         checkpoint.check_shapes({name: more[name] for name in more if name in expected}, expected)
 
 
-class _Header(msgspec.Struct):
+class _StateHeader(msgspec.Struct):
     """The part of a checkpoint's header that `Counters` does not read."""
 
     scaler: dict[str, float]

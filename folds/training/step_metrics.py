@@ -46,7 +46,7 @@ class Counters:
         Raises InputError for missing counters, or those of a wrong type.
         """
         name = "counters" if "counters" in header else "at"
-        recorded = convert(header, _Header, "header").counters
+        recorded = convert(header, _MetricsHeader, "header").counters
         counters = recorded if recorded is not None else convert(header, _OldHeader, "header").at
         if "streak" in counters:
             counters = {**counters, "nonfinite_steps": counters["streak"]}
@@ -61,7 +61,7 @@ class Counters:
             self.sums[name] = self.sums.get(name, 0.0) + value
 
 
-class _Header(msgspec.Struct):
+class _MetricsHeader(msgspec.Struct):
     counters: dict[str, Any] | None = None
 
 

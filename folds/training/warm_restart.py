@@ -23,7 +23,7 @@ from registry.json_files import read_json
 
 
 @dataclass(frozen=True)
-class Source:
+class WarmStart:
     """Weights to start from, and what the restarted run records about them."""
 
     weights: Path
@@ -69,7 +69,7 @@ def _is_layer_of_other_groups(before: Any, now: Any) -> bool:
     return before.get("groups") != now["groups"] and _same(before | {"groups": None}, now | {"groups": None})
 
 
-def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> Source:
+def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> WarmStart:
     """The source for the run that `config`, its future config.json, describes.
 
     Raises InputError if there is none, or if it has other data or model options or held out other utterances than
@@ -109,4 +109,4 @@ def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> 
         "select": source.config.get("select", "last"),
         "tags": training_tags(source.tags),
     }
-    return Source(source.folder.weights, facts)
+    return WarmStart(source.folder.weights, facts)

@@ -106,7 +106,7 @@ class StudyPaths:
             yield
 
 
-class _Entry(msgspec.Struct):
+class _JournalEntry(msgspec.Struct):
     """What each line of a journal has."""
 
     op_code: int
@@ -179,7 +179,7 @@ def _check_journal(path: Path, lock: Any) -> None:
         return
     lock.acquire()
     try:
-        read_json_lines(path, _Entry)
+        read_json_lines(path, _JournalEntry)
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):

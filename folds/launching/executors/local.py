@@ -29,7 +29,7 @@ class LocalOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class MachineShare:
     """What one of the processes gets of the machine."""
 
     threads: int
@@ -43,7 +43,7 @@ class Share:
         return {"OMP_NUM_THREADS": str(self.threads), **gpu}
 
 
-def divide_machine(jobs: int, tasks: int, cores: int, gpus: Sequence[str]) -> list[Share]:
+def divide_machine(jobs: int, tasks: int, cores: int, gpus: Sequence[str]) -> list[MachineShare]:
     """The shares of processes that run at the same time; 0 jobs is one per GPU, or without GPUs one per core.
 
     Two processes of one thread train more frames/s together than one process of two threads, since threads wait for
@@ -56,7 +56,7 @@ def divide_machine(jobs: int, tasks: int, cores: int, gpus: Sequence[str]) -> li
     """
     count = max(1, min(jobs or len(gpus) or cores, tasks))
     threads = max(1, cores // count)
-    return [Share(threads, gpus[index % len(gpus)] if gpus else "") for index in range(count)]
+    return [MachineShare(threads, gpus[index % len(gpus)] if gpus else "") for index in range(count)]
 
 
 def visible_gpus() -> list[str]:
@@ -66,7 +66,7 @@ def visible_gpus() -> list[str]:
     return named[:count] if named else [str(index) for index in range(count)]
 
 
-def divide_here(tasks: Sequence[ExecutorTask], jobs: int, count: int) -> list[Share]:
+def divide_here(tasks: Sequence[ExecutorTask], jobs: int, count: int) -> list[MachineShare]:
     """The shares of this machine for `count` tasks, of which these are the first."""
     on_gpu = any(task.device == "cuda" for task in tasks)
     cores = max(1, int(min(physical_cores(), cpu_quota())))
@@ -80,9 +80,9 @@ class LocalExecutor:
 
     def __init__(self, settings: LaunchSettings) -> None:
         self._settings = settings
-        self._free: list[Share] | None = None
+        self._free: list[MachineShare] | None = None
         self._queue: deque[ExecutorTask] = deque()
-        self._running: dict[ExecutorTask, tuple[RunningAttempt, Share]] = {}
+        self._running: dict[ExecutorTask, tuple[RunningAttempt, MachineShare]] = {}
 
     def submit(self, tasks: Sequence[ExecutorTask]) -> None:
         if self._free is None and tasks:
