@@ -29,11 +29,10 @@ from ensemble.members.member import Member, group_by_member, measurable_on
 from ensemble.members.out_of_fold import oof_folds
 from ensemble.members.predictions import mean_predictions, oof_predictions
 from ensemble.members.refits import recipe_difference
-from ensemble.members.sidecar import write_sidecar
+from ensemble.members.sidecar import write_with_sidecar
 from ensemble.members.stores import StoresOptions
 from ensemble.words.decode import decode_to_words, fit_settings
 from ensemble.words.files import WordOptions, in_words
-from folds.competition.submission import write_submission
 from folds.data.dataset import Dataset
 from folds.store.fold_model import FoldModel
 from registry.bounds import MAX_UTTERANCES, number
@@ -223,7 +222,7 @@ def decode_words(
     """Decode members of a competition in words, with the settings of the search fitted out of fold."""
     options.check_for_words()
     vocabulary = options.open_vocabulary(dataset)
-    split = {"oof": dataset.train, "dev": dataset.dev, "test": dataset.test}[options.split]
+    split = dataset.split(options.split)
     for member in members:
         fitted_on = member_to_tune(member, available)
         trials = None
@@ -233,10 +232,8 @@ def decode_words(
         task = open_task(member, options.split, dataset, options)
         texts, settings = decode_to_words(task, member, split, vocabulary, trials, options.beam)
         if options.out is not None:
-            write_submission(options.out, dataset.header, dataset.sample_ids, texts)
             recipe = BlendRecipe("decode", {member.name: 1.0}, {"decoder": "words", **settings._asdict()})
-            write_sidecar(options.out, dataset, [member], recipe.to_json(), options)
-            print(f"wrote {options.out} ({len(texts)} rows) and {options.out}.json")
+            write_with_sidecar(options.out, texts, dataset, member, recipe.to_json(), options)
 
 
 def main() -> None:
@@ -268,11 +265,9 @@ def main() -> None:
             result, settings = decode_member(member, tuned_on, dataset, options, decode)
         if options.out is not None:
             strings = [dataset.competition.submission_text(nbest[0].tokens) for nbest in result.hypotheses]
-            write_submission(options.out, dataset.header, dataset.sample_ids, strings)
             language_model = {"decoder": options.decoder, "lm": options.lm, "lm_order": options.lm_order}
             recipe = BlendRecipe("decode", {member.name: 1.0}, language_model | settings)
-            write_sidecar(options.out, dataset, [member], recipe.to_json(), options)
-            print(f"wrote {options.out} ({len(strings)} rows) and {options.out}.json")
+            write_with_sidecar(options.out, strings, dataset, member, recipe.to_json(), options)
 
 
 if __name__ == "__main__":

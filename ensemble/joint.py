@@ -22,13 +22,13 @@ from ensemble.blenders.base import BlendRecipe
 from ensemble.decoding.batched import sample_rows
 from ensemble.decoding.joint_search import joint_search
 from ensemble.members.member import Member, group_by_member, measurable_on
-from ensemble.members.sidecar import write_sidecar
+from ensemble.members.sidecar import write_with_sidecar
 from ensemble.members.stores import StoresOptions
 from folds.competition.metric import edit_distances
-from folds.competition.submission import write_submission
 from folds.data.dataset import Dataset, Split
 from folds.data.renormalized import as_read
 from folds.store.fold_model import FoldModel, load_model
+from folds.training.derived_run import check_data
 from models.las import LAS
 from registry.bounds import MAX_UTTERANCES, number
 from registry.command_line import parse_options
@@ -103,16 +103,12 @@ def select_fold_models(options: JointOptions) -> list[FoldModel]:
 
 def open_task(fold_model: FoldModel, split: str, dataset: Dataset, limit: int | None) -> JointTask:
     """The network and the utterances that the fold model predicted. Raises InputError for other data."""
-    source = {"oof": dataset.train, "dev": dataset.dev, "test": dataset.test}[split]
-    source = as_read(source, fold_model.transform)
-    row_of = {utterance: row for row, utterance in enumerate(source.ids)}
-    ids = fold_model.load(split).ids
-    if fold_model.check_trained().data.hash != dataset.hash or any(utterance not in row_of for utterance in ids):
-        raise InputError(f"{fold_model.path}: was trained on data other than {dataset.root}: pass its --data")
+    check_data(fold_model, dataset)
+    source = as_read(dataset.split(split), fold_model.transform)
     network = load_model(fold_model)
     if not isinstance(network, LAS):
         raise InputError(f"{fold_model.path}: joint decoding needs a LAS model: choose others with --members")
-    rows = sample_rows(np.array([row_of[utterance] for utterance in ids]), limit)
+    rows = sample_rows(np.array([source.row_of[utterance] for utterance in fold_model.load(split).ids]), limit)
     return JointTask(fold_model, network, source, rows.tolist())
 
 
@@ -157,12 +153,10 @@ def main() -> None:
         hypotheses = decode_and_report(task, options)
         if options.out is not None:
             strings = [dataset.competition.submission_text(tokens) for tokens in hypotheses[0]]
-            write_submission(options.out, dataset.header, dataset.sample_ids, strings)
             member = Member(task.fold_model.name, (task.fold_model,))
             settings = {"ctc_weight": options.ctc_weight[0], "beam": options.beam}
             recipe = BlendRecipe("joint", {member.name: 1.0}, settings)
-            write_sidecar(options.out, dataset, [member], recipe.to_json(), options)
-            print(f"wrote {options.out} ({len(strings)} rows) and {options.out}.json")
+            write_with_sidecar(options.out, strings, dataset, member, recipe.to_json(), options)
 
 
 if __name__ == "__main__":

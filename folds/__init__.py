@@ -1,9 +1,10 @@
 """From a competition's files to out-of-fold, dev and test log-probabilities.
 
 `competition/` describes the data; `data/` packs it, splits it into folds and makes batches; `training/` trains;
-`store/` keeps runs and their predictions. Commands: `folds.demo` makes a demo competition, `folds.train` trains models
-over folds, `folds.soup` averages the weights of one run, `folds.delay` predicts once more with features that come
-later, `folds.adapt` adapts networks to speakers, `folds.tune` searches for a better recipe.
+`store/` keeps runs and their predictions. Commands: `folds.demo` makes a demo competition, `folds.train` trains
+models over folds, `folds.launch` trains many runs at once, `folds.tune` searches for a better recipe, `folds.soup`
+averages the weights of one run, `folds.delay` predicts once more with features that come later, `folds.adapt` adapts
+networks to speakers, and `folds.competitions` lists the competitions that are known.
 
 >>> import folds
 >>> dataset = folds.load_dataset(folds.data_root())                         # doctest: +SKIP

@@ -28,6 +28,7 @@ from scipy.signal import lfilter
 from folds.competition.alphabets import F22
 from folds.competition.metric import edit_distances
 from folds.competition.submission import check_submission, read_submission, write_submission
+from folds.frontends.base import SAMPLE_RATE
 from folds.frontends.kaldi import demo as demo_features
 from folds.store.lease import hold
 from folds.synthesis import brain_to_text, lexicon, speech
@@ -155,7 +156,7 @@ def score(root: Path, submission: Path) -> tuple[float, float]:
         raise InputError(f"{root} is not a demo competition and has no answers: make one with --out {root} alone")
     ids, answers = zip(*read_submission(root / ANSWERS), strict=True)
     # A model trained for seconds may predict nothing for an utterance; here that is only a bad score.
-    strings = check_submission(submission, HEADER, ids, F22, allow_empty=True)
+    strings = check_submission(submission, HEADER, ids, F22.from_string, allow_empty=True)
     return float(edit_distances(strings, answers).mean()), float(np.mean([len(answer) for answer in answers]))
 
 
@@ -201,7 +202,7 @@ def synthesise(
 
 
 def _pause(rng: np.random.Generator) -> np.ndarray:
-    return np.zeros(round(speech.SAMPLE_RATE * rng.uniform(0.1, 0.3)), dtype=np.float32)
+    return np.zeros(round(SAMPLE_RATE * rng.uniform(0.1, 0.3)), dtype=np.float32)
 
 
 def _write(root: Path, options: DemoOptions) -> None:

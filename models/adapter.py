@@ -22,7 +22,7 @@ from registry import InputError
 from registry.config import Config
 from registry.errors import one_line
 
-# With a larger stride, utterances have fewer output frames than labels.
+# With a larger stride, utterances may have fewer output frames than labels.
 MAX_STRIDE = 16
 # The lengths of the utterances in each batch of the probe. Lengths up to MAX_STRIDE + 1 distinguish all strides.
 PROBES = (tuple(range(1, MAX_STRIDE + 2)), (1,), (61, 40))

@@ -15,8 +15,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from folds.competition import alphabets
-from folds.competition.alphabets import Alphabet
+from folds.competition.alphabets import COURSE_ALPHABETS, Alphabet
 from folds.competition.detect import open_competition
 from folds.competition.submission import check_submission, read_submission, sample_of
 from registry.errors import InputError
@@ -29,8 +28,6 @@ _MAX_BYTES = 50 * 2**20
 _AGAIN = "write the file again with `python -m ensemble.blend`"
 
 _SIDECAR_KEYS = ("recipe", "oof", "nested", "dev", "parameters", "tags")
-
-_ALPHABETS = [value for value in vars(alphabets).values() if isinstance(value, Alphabet)]
 
 
 class _SubmissionRecipe(Struct):
@@ -146,12 +143,12 @@ def _find_alphabet(path: Path, rows: Sequence[tuple[str, str]]) -> Alphabet | No
     Raises `InputError` for phonemes of no alphabet.
     """
     used = {character for _, label in rows for character in label}
-    for alphabet in _ALPHABETS:
+    for alphabet in COURSE_ALPHABETS:
         if used <= set(alphabet.characters):
             return alphabet
     if " " in used:
         return None
-    newest = _ALPHABETS[0]
+    newest = COURSE_ALPHABETS[0]
     line, (row, label) = next(
         (line, row) for line, row in enumerate(rows, start=2) if set(row[1]) - set(newest.characters)
     )

@@ -111,11 +111,10 @@ def attention_scores(
     ]
     if any(new):
         model, split = load_model(fold_model), as_read(split, fold_model.transform)
-        row_of = {utterance: row for row, utterance in enumerate(split.ids)}
         description = f"attention scores, {fold_model.name} {split_name}"
         for utterance, candidates in track(list(zip(ids, new, strict=True)), description):
             if candidates:
-                row = row_of[utterance]
+                row = split.row_of[utterance]
                 features = torch.from_numpy(np.array(split.features(row)))
                 sequences = [list(candidate) for candidate in candidates]
                 scores = model.attention_scores(features, sequences, split.groups[row : row + 1]).tolist()

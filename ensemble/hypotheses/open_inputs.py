@@ -174,8 +174,7 @@ def _open_oof(
     """Out-of-fold predictions, one entry per member, and notes."""
     train = dataset.train
     common = _limit_utterances(common_oof(members, train.ids), options)
-    row_of = {utterance: row for row, utterance in enumerate(train.ids)}
-    rows = [row_of[utterance] for utterance in common.ids]
+    rows = [train.row_of[utterance] for utterance in common.ids]
     train_speakers = train.speakers
     speakers = [train_speakers[row] for row in rows]
     outer_folds, fold_notes = assign_outer_folds(common.folds, speakers)

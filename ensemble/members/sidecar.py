@@ -14,6 +14,7 @@ from msgspec import Struct
 from ensemble.members.eligibility import all_tags, total_parameters
 from ensemble.members.member import Member
 from folds.competition.base import Rules
+from folds.competition.submission import write_submission
 from folds.data.dataset import Dataset
 from folds.store.schemas import Measure
 from registry.json_files import read_json, write_json
@@ -105,3 +106,17 @@ def write_sidecar(
     }
     write_json(Path(f"{out}.json"), content)
     return content
+
+
+def write_with_sidecar(
+    out: Path,
+    texts: Sequence[str],
+    dataset: Dataset,
+    member: Member,
+    recipe: Mapping[str, Any],
+    options: object,
+) -> None:
+    """Write the submission of one member, `texts` in the order of its rows, and its description, and say so."""
+    write_submission(out, dataset.header, dataset.sample_ids, texts)
+    write_sidecar(out, dataset, [member], recipe, options)
+    print(f"wrote {out} ({len(texts)} rows) and {out}.json")

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from folds.competition.alphabets import SILENCES
 from folds.frontends.base import FRAME_SHIFT, WINDOW
 from models.ctc_alignment import align
 
 REACH = 0.15
 """The longest that a phoneme reaches before and after its centre, in seconds; long vowels last about twice this."""
-SILENCES = ("[SIL]", "SIL")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _centres(
     for rows, (stride, delay), weight in zip(log_probs, rates, weights, strict=True):
         spans, score = align(rows, tokens)
         if not np.isfinite(score):
-            continue  # the network has too few frames for so many phonemes
+            continue  # the network has too few frames for these phonemes
         total += weight
         for k, (start, end) in enumerate(spans):
             posteriors = np.exp(rows[start:end, labels[k]].astype(np.float64))

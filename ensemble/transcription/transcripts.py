@@ -10,8 +10,9 @@ import numpy as np
 
 from ensemble.transcription.recognizer import Recognizer, features_of
 from ensemble.transcription.sources import Source
-from ensemble.transcription.timing import SILENCES, TimedPhoneme, mean_posteriors, time_phonemes
+from ensemble.transcription.timing import TimedPhoneme, mean_posteriors, time_phonemes
 from folds.audio.segments import split_at_pauses
+from folds.competition.alphabets import SILENCES
 from folds.frontends.base import FRONT_ENDS, SAMPLE_RATE, compute_features
 from registry.errors import InputError
 

@@ -46,8 +46,7 @@ def decode_to_words(
     line = f"{member.name}: {len(sentences)} utterances"
     references = [text for text in _texts_of(split, task) if text is not None]
     if len(references) == len(sentences):
-        row_of = {utterance: row for row, utterance in enumerate(split.ids)}
-        groups = [split.groups[row_of[utterance]] for utterance in task.log_probs.ids]
+        groups = [split.groups[split.row_of[utterance]] for utterance in task.log_probs.ids]
         errors, words = word_distances(sentences, references), np.array([len(words_of(text)) for text in references])
         rate = bootstrap(errors, groups, units=words)
         line += f", word error rate {100 * rate.mean:.2f} % [{100 * rate.low:.2f}, {100 * rate.high:.2f}]"

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
+from folds.competition.alphabets import SILENCES
 from folds.competition.metric import words_of
 from folds.store.ragged import Ragged
 from registry.errors import InputError, describe_os_error
 
-# How alphabets write the silence between words.
-SILENCES = ("|", "SIL", "[SIL]")
+# How alphabets write the boundary between words.
+BOUNDARIES = ("|", *SILENCES)
 
 
 def silence_class(phonemes: Sequence[str]) -> int:
@@ -30,7 +31,7 @@ def silence_class(phonemes: Sequence[str]) -> int:
     >>> silence_class(["", "AA", " | "])
     2
     """
-    return next((label for label, name in enumerate(phonemes) if label and name.strip() in SILENCES), 0)
+    return next((label for label, name in enumerate(phonemes) if label and name.strip() in BOUNDARIES), 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from registry.errors import InputError
 # Marks around a transcript, neither scored nor predicted. `[SIL]` is not one of them: it is a scored label.
 MARKS = ("[SOS]", "[EOS]", "<sos>", "<eos>")
 # Silence is written both ways, sometimes within one semester.
-_SILENCES = ("[SIL]", "SIL")
+SILENCES = ("[SIL]", "SIL")
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,6 @@ class Alphabet:
         """Number of classes, the blank included: the `C` of every shape."""
         return len(self.phonemes)
 
-    @property
-    def blank(self) -> int:
-        return 0
-
     @functools.cached_property
     def hash(self) -> str:
         """16 hexadecimal digits that differ whenever a class, a phoneme or a character differs."""
@@ -72,8 +68,8 @@ class Alphabet:
     @functools.cached_property
     def _class_of_phoneme(self) -> dict[str, int]:
         table = {phoneme: index for index, phoneme in enumerate(self.phonemes) if index}
-        silence = next((table[name] for name in _SILENCES if name in table), None)
-        return table if silence is None else table | dict.fromkeys(_SILENCES, silence)
+        silence = next((table[name] for name in SILENCES if name in table), None)
+        return table if silence is None else table | dict.fromkeys(SILENCES, silence)
 
     @functools.cached_property
     def _class_of_character(self) -> dict[str, int]:
@@ -127,3 +123,6 @@ F18 = Alphabet.of(
     "ER r EY E F f G g HH H IH i IY I JH j K k L l M m N n NG G OW O OY Y P p R R S s SH S SIL . T t TH T UH u UW U "
     "V v W W Y ? Z z ZH Z",
 )
+
+COURSE_ALPHABETS = (F22, S22, F20, F18)
+"""The alphabets of the course, the newest first."""

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from folds.competition.alphabets import Alphabet
 from registry.errors import InputError, describe_os_error
 from registry.files import atomic_write, check_regular, read_regular
 
@@ -103,18 +102,17 @@ def check_submission(
     path: Path,
     header: tuple[str, str],
     ids: Sequence[str],
-    alphabet: Alphabet | Callable[[str], object],
+    check_text: Callable[[str], object],
     allow_empty: bool = False,
 ) -> list[str]:
     """The strings of a submission file that Kaggle will accept, in the order of `ids`.
 
-    Instead of an alphabet, `alphabet` may be a function that raises InputError for a string that is not accepted.
+    `check_text` raises InputError for a string that is not accepted, as the `from_string` of an alphabet does.
     An empty string is refused unless `allow_empty`: it is a model's failure far more often than a silent utterance.
     Raises InputError as `read_submission` does, and for another header, rows that are missing, too many or in another
     order, and unknown characters.
     """
     path = Path(path)
-    check_text = alphabet.from_string if isinstance(alphabet, Alphabet) else alphabet
     rows = _rows(path)
     if tuple(rows[0]) != tuple(header):
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,11 @@ class Split:
     def lengths(self) -> np.ndarray:
         """Frames per utterance, `(N,)` int64."""
         return self.frames.lengths
+
+    @functools.cached_property
+    def row_of(self) -> dict[str, int]:
+        """The position of each utterance."""
+        return {utterance: row for row, utterance in enumerate(self.ids)}
 
     @property
     def frame_counts(self) -> dict[str, int]:
@@ -138,6 +144,10 @@ class Dataset:
     """The cache file."""
     features_hash: str = ""
     """16 hexadecimal digits of all features as they were read, which `hash` leaves out; "" if that is not known."""
+
+    def split(self, name: str) -> Split:
+        """What predictions of this name are of: "oof" of utterances of train, "dev" and "test" of those."""
+        return {"oof": self.train, "dev": self.dev, "test": self.test}[name]
 
     def dev_metrics(self, hypotheses: Sequence[Sequence[int]]) -> list[str]:
         """The competition's own metrics of class sequences for dev, a line each; mean distances are in every table."""

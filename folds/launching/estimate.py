@@ -162,7 +162,7 @@ def print_estimates(estimates: Sequence[Estimate]) -> None:
 
 
 def describe_total(estimates: Sequence[Estimate], jobs: int) -> str:
-    """The hours of all runs together, with so many at the same time."""
+    """The hours of all runs together, with `jobs` at the same time."""
     known = [it.hours for it in estimates if it.hours is not None and it.hours > 0]
     unknown = sum(it.hours is None for it in estimates)
     total, last = duration(sum(known)), duration(makespan(known, jobs)) if known else duration(0.0)

@@ -1,7 +1,7 @@
 """`python -m folds.launching.search_worker SECONDS FOLDER ARGUMENTS…`: a process of `folds.tune` on an executor.
 
 It works on the study's trials until all are finished, and ends with the process that started it. The lease of FOLDER is
-its own; it waits for it for at most so many seconds.
+its own; it waits for it for at most that many seconds.
 """
 
 from __future__ import annotations

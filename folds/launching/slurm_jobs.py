@@ -21,7 +21,7 @@ ENDED = {
 }
 """States of jobs that will not run again; others are alive."""
 ONE_COMMAND_S = 5
-"""Jobs that end within so many seconds were cancelled by one command: `scancel --user` sends a request for each."""
+"""Jobs that end within this many seconds were cancelled by one command: `scancel --user` sends a request for each."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ State = Literal["training", "starting", "queued", "stopped", "failed", "waiting"
 `waiting` for a first attempt."""
 STATES: tuple[State, ...] = typing.get_args(State)
 START_S = 300.0
-"""A process that has not taken the lease after so many seconds has ended without a word."""
+"""A process that has not taken the lease after this many seconds has ended without an error message."""
 
 
 @dataclass(frozen=True)

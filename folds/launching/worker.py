@@ -1,6 +1,6 @@
 """`python -m folds.launching.worker SECONDS URL ARGUMENTS…`: the process that trains one run for `folds.launch`.
 
-It is `folds.train --resume` that ends with the process that started it, and waits for at most so many seconds for
+It is `folds.train --resume` that ends with the process that started it, and waits for at most SECONDS for
 another process that works on the same run: after the death of a machine its lease lasts for some minutes. Unless the
 URL is empty, it uploads the finished run there.
 """
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def when_free(work: Callable[[], int], seconds: float) -> int:
-    """Do work that another process may be doing, when that has ended; the exit status, BUSY after so many seconds."""
+    """Do work that another process may be doing, when that has ended; the exit status, BUSY after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         try:

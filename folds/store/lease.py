@@ -38,7 +38,7 @@ from registry.processes import ProcessId, this_process
 
 HEARTBEAT_S = 30.0
 EXPIRY_S = 300.0
-"""Without a heartbeat for so many seconds, the process of another machine counts as dead."""
+"""Without a heartbeat for this many seconds, the process of another machine counts as dead."""
 _ATTEMPTS = 5
 
 

@@ -36,7 +36,7 @@ REFIT = ".all"
 SOUP = ".soup"
 """Ends the name of a member whose weights are the mean of a run's last checkpoints."""
 DELAY = ".delay"
-"""Followed by a number of frames, ends the name of a member that reads features so much later; see `folds.delay`."""
+"""Followed by a number of frames, ends the name of a member that reads features that much later; see `folds.delay`."""
 ADAPTED = ".adapted"
 """Ends the name of a member that is adapted to the speakers it predicts; see `folds.adapt`."""
 # What may follow the name of the run that was trained.
@@ -213,7 +213,7 @@ class RunFolder:
         return self._beside(re.sub(rf"({_ADAPTED}|{_DELAYED})+$", "", self.member))
 
     def delayed(self, frames: int) -> RunFolder:
-        """The folder of this run's network with features that are delayed by so many frames."""
+        """The folder of this run's network with features that are delayed by `frames`."""
         return self._beside(f"{self.member}{DELAY}{frames}")
 
     @property

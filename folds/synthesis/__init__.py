@@ -1,1 +1,1 @@
-"""The speech of the demo competition: a small lexicon and grammar, and a synthesiser that makes MFCCs from phonemes."""
+"""The demos' data: sentences of a small grammar as synthetic speech, and neural activity for that of Brain-to-Text."""

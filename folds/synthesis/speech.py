@@ -20,7 +20,6 @@ from scipy.signal import resample_poly
 
 from registry.errors import InputError, is_full_disk
 
-SAMPLE_RATE = 16_000
 _ESPEAK_RATE = 22_050
 
 # ARPAbet → eSpeak's mnemonic in its American English; the second table has vowels that change without stress.

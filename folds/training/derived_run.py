@@ -55,7 +55,7 @@ def check_data(source: FoldModel, dataset: Dataset) -> TrainedConfig:
 
 def held_out_by(source: FoldModel, dataset: Dataset) -> np.ndarray:
     """Positions `(N,)` int64 of the utterances that the run held out, whichever version assigned the folds."""
-    row_of = {utterance: row for row, utterance in enumerate(dataset.train.ids)}
+    row_of = dataset.train.row_of
     return np.array([row_of[utterance] for utterance in source.load("oof").ids], np.int64)
 
 

@@ -61,8 +61,7 @@ def greedy_distances(
     `indices` are its utterances' positions in `split`; by default they are found by their ids.
     """
     if indices is None:
-        row_of = {utterance: row for row, utterance in enumerate(split.ids)}
-        indices = [row_of[utterance] for utterance in log_probs.ids]
+        indices = [split.row_of[utterance] for utterance in log_probs.ids]
     hypotheses = [greedy(log_probs[row][None], np.array([n]))[0] for row, n in enumerate(log_probs.lengths)]
     return edit_distances(hypotheses, [split.labels(i) for i in indices])
 
@@ -86,10 +85,9 @@ def write_predictions(
     where another process has taken the run over.
     """
     indices_of = {"oof": held_out, "dev": np.arange(len(dataset.dev)), "test": np.arange(len(dataset.test))}
-    split_of = {"oof": dataset.train, "dev": dataset.dev, "test": dataset.test}
     distances: dict[str, float] = {}
     for name in SPLITS:
-        split, indices = split_of[name], indices_of[name]
+        split, indices = dataset.split(name), indices_of[name]
         log_probs = predict(
             model,
             split,

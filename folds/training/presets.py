@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from folds.training.options import RecipeOptions
+from folds.training.threads import SMALL_MODEL
 from registry import InputError, describe
 
 AUTO = "auto"
-SMALL, BASE = 4_000_000, 16_500_000
+SMALL, BASE = SMALL_MODEL, 16_500_000
 """Parameters up to which a model is small, and up to which it is of base size. The largest *_small model has 2.3 M,
 base models have 12.4 to 15.8 M, *_large ones 17.3 M or more."""
 
@@ -29,8 +30,6 @@ _CR_CTC = {"consistency": 0.2, "time_every": 75}
 class Preset:
     """Values of options for models of `least` (exclusive) to `most` parameters, or for one model alone."""
 
-    purpose: str
-    """What it is for, in a few words."""
     values: Mapping[str, Any]
     """Options of RecipeOptions and SpecAugment."""
     cpu_frames: int
@@ -62,7 +61,6 @@ class Preset:
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "short": Preset(
-            "12 epochs of a narrower pblstm_small without CR-CTC, half the time of quick",
             {
                 "epochs": 12,
                 "lr": 0.0038,
@@ -78,10 +76,10 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             model="pblstm_small",
             shape={"channels": 70, "bottom": 90, "hidden": 110, "dropout": 0.033},
         ),
-        "quick": Preset("18 epochs without CR-CTC, the better choice for short runs", {"epochs": 18}, 6000),
-        "small": Preset("30 epochs of CR-CTC", {"epochs": 30, **_CR_CTC}, 4000, 0, SMALL),
-        "base": Preset("150 epochs of CR-CTC", {"epochs": 150, **_CR_CTC}, 4000, SMALL, BASE),
-        "large": Preset("200 epochs of CR-CTC", {"epochs": 200, **_CR_CTC}, 4000, BASE),
+        "quick": Preset({"epochs": 18}, 6000),
+        "small": Preset({"epochs": 30, **_CR_CTC}, 4000, 0, SMALL),
+        "base": Preset({"epochs": 150, **_CR_CTC}, 4000, SMALL, BASE),
+        "large": Preset({"epochs": 200, **_CR_CTC}, 4000, BASE),
     }
 )
 

@@ -22,7 +22,7 @@ SAVE_MINUTES = 10.0
 
 class SaveTimer:
     """Which moments get a checkpoint: after each epoch and every ten minutes within one, or with `--save-every` only
-    when so many minutes have passed."""
+    once every `minutes`."""
 
     def __init__(self, minutes: float) -> None:
         self._minutes = minutes

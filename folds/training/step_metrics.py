@@ -77,7 +77,7 @@ class StepMetrics:
         self.loss: float | None = None
         """Loss in nats per label of the last step that was read; None before the first read."""
         self.diverged_at: np.ndarray | None = None
-        """The utterances of the last of `MAX_NONFINITE_STEPS` non-finite steps in a row, once there are so many."""
+        """The utterances of the last of `MAX_NONFINITE_STEPS` non-finite steps in a row, once there are that many."""
         self._waiting: list[tuple[Tensor, float, np.ndarray]] = []
 
     def add(self, loss: Tensor, norm: Tensor, labels: float, utterances: np.ndarray) -> None:

@@ -30,10 +30,10 @@ on more than two cores."""
 WINDOW_SECONDS = 1.0
 """Load and speed are measured over windows of at least this length. /proc/stat counts hundredths of a second."""
 WINDOWS = 3
-"""A number of threads is judged by the median speed of so many windows. More are tried only if their cores were idle in
-as many windows, fewer at the start; one busy window removes them."""
+"""A number of threads is judged by the median speed of this many windows. More are tried only if their cores were idle
+in as many windows, fewer at the start; one busy window removes them."""
 GAIN = 1.1
-"""More threads are kept if they train so many times faster: what they cost other processes should buy something, and
+"""More threads are kept if they train this many times faster: what they cost other processes should buy something, and
 speeds of equal runs differ by some per cent."""
 CLEARLY_SLOWER = 0.8
 """A first window of this share of the former speed ends a trial."""
@@ -175,7 +175,7 @@ class CPUThreads:
             self._meter.restart()
 
     def adapt(self, frames: int) -> None:
-        """After a step of so many frames: change the number if load or speed call for it."""
+        """After a step of `frames` frames: change the number if load or speed call for it."""
         if self._meter is None:
             return
         self._frames += frames

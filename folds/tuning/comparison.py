@@ -108,7 +108,7 @@ def _fold_model(tuning: Tuning, name: str, fold: int) -> FoldModel:
 
 def _distances(model: FoldModel, split: str, dataset: Dataset) -> np.ndarray:
     """Greedy edit distances `(N,)`."""
-    return greedy_distances(model.load(split), dataset.train if split == "oof" else dataset.dev)
+    return greedy_distances(model.load(split), dataset.split(split))
 
 
 def _speakers(model: FoldModel, dataset: Dataset) -> list[str]:

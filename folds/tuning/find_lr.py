@@ -43,7 +43,7 @@ LOWEST, HIGHEST, STEPS = 1e-5, 1.0, 150
 WINDOW = 31
 """Steps, at most, to which a line is fitted."""
 DIVERGED, LAST = 1.5, 10
-"""The test ends once the mean loss of so many steps is so many times its lowest value."""
+"""The test ends once the mean loss of the last `LAST` steps is `DIVERGED` times its lowest value."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 REDUCTION = 4
-"""One in so many goes on to the next stage, rounded up; it is so many times as long."""
+"""One trial in this many goes on to the next stage, rounded up, which is this many times as long."""
 STAGES = 3
 JUDGED_FOLDS, COMPARED_FOLDS = (0, 1), (2, 3)
 """The last stage is judged on two folds, the others on the first of them. Winner and preset are compared on two folds
@@ -45,7 +45,7 @@ class Stage:
 
 
 def trials_per_stage(trials: int) -> list[int]:
-    """How many of so many trials train in each stage.
+    """How many of `trials` train in each stage.
 
     >>> trials_per_stage(40)
     [40, 10, 3]
@@ -57,7 +57,7 @@ def trials_per_stage(trials: int) -> list[int]:
 
 
 def plan_stages(trials: int, minutes: float) -> list[Stage]:
-    """Stages so that a study of so many trials takes so many minutes, with the comparison at the end."""
+    """Stages with which a study of `trials` takes `minutes`, with the comparison at the end."""
     full = REDUCTION ** (STAGES - 1)
     fractions = [REDUCTION**index / full for index in range(STAGES)]
     runs = trials_per_stage(trials)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import optuna
 
 MAX_DEATHS = 5
-"""A trial in which so many processes died is given up: it may be what kills them."""
+"""A trial in which this many processes died is given up: it may be what kills them."""
 STOPPED = "stopped"
 """The attribute of a trial whose process was stopped by a signal, which is nobody's fault."""
 RUN = "run"

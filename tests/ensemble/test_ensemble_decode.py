@@ -175,7 +175,7 @@ def test_a_refit_is_left_out_out_of_fold(run, runs, tmp_path, capsys):
 def test_a_member_s_best_hypotheses_become_a_submission(run, dataset, runs, tmp_path, capsys):
     out = tmp_path / "one.csv"
     run("--split", "test", "--out", out)
-    check_submission(out, dataset.header, dataset.sample_ids, dataset.alphabet, allow_empty=True)
+    check_submission(out, dataset.header, dataset.sample_ids, dataset.alphabet.from_string, allow_empty=True)
     task = open_task(group_by_member(find_fold_models(runs))[0], "test", dataset, DecodeOptions())
     nbest_lists = decode_in_batches(task, get_decoder("beam"), beam=50, nbest=1, length_bonus=0.0).hypotheses
     rows = [line.split(",")[1] for line in out.read_text().splitlines()[1:]]

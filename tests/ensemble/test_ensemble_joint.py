@@ -93,7 +93,7 @@ def test_one_fold_model_s_strings_become_a_submission(run, runs, dataset, tmp_pa
         run("--split", "test", "--out", out)
     assert not out.exists()
     run("--fold", 1, "--split", "test", "--out", out)
-    check_submission(out, dataset.header, dataset.sample_ids, dataset.alphabet, allow_empty=True)
+    check_submission(out, dataset.header, dataset.sample_ids, dataset.alphabet.from_string, allow_empty=True)
     hypotheses = best_hypotheses(find_fold_models(runs)[1], dataset.test, dataset.test.ids, 0.5)
     assert [row.split(",")[1] for row in out.read_text().splitlines()[1:]] == [
         dataset.alphabet.to_string(tokens) for tokens in hypotheses

@@ -32,7 +32,8 @@ def test_what_is_written_is_the_samples(small: Path, tmp_path: Path):
     path = tmp_path / "new" / "submission.csv"
     write_submission(path, dataset.header, dataset.sample_ids, ["-@", ""])
     assert path.read_bytes() == b"id,predictions\n1,-@\n0,\n"
-    assert check_submission(path, dataset.header, dataset.sample_ids, dataset.alphabet, allow_empty=True) == ["-@", ""]
+    check_text = dataset.alphabet.from_string
+    assert check_submission(path, dataset.header, dataset.sample_ids, check_text, allow_empty=True) == ["-@", ""]
     with pytest.raises(ValueError, match="1 strings for the 2 rows"):
         write_submission(path, dataset.header, dataset.sample_ids, ["-"])
     assert path.read_bytes() == b"id,predictions\n1,-@\n0,\n"
@@ -49,7 +50,7 @@ def test_any_strings_come_back(alphabet, data: st.DataObject):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "submission.csv")
         write_submission(path, HEADER, ids, strings)
-        assert check_submission(path, HEADER, ids, alphabet) == strings
+        assert check_submission(path, HEADER, ids, alphabet.from_string) == strings
         assert read_submission(path) == list(zip(ids, strings, strict=True))
         # No character of any alphabet needs quotes, which Kaggle's readers treat differently.
         assert b'"' not in path.read_bytes()
@@ -75,9 +76,9 @@ def test_the_bytes_written_are_those_of_csv(header: tuple[str, str], rows: list[
 
 
 def test_a_good_file(file: Path):
-    assert check_submission(file, HEADER, IDS, F22) == ["-@", "ab", "Z-"]
+    assert check_submission(file, HEADER, IDS, F22.from_string) == ["-@", "ab", "Z-"]
     file.write_bytes(GOOD.rstrip(b"\n"))
-    assert check_submission(file, HEADER, IDS, F22) == ["-@", "ab", "Z-"]
+    assert check_submission(file, HEADER, IDS, F22.from_string) == ["-@", "ab", "Z-"]
 
 
 _ANY = [
@@ -99,7 +100,7 @@ _ANY = [
 @pytest.mark.parametrize(("content", "message"), _ANY)
 def test_faults_found_without_a_sample(file: Path, content: bytes, message: str):
     file.write_bytes(content)
-    for read in (lambda: read_submission(file), lambda: check_submission(file, HEADER, IDS, F22)):
+    for read in (lambda: read_submission(file), lambda: check_submission(file, HEADER, IDS, F22.from_string)):
         with pytest.raises(InputError) as error:
             read()
         assert message in str(error.value) and str(file) in str(error.value)
@@ -126,7 +127,7 @@ def test_faults_found_without_a_sample(file: Path, content: bytes, message: str)
 def test_faults_found_with_the_sample(file: Path, content: bytes, message: str):
     file.write_bytes(content)
     with pytest.raises(InputError) as error:
-        check_submission(file, HEADER, IDS, F22)
+        check_submission(file, HEADER, IDS, F22.from_string)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -140,7 +141,7 @@ def test_a_missing_header_is_found_without_a_sample(file: Path, tmp_path: Path):
 
 def test_empty_strings_are_allowed_on_request(file: Path):
     file.write_bytes(GOOD.replace(b",ab", b","))
-    assert check_submission(file, HEADER, IDS, F22, allow_empty=True) == ["-@", "", "Z-"]
+    assert check_submission(file, HEADER, IDS, F22.from_string, allow_empty=True) == ["-@", "", "Z-"]
 
 
 # The sample file

@@ -32,7 +32,7 @@ from registry.errors import one_line
 CONNECT_S = 10.0
 """Seconds in which the cluster's head must accept a connection."""
 SILENT_S = 300.0
-"""A launcher asks every two seconds; one that has not asked for so many has died."""
+"""A launcher asks every two seconds; one that has not asked for this many has died."""
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """The preface and the empty SETTINGS frame (RFC 9113, 3.4) that servers of gRPC, such as Ray's, answer at once."""

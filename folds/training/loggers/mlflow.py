@@ -11,7 +11,7 @@ from filelock import FileLock
 from folds.store.run_folder import RunFolder
 from folds.training.loggers.base import LOGGERS, remembered_id, run_settings
 
-# MLflow accepts so many in one request.
+# MLflow accepts no more than this in one request.
 MOST_PARAMS = 100
 
 
