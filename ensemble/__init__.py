@@ -12,6 +12,7 @@ from ensemble.blenders.base import BLENDERS, Blender, BlendRecipe
 from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
 from ensemble.lm.ngram import PhoneLM, estimate
+from ensemble.members.finished import members_of
 from ensemble.members.member import Member, group_by_member
 from folds.competition.base import Rules
 
@@ -30,5 +31,6 @@ __all__ = [
     "beam_search",
     "estimate",
     "group_by_member",
+    "members_of",
     "open_inputs",
 ]

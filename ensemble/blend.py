@@ -40,6 +40,7 @@ from ensemble.statistics.measured import MeasuredBlender, fingerprint, write_mea
 from ensemble.statistics.member_baselines import MemberBaseline, measure_members, strongest
 from ensemble.words.blend import methods_in_words, write_word_blend
 from ensemble.words.files import WordOptions, in_words
+from ensemble.words.scorers import TEXT_SCORERS
 from ensemble.words.search import Vocabulary
 from folds.competition.base import Rules
 from folds.competition.bootstrap import bootstrap, paired_bootstrap, resampled_units
@@ -84,10 +85,11 @@ class BlendResult:
 def blend(inputs: OpenedInputs, method: str = "best", seed: int = 0) -> BlendResult:
     """Fit a registered blender, or all of them for `best`, on out-of-fold data; measure it on dev and predict test.
 
-    >>> from ensemble import group_by_member, open_inputs
+    >>> from ensemble import members_of, open_inputs
     >>> from folds import find_fold_models, load_dataset
     >>> dataset = load_dataset(Path("competition"))
-    >>> inputs = open_inputs(group_by_member(find_fold_models(Path("runs"))), dataset)
+    >>> members, left_out = members_of(find_fold_models(Path("runs")))
+    >>> inputs = open_inputs(members, dataset)
     >>> result = blend(inputs, method="rescore")
     >>> result.recipe.method, round(sum(result.recipe.weights.values()), 6)
     ('rescore', 1.0)
@@ -218,6 +220,8 @@ def recorded(inputs: OpenedInputs, result: BlendResult) -> dict[str, Any]:
 def open_vocabulary(options: BlendOptions, dataset: Dataset) -> Vocabulary:
     """What a blend in words needs. Raises InputError where it is missing, and for options that are for phonemes."""
     methods_in_words(options.method)
+    if options.text_scorer is not None:
+        TEXT_SCORERS.entry(options.text_scorer)
     if options.nbest_out is not None:
         raise InputError("--nbest-out: students and adaptation need phonemes, and this competition is blended in words")
     return options.open_vocabulary(dataset)
@@ -238,6 +242,8 @@ def main() -> None:
     members = find_members(options, options.members)
     dataset = options.open_dataset()
     vocabulary = open_vocabulary(options, dataset) if in_words(dataset) else None
+    if vocabulary is None and options.text_scorer is not None:
+        raise InputError("--text-scorer is for competitions in words, and this one is in phonemes: leave it out")
     inputs = open_inputs(members, dataset, options, rules)
     print("\n".join(inputs.notes), end="\n\n")
     inputs.check()

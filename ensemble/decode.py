@@ -81,6 +81,10 @@ class DecodeOptions(WordOptions, StoresOptions):
             raise InputError("--out with --limit: a submission needs every utterance; pass only one of the two")
         if self.out is not None and self.split != "test":
             raise InputError(f"--out with --split {self.split}: a submission needs the test split; use --split test")
+        if self.lm == "none" and self.lm_weight != DecodeOptions.lm_weight:
+            raise InputError(f"--lm-weight {self.lm_weight:g} without a language model: pass --lm train, too")
+        if self.lm != "train" and self.arpa is None and self.lm_order != DecodeOptions.lm_order:
+            raise InputError(f"--lm-order {self.lm_order} is for --lm train and --arpa: pass one of them")
         if self.tune and self.lm == "none":
             why = "--tune without a language model: use --lm train, or pass --lm FILE.arpa"
             raise InputError(f"{why}; leave it out where words are decoded")
@@ -161,12 +165,17 @@ def tune_member(member: Member, dataset: Dataset, options: DecodeOptions, decode
     return weight, bonus
 
 
-def format_summary(member: Member, task: DecodingTask, result: DecodingResult, nbest: int) -> str:
-    """One line with the distance, the oracle distance of the N-best, and the speed."""
+def format_summary(member: Member, task: DecodingTask, result: DecodingResult, nbest: int, fitted: bool) -> str:
+    """One line with the distance, the oracle distance of the N-best, and the speed.
+
+    `fitted` is whether the settings were found on these utterances, so that the distance is a little too low.
+    """
     count = len(task.log_probs)
     line = f"{member.name}: {count} utterances"
     if task.references is not None:
         line += f", distance {result.distances(task.references).mean():.3f}"
+        if fitted:
+            line += " (the weight and the bonus were tuned on these utterances)"
         if nbest > 1:
             line += f", oracle of the {nbest}-best {result.oracle_distances(task.references).mean():.3f}"
     # The clocks are too coarse for a few utterances.
@@ -212,7 +221,8 @@ def decode_member(
         "length_bonus": bonus,
     }
     result = decode_in_batches(task, decode, member.name, **settings)
-    print(format_summary(member, task, result, options.nbest))
+    fitted = options.tune and options.split == "oof"
+    print(format_summary(member, task, result, options.nbest, fitted))
     return result, settings
 
 

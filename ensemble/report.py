@@ -9,14 +9,17 @@ minutes. No submission is written. The page is one file that makes no request, s
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ensemble.blenders.base import BLENDERS
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
-from ensemble.hypotheses.recorded_options import as_recorded
+from ensemble.hypotheses.recorded_options import INPUT_OPTIONS, as_recorded
 from ensemble.members.finished import find_members
-from ensemble.members.sidecar import read_sidecar
+from ensemble.members.sidecar import WORDS, read_sidecar
 from ensemble.members.stores import StoresOptions
 from ensemble.report_page.alarm import measure_alarm
 from ensemble.report_page.blends import open_blend, sidecar_of
@@ -34,7 +37,7 @@ from folds.competition.bootstrap import resampled_units
 from folds.data.dataset import Dataset
 from registry import InputError, atomic_write, check_writable, command
 from registry.bounds import number
-from registry.command_line import parse_options
+from registry.command_line import leading_options, parse_options
 
 DETAIL_BYTES = 1_500_000
 """Size of all features and posteriors in a page, at most."""
@@ -65,11 +68,14 @@ class ReportOptions(InputOptions, StoresOptions):
     """The ledger of python -m submit, for cross-validation beside the leaderboard."""
 
 
-def page(options: ReportOptions) -> str:
-    """The whole page."""
-    dataset, inputs = _open(options)
+def page(options: ReportOptions, given: Collection[str] = ()) -> str:
+    """The whole page. `given` names options that the first submission does not decide, though they have the default."""
+    dataset, inputs = _open(options, given)
     submissions, missing = _submissions(options, inputs)
     blends = [open_blend(path, inputs, dataset) for path in submissions]
+    for blend in blends:
+        if blend.obstacle and blend.name in map(str, map(Path, options.compare or ())):
+            raise InputError(f"--compare {blend.name}: cannot be computed again: {blend.obstacle}")
     known = [blend.measured for blend in blends if blend.measured is not None]
     baselines = known[0].baselines(dataset.alphabet) if known else measure_members(inputs)
     measured = [measure_blend(blend, inputs, baselines) for blend in blends]
@@ -97,7 +103,7 @@ def page(options: ReportOptions) -> str:
     return html_page(dataset.root.resolve().name, subtitle, bodies, data)
 
 
-def _open(options: ReportOptions) -> tuple[Dataset, OpenedInputs]:
+def _open(options: ReportOptions, given: Collection[str]) -> tuple[Dataset, OpenedInputs]:
     """The data, and the members under the rules of the first submission."""
     members = find_members(options, options.members)
     dataset = options.open_dataset()
@@ -105,7 +111,18 @@ def _open(options: ReportOptions) -> tuple[Dataset, OpenedInputs]:
     if not made:
         return dataset, open_inputs(members, dataset, options, Rules())
     first = read_sidecar(made[0])
-    return dataset, open_inputs(members, dataset, as_recorded(options, first, str(sidecar_of(made[0]))), first.rules)
+    if first.recipe.method not in (*BLENDERS.names(), WORDS):  # its options have other meanings than a blend's
+        return dataset, open_inputs(members, dataset, options, first.rules)
+    taken = as_recorded(options, first, str(sidecar_of(made[0])), given)
+    if taken != options:
+        print(f"as {made[0]} was blended: {_describe_changes(options, taken)}")
+    return dataset, open_inputs(members, dataset, taken, first.rules)
+
+
+def _describe_changes(options: InputOptions, taken: InputOptions) -> str:
+    """The options that differ, as they would be given."""
+    values = ((name, getattr(taken, name)) for name in INPUT_OPTIONS if getattr(taken, name) != getattr(options, name))
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values)
 
 
 def _submissions(options: ReportOptions, inputs: OpenedInputs) -> tuple[list[Path], str]:
@@ -132,8 +149,6 @@ def _data(
 ) -> dict[str, Any]:
     """What the script of the page shows."""
     names = [system.name for system in comparison.systems]
-    if absent := [name for name in options.compare or () if str(Path(name)) not in names]:
-        raise InputError(f"--compare {absent[0]}: cannot be computed again from the members at hand: see --members")
     rows = comparison.hardest_first[: options.hardest].tolist()
     predictions = inputs.dev if options.split == "dev" else inputs.test
     return comparison_payload(comparison, dataset.alphabet) | {
@@ -151,7 +166,8 @@ def main() -> None:
     options = parse_options(ReportOptions, "python -m ensemble.report", description=__doc__)
     check_writable(options.out)
     options.use_threads()
-    html = page(options)
+    written = leading_options(sys.argv[1:], *(name.replace("_", "-") for name in INPUT_OPTIONS))
+    html = page(options, [name for name, value in written.items() if value is not None])
     with atomic_write(options.out) as temporary:
         # Names of folders and utterances need not be UTF-8.
         temporary.write_text(html, encoding="utf-8", errors="backslashreplace")

@@ -173,11 +173,12 @@ def _open_oof(
 ) -> tuple[SplitPredictions, list[str]]:
     """Out-of-fold predictions, one entry per member, and notes."""
     train = dataset.train
-    common = _limit_utterances(common_oof(members, train.ids), options)
+    everything = common_oof(members, train.ids)
+    # Assigned before utterances are drawn, so that an outer fold has the same speakers whatever the limit is.
+    speakers = [train.groups[train.row_of[utterance]] for utterance in everything.ids]
+    all_outer_folds, fold_notes = assign_outer_folds(everything.folds, speakers)
+    common, outer_folds = _limit_utterances(everything, all_outer_folds, options)
     rows = [train.row_of[utterance] for utterance in common.ids]
-    train_speakers = train.speakers
-    speakers = [train_speakers[row] for row in rows]
-    outer_folds, fold_notes = assign_outer_folds(common.folds, speakers)
     predictions = [
         replace(
             oof_predictions(member, index, common.ids, dataset.alphabet.hash, train.frame_counts),
@@ -201,14 +202,17 @@ def _open_oof(
     return split, [*common.notes, *fold_notes]
 
 
-def _limit_utterances(common: OutOfFold, options: InputOptions) -> OutOfFold:
-    """At most `fit_limit` of the utterances, drawn by the seed."""
+def _limit_utterances(
+    common: OutOfFold, outer_folds: np.ndarray, options: InputOptions
+) -> tuple[OutOfFold, np.ndarray]:
+    """At most `fit_limit` of the utterances, drawn by the seed, and their outer folds."""
     limit = options.fit_limit
     if limit is None or len(common.ids) <= limit:
-        return common
+        return common, outer_folds
     kept = np.sort(np.random.default_rng(options.seed).choice(len(common.ids), limit, replace=False))
     note = f"  weights are fitted on {limit} of them, drawn with seed {options.seed} (--fit-limit)"
-    return OutOfFold([common.ids[row] for row in kept], common.folds[kept], [*common.notes, note])
+    limited = OutOfFold([common.ids[row] for row in kept], common.folds[kept], [*common.notes, note])
+    return limited, outer_folds[kept]
 
 
 def _open_split(

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Collection
+from typing import Any, TypeVar
 
 from ensemble.hypotheses.open_inputs import InputOptions
 from ensemble.members.sidecar import AGAIN, Sidecar
 from registry.json_files import convert
 
+AnyInputOptions = TypeVar("AnyInputOptions", bound=InputOptions)
+
+INPUT_OPTIONS = tuple(field.name for field in dataclasses.fields(InputOptions))
+
 
 def recorded_options(sidecar: Sidecar, where: str) -> InputOptions:
     """How the blend's inputs were made; its options are recorded as strings. `where` names the file in errors."""
-    names = [field.name for field in dataclasses.fields(InputOptions)]
-    recorded: dict[str, Any] = {name: sidecar.options[name] for name in names if name in sidecar.options}
+    recorded: dict[str, Any] = {name: sidecar.options[name] for name in INPUT_OPTIONS if name in sidecar.options}
     if recorded.get("fit_limit") == "None":
         recorded["fit_limit"] = None
     return convert(recorded, InputOptions, f"{where}, options", AGAIN, strict=False)
 
 
-def as_recorded(options: Any, sidecar: Sidecar, where: str) -> Any:
-    """`options`, an InputOptions, with the recorded value of every one that has its default."""
-    recorded = recorded_options(sidecar, where)
-    fields = dataclasses.fields(InputOptions)
-    plain = [field.name for field in fields if getattr(options, field.name) == getattr(InputOptions(), field.name)]
+def as_recorded(
+    options: AnyInputOptions, sidecar: Sidecar, where: str, given: Collection[str] = ()
+) -> AnyInputOptions:
+    """`options` with the recorded value of every one that has its default, unless it is among those `given`."""
+    recorded, defaults = recorded_options(sidecar, where), InputOptions()
+    plain = [name for name in INPUT_OPTIONS if getattr(options, name) == getattr(defaults, name) and name not in given]
     return dataclasses.replace(options, **{name: getattr(recorded, name) for name in plain})

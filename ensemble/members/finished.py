@@ -19,23 +19,32 @@ def find_members(options: StoresOptions, patterns: Sequence[str]) -> list[Member
 
     Raises InputError without any, and for members that were trained on dev.
     """
-    available, outdated_notes = without_outdated(options.find_fold_models())
-    for note in outdated_notes:
-        print(note, file=sys.stderr)
-    on_dev_notes = measurable_on("dev", available, patterns)[1]
-    held_out = [model for model in available if model.folds > 1]
-    if not held_out:
+    available = options.find_fold_models()
+    if not any(model.folds > 1 for model in available):
         unfinished = [path for runs in options.folders for path in unfinished_runs(runs)]
         count = len(unfinished)
         hint = f" ({count} unfinished, such as {unfinished[0]}: continue them with --resume)" if count else ""
         kind = "member that holds out a fold" if available else "member"
         raise InputError(f"{options.describe_runs()}: no finished {kind}{hint}; train one with python -m folds.train")
-    # Refits of members that were not asked for need no note.
-    wanted = [model for model in available if _matches(patterns, model.name, model.folder.refit_of)]
-    members, refit_notes = with_refits(group_by_member(held_out, patterns), wanted)
-    for note in (*options.unfinished_notes(), *on_dev_notes, *refit_notes):
+    members, notes = members_of(available, patterns)
+    for note in (*options.unfinished_notes(), *notes):
         print(note, file=sys.stderr)
     return members
+
+
+def members_of(fold_models: Sequence[FoldModel], patterns: Sequence[str] = ("*",)) -> tuple[list[Member], list[str]]:
+    """The members of a blend, each with its refit, and a note for every fold model that is left out.
+
+    Only members with a fold model that matches one of the globs. Raises InputError without any, and for members that
+    were trained on dev.
+    """
+    available, outdated_notes = without_outdated(fold_models)
+    on_dev_notes = measurable_on("dev", available, patterns)[1]
+    # Refits of members that were not asked for need no note.
+    wanted = [model for model in available if _matches(patterns, model.name, model.folder.refit_of)]
+    held_out = [model for model in available if model.folds > 1]
+    members, refit_notes = with_refits(group_by_member(held_out, patterns), wanted)
+    return members, [*outdated_notes, *on_dev_notes, *refit_notes]
 
 
 def _matches(patterns: Sequence[str], *names: str) -> bool:

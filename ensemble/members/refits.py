@@ -79,6 +79,8 @@ def _recipe(fold_model: FoldModel) -> dict[str, Any]:
     config = fold_model.config
     options = config.get("options", {})
     recipe = {key: value for key, value in _flat(options.get("recipe", {})) if key not in FREE}
+    if config.get("hardware", {}).get("halved"):  # for lack of memory: two batches per step instead of a larger one
+        recipe |= {"batch_frames": 2 * recipe["batch_frames"], "accumulate": recipe["accumulate"] // 2}
     if recipe.get("minutes") is not None:
         recipe.pop("epochs", None)
     facts = {"model": fold_model.model, "data": config.get("data", {}).get("hash")}

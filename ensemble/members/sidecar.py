@@ -19,6 +19,8 @@ from folds.data.dataset import Dataset
 from folds.store.schemas import Measure
 from registry.json_files import read_json, write_json
 
+WORDS = "words"
+"""The method that a blend in words records."""
 AGAIN = "blend again with python -m ensemble.blend"
 
 
@@ -67,6 +69,8 @@ class Sidecar(Struct, frozen=True):
     """The hash of the data."""
     fusion: dict[str, SearchSettings] = msgspec.field(default_factory=dict)
     """The settings of the members' searches; files of earlier versions have none."""
+    weights: dict[str, str | None] = msgspec.field(default_factory=dict)
+    """What identifies the weights of the network in each run folder; files of earlier versions have none."""
     rules: Rules = Rules()
     """The rules that it was blended under."""
     options: dict[str, str] = msgspec.field(default_factory=dict)
@@ -98,6 +102,7 @@ def write_sidecar(
     content = {
         "recipe": dict(recipe) | {"members": networks},
         **(results or {}),
+        "weights": {str(network.path): network.weights_hash for member in members for network in member.networks},
         "parameters": total_parameters(members),
         "tags": all_tags(members),
         "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),

@@ -15,10 +15,11 @@ from ensemble.hypotheses.fusion import FittedFusion, Fusion
 from ensemble.hypotheses.nested_folds import estimate_language_model
 from ensemble.hypotheses.open_inputs import InputOptions, open_inputs
 from ensemble.hypotheses.recorded_options import recorded_options
+from ensemble.members.finished import without_outdated
 from ensemble.members.frame_mean import FrameRate, mean_probabilities
 from ensemble.members.member import Member
 from ensemble.members.predictions import AttentionScorer, PackedHypothesis, Predictions
-from ensemble.members.sidecar import AGAIN, Sidecar, read_sidecar
+from ensemble.members.sidecar import AGAIN, WORDS, Sidecar, read_sidecar
 from ensemble.members.stores import StoresOptions
 from ensemble.transcription.recognizer import RecognitionBatch, Recognizer, recognizer_of
 from folds.data.dataset import Dataset
@@ -34,7 +35,7 @@ def open_fitted_blend(submission: Path, options: StoresOptions) -> Recognizer:
     """
     sidecar = read_sidecar(submission)
     where = f"{submission}.json"
-    if sidecar.recipe.method == "words":
+    if sidecar.recipe.method == WORDS:
         raise InputError(f"{where}: a blend in words, which transcribes no recordings: pass --member with one model")
     if sidecar.recipe.method not in BLENDERS:
         raise InputError(
@@ -65,7 +66,15 @@ def recorded_members(sidecar: Sidecar, options: StoresOptions, where: str) -> li
 
     A run is found by its member's and its own folder's name, wherever the runs folder is now.
     """
-    available = {(network.name, network.path.name): network for network in options.find_fold_models()}
+    # Networks made from an earlier version of a run, and another run of the same name, are not those of the blend.
+    current, _ = without_outdated(options.find_fold_models())
+    available: dict[tuple[str, str], FoldModel] = {}
+    for own in current:
+        key = (own.name, own.path.name)
+        if key in available:
+            both = f"{available[key].path} and in {own.path}"
+            raise InputError(f"member {own.name}: is in {both}: pass only one of them with --runs")
+        available[key] = own
     members = []
     for name, paths in sorted(sidecar.recipe.members.items()):
         found = []
@@ -76,6 +85,8 @@ def recorded_members(sidecar: Sidecar, options: StoresOptions, where: str) -> li
                     f"{where}: needs the run {path.parent.name}/{path.name}, which is not finished or not in "
                     f"{options.describe_runs()}: pass its --runs, or {AGAIN}"
                 )
+            if sidecar.weights.get(str(path), network.weights_hash) != network.weights_hash:
+                raise InputError(f"{where}: {network.path} was trained again since it was blended: {AGAIN}")
             found.append(network)
         fold_models = tuple(network for network in found if network.folds > 1)
         refit = next((network for network in found if network.folds == 1), None)

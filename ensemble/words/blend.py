@@ -15,7 +15,7 @@ from ensemble.blenders.best import FittedBlender, best_recipe, fit_blenders, win
 from ensemble.hypotheses.open_inputs import OpenedInputs
 from ensemble.members.eligibility import count_networks
 from ensemble.members.member import Member
-from ensemble.members.sidecar import write_sidecar
+from ensemble.members.sidecar import WORDS, write_sidecar
 from ensemble.statistics.blend_tables import NETWORKS, verdict
 from ensemble.words.blenders import WORD_BLENDERS, SingleInWords, member_sentences
 from ensemble.words.search import Vocabulary
@@ -101,7 +101,7 @@ def blend_in_words(inputs: OpenedInputs, words: WordSplits, method: str = "best"
     lexicon = words.test.vocabulary.lexicon
     texts = [lexicon.text(sentence) for sentence in predict(words.test, chosen)]
     best = best_recipe(fitted, WORD_BLENDERS)
-    recipe = BlendRecipe("words", best.weights, best.settings)
+    recipe = BlendRecipe(WORDS, best.weights, best.settings)
     return WordBlend(recipe, inputs.keep(recipe.weights, inputs.networks), fitted, dev, texts)
 
 

@@ -62,7 +62,9 @@ class SearchTrials:
         return SearchTrials(grid, errors, outer_folds[rows])
 
     def settings(self, held_out: int | None = None) -> WordSettings:
-        """The settings with the fewest errors on the sample, without the outer fold `held_out`; the first on a tie."""
-        kept = self.outer_folds != held_out
-        errors = self.errors[:, kept] if kept.any() else self.errors
+        """The settings with the fewest errors on the sample, without the outer fold `held_out`; the first on a tie.
+
+        The default ones if the sample has no other utterances.
+        """
+        errors = self.errors[:, self.outer_folds != held_out]
         return self.grid[int(errors.sum(axis=1).argmin())] if errors.size else WordSettings()

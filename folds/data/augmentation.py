@@ -120,7 +120,7 @@ def _mask(
         width = torch.randint(0, options.time_mask + 1, (batch, masks), generator=generator).numpy()
         # Shorter utterances get fewer masks: surplus masks get width 0.
         width = width * (np.arange(masks) < np.maximum(lengths[:, None] // options.time_every, 1))
-        start = _random_starts(np.maximum(lengths[:, None] - width, 1), generator)
+        start = _random_starts(np.maximum(lengths[:, None] - width + 1, 1), generator)
         for row, mask in zip(*np.nonzero(width), strict=True):
             for array in arrays:
                 array[row, start[row, mask] : start[row, mask] + width[row, mask]] = 0

@@ -128,12 +128,14 @@ def save_weights(path: Path, model: nn.Module) -> None:
 def mean_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
     """The mean of the weights in several checkpoints, computed in double; integer tensors are the last one's.
 
-    Raises InputError for a checkpoint that cannot be read.
+    Of a run that predicts with an average of its weights (`--average`), it is the mean of those averages. Raises
+    InputError for a checkpoint that cannot be read.
     """
     weights = []
     for path in paths:
         try:
-            weights.append(_with_prefix(read_tensors(path)[0], "model."))
+            tensors = read_tensors(path)[0]
+            weights.append(_with_prefix(tensors, "model.") | _with_prefix(tensors, "more.average."))
         except (SafetensorError, FileNotFoundError) as error:
             raise InputError(f"{path}: damaged ({error}): delete it and use a smaller --last") from None
     return {

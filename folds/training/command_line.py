@@ -43,14 +43,34 @@ def parse(arguments: list[str]) -> list[ModelOptions]:
     the preset's or the model's own default; the help text shows the first model's. Raises InputError for an option that
     only some of the models have, and for a preset that does not fit a model.
     """
-    path, from_file = config_arguments(arguments)
-    if path is not None:
-        chosen = [f"--{option}={value}" for option, value in _leading(arguments).items() if value is not None]
-        try:
-            _parse_models(from_file + chosen)
-        except InputError as error:
+    path, from_file = config_arguments(arguments, instead_of=_other_budget(arguments))
+    try:
+        return _parse_models(from_file + arguments)
+    except InputError as error:
+        if path is not None and _complaint_about(from_file, arguments) == str(error):
             raise InputError(f"{path}: {error}") from None
-    return _parse_models(from_file + arguments)
+        raise
+
+
+def _other_budget(arguments: list[str]) -> str | None:
+    """The option that these arguments replace, though they do not name it: how long a run is, is one decision.
+
+    Raises InputError where both are given.
+    """
+    epochs, minutes = (leading_options(arguments, name)[name] for name in ("epochs", "minutes"))
+    if epochs is not None and minutes not in (None, "None"):
+        raise InputError(f"--epochs {epochs} with --minutes {minutes}: either decides how long a run is: pass only one")
+    return None if epochs is None else "minutes"
+
+
+def _complaint_about(from_file: list[str], arguments: list[str]) -> str:
+    """What is wrong with the file's own arguments; empty if nothing is."""
+    chosen = [f"--{option}={value}" for option, value in _leading(arguments).items() if value is not None]
+    try:
+        _parse_models(from_file + chosen)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def _leading(arguments: list[str]) -> dict[str, str | None]:

@@ -38,10 +38,11 @@ def arguments_of(values: Mapping[str, Any]) -> list[str]:
     return arguments
 
 
-def config_arguments(arguments: list[str]) -> tuple[Path | None, list[str]]:
+def config_arguments(arguments: list[str], instead_of: str | None = None) -> tuple[Path | None, list[str]]:
     """The file that `--config` among `arguments` names, and the arguments in it; None and none without it.
 
-    Raises InputError for a file that is no JSON object of options and their values.
+    The option `instead_of` is left out, since the command line gives another in its place. Raises InputError for a file
+    that is no JSON object of options and their values.
     """
     name = leading_options(arguments, "config")["config"]
     if name is None:
@@ -51,4 +52,4 @@ def config_arguments(arguments: list[str]) -> tuple[Path | None, list[str]]:
     for name in values:
         if not re.fullmatch(r"[a-z]\w*", name) or name == "config":
             raise InputError(f"{path}: {name!r}: expected the name of an option of folds.train, such as batch_frames")
-    return path, arguments_of(values)
+    return path, arguments_of({name: value for name, value in values.items() if name != instead_of})

@@ -90,7 +90,7 @@ class RecipeOptions(Bounded):
     """Which weights predict: those at the end of the schedule, or those of the epoch with the lowest held-out distance.
     The latter makes out-of-fold distances too optimistic; config.json records it, and ensemble.blend warns about such
     members."""
-    keep: int = number(2, at_least=1, at_most=10_000)
+    keep: int = number(2, at_least=2, at_most=10_000)
     """How many checkpoints to keep; `python -m folds.soup` averages them."""
     limit: int | None = number(None, at_least=1, at_most=MAX_UTTERANCES, scale="log")
     """Train on this many utterances only, for quick experiments; all utterances are still predicted."""

@@ -33,7 +33,7 @@ class Preset:
     values: Mapping[str, Any]
     """Options of RecipeOptions and SpecAugment."""
     cpu_frames: int
-    """Frames per batch on CPUs; on CUDA they follow from the device."""
+    """Frames per batch on CPUs; on CUDA they follow from the device, unless `values` has a learning rate."""
     least: int = 0
     most: float = math.inf
     model: str | None = None
@@ -53,7 +53,8 @@ class Preset:
         return dataclasses.replace(
             recipe,
             augment=augment,
-            batch_frames=self.cpu_frames if device == "cpu" else None,
+            # A learning rate of its own is one for these batches.
+            batch_frames=self.cpu_frames if device == "cpu" or "lr" in self.values else None,
             **{name: value for name, value in self.values.items() if name not in masks},
         )
 

@@ -181,7 +181,7 @@ def test_the_example_of_the_call_runs(tiny, runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "competition").symlink_to(tiny)
     (example,) = doctest.DocTestFinder().find(blend, "blend")
-    assert doctest.DocTestRunner().run(example) == doctest.TestResults(failed=0, attempted=8)
+    assert doctest.DocTestRunner().run(example) == doctest.TestResults(failed=0, attempted=9)
 
 
 def test_the_call_prints_nothing_and_writes_no_file(runs, dataset, tmp_path, monkeypatch, capfd):
@@ -210,3 +210,21 @@ def test_lists_longer_than_the_pool_are_cut_with_a_note(runs, dataset):
     inputs = open_inputs(group_by_member(find_fold_models(runs)), dataset, InputOptions(nbest=50, pool=40))
     assert inputs.oof.nbest_size == 40
     assert "each model proposes 40 hypotheses, not --nbest 50: --pool keeps no more" in inputs.notes
+
+
+def test_an_outer_fold_has_the_same_speakers_however_many_utterances_are_drawn(runs, dataset):
+    """With one training fold, outer folds are groups of its speakers; two of three are in the sample."""
+    one_fold = [fold_model for fold_model in find_fold_models(runs) if fold_model.fold == 0]
+    members = group_by_member(one_fold)
+    everything = open_inputs(members, dataset).oof.split
+    fold_of = dict(zip(everything.ids, everything.outer_folds.tolist(), strict=True))
+    assert len(set(fold_of.values())) == 3
+    splits = [open_inputs(members, dataset, InputOptions(fit_limit=4, seed=seed)).oof.split for seed in range(8)]
+    assert any(len(set(split.outer_folds.tolist())) == 2 for split in splits)
+    for split in splits:
+        assert split.outer_folds.tolist() == [fold_of[utterance] for utterance in split.ids]
+
+
+def test_a_scorer_of_sentences_is_refused_for_phonemes(tiny, runs, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="--text-scorer is for competitions in words"):
+        run(monkeypatch, "--data", tiny, "--runs", runs, "--out", tmp_path / "s.csv", "--text-scorer", "length")

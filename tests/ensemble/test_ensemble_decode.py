@@ -232,6 +232,8 @@ def test_a_refit_without_fold_models_or_of_another_recipe_is_not_tuned(run, runs
         ({"beam": 5, "nbest": 6}, r"--nbest 6: expected 1 to --beam \(5\)"),
         ({"beam": 0}, "--beam 0: expected at least 1"),
         ({"limit": 0}, "--limit 0"),
+        ({"lm_weight": 0.45}, "--lm-weight 0.45 without a language model: pass --lm train, too"),
+        ({"lm_order": 3, "lm": "x.arpa"}, "--lm-order 3 is for --lm train and --arpa"),
         ({"tune": True}, "--tune without a language model: use --lm train, or pass --lm FILE.arpa"),
     ],
 )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import simulated_members as simulated
 
+import ensemble
 from ensemble import InputOptions, Rules, open_inputs
 from ensemble.blend import BlendOptions, blend, main
 from ensemble.blenders.base import BlendRecipe, predict_with
@@ -152,6 +153,25 @@ def test_trained_runs_of_one_recipe_belong_together(tiny, tmp_path, monkeypatch)
     assert with_refits([member.using("folds")], [refit]) == ([dataclasses.replace(member, refit=refit)], [])
     refit.config["options"]["teacher"] = "submission.csv.json"
     assert recipe_difference(refit, member.fold_models) == "teacher given, not not given"
+
+
+def test_batches_that_were_halved_for_lack_of_memory_are_of_the_same_recipe(runs):
+    available = find_fold_models(runs)
+    refit, fold_model = (next(m for m in available if m.name == name) for name in ("a.all", "a"))
+    fold_model.config["options"] = {"recipe": {"batch_frames": 64000, "accumulate": 1}}
+    refit.config["options"] = {"recipe": {"batch_frames": 32000, "accumulate": 2}}
+    assert recipe_difference(refit, [fold_model]) == "accumulate 2, not 1"
+    refit.config["hardware"] = {"halved": True}
+    assert recipe_difference(refit, [fold_model]) is None
+
+
+def test_the_members_of_a_runs_folder_have_their_refits(runs, dataset):
+    """As README's Python example gets them."""
+    add_run(runs, dataset, "other", 0, folds=1)
+    members, left_out = ensemble.members_of(find_fold_models(runs))
+    assert [member.describe() for member in members] == ["a (folds 0, 1 of 2; refit)", "b (folds 0, 1 of 2)"]
+    assert [note.split(" was trained")[0] for note in left_out] == ["left out: other.all"]
+    assert len(open_inputs(members, dataset).oof.split.ids) == len(dataset.train)
 
 
 def test_epochs_do_not_matter_where_minutes_end_the_run(runs):

@@ -159,10 +159,15 @@ def greedy_disagreement(split):
     ("options", "message"),
     [
         (["--compare", "a", "b"], r"--compare b: expected a member \(a\) or a submission with a .json beside it"),
+        (["--compare", "a", "decoded.csv"], "--compare decoded.csv: cannot be computed again: decode is not a blender"),
         (["--split", "train"], "invalid choice 'train' for argument '--split'"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(tiny, runs, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "decoded.csv.json").write_text(
+        '{"recipe": {"method": "decode", "weights": {"a": 1}}, "parameters": 5, "tags": []}'
+    )
     with pytest.raises((InputError, SystemExit), match=message):
         write_report(tiny, runs, tmp_path / "report.html", monkeypatch, *options)
     assert not (tmp_path / "report.html").exists()
@@ -194,6 +199,31 @@ def test_the_options_of_the_submission_hold_for_its_report(tiny, runs, tmp_path,
         assert of_blends[str(path)] == f"{json.loads(sidecar_of(path).read_text())['dev']:.3f}"
     assert "differ; blend again" not in text
     assert f"{plain}: it was blended with --fold-mean sequence --networks both, unlike this page" in text
+
+
+def test_options_that_are_given_are_not_those_of_the_submission(tiny, runs, submission, tmp_path, monkeypatch, capsys):
+    """Not even with their default values; and a submission of one member has options of other meanings."""
+    opened = []
+    monkeypatch.setattr(report, "open_inputs", lambda members, dataset, options, rules: opened.append(options))
+    decoded = tmp_path / "decoded.csv"
+    content = {"recipe": {"method": "decode", "weights": {"a": 1.0}}, "parameters": 5, "tags": []}
+    content |= {"options": {"nbest": "1", "lm_order": "2"}}
+    sidecar_of(decoded).write_text(json.dumps(content))
+    fixed = ["report", "--data", str(tiny), "--runs", str(runs), "--out", str(tmp_path / "r.html"), "--submission"]
+    for more in ([str(submission)], [str(submission), "--nbest=200", "--lm-order", "4"], [str(decoded)]):
+        monkeypatch.setattr(sys, "argv", [*fixed, *more])
+        with pytest.raises(AttributeError):  # nothing was opened
+            report.main()
+    assert [(options.nbest, options.pool, options.lm_order) for options in opened] == [
+        (10, 20, 3),
+        (200, 20, 4),
+        (InputOptions.nbest, InputOptions.pool, InputOptions.lm_order),
+    ]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [
+        f"as {submission} was blended: --nbest 10 --pool 20 --lm-order 3",
+        f"as {submission} was blended: --pool 20",
+    ]
 
 
 def test_word_error_rates_are_not_shown_as_distances(tiny, runs, tmp_path, monkeypatch):

@@ -229,14 +229,25 @@ def test_a_front_end_other_than_the_recorded_one_is_refused(trained, recording, 
         ({"recipe": {"method": "decode"}}, "made by the method decode, which is no blender"),
         ({"recipe": {"method": "mbr", "weights": {"x": 1}, "members": {"x": ["r/x/fold0"]}}}, "needs the run x/fold0"),
         ({"recipe": {"method": "mbr"}}, "names no members"),
+        ({"weights": "outdated"}, "lstm_small/fold0 was trained again since it was blended"),
     ],
 )
 def test_blends_that_do_not_fit_are_refused(trained, recording, tmp_path, monkeypatch, change, message):
-    sidecar = json.loads((trained.submission.parent / "submission.csv.json").read_text()) | change
+    sidecar = json.loads((trained.submission.parent / "submission.csv.json").read_text())
+    if change == {"weights": "outdated"}:
+        change = {"weights": dict.fromkeys(sidecar["weights"], "0" * 16)}
+    sidecar |= change
     (tmp_path / "s.csv.json").write_text(json.dumps(sidecar))
     with pytest.raises(InputError, match=message):
         call(transcribe, monkeypatch, recording.path, "--runs", trained.runs, "--data", trained.data, "--submission",
              tmp_path / "s.csv", *FRONT_END)  # fmt: skip
+
+
+def test_a_run_in_two_runs_folders_is_refused(trained, recording, tmp_path, monkeypatch):
+    shutil.copytree(trained.runs, tmp_path / "copy")
+    with pytest.raises(InputError, match=r"member lstm_small: is in .*: pass only one of them with --runs"):
+        call(transcribe, monkeypatch, recording.path, "--runs", trained.runs, tmp_path / "copy", "--data", trained.data,
+             "--submission", trained.submission, *FRONT_END)  # fmt: skip
 
 
 def test_features_of_another_width_or_samples_in_npy_are_refused(trained, tmp_path, monkeypatch):

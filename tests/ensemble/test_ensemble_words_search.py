@@ -112,6 +112,9 @@ def test_settings_are_fitted_on_words_as_the_metric_compares_them(tmp_path: Path
     trials = SearchTrials.of(log_probs, [[1]] * 4, np.zeros(4, np.int64), vocabulary, "member")
     preferred = [row for row, settings in enumerate(trials.grid) if settings.lm_weight > 0]
     assert preferred and not trials.errors[preferred].any()
+    assert trials.settings().lm_weight > 0
+    # All utterances are of fold 0, so nothing is left to fit its settings on.
+    assert trials.settings(0) == WordSettings()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from folds import demo
 from folds.competition.alphabets import F22
 from folds.competition.detect import open_competition
 from folds.demo import DemoOptions
+from folds.frontends.base import SAMPLE_RATE
 from folds.frontends.kaldi import demo as demo_features
 from folds.store.lease import Held, hold
 from folds.synthesis import lexicon, speech
@@ -77,7 +78,7 @@ def test_each_phoneme_has_a_sound_of_its_own(synthesiser):
 def test_every_word_is_spoken_as_written(synthesiser):
     # speak() compares what eSpeak reports with what was requested, and raises where they differ.
     for word in lexicon.LEXICON.values():
-        assert len(synthesiser.speak([word], speech.Voice())) > 0.05 * speech.SAMPLE_RATE
+        assert len(synthesiser.speak([word], speech.Voice())) > 0.05 * SAMPLE_RATE
 
 
 @pytest.mark.parametrize("variant", speech.VOICES)
@@ -86,7 +87,7 @@ def test_every_voice_speaks_a_sentence_with_links_and_flaps(synthesiser, variant
     words = [lexicon.LEXICON[word] for word in sentence]
     samples = synthesiser.speak(words, speech.Voice(variant))
     # Band-limiting overshoots full scale a little where a voice reaches it.
-    assert len(samples) > speech.SAMPLE_RATE and 0.05 < np.abs(samples).max() < 1.1
+    assert len(samples) > SAMPLE_RATE and 0.05 < np.abs(samples).max() < 1.1
 
 
 def test_phonemes_that_would_fuse_stay_two(synthesiser):
@@ -102,7 +103,7 @@ def test_speech_that_differs_from_the_labels_is_an_error(synthesiser, monkeypatc
 
 
 def test_mfcc_frames_are_25_ms_every_10_ms():
-    samples = np.sin(np.arange(speech.SAMPLE_RATE, dtype=np.float32))
+    samples = np.sin(np.arange(SAMPLE_RATE, dtype=np.float32))
     features = demo_features(samples)
     assert features.shape == (1 + (16_000 - 400) // 160, 28) and features.dtype == np.float32
     np.testing.assert_array_equal(features, demo_features(samples))

@@ -97,6 +97,28 @@ def test_options_in_a_file_are_overridden_by_the_command_line(tmp_path):
     assert other.config == dataclasses.replace(defaults_of("lstm_small"), hidden=24, channels=(8, 16))
 
 
+def test_epochs_on_the_command_line_replace_the_minutes_of_a_file(tmp_path):
+    path = tmp_path / "best.json"
+    path.write_text('{"model": "gru_small", "minutes": 20, "clock": "cpu"}')
+    (of_file,) = parse(["--config", str(path)])
+    assert of_file.options.recipe.minutes == 20
+    (longer,) = parse(["--config", str(path), "--epochs", "30", "--folds", "1", "--with-dev"])
+    assert (longer.options.recipe.epochs, longer.options.recipe.minutes) == (30, None)
+    with pytest.raises(InputError, match="--epochs 30 with --minutes 5: either decides how long a run is"):
+        parse(["--config", str(path), "--epochs", "30", "--minutes", "5"])
+
+
+def test_a_file_of_options_may_need_those_of_the_command_line(tmp_path):
+    path = tmp_path / "student.json"
+    path.write_text('{"model": "gru_small", "teacher_weight": 0.3, "with_dev": true}')
+    (student,) = parse(["--config", str(path), "--folds", "1", "--teacher", "x.json"])
+    assert student.options.recipe.teacher_weight == 0.3
+    with pytest.raises(InputError, match=r"student\.json: --teacher-weight 0.3: there is no teacher"):
+        parse(["--config", str(path), "--folds", "1"])
+    with pytest.raises(InputError, match="^--lr -1"):
+        parse(["--config", str(path), "--folds", "1", "--teacher", "x.json", "--lr", "-1"])
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

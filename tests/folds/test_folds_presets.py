@@ -47,6 +47,9 @@ def test_a_preset_for_one_model_sets_its_shape_too():
     assert (model.config.hidden, model.config.bottom, model.config.layers) == (64, 90, 2)
     recipe = model.options.recipe
     assert (recipe.epochs, recipe.lr, recipe.augment.time_mask, recipe.batch_frames) == (12, 0.0038, 53, 4150)
+    # On a GPU as well: its learning rate is for these batches, and is not scaled.
+    assert PRESETS["short"].recipe("cuda").sized_for("cuda", 1).batch_frames == 4150
+    assert PRESETS["quick"].recipe("cuda").sized_for("cuda", 1).batch_frames == 64_000
     (default,) = parse(["--device", "cpu", "--model", "pblstm_small"])
     assert (default.config.hidden, default.config.bottom) == (160, 96)
 

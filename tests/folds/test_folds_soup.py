@@ -39,6 +39,17 @@ def test_the_mean_is_of_each_weight_and_integers_stay_integers(tmp_path):
     assert mean["a"].dtype == torch.float32
 
 
+def test_a_run_that_predicts_with_averaged_weights_has_a_soup_of_those(tiny, trained):
+    runs = trained("--epochs", "3", "--keep", "3", "--average", "0.5")
+    run = RunFolder(run_folder(runs))
+    soup = load_file(make_soup(SoupOptions(run=(run.path,), data=tiny, last=3)).weights)
+    parts = [load_file(path) for path in run.checkpoints]
+    averages = np.mean([part["more.average.output.weight"].numpy() for part in parts], axis=0)
+    own = np.mean([part["model.output.weight"].numpy() for part in parts], axis=0)
+    np.testing.assert_allclose(soup["output.weight"].numpy(), averages, rtol=1e-5, atol=1e-7)
+    assert np.abs(averages - own).max() > 1e-4
+
+
 def test_a_soup_is_a_member_of_its_own(tiny, trained):
     runs = trained("--epochs", "3", "--keep", "3")
     run = RunFolder(run_folder(runs))
@@ -54,6 +65,8 @@ def test_a_soup_is_a_member_of_its_own(tiny, trained):
     before, after = (fold_model.load("oof") for fold_model in find_fold_models(runs))
     assert before.ids == after.ids and (before.values != after.values).any()
     assert len(json.loads(folder.config.read_text())["soup"]) == 3
+    with pytest.raises(InputError, match="is a soup itself, which has no checkpoints"):
+        make_soup(SoupOptions(run=(folder.path,), data=tiny))
     loaded = models.load(folder.path).network.state_dict()
     assert all(torch.equal(loaded[name], weights[name]) for name in weights)
 
