@@ -6,6 +6,7 @@ and one that fails stops no other.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import Any
 
@@ -20,7 +21,7 @@ from folds.launching.options import LaunchOptions
 from folds.launching.plan import Plan
 from folds.launching.status_table import print_failures, print_status, summary
 from folds.launching.tasks import Task, make_tasks
-from registry import check_writable, command
+from registry import InputError, check_writable, command
 from registry.command_line import parse_options
 from registry.redaction import redact
 
@@ -43,6 +44,8 @@ def main() -> int:
     training_options = [*(() if device == "auto" else ("--device", device)), *more]
     tasks = make_tasks(plan, options, destination, training_options) if plan is not None else []
     if options.status:
+        if plan is None and more:
+            raise InputError(f"--status: unknown options {' '.join(more)}; see {PROG} --help")
         folders = [task.folder for task in tasks] if plan is not None else destination.known()
         print_status([destination.status(folder) for folder in folders])
         return 0
@@ -91,7 +94,8 @@ def launch(
     print(summary(statuses))
     if any(status.state != "finished" for status in statuses):
         return 1
-    print(redact(f"next: python -m ensemble.blend --runs {destination.url or options.runs}{plan.blend_options}"))
+    runs = shlex.quote(destination.url or str(options.runs))
+    print(redact(f"next: python -m ensemble.blend --runs {runs}{plan.blend_options}"))
     return 0
 
 

@@ -23,8 +23,15 @@ INTERNAL_ERROR = 70
 """Exit code of a bug: EX_SOFTWARE of sysexits.h."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What may be over when the command is run again, as a network drive that does not answer.
-_MOMENTARY = (*_FULL, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+# What may be over when the command is run again, as a network drive that does not answer; not every system has all.
+_MOMENTARY = _FULL + tuple(
+    getattr(errno, name)
+    for name in (
+        *("EIO", "ESTALE", "ETIMEDOUT", "ENOMEM", "EMFILE", "ENFILE", "EAGAIN", "ENOLCK"),
+        *("ENOTCONN", "ESHUTDOWN", "ECOMM", "EREMOTEIO", "EHOSTDOWN", "EHOSTUNREACH", "EKEYEXPIRED"),
+    )
+    if hasattr(errno, name)
+)
 
 # What to do about a refusal of the operating system.
 _ADVICE = {

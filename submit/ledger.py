@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 from msgspec import Meta, Struct
 
 from registry.errors import InputError, describe_os_error
@@ -35,6 +35,7 @@ from registry.json_files import convert, read_json_lines
 from registry.redaction import redact_all
 from submit.check import BlendResults
 
+_APPEND_S = 60
 _ADVICE = "correct the line, or restore the ledger"
 
 
@@ -72,7 +73,7 @@ def append(path: Path, event: str, id: str, **values: Any) -> None:
     line |= redact_all(values)
     data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(_lock_file(path, "lock")), open(path, "a+b", buffering=0) as file:
+    with _appending(path), open(path, "a+b", buffering=0) as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
@@ -187,9 +188,42 @@ def check_ledger(path: Path) -> None:
             raise InputError(describe_os_error(error, path)) from None
 
 
-def _lock_file(path: Path, kind: str) -> str:
-    """The lock beside the ledger itself, if `path` is a symbolic link to it."""
-    return f"{os.path.realpath(path)}.{kind}"
+def _lock(path: Path, kind: str) -> BaseFileLock:
+    """The lock beside the ledger itself, if `path` is a symbolic link to it.
+
+    It is the operating system's: a file that stands for one would stay behind a killed process, and bar all others.
+    """
+    return FileLock(f"{os.path.realpath(path)}.{kind}", fallback_to_soft=False)
+
+
+def _acquire(lock: BaseFileLock, timeout: float) -> None:
+    """Raises Timeout, and InputError where the file system has no locks."""
+    try:
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        raise
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        raise InputError(
+            f"{lock.lock_file}: this file system has no locks, without which a file could be sent twice: put both "
+            "--ledger-file and XDG_STATE_HOME on a local disk"
+        ) from None
+
+
+@contextlib.contextmanager
+def _appending(path: Path) -> Iterator[None]:
+    """Hold the right to append, which nobody needs for long."""
+    lock = _lock(path, "lock")
+    try:
+        _acquire(lock, _APPEND_S)
+    except Timeout:
+        advice = "end it, then repeat this"
+        raise InputError(f"{lock.lock_file}: held by another process for {_APPEND_S} s: {advice}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -200,11 +234,11 @@ def sending_lock(path: Path, wait: Callable[[int], None]) -> Iterator[None]:
     system releases the lock even if its holder is killed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(_lock_file(path, "sending"))
+    lock = _lock(path, "sending")
     waits = 0
     while True:
         with contextlib.suppress(Timeout):
-            lock.acquire(timeout=0)
+            _acquire(lock, 0)
             break
         wait(waits)
         waits += 1

@@ -15,7 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,10 @@ _BAD_FOLDER = (
     *(errno.ENAMETOOLONG, errno.EINVAL),
 )
 """Errors of a cache folder that was badly chosen; a full disk is another matter."""
+
+
+class _PackedBefore(Exception):
+    """Another process has written the same cache in the meantime."""
 
 
 def load_dataset(
@@ -136,8 +140,8 @@ def _locked(path: Path) -> Iterator[None]:
             print(f"waiting for the process that is packing the features into {path}", file=sys.stderr, flush=True)
             lock.acquire()
     except (OSError, NotImplementedError):
-        # Some network file systems have no locks, or each machine its own. Packing twice is only slow: the file is
-        # moved into place whole.
+        # Some network file systems have no locks, or each machine its own. Packing twice is only slow: a whole file is
+        # moved into place, by the first that has one.
         yield
         return
     try:
@@ -152,6 +156,7 @@ def _pack(path: Path, competition: Competition, progress: bool, smooth: float) -
     small: dict[str, np.ndarray] = {}
     total = sum(len(split.ids) for split in competition.splits)
     with (
+        suppress(_PackedBefore),
         atomic_write(path) as temporary,
         open(temporary, "wb") as file,
         ProgressBar("packing features", total) if progress else nullcontext() as bar,
@@ -162,6 +167,9 @@ def _pack(path: Path, competition: Competition, progress: bool, smooth: float) -
         dimensions.report(faults)
         faults.raise_any()
         writer.finish(small)
+        if open_packed(path) is not None:
+            # By another machine, which reads it by now: a network drive forgets a file that is replaced.
+            raise _PackedBefore
 
 
 def _pack_split(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from folds.launching.executor_task import ExecutorTask
 from folds.launching.status_table import REFRESH_S, StatusDisplay
 from folds.store.lease import holder_of
 from folds.training.signals import SignalCatcher
+from registry import InputError
 
 
 class Interrupted(Exception):
@@ -63,6 +65,10 @@ class Launcher:
 
     def _settle(self, task: ExecutorTask, outcome: Outcome) -> None:
         """Decide what follows from how an attempt ended."""
+        if outcome.state == "failed":
+            # Where each machine has a cache of its own, an uploaded run is seen under its URL alone.
+            with contextlib.suppress(InputError):
+                self._destination.refresh()
         if outcome.state == "finished" or self._destination.finished(task.folder):
             self._open.discard(task)
         elif outcome.state == "busy":

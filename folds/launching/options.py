@@ -38,7 +38,8 @@ class LaunchOptions(StoreOptions):
     on: str = "local"
     """Where to train: local, slurm or ray; --help beside it lists its options."""
     jobs: int = number(0, at_least=0, at_most=10_000)
-    """Most runs at the same time. 0 is one per GPU or core on this machine, and no limit on Slurm and Ray."""
+    """Most runs at the same time. 0 is one per GPU or core on this machine, and no limit on Slurm and Ray. On
+    Slurm it is for runs that are submitted together; retries come on top."""
     retries: int = number(3, at_least=1, at_most=1000)
     """Attempts at each run."""
     dry_run: bool = False

@@ -32,7 +32,7 @@ import msgspec
 from folds.store.schemas import Count
 from registry import InputError
 from registry.errors import describe_os_error
-from registry.files import listed, remove_leftovers
+from registry.files import exists, listed, remove_leftovers
 from registry.json_files import read_json, write_json
 from registry.processes import ProcessId, this_process
 
@@ -76,7 +76,7 @@ class Lease:
 
     def check(self) -> None:
         """Raise InputError if the lease was lost: taken over while this process was suspended, or deleted."""
-        if self.path.exists():
+        if exists(self.path):
             return
         others = [lease.holder for lease in _leases(self.folder)]
         by = f"was taken over by {others[0]}" if others else f"was deleted ({self.path.name} is gone)"
@@ -152,7 +152,7 @@ class _LeaseFile:
         try:
             self.holder = read_json(path, Holder)
         except InputError:
-            if not path.exists():
+            if not exists(path):
                 raise FileNotFoundError(path) from None
             # Damaged: nothing is known but its age.
             self.holder = Holder(f"an unknown host ({path.name})", 0, "", 0, "an unknown time")

@@ -48,7 +48,7 @@ VOICES = (
 )  # fmt: skip
 
 # espeak-ng/speak_lib.h
-_AUDIO_OUTPUT_SYNCHRONOUS, _INITIALIZE_PHONEME_EVENTS = 2, 1
+_AUDIO_OUTPUT_SYNCHRONOUS, _INITIALIZE_PHONEME_EVENTS, _INITIALIZE_DONT_EXIT = 2, 1, 0x8000
 _RATE, _PITCH, _RANGE = 1, 3, 4
 _CHARS_UTF8, _PHONEMES = 0x0001, 0x0100
 _EVENT_LIST_TERMINATED, _EVENT_PHONEME = 0, 7
@@ -102,8 +102,11 @@ class Speech:
         try:
             source = Path(espeakng_loader.get_library_path())
             self._espeak = ctypes.CDLL(str(shutil.copy(source, Path(self._folder.name) / source.name)))
-            data = espeakng_loader.get_data_path().encode()
-            rate = self._espeak.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, data, _INITIALIZE_PHONEME_EVENTS)
+            # eSpeak cuts a path off at 160 characters, and would then end the process.
+            data = Path(self._folder.name) / "data"
+            data.symlink_to(espeakng_loader.get_data_path(), target_is_directory=True)
+            options = _INITIALIZE_PHONEME_EVENTS | _INITIALIZE_DONT_EXIT
+            rate = self._espeak.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, str(data).encode(), options)
         except (OSError, RuntimeError) as error:
             self._folder.cleanup()
             if is_full_disk(error):

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -273,6 +274,23 @@ def test_a_file_system_without_locks_has_no_process_wait(small: Path, tmp_path: 
     path = load_dataset(small, tmp_path / "cache").path
     assert path.exists() and not list(path.parent.glob("*.lock"))[1:]
     assert load_dataset(small, tmp_path / "cache", smooth=1.0).path.exists()
+
+
+def test_the_first_of_two_whole_caches_stays(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Another machine may be reading it: a network drive forgets a file that is replaced."""
+    path = load_dataset(small, tmp_path / "first").path
+    finish = PackWriter.finish
+
+    def after_another(writer: PackWriter, tensors: dict) -> None:
+        finish(writer, tensors)
+        shutil.copy(path, tmp_path / "cache" / path.name)
+        inodes.append((tmp_path / "cache" / path.name).stat().st_ino)
+
+    inodes: list[int] = []
+    monkeypatch.setattr(PackWriter, "finish", after_another)
+    again = load_dataset(small, tmp_path / "cache")
+    assert [again.path.stat().st_ino] == inodes
+    assert sorted(file.name for file in again.path.parent.iterdir()) == [path.name, f"{path.name}.lock"]
 
 
 def test_a_process_that_waits_says_so(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):

@@ -287,6 +287,7 @@ def test_statuses(tmp_path):
         (["--models", "lstm_small,lstm_small"], "the plan has this run twice"),
         (["--plan", "course"], "--plan course: no such file, and no plan of that name: course-20M, cpu, open"),
         (["--status"], "no such runs folder"),
+        (["--status", "--run", "x"], "--status: unknown options --run x; see python -m folds.launch --help"),
     ],
 )
 def test_bad_input(options, message, tiny, tmp_path, monkeypatch):
@@ -391,6 +392,8 @@ def test_a_gpu_by_number_is_refused(tiny, tmp_path, monkeypatch):
         (MachineFault("--device cuda: not available"), "--device cuda: not available"),
         (OSError(errno.ENOSPC, "No space left", "f"), "the disk or a quota is full while writing f: no partial file "),
         (OSError(errno.ESTALE, "Stale file handle", "f"), "f: Stale file handle: check the path, the disk"),
+        (OSError(errno.ESHUTDOWN, "Cannot send after transport endpoint shutdown", "f"), "f: Cannot send after "),
+        (OSError(errno.ENOTCONN, "Transport endpoint is not connected", "f"), "f: Transport endpoint is not"),
         (MemoryError("8 GiB"), "not enough memory (MemoryError: 8 GiB)"),
         (RuntimeError("can't allocate memory"), "not enough memory (RuntimeError: can't allocate memory)"),
     ],

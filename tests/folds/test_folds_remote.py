@@ -6,13 +6,19 @@ import json
 import shutil
 import sys
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from folds.launching.attempt import Outcome
 from folds.launching.destination import Destination
+from folds.launching.executor_task import ExecutorTask
+from folds.launching.launcher import Launcher
+from folds.launching.options import LaunchOptions
+from folds.launching.tasks import make_tasks
 from folds.store import remote
 from folds.store.fold_model import find_fold_models
 from folds.store.remote import MANIFEST, RemoteStore, local_copy, store_url
@@ -169,3 +175,36 @@ def test_a_silent_server_is_one_line(store, monkeypatch):
     with pytest.raises(InputError, match="^memory://bucket/runs: no answer in 0.05 s: check the URL and the network$"):
         Destination(Path(store.url))
     silent.set()
+
+
+class FailingExecutor:
+    """Its machines upload what they have trained; their files are not seen here, so that the attempt seems to fail."""
+
+    poll_s = 0.0
+
+    def __init__(self, upload: Callable[[], None]) -> None:
+        self.upload, self.submitted, self._running = upload, [], []
+
+    def submit(self, tasks: Sequence[ExecutorTask]) -> None:
+        for task in tasks:
+            self.upload()
+            self.submitted.append(task.title)
+            self._running.append(task)
+
+    def ended(self) -> list[tuple[ExecutorTask, Outcome]]:
+        running, self._running = self._running, []
+        return [(task, Outcome("failed", "its files are not here")) for task in running]
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_run_that_another_machine_has_uploaded_is_not_trained_again(store, undisturbed, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("HW3P2_CACHE", str(tmp_path / "cache"))
+    run = copy_of(undisturbed, tmp_path / "elsewhere")
+    destination = Destination(Path("memory://bucket/runs"))
+    options = LaunchOptions(data=tiny, models="lstm_small", fold_count=2, folds="0")
+    (task,) = make_tasks(options.read_plan(), options, destination, [])
+    executor = FailingExecutor(lambda: store.upload(run))
+    assert Launcher(executor, retries=3, destination=destination).run([task]) == {}
+    assert executor.submitted == [task.title]

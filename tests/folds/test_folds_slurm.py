@@ -194,7 +194,7 @@ def test_jobs_of_a_launcher_that_was_left_are_taken_over(squeue, task, monkeypat
 def test_time_limits():
     times = {"30": 30, "8:00:00": 480, "1-00:30:00": 1470}
     assert {time: SlurmOptions(time=time).minutes for time in times} == times
-    for time in ("1:30", "x", "", "0"):
+    for time in ("1:30", "x", "", "0", "4"):
         with pytest.raises(InputError, match=f"^--time {time}: expected"):
             _ = SlurmOptions(time=time).minutes
 

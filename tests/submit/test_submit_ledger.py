@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +89,34 @@ def test_sending_lock_is_exclusive(tmp_path: Path) -> None:
     other.acquire()
     with ledger.sending_lock(path, wait):
         assert calls == [0, 1, 2]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """A file that stood for the lock would stay behind a killed process, and bar every other for ever."""
+
+    def not_there(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", not_there)
+    path = tmp_path / "submissions.jsonl"
+    expected = r"submissions\.jsonl\.{}: this file system has no locks, .*: put both --ledger-file and XDG_STATE_HOME"
+    with pytest.raises(InputError, match=expected.format("lock")):
+        attempt(path, "a")
+    with pytest.raises(InputError, match=expected.format("sending")), ledger.sending_lock(path, lambda waits: None):
+        raise AssertionError("nothing may be sent")
+    assert not path.exists()
+
+
+def test_a_lock_that_is_never_released_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "submissions.jsonl"
+    monkeypatch.setattr(ledger, "_APPEND_S", 0.1)
+    with FileLock(f"{path}.lock"), pytest.raises(InputError, match="held by another process for 0.1 s"):
+        attempt(path, "a")
+    attempt(path, "b")
+    assert [found.id for found in ledger.read_attempts(path)] == ["b"]
 
 
 def test_table_and_plot_compare_cross_validation_with_the_leaderboard(

@@ -25,6 +25,7 @@ from folds.store.lease import EXPIRY_S
 from registry import InputError
 from registry.errors import one_line
 
+LEAST_MINUTES = 5
 SAVE_S = 120
 """Seconds before the time limit at which a job is told to save its state."""
 MAX_TIMEOUTS = 1000
@@ -53,8 +54,9 @@ class SlurmOptions(Resources):
         if self.time.count(":") == 1 or match is None:
             raise InputError(f"--time {self.time}: expected hours:minutes:seconds, or minutes")
         days, hours, minutes, _ = (int(part or 0) for part in match.groups())
-        if (total := 1440 * days + 60 * hours + minutes) < 1:
-            raise InputError(f"--time {self.time}: expected at least one minute")
+        if (total := 1440 * days + 60 * hours + minutes) < LEAST_MINUTES:
+            why = f"of which the last {SAVE_S // 60} are for saving"
+            raise InputError(f"--time {self.time}: expected {LEAST_MINUTES} minutes or more, {why}")
         return total
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -25,8 +26,13 @@ class MLflow:
         database = folder.path.resolve().parents[1] / "mlflow.db"
         self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database.as_posix()}")
         # Of several runs that begin together, one creates the database and the experiment.
-        with FileLock(f"{database}.lock"):
+        lock = FileLock(f"{database}.lock", fallback_to_soft=False)
+        with contextlib.suppress(OSError, NotImplementedError):  # a file system without locks
+            lock.acquire()
+        try:
             self._run_id = remembered_id(folder, "mlflow", lambda: self._create_run(folder))
+        finally:
+            lock.release()
 
     def _create_run(self, folder: RunFolder) -> str:
         from mlflow.entities import Param
