@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from folds.store.log_probs import LogProbs
+
+LEAST_PROBABILITY = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,12 @@ def mean_probabilities(predictions: Iterable[tuple[LogProbs, int]], count: int, 
             values = values[resampled_rows(rate, target)]
         mean = mean + np.exp(values.astype(np.float32)) / count
     return mean
+
+
+def mean_log_probs(loaded: Sequence[LogProbs]) -> LogProbs:
+    """The mean of the probabilities per frame, of predictions with the same frames, as log-probabilities."""
+    mean = mean_probabilities(((log_probs, 0) for log_probs in loaded), len(loaded), FrameRate.of(loaded[0]))
+    return replace(loaded[0], values=np.log(np.maximum(mean, LEAST_PROBABILITY)).astype(np.float16))
 
 
 def resampled_rows(source: FrameRate, target: FrameRate) -> np.ndarray:

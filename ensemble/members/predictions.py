@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from ensemble.members.frame_mean import FrameRate, mean_probabilities
+from ensemble.members.frame_mean import mean_log_probs
 from ensemble.members.member import Member
 from folds.store.fold_model import FoldModel
 from folds.store.log_probs import LogProbs
@@ -136,8 +136,7 @@ def mean_predictions(
         first = loaded[0]
         if any((log_probs.offsets != first.offsets).any() for log_probs in loaded):
             raise InputError(f"member {member.name}: its networks differ in stride: use --fold-mean sequence")
-        mean = mean_probabilities(((it, 0) for it in loaded), len(loaded), FrameRate.of(first))
-        return replace(first, values=np.log(np.maximum(mean, 1e-9)).astype(np.float16))
+        return mean_log_probs(loaded)
 
     return Predictions(f"{member.name} mean", index, load, delay=member.networks[0].delay)
 

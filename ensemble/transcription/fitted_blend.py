@@ -16,7 +16,7 @@ from ensemble.hypotheses.nested_folds import estimate_language_model
 from ensemble.hypotheses.open_inputs import InputOptions, open_inputs
 from ensemble.hypotheses.recorded_options import recorded_options
 from ensemble.members.finished import without_outdated
-from ensemble.members.frame_mean import FrameRate, mean_probabilities
+from ensemble.members.frame_mean import mean_log_probs
 from ensemble.members.member import Member
 from ensemble.members.predictions import AttentionScorer, PackedHypothesis, Predictions
 from ensemble.members.sidecar import AGAIN, WORDS, Sidecar, read_sidecar
@@ -149,7 +149,7 @@ def _predictions(members: Sequence[Member], batch: RecognitionBatch, frames: boo
         if frames:
             scorer = _attention_scorer(member.networks, batch.features)
             name, delay = f"{member.name} mean", member.networks[0].delay
-            predictions.append(Predictions(name, index, _loader(_mean(loaded)), scorer, delay=delay))
+            predictions.append(Predictions(name, index, _loader(mean_log_probs(loaded)), scorer, delay=delay))
             continue
         for network, of_network in zip(member.networks, loaded, strict=True):
             scorer = _attention_scorer([network], batch.features)
@@ -160,11 +160,6 @@ def _predictions(members: Sequence[Member], batch: RecognitionBatch, frames: boo
 
 def _loader(log_probs: LogProbs) -> Callable[[], LogProbs]:
     return lambda: log_probs
-
-
-def _mean(loaded: Sequence[LogProbs]) -> LogProbs:
-    mean = mean_probabilities(((it, 0) for it in loaded), len(loaded), FrameRate.of(loaded[0]))
-    return replace(loaded[0], values=np.log(np.maximum(mean, 1e-9)).astype(np.float16))
 
 
 def _attention_scorer(networks: Sequence[FoldModel], features: Sequence[np.ndarray]) -> AttentionScorer | None:

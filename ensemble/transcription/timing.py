@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ensemble.members.frame_mean import FrameRate, resampled_rows
 from folds.competition.alphabets import SILENCES
 from folds.frontends.base import FRAME_SHIFT, WINDOW
 from models.ctc_alignment import align
@@ -92,11 +93,11 @@ def mean_posteriors(
     """
     finest = min(strides)
     count = min(len(rows) for rows, stride in zip(log_probs, strides, strict=True) if stride == finest)
-    middles = finest * (np.arange(count) + 0.5)
+    frames = FrameRate(np.array([0, count]), finest)
     mean = np.zeros((count, log_probs[0].shape[1]))
     for rows, stride, weight, delay in zip(log_probs, strides, weights, delays, strict=True):
-        covering = ((middles + delay) // stride).astype(int)
-        mean += weight * np.exp(rows[np.minimum(covering, len(rows) - 1)])
+        covering = resampled_rows(FrameRate(np.array([0, len(rows)]), stride, delay), frames)
+        mean += weight * np.exp(rows[covering])
     return mean
 
 

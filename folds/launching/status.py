@@ -12,9 +12,10 @@ import msgspec
 
 from folds.store.attempts import TrainingAttempt, read_attempts
 from folds.store.lease import holder_of
-from folds.store.run_folder import RunFolder
+from folds.store.run_folder import RunFolder, folders_of_runs
 from folds.store.schemas import EpochMetrics, EpochTiming, SummaryFile
 from registry import InputError
+from registry.files import exists
 from registry.json_files import read_json, read_json_lines
 
 State = Literal["training", "starting", "queued", "stopped", "failed", "waiting", "finished"]
@@ -89,10 +90,7 @@ def known_runs(runs: Path) -> list[RunFolder]:
     """Every run that was submitted or started under `runs`. Raises InputError if there is no such folder."""
     if not runs.is_dir():
         raise InputError(f"{runs}: no such runs folder: pass --runs, or --models or --plan to start one")
-    names = ("config.json", "attempts.jsonl")
-    folders = {path.parent for name in names for path in runs.glob(f"*/fold*/{name}")}
-    folders = {folder for folder in folders if folder.name.removeprefix("fold").isdecimal()}
-    return [RunFolder(path) for path in sorted(folders, key=lambda path: (path.parent.name, int(path.name[4:])))]
+    return [folder for folder in folders_of_runs(runs) if folder.begun or exists(folder.attempts)]
 
 
 def _state(folder: RunFolder, attempts: list[TrainingAttempt]) -> tuple[State, str, str]:

@@ -232,9 +232,13 @@ def run_folders(runs: Path) -> Iterator[RunFolder]:
     """The runs started under `runs`, by member and fold. Raises InputError if there is no such folder."""
     if not (exists(runs) and runs.is_dir()):
         raise InputError(f"{runs}: no such runs folder: train a model first (python -m folds.train), or pass --runs")
+    return (folder for folder in folders_of_runs(runs) if folder.begun)
+
+
+def folders_of_runs(runs: Path) -> Iterator[RunFolder]:
+    """The folders under `runs` with the name of a run's, by member and fold, whatever is in them."""
     paths = [path for member in listed(runs, "*") for path in listed(member, "fold*")]
     # Copies such as "fold0.bak" are not runs.
     paths = [path for path in paths if path.name.removeprefix("fold").isdecimal()]
     for path in sorted(paths, key=lambda path: (path.parent.name, int(path.name.removeprefix("fold")))):
-        if (folder := RunFolder(path)).begun:
-            yield folder
+        yield RunFolder(path)
