@@ -23,7 +23,7 @@ from ensemble.blenders.best import FittedBlender, best_recipe, fit_blenders, low
 from ensemble.blenders.teacher import check_can_teach, write_nbest
 from ensemble.hypotheses.fusion import search_settings
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
-from ensemble.members.eligibility import count_networks
+from ensemble.members.eligibility import check_tags, count_networks
 from ensemble.members.finished import find_members
 from ensemble.members.member import Member, Networks
 from ensemble.members.sidecar import write_sidecar
@@ -176,6 +176,8 @@ def print_blenders(
         f"on dev: {ours.mean():.3f}, {verdict(paired_bootstrap(ours, alternative.dev, speakers))} {alternative.name} "
         f"at 95 %: {difference}"
     )
+    if len(result.fitted) == 1 and ours.mean() > alternative.dev.mean():
+        print("so the blend gains nothing: without --method, all blenders and the best member alone are compared")
 
 
 def dev_results(result: BlendResult, baselines: Sequence[MemberBaseline], speakers: list[str] | None) -> dict[str, Any]:
@@ -240,6 +242,7 @@ def main() -> None:
     options.use_threads()
     rules = options.rules
     members = find_members(options, options.members)
+    check_tags(options.forbid, members)
     dataset = options.open_dataset()
     vocabulary = open_vocabulary(options, dataset) if in_words(dataset) else None
     if vocabulary is None and options.text_scorer is not None:
@@ -266,7 +269,8 @@ def main() -> None:
     description = write_sidecar(options.out, dataset, result.members, result.recipe.to_json(), options, results)
     print("weights: " + ", ".join(f"{name} {weight:.3f}" for name, weight in result.recipe.weights.items()))
     count, tags = count_networks(result.members), ", ".join(description["tags"]) or "none"
-    print(f"uses {count} networks, {description['parameters']:,} parameters in all; tags: {tags}")
+    networks = f"{count} network{'s' if count > 1 else ''}"
+    print(f"uses {networks}, {description['parameters']:,} parameters in all; tags: {tags}")
     print(f"wrote {options.out} ({len(strings)} rows) and {options.out}.json")
 
 

@@ -146,23 +146,30 @@ def _open_split(member: Member, split: str, dataset: Dataset, options: DecodeOpt
     )
 
 
-def tune_member(member: Member, dataset: Dataset, options: DecodeOptions, decode: Decoder) -> tuple[float, float]:
-    """The language model weight and length bonus with the lowest out-of-fold distance; prints them as options."""
+def tune_member(
+    member: Member, dataset: Dataset, options: DecodeOptions, decode: Decoder
+) -> tuple[float, float, float]:
+    """The language model weight and length bonus with the lowest out-of-fold distance, and this distance.
+
+    Prints the first two as options.
+    """
     task = open_task(member, "oof", dataset, options)
     references = task.references
     assert references is not None  # training utterances have transcripts
+    distances: dict[tuple[float, float], float] = {}
 
     def distance(weight: float, bonus: float) -> float:
         description = f"weight {weight:g} bonus {bonus:g}"
         settings: DecoderSettings = {"beam": options.beam, "lm_weight": weight, "length_bonus": bonus}
         mean = float(decode_in_batches(task, decode, description, **settings).distances(references).mean())
         print(f"  weight {weight:.3f} bonus {bonus:+.3f}: out-of-fold distance {mean:.3f}", file=sys.stderr)
+        distances[weight, bonus] = mean
         return mean
 
     weight, bonus = pattern_search(distance, options.lm_weight, options.length_bonus)
     tuned = f"--lm-weight {weight:g} --length-bonus {bonus:g}"
     print(f"{member.name}: tuned on {len(task.log_probs)} out-of-fold utterances: {tuned}")
-    return weight, bonus
+    return weight, bonus, distances[weight, bonus]
 
 
 def format_summary(member: Member, task: DecodingTask, result: DecodingResult, nbest: int, fitted: bool) -> str:
@@ -203,14 +210,15 @@ def member_to_tune(member: Member, fold_models: Sequence[FoldModel]) -> Member:
 
 def decode_member(
     member: Member, tuned_on: Member, dataset: Dataset, options: DecodeOptions, decode: Decoder
-) -> tuple[DecodingResult, DecoderSettings]:
+) -> tuple[DecodingResult, DecoderSettings, dict[str, float]]:
     """Decode one split of a member, with settings tuned on `tuned_on` if `--tune` is given, and print the summary.
 
-    Returns the hypotheses and the decoder's settings.
+    Returns the hypotheses, the decoder's settings, and the out-of-fold distance with them if they were tuned.
     """
     weight, bonus = options.lm_weight if options.lm != "none" else 0.0, options.length_bonus
+    results: dict[str, float] = {}
     if options.tune:
-        weight, bonus = tune_member(tuned_on, dataset, options, decode)
+        weight, bonus, results["oof"] = tune_member(tuned_on, dataset, options, decode)
     task = open_task(member, options.split, dataset, options)
     # The first call loads compiled code, which is not part of the speed.
     decode(*task.log_probs.padded([0]), beam=options.beam)
@@ -223,7 +231,7 @@ def decode_member(
     result = decode_in_batches(task, decode, member.name, **settings)
     fitted = options.tune and options.split == "oof"
     print(format_summary(member, task, result, options.nbest, fitted))
-    return result, settings
+    return result, settings, results
 
 
 def decode_words(
@@ -272,12 +280,12 @@ def main() -> None:
     for member in members:
         tuned_on = member_to_tune(member, available) if options.tune else member
         with DECODERS.using(options.decoder):
-            result, settings = decode_member(member, tuned_on, dataset, options, decode)
+            result, settings, results = decode_member(member, tuned_on, dataset, options, decode)
         if options.out is not None:
             strings = [dataset.competition.submission_text(nbest[0].tokens) for nbest in result.hypotheses]
             language_model = {"decoder": options.decoder, "lm": options.lm, "lm_order": options.lm_order}
             recipe = BlendRecipe("decode", {member.name: 1.0}, language_model | settings)
-            write_with_sidecar(options.out, strings, dataset, member, recipe.to_json(), options)
+            write_with_sidecar(options.out, strings, dataset, member, recipe.to_json(), options, results)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from folds.training.command_line import parse
 from folds.training.distributed import joined_group
 from folds.training.guide import find_guide
 from folds.training.loggers.base import logger_names
-from folds.training.run_config import check_folds
+from folds.training.run_config import FinishedOtherwise, check_folds
 from folds.training.signals import Stopped
 from folds.training.train_fold_model import train_fold_model
 from folds.training.warm_restart import find_source
@@ -62,10 +62,15 @@ def main(arguments: list[str] | None = None) -> int:
         with joined_group(options.device) as group:
             if group.first and options.folds > 1 and not dataset.train.names_speakers:
                 print(f"warning: {dataset.format} data name no speakers, {LEAK}", file=sys.stderr)
-            for model in models:
+            refused: list[FinishedOtherwise] = []
+            for model, fold in itertools.product(models, folds):
                 config = dataclasses.replace(model.config, features=dataset.features, classes=dataset.alphabet.classes)
-                for fold in folds:
+                try:
                     train_fold_model(model.options, dataset, model.name, fold, config, group)
+                except FinishedOtherwise as error:
+                    refused.append(error)  # the others are trained all the same
+            if refused:
+                raise InputError("; ".join(map(str, refused)))
     except Stopped as stopped:
         print(f"stopped by {stopped}; the state is saved: continue with the same command and --resume", file=sys.stderr)
         return stopped.status

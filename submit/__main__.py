@@ -170,7 +170,8 @@ class _Session:
         except Failure as failure:
             if failure.kind != "credentials":
                 raise
-            print("dry run: the file is valid; no credentials, so limits and duplicates at Kaggle were not checked")
+            found = "the file is valid" if checked.rows_checked else "its rows were not checked: pass --data"
+            print(f"dry run: {found}; no credentials, so limits and duplicates at Kaggle were not checked")
             return 0
         self.sender.dry_run(checked, self._options.again)
         print("dry run: nothing was sent")

@@ -6,6 +6,7 @@ file and the alphabet of the competition's folder if there is one, and with the 
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -54,6 +55,8 @@ class CheckedFile:
     sha256: str
     size: int
     rows: int
+    rows_checked: bool = False
+    """Whether ids and their order were compared with the competition's."""
     blend: dict[str, Any] = field(default_factory=dict)
     """The blend's results, if it wrote any: recipe, oof, nested, dev, parameters, tags."""
     notes: tuple[str, ...] = ()
@@ -78,7 +81,8 @@ def check_file(
         content = read_regular(path)
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be read ({error.strerror}); write it with `python -m ensemble.blend`"
+            f"{path}: cannot be read ({error.strerror}); check the name, or write it with "
+            f"`python -m ensemble.blend --out {path}`"
         ) from None
     if len(content) > _MAX_BYTES:
         raise InputError(f"{path}: {len(content)} bytes, expected at most {_MAX_BYTES}; is it the right file?")
@@ -89,7 +93,7 @@ def check_file(
     sha256 = hashlib.sha256(content).hexdigest()
     blend, blend_note = _read_sidecar(path, sha256)
     _check_rules(path, blend, max_params, forbid)
-    return CheckedFile(path, sha256, len(content), rows, blend, (file_note, blend_note))
+    return CheckedFile(path, sha256, len(content), rows, data is not None, blend, (file_note, blend_note))
 
 
 def is_unchanged(checked: CheckedFile) -> bool:
@@ -207,6 +211,9 @@ def _check_rules(path: Path, blend: dict[str, Any], max_params: int | None, forb
             f"{path}: the blend has {blend['parameters']:,} parameters; the rules allow {max_params:,}; "
             f"blend again with --max-params {max_params}"
         )
+    for tag in forbid:
+        if tag not in blend["tags"] and (similar := difflib.get_close_matches(tag, blend["tags"], n=1)):
+            raise InputError(f"--forbid {tag}: the blend has no such tag, but {similar[0]}; did you mean that?")
     if forbid and (forbidden := sorted(set(blend["tags"]) & set(forbid))):
         raise InputError(
             f"{path}: the blend uses {', '.join(forbidden)}, which the rules forbid; blend again with "

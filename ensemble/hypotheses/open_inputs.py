@@ -133,6 +133,8 @@ def open_inputs(
     Members outside the rules are left out with a note. Raises InputError for members that do not fit together or do
     not fit the data, when no member meets the rules, and for `refits` where no member has one.
     """
+    if not all(isinstance(member, Member) for member in members):
+        raise InputError("open_inputs: expected members: pass the first of members_of(fold_models)")
     options, rules = options or InputOptions(), rules or Rules()
     rules = rules.completed(dataset.competition.rules)
     if options.networks == "refits" and not any(member.refit for member in members):

@@ -21,6 +21,7 @@ def find_members(options: StoresOptions, patterns: Sequence[str]) -> list[Member
     """
     available = options.find_fold_models()
     if not any(model.folds > 1 for model in available):
+        measurable_on("dev", available, patterns)  # of members that were trained on dev, it says so
         unfinished = [path for runs in options.folders for path in unfinished_runs(runs)]
         count = len(unfinished)
         hint = f" ({count} unfinished, such as {unfinished[0]}: continue them with --resume)" if count else ""

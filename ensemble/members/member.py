@@ -75,8 +75,20 @@ class Member:
 
     def describe(self) -> str:
         """For example `pblstm (folds 0, 1 of 5; refit)`."""
-        parts = [f"folds {', '.join(map(str, self.folds))} of {self.fold_count}"] if self.fold_models else []
+        folds = f"fold{'s' if len(self.folds) > 1 else ''} {', '.join(map(str, self.folds))} of {self.fold_count}"
+        parts = [folds] if self.fold_models else []
         return f"{self.name} ({'; '.join(parts + ['refit'] * (self.refit is not None))})"
+
+
+def _no_member(pattern: str, names: Sequence[str]) -> str:
+    """Why no member of these names matches."""
+    if "," in pattern:
+        return f"separate names by spaces: --members {pattern.replace(',', ' ')}"
+    if f"{pattern}.all" in names:
+        return f"only its refit {pattern}.all is finished; train a fold of it as well (folds.train --fold 0)"
+    if not names:
+        return "no run is finished"
+    return f"no finished member has such a name; there are: {', '.join(names)}"
 
 
 def group_by_member(fold_models: Sequence[FoldModel], patterns: Sequence[str] = ("*",)) -> list[Member]:
@@ -90,7 +102,7 @@ def group_by_member(fold_models: Sequence[FoldModel], patterns: Sequence[str] = 
         raise InputError(f"--members: no name is given; there are: {', '.join(names)}")
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
-            raise InputError(f"--members {pattern}: no finished member has such a name; there are: {', '.join(names)}")
+            raise InputError(f"--members {pattern}: {_no_member(pattern, names)}")
     chosen = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
     members = []
     for name in chosen:

@@ -54,11 +54,10 @@ def common_oof(members: Sequence[Member], train_ids: Sequence[str]) -> OutOfFold
     check_fold_assignment(members, fold_maps)
     common = set.intersection(*(set(fold_of) for fold_of in fold_maps))
     if len(common) < 2:
-        counts = "; ".join(f"{m.describe()}: {len(f)} utterances" for m, f in zip(members, fold_maps, strict=True))
         few = "only one" if common else "no"
         raise InputError(
-            f"{few} out-of-fold utterance is common to all members ({counts}), and a blend is fitted on two or more: "
-            "leave some out with --members"
+            f"{few} utterance was held out by every member, and weights are fitted on two or more of them: "
+            f"{_describe_folds(members)}: train the same folds of each, or leave some out with --members"
         )
     ids = [utterance for utterance in train_ids if utterance in common]
     fewest = min(range(len(members)), key=lambda index: (members[index].fold_count, index))
@@ -75,6 +74,15 @@ def common_oof(members: Sequence[Member], train_ids: Sequence[str]) -> OutOfFold
     if len(fold_counts) > 1:
         notes.append(f"  members differ in their number of folds ({', '.join(map(str, fold_counts))})")
     return OutOfFold(ids, folds, notes)
+
+
+def _describe_folds(members: Sequence[Member]) -> str:
+    """The members by their folds: "a, b: fold 0 of 5; c: fold 1 of 5"."""
+    names: dict[str, list[str]] = {}
+    for member in members:
+        folds = member.using("folds").describe().removeprefix(member.name).strip(" ()")
+        names.setdefault(folds or "no fold", []).append(member.name)
+    return "; ".join(f"{', '.join(of_folds)}: {folds}" for folds, of_folds in names.items())
 
 
 def _limiting_notes(members: Sequence[Member], fold_maps: Sequence[Mapping[str, int]]) -> list[str]:

@@ -120,8 +120,9 @@ def write_with_sidecar(
     member: Member,
     recipe: Mapping[str, Any],
     options: object,
+    results: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the submission of one member, `texts` in the order of its rows, and its description, and say so."""
     write_submission(out, dataset.header, dataset.sample_ids, texts)
-    write_sidecar(out, dataset, [member], recipe, options)
+    write_sidecar(out, dataset, [member], recipe, options, results)
     print(f"wrote {out} ({len(texts)} rows) and {out}.json")

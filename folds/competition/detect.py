@@ -56,6 +56,9 @@ def open_competition(root: Path, allow_pickle: bool = False) -> Competition:
         if competition.sample is None and (sample := sample_of(root)) is not None:  # beside the layout's folder
             competition.follow(sample)
         return competition
+    parent = root.resolve().parent
+    if _recognised(parent, allow_pickle):
+        raise InputError(f"{root}: is only a part of the competition in {parent}: pass that folder")
     summaries = {name: COMPETITIONS.entry(name).summary for name in COMPETITIONS.names()}
     layouts = "; ".join(f"{name}: {summary.split(': ', 1)[-1]}" for name, summary in summaries.items())
     raise InputError(f"{root}: no known layout in it; expected the folder that holds one of these: {layouts}")

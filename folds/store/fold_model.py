@@ -19,7 +19,7 @@ from models import CTCModel, GroupFacts, build_network
 from models.features import FeatureTransform
 from models.weights_file import load_weights
 from registry import InputError
-from registry.files import exists
+from registry.files import exists, listed
 from registry.json_files import convert, read_json
 
 AGAIN = "delete this run's folder and train it again"
@@ -124,9 +124,9 @@ def transform_of(config: Mapping[str, Any]) -> FeatureTransform:
     return FeatureTransform(normalization, options.get("smooth", 0.0), delay.get("frames", 0))
 
 
-def find_fold_models(runs: Path) -> list[FoldModel]:
+def find_fold_models(runs: Path | str) -> list[FoldModel]:
     """The finished fold models under `runs`, by member and fold. Raises InputError if there is no such folder."""
-    return [read_fold_model(folder) for folder in run_folders(runs) if folder.finished]
+    return [read_fold_model(folder) for folder in run_folders(Path(runs)) if folder.finished]
 
 
 def read_fold_model(folder: RunFolder) -> FoldModel:
@@ -149,6 +149,8 @@ def read_fold_model(folder: RunFolder) -> FoldModel:
 def read_finished(folder: RunFolder, option: str) -> FoldModel:
     """The fold model of a finished run with weights. Raises InputError, which names `option`, if it is none."""
     if not (folder.begun and folder.finished and exists(folder.weights)):
+        if inside := [path for path in listed(folder.path, "fold*") if RunFolder(path).begun]:
+            raise InputError(f"{option}: {folder.path} holds a member's runs: pass the folder of one, {inside[0]}")
         weights = folder.weights.relative_to(folder.path)
         raise InputError(f"{option}: {folder.path} is not a finished run with {weights}: train it first")
     return read_fold_model(folder)

@@ -22,6 +22,8 @@ from registry.command_line import leading_options, parse_options
 from registry.config import Config
 
 # Fields of every config that follow from the data, and are no options.
+OF_LAUNCH = {"--models": "--model", "--seeds": "--seed", "--fold-count": "--folds", "--refits": "--folds 1"}
+"""Options of folds.launch, and what they are called in folds.train."""
 FROM_DATA = ("features", "classes")
 
 
@@ -43,6 +45,10 @@ def parse(arguments: list[str]) -> list[ModelOptions]:
     the preset's or the model's own default; the help text shows the first model's. Raises InputError for an option that
     only some of the models have, and for a preset that does not fit a model.
     """
+    for argument in arguments:
+        option = argument.partition("=")[0]
+        if option in OF_LAUNCH:
+            raise InputError(f"{option}: an option of folds.launch; here it is {OF_LAUNCH[option]}")
     path, from_file = config_arguments(arguments, instead_of=_other_budget(arguments))
     try:
         return _parse_models(from_file + arguments)

@@ -164,7 +164,8 @@ def _measure(state: State, task: TrainingTask, logger: MetricsLogger) -> None:
     skipped = int(counters.sums.get("skipped", 0))
     row = {"epoch": counters.epoch, "step": counters.step, **means, "skipped": skipped, "held_out": distance}
     label = str(counters.epoch) if recipe.minutes is not None else f"{counters.epoch}/{recipe.epochs}"
-    logger.epoch(label, row, f"{len(watched)} utterances, greedy" if len(watched) else "")
+    measured = "held-out" if len(task.held_out) else "dev"
+    logger.epoch(label, row, f"{measured} distance", f"{len(watched)} utterances, greedy" if len(watched) else "")
 
 
 def start_from_prior(model: CTCModel, task: TrainingTask) -> None:

@@ -65,10 +65,11 @@ class MetricsLogger:
         status = f"loss {loss:.3f}, distance {self._distance}, {speed:.0f} frames/s"
         self._bar.move_to(min(progress, 1.0), status=status)
 
-    def epoch(self, label: str, row: dict[str, Any], source: str) -> None:
-        """Write an epoch's metrics; `label` is "3/10", `source` describes what the held-out distance is measured on.
+    def epoch(self, label: str, row: dict[str, Any], what: str, source: str) -> None:
+        """Write an epoch's metrics; `label` is "3/10".
 
-        `source` is empty if no utterances are held out.
+        `what` names the distance, of held-out utterances or of dev, and `source` describes those that are measured; it
+        is empty if there are none.
         """
         _append(self.folder.metrics, row)
         wall, cpu, frames = self.epoch_cost
@@ -79,7 +80,7 @@ class MetricsLogger:
         values = {name: value for name, value in {**row, **timing}.items() if value is not None}
         self._loggers.log(values, row["step"])
         self._distance = "none" if row["held_out"] is None else f"{row['held_out']:.2f}"
-        measured = f"held-out distance {self._distance} ({source}), " if source else ""
+        measured = f"{what} {self._distance} ({source}), " if source else ""
         loss = "no finite loss" if row["loss"] is None else f"loss {row['loss']:.4f}"
         print(
             f"{self.folder.title} epoch {label}: {loss}, {measured}{speed:.0f} frames/s, {cpu_time(cpu)}", flush=True

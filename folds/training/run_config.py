@@ -109,6 +109,10 @@ def weights_description(config: dict[str, Any], alphabet: Alphabet) -> dict[str,
     }
 
 
+class FinishedOtherwise(InputError):
+    """A run is finished and has other settings, so there is nothing to continue; it is left as it is."""
+
+
 def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
     """Raise InputError unless the run that was started has the settings and the folds of `config`, its new config.json.
 
@@ -129,11 +133,18 @@ def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
     if _hardware(started.config, "precision") == _hardware(config, "precision"):
         before["precision"] = now["precision"]  # auto and what it stands for on this device are the same
     changed = sorted(key for key in {*before, *now} if before.get(key, default.get(key)) != now.get(key))
+    if any(key.startswith("data.") for key in changed):
+        raise InputError(f"{started.path}: was started on other data: pass those with --data, or use another --name")
     if changed:
         difference = "; ".join(f"{key} was {before.get(key, default.get(key))}, now {now.get(key)}" for key in changed)
+        if started.folder.finished:
+            raise FinishedOtherwise(
+                f"{started.path}: finished with other settings ({difference}): leave it out; or give the new run a "
+                f"--name of its own, and --restart-from {started.path} if it is to train this one further"
+            )
         raise InputError(
-            f"{started.path}: started with other settings ({difference}): use the same settings, another --seed or "
-            "--runs, or delete the folder"
+            f"{started.path}: started with other settings ({difference}): use the same settings, another --name, "
+            "--seed or --runs, or delete the folder"
         )
     if started.folds > 1 and started.fold_assignment != config["fold_assignment"]:
         raise InputError(

@@ -51,7 +51,13 @@ def find_source(runs: Path, name: str, fold: int, seed: int, folds: int) -> Fold
     if folds == 1 and not source.finished:
         member = runs / member_name(name, seed)
         finished = (run for run in run_folders(runs) if run.path.parent == member and run.finished)
-        source = next(finished, source)
+        fold_model = next(finished, None)
+        if fold_model is None:
+            raise InputError(
+                f"--restart-from {runs}: neither {source.member} nor a fold model of {member.name} is finished "
+                f"there, with whose weights it could start: train {name} with --fold 0 first"
+            )
+        source = fold_model
     return read_finished(source, f"--restart-from {runs}")
 
 

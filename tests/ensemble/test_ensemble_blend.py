@@ -228,3 +228,21 @@ def test_an_outer_fold_has_the_same_speakers_however_many_utterances_are_drawn(r
 def test_a_scorer_of_sentences_is_refused_for_phonemes(tiny, runs, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="--text-scorer is for competitions in words"):
         run(monkeypatch, "--data", tiny, "--runs", runs, "--out", tmp_path / "s.csv", "--text-scorer", "length")
+
+
+def test_a_tag_that_no_model_has_is_refused(tiny, runs, tmp_path, monkeypatch):
+    """A misspelt rule would hold for none."""
+    fixed = ["--data", tiny, "--runs", runs, "--out", tmp_path / "s.csv", "--forbid"]
+    with pytest.raises(InputError, match=r"--forbid atention: no model has this tag; did you mean attention\?"):
+        run(monkeypatch, *fixed, "transductive", "atention")
+
+
+def test_names_are_separated_by_spaces(tiny, runs, tmp_path, monkeypatch):
+    fixed = ["--data", tiny, "--runs", runs, "--out", tmp_path / "s.csv", "--members"]
+    with pytest.raises(InputError, match="--members a,b: separate names by spaces: --members a b"):
+        run(monkeypatch, *fixed, "a,b")
+
+
+def test_fold_models_are_no_members(runs, dataset):
+    with pytest.raises(InputError, match="expected members: pass the first of members_of"):
+        open_inputs(find_fold_models(str(runs)), dataset)

@@ -97,7 +97,7 @@ def test_without_a_terminal_there_is_no_progress_bar(run, capsys):
 def test_tuning_prints_options_and_does_not_make_out_of_fold_worse(dataset, runs, capsys):
     member = group_by_member(find_fold_models(runs))[0]
     options = DecodeOptions(lm="train", beam=8, lm_weight=0.0)
-    weight, bonus = tune_member(member, dataset, options, get_decoder("beam"))
+    weight, bonus, found = tune_member(member, dataset, options, get_decoder("beam"))
     assert f"--lm-weight {weight:g} --length-bonus {bonus:g}" in capsys.readouterr().out
     task = open_task(member, "oof", dataset, options)
 
@@ -105,7 +105,7 @@ def test_tuning_prints_options_and_does_not_make_out_of_fold_worse(dataset, runs
         settings = {"beam": 8, "nbest": 1, "lm_weight": lm_weight, "length_bonus": length_bonus}
         return decode_in_batches(task, get_decoder("beam"), **settings).distances(task.references).mean()
 
-    assert distance(weight, bonus) <= distance(0.0, 0.0)
+    assert found == distance(weight, bonus) <= distance(0.0, 0.0)
 
 
 def test_an_out_of_fold_utterance_gets_a_model_without_its_fold(dataset, runs):
@@ -192,6 +192,16 @@ def test_a_submission_of_one_member_can_be_checked_against_the_rules(run, datase
     assert list(checked.blend["recipe"]["members"]) == ["gru"]
     with pytest.raises(InputError, match="the blend has 2,000 parameters; the rules allow 1,999"):
         check_file(out, allow_empty=True, max_params=1999)
+
+
+def test_the_distance_that_tuning_found_is_beside_the_submission(run, tmp_path, capsys):
+    out = tmp_path / "one.csv"
+    run("--split", "test", "--lm", "train", "--tune", "--beam", 5, "--out", out)
+    tried = [line for line in capsys.readouterr().err.splitlines() if "out-of-fold distance" in line]
+    lowest = min(float(line.rsplit(" ", 1)[1]) for line in tried)
+    assert check_file(out, allow_empty=True).blend["oof"] == pytest.approx(lowest, abs=5e-4)
+    run("--split", "oof", "--lm", "train", "--tune", "--beam", 5)
+    assert "(the weight and the bonus were tuned on these utterances)" in capsys.readouterr().out
 
 
 def test_a_refit_is_tuned_on_its_fold_models(run, runs, tmp_path, capsys):

@@ -45,7 +45,7 @@ def test_seeds_are_members_of_their_own_and_folds_are_not(tmp_path):
     add(tmp_path, "gru", 1)
     add(tmp_path, "gru", 0, seed=1)
     members = group_by_member(find_fold_models(tmp_path))
-    assert [member.describe() for member in members] == ["gru (folds 0, 1 of 2)", "gru.seed1 (folds 0 of 2)"]
+    assert [member.describe() for member in members] == ["gru (folds 0, 1 of 2)", "gru.seed1 (fold 0 of 2)"]
     assert members[0].parameters == 2000
 
 
@@ -103,7 +103,7 @@ def test_oof_is_the_union_of_a_members_folds_and_the_intersection_over_members(t
     assert ids == IDS[1::2] and set(folds) == {1}
     assert "4 of 8 training utterances" in notes[0] and "gru (folds 0, 1 of 2) has 8" in notes[1]
     assert notes[2:] == [
-        "  only 4 because of lstm (folds 1 of 2); the other members have 8 in common: "
+        "  only 4 because of lstm (fold 1 of 2); the other members have 8 in common: "
         "train its missing folds, or leave it out with --members"
     ]
     log_probs = oof_predictions(members[0], 0, IDS, "simulated").load()
@@ -114,14 +114,15 @@ def test_oof_is_the_union_of_a_members_folds_and_the_intersection_over_members(t
 def test_members_without_a_common_utterance_are_refused(tmp_path):
     add(tmp_path, "gru", 0)
     add(tmp_path, "lstm", 1)
-    with pytest.raises(InputError, match="no out-of-fold utterance is common to all members.*gru.*4 utterances"):
+    expected = "^no utterance was held out by every member, .*: gru: fold 0 of 2; lstm: fold 1 of 2: train the same"
+    with pytest.raises(InputError, match=expected):
         common_oof(group_by_member(find_fold_models(tmp_path)), IDS)
 
 
 def test_one_common_utterance_is_too_few(tmp_path):
     add(tmp_path, "gru", 0)
     add(tmp_path, "lstm", 0, held=[0], folds=3)
-    with pytest.raises(InputError, match="only one out-of-fold utterance is common to all members .* two or more"):
+    with pytest.raises(InputError, match="^only one utterance was held out by every member, and .* two or more"):
         common_oof(group_by_member(find_fold_models(tmp_path)), IDS)
 
 

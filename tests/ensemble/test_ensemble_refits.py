@@ -87,7 +87,7 @@ def test_a_refit_belongs_to_the_fold_models_of_its_name_and_seed(runs, dataset):
     members = members_of(runs)
     assert [member.describe() for member in members] == [
         "a (folds 0, 1 of 2; refit)",
-        "a.seed1 (folds 0 of 2; refit)",
+        "a.seed1 (fold 0 of 2; refit)",
         "b (folds 0, 1 of 2)",
     ]
     assert [member.refit.name for member in members if member.refit] == ["a.all", "a.seed1.all"]

@@ -142,3 +142,13 @@ def test_a_file_of_options_that_is_wrong_is_named(content, message, tmp_path):
 def test_a_file_of_options_that_is_missing_is_one_line(tmp_path):
     with pytest.raises(InputError, match=r"best\.json: no such file"):
         parse(["--config", str(tmp_path / "best.json")])
+
+
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [("--models", "--model"), ("--seeds=1,2", "--seed"), ("--fold-count", "--folds"), ("--refits", "--folds 1")],
+)
+def test_options_of_a_launch_are_named(option, instead):
+    name = option.partition("=")[0]
+    with pytest.raises(InputError, match=f"^{name}: an option of folds.launch; here it is {instead}$"):
+        parse([option, "lstm_small"])

@@ -147,10 +147,19 @@ def test_a_finished_run_is_left_alone(undisturbed, tiny, monkeypatch, capsys):
 
 
 def test_other_settings_for_a_run_begun_before_are_refused(undisturbed, tiny, monkeypatch):
-    with pytest.raises(InputError, match=r"started with other settings \(epochs was 6, now 7\)"):
+    with pytest.raises(InputError, match=r"finished with other settings \(epochs was 6, now 7\): leave it out; or"):
         run(monkeypatch, tiny, undisturbed.parents[1], "--epochs", "7", "--resume")
-    with pytest.raises(InputError, match=r"started with other settings \(model.dropout was [\d.]+, now 0.5\)"):
+    with pytest.raises(InputError, match=r"finished with other settings \(model.dropout was [\d.]+, now 0.5\)"):
         run(monkeypatch, tiny, undisturbed.parents[1], "--epochs", "6", "--dropout", "0.5")
+
+
+def test_a_run_that_is_finished_with_other_settings_does_not_stop_the_others(tiny, tmp_path, monkeypatch, capsys):
+    run(monkeypatch, tiny, tmp_path, "--epochs", "1")
+    before = metrics(run_folder(tmp_path))
+    with pytest.raises(InputError, match=r"fold0: finished with other settings \(epochs was 1, now 2\)"):
+        run(monkeypatch, tiny, tmp_path, "--fold", "all", "--epochs", "2")
+    assert metrics(run_folder(tmp_path)) == before
+    assert RunFolder(run_folder(tmp_path).with_name("fold1")).finished
 
 
 def test_an_unfinished_run_must_be_resumed(tiny, tmp_path, monkeypatch):
@@ -198,7 +207,7 @@ def test_a_run_of_other_features_is_not_resumed(tiny, tmp_path, monkeypatch):
     """The same utterances, with features made anew."""
     run(monkeypatch, tiny, tmp_path, "--epochs", "1")
     edit_config(tmp_path, lambda config: config["data"].update(features="0123456789abcdef"))
-    with pytest.raises(InputError, match=r"started with other settings \(data.features was 0123456789abcdef, now "):
+    with pytest.raises(InputError, match="fold0: was started on other data: pass those with --data"):
         run(monkeypatch, tiny, tmp_path, "--epochs", "1", "--resume")
 
 
@@ -260,5 +269,5 @@ def test_a_run_begun_without_a_restart_is_not_resumed_as_one(undisturbed, tiny, 
     edit_config(tmp_path, forget)
     run(monkeypatch, tiny, tmp_path, "--epochs", "6")
     for options in (["--restart-from", str(undisturbed.parents[1])], ["--no-prior"]):
-        with pytest.raises(InputError, match="started with other settings"):
+        with pytest.raises(InputError, match="finished with other settings"):
             run(monkeypatch, tiny, tmp_path, "--epochs", "6", *options)

@@ -150,6 +150,8 @@ class TestSidecar:
             check_file(file, max_params=20_000_000)
         with pytest.raises(InputError, match="uses attention, which the rules forbid"):
             check_file(file, forbid=["attention", "pretrained"])
+        with pytest.raises(InputError, match=r"--forbid atention: the blend has no such tag, but attention; did you"):
+            check_file(file, forbid=["atention"])
 
     def test_rules_that_cannot_be_checked_are_refused(self, file: Path) -> None:
         with pytest.raises(InputError, match="submission.csv.json gives no parameters for this file"):
