@@ -71,7 +71,7 @@ plt.ylabel("feature")
 plt.show()
 
 # %% [markdown]
-# **4. Train** each model over the folds. The first line of each run says what it runs on, and which distance empty answers would have.
+# **4. Train** each model over the folds. The first line of each run says what it runs on, and which distance empty predictions would have.
 
 # %%
 # !python -m folds.train --data {DATA} --runs {RUNS} --model {MODELS} --folds {FOLDS} --fold all --resume {OPTIONS}

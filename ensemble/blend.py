@@ -256,6 +256,7 @@ def main() -> None:
     baselines = measure_members(inputs)
     table = member_table(inputs.members, baselines)
     print_table(list(table.columns), table.itertuples(index=False))
+    print("(oof and dev by beam search without a language model; training prints distances by greedy decoding)")
     result = blend(inputs, options.method, options.seed)
     print_blenders(result, baselines, inputs.dev_speakers, resampled_units(inputs.dev_speakers, inputs.grouped_by))
     for line in dataset.dev_metrics(result.dev_hypotheses):

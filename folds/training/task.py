@@ -115,7 +115,7 @@ def describe_run(task: TrainingTask, config: dict[str, Any]) -> str:
         f"learning rate {recipe.lr:.3g}",
     ]
     if labels is not None:
-        parts.append(f"mean reference length {labels.lengths[rows].mean():.1f} (the distance of empty answers)")
+        parts.append(f"mean reference length {labels.lengths[rows].mean():.1f} (the distance of empty predictions)")
     return ", ".join(parts)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,11 +45,11 @@ from folds.training.run_config import (
 )
 from folds.training.task import Start, TrainingTask, check_batch_frames, describe_run
 from folds.training.teacher import open_teacher, student_targets
-from folds.training.threads import CPUThreads
+from folds.training.threads import SMALL_MODEL, CPUThreads
 from folds.training.warm_restart import open_source
 from models import CTCModel, create_model, write_weights
 from models.weights_file import load_weights
-from registry import InputError
+from registry import InputError, is_model
 from registry.config import Config
 from registry.errors import is_out_of_memory
 from registry.json_files import write_json
@@ -234,6 +235,9 @@ def _train(model: CTCModel, task: TrainingTask, record: dict[str, Any], fresh: b
             taught = f"hypotheses of {task.student_targets.taught} of {len(task.student_targets)} utterances"
             print(f"{folder.title}: taught by {record['teacher']['from']}, {taught}", flush=True)
         print(f"{folder.title}: {describe_run(task, record)}", flush=True)
+        small = f"{record['model']}_small"
+        if task.device.type == "cpu" and record["parameters"] > SMALL_MODEL and is_model(small):
+            print(f"warning: models of this size are for GPUs: on a CPU, train {small}", file=sys.stderr, flush=True)
     try:
         model.to(task.device)
         if task.guide is not None:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     import optuna
 
 NOTHING_LEARNT = 0.9
-"""A first stage whose held-out distance is more than this share of that of empty answers says nothing about a trial: at
-first, CTC models answer nothing, whatever their recipe."""
+"""A first stage whose held-out distance is more than this share of that of empty predictions says nothing about a
+trial: at first, CTC models predict nothing, whatever their recipe."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,11 +161,11 @@ def _warn_of_short_stages(distance: float, dataset: Dataset) -> None:
     """Say so if the first trial, the preset in most studies, has learnt next to nothing in its first stage."""
     if dataset.train.tokens is None:
         return
-    of_empty_answers = dataset.train.tokens.lengths.mean()
-    if distance > NOTHING_LEARNT * of_empty_answers:
+    of_empty_ones = dataset.train.tokens.lengths.mean()
+    if distance > NOTHING_LEARNT * of_empty_ones:
         print(
             "warning: the first trial learnt next to nothing in its first stage: its held-out distance is "
-            f"{distance:.1f}, that of empty answers {of_empty_answers:.1f}, so who goes on is chance: begin another "
+            f"{distance:.1f}, that of empty predictions {of_empty_ones:.1f}, so who goes on is chance: begin another "
             "--study with more --minutes or fewer --trials",
             flush=True,
         )

@@ -151,7 +151,7 @@ def test_the_start_line_says_what_is_trained(undisturbed, tiny, tmp_path):
     for part in (
         f"{tiny}, {config['hardware']['device_name']} (cpu), fp32, 1 CPU thread, {config['parameters']:,} parameters",
         "400 frames per batch, learning rate 0.01",
-        f"mean reference length {labels:.1f} (the distance of empty answers)",
+        f"mean reference length {labels:.1f} (the distance of empty predictions)",
     ):
         assert part in line
 
