@@ -19,10 +19,10 @@ from ensemble.blenders.base import BLENDERS
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
 from ensemble.hypotheses.recorded_options import INPUT_OPTIONS, as_recorded
 from ensemble.members.finished import find_members
-from ensemble.members.sidecar import WORDS, read_sidecar
+from ensemble.members.sidecar import WORDS, read_sidecar, sidecar_path
 from ensemble.members.stores import StoresOptions
 from ensemble.report_page.alarm import measure_alarm
-from ensemble.report_page.blends import open_blend, sidecar_of
+from ensemble.report_page.blends import open_blend
 from ensemble.report_page.curves import learning_curves
 from ensemble.report_page.details import pack_details
 from ensemble.report_page.headline import alarm_text, counted, headline, leaderboard, measure_blend
@@ -107,13 +107,13 @@ def _open(options: ReportOptions, given: Collection[str]) -> tuple[Dataset, Open
     """The data, and the members under the rules of the first submission."""
     members = find_members(options, options.members)
     dataset = options.open_dataset()
-    made = [path for path in options.submission if sidecar_of(path).exists()]
+    made = [path for path in options.submission if sidecar_path(path).exists()]
     if not made:
         return dataset, open_inputs(members, dataset, options, Rules())
     first = read_sidecar(made[0])
     if first.recipe.method not in (*BLENDERS.names(), WORDS):  # its options have other meanings than a blend's
         return dataset, open_inputs(members, dataset, options, first.rules)
-    taken = as_recorded(options, first, str(sidecar_of(made[0])), given)
+    taken = as_recorded(options, first, str(sidecar_path(made[0])), given)
     if taken != options:
         print(f"as {made[0]} was blended: {_describe_changes(options, taken)}")
     return dataset, open_inputs(members, dataset, taken, first.rules)
@@ -133,15 +133,15 @@ def _submissions(options: ReportOptions, inputs: OpenedInputs) -> tuple[list[Pat
     paths = list(options.submission)
     names = [member.name for member in inputs.members]
     for name in options.compare or ():
-        if name not in names and not sidecar_of(Path(name)).exists():
+        if name not in names and not sidecar_path(Path(name)).exists():
             raise InputError(
                 f"--compare {name}: expected a member ({', '.join(names)}) or a submission with a .json beside it"
             )
         if name not in names:
             paths.append(Path(name))
     unique = list(dict.fromkeys(paths))
-    missing = [path for path in unique if not sidecar_of(path).exists()]
-    return [path for path in unique if path not in missing], str(sidecar_of(missing[0])) if missing else ""
+    missing = [path for path in unique if not sidecar_path(path).exists()]
+    return [path for path in unique if path not in missing], str(sidecar_path(missing[0])) if missing else ""
 
 
 def _data(

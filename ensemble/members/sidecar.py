@@ -79,10 +79,14 @@ class Sidecar(Struct, frozen=True):
     """What the figures are, if not mean edit distances."""
 
 
+def sidecar_path(submission: Path) -> Path:
+    """The file beside a submission that describes it."""
+    return Path(f"{submission}.json")
+
+
 def read_sidecar(submission: Path) -> Sidecar:
     """The description of a submission. Raises InputError for one that is missing or damaged."""
-    path = Path(f"{submission}.json")
-    return read_json(path, Sidecar, "write it again with python -m ensemble.blend")
+    return read_json(sidecar_path(submission), Sidecar, "write it again with python -m ensemble.blend")
 
 
 def write_sidecar(
@@ -109,7 +113,7 @@ def write_sidecar(
         "data": dataset.hash,
         "options": {name: str(value) for name, value in vars(options).items()},
     }
-    write_json(Path(f"{out}.json"), content)
+    write_json(sidecar_path(out), content)
     return content
 
 
@@ -125,4 +129,4 @@ def write_with_sidecar(
     """Write the submission of one member, `texts` in the order of its rows, and its description, and say so."""
     write_submission(out, dataset.header, dataset.sample_ids, texts)
     write_sidecar(out, dataset, [member], recipe, options, results)
-    print(f"wrote {out} ({len(texts)} rows) and {out}.json")
+    print(f"wrote {out} ({len(texts)} rows) and {sidecar_path(out)}")

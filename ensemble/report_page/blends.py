@@ -58,11 +58,6 @@ class Blend:
         return predict_with(inputs, self.recipe, self.kept)
 
 
-def sidecar_of(submission: Path) -> Path:
-    """The file beside a submission that says how it was made."""
-    return Path(f"{submission}.json")
-
-
 def open_blend(submission: Path, inputs: OpenedInputs, dataset: Dataset) -> Blend:
     """The blend behind a submission, as it was measured, or computed again on dev if that is possible.
 

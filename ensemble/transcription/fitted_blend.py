@@ -19,7 +19,7 @@ from ensemble.members.finished import without_outdated
 from ensemble.members.frame_mean import mean_log_probs
 from ensemble.members.member import Member
 from ensemble.members.predictions import AttentionScorer, PackedHypothesis, Predictions
-from ensemble.members.sidecar import AGAIN, WORDS, Sidecar, read_sidecar
+from ensemble.members.sidecar import AGAIN, WORDS, Sidecar, read_sidecar, sidecar_path
 from ensemble.members.stores import StoresOptions
 from ensemble.transcription.recognizer import RecognitionBatch, Recognizer, recognizer_of
 from folds.data.dataset import Dataset
@@ -34,7 +34,7 @@ def open_fitted_blend(submission: Path, options: StoresOptions) -> Recognizer:
     Raises InputError for a file without a blend's description, for networks that are missing, and for other data.
     """
     sidecar = read_sidecar(submission)
-    where = f"{submission}.json"
+    where = str(sidecar_path(submission))
     if sidecar.recipe.method == WORDS:
         raise InputError(f"{where}: a blend in words, which transcribes no recordings: pass --member with one model")
     if sidecar.recipe.method not in BLENDERS:

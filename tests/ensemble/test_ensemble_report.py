@@ -15,8 +15,8 @@ import simulated_members as simulated
 
 from ensemble import InputOptions, blend, open_inputs, report
 from ensemble.members.member import group_by_member
+from ensemble.members.sidecar import sidecar_path
 from ensemble.report_page.alarm import Alarm
-from ensemble.report_page.blends import sidecar_of
 from ensemble.report_page.headline import alarm_text
 from ensemble.statistics.blend_tables import member_table
 from ensemble.statistics.member_baselines import measure_members
@@ -91,7 +91,7 @@ def test_members_and_blends_have_the_same_distances_as_in_the_blend(
     tiny, runs, inputs, submission, tmp_path, monkeypatch
 ):
     moved = tmp_path / "moved.csv"  # without what was measured, so that it is measured again
-    shutil.copy(sidecar_of(submission), sidecar_of(moved))
+    shutil.copy(sidecar_path(submission), sidecar_path(moved))
     text, data = write_report(tiny, runs, tmp_path / "report.html", monkeypatch, "--submission", moved)
     baselines = measure_members(inputs)
     (row,) = member_table(inputs.members, baselines).to_dict("records")
@@ -99,7 +99,7 @@ def test_members_and_blends_have_the_same_distances_as_in_the_blend(
     for name, value in row.items():
         cell = of_member[{"member": "system"}.get(name, name)]
         assert cell == (value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:.3f}")
-    dev = json.loads(sidecar_of(submission).read_text())["dev"]
+    dev = json.loads(sidecar_path(submission).read_text())["dev"]
     assert (of_blend["system"], of_blend["dev, with LM"]) == (str(moved), f"{dev:.3f}")
     assert np.mean(data["distances"][0]) == dev
     assert data["distances"][1] == edit_distances(baselines[0].hypotheses, inputs.dev.references).tolist()
@@ -196,7 +196,7 @@ def test_the_options_of_the_submission_hold_for_its_report(tiny, runs, tmp_path,
     text = html.unescape((tmp_path / "r.html").read_text())
     of_blends = {row["system"]: row["dev, with LM"] for row in leaderboard(text)}
     for path in (out, plain):
-        assert of_blends[str(path)] == f"{json.loads(sidecar_of(path).read_text())['dev']:.3f}"
+        assert of_blends[str(path)] == f"{json.loads(sidecar_path(path).read_text())['dev']:.3f}"
     assert "differ; blend again" not in text
     assert f"{plain}: it was blended with --fold-mean sequence --networks both, unlike this page" in text
 
@@ -208,7 +208,7 @@ def test_options_that_are_given_are_not_those_of_the_submission(tiny, runs, subm
     decoded = tmp_path / "decoded.csv"
     content = {"recipe": {"method": "decode", "weights": {"a": 1.0}}, "parameters": 5, "tags": []}
     content |= {"options": {"nbest": "1", "lm_order": "2"}}
-    sidecar_of(decoded).write_text(json.dumps(content))
+    sidecar_path(decoded).write_text(json.dumps(content))
     fixed = ["report", "--data", str(tiny), "--runs", str(runs), "--out", str(tmp_path / "r.html"), "--submission"]
     for more in ([str(submission)], [str(submission), "--nbest=200", "--lm-order", "4"], [str(decoded)]):
         monkeypatch.setattr(sys, "argv", [*fixed, *more])
