@@ -22,7 +22,7 @@ import tyro
 from folds.data.data_options import DataOptions
 from folds.data.dataset import Dataset
 from folds.data.renormalized import dataset_as_read
-from folds.store.fold_model import FoldModel, load_model, read_fold_model, transform_of
+from folds.store.fold_model import FoldModel, load_model, read_fold_model
 from folds.store.run_folder import RunFolder
 from folds.store.teacher_file import TeacherFile
 from folds.training.derived_run import check_data, finished_sources, held_out_by, run_at, write_derived_run
@@ -77,7 +77,7 @@ def write_adapted(options: AdaptOptions) -> list[RunFolder]:
     written = []
     for source, file, adaptation in _with_hypotheses(options, dataset, sources):
         folder = source.folder.adapted
-        if folder.finished and _same(read_fold_model(folder).config.get("adaptation"), adaptation):
+        if folder.finished and _same(read_fold_model(folder).recorded.get("adaptation"), adaptation):
             print(f"{folder.title}: done before")
             continue
         _write(source, dataset, folder, file, adaptation, device)
@@ -96,10 +96,10 @@ def _with_hypotheses(
     assert options.hypotheses is not None  # see AdaptOptions
     found: list[tuple[FoldModel, TeacherFile, dict[str, Any]]] = []
     for source in sources:
-        if source.config.get("group_layer"):
+        if source.config.group_layer is not None:
             raise InputError(f"{source.path}: was trained with --group-layer: leave this run out")
         check_data(source, dataset)
-        file, facts = open_hypotheses(options.hypotheses, "--hypotheses", source.config, transductive=True)
+        file, facts = open_hypotheses(options.hypotheses, "--hypotheses", source.recorded, transductive=True)
         if lacking := set(source.load("oof").ids).difference(file.oof.ids):
             print(f"left out: the blend has no hypotheses of {len(lacking)} utterances that {source.path} held out")
             continue
@@ -126,7 +126,7 @@ def _write(
     adaptation: dict[str, Any],
     device: torch.device,
 ) -> None:
-    network, as_read = load_model(source), dataset_as_read(dataset, transform_of(source.config))
+    network, as_read = load_model(source), dataset_as_read(dataset, source.transform)
     held_out = held_out_by(source, dataset)
     parts = [
         Unlabelled.of(as_read.train, held_out, file.oof),

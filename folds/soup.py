@@ -57,7 +57,7 @@ def make_soup(options: SoupOptions) -> RunFolder:
     if run.unadapted != run:
         raise InputError(f"{run.path}: is adapted or delayed: use the run itself, {run.unadapted.path}")
     fold_model = read_fold_model(run)
-    if "soup" in fold_model.config:
+    if fold_model.config.soup is not None:
         raise InputError(f"{run.path}: is a soup itself, which has no checkpoints: use the run that it was made from")
     checkpoints = run.checkpoints[-options.last :]
     if len(checkpoints) < options.last:

@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             if not options.run_folder(model.name, fold).has_results:
                 name = options.name or model.name
                 source = find_source(options.restart_from, name, fold, options.seed, options.folds)
-                if source.config["model"] != model.name:
+                if source.model != model.name:
                     raise InputError(
                         f"--restart-from {options.restart_from}: {source.path} was trained with another model than "
                         f"{model.name}: use the same here"

@@ -28,7 +28,7 @@ SCORED_HYPOTHESES = 40
 
 def can_score(fold_models: Sequence[FoldModel], data: str) -> bool:
     """Whether all have an attention decoder, and were trained on the data with this hash: it reads their features."""
-    return all(it.has_attention_scores and it.config.get("data", {}).get("hash") == data for it in fold_models)
+    return all(it.has_attention_scores and it.config.data.hash == data for it in fold_models)
 
 
 def attention_scorer(

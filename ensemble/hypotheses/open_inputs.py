@@ -249,7 +249,7 @@ def _open_split(
 
 def _member_notes(member: Member, options: InputOptions, data: str) -> list[str]:
     notes = []
-    selected = [str(model.fold) for model in member.fold_models if model.config.get("select") == "best"]
+    selected = [str(model.fold) for model in member.fold_models if model.config.select == "best"]
     if selected:
         notes.append(
             f"  {member.name}, fold {', '.join(selected)}: its epoch was chosen on the held-out fold (--select best), "

@@ -72,10 +72,10 @@ def without_outdated(fold_models: Sequence[FoldModel]) -> tuple[list[FoldModel],
 def _sources(model: FoldModel) -> list[tuple[str, RunFolder, str]]:
     """The commands that made a run without training, each with the run it was made from and that run's weights."""
     sources = []
-    if adaptation := model.config.get("adaptation"):
-        sources.append(("folds.adapt", model.folder.unadapted, adaptation["of"]))
-    if delay := model.config.get("delay"):
-        sources.append(("folds.delay", model.folder.undelayed, delay["of"]))
+    if (adaptation := model.config.adaptation) is not None:
+        sources.append(("folds.adapt", model.folder.unadapted, adaptation.of))
+    if (delay := model.config.delay) is not None:
+        sources.append(("folds.delay", model.folder.undelayed, delay.of))
     return sources
 
 

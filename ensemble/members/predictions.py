@@ -66,7 +66,7 @@ def load_checked(fold_model: FoldModel, split: str, alphabet_hash: str, frames: 
             f"{where}: stride {log_probs.stride} where config.json has {fold_model.stride}: train it again, or leave "
             "it out with --members"
         )
-    if frames is not None and fold_model.config.get("data") is not None:  # simulated runs have no data
+    if frames is not None and fold_model.config.data.hash is not None:  # simulated runs have no data
         _check_frames(where, log_probs, frames, fold_model.delay)
     return log_probs
 

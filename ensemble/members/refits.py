@@ -60,9 +60,9 @@ def recipe_difference(refit: FoldModel, fold_models: Sequence[FoldModel]) -> str
     """
     ours, (theirs, *others) = _recipe(refit), [_recipe(fold_model) for fold_model in fold_models]
     default = dict(_flat(dataclasses.asdict(RecipeOptions())))
-    restart = refit.config.get("restart")
+    restart = refit.config.restart
     weights = {fold_model.trained_weights_hash for fold_model in fold_models}
-    continues = restart and not weights.isdisjoint([restart["weights"], *restart.get("earlier", ())])
+    continues = restart is not None and not weights.isdisjoint([restart.weights, *restart.earlier])
     for key in ["teacher", "adaptation"] if continues else sorted({*ours, *theirs}):
         mine, other = (recipe.get(key, default.get(key)) for recipe in (ours, theirs))
         if mine != other:
@@ -77,17 +77,17 @@ def recipe_difference(refit: FoldModel, fold_models: Sequence[FoldModel]) -> str
 def _recipe(fold_model: FoldModel) -> dict[str, Any]:
     """What must be the same, by name."""
     config = fold_model.config
-    options = config.get("options", {})
+    options = fold_model.recorded.get("options", {})  # those of its version
     recipe = {key: value for key, value in _flat(options.get("recipe", {})) if key not in FREE}
-    if config.get("hardware", {}).get("halved"):  # for lack of memory: two batches per step instead of a larger one
+    if config.hardware.halved:  # for lack of memory: two batches per step instead of a larger one
         recipe |= {"batch_frames": 2 * recipe["batch_frames"], "accumulate": recipe["accumulate"] // 2}
     if recipe.get("minutes") is not None:
         recipe.pop("epochs", None)
-    facts = {"model": fold_model.model, "data": config.get("data", {}).get("hash")}
+    facts = {"model": config.model, "data": config.data.hash}
     sources = {key: "given" if options.get(key) else "not given" for key in ("restart_from", "guide", "teacher")}
-    adaptation = config.get("adaptation") or {}
-    adapted = {"adaptation": [adaptation[key] for key in ("nbest", "passes", "lr")] if adaptation else None}
-    return facts | dict(_flat(config.get("model_config", {}))) | recipe | sources | adapted
+    adaptation = config.adaptation
+    adapted = {"adaptation": None if adaptation is None else [adaptation.nbest, adaptation.passes, adaptation.lr]}
+    return facts | dict(_flat(config.model_config)) | recipe | sources | adapted
 
 
 def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -53,8 +53,8 @@ class Recognizer:
     @property
     def frames(self) -> FrameTimes:
         """The timing of the feature frames in the networks' competition."""
-        name = self.networks[0].config.get("data", {}).get("format")
-        if name not in COMPETITIONS:
+        name = self.networks[0].config.data.format
+        if name is None or name not in COMPETITIONS:
             return FrameTimes()
         competition = COMPETITIONS.get(name)
         return FrameTimes(competition.frame_shift, competition.frame_length)
@@ -94,7 +94,7 @@ class Recognizer:
 
 def known_front_end(network: FoldModel) -> str | None:
     """The front end of a network's data, as its run records it, or as its data are known to have it."""
-    return network.config.get("front_end") or front_end_of(network.config.get("data", {}).get("hash"))
+    return network.config.front_end or front_end_of(network.config.data.hash)
 
 
 def features_of(network: FoldModel) -> int:
@@ -136,7 +136,7 @@ def open_network(options: StoresOptions, member: str | None) -> Recognizer:
     # Where a network was trained on dev or adapted to its speakers, its distance there says nothing about a new
     # recording, so it is used only if it is asked for.
     def judged(network: FoldModel) -> bool:
-        return not network.with_dev and "adaptation" not in network.config
+        return not network.with_dev and network.config.adaptation is None
 
     networks = [network for network in available if network.name == member or (member is None and judged(network))]
     if not networks:

@@ -39,17 +39,47 @@ def training_tags(tags: Iterable[str]) -> list[str]:
 class FoldModel:
     """One (model, fold, seed), as its config.json describes it."""
 
-    model: str
-    fold: int
-    folds: int
-    seed: int
     path: Path
     """The folder of its run."""
-    parameters: int
-    tags: tuple[str, ...]
-    stride: int
-    config: dict[str, Any]
-    """All of config.json."""
+    config: ConfigFile
+    """Its config.json, with defaults for what an earlier version did not record."""
+    recorded: dict[str, Any]
+    """All of its config.json as it is, for what is made from it or compared with it entry by entry."""
+
+    @property
+    def model(self) -> str:
+        """The registered model."""
+        return self.config.model
+
+    @property
+    def fold(self) -> int:
+        """The fold that it holds out."""
+        return self.config.fold
+
+    @property
+    def folds(self) -> int:
+        """How many folds there are; 1 for a run that holds nothing out."""
+        return self.config.folds
+
+    @property
+    def seed(self) -> int:
+        """The seed of its training."""
+        return self.config.seed
+
+    @property
+    def parameters(self) -> int:
+        """Its number of parameters."""
+        return self.config.parameters
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """How it is built, and what it has learnt from; see `TRAINING_TAGS`."""
+        return self.config.tags
+
+    @property
+    def stride(self) -> int:
+        """Input frames per output frame."""
+        return self.config.stride
 
     @property
     def folder(self) -> RunFolder:
@@ -64,12 +94,12 @@ class FoldModel:
     @property
     def fold_assignment(self) -> int:
         """The version of the assignment of speakers to folds; runs that do not record it have the first."""
-        return self.config.get("fold_assignment", 1)
+        return self.config.fold_assignment
 
     @property
     def with_dev(self) -> bool:
         """Whether it was trained on the dev utterances too."""
-        return self.config.get("with_dev", False)
+        return self.config.with_dev
 
     @property
     def is_refit(self) -> bool:
@@ -84,33 +114,34 @@ class FoldModel:
     @functools.cached_property
     def weights_hash(self) -> str | None:
         """What identifies its network: the hash of its weights, or of those it had before a delay; None without."""
-        if delay := self.config.get("delay"):
-            return delay["of"]
+        if self.config.delay is not None:
+            return self.config.delay.of
         return self.folder.weights_hash if exists(self.folder.weights) else None
 
     @property
     def trained_weights_hash(self) -> str | None:
         """The hash of the weights that were trained: those before it was adapted to speakers; None without weights."""
-        if adaptation := self.config.get("adaptation"):
-            return adaptation["of"]
+        if self.config.adaptation is not None:
+            return self.config.adaptation.of
         return self.weights_hash
 
     @property
     def has_attention_scores(self) -> bool:
         """Whether it can score hypotheses by attention: it has an attention decoder, and its weights exist."""
-        return self.config.get("speller", False) and exists(self.folder.weights)
+        return self.config.speller and exists(self.folder.weights)
 
     @property
     def transform(self) -> FeatureTransform:
         """What is done to raw features before its network reads them. Raises InputError for what cannot be."""
+        options, delay = self.config.options, self.config.delay
         try:
-            return transform_of(self.config)
-        except (TypeError, ValueError) as error:
+            return FeatureTransform(options.recipe.normalise, options.smooth, 0 if delay is None else delay.frames)
+        except ValueError as error:
             raise InputError(f"{self.folder.config}: {error}: {AGAIN}") from None
 
     def check_trained(self) -> TrainedConfig:
         """What continuing the run, or using its network, needs of config.json. Raises InputError if it is not there."""
-        return convert(self.config, TrainedConfig, str(self.folder.config), AGAIN)
+        return convert(self.recorded, TrainedConfig, str(self.folder.config), AGAIN)
 
     def load(self, split: str) -> LogProbs:
         """Log-probabilities of split "oof", "dev" or "test"."""
@@ -118,7 +149,7 @@ class FoldModel:
 
 
 def transform_of(config: Mapping[str, Any]) -> FeatureTransform:
-    """What is done to raw features in the run whose config.json is `config`, also of an earlier version."""
+    """What is done to raw features in the run whose config.json will be `config`."""
     options = config.get("options", {})
     normalization, delay = options.get("recipe", {}).get("normalise", "utterance"), config.get("delay") or {}
     return FeatureTransform(normalization, options.get("smooth", 0.0), delay.get("frames", 0))
@@ -131,19 +162,8 @@ def find_fold_models(runs: Path | str) -> list[FoldModel]:
 
 def read_fold_model(folder: RunFolder) -> FoldModel:
     """The fold model of a run, finished or not. Raises InputError for a damaged config.json."""
-    content = read_json(folder.config, dict[str, Any], AGAIN)
-    config = convert(content, ConfigFile, str(folder.config), AGAIN)
-    return FoldModel(
-        model=config.model,
-        fold=config.fold,
-        folds=config.folds,
-        seed=config.seed,
-        path=folder.path,
-        parameters=config.parameters,
-        tags=config.tags,
-        stride=config.stride,
-        config=content,
-    )
+    recorded = read_json(folder.config, dict[str, Any], AGAIN)
+    return FoldModel(folder.path, convert(recorded, ConfigFile, str(folder.config), AGAIN), recorded)
 
 
 def read_finished(folder: RunFolder, option: str) -> FoldModel:
@@ -170,8 +190,8 @@ def load_model(fold_model: FoldModel) -> CTCModel:
 
 def new_network(fold_model: FoldModel) -> CTCModel:
     """The fold model's network with initial weights. Raises InputError for a damaged config.json."""
-    trained = fold_model.check_trained()
+    trained, layer = fold_model.check_trained(), fold_model.config.group_layer
     facts = None
-    if trained.group_layer is not None:
-        facts = convert(trained.group_layer, GroupFacts, str(fold_model.folder.config), AGAIN)
+    if layer is not None:
+        facts = convert(layer, GroupFacts, str(fold_model.folder.config), AGAIN)
     return build_network(fold_model.model, trained.model_config, facts)

@@ -20,6 +20,8 @@ class DataFacts(Struct, frozen=True):
 
     hash: str | None = None
     alphabet: str | None = None
+    format: str | None = None
+    """The name of the competition."""
 
 
 class SourceFacts(Struct, frozen=True):
@@ -54,15 +56,28 @@ class TeacherFacts(Struct, frozen=True):
     nbest: str
 
 
+class RecipeFacts(Struct, frozen=True):
+    """The training recipe; see `folds.training.options.RecipeOptions`."""
+
+    normalise: str = "utterance"
+
+
 class OptionFacts(Struct, frozen=True):
     """The options of folds.train."""
 
-    recipe: dict[str, Any] = msgspec.field(default_factory=dict)
+    recipe: RecipeFacts = RecipeFacts()
     smooth: Annotated[float, Meta(ge=0, le=1000)] = 0.0
 
 
+class HardwareFacts(Struct, frozen=True):
+    """What a run was computed on, and how."""
+
+    halved: bool = False
+    """Whether it had two batches per step instead of one of the default size, for lack of memory."""
+
+
 class ConfigFile(Struct, frozen=True):
-    """config.json, as far as a blend needs it."""
+    """config.json, as far as it is read entry by entry."""
 
     model: str
     fold: Count
@@ -76,16 +91,20 @@ class ConfigFile(Struct, frozen=True):
     select: str = "last"
     with_dev: bool = False
     model_config: dict[str, Any] = msgspec.field(default_factory=dict)
+    group_layer: dict[str, Any] | None = None
+    """A `models.GroupFacts`."""
     restart: SourceFacts | None = None
     guide: SourceFacts | None = None
     teacher: TeacherFacts | None = None
     delay: DelayFacts | None = None
     adaptation: AdaptationFacts | None = None
+    soup: tuple[str, ...] | None = None
+    """The names of the checkpoints whose mean its weights are; see `folds.soup`."""
     options: OptionFacts = OptionFacts()
     data: DataFacts = DataFacts()
     front_end: str | None = None
     """What made the features from audio, where it is known; see `folds.frontends`."""
-    hardware: dict[str, Any] = msgspec.field(default_factory=dict)
+    hardware: HardwareFacts = HardwareFacts()
 
     def __post_init__(self) -> None:
         if self.fold >= self.folds:
@@ -117,8 +136,6 @@ class TrainedConfig(Struct, frozen=True):
     model_config: dict[str, Any]
     options: TrainedOptions
     data: TrainedData
-    group_layer: dict[str, Any] | None = None
-    """A `models.GroupFacts`."""
 
 
 class SummaryFile(Struct, frozen=True):

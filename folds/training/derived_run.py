@@ -74,7 +74,7 @@ def write_derived_run(
     those of the source.
     """
     trained, summary = check_data(source, dataset), read_json(source.folder.summary, SummaryFile, AGAIN)
-    config = source.config | changes
+    config = source.recorded | changes
     held_out = held_out_by(source, dataset)
     transform = transform_of(config)
     with hold(folder.path, folder.title) as lease:

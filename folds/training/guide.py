@@ -77,7 +77,7 @@ def open_guide(path: Path, config: dict[str, Any]) -> Guide:
         "from": str(path),
         "model": guide.model,
         "weights": guide.folder.weights_hash,
-        "select": guide.config.get("select", "last"),
+        "select": guide.config.select,
         "tags": training_tags(guide.tags),
     }
     return Guide(load_model(guide).requires_grad_(False), facts)
@@ -94,7 +94,7 @@ def _check(guide: FoldModel, option: str, config: dict[str, Any]) -> None:
         ("another number of features", "model_config", "features"),
         ("other data", "data", "hash"),
     ):
-        given, expected = guide.config.get(section, {}).get(key), config[section][key]
+        given, expected = guide.recorded.get(section, {}).get(key), config[section][key]
         if given != expected:
             raise InputError(
                 f"{option}: {guide.path} was trained with {what} ({given}, here {expected}): use a guide trained on "

@@ -123,14 +123,14 @@ def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
         raise InputError(
             f"{started.path}: is a run of {started.model}, not of {config['model']}: train it under another --name"
         )
-    before, now = _settings(started.config), _settings(config)
+    before, now = _settings(started.recorded), _settings(config)
     sizes = {name: config["model_config"][name] for name in ("features", "classes")}
     default = _settings(
         config
         | {"options": _as_json(TrainOptions(recipe=RecipeOptions().sized_for("cpu", 1)))}
         | {"model_config": _as_json(model_config(config["model"], **sizes))}
     )
-    if _hardware(started.config, "precision") == _hardware(config, "precision"):
+    if _hardware(started.recorded, "precision") == _hardware(config, "precision"):
         before["precision"] = now["precision"]  # auto and what it stands for on this device are the same
     changed = sorted(key for key in {*before, *now} if before.get(key, default.get(key)) != now.get(key))
     if any(key.startswith("data.") for key in changed):
@@ -181,7 +181,7 @@ def check_same_processes(started: FoldModel, config: dict[str, Any]) -> None:
     On CUDA the default learning rate follows from it as well, so this is checked before the settings.
     """
     before, now = (
-        (_hardware(facts, "world_size"), _hardware(facts, "frames_per_batch")) for facts in (started.config, config)
+        (_hardware(facts, "world_size"), _hardware(facts, "frames_per_batch")) for facts in (started.recorded, config)
     )
     if None not in before and before[0] != now[0] and before[1] != now[1]:
         raise InputError(
@@ -196,13 +196,13 @@ def check_same_hardware(started: FoldModel, config: dict[str, Any]) -> None:
     It is a MachineFault if the precision of this machine is another. Other processors and numbers of threads are
     accepted, and so are runs that do not record what they used.
     """
-    before, now = _hardware(started.config, "precision"), _hardware(config, "precision")
+    before, now = _hardware(started.recorded, "precision"), _hardware(config, "precision")
     if before is not None and before != now:
         raise MachineFault(
             f"{started.path}: started in {before}, and --precision {config['options']['recipe']['precision']} is {now} "
             f"here: pass --precision {before}, continue it on the same kind of device, or delete the folder"
         )
-    before, now = _hardware(started.config, "frames_per_batch"), _hardware(config, "frames_per_batch")
+    before, now = _hardware(started.recorded, "frames_per_batch"), _hardware(config, "frames_per_batch")
     if before is not None and before != now:
         raise InputError(
             f"{started.path}: started with {before} frames per batch over all processes, now {now}: use as many "

@@ -103,7 +103,7 @@ def _train_in_memory(
     folder = options.run_folder(name, fold)
     by_default = options.recipe.batch_frames is None
     started = _started(folder)
-    halved = by_default and started is not None and started.config.get("hardware", {}).get("halved", False)
+    halved = by_default and started is not None and started.config.hardware.halved
     while True:
         try:
             return _train_once(options, dataset, name, fold, config, group, lease, halved)
@@ -259,9 +259,9 @@ def _starting_point(
 ) -> Start:
     """Where training starts; for a warm restart, loads the source's weights and records the source in `record`."""
     start: Start = "random"
-    if started is not None and started.config.get("restart") and started.folder.checkpoints:
+    if started is not None and started.config.restart is not None and started.folder.checkpoints:
         start = "checkpoint"  # the source is not needed any more, and may be gone
-        record["restart"] = started.config["restart"]
+        record["restart"] = started.recorded["restart"]
     elif options.restart_from is not None:
         source = open_source(options.restart_from, record, held_out)
         load_weights(source.weights, model)

@@ -85,7 +85,7 @@ def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> 
     if source.folder.unadapted != source.folder:
         trained = source.folder.unadapted.path
         raise InputError(f"--restart-from {runs}: {source.path} is adapted or delayed: use the run itself, {trained}")
-    if _is_layer_of_other_groups(source.config.get("group_layer"), config["group_layer"]):
+    if _is_layer_of_other_groups(source.recorded.get("group_layer"), config["group_layer"]):
         raise InputError(
             f"--restart-from {runs}: the --group-layer of {source.path} has other groups than are trained on here, as "
             "that of a fold model has fewer than its refit's: leave out --restart-from"
@@ -96,7 +96,7 @@ def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> 
         ("model_config", "other model options"),
         ("group_layer", "another --group-layer"),
     ):
-        if not _same(source.config.get(key), config[key]):
+        if not _same(source.recorded.get(key), config[key]):
             raise InputError(f"--restart-from {runs}: {source.path} was trained with {what}: use the same here")
     if source.transform != transform_of(config):
         what = "another --normalise"
@@ -105,14 +105,14 @@ def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> 
         raise InputError(f"--restart-from {runs}: {source.path} was trained on dev too: use it with --with-dev")
     if held_out and source.load("oof").ids != tuple(held_out):
         raise InputError(f"--restart-from {runs}: {source.path} held out other utterances: train it again")
-    earlier = source.config.get("restart")
+    earlier = source.config.restart
     summary = read_json(source.folder.summary, SummaryFile, "train this run again")
     facts = {
         "from": str(source.path),
         "weights": source.folder.weights_hash,
-        "earlier": [earlier["weights"], *earlier.get("earlier", ())] if earlier else [],
+        "earlier": [] if earlier is None else [earlier.weights, *earlier.earlier],
         "cpu_minutes": summary.cpu_minutes,
-        "select": source.config.get("select", "last"),
+        "select": source.config.select,
         "tags": training_tags(source.tags),
     }
     return WarmStart(source.folder.weights, facts)

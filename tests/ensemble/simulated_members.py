@@ -19,9 +19,11 @@ from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
 from ensemble.lm.ngram import estimate
 from ensemble.members.predictions import Predictions
 from ensemble.threads import set_worker_threads
+from folds.store.fold_model import FoldModel, read_fold_model
 from folds.store.log_probs import LogProbs, write_log_probs
 from folds.store.ragged import offsets_of
 from folds.store.run_folder import RunFolder
+from registry.json_files import write_json
 
 # The machine is shared with whatever else runs; hundreds of short parallel computations would wait for it.
 set_worker_threads(1)
@@ -131,3 +133,9 @@ def write_run(runs: Path, name: str, fold: int, splits: dict[str, LogProbs], **c
     for split, log_probs in splits.items():
         write_log_probs(folder.predictions(split), log_probs)
     return folder.path
+
+
+def edit_config(fold_model: FoldModel, **entries: Any) -> FoldModel:
+    """The fold model, read again with these entries of its config.json replaced."""
+    write_json(fold_model.folder.config, fold_model.recorded | entries)
+    return read_fold_model(fold_model.folder)

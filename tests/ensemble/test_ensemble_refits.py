@@ -22,7 +22,7 @@ from ensemble.members.refits import recipe_difference, with_refits
 from folds import train
 from folds.competition.metric import edit_distances
 from folds.data.cache import load_dataset
-from folds.store.fold_model import FoldModel, find_fold_models
+from folds.store.fold_model import find_fold_models
 from registry import InputError
 
 CLASSES = 10
@@ -103,8 +103,8 @@ def test_a_refit_of_no_member_and_one_trained_on_dev_are_not_used(runs, dataset)
     assert [member.name for member in members] == ["a", "b"]
     (note,) = notes
     assert note.startswith("left out: other.all was trained on all utterances, and other, whose out-of-fold")
-    on_dev = [fold_model for fold_model in available if fold_model.name == "a.all"]
-    on_dev[0].config["with_dev"] = True
+    refits = [fold_model for fold_model in available if fold_model.name == "a.all"]
+    on_dev = [simulated.edit_config(refit, with_dev=True) for refit in refits]
     assert with_refits(members, on_dev)[1] == [] and not on_dev[0].is_refit
 
 
@@ -121,13 +121,12 @@ def test_a_refit_of_no_member_and_one_trained_on_dev_are_not_used(runs, dataset)
 )
 def test_a_refit_of_another_recipe_is_left_out_with_one_line(runs, refit, message):
     """Options that config.json does not have are the defaults."""
-    available = find_fold_models(runs)
-    for model in available:
-        model.config.update({"model_config": {"hidden": 176}, "data": {"hash": "this"}, "options": {"recipe": {}}})
+    same = {"model_config": {"hidden": 176}, "data": {"hash": "this"}, "options": {"recipe": {}}}
+    available = [simulated.edit_config(model, **same) for model in find_fold_models(runs)]
     (network,) = (model for model in available if model.name == "a.all")
-    changed = FoldModel(**{**vars(network), "config": network.config | refit, "model": refit.get("model", "a")})
     fold_models = tuple(model for model in available if model.name == "a")
     assert recipe_difference(network, fold_models) is None
+    changed = simulated.edit_config(network, **refit)
     (member,), notes = with_refits([Member("a", fold_models)], [changed])
     assert member.refit is None
     assert notes == [f"left out: a.all was not trained as the fold models of a: {message}"]
@@ -151,17 +150,17 @@ def test_trained_runs_of_one_recipe_belong_together(tiny, tmp_path, monkeypatch)
     assert notes == ["left out: tiny.all was not trained as the fold models of tiny: epochs 2, not 1"]
     (refit,) = find_fold_models(tmp_path / "continued")
     assert with_refits([member.using("folds")], [refit]) == ([dataclasses.replace(member, refit=refit)], [])
-    refit.config["options"]["teacher"] = "submission.csv.json"
+    refit = simulated.edit_config(refit, options=refit.recorded["options"] | {"teacher": "submission.csv.json"})
     assert recipe_difference(refit, member.fold_models) == "teacher given, not not given"
 
 
 def test_batches_that_were_halved_for_lack_of_memory_are_of_the_same_recipe(runs):
     available = find_fold_models(runs)
     refit, fold_model = (next(m for m in available if m.name == name) for name in ("a.all", "a"))
-    fold_model.config["options"] = {"recipe": {"batch_frames": 64000, "accumulate": 1}}
-    refit.config["options"] = {"recipe": {"batch_frames": 32000, "accumulate": 2}}
+    fold_model = simulated.edit_config(fold_model, options={"recipe": {"batch_frames": 64000, "accumulate": 1}})
+    refit = simulated.edit_config(refit, options={"recipe": {"batch_frames": 32000, "accumulate": 2}})
     assert recipe_difference(refit, [fold_model]) == "accumulate 2, not 1"
-    refit.config["hardware"] = {"halved": True}
+    refit = simulated.edit_config(refit, hardware={"halved": True})
     assert recipe_difference(refit, [fold_model]) is None
 
 
@@ -177,8 +176,9 @@ def test_the_members_of_a_runs_folder_have_their_refits(runs, dataset):
 def test_epochs_do_not_matter_where_minutes_end_the_run(runs):
     available = find_fold_models(runs)
     refit, fold_model = (next(m for m in available if m.name == name) for name in ("a.all", "a"))
-    refit.config["options"] = {"recipe": {"minutes": 5.0, "epochs": 10}}
-    fold_model.config["options"] = {"recipe": {"minutes": 5.0, "keep": 4, "precision": "bf16"}}
+    refit = simulated.edit_config(refit, options={"recipe": {"minutes": 5.0, "epochs": 10}})
+    recipe = {"minutes": 5.0, "keep": 4, "precision": "bf16"}
+    fold_model = simulated.edit_config(fold_model, options={"recipe": recipe})
     assert recipe_difference(refit, [fold_model]) is None
 
 

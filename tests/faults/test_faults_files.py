@@ -24,6 +24,7 @@ from folds.store.log_probs import LogProbs, read_log_probs, write_log_probs
 from folds.store.run_folder import RunFolder
 from folds.store.schemas import ConfigFile, EpochMetrics, EpochTiming, SummaryFile
 from folds.training.step_metrics import Counters
+from models.features import FeatureTransform
 from registry import InputError
 from registry.json_files import read_json, read_json_lines
 from submit import ledger
@@ -58,6 +59,11 @@ CHANGES: list[tuple[str, str, Any, str]] = [
     ("config", "options", {"recipe": 3}, "options.recipe: expected object, found int"),
     ("config", "data", "x", "data: expected object, found str"),
     ("config", "hardware", [1], "hardware: expected object, found array"),
+    ("config", "hardware", {"halved": "no"}, "hardware.halved: expected bool, found str"),
+    ("config", "options", {"recipe": {"normalise": 1}}, "options.recipe.normalise: expected str, found int"),
+    ("config", "data", {"format": 1}, r"data.format: expected str \| null, found int"),
+    ("config", "group_layer", "day", r"group_layer: expected object \| null, found str"),
+    ("config", "soup", 2, r"soup: expected array \| null, found int"),
     ("config", "guide", {}, "guide: no weights"),
     ("config", "teacher", [1, 2], r"teacher: expected object \| null, found array"),
     ("config", "teacher", {"from": "a"}, "teacher: no nbest"),
@@ -125,10 +131,21 @@ def test_a_config_is_read_whole_and_what_training_needs_is_checked(tmp_path: Pat
     folder = RunFolder(tmp_path)
     folder.config.write_text(json.dumps(CONFIG | {"of_a_later_version": 1}))
     fold_model = read_fold_model(folder)
-    assert fold_model.config["of_a_later_version"] == 1 and fold_model.check_trained().data.hash == "a"
+    assert fold_model.recorded["of_a_later_version"] == 1 and fold_model.check_trained().data.hash == "a"
     folder.config.write_text(json.dumps({key: value for key, value in CONFIG.items() if key != "options"}))
     with pytest.raises(InputError, match="config.json: no options: delete this run's folder"):
         read_fold_model(folder).check_trained()
+
+
+def test_what_an_earlier_version_did_not_record_has_its_default(tmp_path: Path) -> None:
+    folder, required = RunFolder(tmp_path), ("model", "fold", "folds", "seed", "parameters", "tags", "stride")
+    folder.config.write_text(json.dumps({key: CONFIG[key] for key in required}))
+    fold_model = read_fold_model(folder)
+    config = fold_model.config
+    assert fold_model.fold_assignment == 1 and config.select == "last" and fold_model.transform == FeatureTransform()
+    assert not (fold_model.with_dev or config.speller or config.hardware.halved or config.model_config)
+    sources = (config.restart, config.guide, config.teacher, config.delay, config.adaptation, config.soup)
+    assert {*sources, config.group_layer, config.front_end, config.data.hash, config.data.format} == {None}
 
 
 def test_a_torn_last_line_is_left_out_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -159,11 +159,11 @@ def options(runs: Path, data: Path, sidecar: Path | None, **changes) -> AdaptOpt
 def test_the_adapted_run_says_what_it_was_made_of(adapted, sidecar, dataset):
     plain, ours = find_fold_models(adapted)
     speakers = sorted({*(dataset.train.groups[i] for i in held_out(plain, dataset)), "90", "91"})
-    assert ours.config["group_layer"] == {"by": "speaker", "groups": speakers, "softsign": False}
+    assert ours.config.group_layer == {"by": "speaker", "groups": speakers, "softsign": False}
     assert ours.parameters == plain.parameters + 30 * len(speakers)
     assert set(ours.tags) == {*plain.tags, "pretrained", "transductive"}
     assert ours.trained_weights_hash == plain.weights_hash != ours.weights_hash
-    assert ours.config["adaptation"] | {"nbest": "", "tags": []} == {
+    assert ours.recorded["adaptation"] | {"nbest": "", "tags": []} == {
         "from": str(sidecar), "nbest": "", "tags": [], "of": plain.weights_hash, "passes": 8, "lr": 0.02,
     }  # fmt: skip
     assert summary(ours.path)["cpu_minutes"] == summary(plain.path)["cpu_minutes"]
@@ -178,7 +178,7 @@ def test_predictions_are_those_of_each_speakers_layer(adapted, tiny, dataset):
     _, ours = find_fold_models(adapted)
     loaded, stored = load_model(ours), ours.load("dev")
     x = torch.tensor(dataset.dev.features(0))[None]
-    row = ours.config["group_layer"]["groups"].index("90")
+    row = ours.config.group_layer["groups"].index("90")
     layer = loaded.group_layer
     loaded.group_layer = None
     with torch.no_grad():
@@ -196,7 +196,7 @@ def test_what_is_done_is_left_out_and_made_again_for_other_settings(adapted, tin
     shutil.copytree(sidecar.parent, moved)
     assert write_adapted(options(tmp_path, tiny, moved / sidecar.name)) == []  # the same hypotheses
     (again,) = write_adapted(options(tmp_path, tiny, sidecar, passes=1))
-    assert read_fold_model(again).config["adaptation"]["passes"] == 1
+    assert read_fold_model(again).config.adaptation.passes == 1
     every = AdaptOptions(run=tuple(tmp_path.glob("*/fold*")), data=tiny, hypotheses=sidecar, passes=1)
     assert write_adapted(every) == []  # an adapted run is not adapted again
 
@@ -207,7 +207,7 @@ def test_an_adapted_run_has_delayed_twins(adapted, tiny, tmp_path):
     (folder,) = write_delayed(DelayOptions(run=(ours.path,), data=tiny, device="cpu"))
     twin = read_fold_model(folder)
     assert twin.name == "lstm_small.adapted.delay1" and twin.weights_hash == ours.weights_hash
-    assert twin.trained_weights_hash == ours.trained_weights_hash and twin.config["group_layer"]
+    assert twin.trained_weights_hash == ours.trained_weights_hash and twin.config.group_layer
 
 
 def test_what_was_made_of_an_earlier_version_of_a_run_is_left_out(adapted, tiny, sidecar, tmp_path):

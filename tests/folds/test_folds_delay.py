@@ -64,7 +64,7 @@ def test_a_twin_has_the_distances_and_the_cost_of_a_run(trained):
     ours, theirs = summary(twin.path), summary(plain.path)
     assert sorted(ours["greedy_distance"]) == ["dev", "oof"] and ours["cpu_minutes"] == theirs["cpu_minutes"]
     config = json.loads(twin.folder.config.read_text())
-    assert config.pop("delay") == {"frames": 1, "of": plain.folder.weights_hash} and config == plain.config
+    assert config.pop("delay") == {"frames": 1, "of": plain.folder.weights_hash} and config == plain.recorded
     assert twin.weights_hash == plain.weights_hash != twin.folder.weights_hash
 
 
@@ -169,6 +169,6 @@ def test_a_damaged_delay_in_config_json_is_one_line(trained, tmp_path):
     twin = read_fold_model(RunFolder(trained / "lstm_small.delay1" / "fold0"))
     folder = RunFolder(tmp_path / "lstm_small.delay1" / "fold0")
     folder.path.mkdir(parents=True)
-    folder.config.write_text(json.dumps(twin.config | {"delay": {"frames": 0, "of": "x"}}))
+    folder.config.write_text(json.dumps(twin.recorded | {"delay": {"frames": 0, "of": "x"}}))
     with pytest.raises(InputError, match=r"config.json: delay.frames"):
         read_fold_model(folder)

@@ -64,7 +64,7 @@ def test_a_final_model_is_trained_on_dev_and_not_measured_there(tiny, tmp_path, 
     assert "held-out distance" not in printed and "greedy distance" not in printed
     (fold_model,) = find_fold_models(tmp_path)
     assert (fold_model.name, fold_model.with_dev) == ("lstm_small.all-dev", True)
-    assert fold_model.config["with_dev"] is True and fold_model.config["data"]["hash"] == dataset.hash
+    assert fold_model.recorded["with_dev"] is True and fold_model.config.data.hash == dataset.hash
     assert summary(fold_model.path)["greedy_distance"] == {}
     assert [row["held_out"] for row in metric_rows(fold_model.path)] == [None, None]
     # It predicts all splits, as other runs do.

@@ -73,7 +73,7 @@ def test_the_guide_is_recorded(guided, member):
     (fold_model,) = find_fold_models(guided.parents[1])
     weights = RunFolder(member / "fold0").weights_hash
     expected = {"from": str(member), "model": "lstm_small", "weights": weights, "select": "last", "tags": []}
-    assert fold_model.config["guide"] == expected and fold_model.config["select"] == "last"
+    assert fold_model.recorded["guide"] == expected and fold_model.recorded["select"] == "last"
 
 
 def test_a_stopped_run_resumes_with_its_guide_alone(guided, member, tiny, tmp_path, monkeypatch, capsys):
@@ -171,7 +171,7 @@ def test_a_guide_selected_by_held_out_distance_is_recorded(undisturbed, tiny, tm
     guide = a_copy(undisturbed, tmp_path / "guide", lambda config: config.update(select="best"))
     run(monkeypatch, tiny, tmp_path / "new", "--epochs", "1", "--guide", str(guide))
     (fold_model,) = find_fold_models(tmp_path / "new")
-    assert fold_model.config["select"] == "best"
+    assert fold_model.config.select == "best"
 
 
 def test_final_models_have_final_guides(undisturbed, tiny, tmp_path, monkeypatch):

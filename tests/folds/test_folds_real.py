@@ -57,4 +57,4 @@ def test_a_few_steps_write_a_complete_fold_model(mini, tmp_path, monkeypatch):
     (fold_model,) = find_fold_models(tmp_path)
     utterances = {split: len(fold_model.load(split)) for split in ("oof", "dev", "test")}
     assert 800 < utterances["oof"] < 920 and (utterances["dev"], utterances["test"]) == (483, 585)
-    assert fold_model.config["options"]["recipe"]["limit"] == 60
+    assert fold_model.recorded["options"]["recipe"]["limit"] == 60

@@ -63,8 +63,8 @@ def test_a_refit_continues_a_fold_model_where_there_is_no_other(undisturbed, tin
     assert sources == [str(run_folder(tmp_path)), str(tmp_path / "lstm_small.all" / "fold0")]
     (first, _, refit) = find_fold_models(tmp_path)
     (again,) = find_fold_models(tmp_path / "more")
-    assert refit.config["restart"]["weights"] == first.folder.weights_hash
-    assert again.config["restart"]["weights"] == refit.folder.weights_hash != first.folder.weights_hash
+    assert refit.config.restart.weights == first.folder.weights_hash
+    assert again.config.restart.weights == refit.folder.weights_hash != first.folder.weights_hash
 
 
 def test_a_run_of_another_name_starts_from_a_run_that_is_given(undisturbed, tiny, tmp_path, monkeypatch, capsys):
@@ -72,7 +72,7 @@ def test_a_run_of_another_name_starts_from_a_run_that_is_given(undisturbed, tiny
     run(monkeypatch, tiny, tmp_path, *options, "--name", "again")
     run(monkeypatch, tiny, tmp_path, *options, "--name", "student", "--folds", "1")
     assert capsys.readouterr().out.count(f"warm restart from {undisturbed}\n") == 2
-    hashes = {fold_model.config["restart"]["weights"] for fold_model in find_fold_models(tmp_path)}
+    hashes = {fold_model.config.restart.weights for fold_model in find_fold_models(tmp_path)}
     assert len(find_fold_models(tmp_path)) == 2 and hashes == {RunFolder(undisturbed).weights_hash}
     with pytest.raises(InputError, match="fold 0 of 2, where fold 1 of 2 is to be trained"):
         run(monkeypatch, tiny, tmp_path, *options, "--name", "all", "--fold", "all")
@@ -120,7 +120,7 @@ def test_a_restart_from_selected_weights_records_it(tiny, tmp_path, monkeypatch)
     run(monkeypatch, tiny, tmp_path / "best", "--epochs", "2", "--select", "best")
     run(monkeypatch, tiny, tmp_path / "new", "--epochs", "1", "--restart-from", str(tmp_path / "best"))
     (fold_model,) = find_fold_models(tmp_path / "new")
-    assert fold_model.config["select"] == "best"
+    assert fold_model.config.select == "best"
 
 
 def test_a_restart_requires_the_same_model_finished_elsewhere(undisturbed, tiny, tmp_path, monkeypatch):

@@ -188,7 +188,7 @@ def test_without_weight_the_teacher_changes_no_bit(sidecar, tiny, tmp_path, monk
 def test_the_teacher_is_recorded(taught, sidecar):
     (fold_model,) = find_fold_models(taught.parents[1])
     nbest = file_hash(sidecar.parent / "nbest")[:16]
-    assert fold_model.config["teacher"] == {"from": str(sidecar), "nbest": nbest, "on_test": False, "tags": []}
+    assert fold_model.recorded["teacher"] == {"from": str(sidecar), "nbest": nbest, "on_test": False, "tags": []}
     assert set(fold_model.tags) == OWN_TAGS
 
 
@@ -245,7 +245,7 @@ def test_a_student_of_test_is_transductive(sidecar, dataset, tiny, tmp_path, mon
     assert f"hypotheses of {everything - len(dataset.dev) - 3} of {everything} utterances" in printed
     assert f"{everything} utterances to fit, 0 held out" in printed
     (fold_model,) = find_fold_models(tmp_path)
-    assert set(fold_model.tags) == {*OWN_TAGS, "transductive"} and fold_model.config["teacher"]["on_test"]
+    assert set(fold_model.tags) == {*OWN_TAGS, "transductive"} and fold_model.recorded["teacher"]["on_test"]
 
 
 @pytest.mark.parametrize("options", [(), ("--accumulate", "2")])

@@ -38,7 +38,7 @@ def test_a_fold_model_predicts_its_own_fold_dev_and_test(undisturbed, tiny):
     assert summary(undisturbed)["greedy_distance"]["oof"] == pytest.approx(expected, abs=1e-4)
     rows = metric_rows(undisturbed)
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6] and rows[-1]["loss"] < rows[0]["loss"]
-    assert fold_model.fold_assignment == fold_model.config["fold_assignment"] == FOLD_ASSIGNMENT
+    assert fold_model.fold_assignment == fold_model.recorded["fold_assignment"] == FOLD_ASSIGNMENT
 
 
 def test_the_weights_predict_what_is_stored(undisturbed, tiny):
@@ -72,7 +72,7 @@ def test_the_best_epoch_may_predict_and_config_json_records_it(tiny, tmp_path, m
     run(monkeypatch, tiny, tmp_path, "--epochs", "3", "--select", "best")
     (fold_model,) = find_fold_models(tmp_path)
     best = min(row["held_out"] for row in metric_rows(fold_model.path))
-    assert fold_model.config["select"] == "best"
+    assert fold_model.config.select == "best"
     assert summary(fold_model.path)["greedy_distance"]["oof"] == pytest.approx(best, abs=1e-3)
 
 
