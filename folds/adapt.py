@@ -99,7 +99,7 @@ def _with_hypotheses(
         if source.config.group_layer is not None:
             raise InputError(f"{source.path}: was trained with --group-layer: leave this run out")
         check_data(source, dataset)
-        file, facts = open_hypotheses(options.hypotheses, "--hypotheses", source.recorded, transductive=True)
+        file, facts = open_hypotheses(options.hypotheses, "--hypotheses", source.config, transductive=True)
         if lacking := set(source.load("oof").ids).difference(file.oof.ids):
             print(f"left out: the blend has no hypotheses of {len(lacking)} utterances that {source.path} held out")
             continue

@@ -7,7 +7,7 @@ together a member of a blend.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,13 +148,6 @@ class FoldModel:
         return read_log_probs(self.folder.predictions(split))
 
 
-def transform_of(config: Mapping[str, Any]) -> FeatureTransform:
-    """What is done to raw features in the run whose config.json will be `config`."""
-    options = config.get("options", {})
-    normalization, delay = options.get("recipe", {}).get("normalise", "utterance"), config.get("delay") or {}
-    return FeatureTransform(normalization, options.get("smooth", 0.0), delay.get("frames", 0))
-
-
 def find_fold_models(runs: Path | str) -> list[FoldModel]:
     """The finished fold models under `runs`, by member and fold. Raises InputError if there is no such folder."""
     return [read_fold_model(folder) for folder in run_folders(Path(runs)) if folder.finished]
@@ -162,7 +155,11 @@ def find_fold_models(runs: Path | str) -> list[FoldModel]:
 
 def read_fold_model(folder: RunFolder) -> FoldModel:
     """The fold model of a run, finished or not. Raises InputError for a damaged config.json."""
-    recorded = read_json(folder.config, dict[str, Any], AGAIN)
+    return fold_model_of(folder, read_json(folder.config, dict[str, Any], AGAIN))
+
+
+def fold_model_of(folder: RunFolder, recorded: dict[str, Any]) -> FoldModel:
+    """The fold model whose config.json holds, or will hold, `recorded`. Raises InputError for what it cannot hold."""
     return FoldModel(folder.path, convert(recorded, ConfigFile, str(folder.config), AGAIN), recorded)
 
 

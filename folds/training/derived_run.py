@@ -12,7 +12,7 @@ import torch
 
 from folds.data.dataset import Dataset
 from folds.data.renormalized import dataset_as_read
-from folds.store.fold_model import AGAIN, FoldModel, read_finished, transform_of
+from folds.store.fold_model import AGAIN, FoldModel, fold_model_of, read_finished
 from folds.store.lease import hold
 from folds.store.run_folder import SPLITS, RunFolder
 from folds.store.schemas import SummaryFile, TrainedConfig
@@ -74,14 +74,14 @@ def write_derived_run(
     those of the source.
     """
     trained, summary = check_data(source, dataset), read_json(source.folder.summary, SummaryFile, AGAIN)
-    config = source.recorded | changes
+    derived = fold_model_of(folder, source.recorded | changes)
     held_out = held_out_by(source, dataset)
-    transform = transform_of(config)
+    transform = derived.transform
     with hold(folder.path, folder.title) as lease:
         for split in SPLITS:
             folder.predictions(split).unlink(missing_ok=True)
-        write_json(folder.config, config)
-        write_weights(folder.weights, network, weights_description(config, dataset.alphabet))
+        write_json(folder.config, derived.recorded)
+        write_weights(folder.weights, network, weights_description(derived, dataset.alphabet))
         write_predictions(
             network.to(device),
             dataset_as_read(dataset, transform),

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from folds.data.batches import Batch
-from folds.store.fold_model import FoldModel, load_model, read_finished, training_tags, transform_of
+from folds.store.fold_model import FoldModel, load_model, read_finished, training_tags
 from folds.store.run_folder import RunFolder
 from models import BLANK, CTCModel
 from models.features import FeatureTransform
@@ -65,14 +65,14 @@ def find_guide(path: Path, fold: int) -> FoldModel:
     return read_finished(run if run.begun else RunFolder(path / f"fold{fold}"), f"--guide {path}")
 
 
-def open_guide(path: Path, config: dict[str, Any]) -> Guide:
-    """The guide of the run that `config`, its future config.json, describes.
+def open_guide(path: Path, run: FoldModel) -> Guide:
+    """The guide of `run`, which is to be trained.
 
     Raises InputError for a guide of other data or of another stride, and for one that does not hold out the same
     utterances: spikes of a model that was trained on them would leak their transcripts.
     """
-    guide = find_guide(path, config["fold"])
-    _check(guide, f"--guide {path}", config)
+    guide = find_guide(path, run.fold)
+    _check(guide, f"--guide {path}", run)
     facts = {
         "from": str(path),
         "model": guide.model,
@@ -87,42 +87,41 @@ def _described(transform: FeatureTransform) -> str:
     return f"normalisation by {transform.normalization}, smoothing {transform.smooth:g} and delay {transform.delay}"
 
 
-def _check(guide: FoldModel, option: str, config: dict[str, Any]) -> None:
-    """Raise InputError unless `guide` can guide the run, and may; messages begin with `option`."""
-    for what, section, key in (
-        ("another alphabet", "data", "alphabet"),
-        ("another number of features", "model_config", "features"),
-        ("other data", "data", "hash"),
+def _check(guide: FoldModel, option: str, run: FoldModel) -> None:
+    """Raise InputError unless `guide` can guide `run`, and may; messages begin with `option`."""
+    theirs, ours = guide.config, run.config
+    for what, given, expected in (
+        ("another alphabet", theirs.data.alphabet, ours.data.alphabet),
+        ("another number of features", theirs.model_config.get("features"), ours.model_config["features"]),
+        ("other data", theirs.data.hash, ours.data.hash),
     ):
-        given, expected = guide.recorded.get(section, {}).get(key), config[section][key]
         if given != expected:
             raise InputError(
                 f"{option}: {guide.path} was trained with {what} ({given}, here {expected}): use a guide trained on "
                 "the same data"
             )
-    if guide.transform != transform_of(config):
+    if guide.transform != run.transform:
         raise InputError(
             f"{option}: {guide.path} was trained on features with {_described(guide.transform)}, this run with "
-            f"{_described(transform_of(config))}: use a guide with the same --normalise, not a delayed one"
+            f"{_described(run.transform)}: use a guide with the same --normalise, not a delayed one"
         )
-    if guide.stride != config["stride"]:
+    if guide.stride != run.stride:
         raise InputError(
-            f"{option}: {guide.path} has stride {guide.stride}, {config['model']} has {config['stride']}: use a guide "
-            "of the same stride"
+            f"{option}: {guide.path} has stride {guide.stride}, {run.model} has {run.stride}: use a guide of the same "
+            "stride"
         )
-    held_out = _held_out(guide.fold, guide.folds, guide.fold_assignment)
-    expected = _held_out(config["fold"], config["folds"], config["fold_assignment"])
+    held_out, expected = _held_out(guide), _held_out(run)
     if held_out != expected:
         raise InputError(
             f"{option}: {guide.path} holds out {held_out}, this run {expected}: use a guide that holds out the same "
             "utterances, so that it does not leak their transcripts"
         )
-    if guide.with_dev and not config["with_dev"]:
+    if guide.with_dev and not run.with_dev:
         raise InputError(
             f"{option}: {guide.path} was trained on dev too, on which this run is measured: use a guide that was not, "
             "or train this run --with-dev"
         )
 
 
-def _held_out(fold: int, folds: int, assignment: int) -> str:
-    return f"fold {fold} of {folds} (fold assignment {assignment})" if folds > 1 else "nothing"
+def _held_out(run: FoldModel) -> str:
+    return f"fold {run.fold} of {run.folds} (fold assignment {run.fold_assignment})" if run.folds > 1 else "nothing"

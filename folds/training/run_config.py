@@ -12,7 +12,7 @@ from folds.competition.alphabets import Alphabet
 from folds.data.dataset import Dataset
 from folds.data.speaker_folds import ASSIGNMENTS, FoldBy
 from folds.frontends.base import front_end_of
-from folds.store.fold_model import FoldModel, read_fold_model, transform_of
+from folds.store.fold_model import FoldModel, read_fold_model
 from folds.store.run_folder import RunFolder, run_folders
 from folds.training.device import device_name
 from folds.training.distributed import ProcessGroup
@@ -94,18 +94,18 @@ def count_parameters(model: CTCModel) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def weights_description(config: dict[str, Any], alphabet: Alphabet) -> dict[str, Any]:
-    """What `models.load` needs besides the weights, of the run whose config.json is `config`."""
-    transform = transform_of(config)
+def weights_description(fold_model: FoldModel, alphabet: Alphabet) -> dict[str, Any]:
+    """What `models.load` needs besides the weights."""
+    transform = fold_model.transform
     return {
-        "model": config["model"],
-        "config": config["model_config"],
+        "model": fold_model.model,
+        "config": fold_model.config.model_config,
         "phonemes": list(alphabet.phonemes),
         "characters": list(alphabet.characters),
         "normalization": transform.normalization,
         "smooth": transform.smooth,
         "delay": transform.delay,
-        "group_layer": config.get("group_layer"),
+        "group_layer": fold_model.config.group_layer,
     }
 
 

@@ -12,7 +12,7 @@ utterances.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from folds.data.batches import SoftTargets
 from folds.data.dataset import Split
 from folds.store.fold_model import TRANSDUCTIVE, training_tags
 from folds.store.ragged import Ragged, offsets_of
+from folds.store.schemas import ConfigFile
 from folds.store.teacher_file import TeacherFile, TeacherHypotheses, file_hash, read_teacher
 from registry import InputError
 from registry.json_files import read_json
@@ -118,7 +119,7 @@ class _Sidecar(msgspec.Struct):
 
 
 def open_hypotheses(
-    sidecar: Path, option: str, config: Mapping[str, Any], transductive: bool
+    sidecar: Path, option: str, config: ConfigFile, transductive: bool
 ) -> tuple[TeacherFile, dict[str, Any]]:
     """The hypotheses that `sidecar`, the `.json` of a submission, names, and what a run records about them.
 
@@ -136,20 +137,20 @@ def open_hypotheses(
         raise InputError(f"{option}: {path} was written by another blend: blend again with --nbest-out")
     file = read_teacher(path)
     for what, given, here in (
-        ("another alphabet", file.alphabet, config["data"]["alphabet"]),
-        ("other data", file.data, config["data"]["hash"]),
+        ("another alphabet", file.alphabet, config.data.alphabet),
+        ("other data", file.data, config.data.hash),
     ):
         if given != here:
             raise InputError(f"{option}: blended for {what} ({given}, here {here}): blend again on this data")
     largest = max(int(part.tokens.values.max(initial=0)) for part in (file.oof, file.dev, file.test))
-    if largest >= (classes := config["model_config"]["classes"]):
+    if largest >= (classes := config.model_config["classes"]):
         raise InputError(f"{option}: {path} has class {largest}; expected 1 to {classes - 1}: blend again on this data")
     inherited = description.tags if description.nbest.tags is None else description.nbest.tags
     tags = training_tags([*inherited, *([TRANSDUCTIVE] if transductive else [])])
     return file, {"from": str(sidecar), "nbest": digest[:16], "tags": tags}
 
 
-def open_teacher(sidecar: Path, on_test: bool, config: dict[str, Any]) -> Teacher:
+def open_teacher(sidecar: Path, on_test: bool, config: ConfigFile) -> Teacher:
     """The teacher whose submission `sidecar` describes, for the run that `config`, its future config.json, describes.
 
     Raises InputError as `open_hypotheses`.

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from folds.data.dataset import Dataset
-from folds.store.fold_model import FoldModel, read_fold_model
+from folds.store.fold_model import FoldModel, fold_model_of, read_fold_model
 from folds.store.lease import Lease, delete_dead, hold
 from folds.store.run_folder import RunFolder
 from folds.training.device import pick_device
@@ -146,13 +146,14 @@ def _train_once(
     options, recipe = resolve_options(options, device, group, model, halved)
     hardware = describe_hardware(recipe, device, group, threads) | {"halved": halved}
     record = run_config(options, dataset, name, fold, config, model, hardware)
+    run = fold_model_of(folder, record)
     guide = None
     if options.guide is not None:
-        guide = open_guide(options.guide, record)
+        guide = open_guide(options.guide, run)
         record["guide"] = guide.facts
     teacher = None
     if options.teacher is not None:
-        teacher = open_teacher(options.teacher, options.teacher_test, record)
+        teacher = open_teacher(options.teacher, options.teacher_test, run.config)
         record["teacher"] = teacher.facts
     started = _started(folder)
     if started is not None and _already_finished(options, started, record):
@@ -263,7 +264,8 @@ def _starting_point(
         start = "checkpoint"  # the source is not needed any more, and may be gone
         record["restart"] = started.recorded["restart"]
     elif options.restart_from is not None:
-        source = open_source(options.restart_from, record, held_out)
+        run = fold_model_of(options.run_folder(record["model"], record["fold"]), record)
+        source = open_source(options.restart_from, run, held_out)
         load_weights(source.weights, model)
         start = "given"
         record["restart"] = source.facts
@@ -278,7 +280,7 @@ def _write_results(model: CTCModel, task: TrainingTask, record: dict[str, Any]) 
     """Write the weights that predict, whichever they are, and the predictions."""
     task.check_lease()
     folder = task.folder
-    write_weights(folder.weights, model, weights_description(record, task.dataset.alphabet))
+    write_weights(folder.weights, model, weights_description(fold_model_of(folder, record), task.dataset.alphabet))
     cost = Cost.of_run(folder)
     if record["restart"]:
         cost = dataclasses.replace(cost, cpu_minutes=cost.cpu_minutes + record["restart"]["cpu_minutes"])

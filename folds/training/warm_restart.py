@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from folds.store.fold_model import FoldModel, read_finished, training_tags, transform_of
+from folds.store.fold_model import FoldModel, read_finished, training_tags
 from folds.store.run_folder import RunFolder, member_name, run_folders
 from folds.store.schemas import SummaryFile
 from registry import InputError
@@ -75,17 +75,17 @@ def _is_layer_of_other_groups(before: Any, now: Any) -> bool:
     return before.get("groups") != now["groups"] and _same(before | {"groups": None}, now | {"groups": None})
 
 
-def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> WarmStart:
-    """The source for the run that `config`, its future config.json, describes.
+def open_source(runs: Path, run: FoldModel, held_out: Sequence[str]) -> WarmStart:
+    """The source for `run`, which is to be trained.
 
     Raises InputError if there is none, or if it has other data or model options or held out other utterances than
     `held_out`: what is out of fold here must not have been trained on there.
     """
-    source = find_source(runs, config["name"], config["fold"], config["seed"], config["folds"])
+    source = find_source(runs, run.recorded["name"], run.fold, run.seed, run.folds)
     if source.folder.unadapted != source.folder:
         trained = source.folder.unadapted.path
         raise InputError(f"--restart-from {runs}: {source.path} is adapted or delayed: use the run itself, {trained}")
-    if _is_layer_of_other_groups(source.recorded.get("group_layer"), config["group_layer"]):
+    if _is_layer_of_other_groups(source.recorded.get("group_layer"), run.recorded["group_layer"]):
         raise InputError(
             f"--restart-from {runs}: the --group-layer of {source.path} has other groups than are trained on here, as "
             "that of a fold model has fewer than its refit's: leave out --restart-from"
@@ -96,12 +96,12 @@ def open_source(runs: Path, config: dict[str, Any], held_out: Sequence[str]) -> 
         ("model_config", "other model options"),
         ("group_layer", "another --group-layer"),
     ):
-        if not _same(source.recorded.get(key), config[key]):
+        if not _same(source.recorded.get(key), run.recorded[key]):
             raise InputError(f"--restart-from {runs}: {source.path} was trained with {what}: use the same here")
-    if source.transform != transform_of(config):
+    if source.transform != run.transform:
         what = "another --normalise"
         raise InputError(f"--restart-from {runs}: {source.path} was trained with {what}: use the same here")
-    if source.with_dev and not config["with_dev"]:
+    if source.with_dev and not run.with_dev:
         raise InputError(f"--restart-from {runs}: {source.path} was trained on dev too: use it with --with-dev")
     if held_out and source.load("oof").ids != tuple(held_out):
         raise InputError(f"--restart-from {runs}: {source.path} held out other utterances: train it again")

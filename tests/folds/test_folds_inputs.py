@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from folds.data.cache import cache_folder
 from folds.data.data_options import DataOptions
 from folds.store.ragged import Ragged, offsets_of
 from folds.store.run_folder import RunFolder
+from folds.store.schemas import ConfigFile, DataFacts
 from folds.store.teacher_file import TeacherFile, TeacherHypotheses, file_hash, write_teacher
 from folds.training.run_config import check_folds
 from folds.training.teacher import open_teacher
@@ -134,7 +136,9 @@ def test_classes_that_the_student_does_not_have_are_refused(tmp_path: Path) -> N
     write_teacher(path, TeacherFile(hypotheses, hypotheses, hypotheses, "data", "alphabet"))
     sidecar = tmp_path / "x.csv.json"
     sidecar.write_text(json.dumps({"nbest": {"file": path.name, "sha256": file_hash(path)}}))
-    config = {"data": {"alphabet": "alphabet", "hash": "data"}, "model_config": {"classes": 8}}
+    student: dict[str, Any] = {"model": "gru", "fold": 0, "folds": 1, "seed": 0}
+    student |= {"parameters": 1, "tags": (), "stride": 4, "data": DataFacts("data", "alphabet")}
+    config = ConfigFile(**student, model_config={"classes": 8})
     open_teacher(sidecar, False, config)
     with pytest.raises(InputError, match="has class 7; expected 1 to 6"):
-        open_teacher(sidecar, False, config | {"model_config": {"classes": 7}})
+        open_teacher(sidecar, False, msgspec.structs.replace(config, model_config={"classes": 7}))
