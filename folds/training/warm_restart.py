@@ -96,7 +96,11 @@ def open_source(runs: Path, run: FoldModel, held_out: Sequence[str]) -> WarmStar
         ("model_config", "other model options"),
         ("group_layer", "another --group-layer"),
     ):
-        if not _same(source.recorded.get(key), run.recorded[key]):
+        before, now = source.recorded.get(key), run.recorded[key]
+        if not _same(before, now):
+            if key == "model_config" and isinstance(before, dict):
+                changed = sorted(name for name in before.keys() & now.keys() if before[name] != now[name])
+                what += f" ({', '.join(f'{name} {before[name]}, not {now[name]}' for name in changed)})"
             raise InputError(f"--restart-from {runs}: {source.path} was trained with {what}: use the same here")
     if source.transform != run.transform:
         what = "another --normalise"

@@ -133,7 +133,7 @@ def test_a_restart_requires_the_same_model_finished_elsewhere(undisturbed, tiny,
     (source / "lstm_small.seed2" / "fold0" / "summary.json").unlink()
     for options, message in (
         (["--fold", "all", "--seed", "1"], "lstm_small.seed1/fold1 is not a finished run with checkpoint/weights"),
-        (["--dropout", "0.5"], "trained with other model options"),
+        (["--dropout", "0.5"], r"trained with other model options \(dropout [\d.]+, not 0.5\): use the same"),
         (["--restart-from", str(undisturbed), "--model", "gru_small"], "trained with another model than gru_small"),
         (["--folds", "3"], "held out other utterances"),
         (["--fold", "1"], "held out other utterances"),
