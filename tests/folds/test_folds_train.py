@@ -110,6 +110,7 @@ def test_one_fold_fits_everything_and_is_a_member_of_its_own(tiny, tmp_path, mon
         (["--batch-frames", "63"], "--batch-frames 63: fewer than the longest utterance, "),
         (["--save-every", "-1"], "--save-every -1.0: expected 0 or more"),
         (["--with-dev"], "--with-dev with --folds 2: a final model has no folds; use --folds 1"),
+        (["--epochs", "2", "--minutes", "1"], "--epochs 2 with --minutes 1: either decides how long a run is"),
         (["--folds", "1", "--with-dev", "--minutes", "1"], "--with-dev with --minutes: the length of training must be"),
         (["--folds", "1", "--with-dev", "--select", "best"], "--select best with --folds 1"),
         (["--data", "/no/such/folder"], "no folder /no/such/folder"),
@@ -117,7 +118,7 @@ def test_one_fold_fits_everything_and_is_a_member_of_its_own(tiny, tmp_path, mon
 )
 def test_bad_input_is_one_line_and_status_2(tiny, tmp_path, monkeypatch, capsys, options, message):
     base = ["train", "--data", str(tiny), "--runs", str(tmp_path / "runs"), "--folds", "2"]
-    monkeypatch.setattr(sys, "argv", [*base, "--model", "lstm_small", "--epochs", "1", *options])
+    monkeypatch.setattr(sys, "argv", [*base, "--model", "lstm_small", *options])
     with pytest.raises(SystemExit) as exit:
         command(train.main)
     assert exit.value.code == 2
