@@ -12,6 +12,7 @@ import numpy as np
 from ensemble.threads import map_threads
 from ensemble.words.kernel import search
 from ensemble.words.lexicon import Lexicon
+from ensemble.words.state import WordGraph
 from ensemble.words.trie import LexiconTree, best_word_below, build_trie
 from ensemble.words.word_lm import WordLM
 from folds.store.ragged import Ragged, offsets_of
@@ -53,6 +54,11 @@ class Vocabulary:
         """The factor of each node in the comparison of prefixes."""
         weight = settings.lm_weight if settings.look_ahead else 0.0
         return np.exp(weight * (self.best_unigrams - self.best_unigrams[0]))
+
+    def graph(self, settings: WordSettings) -> WordGraph:
+        """What compiled code searches with these settings."""
+        weights = float(settings.lm_weight), float(settings.word_bonus)
+        return WordGraph(self.trie, self.look_ahead(settings), *self.lm.automaton, self.silence, *weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,16 +102,12 @@ def word_beam_search(
     a frame that cannot be decoded, naming utterance and frame.
     """
     settings = settings or WordSettings()
-    ahead = vocabulary.look_ahead(settings)
-    automaton = vocabulary.lm.automaton
+    graph = vocabulary.graph(settings)
 
     def decode(row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         rows = np.ascontiguousarray(log_probs[row], np.float32)
         ctc.check_frames(rows, row)
-        return search(
-            rows, settings.beam, nbest, vocabulary.trie, ahead, automaton.cells, automaton.dense_end,
-            vocabulary.silence, float(settings.lm_weight), float(settings.word_bonus),
-        )
+        return search(rows, settings.beam, nbest, graph)
 
     utterances = range(len(log_probs))
     found = list(track(map_threads(decode, utterances), description or "decode words", len(utterances)))
