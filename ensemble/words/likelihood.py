@@ -72,39 +72,22 @@ def _graph(words, of_word, of_word_offsets, phonemes, phoneme_offsets, silence):
 
     Node 0 is the start, with the blank as its token; the last one has no token (-1), and follows all that may be last.
     """
-    nodes, edges, ends = 3, 8, 2
-    for w in words:
-        own = of_word_offsets[w + 1] - of_word_offsets[w]
-        for p in of_word[of_word_offsets[w] : of_word_offsets[w + 1]]:
-            nodes += phoneme_offsets[p + 1] - phoneme_offsets[p]
-            edges += phoneme_offsets[p + 1] - phoneme_offsets[p]
-        nodes += 1
-        edges += own * (ends + 1) + own + 1
-        ends = own + 1
-    edges += ends
-    token, first = np.empty(nodes + 1, np.int64), np.zeros(nodes + 2, np.int64)
-    before = np.empty(edges + ends + 4, np.int64)
-    # `open_ends` are the nodes that the next word follows.
-    open_ends = np.empty(nodes + 1, np.int64)
-    token[0] = 0
-    count, edge = 1, 0
-    first[1] = 0
-    open_ends[0], opened = 0, 1
+    nodes, edges, most_ends = _count(words, of_word, of_word_offsets, phoneme_offsets)
+    token, first, before = np.empty(nodes, np.int64), np.empty(nodes + 1, np.int64), np.empty(edges, np.int64)
+    # `ends` are the nodes that the next word follows, the first `end_count` of them.
+    ends, new_ends = np.empty(most_ends, np.int64), np.empty(most_ends, np.int64)
+    token[0], first[0], first[1] = 0, 0, 0
+    ends[0], count, edge, end_count = 0, 1, 0, 1
     if silence > 0:
-        token[count], before[edge] = silence, 0
-        open_ends[opened] = count
-        count, edge, opened = count + 1, edge + 1, opened + 1
-        first[count] = edge
+        token[1], before[0], first[2] = silence, 0, 1
+        ends[1], count, edge, end_count = 1, 2, 1, 2
     for w in words:
-        new_ends = np.empty(of_word_offsets[w + 1] - of_word_offsets[w] + 1, np.int64)
         new = 0
         for p in of_word[of_word_offsets[w] : of_word_offsets[w + 1]]:
             for k in range(phoneme_offsets[p], phoneme_offsets[p + 1]):
                 token[count] = phonemes[k]
                 if k == phoneme_offsets[p]:
-                    for e in range(opened):
-                        before[edge] = open_ends[e]
-                        edge += 1
+                    edge = _follow(ends, end_count, before, edge)
                 else:
                     before[edge] = count - 1
                     edge += 1
@@ -114,21 +97,42 @@ def _graph(words, of_word, of_word_offsets, phonemes, phoneme_offsets, silence):
             new += 1
         if silence > 0:
             token[count] = silence
-            for e in range(new):
-                before[edge] = new_ends[e]
-                edge += 1
+            edge = _follow(new_ends, new, before, edge)
             new_ends[new] = count
             new += 1
             count += 1
             first[count] = edge
-        open_ends[:new] = new_ends[:new]
-        opened = new
+        ends, new_ends, end_count = new_ends, ends, new
     token[count] = -1
-    for e in range(opened):
-        before[edge] = open_ends[e]
-        edge += 1
+    edge = _follow(ends, end_count, before, edge)
     first[count + 1] = edge
     return token[: count + 1], first[: count + 2], before[:edge]
+
+
+@njit(nogil=True, cache=True)
+def _count(words, of_word, of_word_offsets, phoneme_offsets):
+    """Upper bounds for a sentence: its nodes, its edges, and the nodes that a word, or the end, follows."""
+    nodes, edges, ends, most_ends = 3, 1, 2, 2
+    for w in words:
+        pronunciations = of_word_offsets[w + 1] - of_word_offsets[w]
+        for p in of_word[of_word_offsets[w] : of_word_offsets[w + 1]]:
+            length = phoneme_offsets[p + 1] - phoneme_offsets[p]
+            nodes += length
+            edges += length - 1
+        nodes += 1
+        # Each pronunciation follows all ends of the word before, and the silence all pronunciations.
+        edges += pronunciations * ends + pronunciations
+        ends = pronunciations + 1
+        most_ends = max(most_ends, ends)
+    return nodes, edges + ends, most_ends
+
+
+@njit(nogil=True, cache=True)
+def _follow(ends, end_count, before, edge):
+    """Let a node follow the first `end_count` of `ends`; returns the index of the next edge."""
+    for e in range(end_count):
+        before[edge + e] = ends[e]
+    return edge + end_count
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
