@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numba
 import numpy as np
@@ -21,6 +21,8 @@ Token = TypeVar("Token", bound=Hashable)
 
 NULL = -1
 METHODS = ("meth1", "maxconf", "avgconf")
+# Moves of the alignment: a token and a slot, a slot without a token, a token in a new slot.
+_ALIGN, _SKIP, _INSERT = range(3)
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,15 @@ class ConfusionNetwork:
     """The tokens, (slots, systems) int32; NULL where a system has none."""
     confidences: np.ndarray
     """Their confidences from 0 to 1, (slots, systems) float64; 0 for NULL, whose confidence is set by the vote."""
+
+
+class _Network(NamedTuple):
+    """A network that grows system by system, with room for as many slots as there are tokens."""
+
+    arcs: np.ndarray  # (capacity, systems) int32
+    confidences: np.ndarray  # (capacity, systems) float64
+    present: np.ndarray  # (capacity, C) bool, whether a slot has the token
+    has_null: np.ndarray  # (capacity,) bool
 
 
 def rover(
@@ -116,59 +127,24 @@ def as_log_probs(arcs: np.ndarray, scores: np.ndarray, classes: int) -> np.ndarr
 
 @numba.njit(cache=True, nogil=True)
 def _align(tokens, confidences, offsets, classes):
+    """The network's arcs and confidences, from the systems' `tokens` one after the other."""
     systems = len(offsets) - 1
     capacity = len(tokens) + 1
-    arcs = np.full((capacity, systems), NULL, np.int32)
-    held = np.zeros((capacity, systems))
-    present = np.zeros((capacity, classes), np.bool_)
-    has_null = np.zeros(capacity, np.bool_)
-    slots = 0
-    for k in range(offsets[1]):
-        arcs[slots, 0] = tokens[k]
-        held[slots, 0] = confidences[k]
-        present[slots, tokens[k]] = True
-        slots += 1
+    network = _Network(
+        np.full((capacity, systems), NULL, np.int32),
+        np.zeros((capacity, systems)),
+        np.zeros((capacity, classes), np.bool_),
+        np.zeros(capacity, np.bool_),
+    )
+    slots = offsets[1]
+    for k in range(slots):
+        network.arcs[k, 0], network.confidences[k, 0] = tokens[k], confidences[k]
+        network.present[k, tokens[k]] = True
     for system in range(1, systems):
         start, stop = offsets[system], offsets[system + 1]
-        moves = _moves(present, has_null, slots, tokens[start:stop])
-        # Walk back from the end, writing the merged network from its last slot down to its first.
-        count, i, j = 0, slots, stop - start
-        while i > 0 or j > 0:
-            move = moves[i, j]
-            i -= move != 2
-            j -= move != 1
-            count += 1
-        if count > capacity:
-            raise AssertionError("align: more slots than tokens")
-        i, j, at = slots, stop - start, count
-        while i > 0 or j > 0:
-            move = moves[i, j]
-            at -= 1
-            if move == 2:
-                j -= 1
-                arcs[at, :system] = NULL
-                held[at, :system] = 0.0
-                present[at] = False
-                has_null[at] = True
-            else:
-                i -= 1
-                if at != i:
-                    arcs[at] = arcs[i]
-                    held[at] = held[i]
-                    present[at] = present[i]
-                    has_null[at] = has_null[i]
-                if move == 0:
-                    j -= 1
-            if move == 1:
-                arcs[at, system] = NULL
-                held[at, system] = 0.0
-                has_null[at] = True
-            else:
-                arcs[at, system] = tokens[start + j]
-                held[at, system] = confidences[start + j]
-                present[at, tokens[start + j]] = True
-        slots = count
-    return arcs[:slots].copy(), held[:slots].copy()
+        moves = _moves(network.present, network.has_null, slots, tokens[start:stop])
+        slots = _merge(network, slots, system, tokens[start:stop], confidences[start:stop], moves)
+    return network.arcs[:slots].copy(), network.confidences[:slots].copy()
 
 
 @numba.njit(cache=True, nogil=True)
@@ -176,15 +152,15 @@ def _moves(present, has_null, slots, tokens):
     """Dynamic programming with SCTK's costs and its preference on a tie: align, then insert, then skip the slot."""
     length = len(tokens)
     cost = np.zeros((slots + 1, length + 1))
-    moves = np.zeros((slots + 1, length + 1), np.int8)
+    moves = np.zeros((slots + 1, length + 1), np.int8)  # _ALIGN, unless written over
     for j in range(1, length + 1):
         cost[0, j] = 3.0 * j
-        moves[0, j] = 2
+        moves[0, j] = _INSERT
     for i in range(1, slots + 1):
         skip = 0.001 if has_null[i - 1] else 3.0
         other = 1.0 if has_null[i - 1] else 4.0
         cost[i, 0] = cost[i - 1, 0] + skip
-        moves[i, 0] = 1
+        moves[i, 0] = _SKIP
         for j in range(1, length + 1):
             align = cost[i - 1, j - 1] + (0.0 if present[i - 1, tokens[j - 1]] else other)
             delete = cost[i - 1, j] + skip
@@ -193,11 +169,57 @@ def _moves(present, has_null, slots, tokens):
                 cost[i, j] = align
             elif delete < insert:
                 cost[i, j] = delete
-                moves[i, j] = 1
+                moves[i, j] = _SKIP
             else:
                 cost[i, j] = insert
-                moves[i, j] = 2
+                moves[i, j] = _INSERT
     return moves
+
+
+@numba.njit(cache=True, nogil=True)
+def _merge(network, slots, system, tokens, confidences, moves):
+    """Add a system to the network of those before it, along the best path of `moves`; returns the number of slots."""
+    arcs, held, present, has_null = network
+    i, j, count = slots, len(tokens), _path_length(moves)
+    if count > len(arcs):
+        raise AssertionError("align: more slots than tokens")
+    # The path is walked back from its end, so slots move towards the end, the last one first.
+    for at in range(count - 1, -1, -1):
+        move = moves[i, j]
+        if move == _INSERT:
+            arcs[at, :system] = NULL
+            held[at, :system] = 0.0
+            present[at] = False
+            has_null[at] = True
+        else:
+            i -= 1
+            if at != i:
+                arcs[at] = arcs[i]
+                held[at] = held[i]
+                present[at] = present[i]
+                has_null[at] = has_null[i]
+        if move == _SKIP:
+            arcs[at, system] = NULL
+            held[at, system] = 0.0
+            has_null[at] = True
+        else:
+            j -= 1
+            arcs[at, system] = tokens[j]
+            held[at, system] = confidences[j]
+            present[at, tokens[j]] = True
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def _path_length(moves):
+    """The number of slots of the merged network."""
+    i, j, count = moves.shape[0] - 1, moves.shape[1] - 1, 0
+    while i > 0 or j > 0:
+        move = moves[i, j]
+        i -= move != _INSERT
+        j -= move != _SKIP
+        count += 1
+    return count
 
 
 @numba.njit(cache=True, nogil=True)
