@@ -7,7 +7,7 @@ its count divided by the sum of counts. The loss is any function of the counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,24 +53,20 @@ def greedy_selection(
     if members < 1:
         raise ValueError("greedy_selection: no members to choose from")
     order = np.random.default_rng(seed).permutation(members)
-    counts = np.zeros(members, np.int64)
-    best_counts, best_loss, since = counts.copy(), float("inf"), 0
-    trajectory: list[tuple[int, float]] = []
     known: dict[bytes, float] = {}
-    if start is not None:
-        counts = np.asarray(start, np.int64).copy()
-        best_counts, best_loss = counts.copy(), _loss_once(known, counts, loss)
+    counts = np.zeros(members, np.int64) if start is None else np.asarray(start, np.int64).copy()
+    best_counts, since = counts.copy(), 0
+    best_loss = float("inf") if start is None else _loss_once(known, counts, loss)
+    trajectory: list[tuple[int, float]] = []
     for _ in range(rounds):
-        choice, choice_loss = -1, float("inf")
-        # Members in use come first and only a strictly lower loss replaces a choice: that is the preference on ties.
-        for member in sorted(order, key=lambda m: counts[m] == 0):
-            trial = counts.copy()
-            trial[member] += 1
-            if max_params is not None and parameters_used(trial > 0, parameters, same_networks) > max_params:
-                continue
-            value = _loss_once(known, trial, loss)
-            if value < choice_loss - 1e-12:
-                choice, choice_loss = int(member), value
+        trials: Iterable[tuple[int, np.ndarray]] = _additions(counts, order)
+        if max_params is not None:
+            trials = [
+                (member, trial)
+                for member, trial in trials
+                if parameters_used(trial > 0, parameters, same_networks) <= max_params
+            ]
+        choice, choice_loss = _lowest_loss(trials, known, loss)
         if choice < 0:
             break
         counts[choice] += 1
@@ -84,6 +80,27 @@ def greedy_selection(
     if not best_counts.any():
         raise ValueError(f"greedy_selection: no member has {max_params} parameters or fewer")
     return Selection(best_counts, float(best_loss), tuple(trajectory))
+
+
+def _additions(counts: np.ndarray, order: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Each member, and the counts with it added: members in use first, the others behind them, both in `order`."""
+    for member in sorted(order, key=lambda m: counts[m] == 0):
+        trial = counts.copy()
+        trial[member] += 1
+        yield member, trial
+
+
+def _lowest_loss(
+    trials: Iterable[tuple[int, np.ndarray]], known: dict[bytes, float], loss: Callable[[np.ndarray], float]
+) -> tuple[int, float]:
+    """The member of the trial with the lowest loss, and that loss; -1 without trials."""
+    choice, choice_loss = -1, float("inf")
+    for member, trial in trials:
+        value = _loss_once(known, trial, loss)
+        # Only a strictly lower loss replaces a choice: ties prefer the earlier trial.
+        if value < choice_loss - 1e-12:
+            choice, choice_loss = int(member), value
+    return choice, choice_loss
 
 
 def parameters_used(
