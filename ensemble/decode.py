@@ -81,13 +81,16 @@ class DecodeOptions(WordOptions, StoresOptions):
             raise InputError("--out with --limit: a submission needs every utterance; pass only one of the two")
         if self.out is not None and self.split != "test":
             raise InputError(f"--out with --split {self.split}: a submission needs the test split; use --split test")
+        if self.tune and self.lm == "none":
+            why = "--tune without a language model: use --lm train, or pass --lm FILE.arpa"
+            raise InputError(f"{why}; leave it out where words are decoded")
+
+    def check_for_phonemes(self) -> None:
+        """Raise InputError for options of a language model without one."""
         if self.lm == "none" and self.lm_weight != DecodeOptions.lm_weight:
             raise InputError(f"--lm-weight {self.lm_weight:g} without a language model: pass --lm train, too")
         if self.lm != "train" and self.arpa is None and self.lm_order != DecodeOptions.lm_order:
             raise InputError(f"--lm-order {self.lm_order} is for --lm train and --arpa: pass one of them")
-        if self.tune and self.lm == "none":
-            why = "--tune without a language model: use --lm train, or pass --lm FILE.arpa"
-            raise InputError(f"{why}; leave it out where words are decoded")
 
     def check_for_words(self) -> None:
         """Raise InputError for options that a search in words does not have."""
@@ -273,6 +276,7 @@ def main() -> None:
     if in_words(dataset):
         decode_words(members, available, dataset, options)
         return
+    options.check_for_phonemes()
     if options.arpa is not None:
         lm = estimate(transcripts_of(dataset.train), dataset.alphabet.classes, options.lm_order)
         write_arpa(options.arpa, lm, dataset.alphabet.phonemes)

@@ -66,7 +66,7 @@ class Prefixes(NamedTuple):
     used: np.ndarray  # (1,) how many there are
 
 
-class Candidates(NamedTuple):
+class WordCandidates(NamedTuple):
     """The prefixes of the next frame, which compete for the beam."""
 
     prefixes: Prefixes
@@ -174,7 +174,7 @@ def no_candidates(width):
     while capacity < 4 * width:
         capacity *= 2
     table, place = _empty_table(2 * capacity), np.empty(capacity, np.int64)
-    return Candidates(_empty_prefixes(capacity), np.empty(capacity), table, place)
+    return WordCandidates(_empty_prefixes(capacity), np.empty(capacity), table, place)
 
 
 @njit
@@ -186,4 +186,4 @@ def more_candidates(candidates, needed):
         key, table, place = _doubled(key), _doubled_table(table), _doubled(place)
     for at in np.flatnonzero(table.keys != -1):
         place[table.values[at]] = at
-    return Candidates(Prefixes(sequence, node, blank, label, used), key, table, place)
+    return WordCandidates(Prefixes(sequence, node, blank, label, used), key, table, place)

@@ -101,19 +101,27 @@ class Workspace:
             parse_only(module, arguments)
             if module in RUN:
                 name = f"{module}.__main__" if module == "registry" else module
-                call = [module, *arguments, *QUICK.get(module, []), *self._smaller(module, arguments)]
-                with mock.patch.object(sys, "argv", call):
-                    assert not importlib.import_module(name).main()
+                for more in self._smaller(arguments) if module == "folds.train" else [[]]:
+                    without_minutes = _without(arguments, "--minutes")  # instead of which there is one epoch
+                    with mock.patch.object(sys, "argv", [module, *without_minutes, *QUICK.get(module, []), *more]):
+                        assert not importlib.import_module(name).main()
 
-    def _smaller(self, module: str, arguments: list[str]) -> list[str]:
-        """Options that make the models of `folds.train` tiny, and their folds two."""
-        if module != "folds.train":
-            return []
+    def _smaller(self, arguments: list[str]) -> list[list[str]]:
+        """For each model of `folds.train`, options that train it alone, tiny, and in two folds."""
         given = dict(itertools.pairwise(arguments))
-        configs = [model_config(name, features=1, classes=2) for name in given.get("--model", TUNED).split(",")]
-        sizes = [(name, value) for name, value in SIZES.items() if all(hasattr(config, name) for config in configs)]
-        options = [part for name, value in sizes for part in (f"--{name}", value)]
-        return options + ([] if "--folds" in given else ["--folds", "2"])
+        calls = []
+        for model in given["--model"].split(",") if "--model" in given else [None]:
+            config = model_config(model or TUNED, features=1, classes=2)
+            sizes = [part for name, value in SIZES.items() if hasattr(config, name) for part in (f"--{name}", value)]
+            folds = [] if "--folds" in given else ["--folds", "2"]
+            calls.append([*(["--model", model] if model else []), *sizes, *folds])
+        return calls
+
+
+def _without(arguments: Sequence[str], option: str) -> list[str]:
+    """The arguments but for an option and its value."""
+    pairs = itertools.pairwise(["", *arguments])
+    return [argument for before, argument in pairs if option not in (argument, before)]
 
 
 def _python(arguments: Sequence[str]) -> None:
@@ -125,7 +133,9 @@ def _python(arguments: Sequence[str]) -> None:
             assert not test or f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), test
         return
     source = (ROOT / arguments[0]).read_text(encoding="utf-8")
-    assert all(f'"{option}"' in source for option in arguments if option.startswith("--")), arguments
+    for option in (argument for argument in arguments if argument.startswith("--")):
+        field = f"\n    {option[2:].replace('-', '_')}: "
+        assert f'"{option}"' in source or field in source, arguments
 
 
 def _torchrun(arguments: Sequence[str]) -> None:

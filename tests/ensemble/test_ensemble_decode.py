@@ -249,7 +249,7 @@ def test_a_refit_without_fold_models_or_of_another_recipe_is_not_tuned(run, runs
 )
 def test_options_that_do_not_fit_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        DecodeOptions(**options)
+        DecodeOptions(**options).check_for_phonemes()
 
 
 def test_faults_are_one_line(run, tmp_path):
