@@ -54,8 +54,8 @@ def find_source(runs: Path, name: str, fold: int, seed: int, folds: int) -> Fold
         fold_model = next(finished, None)
         if fold_model is None:
             raise InputError(
-                f"--restart-from {runs}: neither {source.member} nor a fold model of {member.name} is finished "
-                f"there, with whose weights it could start: train {name} with --fold 0 first"
+                f"--restart-from {runs}: no finished run to start from, neither {source.member} nor a fold model of "
+                f"{member.name}: train {name} with --fold 0 first"
             )
         source = fold_model
     return read_finished(source, f"--restart-from {runs}")

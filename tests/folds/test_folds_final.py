@@ -83,7 +83,7 @@ def test_a_final_model_may_start_from_the_same_model_without_dev(tiny, tmp_path,
     """And only from that one."""
     first, second = tmp_path / "first", tmp_path / "second"
     run(monkeypatch, tiny, first, *FINAL)
-    with pytest.raises(InputError, match="neither lstm_small.all nor a fold model of lstm_small is finished there"):
+    with pytest.raises(InputError, match="no finished run to start from, neither lstm_small.all nor a fold model"):
         run(monkeypatch, tiny, second, *FINAL, "--restart-from", str(first))
     run(monkeypatch, tiny, first, "--folds", "1", "--epochs", "1")
     run(monkeypatch, tiny, second, *FINAL, "--restart-from", str(first))
