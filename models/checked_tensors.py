@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,8 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from registry import atomic_write
-from registry.tensor_files import open_tensors
+from registry.tensor_files import open_tensors, write_serialized
 
 _CHECKSUM = "checksum"
 
@@ -23,10 +21,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     contiguous = {name: value.contiguous() for name, value in tensors.items()}
     header = dict(metadata or {})
     header[_CHECKSUM] = _checksum(contiguous, header)
-    with atomic_write(path) as temporary:
-        # Not `save_file`: on a full disk it raises SafetensorError, which hides the errno that `command` looks for;
-        # Python's own write raises OSError.
-        temporary.write_bytes(_with_sorted_header(to_bytes(contiguous, header)))
+    write_serialized(path, to_bytes(contiguous, header))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -41,18 +36,6 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if checksum is not None and checksum != _checksum(tensors, header):
         raise SafetensorError("the contents do not match their checksum")
     return tensors, header
-
-
-def _with_sorted_header(data: bytes) -> bytes:
-    """The same file with the keys of its header sorted: the library writes metadata in a random order.
-
-    So equal contents give equal bytes, and a hash of the file identifies them. Format: eight bytes with the header's
-    length, the header as JSON, padded with spaces to a multiple of eight bytes, and the tensors' data.
-    """
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:

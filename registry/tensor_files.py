@@ -1,13 +1,14 @@
-"""Open safetensors files with the operating system's own errors."""
+"""Open and write safetensors files with the operating system's own errors."""
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
 from safetensors import safe_open
 
-from registry.files import check_regular
+from registry.files import atomic_write, check_regular
 
 
 def open_tensors(path: str | os.PathLike[str], framework: str) -> Any:
@@ -20,3 +21,25 @@ def open_tensors(path: str | os.PathLike[str], framework: str) -> Any:
     with open(path, "rb"):
         pass
     return safe_open(path, framework=framework)
+
+
+def write_serialized(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write what `safetensors.numpy.save` or `safetensors.torch.save` returned, whole or not at all.
+
+    Equal contents give equal bytes, so a hash of the file identifies them. Raises OSError as `open` and `write` do:
+    `save_file` of the library hides the errno of a full disk, and writes metadata in a random order.
+    """
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(_with_sorted_header(data))
+
+
+def _with_sorted_header(data: bytes) -> bytes:
+    """The same file with the keys of its header sorted.
+
+    Format: eight bytes with the header's length, the header as JSON, padded with spaces to a multiple of eight bytes,
+    and the tensors' data.
+    """
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]

@@ -10,8 +10,7 @@ from safetensors.numpy import save as to_bytes
 
 from folds.store.log_probs import SCHEMA_VERSION
 from folds.store.ragged import Ragged, offsets_of
-from registry import atomic_write
-from registry.tensor_files import open_tensors
+from registry.tensor_files import open_tensors, write_serialized
 
 
 def read_attention_scores(path: Path, weights: str) -> dict[str, dict[bytes, float]]:
@@ -53,5 +52,4 @@ def write_attention_scores(path: Path, weights: str, scores: dict[str, dict[byte
         "counts": np.array([len(by_hypothesis) for by_hypothesis in scores.values()], np.int64),
         "ids": np.frombuffer("\n".join(scores).encode(), np.uint8),
     }
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(to_bytes(tensors, metadata={"schema": SCHEMA_VERSION, "weights": weights}))
+    write_serialized(path, to_bytes(tensors, metadata={"schema": SCHEMA_VERSION, "weights": weights}))

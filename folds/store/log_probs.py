@@ -14,10 +14,10 @@ from safetensors.numpy import save as to_bytes
 
 from folds.store.ragged import Ragged, offsets_of
 from folds.store.schemas import Count, Positive
-from registry import InputError, atomic_write
+from registry import InputError
 from registry.errors import one_line
 from registry.json_files import convert
-from registry.tensor_files import open_tensors
+from registry.tensor_files import open_tensors, write_serialized
 
 SCHEMA_VERSION = "1"
 MAX_ERROR = 0.02
@@ -114,10 +114,7 @@ def write_log_probs(path: Path, log_probs: LogProbs) -> None:
         "stride": str(described.stride),
         "checksum": _checksum(tensors, described),
     }
-    with atomic_write(path) as temporary:
-        # Not `save_file`: on a full disk it raises SafetensorError, which hides the errno that `command` looks for;
-        # Python's own write raises OSError.
-        temporary.write_bytes(to_bytes(tensors, metadata=header))
+    write_serialized(path, to_bytes(tensors, metadata=header))
 
 
 def _checksum(tensors: Mapping[str, np.ndarray], described: _LogProbsHeader) -> str:

@@ -17,8 +17,9 @@ from safetensors.numpy import save as to_bytes
 from folds.store.log_probs import ids_hash
 from folds.store.ragged import Ragged
 from folds.store.run_folder import SPLITS
-from registry import InputError, atomic_write
+from registry import InputError
 from registry.files import read_regular
+from registry.tensor_files import write_serialized
 
 SCHEMA_VERSION = 2
 
@@ -65,9 +66,7 @@ def write_teacher(path: Path, teacher: TeacherFile) -> None:
             f"{split}.token_offsets": np.ascontiguousarray(hypotheses.tokens.offsets, np.int64),
             f"{split}.posteriors": np.ascontiguousarray(hypotheses.posteriors, np.float32),
         }
-    with atomic_write(path) as temporary:
-        # As in `write_log_probs`: with `save_file`, a full disk would hide its errno.
-        temporary.write_bytes(to_bytes(tensors))
+    write_serialized(path, to_bytes(tensors))
 
 
 def file_hash(path: Path) -> str:

@@ -62,6 +62,14 @@ def test_every_flipped_bit_of_the_contents_is_detected(tmp_path):
     assert accepted == [] and len(whole) - begin > 70
 
 
+def test_equal_predictions_give_equal_files(tmp_path):
+    # The library writes a header's six entries in random order: eight such files would hardly be equal by chance.
+    paths = [tmp_path / f"{number}.safetensors" for number in range(8)]
+    for path in paths:
+        write_log_probs(path, some_log_probs())
+    assert len({path.read_bytes() for path in paths}) == 1
+
+
 CHANGES = {
     "zeroed": {"log_probs": np.zeros((9, 4), np.float16)},
     "shifted": {"log_probs": np.roll(some_log_probs().values, 1, axis=0)},
