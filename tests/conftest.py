@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from folds.data.cache import load_dataset
+from folds.data.dataset import Dataset
+
 # Tests share the machine with whatever else runs; small tensors gain nothing from more threads.
 torch.set_num_threads(1)
 # Tests pass their own folders, whatever the user has set.
@@ -80,3 +83,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = "".join(f"{number},-\n" for number in range(6))
     (root / "test-clean" / "random_submission.csv").write_text("index,label\n" + rows)
     return root
+
+
+@pytest.fixture(scope="session")
+def dataset(tiny: Path) -> Dataset:
+    """The `tiny` competition, packed."""
+    return load_dataset(tiny, progress=False)

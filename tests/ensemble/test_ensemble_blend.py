@@ -18,17 +18,11 @@ import simulated_members as simulated
 from ensemble import InputOptions, group_by_member, open_inputs
 from ensemble.blend import BlendOptions, blend, main
 from ensemble.members.finished import find_members
-from folds.data.cache import load_dataset
 from folds.store.fold_model import find_fold_models
 from folds.store.lease import hold
 from folds.store.log_probs import write_log_probs
 from folds.store.run_folder import SPLITS, RunFolder
 from registry import InputError, atomic_write
-
-
-@pytest.fixture(scope="module")
-def dataset(tiny):
-    return load_dataset(tiny, progress=False)
 
 
 @pytest.fixture

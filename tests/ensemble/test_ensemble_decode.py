@@ -32,11 +32,6 @@ FOLDS = 2
 
 
 @pytest.fixture(scope="module")
-def dataset(tiny):
-    return load_dataset(tiny, progress=False)
-
-
-@pytest.fixture(scope="module")
 def runs(dataset, tmp_path_factory) -> Path:
     """One member of two folds, with posteriors simulated from the transcripts."""
     folder = tmp_path_factory.mktemp("runs")

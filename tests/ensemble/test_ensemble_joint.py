@@ -14,17 +14,11 @@ from ensemble.decoding.joint_search import joint_search
 from folds import train
 from folds.competition.metric import edit_distances
 from folds.competition.submission import check_submission
-from folds.data.cache import load_dataset
 from folds.store.fold_model import find_fold_models, load_model
 from registry import InputError
 
 BRIEF = ["--threads", "1", "--lr", "0.01", "--batch-frames", "400"]
 SMALL = ["--channels", "8", "--bottom", "6", "--hidden", "8", "--layers", "1", "--speller", "7", "--attention", "5"]
-
-
-@pytest.fixture(scope="module")
-def dataset(tiny):
-    return load_dataset(tiny, progress=False)
 
 
 @pytest.fixture(scope="module")

@@ -21,16 +21,10 @@ from ensemble.members.member import Member, group_by_member
 from ensemble.members.refits import recipe_difference, with_refits
 from folds import train
 from folds.competition.metric import edit_distances
-from folds.data.cache import load_dataset
 from folds.store.fold_model import find_fold_models
 from registry import InputError
 
 CLASSES = 10
-
-
-@pytest.fixture(scope="module")
-def dataset(tiny):
-    return load_dataset(tiny, progress=False)
 
 
 @pytest.fixture

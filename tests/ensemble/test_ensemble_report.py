@@ -21,16 +21,10 @@ from ensemble.report_page.headline import alarm_text
 from ensemble.statistics.blend_tables import member_table
 from ensemble.statistics.member_baselines import measure_members
 from folds.competition.metric import edit_distances
-from folds.data.cache import load_dataset
 from folds.store.fold_model import find_fold_models
 from registry import InputError
 
 OPTIONS = ["--nbest", "10", "--pool", "20", "--lm-order", "3"]
-
-
-@pytest.fixture(scope="module")
-def dataset(tiny):
-    return load_dataset(tiny, progress=False)
 
 
 @pytest.fixture(scope="module")

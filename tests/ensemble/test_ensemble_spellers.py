@@ -23,16 +23,10 @@ from ensemble.hypotheses.open_inputs import InputOptions, open_inputs
 from ensemble.hypotheses.scoring import ATTENTION_GRID, lm_grid
 from ensemble.members.member import group_by_member
 from folds import train
-from folds.data.cache import load_dataset
 from folds.store.fold_model import find_fold_models, load_model
 from folds.store.ragged import Ragged, offsets_of
 
 SMALL = ["--channels", "8", "--bottom", "6", "--hidden", "8", "--layers", "1", "--speller", "7", "--attention", "5"]
-
-
-@pytest.fixture(scope="module")
-def dataset(tiny):
-    return load_dataset(tiny, progress=False)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Competitions in the layouts with one file per utterance, for the tests of formats and cache."""
+"""Competitions in the layouts with one file per utterance, and what several tests of training and tuning need."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from folds.tuning.study import StudyPaths
 
 Utterance = tuple[np.ndarray, "list[str] | None"]
 
@@ -66,3 +68,9 @@ def preloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     from preloaded_training import PreloadedProcess
 
     monkeypatch.setattr("folds.launching.attempt.subprocess.Popen", PreloadedProcess)
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> StudyPaths:
+    """The files of a study of `folds.tune`."""
+    return StudyPaths(tmp_path / "a.journal")

@@ -19,7 +19,6 @@ from ensemble.members.finished import without_outdated
 from ensemble.members.member import Member
 from ensemble.members.refits import recipe_difference
 from folds.adapt import AdaptOptions, write_adapted
-from folds.data.cache import load_dataset
 from folds.delay import DelayOptions, write_delayed
 from folds.soup import SoupOptions, make_soup
 from folds.store.fold_model import find_fold_models, load_model, read_fold_model
@@ -32,11 +31,6 @@ from models.ctc import log_likelihood
 from registry import InputError, list_models
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def dataset(tiny):
-    return load_dataset(tiny, progress=False)
 
 
 @pytest.fixture(scope="module")

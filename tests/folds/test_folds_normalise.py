@@ -19,11 +19,6 @@ from registry import InputError
 
 
 @pytest.fixture(scope="module")
-def dataset(tiny):
-    return load_dataset(tiny)
-
-
-@pytest.fixture(scope="module")
 def raw(tiny):
     """The features of each training utterance as the data have them."""
     return {path.stem: np.load(path) for path in (tiny / "train-clean-100" / "mfcc").glob("*.npy")}

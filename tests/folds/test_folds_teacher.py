@@ -15,7 +15,6 @@ import torch
 from training_runs import metrics, run
 
 from folds.data.batches import Batch, SoftTargets
-from folds.data.cache import load_dataset
 from folds.data.dataset import Dataset, Split, joined
 from folds.store.fold_model import find_fold_models
 from folds.store.log_probs import read_log_probs
@@ -33,11 +32,6 @@ from registry import InputError
 FINAL = ["--folds", "1"]
 OWN_TAGS = {"cpu", "recurrent"}
 """Those of the small model that the tests train."""
-
-
-@pytest.fixture(scope="module")
-def dataset(tiny) -> Dataset:
-    return load_dataset(tiny, progress=False)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,9 @@
-"""folds.tune: stages, trials whose process died, the study on disk, and whole studies on a tiny competition."""
+"""folds.tune: options, reports, the range test, and a whole study on a tiny competition."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import itertools
 import json
-import math
 import os
 import re
 import signal
@@ -15,8 +12,6 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import optuna
@@ -24,244 +19,20 @@ import pytest
 from optuna.trial import TrialState
 
 from folds import tune
-from folds.data.cache import load_dataset
 from folds.launching.search import search_workers
 from folds.store.attempts import read_attempts
-from folds.store.lease import Held, hold
-from folds.store.run_folder import RunFolder
 from folds.training.command_line import parse
-from folds.training.signals import Stopped
-from folds.tuning import find_lr, stage_runs, study, trials
-from folds.tuning.comparison import Winner, recipe_of
+from folds.tuning import find_lr, study, trials
 from folds.tuning.find_lr import Curve
 from folds.tuning.options import TuneOptions
 from folds.tuning.report import FEW_TRIALS, first_stage, write_report
-from folds.tuning.space import Parameter, Space
 from folds.tuning.stages import (
-    COMPARED_FOLDS,
-    JUDGED_FOLDS,
-    REDUCTION,
     plan_stages,
     trials_per_stage,
 )
 from folds.tuning.study import StudyPaths, open_study
 from registry import InputError
-from registry.errors import MachineFault
 from registry.json_files import read_json_lines
-
-SETTINGS = {"model": "lstm_small", "data": "0123", "trials": 8}
-STAGES = plan_stages(8, 10)
-SPACE = Space("lstm_small", "quick", "cpu", (Parameter("lr", 1e-3, 1e-1, log=True, integer=False),), {})
-
-
-@pytest.fixture
-def paths(tmp_path: Path) -> StudyPaths:
-    return StudyPaths(tmp_path / "a.journal")
-
-
-def test_stages_grow_by_the_reduction_and_the_plan_fits_the_minutes():
-    stages = plan_stages(40, 480)
-    full = stages[-1]
-    assert [stage.step for stage in stages] == [1, 4, 16] and [stage.speakers for stage in stages] == [0.25, 0.5, 1.0]
-    assert [full.minutes / stage.minutes for stage in stages] == pytest.approx([16, 4, 1])
-    assert full.folds == JUDGED_FOLDS and not {*JUDGED_FOLDS} & {*COMPARED_FOLDS}
-    # A quarter of 40 goes on, and a quarter of those, rounded up; the finalists and the comparison have two folds.
-    assert 40 * stages[0].minutes + 10 * stages[1].minutes + (3 * 2 + 4) * full.minutes == pytest.approx(480)
-
-
-def ask(study, paths, **options):
-    """Only the trial, of `next_trial`."""
-    return opened_trial(trials.next_trial(study, paths, SPACE, STAGES, **{"most": 8, "seed": 0, **options}))
-
-
-@contextlib.contextmanager
-def opened_trial(asked):
-    with asked as (trial, _):
-        yield trial
-
-
-def others_work(study, paths, **options):
-    with trials.next_trial(study, paths, SPACE, STAGES, **{"most": 8, "seed": 0, **options}) as (trial, others):
-        assert trial is None
-        return others
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("count", [1, 3, 8, 23])
-def test_the_best_quarter_goes_on_when_all_have_ended_a_stage(paths, count, workers):
-    """Whatever the order in which processes end their trials."""
-    opened, random = open_study(paths, SETTINGS), np.random.default_rng(count)
-    working: list[tuple[contextlib.ExitStack, optuna.Trial]] = []
-    distances: list[dict[str, float]] = [{}, {}, {}]
-    while True:
-        stack = contextlib.ExitStack()
-        trial, others = stack.enter_context(trials.next_trial(opened, paths, SPACE, STAGES, most=count, seed=0))
-        if trial is not None:
-            working.append((stack, trial))
-        elif not others:
-            break
-        if trial is None or len(working) == workers:
-            stack, trial = working.pop(int(random.integers(len(working))))
-            name, index, last = trials.run_name(trial), trials.stage_index(trial), len(STAGES) - 1
-            assert name not in distances[index]
-            distances[index][name] = value = float(random.integers(1, 15))
-            trial.report(value, STAGES[index].step)
-            opened.tell(trial, value if index == last else None, state=None if index == last else TrialState.PRUNED)
-            stack.close()
-    assert not working and [*map(len, distances)] == trials_per_stage(count)
-    assert distances[0].keys() == {f"trial{number:04d}" for number in range(count)}
-    for known, gone_on in itertools.pairwise(distances):
-        # By sorting: of equal distances, that of the trial that began first is the best.
-        ranked = [name for _, name in sorted((distance, name) for name, distance in known.items())]
-        assert {*gone_on} == {*ranked[: math.ceil(len(known) / REDUCTION)]}
-
-
-def test_a_trial_whose_process_died_is_failed_once_and_continued_under_its_name(paths):
-    first, second = (open_study(paths, SETTINGS) for _ in range(2))
-    with ask(first, paths) as alive:
-        # As a process leaves it that was killed: running, and nobody holds its lease.
-        with ask(second, paths) as other:
-            other.report(5.0, 1)
-            values = other.params
-        with ask(second, paths) as continued:
-            assert trials.run_name(continued) == trials.run_name(other) == "trial0001"
-            assert continued.number == 2 and continued.params == values
-            with ask(first, paths) as new:
-                assert trials.run_name(new) == "trial0002"
-                states = [trial.state for trial in first.get_trials()]
-                assert states == [TrialState.RUNNING, TrialState.FAIL, TrialState.RUNNING, TrialState.RUNNING]
-                assert [trial.number for trial in trials.counted(second)] == [0, 2, 3]
-                assert not any(rung.distances for rung in trials.rungs(second, STAGES))
-        assert alive.number == 0 and alive.params["lr"] == 0.002  # the preset comes first
-
-
-def test_no_more_trials_are_begun_than_asked_for(paths):
-    opened = open_study(paths, SETTINGS)
-    for _ in range(3):
-        with ask(opened, paths, most=3) as trial:
-            opened.tell(trial, 1.0)
-    assert not others_work(opened, paths, most=3)
-
-
-def test_a_trial_that_died_in_a_later_stage_is_continued_there(paths):
-    opened = open_study(paths, SETTINGS)
-    with ask(opened, paths, most=1) as trial:
-        trial.report(9.0, 1)
-        opened.tell(trial, state=TrialState.PRUNED)
-    with ask(opened, paths, most=1) as killed:
-        assert (trials.run_name(killed), trials.stage_index(killed)) == ("trial0000", 1)
-        killed.report(8.0, 4)  # reported, but not told
-    with ask(opened, paths, most=1) as continued:
-        assert (trials.run_name(continued), trials.stage_index(continued), continued.number) == ("trial0000", 1, 2)
-        assert [rung.distances for rung in trials.rungs(opened, STAGES)] == [{"trial0000": 9.0}, {}, {}]
-        assert [rung.gone_on for rung in trials.rungs(opened, STAGES)] == [{"trial0000"}, set(), set()]
-
-
-def test_a_trial_that_its_process_has_not_left_yet_does_not_go_on(paths):
-    """Between the end of a stage and the end of its lease; the others wait for it."""
-    opened = open_study(paths, SETTINGS)
-    with ask(opened, paths, most=1) as trial:
-        trial.report(9.0, 1)
-        opened.tell(trial, state=TrialState.PRUNED)
-        assert others_work(opened, paths, most=1)
-    with ask(opened, paths, most=1) as trial:
-        assert trials.stage_index(trial) == 1
-
-
-def test_a_trial_that_kills_its_processes_is_given_up(paths):
-    opened = open_study(paths, SETTINGS)
-    for death in range(trials.MAX_DEATHS):
-        with ask(opened, paths, most=1) as trial:
-            assert trials.run_name(trial) == "trial0000" and trial.number == death
-    with ask(opened, paths, most=1) as trial:
-        assert trial is None
-    assert not others_work(opened, paths, most=1)
-
-
-def test_a_trial_that_is_stopped_often_is_not_given_up(paths):
-    """By Ctrl-C or the time limit of a scheduler, which is nobody's fault."""
-    opened = open_study(paths, SETTINGS)
-    for stop in range(trials.MAX_DEATHS + 2):
-        with pytest.raises(Stopped), ask(opened, paths, most=1) as trial:
-            assert trials.run_name(trial) == "trial0000" and trial.number == stop
-            raise Stopped(signal.SIGTERM)
-    with ask(opened, paths, most=1) as trial:
-        assert trials.run_name(trial) == "trial0000"
-
-
-def test_a_run_that_a_dead_machine_still_holds_is_waited_for(paths, monkeypatch):
-    """The lease of a trial may expire some seconds before that of its run."""
-    answers = [Held("runs/x: is being worked on"), Held("runs/x: is being worked on"), RunFolder(paths.folder)]
-
-    def train(*_: object) -> RunFolder:
-        if isinstance(answer := answers.pop(0), Held):
-            raise answer
-        return answer
-
-    tuning = SimpleNamespace(train=train, space=SPACE, stages=plan_stages(8, 60), paths=paths)
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    assert stage_runs._train_when_free(tuning, {}, 0, "trial0000", 0, None).path == paths.folder and not answers
-
-
-def test_trials_are_trained_on_the_data_and_the_device_of_the_study(tiny, paths, monkeypatch):
-    """And the winner's recipe names what `folds.train` needs to do the same."""
-    seen: list[Any] = []
-    monkeypatch.setattr(stage_runs, "train_fold_model", lambda options, *_: seen.append(options))
-    options = TuneOptions(data=tiny, model="lstm_small", study=paths.journal, smooth=1.5, device="cuda:1")
-    space = Space("lstm_small", "quick", "cpu", (), {})
-    tuning = stage_runs.Tuning(options, space, load_dataset(tiny, smooth=1.5), plan_stages(8, 60), paths)
-    paths.folder.mkdir(parents=True)
-    tuning.train(space, {}, tuning.stages[0], "trial0000", 0, paths.stage(0))
-    assert (seen[0].smooth, seen[0].device) == (1.5, "cuda:1")
-    assert recipe_of(tuning, Winner("trial0000", {"lr": 0.1}, False))["smooth"] == 1.5
-
-
-def test_two_processes_draw_other_values(paths):
-    drawn = []
-    for opened in (open_study(paths, SETTINGS) for _ in range(6)):
-        with ask(opened, paths) as trial:
-            drawn.append(trial.params["lr"])
-            opened.tell(trial, 1.0)
-    assert len(set(drawn)) == 6 and all(1e-3 <= lr <= 1e-1 for lr in drawn)
-
-
-def test_the_same_settings_continue_a_study_and_others_are_refused(paths):
-    open_study(paths, SETTINGS).add_trial(optuna.trial.create_trial(value=1.0))
-    assert len(open_study(paths, SETTINGS).trials) == 1
-    with pytest.raises(InputError, match=r"a study with other settings \(model was lstm_small, now gru; data was 0123"):
-        open_study(paths, {**SETTINGS, "model": "gru", "data": "4567"})
-
-
-def test_a_torn_last_line_is_deleted_and_the_study_goes_on(paths, capsys):
-    open_study(paths, SETTINGS).add_trial(optuna.trial.create_trial(value=1.0))
-    whole = paths.journal.read_bytes()
-    paths.journal.write_bytes(whole + b'{"op_code":4,"wor')
-    opened = open_study(paths, SETTINGS)
-    assert paths.journal.read_bytes() == whole and "deleted the end of its last line" in capsys.readouterr().err
-    opened.add_trial(optuna.trial.create_trial(value=2.0))
-    assert [trial.value for trial in open_study(paths, SETTINGS).trials] == [1.0, 2.0]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'{"op_code":0,"worker_id":"a"}\n', "a.journal: not the journal of a study"),
-        (b"torn\n{}\n", "a.journal, line 1: not readable as JSON"),
-        (b'{"model": 1}\n', "a.journal, line 1: no op_code"),
-        (b'{"op_code":77,"worker_id":"a"}\n', "a.journal: not the journal of a study"),
-    ],
-)
-def test_a_file_that_is_no_journal_is_one_line(paths, content, message):
-    paths.journal.write_bytes(content)
-    with pytest.raises(InputError, match=re.escape(message)) as error:
-        open_study(paths, SETTINGS)
-    assert "\n" not in str(error.value) and paths.journal.read_bytes() == content
-
-
-def test_a_study_in_which_another_process_stays_is_refused(paths, monkeypatch):
-    monkeypatch.setattr(study, "TURN_S", 0.0)
-    with hold(paths.folder / "turn", "x"), pytest.raises(InputError, match="is being worked on by process"):
-        open_study(paths, SETTINGS)
 
 
 def test_without_optuna_one_line_says_how_to_install_it(monkeypatch):
@@ -305,114 +76,6 @@ def test_the_processes_of_a_search_are_told_its_options(tiny, tmp_path):
     StudyPaths(study).folder.mkdir()
     StudyPaths(study).finished.touch()
     assert first.folder.finished
-
-
-def stub_tuning(paths: StudyPaths, most: int) -> stage_runs.Tuning:
-    """A study of `most` trials on data of which only the lengths are known."""
-    data: Any = SimpleNamespace(train=SimpleNamespace(tokens=SimpleNamespace(lengths=np.array([9, 11]))))
-    return stage_runs.Tuning(TuneOptions(trials=most), SPACE, data, STAGES, paths)
-
-
-@pytest.fixture
-def run_stages(paths, monkeypatch):
-    """Run the next stages of a study of `most` trials: they have the distances given, or raise the error given."""
-    opened = open_study(paths, SETTINGS)
-
-    def run(*outcomes, most=4):
-        for outcome in outcomes:
-
-            def found(*_, outcome=outcome):
-                answer = outcome() if callable(outcome) else outcome
-                if isinstance(answer, Exception):
-                    raise answer
-                return answer
-
-            monkeypatch.setattr(stage_runs, "_train_stage", found)
-            with ask(opened, paths, most=most) as trial:
-                stage_runs.run_stage(stub_tuning(paths, most), opened, trial)
-        return opened.trials[-1]
-
-    return run
-
-
-def test_the_best_trial_goes_through_all_stages(run_stages, capsys):
-    waiting = run_stages(9.0, 8.5, 9.5)
-    assert waiting.state == TrialState.PRUNED and waiting.intermediate_values == {1: 9.5}
-    run_stages(9.9)
-    assert capsys.readouterr().out.endswith("trial0003 stage 1 of 3: held-out distance 9.900, place 4 of 4\n")
-    second = run_stages(8.2)
-    assert second.state == TrialState.PRUNED and second.intermediate_values == {1: 8.5, 4: 8.2}
-    last = run_stages(7.0)
-    assert last.state == TrialState.COMPLETE and last.value == 7.0
-    assert last.intermediate_values == {1: 8.5, 4: 8.2, 16: 7.0}
-    assert capsys.readouterr().out.splitlines() == [
-        "trial0001 goes on to stage 2 of 3",
-        "trial0001 stage 2 of 3: held-out distance 8.200, place 1 of 1",
-        "trial0001 goes on to stage 3 of 3",
-        "trial0001 stage 3 of 3: held-out distance 7.000, place 1 of 1",
-    ]
-
-
-@pytest.mark.parametrize(("distance", "warned"), [(9.1, True), (8.9, False)])
-def test_a_first_stage_that_taught_the_preset_nothing_is_warned_of(run_stages, capsys, distance, warned):
-    run_stages(distance)
-    assert ("warning: the first trial learnt next to nothing" in capsys.readouterr().out) is warned
-    run_stages(9.9)  # others may be worse than the preset
-    assert "warning" not in capsys.readouterr().out
-
-
-def test_a_configuration_that_cannot_be_trained_ends_its_trial_but_not_the_study(run_stages):
-    run_stages(9.0)
-    refused = run_stages(InputError("diverged"))
-    assert refused.state == TrialState.PRUNED and refused.user_attrs["refused"] == "diverged"
-    assert refused.value is None and run_stages(8.0, 8.5).intermediate_values == {1: 8.5}
-
-
-def test_a_refused_trial_ends_no_process_while_another_trains_the_first(paths, run_stages):
-    with ask(open_study(paths, SETTINGS), paths, most=4) as preset:
-        assert preset.number == 0
-        assert run_stages(InputError("diverged")).state == TrialState.PRUNED
-
-
-def test_a_fault_of_the_machine_is_no_trial_s(run_stages):
-    run_stages(9.0)
-    with pytest.raises(MachineFault, match="not available"):
-        run_stages(MachineFault("--device cuda: not available on this machine"))
-
-
-def test_if_nothing_can_be_trained_the_study_ends_with_the_reason(run_stages):
-    with pytest.raises(InputError, match="too short for their labels"):
-        run_stages(InputError("too short for their labels"))
-
-
-def test_a_process_that_was_suspended_while_another_took_its_trial_over_tells_nothing(run_stages, paths, capsys):
-    opened = open_study(paths, SETTINGS)
-
-    def taken_over():
-        opened.tell(0, state=TrialState.FAIL)
-        return 5.0
-
-    assert run_stages(taken_over).state == TrialState.FAIL
-    assert "another process took it over" in capsys.readouterr().out and not trials.counted(opened)
-
-
-def test_the_weights_of_trials_that_cannot_go_on_are_deleted(run_stages, paths):
-    """Of 8 trials, 2 go on to the second stage, and 1 to the last."""
-    folders = [RunFolder.of(paths.stage(0), f"trial{number:04d}", 0, 0, 5) for number in range(8)]
-    for folder in folders:
-        folder.weights.parent.mkdir(parents=True)
-        folder.weights.touch()
-
-    def kept() -> list[int]:
-        return [number for number, folder in enumerate(folders) if folder.weights.exists()]
-
-    run_stages(9.0, 8.0, 8.5, 9.5, most=8)
-    assert kept() == [1, 2, 4, 5, 6, 7]
-    run_stages(9.9, 9.8, 8.1, 9.7, most=8)
-    assert kept() == [1, 6]
-    run_stages(7.6, 7.5, most=8)
-    assert kept() == [6]
-    assert run_stages(6.0, most=8).state == TrialState.COMPLETE and kept() == [6]
 
 
 def finished_study(distances) -> optuna.Study:

@@ -1,0 +1,126 @@
+"""The stages of `folds.tune`: which trials go on, and what a fault in one of them ends."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+from tuning_study import SETTINGS, SPACE, STAGES, ask
+
+from folds.store.run_folder import RunFolder
+from folds.tuning import stage_runs, trials
+from folds.tuning.options import TuneOptions
+from folds.tuning.study import StudyPaths, open_study
+from registry import InputError
+from registry.errors import MachineFault
+
+
+def stub_tuning(paths: StudyPaths, most: int) -> stage_runs.Tuning:
+    """A study of `most` trials on data of which only the lengths are known."""
+    data: Any = SimpleNamespace(train=SimpleNamespace(tokens=SimpleNamespace(lengths=np.array([9, 11]))))
+    return stage_runs.Tuning(TuneOptions(trials=most), SPACE, data, STAGES, paths)
+
+
+@pytest.fixture
+def run_stages(paths, monkeypatch):
+    """Run the next stages of a study of `most` trials: they have the distances given, or raise the error given."""
+    opened = open_study(paths, SETTINGS)
+
+    def run(*outcomes, most=4):
+        for outcome in outcomes:
+
+            def found(*_, outcome=outcome):
+                answer = outcome() if callable(outcome) else outcome
+                if isinstance(answer, Exception):
+                    raise answer
+                return answer
+
+            monkeypatch.setattr(stage_runs, "_train_stage", found)
+            with ask(opened, paths, most=most) as trial:
+                stage_runs.run_stage(stub_tuning(paths, most), opened, trial)
+        return opened.trials[-1]
+
+    return run
+
+
+def test_the_best_trial_goes_through_all_stages(run_stages, capsys):
+    waiting = run_stages(9.0, 8.5, 9.5)
+    assert waiting.state == TrialState.PRUNED and waiting.intermediate_values == {1: 9.5}
+    run_stages(9.9)
+    assert capsys.readouterr().out.endswith("trial0003 stage 1 of 3: held-out distance 9.900, place 4 of 4\n")
+    second = run_stages(8.2)
+    assert second.state == TrialState.PRUNED and second.intermediate_values == {1: 8.5, 4: 8.2}
+    last = run_stages(7.0)
+    assert last.state == TrialState.COMPLETE and last.value == 7.0
+    assert last.intermediate_values == {1: 8.5, 4: 8.2, 16: 7.0}
+    assert capsys.readouterr().out.splitlines() == [
+        "trial0001 goes on to stage 2 of 3",
+        "trial0001 stage 2 of 3: held-out distance 8.200, place 1 of 1",
+        "trial0001 goes on to stage 3 of 3",
+        "trial0001 stage 3 of 3: held-out distance 7.000, place 1 of 1",
+    ]
+
+
+@pytest.mark.parametrize(("distance", "warned"), [(9.1, True), (8.9, False)])
+def test_a_first_stage_that_taught_the_preset_nothing_is_warned_of(run_stages, capsys, distance, warned):
+    run_stages(distance)
+    assert ("warning: the first trial learnt next to nothing" in capsys.readouterr().out) is warned
+    run_stages(9.9)  # others may be worse than the preset
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_a_configuration_that_cannot_be_trained_ends_its_trial_but_not_the_study(run_stages):
+    run_stages(9.0)
+    refused = run_stages(InputError("diverged"))
+    assert refused.state == TrialState.PRUNED and refused.user_attrs["refused"] == "diverged"
+    assert refused.value is None and run_stages(8.0, 8.5).intermediate_values == {1: 8.5}
+
+
+def test_a_refused_trial_ends_no_process_while_another_trains_the_first(paths, run_stages):
+    with ask(open_study(paths, SETTINGS), paths, most=4) as preset:
+        assert preset.number == 0
+        assert run_stages(InputError("diverged")).state == TrialState.PRUNED
+
+
+def test_a_fault_of_the_machine_is_no_trial_s(run_stages):
+    run_stages(9.0)
+    with pytest.raises(MachineFault, match="not available"):
+        run_stages(MachineFault("--device cuda: not available on this machine"))
+
+
+def test_if_nothing_can_be_trained_the_study_ends_with_the_reason(run_stages):
+    with pytest.raises(InputError, match="too short for their labels"):
+        run_stages(InputError("too short for their labels"))
+
+
+def test_a_process_that_was_suspended_while_another_took_its_trial_over_tells_nothing(run_stages, paths, capsys):
+    opened = open_study(paths, SETTINGS)
+
+    def taken_over():
+        opened.tell(0, state=TrialState.FAIL)
+        return 5.0
+
+    assert run_stages(taken_over).state == TrialState.FAIL
+    assert "another process took it over" in capsys.readouterr().out and not trials.counted(opened)
+
+
+def test_the_weights_of_trials_that_cannot_go_on_are_deleted(run_stages, paths):
+    """Of 8 trials, 2 go on to the second stage, and 1 to the last."""
+    folders = [RunFolder.of(paths.stage(0), f"trial{number:04d}", 0, 0, 5) for number in range(8)]
+    for folder in folders:
+        folder.weights.parent.mkdir(parents=True)
+        folder.weights.touch()
+
+    def kept() -> list[int]:
+        return [number for number, folder in enumerate(folders) if folder.weights.exists()]
+
+    run_stages(9.0, 8.0, 8.5, 9.5, most=8)
+    assert kept() == [1, 2, 4, 5, 6, 7]
+    run_stages(9.9, 9.8, 8.1, 9.7, most=8)
+    assert kept() == [1, 6]
+    run_stages(7.6, 7.5, most=8)
+    assert kept() == [6]
+    assert run_stages(6.0, most=8).state == TrialState.COMPLETE and kept() == [6]
