@@ -39,11 +39,12 @@ from ensemble.statistics.blend_tables import (
 from ensemble.statistics.measured import MeasuredBlender, fingerprint, write_measured
 from ensemble.statistics.member_baselines import MemberBaseline, measure_members, strongest
 from ensemble.words.blend import methods_in_words, write_word_blend
-from ensemble.words.files import WordOptions, in_words
+from ensemble.words.files import WordOptions
 from ensemble.words.scorers import TEXT_SCORERS
 from ensemble.words.search import Vocabulary
 from folds.competition.base import Rules
 from folds.competition.bootstrap import bootstrap, paired_bootstrap, resampled_units
+from folds.competition.detect import data_root
 from folds.competition.metric import edit_distances
 from folds.competition.submission import write_submission
 from folds.data.dataset import Dataset
@@ -131,7 +132,7 @@ class BlendOptions(InputOptions, WordOptions, StoresOptions):
 
     method: str = "best"
     """A registered blender: average, rover, rover_mbr, rescore, mbr, rank, single (the best member alone), or best (the
-    blender with the lowest nested out-of-fold distance)."""
+    blender with the lowest nested out-of-fold distance). In words, there are no rover_mbr and no rank."""
     out: Path = Path("submission.csv")
     """The submission to write; `<out>.json` describes how it was made."""
     members: tuple[str, ...] = ("*",)
@@ -226,7 +227,7 @@ def open_vocabulary(options: BlendOptions, dataset: Dataset) -> Vocabulary:
         TEXT_SCORERS.entry(options.text_scorer)
     if options.nbest_out is not None:
         raise InputError("--nbest-out: students and adaptation need phonemes, and this competition is blended in words")
-    return options.open_vocabulary(dataset)
+    return options.open_vocabulary(dataset, data_root(options.data))
 
 
 def main() -> None:
@@ -244,9 +245,11 @@ def main() -> None:
     members = find_members(options, options.members)
     check_tags(options.forbid, members)
     dataset = options.open_dataset()
-    vocabulary = open_vocabulary(options, dataset) if in_words(dataset) else None
-    if vocabulary is None and options.text_scorer is not None:
-        raise InputError("--text-scorer is for competitions in words, and this one is in phonemes: leave it out")
+    vocabulary = open_vocabulary(options, dataset) if dataset.in_words else None
+    if vocabulary is None:
+        options.check_unused()
+        if options.text_scorer is not None:
+            raise InputError("--text-scorer is for competitions in words, and this one is in phonemes: leave it out")
     inputs = open_inputs(members, dataset, options, rules)
     print("\n".join(inputs.notes), end="\n\n")
     inputs.check()

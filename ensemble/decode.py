@@ -32,7 +32,9 @@ from ensemble.members.refits import recipe_difference
 from ensemble.members.sidecar import write_with_sidecar
 from ensemble.members.stores import StoresOptions
 from ensemble.words.decode import decode_to_words, fit_settings
-from ensemble.words.files import WordOptions, in_words
+from ensemble.words.files import WordOptions
+from ensemble.words.search import WordSettings
+from folds.competition.detect import data_root
 from folds.data.dataset import Dataset
 from folds.store.fold_model import FoldModel
 from registry.bounds import MAX_UTTERANCES, number
@@ -51,8 +53,8 @@ class DecodeOptions(WordOptions, StoresOptions):
     """Split to decode. On dev and test, the posteriors of a member's fold models are averaged."""
     decoder: str = "beam"
     """A registered decoder: greedy, beam, or an installed third-party one (ctcdecode, flashlight, fast_ctc_decode)."""
-    beam: int = number(50, at_least=1, at_most=10_000, scale="log")
-    """Number of prefixes kept after each frame."""
+    beam: int | None = number(None, at_least=1, at_most=10_000, scale="log")
+    """Number of prefixes kept after each frame; by default 50 for phonemes, and 100 for words, as in a blend."""
     nbest: int = number(1, at_least=1, at_most=10_000, scale="log")
     """Number of hypotheses per utterance; above 1, the distance of the best of them (the oracle) is reported too."""
     lm: str = "none"
@@ -75,8 +77,8 @@ class DecodeOptions(WordOptions, StoresOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.nbest > self.beam:
-            raise InputError(f"--nbest {self.nbest}: expected 1 to --beam ({self.beam})")
+        if self.nbest > self.phoneme_beam:
+            raise InputError(f"--nbest {self.nbest}: expected 1 to --beam ({self.phoneme_beam})")
         if self.out is not None and self.limit is not None:
             raise InputError("--out with --limit: a submission needs every utterance; pass only one of the two")
         if self.out is not None and self.split != "test":
@@ -85,8 +87,14 @@ class DecodeOptions(WordOptions, StoresOptions):
             why = "--tune without a language model: use --lm train, or pass --lm FILE.arpa"
             raise InputError(f"{why}; leave it out where words are decoded")
 
+    @property
+    def phoneme_beam(self) -> int:
+        """Number of prefixes kept in a search for phonemes."""
+        return self.beam or 50
+
     def check_for_phonemes(self) -> None:
-        """Raise InputError for options of a language model without one."""
+        """Raise InputError for options of words, and for those of a language model without one."""
+        self.check_unused()
         if self.lm == "none" and self.lm_weight != DecodeOptions.lm_weight:
             raise InputError(f"--lm-weight {self.lm_weight:g} without a language model: pass --lm train, too")
         if self.lm != "train" and self.arpa is None and self.lm_order != DecodeOptions.lm_order:
@@ -97,17 +105,18 @@ class DecodeOptions(WordOptions, StoresOptions):
         if (self.lm_weight, self.length_bonus) != (DecodeOptions.lm_weight, DecodeOptions.length_bonus):
             raise InputError(
                 "--lm-weight and --length-bonus are for phonemes, and this competition is decoded to words, whose "
-                "weight and bonus are always found out of fold: leave them out"
+                "weight and bonus are found out of fold, on a refit's fold models: leave them out"
             )
-        if self.lm != "none" or self.nbest > 1 or self.decoder != "beam" or self.arpa is not None:
+        plain = (self.lm, self.nbest, self.decoder, self.arpa, self.lm_order)
+        if plain != ("none", 1, "beam", None, DecodeOptions.lm_order):
             raise InputError(
-                "--lm, --tune, --nbest, --arpa and --decoder are for phonemes, and this competition is decoded to "
-                "words: leave them out (--lexicon and --word-lm name the files of words)"
+                "--lm, --lm-order, --tune, --nbest, --arpa and --decoder are for phonemes, and this competition is "
+                "decoded to words: leave them out (--lexicon and --word-lm name the files of words)"
             )
 
 
 def open_task(member: Member, split: str, dataset: Dataset, options: DecodeOptions) -> DecodingTask:
-    """The member's predictions of one split, with references and language models."""
+    """Predictions of one split by the only member (index 0), with references and language models."""
     return _open_oof(member, dataset, options) if split == "oof" else _open_split(member, split, dataset, options)
 
 
@@ -127,7 +136,6 @@ def _open_oof(member: Member, dataset: Dataset, options: DecodeOptions) -> Decod
     outer_folds = np.array([fold_of[utterance] for utterance in ids], np.int64)
     train_folds = np.array([fold_of.get(utterance, -1) for utterance in train.ids])
     return DecodingTask(
-        # Index 0, because the task has no other member.
         log_probs=oof_predictions(member, 0, ids, dataset.alphabet.hash, train.frame_counts).load(),
         references=[train.labels(row).tolist() for row in rows],
         outer_folds=outer_folds,
@@ -139,7 +147,6 @@ def _open_split(member: Member, split: str, dataset: Dataset, options: DecodeOpt
     source = dataset.dev if split == "dev" else dataset.test
     rows = sample_rows(np.arange(len(source)), options.limit)
     outer_folds = np.zeros(len(rows), np.int64)
-    # Index 0, because the task has no other member.
     predictions = mean_predictions(member, 0, split, source.ids, dataset.alphabet.hash, source.frame_counts)
     return DecodingTask(
         log_probs=predictions.load().take(rows),
@@ -163,7 +170,7 @@ def tune_member(
 
     def distance(weight: float, bonus: float) -> float:
         description = f"weight {weight:g} bonus {bonus:g}"
-        settings: DecoderSettings = {"beam": options.beam, "lm_weight": weight, "length_bonus": bonus}
+        settings: DecoderSettings = {"beam": options.phoneme_beam, "lm_weight": weight, "length_bonus": bonus}
         mean = float(decode_in_batches(task, decode, description, **settings).distances(references).mean())
         print(f"  weight {weight:.3f} bonus {bonus:+.3f}: out-of-fold distance {mean:.3f}", file=sys.stderr)
         distances[weight, bonus] = mean
@@ -224,13 +231,9 @@ def decode_member(
         weight, bonus, results["oof"] = tune_member(tuned_on, dataset, options, decode)
     task = open_task(member, options.split, dataset, options)
     # The first call loads compiled code, which is not part of the speed.
-    decode(*task.log_probs.padded([0]), beam=options.beam)
-    settings: DecoderSettings = {
-        "beam": options.beam,
-        "nbest": options.nbest,
-        "lm_weight": weight,
-        "length_bonus": bonus,
-    }
+    decode(*task.log_probs.padded([0]), beam=options.phoneme_beam)
+    beam = options.phoneme_beam
+    settings: DecoderSettings = {"beam": beam, "nbest": options.nbest, "lm_weight": weight, "length_bonus": bonus}
     result = decode_in_batches(task, decode, member.name, **settings)
     fitted = options.tune and options.split == "oof"
     print(format_summary(member, task, result, options.nbest, fitted))
@@ -242,16 +245,17 @@ def decode_words(
 ) -> None:
     """Decode members of a competition in words, with the settings of the search fitted out of fold."""
     options.check_for_words()
-    vocabulary = options.open_vocabulary(dataset)
+    vocabulary = options.open_vocabulary(dataset, data_root(options.data))
+    beam = options.beam or WordSettings().beam
     split = dataset.split(options.split)
     for member in members:
         fitted_on = member_to_tune(member, available)
         trials = None
         if fitted_on.fold_count > 1:
             task = open_task(fitted_on, "oof", dataset, replace(options, limit=None))
-            trials = fit_settings(task, member.name, dataset, vocabulary, options.beam)
+            trials = fit_settings(task, member.name, dataset, vocabulary, beam)
         task = open_task(member, options.split, dataset, options)
-        texts, settings = decode_to_words(task, member, split, vocabulary, trials, options.beam)
+        texts, settings = decode_to_words(task, member, split, vocabulary, trials, beam)
         if options.out is not None:
             recipe = BlendRecipe("decode", {member.name: 1.0}, {"decoder": "words", **settings._asdict()})
             write_with_sidecar(options.out, texts, dataset, member, recipe.to_json(), options)
@@ -273,7 +277,7 @@ def main() -> None:
     for path in filter(None, (options.out, options.arpa)):
         check_writable(path)
     dataset = options.open_dataset()
-    if in_words(dataset):
+    if dataset.in_words:
         decode_words(members, available, dataset, options)
         return
     options.check_for_phonemes()

@@ -2,7 +2,7 @@
 
     python -m ensemble.transcribe talk.wav --runs runs                               one network, phonemes on stdout
     python -m ensemble.transcribe recordings/ --submission submission.csv --out transcripts     the whole fitted blend
-    arecord -f S16_LE -r 16000 | python -m ensemble.transcribe - --format json
+    arecord -d 10 -f S16_LE -r 16000 | python -m ensemble.transcribe - --format json
 
 Files are wav or flac (or anything else that libsndfile reads), or npy with features (T, F) as the competition has them.
 Audio is mixed down to one channel, converted to 16 kHz, and goes through the front end that the training data had:

@@ -26,6 +26,7 @@ import numpy as np
 from scipy.signal import lfilter
 
 from folds.competition.alphabets import F22
+from folds.competition.detect import DEMO_FOLDER
 from folds.competition.metric import edit_distances
 from folds.competition.submission import check_submission, read_submission, write_submission
 from folds.frontends.base import SAMPLE_RATE
@@ -40,6 +41,7 @@ from registry.errors import InputError, command
 from registry.files import exists
 from registry.json_files import read_json
 
+BRAIN_FOLDER = Path("demo/brain-to-text")
 HEADER = ("index", "label")
 ANSWERS = "test-answers.csv"
 SETTINGS = "demo.json"
@@ -52,8 +54,8 @@ SPLITS = ("train-clean-100", "dev-clean", "test-clean")
 class DemoOptions(Bounded):
     """Make a small competition of synthetic speech, or score a submission to it."""
 
-    out: Path = Path("demo/competition")
-    """Folder of the demo competition."""
+    out: Path | None = None
+    """Folder of the demo competition; by default demo/competition, or demo/brain-to-text."""
     competition: Literal["hw3p2", "brain-to-text"] = "hw3p2"
     """Speech of several speakers in MFCC files, or neural activity of several days in HDF5 files with a lexicon and a
     word model."""
@@ -71,6 +73,19 @@ class DemoOptions(Bounded):
     """Features per frame of brain-to-text."""
     score: Path | None = None
     """Score this submission against the answers of the demo in --out, instead of making it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        of_brain, of_speech = ("days", "sentences", "channels"), ("speakers", "utterances")
+        of_other, other = (of_speech, "hw3p2") if self.competition == "brain-to-text" else (of_brain, "brain-to-text")
+        for name in of_other:
+            if getattr(self, name) != getattr(DemoOptions, name):
+                raise InputError(f"--{name} is for --competition {other}: pass that, too, or leave --{name} out")
+
+    @property
+    def folder(self) -> Path:
+        """The demo's folder."""
+        return self.out or (BRAIN_FOLDER if self.competition == "brain-to-text" else DEMO_FOLDER)
 
     @property
     def settings(self) -> dict[str, object]:
@@ -105,18 +120,18 @@ class Speaker:
 
 
 def make(options: DemoOptions) -> bool:
-    """Make the demo in `options.out`, whole or not at all. False if it already exists with these settings.
+    """Make the demo in `options.folder`, whole or not at all. False if it already exists with these settings.
 
     Raises InputError if the folder holds anything else: only a demo with other settings is ever replaced; or if another
     process is making it.
     """
-    out = Path(os.path.realpath(options.out))
+    out = Path(os.path.realpath(options.folder))
     if _settings_of(out) == options.settings:
         return False
     _check_replaceable(options)
     # Beside `out`, so that it can be renamed. A killed process leaves it, and the next one begins it again.
     unfinished = out.parent / f".{out.name}.unfinished"
-    with hold(unfinished, f"the demo competition {options.out}"):
+    with hold(unfinished, f"the demo competition {options.folder}"):
         new, replaced = unfinished / "new", unfinished / "replaced"
         try:
             _discard(new, replaced, out)
@@ -135,11 +150,13 @@ def make(options: DemoOptions) -> bool:
 
 def _check_replaceable(options: DemoOptions) -> None:
     """Raise InputError if there is something else in the demo's place than a demo."""
-    out = Path(os.path.realpath(options.out))
+    out = Path(os.path.realpath(options.folder))
+    if _settings_of(out) and exists(out / brain_to_text.SETTINGS) != (options.competition == "brain-to-text"):
+        raise InputError(f"{options.folder} holds the demo of another competition: pass another --out, or remove it")
     replaceable = {*SPLITS, ANSWERS, SETTINGS, *brain_to_text.PARTS} if _settings_of(out) else set()
     if exists(out) and (not out.is_dir() or {path.name for path in out.iterdir()} - replaceable):
         message = "holds something that is not part of a demo competition: pass another --out, or remove it"
-        raise InputError(f"{options.out} {message}")
+        raise InputError(f"{options.folder} {message}")
 
 
 def _discard(new: Path, replaced: Path, out: Path) -> None:
@@ -259,27 +276,20 @@ def _settings_of(root: Path) -> Mapping[str, object] | None:
 def main() -> None:
     options = parse_options(DemoOptions, "python -m folds.demo", description=__doc__)
     if options.score is not None:
-        if exists(options.out / brain_to_text.SETTINGS):
-            print(brain_to_text.score(options.out, options.score))
+        if exists(options.folder / brain_to_text.SETTINGS):
+            print(brain_to_text.score(options.folder, options.score))
             return
-        distance, length = score(options.out, options.score)
+        distance, length = score(options.folder, options.score)
         print(f"{options.score}: mean distance {distance:.3f} on the demo's test set, mean length {length:.1f}")
         return
-    started = time.monotonic()
-    data = shlex.quote(str(options.out))
-    made = make(options)
+    started, data, made = time.monotonic(), shlex.quote(str(options.folder)), make(options)
     if made and options.competition == "brain-to-text":
-        trials = {split: options.days * count for split, count in brain_to_text.counts(options.brain_settings).items()}
-        print(
-            f"wrote {data}: {trials['train']} train, {trials['dev']} dev and {trials['test']} test sentences of "
-            f"{options.days} days in {time.monotonic() - started:.0f} s; the test set's answers are in {ANSWERS}, its "
-            f"lexicon in {brain_to_text.LEXICON}, the word model in {brain_to_text.WORD_MODEL}"
-        )
+        print(f"wrote {data}: {brain_to_text.contents(options.brain_settings)} ({time.monotonic() - started:.0f} s)")
     elif made:
         train, dev, test = (len(speakers) * options.utterances for speakers in draw_speakers(options))
         print(
-            f"wrote {data}: {train} train, {dev} dev and {test} test utterances of {options.speakers} speakers "
-            f"in {time.monotonic() - started:.0f} s; the test set's answers are in {ANSWERS}"
+            f"wrote {data}: {train} train, {dev} dev and {test} test utterances of {options.speakers} speakers; the "
+            f"test set's answers are in {ANSWERS} ({time.monotonic() - started:.0f} s)"
         )
     else:
         print(f"{data} already exists with these settings")

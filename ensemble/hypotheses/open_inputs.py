@@ -160,7 +160,7 @@ def open_inputs(
         notes.append(f"each model proposes {nbest_size} hypotheses, not --nbest {options.nbest}: --pool keeps no more")
     notes += notes_on_twins([member.using(options.networks) for member in members])
     for member in members:
-        notes += _member_notes(member, options, dataset.hash)
+        notes += _member_notes(member, options, dataset.hash, dataset.in_words)
     speakers = dataset.dev.speakers if dataset.dev.names_speakers else None
     return OpenedInputs(members, oof, dev, test, fusion, options, rules, notes, speakers, dataset.dev.grouped_by)
 
@@ -247,7 +247,7 @@ def _open_split(
     )
 
 
-def _member_notes(member: Member, options: InputOptions, data: str) -> list[str]:
+def _member_notes(member: Member, options: InputOptions, data: str, in_words: bool) -> list[str]:
     notes = []
     selected = [str(model.fold) for model in member.fold_models if model.config.select == "best"]
     if selected:
@@ -259,7 +259,9 @@ def _member_notes(member: Member, options: InputOptions, data: str) -> list[str]
     how = "their probabilities averaged frame by frame" if options.frames else "combined as hypotheses"
     models = "one fold model" if count == 1 else f"{count} fold models"
     notes.append(f"dev and test: {member.describe()} is {models}{refit}" + (f", {how}" if count > 1 or refit else ""))
-    if can_score(member.networks, data):
+    if in_words and any(network.has_attention_scores for network in member.networks):
+        notes.append(f"  the attention decoder of {member.name} scores nothing: it knows phonemes, not sentences")
+    elif can_score(member.networks, data):
         what = f"the {SCORED_HYPOTHESES} most likely hypotheses of each pool"
         notes.append(f"  the attention decoder of {member.name} scores {what}")
     elif all(network.has_attention_scores for network in member.networks):

@@ -180,8 +180,6 @@ def write_word_blend(
 ) -> None:
     """Blend, print the tables, and write the submission `out` and its sidecar."""
     methods_in_words(options.method)
-    count, unknown = len(vocabulary.lexicon.words) - 1, vocabulary.lm.unknown
-    print(f"lexicon: {count} words; language model of words: order {vocabulary.lm.order}, {unknown} of them unknown\n")
     words = open_word_inputs(inputs, dataset, vocabulary, options.text_scorer)
     members = print_members(inputs, words)
     blend = blend_in_words(inputs, words, options.method, options.seed)

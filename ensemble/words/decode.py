@@ -7,13 +7,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ensemble.decoding.batched import DecodingTask
+from ensemble.decoding.batched import DecodingTask, decode_in_batches
+from ensemble.decoding.decoders import get_decoder
 from ensemble.members.member import Member
 from ensemble.words.search import Vocabulary, WordSettings
 from ensemble.words.search_settings import SearchTrials
 from ensemble.words.word_inputs import decode_by_fold, number_words
 from folds.competition.bootstrap import bootstrap
-from folds.competition.metric import word_distances, words_of
+from folds.competition.metric import PHONEME_ERROR_RATE, word_distances, words_of
 from folds.data.dataset import Dataset, Split
 
 
@@ -28,7 +29,7 @@ def fit_settings(task: DecodingTask, name: str, dataset: Dataset, vocabulary: Vo
 def decode_to_words(
     task: DecodingTask, member: Member, split: Split, vocabulary: Vocabulary, trials: SearchTrials | None, beam: int
 ) -> tuple[list[str], WordSettings]:
-    """The best sentence of each utterance of `task`, and the settings; prints the word error rate and the speed.
+    """The best sentence of each utterance of `task`, and the settings; prints these, the error rates and the speed.
 
     Each out-of-fold utterance is decoded with the settings fitted on the other folds. Without `trials`, as for a refit
     alone, the settings are the default ones.
@@ -39,6 +40,9 @@ def decode_to_words(
         for fold in folds
     }
     settings = {fold: own._replace(beam=beam) for fold, own in fitted.items()}
+    used = next(iter(settings.values())) if trials is None else trials.settings()
+    origin = "the defaults, since no fold models of it were found" if trials is None else "found out of fold"
+    print(f"{member.name}: language model weight {used.lm_weight:g}, word bonus {used.word_bonus:g} ({origin})")
     start = time.perf_counter()
     found = decode_by_fold(task.log_probs, task.outer_folds, vocabulary, settings, 1, member.name)
     seconds = max(time.perf_counter() - start, 1e-6)
@@ -50,6 +54,10 @@ def decode_to_words(
         errors, words = word_distances(sentences, references), np.array([len(words_of(text)) for text in references])
         rate = bootstrap(errors, groups, units=words)
         line += f", word error rate {100 * rate.mean:.2f} % [{100 * rate.low:.2f}, {100 * rate.high:.2f}]"
+    if task.references is not None:
+        phonemes = decode_in_batches(task, get_decoder("greedy"), f"decoding to phonemes, {member.name}").hypotheses
+        greedy = [nbest[0].tokens for nbest in phonemes]
+        line += f", greedy {PHONEME_ERROR_RATE.text(PHONEME_ERROR_RATE.of(greedy, task.references))}"
     print(f"{line}, {len(sentences) / seconds:.0f} utterances/s")
     return sentences, settings[folds[0]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ WORD_LM = "words.arpa"
 
 @dataclass(frozen=True)
 class WordOptions(Bounded):
-    """What a competition in words is decoded with; ignored for others."""
+    """What a competition in words is decoded with."""
 
     lexicon: Path | None = None
     """For a competition in words: its lexicon, a word and its phonemes per line; by default its folder's
@@ -26,19 +27,35 @@ class WordOptions(Bounded):
     word_lm: Path | None = None
     """For a competition in words: a language model of words in ARPA format; by default words.arpa in its folder."""
 
-    def open_vocabulary(self, dataset: Dataset) -> Vocabulary:
-        """The lexicon and the model of words. Raises InputError where one is missing or damaged."""
-        lexicon = self.lexicon or dataset.root / LEXICON
-        word_lm = self.word_lm or dataset.root / WORD_LM
+    def open_vocabulary(self, dataset: Dataset, root: Path) -> Vocabulary:
+        """The lexicon and the model of words, and a line printed about both.
+
+        By default they are in the competition's folder `root` or in the folder inside it that holds the layout. Raises
+        InputError where one is missing or damaged.
+        """
+        folders = (dataset.root, root)
+        lexicon = self.lexicon or _in_folders(LEXICON, folders)
+        word_lm = self.word_lm or _in_folders(WORD_LM, folders)
         needed = ((lexicon, "--lexicon", "lexicon"), (word_lm, "--word-lm", "language model of words"))
         for path, option, what in needed:
             if not path.is_file():
                 raise InputError(f"{path}: no such file; a competition in words needs a {what}: pass {option} FILE")
         phonemes = dataset.alphabet.phonemes
         words = read_lexicon(lexicon, phonemes)
-        return Vocabulary(words, read_word_lm(word_lm, words), silence_class(phonemes))
+        lm = read_word_lm(word_lm, words)
+        print(
+            f"lexicon: {len(words.words) - 1} words; language model of words: order {lm.order}, {lm.unknown} of them "
+            "unknown\n"
+        )
+        return Vocabulary(words, lm, silence_class(phonemes))
+
+    def check_unused(self) -> None:
+        """Raise InputError for files of words, where a competition is in phonemes."""
+        for option, path in (("--lexicon", self.lexicon), ("--word-lm", self.word_lm)):
+            if path is not None:
+                raise InputError(f"{option} is for competitions in words, and this one is in phonemes: leave it out")
 
 
-def in_words(dataset: Dataset) -> bool:
-    """Whether the competition is scored in words."""
-    return dataset.competition.metrics[0].words
+def _in_folders(name: str, folders: Sequence[Path]) -> Path:
+    """The file of that name in the first folder that has it, else where it is missing."""
+    return next((folder / name for folder in folders if (folder / name).is_file()), folders[0] / name)

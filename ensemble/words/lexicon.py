@@ -4,11 +4,15 @@ A line holds a word and its phonemes, separated by spaces or tabs, as in Kaldi's
 
     hello HH AH L OW
     hello HH EH L OW
+
+CMUdict's form is understood, too: lines that begin with `;;;` are comments, `hello(2)` is another pronunciation of
+`hello`, and the stress in `AH0` is left out where the competition's phonemes have none.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,6 +49,11 @@ class Lexicon:
     word_of: np.ndarray
     """The word of each pronunciation, `(P,)` int32 from 1."""
 
+    @staticmethod
+    def compared(word: str) -> str:
+        """A word as word error rates compare it, without case and punctuation; empty if nothing is left."""
+        return " ".join(words_of(f"{word} "))  # the space, so that a trailing hyphen ends the word
+
     @cached_property
     def number_of(self) -> dict[str, int]:
         """The number of each word."""
@@ -55,8 +64,7 @@ class Lexicon:
         """The first word that word error rates take for the same as each, such as `may` for `May`, (V + 1,) int32."""
         first: dict[str, int] = {}
         return np.array(
-            [first.setdefault(" ".join(words_of(word)) or word, number) for number, word in enumerate(self.words)],
-            np.int32,
+            [first.setdefault(self.compared(word) or word, number) for number, word in enumerate(self.words)], np.int32
         )
 
     @cached_property
@@ -73,16 +81,17 @@ class Lexicon:
 def read_lexicon(path: str | os.PathLike[str], phonemes: Sequence[str]) -> Lexicon:
     """Read a lexicon over `phonemes` (index 0 is the blank); empty lines are skipped.
 
-    Raises InputError, naming file and line, for a word without phonemes, an unknown phoneme and a pronunciation that is
-    listed twice; and for a file that cannot be read or lists no word.
+    Pronunciations that only stress tells apart become one. Raises InputError, naming file and line, for a word without
+    phonemes, an unknown phoneme and a line that is there twice; and for a file that cannot be read or lists no word.
     """
     place = Path(path)
     label_of = {name.strip(): label for label, name in enumerate(phonemes) if label}
     numbers: dict[str, int] = {}
-    listed: set[tuple[int, tuple[int, ...]]] = set()
-    entries: list[tuple[int, tuple[int, ...]]] = []
+    listed: set[tuple[str, ...]] = set()
+    entries: dict[tuple[int, tuple[int, ...]], None] = {}  # a set that keeps the order
     for line, fields in _rows(place):
-        word, names = fields[0], fields[1:]
+        word = re.sub(r"(?<=.)\(\d+\)$", "", fields[0])
+        names = [name if name in label_of else re.sub(r"[012]$", "", name) for name in fields[1:]]
         if not names:
             raise InputError(f"{place}, line {line}: {word[:40]!r} has no phonemes; expected a word and its phonemes")
         unknown = [name for name in names if name not in label_of]
@@ -91,13 +100,12 @@ def read_lexicon(path: str | os.PathLike[str], phonemes: Sequence[str]) -> Lexic
                 f"{place}, line {line}: {word[:40]!r} has the unknown phoneme {unknown[0][:40]!r}; expected those of "
                 f"the competition ({' '.join(label_of)})"
             )
-        entry = (numbers.setdefault(word, len(numbers) + 1), tuple(label_of[name] for name in names))
-        if entry in listed:
+        if (as_read := (word, *fields[1:])) in listed:
             raise InputError(
                 f"{place}, line {line}: lists {' '.join(fields)[:80]!r} twice; expected each pronunciation once"
             )
-        listed.add(entry)
-        entries.append(entry)
+        listed.add(as_read)
+        entries[numbers.setdefault(word, len(numbers) + 1), tuple(label_of[name] for name in names)] = None
     if not entries:
         raise InputError(f"{place}: lists no words; expected a line for each pronunciation, such as 'hello HH AH L OW'")
     pronunciations = Ragged.of([labels for _, labels in entries], np.int16)
@@ -105,11 +113,12 @@ def read_lexicon(path: str | os.PathLike[str], phonemes: Sequence[str]) -> Lexic
 
 
 def _rows(place: Path) -> Iterable[tuple[int, list[str]]]:
-    """Line numbers from 1 and the fields of the lines that are not empty."""
+    """Line numbers from 1 and the fields of the lines that are neither empty nor comments."""
     try:
         with open(place, encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
-                if fields := line.split():
+                fields = line.split()
+                if fields and not fields[0].startswith(";;;"):
                     yield number, fields
     except OSError as error:
         raise InputError(f"{describe_os_error(error, place)}; expected a lexicon") from None

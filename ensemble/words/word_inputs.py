@@ -24,7 +24,6 @@ from ensemble.words.likelihood import sentence_likelihoods
 from ensemble.words.scorers import score_texts
 from ensemble.words.search import Sentences, Vocabulary, WordSettings, word_beam_search
 from ensemble.words.search_settings import SearchTrials
-from folds.competition.metric import words_of
 from folds.store.log_probs import LogProbs
 from folds.store.ragged import Ragged, offsets_of
 
@@ -199,16 +198,18 @@ def _unite(lists: Sequence[Sentences]) -> tuple[np.ndarray, Ragged]:
 def number_words(texts: Sequence[str], lexicon: Lexicon) -> list[list[int]]:
     """The words of sentences by number; words that the lexicon lacks have numbers of their own behind it.
 
-    Words are compared as the word error rate does, without regard to case and punctuation.
+    Words are compared as the word error rate does, without regard to case and punctuation. Only what begins with an
+    apostrophe, such as 'em, is a word of its own, as hypotheses have it; the word error rate counts "get 'em" as one.
     """
     numbers: dict[str, int] = {}
     for number, word in enumerate(lexicon.words[1:], start=1):
-        numbers.setdefault(" ".join(words_of(word)), number)
+        numbers.setdefault(lexicon.compared(word), number)
     free = itertools.count(len(lexicon.words))
     found = []
     for text in texts:
-        for word in words_of(text):
+        words = [compared for word in text.split() if (compared := lexicon.compared(word))]
+        for word in words:
             if word not in numbers:
                 numbers[word] = next(free)
-        found.append([numbers[word] for word in words_of(text)])
+        found.append([numbers[word] for word in words])
     return found

@@ -94,12 +94,15 @@ def read_word_lm(path: str | os.PathLike[str], lexicon: Lexicon) -> WordLM:
         columns[order].backoffs.append(backoff * _LN10)
 
     order = max(read_ngrams(place, keep))
+    unknown = len(lexicon.words) - 1 - len(columns[1].tokens)
     if not columns[1].tokens:
-        raise InputError(f"{place}: lists none of the lexicon's words; expected a language model of words")
+        raise InputError(
+            f"{place}: lists none of the lexicon's words, such as {lexicon.words[1]!r}; expected a language model of "
+            "words, spelt as in the lexicon, upper and lower case alike"
+        )
     levels = [_unigrams(columns[1], marks, len(lexicon.words), place, lexicon)]
     for n in range(2, max(order, 2) + 1):  # the start of an utterance is a history in a model of unigrams as well
         levels.append(_level(n, columns[n], levels, place, lexicon))
-    unknown = len(lexicon.words) - 1 - len(columns[1].tokens)
     return WordLM(_compile(levels, len(lexicon.words)), order, unknown)
 
 

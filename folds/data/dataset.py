@@ -145,6 +145,11 @@ class Dataset:
     features_hash: str = ""
     """16 hexadecimal digits of all features as they were read, which `hash` leaves out; "" if that is not known."""
 
+    @property
+    def in_words(self) -> bool:
+        """Whether the competition is scored in words."""
+        return self.competition.metrics[0].words
+
     def split(self, name: str) -> Split:
         """What predictions of this name are of: "oof" of utterances of train, "dev" and "test" of those."""
         return {"oof": self.train, "dev": self.dev, "test": self.test}[name]

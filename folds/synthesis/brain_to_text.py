@@ -74,6 +74,15 @@ def counts(settings: BrainSettings) -> dict[str, int]:
     return {"train": max(1, settings.sentences - 2 * held_out), "dev": held_out, "test": held_out}
 
 
+def contents(settings: BrainSettings) -> str:
+    """What the demo's folder holds, in words."""
+    train, dev, test = (settings.days * count for count in counts(settings).values())
+    return (
+        f"{train} train, {dev} dev and {test} test sentences of {settings.days} days; the test set's answers are in "
+        f"{ANSWERS}, its lexicon in {LEXICON}, the word model in {WORD_MODEL}"
+    )
+
+
 def draw_trials(settings: BrainSettings) -> list[dict[str, list[Trial]]]:
     """The trials of each split, day by day."""
     rng = np.random.default_rng([settings.seed, VERSION])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -130,11 +131,14 @@ def test_text_scorer_takes_part(run: Run, tmp_path: Path) -> None:
 def test_decode_one_member(run: Run, dataset: Dataset, tmp_path: Path) -> None:
     for split, count in (("oof", len(dataset.train)), ("dev", len(dataset.dev))):
         printed = run(decode.main, "--members", "first", "--split", split)
-        assert f"first: {count} utterances, word error rate " in printed
+        assert f"first: {count} utterances, word error rate " in printed and "greedy phoneme error rate " in printed
+        assert re.search(r"first: language model weight \S+, word bonus \S+ \(found out of fold\)\n", printed)
     run(decode.main, "--members", "first", "--split", "test", "--out", tmp_path / "one.csv")
     assert [row for row, _ in read_submission(tmp_path / "one.csv")] == dataset.sample_ids
     with pytest.raises(InputError, match="are for phonemes, and this competition is decoded to words"):
         run(decode.main, "--members", "first", "--lm", "train")
+    with pytest.raises(InputError, match="--lm-order, --tune, .* are for phonemes"):
+        run(decode.main, "--members", "first", "--lm-order", 3)
     with pytest.raises(InputError, match="--lm-weight and --length-bonus are for phonemes"):
         run(decode.main, "--members", "first", "--lm-weight", 0.5)
 
@@ -160,8 +164,35 @@ def test_words_are_compared_as_the_metric_does() -> None:
     assert number_words(["don't know, you", "You know."], lexicon) == [[1, 2, 3], [3, 2]]
 
 
-def test_words_that_the_metric_takes_for_the_same_are_one(dataset: Dataset) -> None:
-    """In references, pools and best sentences, though each has its own pronunciations."""
+def test_a_word_that_begins_with_an_apostrophe_is_one_as_in_the_lexicon() -> None:
+    lexicon = Lexicon(("", "get", "'em"), Ragged.of([[1], [2]], np.int16), np.array([1, 2]))
+    assert number_words(["Get 'em!", "'em - get"], lexicon) == [[1, 2], [2, 1]]
+
+
+def test_blends_take_words_for_the_same_as_the_metric_does(run: Run, competition: Path, tmp_path: Path) -> None:
+    """The language model knows the second spelling of each word alone, references have the number of the first."""
+    lines = (competition / "lexicon.txt").read_text().splitlines()
+    spelt = [line.split(maxsplit=1) for line in lines]
+    both = [*lines, *(f"{word.upper()} {phonemes}" for word, phonemes in spelt)]
+    (tmp_path / "lexicon.txt").write_text("\n".join(both))
+    grams = (competition / "words.arpa").read_text().split("\n")
+    upper = [line if line.startswith(("\\", "ngram")) else _in_upper_case(line) for line in grams]
+    (tmp_path / "upper.arpa").write_text("\n".join(upper))
+    files = "--lexicon", tmp_path / "lexicon.txt", "--word-lm", tmp_path / "upper.arpa"
+    for method in ("mbr", "rover", "average", "single"):
+        run(blend.main, "--out", tmp_path / "out.csv", "--method", method, *files)
+        sidecar = json.loads((tmp_path / "out.csv.json").read_text())
+        assert sidecar["dev"] < 0.15 and sidecar["nested"] < 0.3, method
+
+
+def _in_upper_case(line: str) -> str:
+    """An n-gram with its words in upper case, but for the marks of the begin and the end of sentences."""
+    columns = line.split("\t")
+    words = " ".join(word if word.startswith("<") else word.upper() for word in columns[1].split()) if line else ""
+    return "\t".join([columns[0], words, *columns[2:]]) if line else line
+
+
+def test_words_that_the_metric_takes_for_the_same_have_one_number() -> None:
     words = Lexicon(("", "May", "may", "a.", "A"), Ragged.of([[1], [2], [3], [4]], np.int16), np.arange(1, 5))
     assert words.same_as.tolist() == [0, 1, 1, 3, 3]
     assert number_words(["a may"], words) == [[3, 1]]

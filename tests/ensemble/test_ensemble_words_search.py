@@ -99,6 +99,17 @@ def test_unigram_model(folder: Path) -> None:
         np.testing.assert_allclose(scores, np.log(10) * np.array([-1.4, -0.6]), 1e-5)
 
 
+def test_cmudict_is_read_as_it_is(tmp_path: Path) -> None:
+    """Comments, other pronunciations, and stress, which alone does not make another pronunciation."""
+    path = tmp_path / "lexicon.txt"
+    path.write_text(";;; # CMUdict\na A0\na(2) A1 B\nb(1) B2\na(3) A2\n(2) B\n")
+    lexicon = read_lexicon(path, PHONEMES)
+    assert lexicon.words == ("", "a", "b", "(2)") and lexicon.word_of.tolist() == [1, 1, 2, 3]
+    assert [part.tolist() for part in map(lexicon.pronunciations.__getitem__, range(4))] == [[1], [1, 2], [2], [2]]
+    path.write_text("a A0\n")
+    assert read_lexicon(path, ["", "A", "A0"]).pronunciations[0].tolist() == [2]  # where phonemes have stress
+
+
 def test_settings_are_fitted_on_words_as_the_metric_compares_them(tmp_path: Path) -> None:
     """The model prefers the second spelling of a word, and references have the number of the first."""
     (tmp_path / "lexicon.txt").write_text("May A\nmay A\n")

@@ -55,6 +55,27 @@ def test_it_is_made_once_and_only_replaces_a_demo(root: Path, tmp_path: Path) ->
         demo.make(DemoOptions(out=tmp_path, competition="brain-to-text", **SIZES))
 
 
+def test_a_demo_of_the_other_competition_is_not_replaced(root: Path) -> None:
+    before = sorted(path.name for path in root.iterdir())
+    with pytest.raises(InputError, match="holds the demo of another competition: pass another --out, or remove it"):
+        demo.make(DemoOptions(out=root, speakers=4, utterances=1))
+    assert sorted(path.name for path in root.iterdir()) == before
+    folders = [DemoOptions().folder, DemoOptions(competition="brain-to-text").folder]
+    assert folders == [Path("demo/competition"), Path("demo/brain-to-text")]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"days": 3}, "--days is for --competition brain-to-text: pass that, too, or leave --days out"),
+        ({"competition": "brain-to-text", "speakers": 9}, "--speakers is for --competition hw3p2"),
+    ],
+)
+def test_options_of_the_other_competition_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        DemoOptions(**options)
+
+
 def test_scores_are_word_error_rates(root: Path, tmp_path: Path) -> None:
     ids, answers = zip(*read_submission(root / demo.ANSWERS), strict=True)
     words = sum(len(answer.split()) for answer in answers)
