@@ -19,7 +19,8 @@ def mbr(
     """The hypothesis that minimises sum over h' of P(h') * d(h, h'), and that expected distance.
 
     `log_posteriors` (H,) need not be normalised. On a tie the more probable hypothesis wins, then the one whose
-    tokens come first in order, so the order of the pool does not matter. Raises ValueError for an empty pool.
+    tokens come first in order, so the order of the pool does not matter. Raises ValueError for an empty pool, and for
+    log-posteriors that are NaN or all minus infinity.
 
     >>> mbr([[1, 2], [1, 3], [1, 3, 4]], [0.0, 0.0, 0.0])
     ([1, 3], 0.6666666666666666)
@@ -27,6 +28,8 @@ def mbr(
     if len(hypotheses) == 0 or len(hypotheses) != len(log_posteriors):
         raise ValueError(f"mbr: {len(hypotheses)} hypotheses with {len(log_posteriors)} log-posteriors")
     logs = np.asarray(log_posteriors, np.float64)
+    if not np.isfinite(logs.max()):
+        raise ValueError(f"mbr: log-posteriors {logs.tolist()}; expected numbers, at least one of them finite")
     posterior = np.exp(logs - logs.max())
     posterior /= posterior.sum()
     expected = pairwise(hypotheses) @ posterior

@@ -116,17 +116,20 @@ def member_frames(
 ) -> np.ndarray:
     """A member's posteriors (sum of T', C) float32 at the common rate, its fold models averaged as probabilities.
 
-    In the "log" domain they are log-probabilities, floored as the probabilities are.
+    Each is divided by the temperature first, which was fitted on single fold models: their mean is flatter. In the
+    "log" domain they are log-probabilities, floored as the probabilities are.
     """
+
+    def at_temperature(index: int) -> LogProbs:
+        log_probs = inputs.load(index)
+        if temperature == 1.0:
+            return log_probs
+        return replace(log_probs, values=apply_temperature(log_probs.values, temperature))
+
     indices = inputs.prediction_indices([member])
-    predictions = ((inputs.load(index), inputs.split.predictions[index].delay) for index in indices)
+    predictions = ((at_temperature(index), inputs.split.predictions[index].delay) for index in indices)
     mean = mean_probabilities(predictions, len(indices), rate)
-    if temperature == 1.0 and domain == "probability":
-        return mean
-    logs = np.log(np.maximum(mean, FLOOR))
-    if temperature != 1.0:
-        logs = np.maximum(apply_temperature(logs, temperature), np.float32(np.log(FLOOR)))
-    return np.exp(logs) if domain == "probability" else logs
+    return mean if domain == "probability" else np.log(np.maximum(mean, FLOOR))
 
 
 def _fit_weights(

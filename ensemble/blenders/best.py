@@ -13,6 +13,7 @@ import numpy as np
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe, distances, nested_distances, predictions_of
 from ensemble.hypotheses.blend_inputs import BlendInputs
+from folds.competition.bootstrap import paired_bootstrap
 from registry import Registry
 from registry.console import track
 
@@ -26,13 +27,17 @@ class FittedBlender:
     """Distances (N,) of the recipe, which is fitted on these utterances."""
     nested: np.ndarray
     """Distances (N,) by nested cross-validation."""
+    speakers: tuple[str, ...] | None = None
+    """The speaker of each utterance; None where it is not known."""
 
 
 def fit_blenders(
     inputs: BlendInputs, methods: Sequence[str], seed: int = 0, blenders: Registry[type[Any]] = BLENDERS
 ) -> dict[str, FittedBlender]:
     """Fit the registered blenders named by `methods`. Raises PlugInError for a user's blender that fails."""
-    fitted = {}
+    named, fitted = inputs.split.speakers, {}
+    if named is not None and inputs.rows is not None:
+        named = tuple(named[row] for row in inputs.rows)
     for method in track(methods, "fitting blenders"):
         with blenders.using(method):
             blender = blenders.get(method)()
@@ -40,7 +45,7 @@ def fit_blenders(
             if not isinstance(recipe, BlendRecipe):
                 raise TypeError(f"fit returned a {type(recipe).__name__}; expected a BlendRecipe")
             fitted[method] = FittedBlender(
-                recipe, distances(blender, inputs, recipe), nested_distances(blender, inputs, seed)
+                recipe, distances(blender, inputs, recipe), nested_distances(blender, inputs, seed), named
             )
     return fitted
 
@@ -59,9 +64,9 @@ def winner(fitted: Mapping[str, FittedBlender], blenders: Registry[type[Any]] = 
     """The method of `lowest_nested`, or one that hardly differs from it and is safer.
 
     If a poor network can spoil what a good one says in the former (see `Blender`), the best of those where it cannot is
-    chosen if it is within two standard errors. Out of fold each member has one network per utterance; on dev and test
-    it has several, and a poor one can spoil the mean of their posteriors: averaging on the demo, with 4.47 errors out
-    of fold as good as minimum Bayes risk with 4.51, had 2.73 on dev, where the latter had 1.47.
+    chosen if the 95 % interval of the difference reaches zero. Out of fold each member has one network per utterance;
+    on dev and test it has several, and a poor one can spoil the mean of their posteriors: averaging on the demo, with
+    4.47 errors out of fold as good as minimum Bayes risk with 4.51, had 2.73 on dev, where the latter had 1.47.
     """
     lowest = lowest_nested(fitted, blenders)
     safe = [method for method in sorted(fitted) if _weighs_networks(method, blenders)]
@@ -80,9 +85,8 @@ def _mean(blender: FittedBlender) -> float:
 
 
 def _is_close(blender: FittedBlender, lowest: FittedBlender) -> bool:
-    """Whether the mean difference is at most two standard errors of the utterances' paired differences."""
-    differences = blender.nested - lowest.nested
-    return float(differences.mean()) <= 2 * float(differences.std()) / np.sqrt(len(differences))
+    """Whether the 95 % interval of the mean difference, over resampled speakers, reaches zero."""
+    return paired_bootstrap(blender.nested, lowest.nested, lowest.speakers).low <= 0
 
 
 def best_recipe(fitted: Mapping[str, FittedBlender], blenders: Registry[type[Any]] = BLENDERS) -> BlendRecipe:

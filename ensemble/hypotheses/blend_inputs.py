@@ -60,6 +60,8 @@ class SplitPredictions:
     """Index of the first member with the same networks, whose parameters count once; None if all differ."""
     max_params: int | None = None
     """Maximum total number of parameters of the members that a blend uses; None for no limit."""
+    speakers: tuple[str, ...] | None = None
+    """The speaker of each utterance, or what else folds keep together; None where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,14 @@ class BlendInputs:
         references = None if self.split.references is None else self.references
         return build_pool(nbest.offsets, tokens, nbest.scores[order][:, None], lm, references)
 
+    def shares(self, indices: Sequence[int]) -> np.ndarray:
+        """What each prediction counts in what a pool holds: those of a member together as much as a single one.
+
+        So a member with many fold models does not push out the hypotheses of others.
+        """
+        members = [self.split.predictions[index].member for index in indices]
+        return np.array([1 / members.count(member) for member in members])
+
     @property
     def _split_rows(self) -> np.ndarray:
         return np.arange(len(self.split.ids)) if self.rows is None else self.rows
@@ -236,14 +246,16 @@ class BlendInputs:
 
     def _build_pool(self, indices: list[int]) -> Pool:
         split, proposals = self.split, [self._proposals(index) for index in indices]
+        shares, recombined = self.shares(indices), []
         if len(indices) > 1:
-            proposals.append(Proposals.of([self._recombine(indices)]))
-        offsets, tokens = join_proposals(proposals, JOINED_PER_POOLED * self.pool_size)
+            recombined.append(Proposals.of([self._recombine(indices)]))
+        weights = [*shares, *np.ones(len(recombined))]
+        offsets, tokens = join_proposals([*proposals, *recombined], JOINED_PER_POOLED * self.pool_size, weights)
         scores = self._score(indices, offsets, tokens)
         lm = language_model_scores(offsets, tokens, split.language_models, split.outer_folds)
         fold_of = np.repeat(split.outer_folds, np.diff(offsets))
         terms = [language_terms(self.fusion_settings(index), fold_of, tokens, lm) for index in indices]
-        kept, offsets = keep_best(joint_posteriors(scores, terms, offsets), offsets, self.pool_size)
+        kept, offsets = keep_best(joint_posteriors(scores, terms, offsets, shares), offsets, self.pool_size)
         tokens, ctc = tokens.take(kept), np.stack([of_index[kept] for of_index in scores], axis=1)
         scorers: dict[int, list[AttentionScorer]] = {}
         for index in indices:
@@ -275,8 +287,8 @@ class BlendInputs:
         They hold new hypotheses, for example one that begins as one prediction's does and ends as another's does.
         """
         order = sorted(indices, key=lambda index: self.split.predictions[index].name)
-        matrices = []
+        shares, matrices = self.shares(order), []
         for row in track(range(len(self)), "aligning the best hypotheses"):
             network = self.confusion_network(row, order)
-            matrices.append(as_log_probs(network.arcs, vote(network)[1], self.split.classes))
+            matrices.append(as_log_probs(network.arcs, vote(network, weights=shares)[1], self.split.classes))
         return nbest_of_matrices(matrices, self.nbest_size, "recombined")

@@ -40,6 +40,9 @@ def least_expected_distance(scores: np.ndarray, offsets: np.ndarray, pairwise: R
     `scores` (H,) are log-posteriors up to a constant per utterance, `pairwise` the distances of
     `compute_pairwise_distances`. Ties go to the higher score, then to the order of tokens.
     """
+    # NaN passes on to the maximum.
+    if len(offsets) > 1 and not np.isfinite(np.maximum.reduceat(scores, offsets[:-1])).all():
+        raise ValueError("expected distances: scores are NaN or infinite")
     chosen, risks = np.zeros(len(offsets) - 1, np.int64), np.zeros(len(offsets) - 1)
     for_ranges(
         lambda first, last: _least_expected_distance(

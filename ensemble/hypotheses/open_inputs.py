@@ -200,6 +200,7 @@ def _open_oof(
         parameters=minimum_parameters([_counted(member, options) for member in members], options.frames),
         max_params=rules.max_params,
         same_networks=first_with_networks([member.using(options.networks) for member in members]),
+        speakers=tuple(train.groups[row] for row in rows),
     )
     return split, [*common.notes, *fold_notes]
 

@@ -56,11 +56,13 @@ class Proposals:
         )
 
 
-def join_proposals(proposals: Sequence[Proposals], size: int) -> tuple[np.ndarray, Ragged]:
-    """The `size` hypotheses of each utterance with the largest sum of posteriors, in order of tokens.
+def join_proposals(
+    proposals: Sequence[Proposals], size: int, weights: Sequence[float] | np.ndarray
+) -> tuple[np.ndarray, Ragged]:
+    """The `size` hypotheses of each utterance with the largest weighted sum of posteriors, in order of tokens.
 
-    Returns offsets (N + 1,) and the hypotheses. Posteriors are normalised within each list, so a hypothesis of which a
-    single model is certain stays in the union.
+    `weights` has one for each of the `proposals`. Returns offsets (N + 1,) and the hypotheses. Posteriors are
+    normalised within each list, so a hypothesis of which a single model is certain stays in the union.
     """
 
     def join(row: int) -> Ragged:
@@ -69,9 +71,10 @@ def join_proposals(proposals: Sequence[Proposals], size: int) -> tuple[np.ndarra
         # A list's first hypothesis shares nothing, so several lists one after the other can be read as one.
         shared = np.concatenate([of_model.shared[first:last] for of_model, (first, last) in pairs])
         suffixes = Ragged.concatenate([of_model.suffixes.range(first, last) for of_model, (first, last) in pairs])
-        mass = np.concatenate([of_model.posteriors[first:last] for of_model, (first, last) in pairs])
+        parts = [of_model.posteriors[first:last] for of_model, (first, last) in pairs]
+        mass = np.concatenate([weight * part.astype(np.float64) for weight, part in zip(weights, parts, strict=True)])
         tokens = Ragged(*_expand(shared, suffixes.lengths, suffixes.values))
-        kept, _ = _join(tokens.values, tokens.offsets, mass.astype(np.float64), size)
+        kept, _ = _join(tokens.values, tokens.offsets, mass, size)
         return tokens.take(kept)
 
     utterances = range(len(proposals[0].offsets) - 1)

@@ -29,13 +29,19 @@ class ScoredHypotheses:
         return np.where(found >= 0, self.ctc[index][found], np.nan)
 
 
-def joint_posteriors(scores: Sequence[np.ndarray], terms: Sequence[np.ndarray], offsets: np.ndarray) -> np.ndarray:
-    """The sum (H,) of each hypothesis's posteriors under all models, without and with what the language model adds.
+def joint_posteriors(
+    scores: Sequence[np.ndarray],
+    terms: Sequence[np.ndarray],
+    offsets: np.ndarray,
+    weights: Sequence[float] | np.ndarray,
+) -> np.ndarray:
+    """The weighted sum (H,) of each hypothesis's posteriors under all models, without and with language model terms.
 
-    `scores` and `terms` hold an array (H,) per model. The posterior of the models' mean score would be as simple, but a
-    single useless model would decide it.
+    `scores` and `terms` hold an array (H,) per model, `weights` a number. The posterior of the models' mean score would
+    be as simple, but a single useless model would decide it.
     """
     total = np.zeros(len(scores[0]))
-    for of_model, added in zip(scores, terms, strict=True):
-        total += normalized_posteriors(of_model, offsets) + normalized_posteriors(of_model + added, offsets)
+    for of_model, added, weight in zip(scores, terms, weights, strict=True):
+        both = normalized_posteriors(of_model, offsets) + normalized_posteriors(of_model + added, offsets)
+        total += weight * both
     return total

@@ -108,7 +108,7 @@ class WordInputs(BlendInputs):
         lm = self.vocabulary.lm.scores(sentences)
         fold_of = np.repeat(self.split.outer_folds, np.diff(offsets))
         terms = [self._language_terms(index, fold_of, lm, sentences.lengths) for index in indices]
-        kept, offsets = keep_best(joint_posteriors(ctc, terms, offsets), offsets, self.pool_size)
+        kept, offsets = keep_best(joint_posteriors(ctc, terms, offsets, self.shares(indices)), offsets, self.pool_size)
         sentences, lm = sentences.take(kept), lm[kept]
         other = np.zeros(len(kept))
         if self.text_scorer is not None:

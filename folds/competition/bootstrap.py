@@ -4,8 +4,11 @@ Bisani & Ney, "Bootstrap estimates for confidence intervals in ASR performance e
 are measured on the same resampled utterances, so an utterance that is hard for both cancels out. Utterances of one
 speaker are alike, so whole speakers are resampled (a cluster bootstrap: Davison & Hinkley, "Bootstrap Methods and their
 Application", 1997, section 3.8); over utterances, intervals of a difference are 1.25 to 1.4 times too narrow, and those
-of a level half as wide. The intervals do not cover another training run of the same models: the random seed is a source
-of variance of its own.
+of a level half as wide. Quantiles of the resampled means of G speakers are too narrow by sqrt(G / (G - 1)), and by the
+tails of Student's t with G - 1 degrees of freedom against the normal's, so both arms are widened by these (Hesterberg,
+"What teachers should know about the bootstrap", The American Statistician 69, 2015): by 7 % for 25 speakers. Of
+intervals of nominal 95 % over 25 speakers, 94 % hold the true value then. They do not cover another training run of the
+same models: the random seed is a source of variance of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri, stdtrit
 
 FEW_SPEAKERS = 10
 """With fewer, resampled means take few values and depend on single speakers."""
@@ -72,9 +76,11 @@ def bootstrap(
 
     `speakers` is the speaker of each utterance; None, or one for all, resamples utterances. With `units` `(N,)`, such
     as the words of each reference, it is the interval of an error rate: the sum of the values by that of the units.
+    Raises ValueError for a speaker without units.
     """
     means = resampled_means(values, speakers, samples, seed, units)
-    return _interval(float(np.sum(values) / (len(values) if units is None else np.sum(units))), means, level)
+    mean = float(np.sum(values) / (len(values) if units is None else np.sum(units)))
+    return _interval(mean, means, level, count_groups(len(values), speakers))
 
 
 def paired_intervals(
@@ -83,8 +89,9 @@ def paired_intervals(
     """`paired_bootstrap` of each two of K systems from `values` (K, N): row i, column j is mean(i - j)."""
     levels = np.mean(values, axis=1)
     means = [resampled_means(system, speakers, samples, seed) for system in values]
+    count = count_groups(len(values[0]), speakers)
     return [
-        [_interval(float(levels[i] - levels[j]), means[i] - means[j], 0.95) for j in range(len(means))]
+        [_interval(float(levels[i] - levels[j]), means[i] - means[j], 0.95, count) for j in range(len(means))]
         for i in range(len(means))
     ]
 
@@ -106,6 +113,8 @@ def resampled_means(
         number = {speaker: index for index, speaker in enumerate(dict.fromkeys(speakers))}
         group = np.array([number[speaker] for speaker in speakers])
     sums, counts = np.bincount(group, values), np.bincount(group, units)
+    if not counts.all():
+        raise ValueError("bootstrap: a speaker has no units: leave out utterances without words")
     generator = np.random.default_rng(seed)
     means = np.empty(samples)
     # In slices, so that the drawn indices take a few MB for any number of utterances.
@@ -117,8 +126,19 @@ def resampled_means(
     return means
 
 
-def _interval(mean: float, means: np.ndarray, level: float) -> Interval:
+def count_groups(utterances: int, speakers: Sequence[Hashable] | None) -> int:
+    """How many speakers, or utterances where `speakers` cannot tell, `bootstrap` draws from."""
+    count = 0 if speakers is None else len(set(speakers))
+    return count if count > 1 else utterances
+
+
+def _interval(mean: float, means: np.ndarray, level: float, count: int) -> Interval:
+    """The interval from resampled means of `count` speakers, widened as the module's docstring says."""
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    if count > 1:
+        tail = (1 + level) / 2
+        factor = float(np.sqrt(count / (count - 1)) * stdtrit(count - 1, tail) / ndtri(tail))
+        low, high = mean + factor * (low - mean), mean + factor * (high - mean)
     return Interval(mean, float(low), float(high), level)
 
 

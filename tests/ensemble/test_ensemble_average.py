@@ -11,7 +11,7 @@ import simulated_members as simulated
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.blenders.average import FLOOR, average_frames, common_rate
+from ensemble.blenders.average import FLOOR, average_frames, common_rate, member_frames
 from ensemble.blenders.temperature import apply_temperature, fit_temperatures
 from ensemble.members.frame_mean import FrameRate, resampled_rows
 from folds.store.log_probs import LogProbs
@@ -97,6 +97,14 @@ def test_folds_of_a_member_are_averaged_as_probabilities():
     inputs = simulated.inputs({"a": fold_models}, REFERENCES)
     expected = np.mean([np.exp(predictions.values.astype(np.float32)) for predictions in fold_models], axis=0)
     np.testing.assert_allclose(np.exp(average_frames(inputs, np.array([1.0])).values), expected, atol=2e-3)
+
+
+def test_each_fold_model_has_the_temperature_that_was_fitted_on_one():
+    fold_models = [simulated.log_probs(REFERENCES, seed=seed) for seed in (1, 2)]
+    inputs = simulated.inputs({"a": fold_models}, REFERENCES)
+    found = member_frames(inputs, 0, common_rate(inputs, [0]), "probability", 2.0)
+    expected = np.mean([np.exp(apply_temperature(predictions.values, 2.0)) for predictions in fold_models], axis=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_temperature_keeps_the_order_and_the_sum():

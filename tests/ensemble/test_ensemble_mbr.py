@@ -41,6 +41,12 @@ def test_bad_pools_are_refused():
         mbr([], [])
     with pytest.raises(ValueError, match="1 hypotheses with 2"):
         mbr([[1]], [0, 0])
+    for scores in ([np.nan, 0.0], [-np.inf, -np.inf]):
+        with pytest.raises(ValueError, match="expected numbers, at least one of them finite"):
+            mbr([[1], [2]], scores)
+        with pytest.raises(ValueError, match="expected distances: scores are NaN or infinite"):
+            offsets, pairs = np.array([0, 1, 3]), Ragged(np.ones(5, np.uint8), np.array([0, 1, 5]))
+            least_expected_distance(np.array([0.0, *scores]), offsets, pairs)
 
 
 @given(st.lists(st.lists(st.integers(0, 5), max_size=90), min_size=2, max_size=4))

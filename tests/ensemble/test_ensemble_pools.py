@@ -43,24 +43,27 @@ def models_proposals(draw):
     utterances = draw(st.integers(1, 3))
     lists = draw(st.lists(st.lists(HYPOTHESES, min_size=utterances, max_size=utterances), min_size=1, max_size=4))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    return [(of_model, random.normal(size=sum(map(len, of_model)))) for of_model in lists]
+    # Two lists of one model, the others one each.
+    weights = random.uniform(0.1, 1, max(1, len(lists) - 1)).tolist()
+    return [(of_model, random.normal(size=sum(map(len, of_model)))) for of_model in lists], weights
 
 
 @settings(deadline=None, max_examples=60)
 @given(models_proposals(), st.integers(1, 12))
-def test_joined_proposals_are_those_with_the_largest_sum_of_posteriors(models, size):
+def test_joined_proposals_are_those_with_the_largest_weighted_sum_of_posteriors(models_and_weights, size):
+    models, weights = models_and_weights
     lists = [nbest(*of_model) for of_model in models]
-    # Two lists of one model, the others one each: stored and read again.
+    # Stored and read again.
     proposals = [Proposals.of(lists[:2]), *(Proposals.of([of_model]) for of_model in lists[2:])]
-    offsets, tokens = join_proposals(proposals, size)
+    offsets, tokens = join_proposals(proposals, size, weights)
     for row in range(len(lists[0])):
         mass: dict[tuple[int, ...], float] = {}
-        for of_model in lists:
+        for of_model, weight in zip(lists, [weights[0], *weights][-len(lists) :], strict=True):
             scores = of_model.scores[of_model.offsets[row] : of_model.offsets[row + 1]]
             for hypothesis, posterior in zip(
                 of_model.hypotheses(row), np.exp(scores) / np.exp(scores).sum(), strict=True
             ):
-                mass[tuple(hypothesis)] = mass.get(tuple(hypothesis), 0.0) + posterior
+                mass[tuple(hypothesis)] = mass.get(tuple(hypothesis), 0.0) + weight * posterior
         joined = [tuple(tokens[h].tolist()) for h in range(offsets[row], offsets[row + 1])]
         assert joined == sorted(set(joined))
         # Of hypotheses with equal sums, any may be kept.
@@ -158,6 +161,16 @@ def test_a_mixture_is_exact_where_models_differ_by_thousands_of_nats(inputs):
     np.testing.assert_allclose(mixture(np.array([0.3, 0.7])), far.ctc[:, 0] + np.log(0.3), atol=1e-9)
     near = Mixture(pool, [0, 1], "arithmetic")(np.array([0.3, 0.7]))
     np.testing.assert_allclose(near, np.logaddexp(pool.ctc[:, 0] + np.log(0.3), pool.ctc[:, 1] + np.log(0.7)))
+
+
+def test_many_networks_of_a_member_propose_no_more_than_one():
+    """Otherwise a member of many folds would push the hypotheses of others out of the pool."""
+    references = simulated.references(12, length=10)
+    a, b = (simulated.log_probs(references, 4, 0.4, seed=seed) for seed in (1, 2))
+    of_one, of_five = (simulated.inputs({"a": [a] * count, "b": [b]}, references, 10, 12) for count in (1, 5))
+    assert of_five.shares([0, 1, 5]).tolist() == [0.5, 0.5, 1] and of_five.shares([0, 5]).tolist() == [1, 1]
+    for row in range(12):
+        assert of_one.pool().hypotheses(row) == of_five.pool().hypotheses(row)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -104,6 +105,10 @@ def test_an_average_of_networks_is_chosen_only_if_it_is_clearly_better():
     assert winner({"average": average, "rover": fitted([5] * 9 + [6])}) == "rover"  # each member has one vote
     assert winner({"average": average, "mbr": fitted([6] * 10)}) == "average"
     assert lowest_nested({"average": average, "mbr": fitted([5] * 10), "rank": fitted([5] * 10)}) == "mbr"
+    # Ten utterances of two speakers say less than ten of ten.
+    alike = [replace(fitted(nested), speakers=(*"aaaaabbbbb",)) for nested in ([5] * 10, [6] * 5 + [5] * 5)]
+    assert winner({"average": alike[0], "mbr": alike[1]}) == "mbr"
+    assert winner({"average": fitted([5] * 10), "mbr": fitted([6] * 5 + [5] * 5)}) == "average"
     noisy = fitted([12] + [5] * 9)  # within its errors, but worse than what is too far away
     assert winner({"average": average, "mbr": fitted([5.3] * 10), "single": noisy}) == "average"
 

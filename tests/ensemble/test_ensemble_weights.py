@@ -101,7 +101,9 @@ def test_speakers_of_unequal_size_count_by_their_utterances():
     interval = bootstrap(np.full(6, 2.0), ["a", "b", "b", "b", "b", "c"])
     assert (interval.low, interval.mean, interval.high) == (2, 2, 2)
     values = np.array([0.0, 1.0, 1.0, 1.0])
-    assert bootstrap(values, ["a", "b", "b", "b"]).high == 1 and bootstrap(values, ["a", "b", "b", "b"]).low == 0
+    of_two = bootstrap(values, ["a", "b", "b", "b"])
+    factor = np.sqrt(2) * 12.7062 / 1.95996  # Student's t with one degree of freedom; means are 0, 0.75 and 1
+    assert (of_two.low, of_two.high) == pytest.approx((0.75 - factor * 0.75, 0.75 + factor * 0.25), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +134,30 @@ def test_no_difference_is_not_called_certain():
     a, b = rng.poisson(5, 300), rng.poisson(5, 300)
     assert not paired_bootstrap(a, b).certain
     assert bootstrap(np.ones(5)).low == 1
+
+
+def test_intervals_over_few_speakers_have_the_width_of_students_t():
+    """Of 25 normal means: the exact interval is 2.064 standard errors to either side."""
+    means = np.random.default_rng(1).normal(size=25)
+    interval = bootstrap(np.repeat(means, 4), np.repeat(np.arange(25), 4).tolist(), samples=20_000)
+    error = means.std(ddof=1) / 5
+    assert interval.mean == pytest.approx(means.mean())
+    assert (interval.high - interval.low) / 2 == pytest.approx(2.064 * error, rel=0.03)
+
+
+def test_intervals_over_five_speakers_cover_the_true_mean_as_often_as_they_say():
+    rng, speakers = np.random.default_rng(2), np.repeat(np.arange(5), 3).tolist()
+    covered = 0
+    for _ in range(500):
+        values = np.repeat(rng.normal(size=5), 3) + 0.3 * rng.normal(size=15)
+        interval = bootstrap(values, speakers, samples=1000)
+        covered += interval.low <= 0 <= interval.high
+    assert 0.92 <= covered / 500 <= 0.98  # 0.83 without the correction
+
+
+def test_a_speaker_without_units_is_refused():
+    with pytest.raises(ValueError, match="a speaker has no units"):
+        bootstrap(np.array([1, 0, 2]), list("abc"), units=np.array([0, 3, 0]))
 
 
 def test_unequal_vectors_are_refused():
