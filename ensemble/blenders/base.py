@@ -7,13 +7,15 @@ blender's distance on utterances that it was not fitted on.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ensemble.fitting.member_weights import Selection, greedy_selection
+from ensemble.fitting.member_weights import Selection, greedy_selection, parameters_used
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.pool import Pool
 from ensemble.members.member import Member
@@ -53,7 +55,10 @@ class Blender(Protocol):
     """
 
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
-        """The best recipe for these inputs, whose references are known. The same seed gives the same recipe."""
+        """The best recipe for these inputs, whose references are known. The same seed gives the same recipe.
+
+        It names this blender, and its members have at most `inputs.split.max_params` parameters (see `select_members`).
+        """
         ...
 
     def predict(self, inputs: BlendInputs, recipe: BlendRecipe) -> list[list[int]]:
@@ -144,11 +149,43 @@ def distances(blender: Blender, inputs: BlendInputs, recipe: BlendRecipe) -> np.
 
 
 def checked_predictions(predictions: Any, inputs: BlendInputs) -> list[list[int]]:
-    """A blender's predictions, as lists of classes. Raises TypeError unless there is one sequence per utterance."""
+    """A blender's predictions, as lists of classes.
+
+    Raises TypeError unless there is one sequence per utterance, ValueError for a class that does not exist.
+    """
     sequences = [[int(token) for token in sequence] for sequence in predictions]
     if len(sequences) != len(inputs):
         raise TypeError(f"{len(sequences)} predictions of {len(inputs)} utterances")
+    for token in itertools.chain.from_iterable(sequences):
+        if not 0 < token < inputs.classes:
+            raise ValueError(f"predicts class {token}; expected 1 to {inputs.classes - 1}")
     return sequences
+
+
+def checked_recipe(recipe: Any, method: str, inputs: BlendInputs) -> BlendRecipe:
+    """What the `fit` of a blender returned. Raises TypeError or ValueError unless it keeps the contract of `Blender`.
+
+    A recipe of another method would be measured as this one and predict as that one; one beyond `max_params` would be
+    measured with members that prediction leaves out.
+    """
+    if not isinstance(recipe, BlendRecipe):
+        raise TypeError(f"fit returned a {type(recipe).__name__}; expected a BlendRecipe")
+    if recipe.method != method:
+        raise ValueError(f"fit returned a recipe of {recipe.method!r}; expected BlendRecipe({method!r}, ...)")
+    if strangers := sorted(set(recipe.weights) - set(inputs.names)):
+        raise ValueError(f"fit gives weight to {strangers[0]!r}; the members are {', '.join(inputs.names)}")
+    weights = recipe.weights.values()
+    if not (all(weight > 0 for weight in weights) and math.isclose(sum(weights), 1, rel_tol=1e-6)):
+        raise ValueError(f"fit returned the weights {recipe.weights}; expected positive ones that sum to 1")
+    split = inputs.split
+    if split.max_params is not None:
+        cost = parameters_used(recipe.array(inputs.names) > 0, split.parameters, split.same_networks)
+        if cost > split.max_params:
+            raise ValueError(
+                f"fit uses members of {cost:,.0f} parameters, where {split.max_params:,} are allowed: choose them with "
+                "select_members"
+            )
+    return recipe
 
 
 def nested_distances(blender: Blender, inputs: BlendInputs, seed: int = 0) -> np.ndarray:

@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.blenders.base import BLENDERS, BlendRecipe, distances, nested_distances, predictions_of
+from ensemble.blenders.base import (
+    BLENDERS,
+    BlendRecipe,
+    checked_recipe,
+    distances,
+    nested_distances,
+    predictions_of,
+)
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from folds.competition.bootstrap import paired_bootstrap
 from registry import Registry
@@ -41,9 +48,7 @@ def fit_blenders(
     for method in track(methods, "fitting blenders"):
         with blenders.using(method):
             blender = blenders.get(method)()
-            recipe = blender.fit(inputs, seed)
-            if not isinstance(recipe, BlendRecipe):
-                raise TypeError(f"fit returned a {type(recipe).__name__}; expected a BlendRecipe")
+            recipe = checked_recipe(blender.fit(inputs, seed), method, inputs)
             fitted[method] = FittedBlender(
                 recipe, distances(blender, inputs, recipe), nested_distances(blender, inputs, seed), named
             )

@@ -106,6 +106,11 @@ class BlendInputs:
         return self.split.names
 
     @property
+    def classes(self) -> int:
+        """What the tokens of hypotheses are below, from 1."""
+        return self.split.classes
+
+    @property
     def references(self) -> list[Sequence[int]]:
         """The reference of each utterance. Raises ValueError for a split without transcripts."""
         if self.split.references is None:

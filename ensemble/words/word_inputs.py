@@ -86,6 +86,11 @@ class WordInputs(BlendInputs):
         """A view of some of these utterances that shares the cache of the whole split."""
         return cast(WordInputs, super().take(rows))
 
+    @property
+    def classes(self) -> int:
+        """What the numbers of the lexicon's words are below."""
+        return len(self.vocabulary.lexicon.words)
+
     def sentences(self, index: int) -> Sentences:
         """The N-best sentences that one prediction proposes for this view's utterances."""
         cache = self._words.sentences

@@ -43,9 +43,21 @@ def dev(dev_references):
     return simulated.inputs(members, dev_references, outer_folds=1)
 
 
+class Recipes(dict):
+    """The recipe of each blender, fitted when it is asked for: tests of one blender fit no others."""
+
+    def __init__(self, oof):
+        super().__init__()
+        self.oof = oof
+
+    def __missing__(self, name):
+        self[name] = BLENDERS.get(name)().fit(self.oof, seed=0)
+        return self[name]
+
+
 @pytest.fixture(scope="module")
 def recipes(oof):
-    return {name: BLENDERS.get(name)().fit(oof, seed=0) for name in BLENDERS.names() if name != "best"}
+    return Recipes(oof)
 
 
 def single_distance(inputs, index):
@@ -140,7 +152,8 @@ def test_order_of_members_changes_nothing(name, oof, references, recipes):
 
 
 def test_sequence_level_is_no_worse_than_the_frame_average_on_unequal_strides(oof, dev, recipes):
-    means = {name: distances(BLENDERS.get(name)(), dev, recipe).mean() for name, recipe in recipes.items()}
+    names = ("rescore", "mbr", "average")
+    means = {name: distances(BLENDERS.get(name)(), dev, recipes[name]).mean() for name in names}
     assert min(means["rescore"], means["mbr"]) <= means["average"]
 
 
@@ -183,10 +196,18 @@ class Broken:
     def fit(self, inputs, seed=0):
         if self.fault == "end":
             raise SystemExit(0)
-        return None if self.fault == "no recipe" else BlendRecipe("broken", {"a": 1.0})
+        method, weights = {
+            "other": ("mbr", {"a": 1.0}),
+            "stranger": ("broken", {"nobody": 1.0}),
+            "heavy": ("broken", {"a": 5.0, "b": 4.0}),
+            "nan": ("broken", {"a": np.nan}),
+            "large": ("broken", {"a": 0.5, "b": 0.25, "c": 0.25}),
+        }.get(self.fault, ("broken", {"a": 1.0}))
+        return None if self.fault == "no recipe" else BlendRecipe(method, weights)
 
     def predict(self, inputs, recipe):
-        return {"short": [[1]], "texts": ["ab"] * len(inputs), "nothing": None}[self.fault]
+        unknown = [[1, inputs.classes]] * len(inputs)
+        return {"short": [[1]], "texts": ["ab"] * len(inputs), "nothing": None, "unknown": unknown}[self.fault]
 
 
 @pytest.mark.parametrize(
@@ -194,6 +215,12 @@ class Broken:
     [
         ("end", "SystemExit: 0"),
         ("no recipe", "TypeError: fit returned a NoneType; expected a BlendRecipe"),
+        ("other", r"ValueError: fit returned a recipe of 'mbr'; expected BlendRecipe\('broken', ...\)"),
+        ("stranger", "ValueError: fit gives weight to 'nobody'; the members are a, b, c"),
+        ("heavy", "ValueError: fit returned the weights .*; expected positive ones that sum to 1"),
+        ("nan", "ValueError: fit returned the weights .*; expected positive ones that sum to 1"),
+        ("large", "ValueError: fit uses members of 20 parameters, where 15 are allowed: choose them with select"),
+        ("unknown", r"ValueError: predicts class (\d+); expected 1 to "),
         ("short", "TypeError: 1 predictions of 40 utterances"),
         ("texts", "ValueError: invalid literal for int"),
         ("nothing", "TypeError: 'NoneType' object is not iterable"),
@@ -203,5 +230,7 @@ def test_a_user_s_blender_that_fails_is_named(oof, monkeypatch, fault, reason):
     monkeypatch.setattr(BLENDERS, "_entries", dict(BLENDERS._entries))
     monkeypatch.setattr(Broken, "fault", fault)
     BLENDERS.register("broken")(Broken)
+    # The third member has the networks of the first, which count once.
+    limited = replace(oof, split=replace(oof.split, parameters=(10, 10, 10), max_params=15, same_networks=(0, 1, 0)))
     with pytest.raises(PlugInError, match=rf"blender 'broken' \(.*test_ensemble_blenders.py:\d+\): {reason}"):
-        fit_blenders(oof, ["broken"])
+        fit_blenders(limited, ["broken"])
