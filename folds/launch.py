@@ -1,7 +1,7 @@
 """`python -m folds.launch`: train many fold models at once, on this machine, on a Slurm cluster or on Ray.
 
-Every (model, fold, seed) is one run, trained as `folds.train` trains it. Finished runs are skipped, begun ones resumed,
-and one that fails stops no other.
+Every (model, fold, seed) is one run, trained as `folds.train` trains it. Finished runs are skipped, begun ones resumed
+if they have the same settings, and one that fails stops no other.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 import tyro
 
+from folds.data.dataset import Dataset
+from folds.launching.checks import check_tasks
 from folds.launching.destination import Destination
 from folds.launching.estimate import Estimate, describe_total, estimate_hours, print_estimates
 from folds.launching.executor import EXECUTORS, LaunchSettings, with_executor_options
@@ -50,15 +52,17 @@ def main() -> int:
         print_status([destination.status(folder) for folder in folders])
         return 0
     assert plan is not None
+    dataset = options.open_dataset()
+    check_tasks(tasks, dataset, destination)
     if options.dry_run:
-        estimates, total = estimate(tasks, options)
+        estimates, total = estimate(tasks, options, dataset)
         print_estimates(estimates)
         print(total)
         return 0
-    return launch(plan, tasks, options, executor_options, destination)
+    return launch(plan, tasks, options, executor_options, destination, dataset)
 
 
-def estimate(tasks: list[Task], options: LaunchOptions) -> tuple[list[Estimate], str]:
+def estimate(tasks: list[Task], options: LaunchOptions, dataset: Dataset) -> tuple[list[Estimate], str]:
     """What the runs take, and in all. On a cluster only runs tell their speed: its machines are not like this one.
 
     Nor are steps tried on a GPU before a launch: this process would keep its memory, which the runs need.
@@ -66,12 +70,17 @@ def estimate(tasks: list[Task], options: LaunchOptions) -> tuple[list[Estimate],
     here = options.on == "local"
     jobs = options.jobs or (len(divide_here(tasks, 0, len(tasks))) if here else len(tasks))
     probe = here and (options.dry_run or all(task.device == "cpu" for task in tasks))
-    estimates = estimate_hours(tasks, options.open_dataset(), probe)
+    estimates = estimate_hours(tasks, dataset, probe)
     return estimates, describe_total(estimates, jobs)
 
 
 def launch(
-    plan: Plan, tasks: list[Task], options: LaunchOptions, executor_options: Any, destination: Destination
+    plan: Plan,
+    tasks: list[Task],
+    options: LaunchOptions,
+    executor_options: Any,
+    destination: Destination,
+    dataset: Dataset,
 ) -> int:
     """Train the tasks; the exit status."""
     if not all(destination.finished(task.folder) for task in tasks):
@@ -82,7 +91,7 @@ def launch(
         for task in tasks:
             if task.folder.path.is_dir():
                 check_writable(task.folder.log)
-        print(estimate(tasks, options)[1], flush=True)
+        print(estimate(tasks, options, dataset)[1], flush=True)
         try:
             Launcher(executor, options.retries, destination).run(tasks)
         except Interrupted as interrupted:

@@ -21,12 +21,11 @@ if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
 from folds.store.remote import check_folder
 from folds.training.command_line import parse
 from folds.training.distributed import joined_group
-from folds.training.guide import find_guide
 from folds.training.loggers.base import logger_names
 from folds.training.run_config import FinishedOtherwise, check_folds
 from folds.training.signals import Stopped
+from folds.training.sources import check_sources
 from folds.training.train_fold_model import train_fold_model
-from folds.training.warm_restart import find_source
 from registry import InputError, command
 
 LEAK = "so a speaker can be in several folds: out-of-fold distances may be too low"
@@ -38,20 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = models[0].options  # they differ in the recipe alone
     folds = options.fold_list()
     check_folder(options.runs)
-    if options.restart_from is not None:
-        # All sources must exist before the first run begins, which may take hours.
-        for model, fold in itertools.product(models, folds):
-            if not options.run_folder(model.name, fold).has_results:
-                name = options.name or model.name
-                source = find_source(options.restart_from, name, fold, options.seed, options.folds)
-                if source.model != model.name:
-                    raise InputError(
-                        f"--restart-from {options.restart_from}: {source.path} was trained with another model than "
-                        f"{model.name}: use the same here"
-                    )
-    if options.guide is not None:
-        for fold in folds:
-            find_guide(options.guide, fold)
+    for model, fold in itertools.product(models, folds):
+        check_sources(options, model.name, fold)
     logger_names(options.log)  # whether they are installed is known before the data are read
     for model, fold in itertools.product(models, folds):
         check_folds(options.run_folder(model.name, fold), options.folds, options.fold_by)

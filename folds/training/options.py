@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import tyro
 
@@ -108,6 +108,11 @@ class RecipeOptions(Bounded):
             # The two views of CR-CTC share the frames that a GPU computes at a time.
             frames = CUDA_FRAMES // (2 if self.consistency else 1) if device == "cuda" else CPU_FRAMES
         return dataclasses.replace(self, batch_frames=frames, lr=lr)
+
+    def halved(self) -> Self:
+        """With batches of half the frames, of which two make a step; for recipes that are `sized_for` a device."""
+        assert self.batch_frames is not None
+        return dataclasses.replace(self, batch_frames=self.batch_frames // 2, accumulate=2 * self.accumulate)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,9 +32,7 @@ def resolve_options(
     sized = options.recipe.sized_for(device.type, group.size)
     recipe = TrainingRecipe.of(sized, resolve_precision(sized.precision, device, model))
     if halved:
-        frames, accumulate = recipe.batch_frames // 2, 2 * recipe.accumulate
-        sized = dataclasses.replace(sized, batch_frames=frames, accumulate=accumulate)
-        recipe = dataclasses.replace(recipe, batch_frames=frames, accumulate=accumulate)
+        sized, recipe = sized.halved(), recipe.halved()
     return dataclasses.replace(options, recipe=sized), recipe
 
 

@@ -17,6 +17,7 @@ from folds.store.run_folder import RunFolder, run_folders
 from folds.training.device import device_name
 from folds.training.distributed import ProcessGroup
 from folds.training.options import RecipeOptions, TrainingRecipe, TrainOptions
+from folds.training.presets import device_type
 from folds.training.threads import CPUThreads
 from models import CTCModel
 from registry import InputError, describe, model_config
@@ -62,15 +63,19 @@ def run_config(
         "guide": None,
         "teacher": None,
         "options": _as_json(options),
-        "data": {
-            "format": dataset.format,
-            "hash": dataset.hash,
-            "features": dataset.features_hash,
-            "alphabet": dataset.alphabet.hash,
-        },
+        "data": _data_facts(dataset),
         "front_end": dataset.competition.front_end or front_end_of(dataset.hash, dataset.root),
         "torch": torch.__version__,
         "hardware": hardware,
+    }
+
+
+def _data_facts(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "format": dataset.format,
+        "hash": dataset.hash,
+        "features": dataset.features_hash,
+        "alphabet": dataset.alphabet.hash,
     }
 
 
@@ -113,6 +118,21 @@ class FinishedOtherwise(InputError):
     """A run is finished and has other settings, so there is nothing to continue; it is left as it is."""
 
 
+def started_run(folder: RunFolder) -> FoldModel | None:
+    """The run that was begun in a folder. None if there is none, or if it was stopped before it had any results.
+
+    Such a beginning binds nobody to its settings. Raises InputError for results without a config.json.
+    """
+    if not folder.has_results:
+        return None
+    if not folder.begun:
+        raise InputError(
+            f"{folder.path}: has checkpoints or predictions and no {folder.config.name}, so their settings are "
+            "unknown: restore the file, or delete the folder"
+        )
+    return read_fold_model(folder)
+
+
 def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
     """Raise InputError unless the run that was started has the settings and the folds of `config`, its new config.json.
 
@@ -152,6 +172,33 @@ def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
             f"{config['fold_assignment']}, which puts other speakers into the folds: use another --runs, or delete the "
             "folder"
         )
+
+
+def check_same_settings(
+    started: FoldModel, options: TrainOptions, dataset: Dataset, name: str, config: Config
+) -> None:
+    """Raise InputError, as `check_same_run` does, for options with which no machine would continue the run.
+
+    `name` is the model's. What the options leave to the device counts as recorded, and so do the contents of the guide
+    and of the teacher.
+    """
+    hardware = started.recorded.get("hardware", {})
+    device = hardware.get("device") or device_type(options.device)
+    recipe = options.recipe.sized_for(device, hardware.get("world_size") or 1)
+    if options.recipe.batch_frames is None and started.config.hardware.halved:
+        recipe = recipe.halved()
+    precision = hardware.get("precision") if recipe.precision == "auto" else recipe.precision
+    record = {
+        "model": name,
+        "fold_assignment": ASSIGNMENTS[options.fold_by],
+        "model_config": _as_json(config),
+        "guide": None if options.guide is None else started.recorded.get("guide"),
+        "teacher": None if options.teacher is None else started.recorded.get("teacher"),
+        "options": _as_json(dataclasses.replace(options, recipe=recipe)),
+        "data": _data_facts(dataset),
+        "hardware": {"precision": precision},
+    }
+    check_same_run(started, record)
 
 
 def check_folds(folder: RunFolder, folds: int, fold_by: FoldBy) -> None:

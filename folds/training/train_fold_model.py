@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from folds.data.dataset import Dataset
-from folds.store.fold_model import FoldModel, fold_model_of, read_fold_model
+from folds.store.fold_model import FoldModel, fold_model_of
 from folds.store.lease import Lease, delete_dead, hold
 from folds.store.run_folder import RunFolder
 from folds.training.device import pick_device
@@ -41,6 +41,7 @@ from folds.training.run_config import (
     count_parameters,
     describe_hardware,
     run_config,
+    started_run,
     weights_description,
 )
 from folds.training.task import Start, TrainingTask, check_batch_frames, describe_run
@@ -102,7 +103,7 @@ def _train_in_memory(
     """As `train_fold_model`, once the run belongs to this process."""
     folder = options.run_folder(name, fold)
     by_default = options.recipe.batch_frames is None
-    started = _started(folder)
+    started = started_run(folder)
     halved = by_default and started is not None and started.config.hardware.halved
     while True:
         try:
@@ -155,7 +156,7 @@ def _train_once(
     if options.teacher is not None:
         teacher = open_teacher(options.teacher, options.teacher_test, run.config)
         record["teacher"] = teacher.facts
-    started = _started(folder)
+    started = started_run(folder)
     if started is not None and _already_finished(options, started, record):
         return folder
     training = len(dataset.train)
@@ -186,21 +187,6 @@ def _train_once(
     )
     _train(model, task, record, fresh=started is None)
     return folder
-
-
-def _started(folder: RunFolder) -> FoldModel | None:
-    """The run that was begun in a folder. None if there is none, or if it was stopped before it had any results.
-
-    Such a beginning binds nobody to its settings. Raises InputError for results without a config.json.
-    """
-    if not folder.has_results:
-        return None
-    if not folder.begun:
-        raise InputError(
-            f"{folder.path}: has checkpoints or predictions and no {folder.config.name}, so their settings are "
-            "unknown: restore the file, or delete the folder"
-        )
-    return read_fold_model(folder)
 
 
 def _already_finished(options: TrainOptions, started: FoldModel, record: dict[str, Any]) -> bool:

@@ -74,14 +74,13 @@ def test_four_runs_of_which_one_is_killed_end_as_undisturbed_ones(
 
 
 def test_a_failed_run_tells_its_reason_and_log_and_stops_no_other(tiny, tmp_path, monkeypatch, capsys):
-    """A checkpoint of another model in one folder: its run is refused, and the other one is trained."""
-    run(monkeypatch, tiny, tmp_path, "--epochs", "2", "--hidden", "16", "--fold", "0")
-    (tmp_path / "lstm_small" / "fold0" / "test.safetensors").unlink()
-    capsys.readouterr()
+    """A folder in the place of a file of one run: it cannot begin, and the other one is trained."""
+    folder = tmp_path / "lstm_small" / "fold0"
+    (folder / "summary.json").mkdir(parents=True)
     assert start(monkeypatch, tiny, tmp_path, *LAUNCH, "--epochs", "2", "--jobs", "1") == 1
     out = capsys.readouterr().out
-    log = tmp_path / "lstm_small" / "fold0" / "log.txt"
-    assert f"lstm_small fold 0 failed: {tmp_path / 'lstm_small' / 'fold0'}: started with other settings" in out
+    log = folder / "log.txt"
+    assert f"lstm_small fold 0 failed: {folder / 'summary.json'}: Is a directory" in out
     assert f"log: {log}" in out and "error: " in log.read_text() and "1 failed, 1 finished" in out
     assert [attempt.event for attempt in read_attempts(log.with_name("attempts.jsonl"))] == ["started", "failed"]
 

@@ -1,0 +1,24 @@
+"""What a run needs of other runs: that it is there is checked before the first of many begins, which may take hours."""
+
+from __future__ import annotations
+
+from folds.training.guide import find_guide
+from folds.training.options import TrainOptions
+from folds.training.warm_restart import find_source
+from registry import InputError
+
+
+def check_sources(options: TrainOptions, model: str, fold: int) -> None:
+    """Raise InputError unless the run of this model and fold finds its guide, and the weights that it starts from.
+
+    The latter are needed only until it has a checkpoint of its own.
+    """
+    if options.restart_from is not None and not options.run_folder(model, fold).has_results:
+        source = find_source(options.restart_from, options.name or model, fold, options.seed, options.folds)
+        if source.model != model:
+            raise InputError(
+                f"--restart-from {options.restart_from}: {source.path} was trained with another model than {model}: "
+                "use the same here"
+            )
+    if options.guide is not None:
+        find_guide(options.guide, fold)

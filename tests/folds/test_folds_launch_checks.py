@@ -1,0 +1,95 @@
+"""What is refused before a launch starts anything: runs with other settings or data, and missing sources."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from launches import LAUNCH, start
+from training_runs import run_folder
+
+from folds.launching.executors.slurm import SlurmExecutor
+from folds.launching.launcher import Launcher
+from registry import InputError
+from registry.json_files import read_json, write_json
+
+EPOCHS = ["--epochs", "6"]
+HERE, CLUSTER = ["--on", "local"], ["--on", "slurm", "--gpus", "0"]
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The lists of tasks that were handed to the launcher, which trains none of them."""
+    launches: list[list[str]] = []
+    monkeypatch.setattr(Launcher, "run", lambda self, tasks: launches.append([task.title for task in tasks]) or {})
+    monkeypatch.setattr(SlurmExecutor, "__init__", lambda self, *_: None)
+    monkeypatch.setattr("folds.launching.estimate.measure_speed", lambda task, dataset: 1.0)
+    return launches
+
+
+def refused(monkeypatch, data, runs, *options):
+    """The message with which a launch is refused, and so its dry run."""
+    messages = []
+    for more in ([], ["--dry-run"]):
+        with pytest.raises(InputError, match="^[^\n]*$") as error:
+            start(monkeypatch, data, runs, *LAUNCH, *options, *more)
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
+    return messages[0]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_runs_with_other_settings_or_data_are_refused(
+    finished, undisturbed, tiny, small, tmp_path, monkeypatch, started
+):
+    """As folds.train --resume refuses them."""
+    folder = run_folder(tmp_path)
+    shutil.copytree(undisturbed, folder)
+    if not finished:
+        (folder / "test.safetensors").unlink()
+    how = "finished" if finished else "started"
+    for options, difference in (
+        (["--epochs", "3"], "epochs was 6, now 3"),
+        ([*EPOCHS, "--hidden", "16"], "model.hidden was 24, now 16"),
+        ([*EPOCHS, "--lr", "None"], "lr was 0.01, now 0.002"),
+    ):
+        for where in (HERE, CLUSTER):
+            assert f"{folder}: {how} with other settings ({difference})" in refused(
+                monkeypatch, tiny, tmp_path, *options, *where
+            )
+    assert refused(monkeypatch, small, tmp_path, *EPOCHS).startswith(f"{folder}: was started on other data: pass ")
+    message = f"{folder}: is a run of lstm_small, not of gru_small: train it under another --name"
+    options = ["--models", "gru_small", "--name", "lstm_small", "--folds", "0", *EPOCHS]
+    assert refused(monkeypatch, tiny, tmp_path, *options) == message
+    assert not started
+
+
+@pytest.mark.parametrize("where", [HERE, CLUSTER])
+def test_what_depends_on_the_machine_is_as_the_run_has_it(where, undisturbed, tiny, tmp_path, monkeypatch, started):
+    """The frames and the learning rate for a GPU, halved batches, and what auto stands for there."""
+    folder = run_folder(tmp_path)
+    shutil.copytree(undisturbed, folder)
+    record = read_json(folder / "config.json", dict, "")
+    record["hardware"] |= {"device": "cuda", "precision": "fp16", "halved": True, "world_size": 4}
+    record["options"]["recipe"] |= {"batch_frames": 32_000, "accumulate": 2, "lr": 0.008}
+    write_json(folder / "config.json", record)
+    options = [*EPOCHS, "--batch-frames", "None", "--lr", "None", *where]
+    for more in ([], ["--precision", "fp16"]):
+        start(monkeypatch, tiny, tmp_path, *LAUNCH, *options, *more)
+    assert started == 2 * [["lstm_small fold 0", "lstm_small fold 1"]]
+    message = refused(monkeypatch, tiny, tmp_path, *options, "--precision", "fp32")
+    assert "(precision was auto, now fp32)" in message
+
+
+def test_missing_sources_are_refused(undisturbed, tiny, tmp_path, monkeypatch, started):
+    """With the messages of folds.train."""
+    source, runs = undisturbed.parents[1], tmp_path / "runs"
+    no_run = "is not a finished run with checkpoint/weights.safetensors"
+    other_model = f"--restart-from {undisturbed}: {undisturbed} was trained with another model than gru_small: use the"
+    for options, message in (
+        (["--restart-from", str(source)], f"--restart-from {source}: {source}/lstm_small/fold1 {no_run}"),
+        (["--models", "gru_small", "--folds", "0", "--restart-from", str(undisturbed)], other_model),
+        (["--folds", "1", "--guide", "nowhere"], f"--guide nowhere: nowhere/fold1 {no_run}"),
+    ):
+        assert refused(monkeypatch, tiny, runs, *EPOCHS, *options).startswith(message)
+    assert not started
