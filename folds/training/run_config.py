@@ -114,7 +114,11 @@ def weights_description(fold_model: FoldModel, alphabet: Alphabet) -> dict[str, 
     }
 
 
-class FinishedOtherwise(InputError):
+class StartedOtherwise(InputError):
+    """A run was started on other data or with other settings, so it cannot be continued."""
+
+
+class FinishedOtherwise(StartedOtherwise):
     """A run is finished and has other settings, so there is nothing to continue; it is left as it is."""
 
 
@@ -134,13 +138,13 @@ def started_run(folder: RunFolder) -> FoldModel | None:
 
 
 def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
-    """Raise InputError unless the run that was started has the settings and the folds of `config`, its new config.json.
+    """Raise StartedOtherwise unless the run that was started has the settings and the folds of its new config.json.
 
-    Options that the run's version did not have yet count as their defaults.
+    That is `config`. Options that the run's version did not have yet count as their defaults.
     """
     started.check_trained()
     if started.model != config["model"]:
-        raise InputError(
+        raise StartedOtherwise(
             f"{started.path}: is a run of {started.model}, not of {config['model']}: train it under another --name"
         )
     before, now = _settings(started.recorded), _settings(config)
@@ -154,7 +158,9 @@ def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
         before["precision"] = now["precision"]  # auto and what it stands for on this device are the same
     changed = sorted(key for key in {*before, *now} if before.get(key, default.get(key)) != now.get(key))
     if any(key.startswith("data.") for key in changed):
-        raise InputError(f"{started.path}: was started on other data: pass those with --data, or use another --name")
+        raise StartedOtherwise(
+            f"{started.path}: was started on other data: pass those with --data, or use another --name"
+        )
     if changed:
         difference = "; ".join(f"{key} was {before.get(key, default.get(key))}, now {now.get(key)}" for key in changed)
         if started.folder.finished:
@@ -162,12 +168,12 @@ def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
                 f"{started.path}: finished with other settings ({difference}): leave it out; or give the new run a "
                 f"--name of its own, and --restart-from {started.path} if it is to train this one further"
             )
-        raise InputError(
+        raise StartedOtherwise(
             f"{started.path}: started with other settings ({difference}): use the same settings, another --name, "
             "--seed or --runs, or delete the folder"
         )
     if started.folds > 1 and started.fold_assignment != config["fold_assignment"]:
-        raise InputError(
+        raise StartedOtherwise(
             f"{started.path}: started under fold assignment {started.fold_assignment}, now "
             f"{config['fold_assignment']}, which puts other speakers into the folds: use another --runs, or delete the "
             "folder"
@@ -177,7 +183,7 @@ def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
 def check_same_settings(
     started: FoldModel, options: TrainOptions, dataset: Dataset, name: str, config: Config
 ) -> None:
-    """Raise InputError, as `check_same_run` does, for options with which no machine would continue the run.
+    """Raise StartedOtherwise, as `check_same_run`, for options with which no machine would continue the run.
 
     `name` is the model's. What the options leave to the device counts as recorded, and so do the contents of the guide
     and of the teacher.

@@ -14,6 +14,9 @@ from folds.tuning.stages import COMPARED_FOLDS, plan_stages
 from registry import InputError
 from registry.bounds import MAX_SEED, MAX_THREADS, number
 
+SUFFIX = ".journal"
+"""Ends the names of all studies' files, so that no two in one folder share the folder beside them."""
+
 
 @dataclass(frozen=True)
 class TuneOptions(DataOptions):
@@ -57,13 +60,13 @@ class TuneOptions(DataOptions):
         super().__post_init__()
         if "," in self.model:
             raise InputError(f"--model {self.model}: a study is of one model: use one command for each")
-        if self.study is not None and not self.study.suffix:
-            raise InputError(f"--study {self.study}: expected a file name with an extension, such as tune/gru.journal")
+        if self.study is not None and self.study.suffix != SUFFIX:
+            raise InputError(f"--study {self.study}: expected a file name that ends in {SUFFIX}: tune/gru{SUFFIX}")
 
     @property
     def journal(self) -> Path:
         """The study's file."""
-        return self.study if self.study is not None else Path("tune") / f"{self.model}.journal"
+        return self.study if self.study is not None else Path("tune") / f"{self.model}{SUFFIX}"
 
     def settings(self, dataset: Dataset, space: Space) -> dict[str, Any]:
         """What must not change in a study, as JSON."""

@@ -21,6 +21,7 @@ from folds.training.config_file import arguments_of
 from folds.training.distributed import ProcessGroup
 from folds.training.metrics_logger import Cost
 from folds.training.presets import device_type
+from folds.training.run_config import StartedOtherwise
 from folds.training.train_fold_model import train_fold_model
 from folds.tuning.options import TuneOptions
 from folds.tuning.space import Space, Values
@@ -107,7 +108,8 @@ def run_stage(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> None:
     """Train the stage that a trial is in; tell the study.
 
     A configuration that cannot be trained, because it diverges for example, is told as pruned. Raises its InputError if
-    none has been trained so far, since then it is not the configuration's fault.
+    none has been trained so far, since then it is not the configuration's fault, and StartedOtherwise if another study
+    has trained a run of its name.
     """
     from optuna.exceptions import UpdateFinishedTrialError
 
@@ -129,8 +131,8 @@ def _run_stage(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> None
         trial.report(rung.distances[name], stage.step)
     try:
         distance = _train_stage(tuning, values, index, name)
-    except MachineFault:
-        raise
+    except (MachineFault, StartedOtherwise):
+        raise  # no fault of the configuration; and a run that was started otherwise is not this study's to delete
     except InputError as error:
         # If the first trial is refused, the preset in most studies, nothing may be trainable.
         if trial.number == 0 and not any(rung.distances for rung in rungs(study, tuning.stages)):

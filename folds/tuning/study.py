@@ -29,7 +29,7 @@ import msgspec
 from folds.store.lease import EXPIRY_S, Held, hold
 from registry import InputError
 from registry.errors import one_line
-from registry.files import check_writable
+from registry.files import check_writable, listed
 from registry.json_files import read_json_lines
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ died has expired."""
 
 @dataclass(frozen=True)
 class StudyPaths:
-    """The files of the study whose journal is `journal`, a file name with an extension."""
+    """The files of the study whose journal is `journal`, a file name that ends in .journal."""
 
     journal: Path
 
@@ -63,9 +63,14 @@ class StudyPaths:
         """The runs folder of the winner and of the preset."""
         return self.folder / "compare"
 
+    @property
+    def trials(self) -> Path:
+        """Has a folder for each trial that a process works on."""
+        return self.folder / "trials"
+
     def trial(self, run: str) -> Path:
         """The folder whose lease the process holds that works on the trial."""
-        return self.folder / "trials" / run
+        return self.trials / run
 
     @property
     def finished(self) -> Path:
@@ -127,9 +132,9 @@ def check_optuna() -> None:
 
 
 def open_study(paths: StudyPaths, settings: Mapping[str, Any]) -> optuna.Study:
-    """The study, begun if there is none. Raises InputError for a damaged journal, or a study of other `settings`.
+    """The study, begun if there is none; a last line that was cut off when a process was killed is deleted.
 
-    A last line that was cut off when a process was killed is deleted.
+    Raises InputError for a damaged journal, a study of other `settings`, and a new one whose folder has runs.
     """
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -148,6 +153,7 @@ def open_study(paths: StudyPaths, settings: Mapping[str, Any]) -> optuna.Study:
             if names:
                 study = optuna.load_study(storage=storage, study_name=NAME)
             else:
+                _check_no_runs(paths)
                 paths.finished.unlink(missing_ok=True)
                 study = optuna.create_study(storage=storage, study_name=NAME, direction="minimize")
             _check_settings(study, settings, paths.journal)
@@ -156,6 +162,12 @@ def open_study(paths: StudyPaths, settings: Mapping[str, Any]) -> optuna.Study:
                 f"{paths.journal}: not the journal of a study ({one_line(error)}): restore it, or pass another --study"
             ) from None
     return study
+
+
+def _check_no_runs(paths: StudyPaths) -> None:
+    """Raise InputError if the folder of a new study has runs, which its trials would have the names of."""
+    if any(listed(folder, "*") for folder in (paths.stage(0), paths.compare, paths.trials)):
+        raise InputError(f"{paths.folder}: has the runs of another study: delete the folder, or pass another --study")
 
 
 def _check_settings(study: optuna.Study, settings: Mapping[str, Any], journal: Path) -> None:

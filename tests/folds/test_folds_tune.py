@@ -45,7 +45,8 @@ def test_without_optuna_one_line_says_how_to_install_it(monkeypatch):
     ("options", "message"),
     [
         ({"model": "gru,lstm"}, "--model gru,lstm: a study is of one model"),
-        ({"study": Path("tune/gru")}, "--study tune/gru: expected a file name with an extension"),
+        ({"study": Path("tune/gru")}, "--study tune/gru: expected a file name that ends in .journal: tune/gru.journal"),
+        ({"study": Path("tune/a.v2")}, "--study tune/a.v2: expected a file name that ends in .journal"),
         ({"folds": 3}, "--folds 3: expected at least 4"),
         ({"minutes": 0.0}, "--minutes 0.0: expected more than 0"),
     ],

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from tuning_study import SETTINGS, SPACE, STAGES, ask
 
 from folds.store.run_folder import RunFolder
+from folds.training.run_config import FinishedOtherwise, StartedOtherwise
 from folds.tuning import stage_runs, trials
 from folds.tuning.options import TuneOptions
 from folds.tuning.study import StudyPaths, open_study
@@ -89,6 +90,17 @@ def test_a_fault_of_the_machine_is_no_trial_s(run_stages):
     run_stages(9.0)
     with pytest.raises(MachineFault, match="not available"):
         run_stages(MachineFault("--device cuda: not available on this machine"))
+
+
+def test_a_run_that_another_study_trained_is_no_trial_s_and_is_kept(run_stages, paths):
+    run_stages(9.0)
+    folder = RunFolder.of(paths.stage(0), "trial0001", 0, 0, 5)
+    folder.weights.parent.mkdir(parents=True)
+    folder.weights.touch()
+    for error in (FinishedOtherwise, StartedOtherwise):
+        with pytest.raises(error, match="other settings"):
+            run_stages(error("with other settings"))
+    assert folder.weights.exists()
 
 
 def test_if_nothing_can_be_trained_the_study_ends_with_the_reason(run_stages):

@@ -198,6 +198,20 @@ def test_the_same_settings_continue_a_study_and_others_are_refused(paths):
         open_study(paths, {**SETTINGS, "model": "gru", "data": "4567"})
 
 
+@pytest.mark.parametrize("folder", ["stage1/trial0000/fold0", "compare/preset/fold2", "trials/trial0001"])
+def test_a_new_study_does_not_take_over_the_runs_of_another(paths, folder):
+    """Nor does it delete any."""
+    open_study(paths, SETTINGS)
+    (paths.folder / folder).mkdir(parents=True)
+    open_study(paths, SETTINGS)
+    paths.journal.unlink()
+    message = f"{paths.folder}: has the runs of another study: delete the folder, or pass another --study"
+    for _ in range(2):
+        with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+            open_study(paths, SETTINGS | {"model": "gru_small"})
+    assert (paths.folder / folder).is_dir()
+
+
 def test_a_torn_last_line_is_deleted_and_the_study_goes_on(paths, capsys):
     open_study(paths, SETTINGS).add_trial(optuna.trial.create_trial(value=1.0))
     whole = paths.journal.read_bytes()
