@@ -34,6 +34,14 @@ class ExecutorTask(Hashable, Protocol):
     def device(self) -> str:
         """The type of device ("cpu" or "cuda") that it needs."""
 
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Its options."""
+
+    @property
+    def needs_no_process(self) -> bool:
+        """Whether another process has done it, so that none of its own has to begin."""
+
     def command(self, wait_s: float, threads: int | None) -> list[str]:
         """The command line of its process.
 

@@ -56,6 +56,11 @@ class SearchWorker:
     def title(self) -> str:
         return self.folder.title
 
+    @property
+    def needs_no_process(self) -> bool:
+        """Whether the others have finished the study."""
+        return self.folder.finished
+
     def command(self, wait_s: float, threads: int | None) -> list[str]:
         """The command line of `folds.launching.search_worker`. Trials keep one CPU thread: they end by CPU time."""
         worker = [sys.executable, "-m", "folds.launching.search_worker"]

@@ -48,6 +48,11 @@ class Task:
     def device(self) -> str:
         return shared_device(self.parsed.options.device)
 
+    @property
+    def needs_no_process(self) -> bool:
+        """Whether it is trained, and need not be uploaded."""
+        return not self.url and self.folder.finished
+
     def command(self, wait_s: float, threads: int | None) -> list[str]:
         """The command line of `folds.launching.worker`.
 

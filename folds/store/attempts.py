@@ -30,14 +30,22 @@ class TrainingAttempt(msgspec.Struct, frozen=True):
     """Why it failed, in one line."""
     hopeless: bool = False
     """Whether another attempt would fail in the same way."""
+    options: str = ""
+    """The hash of the options with which a job was submitted; earlier versions do not record it."""
 
 
 def record_attempt(
-    path: Path, event: Event, executor: str, job: str = "", reason: str = "", hopeless: bool = False
+    path: Path,
+    event: Event,
+    executor: str,
+    job: str = "",
+    reason: str = "",
+    hopeless: bool = False,
+    options: str = "",
 ) -> None:
     """Append a line, in one write: several machines may append to one file."""
     host = "" if event == "submitted" else os.uname().nodename
-    row = TrainingAttempt(event, time.time(), executor, job, host, reason, hopeless)
+    row = TrainingAttempt(event, time.time(), executor, job, host, reason, hopeless, options)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab", buffering=0) as file:
         file.write(json.dumps(msgspec.structs.asdict(row)).encode() + b"\n")

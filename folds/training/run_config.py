@@ -138,9 +138,9 @@ def started_run(folder: RunFolder) -> FoldModel | None:
 
 
 def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
-    """Raise StartedOtherwise unless the run that was started has the settings and the folds of its new config.json.
+    """Raise StartedOtherwise unless the run that was started has the settings and the folds of `config`.
 
-    That is `config`. Options that the run's version did not have yet count as their defaults.
+    `config` is its new config.json. Options that the run's version did not have yet count as their defaults.
     """
     started.check_trained()
     if started.model != config["model"]:

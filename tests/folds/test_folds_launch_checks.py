@@ -10,6 +10,7 @@ from training_runs import run_folder
 
 from folds.launching.executors.slurm import SlurmExecutor
 from folds.launching.launcher import Launcher
+from folds.store.lease import hold
 from registry import InputError
 from registry.json_files import read_json, write_json
 
@@ -62,6 +63,22 @@ def test_runs_with_other_settings_or_data_are_refused(
     options = ["--models", "gru_small", "--name", "lstm_small", "--folds", "0", *EPOCHS]
     assert refused(monkeypatch, tiny, tmp_path, *options) == message
     assert not started
+
+
+def test_a_run_that_trains_with_other_settings_is_refused_before_it_has_a_checkpoint(
+    undisturbed, tiny, tmp_path, monkeypatch, started
+):
+    """Once it is left, others may begin in its folder."""
+    folder = run_folder(tmp_path)
+    folder.mkdir(parents=True)
+    shutil.copy(undisturbed / "config.json", folder)
+    with hold(folder, "test"):
+        assert "started with other settings (epochs was 6, now 3)" in refused(
+            monkeypatch, tiny, tmp_path, "--epochs", "3"
+        )
+    assert not started
+    start(monkeypatch, tiny, tmp_path, *LAUNCH, "--epochs", "3")
+    assert len(started) == 1
 
 
 @pytest.mark.parametrize("where", [HERE, CLUSTER])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from folds.launching.executor import LaunchSettings
 from folds.launching.executors import slurm
 from folds.launching.executors.slurm import SlurmExecutor, SlurmOptions
 from folds.launching.options import LaunchOptions
+from folds.launching.search import SearchWorker, WorkerFolder
 from folds.launching.slurm_jobs import Job, judge_end
 from folds.launching.tasks import Task, make_tasks
 from folds.store.attempts import read_attempts, record_attempt
@@ -29,6 +31,8 @@ def squeue(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
     def ask(*arguments: str) -> str:
         lines = [f"{job} {state} {1000 if state in slurm_jobs.ENDED else 'NONE'}\n" for job, state in states.items()]
+        if arguments[0] == "scancel":
+            del states[arguments[1]]
         return "".join(lines) if arguments[0] == "squeue" else ""
 
     monkeypatch.setattr(slurm, "ask", ask)
@@ -189,6 +193,45 @@ def test_jobs_of_a_launcher_that_was_left_are_taken_over(squeue, task, monkeypat
     squeue["7_0"] = "FAILED"
     executor_with(task, monkeypatch)
     assert len(read_attempts(task.folder.attempts)) == 2
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING"])
+def test_jobs_with_other_options_are_not_taken_over(squeue, task, monkeypatch, state):
+    """Except those of versions that did not record them; and none is submitted before all are looked at."""
+    executor_with(task, monkeypatch)
+    squeue["7_0"] = state
+    other = dataclasses.replace(task, arguments=(*task.arguments, "--epochs=3"))
+    message = (
+        "lstm_small fold 0: Slurm job 7_0 was submitted with other options: scancel 7_0 first, or use the same options"
+    )
+    with pytest.raises(InputError, match=f"^{message}$"):
+        executor_with(other, monkeypatch)
+    assert len(read_attempts(task.folder.attempts)) == 1
+    squeue["7_0"] = "CANCELLED"
+    executor_with(other, monkeypatch)
+    assert len(read_attempts(task.folder.attempts)) == 2
+    record_attempt(task.folder.attempts, "submitted", "slurm", "6_0")  # as earlier versions do
+    squeue["6_0"] = state
+    assert executor_with(other, monkeypatch).ended() == [] and len(read_attempts(task.folder.attempts)) == 3
+
+
+def test_a_waiting_job_whose_work_is_done_is_cancelled(squeue, task, monkeypatch):
+    """Other processes may have done it. One that runs ends itself, and one that uploads its run has to begin."""
+    executor = executor_with(task, monkeypatch)
+    uploading = dataclasses.replace(task, url="s3://bucket/runs")
+    finish(task)
+    for state, url in (("RUNNING", ""), ("PENDING", "s3://bucket/runs")):
+        squeue["7_0"] = state
+        assert executor_with(uploading if url else task, monkeypatch).ended() == []
+    squeue["7_0"] = "PENDING"
+    assert executor.ended() == [(task, Outcome("finished"))] and squeue == {} and executor.ended() == []
+
+
+def test_a_worker_of_a_finished_study_needs_no_process(tmp_path):
+    worker = SearchWorker(WorkerFolder(tmp_path / "workers" / "slurm-0"), "cpu", ())
+    assert not worker.needs_no_process
+    (tmp_path / "finished").touch()
+    assert worker.needs_no_process
 
 
 def test_time_limits():

@@ -7,7 +7,9 @@ Slurm requeues it. A job that is gone while its run is unfinished is submitted a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import importlib.util
 import re
 import shutil
@@ -119,12 +121,14 @@ class SlurmExecutor:
         before = {task: job for task in tasks if (job := submitted_job(task))}
         jobs = list_jobs() if before else {}
         taken_over = {task: job for task, job in before.items() if job in jobs and jobs[job].alive}
+        for task, job in taken_over.items():
+            _check_same_options(task, job)
         self._alive |= taken_over
         new = [task for task in tasks if task not in taken_over]
         if not new:
             return
         for task, job in zip(new, self._submitted(new), strict=True):
-            record_attempt(task.folder.attempts, "submitted", "slurm", job)
+            record_attempt(task.folder.attempts, "submitted", "slurm", job, options=_hash(task.arguments))
             self._alive[task] = job
 
     def ended(self) -> list[tuple[ExecutorTask, Outcome]]:
@@ -136,10 +140,15 @@ class SlurmExecutor:
         except InputError:
             return done  # the controller is away for a while: the jobs are not
         for task, job in list(self._alive.items()):
-            if job in jobs and jobs[job].alive:
+            if job in jobs and jobs[job].state == "PENDING" and task.needs_no_process:
+                with contextlib.suppress(InputError):  # without scancel, the job ends as soon as it begins
+                    ask("scancel", job)
+                outcome: Outcome | None = Outcome("finished")
+            elif job in jobs and jobs[job].alive:
                 self._gone_since.pop(task, None)
                 continue
-            outcome = self._outcome(task, job, jobs)
+            else:
+                outcome = self._outcome(task, job, jobs)
             if outcome is not None:
                 del self._alive[task]
                 self._gone_since.pop(task, None)
@@ -204,6 +213,21 @@ def submitted_job(task: ExecutorTask) -> str:
     """The Slurm job of the last attempt at a task; empty if there is none."""
     attempts = [attempt for attempt in read_attempts(task.folder.attempts) if attempt.executor == "slurm"]
     return attempts[-1].job if attempts else ""
+
+
+def _check_same_options(task: ExecutorTask, job: str) -> None:
+    """Raise InputError if the job of a task was submitted with other options, which it would be trained with."""
+    attempts = read_attempts(task.folder.attempts)
+    submitted = [attempt.options for attempt in attempts if (attempt.event, attempt.job) == ("submitted", job)]
+    if any(submitted) and submitted[-1] != _hash(task.arguments):
+        raise InputError(
+            f"{task.title}: Slurm job {job} was submitted with other options: scancel {job} first, or use the same "
+            "options"
+        )
+
+
+def _hash(arguments: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(arguments).encode()).hexdigest()[:16]
 
 
 @EXECUTORS.register("slurm", options=SlurmOptions)
