@@ -56,6 +56,8 @@ class RunningAttempt:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},
+                # A worker of Ray runs in another folder. Another machine may not have the launcher's, nor need it.
+                cwd=task.working_folder if os.path.isdir(task.working_folder) else None,
                 # A terminal sends Ctrl-C to the launcher's group; the second of two signals would end it without a
                 # checkpoint.
                 process_group=0,

@@ -39,6 +39,10 @@ class ExecutorTask(Hashable, Protocol):
         """Its options."""
 
     @property
+    def working_folder(self) -> str:
+        """The launcher's, to which paths in its options are relative."""
+
+    @property
     def needs_no_process(self) -> bool:
         """Whether another process has done it, so that none of its own has to begin."""
 

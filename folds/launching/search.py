@@ -51,6 +51,7 @@ class SearchWorker:
     """The type of device ("cpu" or "cuda") on which it trains."""
     arguments: tuple[str, ...]
     """The arguments of folds.tune."""
+    working_folder: str = dataclasses.field(default_factory=os.getcwd, compare=False)
 
     @property
     def title(self) -> str:

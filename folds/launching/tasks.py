@@ -38,6 +38,7 @@ class Task:
     parsed: ModelOptions = dataclasses.field(repr=False, compare=False)
     url: str = ""
     """Where the finished run is uploaded to; empty if it stays in its folder."""
+    working_folder: str = dataclasses.field(default_factory=os.getcwd, compare=False)
 
     @property
     def title(self) -> str:

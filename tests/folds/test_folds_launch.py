@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import importlib.util
 import json
@@ -17,10 +18,11 @@ from launches import LAUNCH, start, tasks_of
 from training_runs import metrics, run
 
 from folds.launching import worker
-from folds.launching.attempt import Outcome
+from folds.launching.attempt import Outcome, RunningAttempt
 from folds.launching.destination import Destination
 from folds.launching.executors import ray
 from folds.launching.launcher import Launcher
+from folds.launching.search import SearchWorker, WorkerFolder
 from folds.launching.status import known_runs, read_status
 from folds.store.attempts import read_attempts, record_attempt
 from folds.store.lease import hold, holder_of
@@ -135,6 +137,23 @@ def test_a_run_that_another_process_trains_is_not_attempted_before_it_ends(tiny,
         assert read_status(first.folder).state == "training"
     thread.join(timeout=20)
     assert submitted_while_held == [second.title, second.title] and executor.submitted[2:] == [first.title]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_paths_are_relative_to_the_launchers_folder_wherever_a_run_is_started(exists, tiny, tmp_path, monkeypatch):
+    """Unless the machine does not have that folder."""
+    monkeypatch.chdir(tmp_path)
+    first, _ = tasks_of(tiny, tmp_path / "runs")
+    search = SearchWorker(WorkerFolder(tmp_path / "workers" / "ray-0"), "cpu", ())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for task in (first, search):
+        assert hash(task) == hash(again := dataclasses.replace(task, working_folder=os.getcwd())) and task == again
+        moved = task if exists else dataclasses.replace(task, working_folder=str(tmp_path / "gone"))
+        show = [sys.executable, "-c", "import os; print('error:', os.getcwd()); raise SystemExit(2)"]
+        monkeypatch.setattr(type(task), "command", lambda *_, show=show: show)
+        expected = tmp_path if exists else tmp_path / "elsewhere"
+        assert RunningAttempt(moved, "ray").wait() == Outcome("failed", str(expected), hopeless=True)
 
 
 def test_ctrl_c_stops_so_that_the_same_command_continues(tiny, tmp_path, monkeypatch, capsys):
