@@ -23,7 +23,7 @@ from ensemble.blenders.best import FittedBlender, best_recipe, fit_blenders, low
 from ensemble.blenders.teacher import check_can_teach, write_nbest
 from ensemble.hypotheses.fusion import search_settings
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
-from ensemble.members.eligibility import check_tags, count_networks
+from ensemble.members.eligibility import all_tags, count_networks
 from ensemble.members.finished import find_members
 from ensemble.members.member import Member, Networks
 from ensemble.members.sidecar import write_sidecar
@@ -48,6 +48,7 @@ from folds.competition.detect import data_root
 from folds.competition.metric import edit_distances
 from folds.competition.submission import write_submission
 from folds.data.dataset import Dataset
+from folds.store.fold_model import check_tags
 from registry import InputError, check_writable, command
 from registry.command_line import parse_options
 from registry.console import print_table
@@ -243,7 +244,7 @@ def main() -> None:
     options.use_threads()
     rules = options.rules
     members = find_members(options, options.members)
-    check_tags(options.forbid, members)
+    check_tags("--forbid", options.forbid, all_tags(members))
     dataset = options.open_dataset()
     vocabulary = open_vocabulary(options, dataset) if dataset.in_words else None
     if vocabulary is None:

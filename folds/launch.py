@@ -13,7 +13,7 @@ from typing import Any
 import tyro
 
 from folds.data.dataset import Dataset
-from folds.launching.checks import check_tasks
+from folds.launching.checks import check_limits, check_tasks
 from folds.launching.destination import Destination
 from folds.launching.estimate import Estimate, describe_total, estimate_hours, print_estimates
 from folds.launching.executor import EXECUTORS, LaunchSettings, with_executor_options
@@ -53,6 +53,7 @@ def main() -> int:
         return 0
     assert plan is not None
     dataset = options.open_dataset()
+    check_limits(plan, tasks, dataset)
     check_tasks(tasks, dataset, destination)
     if options.dry_run:
         estimates, total = estimate(tasks, options, dataset)
@@ -103,8 +104,9 @@ def launch(
     print(summary(statuses))
     if any(status.state != "finished" for status in statuses):
         return 1
-    runs = shlex.quote(destination.url or str(options.runs))
-    print(redact(f"next: python -m ensemble.blend --runs {runs}{plan.blend_options}"))
+    data = [] if options.data is None else ["--data", str(options.data)]
+    arguments = shlex.join(["--runs", destination.url or str(options.runs), *data, *options.reading_options])
+    print(redact(f"next: python -m ensemble.blend {arguments}{plan.blend_options}"))
     return 0
 
 

@@ -7,13 +7,12 @@ are.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Hashable, Mapping, Sequence
 
 from ensemble.members.member import Member
 from folds.competition.base import Rules
-from folds.store.fold_model import TRAINING_TAGS, FoldModel
-from registry import InputError, describe, list_models
+from folds.store.fold_model import FoldModel
+from registry import InputError
 
 
 def filter_by_rules(members: Sequence[Member], rules: Rules, together: bool = False) -> tuple[list[Member], list[str]]:
@@ -34,17 +33,6 @@ def filter_by_rules(members: Sequence[Member], rules: Rules, together: bool = Fa
     if not kept:
         raise InputError(f"no member meets the rules ({'; '.join(notes)}): loosen --max-params or --forbid")
     return kept, notes
-
-
-def check_tags(forbid: Sequence[str], members: Sequence[Member]) -> None:
-    """Raise InputError for a forbidden tag that no model can have: a misspelt rule would hold for none."""
-    known = {*TRAINING_TAGS, *(tag for name in list_models() for tag in describe(name).tags)}
-    known.update(tag for member in members for tag in member.tags)
-    for tag in forbid:
-        if tag not in known:
-            similar = difflib.get_close_matches(tag, sorted(known), n=1)
-            hint = f"did you mean {similar[0]}?" if similar else f"there are {', '.join(sorted(known))}"
-            raise InputError(f"--forbid {tag}: no model has this tag; {hint}")
 
 
 def minimum_parameters(members: Sequence[Member], together: bool = False) -> tuple[int, ...]:

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 
 from folds.data.dataset import Dataset
 from folds.launching.destination import Destination
+from folds.launching.plan import Plan
 from folds.launching.tasks import Task
 from folds.store.fold_model import FoldModel, read_fold_model
 from folds.store.lease import holder_of
 from folds.store.run_folder import RunFolder
-from folds.training.run_config import check_same_settings, started_run
+from folds.training.run_config import check_same_settings, count_parameters, started_run
 from folds.training.sources import check_sources
+from models import create_model
+from registry import InputError, describe
+from registry.config import Config
 
 
 def check_tasks(tasks: Sequence[Task], dataset: Dataset, destination: Destination) -> None:
@@ -24,11 +28,33 @@ def check_tasks(tasks: Sequence[Task], dataset: Dataset, destination: Destinatio
         options = task.parsed.options
         started = _begun_run(task.folder)
         if started is not None:
-            sizes = {"features": dataset.features, "classes": dataset.alphabet.classes}
-            config = dataclasses.replace(task.parsed.config, **sizes)
-            check_same_settings(started, options, dataset, task.model, config)
+            check_same_settings(started, options, dataset, task.model, _config(task, dataset))
         if not destination.finished(task.folder):
             check_sources(options, task.model, task.fold)
+
+
+def check_limits(plan: Plan, tasks: Sequence[Task], dataset: Dataset) -> None:
+    """Raise InputError for a run that the plan's own limits would keep out of every blend."""
+    limit, checked = plan.parameter_limit, set[str]()
+    for task in tasks:
+        config = _config(task, dataset)
+        if (key := f"{task.model} {config}") in checked:
+            continue  # another fold or seed
+        checked.add(key)
+        if forbidden := sorted({*describe(task.model).tags} & {*plan.forbid}):
+            raise InputError(
+                f"the plan's {task.folder.member}: {task.model} has the tag {forbidden[0]}, which the plan forbids: "
+                "leave out one of the two"
+            )
+        if limit is not None and (parameters := count_parameters(create_model(task.model, config))) > limit:
+            raise InputError(
+                f"the plan's {task.folder.member}: {parameters:,} parameters, and the plan allows {limit:,} in all: "
+                "make it smaller, or raise max_params"
+            )
+
+
+def _config(task: Task, dataset: Dataset) -> Config:
+    return dataclasses.replace(task.parsed.config, features=dataset.features, classes=dataset.alphabet.classes)
 
 
 def _begun_run(folder: RunFolder) -> FoldModel | None:

@@ -54,6 +54,12 @@ class LaunchOptions(StoreOptions):
         if not (self.models or self.plan or self.status):
             raise InputError("nothing to train: pass --models gru,lstm or --plan course-20M")
 
+    @property
+    def reading_options(self) -> list[str]:
+        """The arguments of other commands with which they read the data in the same way."""
+        smoothed = ["--smooth", str(self.smooth)] if self.smooth else []
+        return [*(["--allow-pickle"] if self.allow_pickle else []), *smoothed]
+
     def read_plan(self) -> Plan | None:
         """The plan, or one made from the models; None if neither is given. Raises InputError for a faulty one."""
         if self.plan:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import importlib.resources
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
+from folds.store.fold_model import check_tags
 from registry import InputError
 from registry.errors import describe_os_error
 from registry.json_files import convert
+from registry.models import parse_count
 
 SUFFIX = ".yaml"
 Option = bool | int | float | str | list[int | float | str]
@@ -39,19 +42,24 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     members: tuple[MemberPlan, ...]
     about: str = ""
-    fold_count: int = 5
+    fold_count: Annotated[int, Meta(ge=2, le=1000)] = 5
     """The number of speaker-disjoint folds (`folds.train --folds`)."""
-    max_params: str = ""
-    """The limit on the parameters of a blend of these members, `20M`; empty for none."""
+    max_params: str | int | None = None
+    """The limit on the parameters of a blend of these members, `20M`; None for none."""
     forbid: tuple[str, ...] = ()
     """Tags that no model of the blend may have."""
     options: dict[str, Option] = {}
     """Options of all members; a member's own take precedence."""
 
     @property
+    def parameter_limit(self) -> int | None:
+        """`max_params` as a number. Raises InputError for what is none."""
+        return None if self.max_params is None else parse_count(str(self.max_params))
+
+    @property
     def blend_options(self) -> str:
         """The options of `ensemble.blend` that follow from the limits."""
-        limit = f" --max-params {self.max_params}" if self.max_params else ""
+        limit = "" if self.max_params is None else f" --max-params {self.max_params}"
         return limit + (f" --forbid {' '.join(self.forbid)}" if self.forbid else "")
 
 
@@ -74,6 +82,11 @@ def read_plan(name: str) -> Plan:
     plan = convert(content, Plan, f"--plan {name}", "folds/plans/*.yaml are examples")
     if not plan.members:
         raise InputError(f"--plan {name}: no members")
+    try:
+        _ = plan.parameter_limit
+    except InputError as error:
+        raise InputError(f"--plan {name}: max_params: {str(error).removeprefix('--max-params ')}") from None
+    check_tags(f"--plan {name}: forbid:", plan.forbid)
     return plan
 
 

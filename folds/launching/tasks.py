@@ -76,8 +76,7 @@ def make_tasks(plan: Plan, options: LaunchOptions, destination: Destination, mor
         if (name := argument.partition("=")[0]) in OWN:
             raise InputError(f"{name}: an option of folds.train; here it is {OWN[name]}")
     common = ["--data", os.path.realpath(data_root(options.data)), "--runs", str(destination.folder)]
-    common += ["--allow-pickle"] if options.allow_pickle else []
-    common += ["--smooth", str(options.smooth)] if options.smooth else []
+    common += options.reading_options
     tasks = []
     for member in plan.members:
         options_of_member = {**plan.options, **member.options}

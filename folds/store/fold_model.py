@@ -6,6 +6,7 @@ together a member of a blend.
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from folds.store.schemas import ConfigFile, TrainedConfig
 from models import CTCModel, GroupFacts, build_network
 from models.features import FeatureTransform
 from models.weights_file import load_weights
-from registry import InputError
+from registry import InputError, describe, list_models
 from registry.files import exists, listed
 from registry.json_files import convert, read_json
 
@@ -33,6 +34,19 @@ TRAINING_TAGS = ("external-data", "pretrained", TRANSDUCTIVE)
 def training_tags(tags: Iterable[str]) -> list[str]:
     """Those of `tags` that a model has from what it has learnt from."""
     return sorted(set(tags) & set(TRAINING_TAGS))
+
+
+def check_tags(option: str, tags: Iterable[str], others: Iterable[str] = ()) -> None:
+    """Raise InputError, which begins with `option`, for a tag that no model can have: it would forbid none.
+
+    `others` are tags that exist besides those of registered models and of what a model has learnt from.
+    """
+    known = {*TRAINING_TAGS, *others, *(tag for name in list_models() for tag in describe(name).tags)}
+    for tag in tags:
+        if tag not in known:
+            similar = difflib.get_close_matches(tag, sorted(known), n=1)
+            hint = f"did you mean {similar[0]}?" if similar else f"there are {', '.join(sorted(known))}"
+            raise InputError(f"{option} {tag}: no model has this tag; {hint}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -67,7 +67,7 @@ def test_four_runs_of_which_one_is_killed_end_as_undisturbed_ones(
         for fold in ("fold0", "fold1"):
             assert metrics(tmp_path / "runs" / name / fold) == metrics(tmp_path / "alone" / name / fold)
     out = capsys.readouterr().out
-    assert "4 finished" in out and f"next: python -m ensemble.blend --runs {tmp_path / 'runs'}" in out
+    assert "4 finished" in out and f"next: python -m ensemble.blend --runs {tmp_path / 'runs'} --data {tiny}\n" in out
     # Everything is finished: nothing is started again, and the status is the runs' own.
     assert start(monkeypatch, tiny, tmp_path / "runs", *LAUNCH, *epochs, "--seeds", "0,1") == 0
     assert [attempt.event for attempt in read_attempts(folder.attempts)] == events

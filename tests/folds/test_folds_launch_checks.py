@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import sys
 
 import pytest
 from launches import LAUNCH, start
 from training_runs import run_folder
 
+from folds import launch
 from folds.launching.executors.slurm import SlurmExecutor
 from folds.launching.launcher import Launcher
 from folds.store.lease import hold
@@ -110,3 +113,21 @@ def test_missing_sources_are_refused(undisturbed, tiny, tmp_path, monkeypatch, s
     ):
         assert refused(monkeypatch, tiny, runs, *EPOCHS, *options).startswith(message)
     assert not started
+
+
+def test_the_next_command_reads_the_same_data(undisturbed, tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("folds.launch.check_tasks", lambda *_: None)
+    runs, data = tmp_path / "all runs", tmp_path / "more data"
+    shutil.copytree(undisturbed, run_folder(runs))
+    data.symlink_to(tiny)
+    options = [*LAUNCH, *EPOCHS, "--folds", "0"]
+    for reading in ([], ["--allow-pickle", "--smooth", "1.5"]):
+        assert start(monkeypatch, data, runs, *options, *reading) == 0
+        following = shlex.join(["python", "-m", "ensemble.blend", "--runs", str(runs), "--data", str(data), *reading])
+        assert capsys.readouterr().out.splitlines()[-1] == f"next: {following}"
+    monkeypatch.setenv("HW3P2_DATA", str(tiny))
+    monkeypatch.setattr(sys, "argv", ["launch", "--runs", "runs", *options])
+    monkeypatch.chdir(runs.parent)
+    runs.rename("runs")
+    assert launch.main() == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "next: python -m ensemble.blend --runs runs"

@@ -21,6 +21,8 @@ from folds.launching.status_table import duration
 from folds.launching.tasks import Task, make_tasks
 from registry import InputError, create_model
 
+MEMBERS = "members: [{model: lstm_small}]"
+
 
 def test_tasks_of_a_plan(tiny, tmp_path):
     plan = tmp_path / "plan.yaml"
@@ -71,6 +73,41 @@ def test_an_option_of_a_plan_that_decides_which_run_it_is_is_refused(name, tiny,
     options = LaunchOptions(data=tiny, plan=str(plan))
     with pytest.raises(InputError, match=f"the plan's options of lstm_small: {name} is none of them: a member's model"):
         make_tasks(options.read_plan(), options, Destination(tmp_path / "runs"), [])
+
+
+@pytest.mark.parametrize("limit", ["20000000", "20M", '"20000000"'])
+def test_a_limit_is_a_number_with_or_without_a_unit(limit, tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(f"max_params: {limit}\n{MEMBERS}")
+    found = read_plan(str(plan))
+    assert found.parameter_limit == 20_000_000
+    assert found.blend_options == f" --max-params {limit.strip(chr(34))}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "forbid: [attention]\nmembers: [{model: conformer_small, name: c, folds: [0]}]",
+            "the plan's c: conformer_small has the tag attention, which the plan forbids: leave out one of the two",
+        ),
+        (
+            "max_params: 10k\nmembers: [{model: lstm_small, seeds: [3]}]",
+            "the plan's lstm_small.seed3: {parameters:,} parameters, and the plan allows 10,000 in all: make it "
+            "smaller, or raise max_params",
+        ),
+    ],
+)
+def test_a_member_that_the_plans_limits_keep_out_is_refused(text, message, tiny, tmp_path, monkeypatch):
+    plan, dataset = tmp_path / "plan.yaml", load_dataset(tiny)
+    plan.write_text(text)
+    model = create_model("lstm_small", features=dataset.features, classes=dataset.alphabet.classes)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    for more in ([], ["--dry-run"]):
+        with pytest.raises(InputError) as error:
+            start(monkeypatch, tiny, tmp_path / "runs", "--plan", str(plan), *more)
+        assert str(error.value) == message.format(parameters=parameters)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_machine_is_divided():
@@ -145,6 +182,11 @@ def test_the_estimate_counts_the_frames_of_the_chosen_speakers(tiny, tmp_path):
         ("members:\n  - {model: gru, fold: 1}", "members[0]: Object contains unknown field fold"),
         ("members:\n  - {model: gru, seeds: x}", "members[0].seeds: expected array, found str"),
         ("\x00", "not readable as YAML"),
+        (f"fold_count: 1\n{MEMBERS}", "fold_count: expected int >= 2"),
+        (f"max_params: banana\n{MEMBERS}", "max_params: banana: expected a number up to 1000G such as 20M, 950k"),
+        (f"max_params: -1\n{MEMBERS}", "max_params: -1: expected a number up to 1000G"),
+        (f"max_params: true\n{MEMBERS}", "max_params: expected"),
+        (f"forbid: [atention]\n{MEMBERS}", "forbid: atention: no model has this tag; did you mean attention?"),
     ],
 )
 def test_a_file_that_is_no_plan(text, message, tmp_path):
