@@ -31,9 +31,9 @@ class Destination:
         if self._store is not None:
             self._uploaded = self._store.finished()
 
-    def status(self, folder: RunFolder) -> RunStatus:
-        """The status of a run. Of one that goes to a URL, other machines see only that it is finished."""
-        status = read_status(folder)
+    def status(self, folder: RunFolder, earlier: int = 0) -> RunStatus:
+        """As `read_status`. Of a run that goes to a URL, other machines see only that it is finished."""
+        status = read_status(folder, earlier)
         if self._store is None:
             return status
         if folder.name in self._uploaded:

@@ -11,6 +11,7 @@ from folds.launching.attempt import Outcome
 from folds.launching.destination import Destination
 from folds.launching.executor import Executor
 from folds.launching.executor_task import ExecutorTask
+from folds.launching.status import attempts_at
 from folds.launching.status_table import REFRESH_S, StatusDisplay
 from folds.store.lease import holder_of
 from folds.training.signals import SignalCatcher
@@ -46,6 +47,7 @@ class Launcher:
         self._open = {task for task in tasks if not self._destination.finished(task.folder)}
         pending = [task for task in tasks if task in self._open]
         self._busy = [task for task in pending if holder_of(task.folder.path)]
+        earlier = {task: len(attempts_at(task.folder)) for task in tasks}
         last_shown = -REFRESH_S
         with SignalCatcher() as signals, self._display as display:
             self._executor.submit([task for task in pending if task not in self._busy])
@@ -56,7 +58,7 @@ class Launcher:
                     self._settle(task, outcome)
                 self._recheck_busy()
                 if time.monotonic() - last_shown >= REFRESH_S or not self._open:
-                    display.show([self._destination.status(task.folder) for task in tasks])
+                    display.show([self._destination.status(task.folder, earlier[task]) for task in tasks])
                     last_shown = time.monotonic()
                 if self._open:
                     time.sleep(self._executor.poll_s)

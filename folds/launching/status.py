@@ -62,15 +62,23 @@ class _Config(msgspec.Struct, frozen=True):
     options: _Options = _Options()
 
 
-def read_status(folder: RunFolder) -> RunStatus:
-    """The status of a run. Files that are being written, or damaged, count as not there."""
-    attempts = _readable(lambda: read_attempts(folder.attempts), [])
+def attempts_at(folder: RunFolder) -> list[TrainingAttempt]:
+    """What attempts.jsonl tells of a run; nothing if it is damaged."""
+    return _readable(lambda: read_attempts(folder.attempts), [])
+
+
+def read_status(folder: RunFolder, earlier: int = 0) -> RunStatus:
+    """The status of a run. Files that are being written, or damaged, count as not there.
+
+    The first `earlier` lines of its attempts are of launches before, whose failures are no news.
+    """
+    attempts = attempts_at(folder)
     metrics = _rows(folder.metrics, EpochMetrics)
     timing = _rows(folder.timing, EpochTiming)
     recipe = _readable(lambda: read_json(folder.config, _Config), _Config()).options.recipe
     epochs = recipe.epochs if recipe.minutes is None else None
     frames_per_s = timing[-1].frames_per_s if timing else None
-    state, place, reason = _state(folder, attempts)
+    state, place, reason = _state(folder, attempts, earlier)
     hours_left = 0.0 if state == "finished" else None
     if state == "training" and timing:
         minutes = sum(row.wall_s for row in timing) / 60
@@ -93,7 +101,7 @@ def known_runs(runs: Path) -> list[RunFolder]:
     return [folder for folder in folders_of_runs(runs) if folder.begun or exists(folder.attempts)]
 
 
-def _state(folder: RunFolder, attempts: list[TrainingAttempt]) -> tuple[State, str, str]:
+def _state(folder: RunFolder, attempts: list[TrainingAttempt], earlier: int) -> tuple[State, str, str]:
     """(state, place, reason)."""
     if folder.finished:
         return "finished", "", ""
@@ -102,7 +110,7 @@ def _state(folder: RunFolder, attempts: list[TrainingAttempt]) -> tuple[State, s
         started = last is not None and last.event == "started"
         job = f", {last.executor} job {last.job}" if last is not None and started and last.job else ""
         return "training", f"{holder.host}, process {holder.pid}{job}", ""
-    if last is not None and last.event == "failed":
+    if last is not None and last.event == "failed" and len(attempts) > earlier:
         return "failed", "", last.reason
     if last is not None and last.event == "started" and time.time() - last.time < START_S:
         return "starting", last.host, ""

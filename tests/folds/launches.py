@@ -9,6 +9,7 @@ import pytest
 from training_runs import QUICK
 
 from folds import launch
+from folds.launching.attempt import Outcome
 from folds.launching.destination import Destination
 from folds.launching.options import LaunchOptions
 from folds.launching.tasks import make_tasks
@@ -30,3 +31,26 @@ def tasks_of(data: Path, runs: Path, *more: str, **options):
     """The tasks of a launch of two folds."""
     chosen = LaunchOptions(data=data, models="lstm_small", fold_count=2, **options)
     return make_tasks(chosen.read_plan(), chosen, Destination(runs), [*OPTIONS, *more])
+
+
+class FakeExecutor:
+    """Ends each attempt at once, as `outcomes` says, in order."""
+
+    poll_s = 0.0
+
+    def __init__(self, outcomes: dict[str, list[Outcome]]) -> None:
+        self.outcomes, self.submitted, self._running = outcomes, [], []
+
+    def submit(self, tasks) -> None:
+        self.submitted += [task.title for task in tasks]
+        self._running += tasks
+
+    def ended(self):
+        running, self._running = self._running, []
+        return [(task, self.outcomes[task.title].pop(0)) for task in running]
+
+    def close(self) -> None:
+        pass
+
+    def interrupt(self) -> str:
+        return "detached"

@@ -14,7 +14,7 @@ import threading
 import time
 
 import pytest
-from launches import LAUNCH, start, tasks_of
+from launches import LAUNCH, FakeExecutor, start, tasks_of
 from training_runs import metrics, run
 
 from folds.launching import worker
@@ -85,29 +85,6 @@ def test_a_failed_run_tells_its_reason_and_log_and_stops_no_other(tiny, tmp_path
     assert f"lstm_small fold 0 failed: {folder / 'summary.json'}: Is a directory" in out
     assert f"log: {log}" in out and "error: " in log.read_text() and "1 failed, 1 finished" in out
     assert [attempt.event for attempt in read_attempts(log.with_name("attempts.jsonl"))] == ["started", "failed"]
-
-
-class FakeExecutor:
-    """Ends each attempt at once, as `outcomes` says, in order."""
-
-    poll_s = 0.0
-
-    def __init__(self, outcomes: dict[str, list[Outcome]]) -> None:
-        self.outcomes, self.submitted, self._running = outcomes, [], []
-
-    def submit(self, tasks) -> None:
-        self.submitted += [task.title for task in tasks]
-        self._running += tasks
-
-    def ended(self):
-        running, self._running = self._running, []
-        return [(task, self.outcomes[task.title].pop(0)) for task in running]
-
-    def close(self) -> None:
-        pass
-
-    def interrupt(self) -> str:
-        return "detached"
 
 
 def test_attempts_end_after_retries_or_when_hopeless(tiny, tmp_path):
