@@ -165,7 +165,13 @@ def describe_total(estimates: Sequence[Estimate], jobs: int) -> str:
     """The hours of all runs together, with `jobs` at the same time."""
     known = [it.hours for it in estimates if it.hours is not None and it.hours > 0]
     unknown = sum(it.hours is None for it in estimates)
+    if unknown and not known:
+        return f"{unknown} runs: hours unknown, since no run of theirs has trained yet"
     total, last = duration(sum(known)), duration(makespan(known, jobs)) if known else duration(0.0)
     together = "one after the other" if jobs == 1 else f"{jobs} at a time"
+    least, about = ("at least ", "at least") if unknown else ("", "about")
     notes = f"; {unknown} unknown: no run of theirs has trained yet" if unknown else ""
-    return f"{len(estimates)} runs: {total} of training in all, about {last} {together}, prediction not included{notes}"
+    return (
+        f"{len(estimates)} runs: {least}{total} of training in all, {about} {last} {together}, prediction not "
+        f"included{notes}"
+    )

@@ -40,6 +40,7 @@ class RunStatus:
     """The held-out distance; out of fold, or else on dev, once it is finished."""
     frames_per_s: float | None = None
     hours_left: float | None = None
+    """Of training, from its last epoch on; None as long as none tells how long they take."""
     place: str = ""
     """Where it runs, or what it is waiting for."""
     reason: str = ""
@@ -80,7 +81,7 @@ def read_status(folder: RunFolder, earlier: int = 0) -> RunStatus:
     frames_per_s = timing[-1].frames_per_s if timing else None
     state, place, reason = _state(folder, attempts, earlier)
     hours_left = 0.0 if state == "finished" else None
-    if state == "training" and timing:
+    if timing and (state == "training" or (state != "finished" and folder.checkpoints)):
         minutes = sum(row.wall_s for row in timing) / 60
         if recipe.minutes is not None:
             used = sum(row.cpu_s for row in timing) / 60 if recipe.clock == "cpu" else minutes

@@ -142,7 +142,7 @@ def test_a_launch_on_gpus_tries_no_step_itself(tiny, tmp_path, monkeypatch, caps
     monkeypatch.setattr(Launcher, "run", lambda self, tasks: {})
     monkeypatch.setattr("folds.launching.estimate.measure_speed", lambda task, dataset: 1.0)
     assert start(monkeypatch, tiny, tmp_path / "runs", *LAUNCH) == 1
-    assert "2 unknown: no run of theirs has trained yet" in capsys.readouterr().out
+    assert "2 runs: hours unknown, since no run of theirs has trained yet\n" in capsys.readouterr().out
 
 
 def test_the_machine_is_divided_among_all_unfinished_runs(tiny, tmp_path, monkeypatch):
