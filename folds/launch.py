@@ -6,6 +6,8 @@ if they have the same settings, and one that fails stops no other.
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import shlex
 import sys
 from typing import Any
@@ -24,7 +26,7 @@ from folds.launching.plan import Plan
 from folds.launching.status_table import print_failures, print_status, summary
 from folds.launching.tasks import Task, make_tasks
 from registry import InputError, check_writable, command
-from registry.command_line import parse_options
+from registry.command_line import UnknownOptions, parse_options
 from registry.redaction import redact
 
 PROG = "python -m folds.launch"
@@ -37,6 +39,23 @@ def parse(arguments: list[str]) -> tuple[LaunchOptions, Any, list[str]]:
     return parsed.command, parsed.executor, more
 
 
+def _named(error: UnknownOptions) -> InputError:
+    """What options that folds.train does not have are here: an executor's, or one of the launch that is misspelt."""
+    fields = {
+        name: {field.name for field in dataclasses.fields(EXECUTORS.entry(name).info["options"])}
+        for name in EXECUTORS.names()
+    }
+    known = {field.name for field in dataclasses.fields(LaunchOptions)}.union(*fields.values())
+    for name in error.names:
+        field = name.removeprefix("--").replace("-", "_")
+        if owners := [executor for executor, names in fields.items() if field in names]:
+            return InputError(f"{name}: an option of --on {' and --on '.join(owners)}; see {PROG} --help")
+        similar = difflib.get_close_matches(field, sorted(known), n=1)
+        if similar and "did you mean" not in str(error):
+            return InputError(f"{name}: did you mean --{similar[0].replace('_', '-')}? see {PROG} --help")
+    return error
+
+
 def main() -> int:
     """Launch; the exit status is 0 if all runs are finished, and 1 if some have failed."""
     options, executor_options, more = parse(sys.argv[1:])
@@ -44,7 +63,10 @@ def main() -> int:
     destination = Destination(options.runs)
     device = executor_options.device
     training_options = [*(() if device == "auto" else ("--device", device)), *more]
-    tasks = make_tasks(plan, options, destination, training_options) if plan is not None else []
+    try:
+        tasks = make_tasks(plan, options, destination, training_options) if plan is not None else []
+    except UnknownOptions as error:
+        raise _named(error) from None
     if options.status:
         if plan is None and more:
             raise InputError(f"--status: unknown options {' '.join(more)}; see {PROG} --help")

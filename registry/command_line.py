@@ -27,8 +27,19 @@ _NOT_A_NUMBER = (
 )
 
 
+class UnknownOptions(InputError):
+    """A command does not have these options, `names`, which begin with dashes."""
+
+    def __init__(self, message: str, names: list[str]) -> None:
+        super().__init__(message)
+        self.names = names
+
+
 def parse_options(options: type[T], prog: str, arguments: list[str] | None = None, **settings: Any) -> T:
-    """`tyro.cli` with these settings; raises InputError in one line for what it refuses. `--help` prints and exits."""
+    """`tyro.cli` with these settings; raises InputError in one line for what it refuses. `--help` prints and exits.
+
+    It is an UnknownOptions for options that the command does not have.
+    """
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -36,7 +47,10 @@ def parse_options(options: type[T], prog: str, arguments: list[str] | None = Non
     except SystemExit as exit:
         if not exit.code:
             raise HelpShown(0) from None
-        raise InputError(_summary(complaint.getvalue(), prog)) from None
+        message = _summary(complaint.getvalue(), prog)
+        if unknown := re.match("Unrecognized options: ([^;]*)", message):
+            raise UnknownOptions(message, re.findall(r"(?<!\S)--[\w-]+", unknown[1])) from None
+        raise InputError(message) from None
     sys.stderr.write(complaint.getvalue())  # what the parser warns about
     return parsed
 
