@@ -39,6 +39,9 @@ PROG = "python -m folds.tune"
 
 def parse(arguments: list[str]) -> tuple[TuneOptions, Any]:
     """(options, the executor's options)."""
+    for option in ("--fix", "--space"):
+        if sum(argument.partition("=")[0] == option for argument in arguments) > 1:
+            raise InputError(f"{option}: given twice: expected all of its values after one {option}")
     schema: Any = with_executor_options(TuneOptions, TuneOptions.on, arguments)
     parsed = parse_options(schema, PROG, arguments, config=(tyro.conf.OmitArgPrefixes,))
     options, executor_options = parsed.command, parsed.executor

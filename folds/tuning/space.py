@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -110,7 +111,8 @@ def make_space(model: str, preset: str, device: str, ranges: Sequence[str], pins
     """
     found = find_preset(preset, model, device)
     preset = next(name for name, entry in PRESETS.items() if entry is found)  # what auto is on this device
-    fixed = {name: _value(text) for name, text in (_split(pin, "--fix", "name=value") for pin in pins)}
+    fixed = {name: _value(text) for name, text in _by_name(pins, "--fix", "name=value").items()}
+    spans = _by_name(ranges, "--space", "name=low:high or name=low:high:log")
     unpinned = option_fields(Space(model, preset, device, (), {}).options({}))
     for name in fixed:
         _check_known(name, unpinned, "--fix")
@@ -120,18 +122,34 @@ def make_space(model: str, preset: str, device: str, ranges: Sequence[str], pins
                 "weights of the one before: leave it out, and train the recipe that is found with --group-layer"
             )
     space = Space(model, preset, device, (), fixed)
-    fields = option_fields(space.options({}))
+    try:
+        fields = option_fields(space.options({}))
+    except InputError as error:
+        raise InputError(_about_fixed(str(error), fixed)) from None
     parameters = {name: default for name, option in fields.items() if (default := _default_range(name, option))}
-    for text in ranges:
-        name, span = _split(text, "--space", "name=low:high or name=low:high:log")
+    for name, span in spans.items():
         _check_known(name, fields, "--space")
-        parameters[name] = _given_range(text, name, span, fields[name])
-    if both := sorted({*fixed} & {_split(text, "--space", "")[0] for text in ranges}):
+        parameters[name] = _given_range(f"{name}={span}", name, span, fields[name])
+    if both := sorted({*fixed} & {*spans}):
         raise InputError(f"--fix {both[0]} and --space {both[0]}: expected one of the two")
     searched = tuple(parameter for name, parameter in parameters.items() if name not in fixed)
     if not searched:
         raise InputError("nothing is left to search: pass --space name=low:high, or fewer --fix")
     return dataclasses.replace(space, parameters=searched)
+
+
+def _about_fixed(message: str, fixed: Values) -> str:
+    """What folds.train says of options, said of `--fix`, which set them.
+
+    >>> _about_fixed("--lr abc: expected a number; see python -m folds.train --help", {"lr": "abc"})
+    '--fix lr=abc: expected a number'
+    """
+    message = message.removesuffix("; see python -m folds.train --help")
+    for name, value in fixed.items():
+        option = f"--{name.replace('_', '-')}"
+        if re.match(rf"{option}\b", message):
+            return f"--fix {name}={value}: {message.partition(': ')[2] or message}"
+    return f"--fix: {message}"
 
 
 def _default_range(name: str, option: OptionField) -> Parameter | None:
@@ -196,6 +214,16 @@ def _check_known(name: str, fields: Mapping[str, OptionField], option: str) -> N
     similar = difflib.get_close_matches(name, fields, n=3)
     advice = f"did you mean {' or '.join(similar)}?" if similar else f"expected one of {', '.join(sorted(fields))}"
     raise InputError(f"{option} {name}: no such option of the model, the recipe or SpecAugment; {advice}")
+
+
+def _by_name(texts: Sequence[str], option: str, expected: str) -> dict[str, str]:
+    """What is after the name and "=" in each text. Raises InputError if a name is there twice."""
+    found: dict[str, str] = {}
+    for name, value in (_split(text, option, expected) for text in texts):
+        if name in found:
+            raise InputError(f"{option} {name}: given twice, {found[name]} and {value}: expected one of the two")
+        found[name] = value
+    return found
 
 
 def _split(text: str, option: str, expected: str) -> tuple[str, str]:

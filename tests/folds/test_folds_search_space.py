@@ -96,15 +96,19 @@ def test_a_preset_outside_the_space_is_no_point_of_it():
         ((), ("lr",), "--fix lr: expected name=value"),
         ((), ("minutes=3",), "--fix minutes: the study sets it itself"),
         ((), ("lrr=3",), "--fix lrr: no such option"),
-        ((), ("lr=-3",), "--lr -3.0: expected more than 0"),
-        ((), ("lr=fast",), "--lr fast: expected a number"),
+        ((), ("lr=-3",), "--fix lr=-3: expected more than 0"),
+        ((), ("clip=5", "lr=fast"), "--fix lr=fast: expected a number or None"),
+        ((), ("batch-frames=1.5",), "--fix batch_frames=1.5: expected a whole number or None"),
+        ((), ("group_softsign=true",), "--fix group_softsign=True: there is no layer of each group"),
+        ((), ("lr=0.1", "lr=0.2"), "--fix lr: given twice, 0.1 and 0.2: expected one of the two"),
+        (("lr=0.1:0.2", "lr=0.1:0.3"), (), "--space lr: given twice, 0.1:0.2 and 0.1:0.3: expected one of the two"),
         (("lr=0.1:0.2",), ("lr=0.1",), "--fix lr and --space lr: expected one of the two"),
     ],
 )
 def test_what_cannot_be_searched_is_one_line(space, fix, message):
     with pytest.raises(InputError, match=re.escape(message)) as error:
         space_of(space=space, fix=fix)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and "folds.train" not in str(error.value)
 
 
 def test_a_layer_for_each_speaker_cannot_go_through_stages():

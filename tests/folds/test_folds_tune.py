@@ -65,6 +65,13 @@ def test_the_executor_of_a_search():
         tune.parse(["--on", "slrm"])
 
 
+@pytest.mark.parametrize("option", ["--fix", "--space"])
+def test_values_of_a_repeated_option_are_not_lost(option):
+    """Of two, the parser keeps the last."""
+    with pytest.raises(InputError, match=f"^{option}: given twice: expected all of its values after one {option}$"):
+        tune.parse([option, "lr=0.1:0.2", option, "clip=1:2"])
+
+
 def test_the_processes_of_a_search_are_told_its_options(tiny, tmp_path):
     study = tmp_path / "a.journal"
     space, fixed = ("hidden=8:24", "lr=0.002:0.03"), ("strides=[2,1]",)
