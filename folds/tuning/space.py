@@ -43,6 +43,10 @@ class Parameter:
     step: int = 1
     """Of integers on a linear scale; 2 for those that must be odd."""
 
+    def __str__(self) -> str:
+        """`0.01 to 0.02`."""
+        return f"{self.low:g} to {self.high:g}" + (f" in steps of {self.step}" if self.step > 1 else "")
+
     def contains(self, value: object) -> bool:
         """Whether a value can be drawn."""
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not self.low <= value <= self.high:
@@ -66,9 +70,22 @@ class Space:
 
     def preset_values(self) -> Values | None:
         """The values of the searched options in the preset; None if one of them is outside its range."""
-        defaults = option_fields(self.options({}))
-        values = {parameter.name: defaults[parameter.name].value for parameter in self.parameters}
+        values = self._defaults()
         return values if all(parameter.contains(values[parameter.name]) for parameter in self.parameters) else None
+
+    def outside(self) -> list[str]:
+        """The values of the preset that cannot be drawn: `lr=0.002 is outside 0.01 to 0.02`."""
+        values = self._defaults()
+        return [
+            f"{parameter.name}={values[parameter.name]:g} is outside {parameter}"
+            for parameter in self.parameters
+            if not parameter.contains(values[parameter.name])
+        ]
+
+    def _defaults(self) -> Values:
+        """The values of the searched options in the preset."""
+        defaults = option_fields(self.options({}))
+        return {parameter.name: defaults[parameter.name].value for parameter in self.parameters}
 
     def options(self, values: Values) -> ModelOptions:
         """The options of training with these values. Raises InputError for values that are refused."""

@@ -108,8 +108,8 @@ def run_stage(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> None:
     """Train the stage that a trial is in; tell the study.
 
     A configuration that cannot be trained, because it diverges for example, is told as pruned. Raises its InputError if
-    none has been trained so far, since then it is not the configuration's fault, and StartedOtherwise if another study
-    has trained a run of its name.
+    it is the preset's and none has been trained so far, since then it is not the configuration's fault, and
+    StartedOtherwise if another study has trained a run of its name.
     """
     from optuna.exceptions import UpdateFinishedTrialError
 
@@ -127,6 +127,9 @@ def _run_stage(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> None
     if index:
         print(f"{name} goes on to stage {index + 1} of {len(tuning.stages)}", flush=True)
     before = rungs(study, tuning.stages)
+    if index == 1 and name == best_first(before[0].distances)[0] and tuning.space.preset_values() is None:
+        # Without the preset, one trial says little: its values may be at fault. All have ended the first stage now.
+        _warn_of_short_stages("even the best trial", before[0].distances[name], tuning.dataset)
     for stage, rung in zip(tuning.stages[:index], before[:index], strict=True):
         trial.report(rung.distances[name], stage.step)
     try:
@@ -134,8 +137,8 @@ def _run_stage(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> None
     except (MachineFault, StartedOtherwise):
         raise  # no fault of the configuration; and a run that was started otherwise is not this study's to delete
     except InputError as error:
-        # If the first trial is refused, the preset in most studies, nothing may be trainable.
-        if trial.number == 0 and not any(rung.distances for rung in rungs(study, tuning.stages)):
+        # If the preset is refused, nothing may be trainable. Of other values, that may be only theirs.
+        if _is_preset(tuning, trial) and not any(rung.distances for rung in rungs(study, tuning.stages)):
             raise
         print(f"{name}: cannot be trained: {error}", flush=True)
         trial.set_user_attr("refused", str(error))
@@ -143,8 +146,8 @@ def _run_stage(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> None
         _discard_trial(tuning, name)
         return
     trial.report(distance, tuning.stages[index].step)
-    if index == 0 and trial.number == 0:
-        _warn_of_short_stages(distance, tuning.dataset)
+    if index == 0 and _is_preset(tuning, trial):
+        _warn_of_short_stages("the preset", distance, tuning.dataset)
     if index == len(tuning.stages) - 1:
         study.tell(trial, distance, skip_if_finished=True)
     else:
@@ -159,14 +162,19 @@ def _run_stage(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> None
     _discard(tuning, study)
 
 
-def _warn_of_short_stages(distance: float, dataset: Dataset) -> None:
-    """Say so if the first trial, the preset in most studies, has learnt next to nothing in its first stage."""
+def _is_preset(tuning: Tuning, trial: optuna.Trial) -> bool:
+    """Whether a trial has the preset's values."""
+    return trial.params == tuning.space.preset_values()
+
+
+def _warn_of_short_stages(subject: str, distance: float, dataset: Dataset) -> None:
+    """Say so if a trial that should have learnt something in its first stage has learnt next to nothing."""
     if dataset.train.tokens is None:
         return
     of_empty_ones = dataset.train.tokens.lengths.mean()
     if distance > NOTHING_LEARNT * of_empty_ones:
         print(
-            "warning: the first trial learnt next to nothing in its first stage: its held-out distance is "
+            f"warning: {subject} learnt next to nothing in its first stage: its held-out distance is "
             f"{distance:.1f}, that of empty predictions {of_empty_ones:.1f}, so who goes on is chance: begin another "
             "--study with more --minutes or fewer --trials",
             flush=True,

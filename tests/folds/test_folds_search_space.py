@@ -72,7 +72,11 @@ def test_space_overrides_a_range_and_fix_takes_an_option_out():
 
 
 def test_a_preset_outside_the_space_is_no_point_of_it():
-    assert space_of(space=("lr=0.005:0.01",)).preset_values() is None
+    space = space_of(space=("lr=0.005:0.01", "hidden=8:16", "kernel=9:13"))
+    assert space.preset_values() is None
+    outside = ["hidden=160 is outside 8 to 16", "kernel=7 is outside 9 to 13 in steps of 2"]
+    assert sorted(space.outside()) == [*outside, "lr=0.002 is outside 0.005 to 0.01"]
+    assert space_of().outside() == []
 
 
 @pytest.mark.parametrize(

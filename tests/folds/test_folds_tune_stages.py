@@ -14,6 +14,7 @@ from folds.store.run_folder import RunFolder
 from folds.training.run_config import FinishedOtherwise, StartedOtherwise
 from folds.tuning import stage_runs, trials
 from folds.tuning.options import TuneOptions
+from folds.tuning.space import Space
 from folds.tuning.study import StudyPaths, open_study
 from registry import InputError
 from registry.errors import MachineFault
@@ -68,9 +69,22 @@ def test_the_best_trial_goes_through_all_stages(run_stages, capsys):
 @pytest.mark.parametrize(("distance", "warned"), [(9.1, True), (8.9, False)])
 def test_a_first_stage_that_taught_the_preset_nothing_is_warned_of(run_stages, capsys, distance, warned):
     run_stages(distance)
-    assert ("warning: the first trial learnt next to nothing" in capsys.readouterr().out) is warned
+    assert ("warning: the preset learnt next to nothing" in capsys.readouterr().out) is warned
     run_stages(9.9)  # others may be worse than the preset
     assert "warning" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("distance", "warned"), [(9.1, True), (8.9, False)])
+def test_without_the_preset_the_best_of_all_trials_must_have_learnt_something(
+    run_stages, capsys, monkeypatch, distance, warned
+):
+    """And one that is refused, even the first, says nothing about the others."""
+    monkeypatch.setattr(Space, "preset_values", lambda self: None)
+    assert run_stages(InputError("diverged")).state == TrialState.PRUNED
+    run_stages(9.9, distance, 9.8)
+    assert "warning" not in capsys.readouterr().out
+    assert run_stages(7.0).intermediate_values == {1: distance, 4: 7.0}
+    assert ("warning: even the best trial learnt next to nothing in its" in capsys.readouterr().out) is warned
 
 
 def test_a_configuration_that_cannot_be_trained_ends_its_trial_but_not_the_study(run_stages):
