@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import sys
 import types
 from collections.abc import Callable
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 
 from folds.launching.attempt import Outcome
+from folds.launching.executor import LaunchSettings
 from folds.launching.executors import ray
+from registry import InputError
 
 FINISHED = Outcome("finished")
 
@@ -128,3 +131,40 @@ def test_a_launcher_that_has_died_does_not_keep_the_owner(cluster, monkeypatch):
         assert await owner.leave("a")
 
     asyncio.run(scenario())
+
+
+class RayError(Exception):
+    """Stands in for `ray.exceptions.RayError`."""
+
+
+@pytest.mark.parametrize("error", [RayError, ConnectionError])
+def test_a_cluster_that_goes_away_during_a_launch(error, tmp_path, monkeypatch):
+    """It ends the launch in one line, and closing the executor adds nothing to that."""
+    gone = False
+
+    def get(answer: Any, timeout: float | None = None) -> Any:
+        if gone:
+            raise error("the head node has died\nits log")
+        return answer
+
+    answers = {"join": None, "tasks": [], "submit": None, "ended": [], "leave": True}
+    owner = types.SimpleNamespace(
+        **{name: types.SimpleNamespace(remote=lambda *_, answer=answer: answer) for name, answer in answers.items()}
+    )
+    exceptions = types.SimpleNamespace(RayError=RayError)
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(get=get, exceptions=exceptions))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(ray, "connect", lambda address: None)
+    monkeypatch.setattr(ray, "find_owner", lambda runs: owner)
+    executor = ray.RayExecutor(LaunchSettings(tmp_path, 0, 3, 1), ray.RayOptions())
+    executor.submit([])
+    assert executor.ended() == []
+    gone = True
+    message = (
+        r"^--on ray: the cluster no longer answers \([^\n]*the head node has died[^\n]*\): begun runs keep their "
+        "checkpoints; start it and use the same command$"
+    )
+    for ask in (executor.ended, lambda: executor.submit([])):
+        with pytest.raises(InputError, match=message):
+            ask()
+    assert executor.interrupt().startswith("left the runs to Ray")

@@ -132,8 +132,6 @@ class RayExecutor:
         if importlib.util.find_spec("ray") is None:
             raise InputError("--on ray: Ray is not installed: pip install 'hw3p2-ensemble[ray]'")
         connect(options.address)
-        import ray
-
         self._name = uuid.uuid4().hex
         self._owner = find_owner(settings.runs)
         memory = {"memory": round(options.memory * 1e9)} if options.memory else {}
@@ -143,33 +141,41 @@ class RayExecutor:
             "max_retries": settings.retries,
             **memory,
         }
-        ray.get(self._owner.join.remote(self._name, settings.jobs, resources))
+        self._ask("join", self._name, settings.jobs, resources)
 
     def submit(self, tasks: Sequence[ExecutorTask]) -> None:
-        import ray
-
-        known = set(ray.get(self._owner.tasks.remote()))
+        known = set(self._ask("tasks"))
         for task in tasks:
             if task not in known:
                 record_attempt(task.folder.attempts, "submitted", "ray")
-        ray.get(self._owner.submit.remote(self._name, tasks))
+        self._ask("submit", self._name, tasks)
 
     def ended(self) -> list[tuple[ExecutorTask, Outcome]]:
-        import ray
-
-        return ray.get(self._owner.ended.remote(self._name))
+        return self._ask("ended", self._name)
 
     def close(self) -> None:
         import ray
 
         # An owner that is gone, or too busy to answer, must not turn the end of a launch into an error.
-        with contextlib.suppress(ray.exceptions.RayError):
-            if ray.get(self._owner.leave.remote(self._name), timeout=CONNECT_S):
+        with contextlib.suppress(InputError, ray.exceptions.RayError):
+            if self._ask("leave", self._name, timeout=CONNECT_S):
                 ray.kill(self._owner)
 
     def interrupt(self) -> str:
         self.close()
         return "left the runs to Ray: --status shows them, the same command follows them"
+
+    def _ask(self, method: str, *arguments: Any, timeout: float | None = None) -> Any:
+        """What a method of the owner returns. Raises InputError if the cluster is gone."""
+        import ray
+
+        try:
+            return ray.get(getattr(self._owner, method).remote(*arguments), timeout=timeout)
+        except (ray.exceptions.RayError, ConnectionError) as error:
+            raise InputError(
+                f"--on ray: the cluster no longer answers ({one_line(error)[:300]}): begun runs keep their "
+                "checkpoints; start it and use the same command"
+            ) from None
 
 
 def find_owner(runs: Path) -> Any:
