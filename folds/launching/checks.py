@@ -41,7 +41,7 @@ def check_limits(plan: Plan, tasks: Sequence[Task], dataset: Dataset) -> None:
         if (key := f"{task.model} {config}") in checked:
             continue  # another fold or seed
         checked.add(key)
-        if forbidden := sorted({*describe(task.model).tags} & {*plan.forbid}):
+        if plan.forbid and (forbidden := sorted({*describe(task.model).tags} & {*plan.forbid})):
             raise InputError(
                 f"the plan's {task.folder.member}: {task.model} has the tag {forbidden[0]}, which the plan forbids: "
                 "leave out one of the two"

@@ -35,8 +35,8 @@ class ExecutorTask(Hashable, Protocol):
         """The type of device ("cpu" or "cuda") that it needs."""
 
     @property
-    def arguments(self) -> tuple[str, ...]:
-        """Its options."""
+    def fingerprint(self) -> str:
+        """Tells a job with its options from one with others; empty where they may differ."""
 
     @property
     def working_folder(self) -> str:

@@ -58,6 +58,11 @@ class SearchWorker:
         return self.folder.title
 
     @property
+    def fingerprint(self) -> str:
+        """None: the study refuses other settings, and --jobs may change."""
+        return ""
+
+    @property
     def needs_no_process(self) -> bool:
         """Whether the others have finished the study."""
         return self.folder.finished

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import sys
 from collections import Counter
@@ -48,6 +49,11 @@ class Task:
     @property
     def device(self) -> str:
         return shared_device(self.parsed.options.device)
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the arguments."""
+        return hashlib.sha256("\0".join(self.arguments).encode()).hexdigest()[:16]
 
     @property
     def needs_no_process(self) -> bool:

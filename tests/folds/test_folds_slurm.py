@@ -7,6 +7,7 @@ import importlib.util
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -232,6 +233,14 @@ def test_a_worker_of_a_finished_study_needs_no_process(tmp_path):
     assert not worker.needs_no_process
     (tmp_path / "finished").touch()
     assert worker.needs_no_process
+
+
+def test_a_search_takes_over_its_jobs_with_another_number_of_them(squeue, tmp_path, monkeypatch):
+    for jobs in ("--jobs=2", "--jobs=4"):
+        worker: Any = SearchWorker(WorkerFolder(tmp_path / "workers" / "slurm-0"), "cpu", (jobs,))
+        assert executor_with(worker, monkeypatch).ended() == []
+        squeue["7_0"] = "PENDING"
+    assert [attempt.event for attempt in read_attempts(worker.folder.attempts)] == ["submitted"]
 
 
 def test_time_limits():

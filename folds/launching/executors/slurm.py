@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.util
 import re
 import shutil
@@ -128,7 +127,7 @@ class SlurmExecutor:
         if not new:
             return
         for task, job in zip(new, self._submitted(new), strict=True):
-            record_attempt(task.folder.attempts, "submitted", "slurm", job, options=_hash(task.arguments))
+            record_attempt(task.folder.attempts, "submitted", "slurm", job, options=task.fingerprint)
             self._alive[task] = job
 
     def ended(self) -> list[tuple[ExecutorTask, Outcome]]:
@@ -219,15 +218,11 @@ def _check_same_options(task: ExecutorTask, job: str) -> None:
     """Raise InputError if the job of a task was submitted with other options, which it would be trained with."""
     attempts = read_attempts(task.folder.attempts)
     submitted = [attempt.options for attempt in attempts if (attempt.event, attempt.job) == ("submitted", job)]
-    if any(submitted) and submitted[-1] != _hash(task.arguments):
+    if any(submitted) and submitted[-1] != task.fingerprint:
         raise InputError(
             f"{task.title}: Slurm job {job} was submitted with other options: scancel {job} first, or use the same "
             "options"
         )
-
-
-def _hash(arguments: Sequence[str]) -> str:
-    return hashlib.sha256("\0".join(arguments).encode()).hexdigest()[:16]
 
 
 @EXECUTORS.register("slurm", options=SlurmOptions)
