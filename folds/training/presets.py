@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from folds.data.augmentation import SpecAugment
 from folds.training.options import RecipeOptions
 from folds.training.threads import SMALL_MODEL
 from registry import InputError, describe
@@ -22,6 +23,9 @@ AUTO = "auto"
 SMALL, BASE = SMALL_MODEL, 16_500_000
 """Parameters up to which a model is small, and up to which it is of base size. The largest *_small model has 2.3 M,
 base models have 12.4 to 15.8 M, *_large ones 17.3 M or more."""
+
+_MASK_NAMES = {field.name for field in dataclasses.fields(SpecAugment)}
+_VALUE_NAMES = {field.name for field in dataclasses.fields(RecipeOptions)} - {"augment", "batch_frames"} | _MASK_NAMES
 
 _CR_CTC = {"consistency": 0.2, "time_every": 75}
 
@@ -40,6 +44,16 @@ class Preset:
     """The registered model that it is for; None for all of these sizes."""
     shape: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Fields of that model's config."""
+    default_on: str = ""
+    """The type of device ("cpu" or "cuda") on which `auto` is this preset; each model has one for each type."""
+
+    def __post_init__(self) -> None:
+        unknown = sorted(self.values.keys() - _VALUE_NAMES)
+        if unknown:
+            raise ValueError(
+                f"preset: unknown values {', '.join(unknown)}; expected fields of RecipeOptions or SpecAugment, other "
+                "than batch_frames, which is cpu_frames"
+            )
 
     def fits(self, model: str, parameters: int) -> bool:
         """Whether it is for a model of this name and size."""
@@ -48,14 +62,13 @@ class Preset:
     def recipe(self, device: str) -> RecipeOptions:
         """The recipe on this type of device ("cpu" or "cuda")."""
         recipe = RecipeOptions()
-        masks = {field.name for field in dataclasses.fields(recipe.augment)}
-        augment = dataclasses.replace(recipe.augment, **{k: v for k, v in self.values.items() if k in masks})
+        augment = dataclasses.replace(recipe.augment, **{k: v for k, v in self.values.items() if k in _MASK_NAMES})
         return dataclasses.replace(
             recipe,
             augment=augment,
             # A learning rate of its own is one for these batches.
             batch_frames=self.cpu_frames if device == "cpu" or "lr" in self.values else None,
-            **{name: value for name, value in self.values.items() if name not in masks},
+            **{name: value for name, value in self.values.items() if name not in _MASK_NAMES},
         )
 
 
@@ -77,10 +90,10 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             model="pblstm_small",
             shape={"channels": 70, "bottom": 90, "hidden": 110, "dropout": 0.033},
         ),
-        "quick": Preset({"epochs": 18}, 6000),
-        "small": Preset({"epochs": 30, **_CR_CTC}, 4000, 0, SMALL),
-        "base": Preset({"epochs": 150, **_CR_CTC}, 4000, SMALL, BASE),
-        "large": Preset({"epochs": 200, **_CR_CTC}, 4000, BASE),
+        "quick": Preset({"epochs": 18}, 6000, default_on="cpu"),
+        "small": Preset({"epochs": 30, **_CR_CTC}, 4000, 0, SMALL, default_on="cuda"),
+        "base": Preset({"epochs": 150, **_CR_CTC}, 4000, SMALL, BASE, default_on="cuda"),
+        "large": Preset({"epochs": 200, **_CR_CTC}, 4000, BASE, default_on="cuda"),
     }
 )
 
@@ -93,7 +106,7 @@ def find_preset(name: str, model: str, device: str) -> Preset:
     parameters = describe(model).parameters
     fitting = [preset for preset, entry in PRESETS.items() if entry.fits(model, parameters)]
     if name == AUTO:
-        name = "quick" if device == "cpu" else fitting[-1]
+        name = next(preset for preset in fitting if PRESETS[preset].default_on == device)
     if name not in PRESETS:
         raise InputError(f"--preset {name}: unknown; expected one of {', '.join((AUTO, *PRESETS))}")
     if name not in fitting:

@@ -7,10 +7,11 @@ import re
 
 import pytest
 
+from folds.training import presets
 from folds.training.command_line import parse
 from folds.training.options import RecipeOptions
-from folds.training.presets import PRESETS, find_preset
-from registry import InputError, list_models
+from folds.training.presets import PRESETS, Preset, find_preset
+from registry import InputError, describe, list_models, model_config
 
 
 def recipe_of(*arguments):
@@ -40,6 +41,30 @@ def test_every_registered_model_has_two_presets():
         assert find_preset("quick", model, "cpu") is PRESETS["quick"]
         size = model.rpartition("_")[2]
         assert find_preset("auto", model, "cuda") is PRESETS[size if size in ("small", "large") else "base"]
+
+
+@pytest.mark.parametrize("model", list_models())
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_preset_that_is_added_is_nobodys_default(model, device, monkeypatch):
+    parameters = describe(model).parameters
+    defaults = [p for p in PRESETS.values() if p.default_on == device and p.fits(model, parameters)]
+    monkeypatch.setattr(presets, "PRESETS", {**PRESETS, "added": Preset({"epochs": 3}, 6000)})
+    assert defaults == [find_preset("auto", model, device)]
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_what_a_preset_names_exists_and_is_in_bounds(preset):
+    for device in ("cpu", "cuda"):
+        preset.recipe(device)
+    fitting = [model for model in list_models() if preset.fits(model, describe(model).parameters)]
+    assert fitting
+    for model in fitting:
+        model_config(model, features=1, classes=2, **preset.shape)
+
+
+def test_a_preset_of_unknown_options_is_refused_where_it_is_defined():
+    with pytest.raises(ValueError, match=r"^preset: unknown values augment, epochz; expected fields of RecipeOptions"):
+        Preset({"epochz": 3, "lr": 0.1, "time_mask": 4, "augment": None}, 6000)
 
 
 def test_a_preset_for_one_model_sets_its_shape_too():
