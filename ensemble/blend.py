@@ -132,8 +132,9 @@ class BlendOptions(InputOptions, WordOptions, StoresOptions):
     """Blend all finished members into a submission."""
 
     method: str = "best"
-    """A registered blender: average, rover, rover_mbr, rescore, mbr, rank, single (the best member alone), or best (the
-    blender with the lowest nested out-of-fold distance). In words, there are no rover_mbr and no rank."""
+    """A registered blender: average, rover, rover_mbr, rescore, mbr, rank, single (the best member alone), that of a
+    plug-in, or best (the blender with the lowest nested out-of-fold distance). In words, there are no rover_mbr and no
+    rank."""
     out: Path = Path("submission.csv")
     """The submission to write; `<out>.json` describes how it was made."""
     members: tuple[str, ...] = ("*",)

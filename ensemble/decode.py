@@ -52,7 +52,7 @@ class DecodeOptions(WordOptions, StoresOptions):
     split: Literal["oof", "dev", "test"] = "dev"
     """Split to decode. On dev and test, the posteriors of a member's fold models are averaged."""
     decoder: str = "beam"
-    """A registered decoder: greedy, beam, or an installed third-party one (ctcdecode, flashlight, fast_ctc_decode)."""
+    """A registered decoder: greedy, beam, if installed ctcdecode, flashlight, fast_ctc_decode, or that of a plug-in."""
     beam: int | None = number(None, at_least=1, at_most=10_000, scale="log")
     """Number of prefixes kept after each frame; by default 50 for phonemes, and 100 for words, as in a blend."""
     nbest: int = number(1, at_least=1, at_most=10_000, scale="log")

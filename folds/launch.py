@@ -18,7 +18,7 @@ from folds.data.dataset import Dataset
 from folds.launching.checks import check_limits, check_tasks
 from folds.launching.destination import Destination
 from folds.launching.estimate import Estimate, describe_total, estimate_hours, print_estimates
-from folds.launching.executor import EXECUTORS, LaunchSettings, with_executor_options
+from folds.launching.executor import LaunchSettings, create_executor, is_on_this_machine, with_executor_options
 from folds.launching.executors.local import divide_here
 from folds.launching.launcher import Interrupted, Launcher
 from folds.launching.options import LaunchOptions
@@ -90,7 +90,7 @@ def estimate(tasks: list[Task], options: LaunchOptions, dataset: Dataset) -> tup
 
     Nor are steps tried on a GPU before a launch: this process would keep its memory, which the runs need.
     """
-    here = options.on == "local"
+    here = is_on_this_machine(options.on)
     jobs = options.jobs or (len(divide_here(tasks, 0, len(tasks))) if here else len(tasks))
     probe = here and (options.dry_run or all(task.device == "cpu" for task in tasks))
     estimates = estimate_hours(tasks, dataset, probe)
@@ -109,7 +109,7 @@ def launch(
     if not all(destination.finished(task.folder) for task in tasks):
         left = sum(not destination.finished(task.folder) for task in tasks)
         settings = LaunchSettings(destination.folder, options.jobs, options.retries, left)
-        executor = EXECUTORS.get(options.on)(settings, executor_options)
+        executor = create_executor(options.on, settings, executor_options)
         check_writable(destination.folder / "launch")
         for task in tasks:
             if task.folder.path.is_dir():

@@ -15,7 +15,7 @@ if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
 
 import tyro
 
-from folds.launching.executor import with_executor_options
+from folds.launching.executor import is_on_this_machine, with_executor_options
 from folds.launching.launcher import Interrupted
 from folds.launching.search import run_search
 from folds.training.signals import Stopped
@@ -61,7 +61,7 @@ def main() -> int:
     study = open_study(tuning.paths, options.settings(tuning.dataset, tuning.space))
     _announce(tuning)
     try:
-        if options.on == "local" and options.jobs == 1:
+        if is_on_this_machine(options.on) and options.jobs == 1:
             work_on(tuning)
         else:
             run_search(options, executor_options)

@@ -1,11 +1,14 @@
-"""Executors: where tasks run. Adding one is adding a file to `folds/launching/executors`."""
+"""Executors: where tasks run. Adding one is adding a file to `folds/launching/executors`.
+
+docs/tutorials/executor.md shows a whole one.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from folds.launching.attempt import Outcome
 from folds.launching.executor_task import ExecutorTask
@@ -45,6 +48,7 @@ class LaunchSettings:
     """Unfinished runs, of which other processes may be training some at first."""
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Starts attempts, and tells how they ended. It may be created only where it can start them.
 
@@ -67,17 +71,64 @@ class Executor(Protocol):
         """After Ctrl-C: end the attempts so that they can be resumed, or leave them to the cluster; what was done."""
 
 
-EXECUTORS: Registry[Callable[..., Executor]] = Registry("executors", package="folds.launching.executors")
-"""Functions `(settings: LaunchSettings, options) -> Executor`; each is registered with `options`, the dataclass of its
-options."""
+MakeExecutor = Callable[[LaunchSettings, Any], Executor]
+"""Makes an executor from its settings and an instance of its dataclass of options."""
+
+EXECUTORS: Registry[MakeExecutor] = Registry("executors", package="folds.launching.executors")
+
+
+def register_executor(
+    name: str, options: type[Any], *, on_this_machine: bool = False
+) -> Callable[[MakeExecutor], MakeExecutor]:
+    """Register a function as the executor `name`.
+
+    `options` is the dataclass of its options, which are those of the command line beside `--on name`. Its `device`
+    ("auto", "cpu" or "cuda"), a property or class attribute, is what `--device` follows. `on_this_machine` says that
+    tasks are processes of this machine: their hours are estimated by its speed, and a search with one job, which needs
+    no other process, is done without the executor.
+
+    Raises TypeError unless `options` is such a dataclass.
+    """
+    _check_options(options)
+    return EXECUTORS.register(name, options=options, on_this_machine=on_this_machine)
+
+
+def is_on_this_machine(name: str) -> bool:
+    """Whether an executor's tasks are processes of this machine."""
+    return bool(EXECUTORS.entry(name).info.get("on_this_machine"))
+
+
+def create_executor(name: str, settings: LaunchSettings, options: Any) -> Executor:
+    """The executor `name`. Raises InputError if it cannot start tasks here, and PlugInError for a faulty plug-in."""
+    with EXECUTORS.using(name):
+        executor = EXECUTORS.get(name)(settings, options)
+        if not isinstance(executor, Executor):
+            kind = type(executor).__name__
+            raise TypeError(f"made a {kind}; expected an object with poll_s, submit, ended, close and interrupt")
+    return executor
 
 
 def with_executor_options(command: type[Any], on: str, arguments: list[str]) -> type[Any]:
     """A dataclass of a command's options, its field `command`, and those of the executor that `--on` names, `executor`.
 
-    `on` is the executor without that option. Raises InputError for an unknown one.
+    `on` is the executor without that option. Raises InputError for an unknown one, and PlugInError for a plug-in that
+    was registered without options.
     """
     entry = EXECUTORS.entry(leading_options(arguments, "on")["on"] or on)
-    schema = dataclasses.make_dataclass("Command", [("command", command), ("executor", entry.info["options"])])
+    options = entry.info.get("options")
+    with EXECUTORS.using(entry.name):
+        _check_options(options)
+    schema = dataclasses.make_dataclass("Command", [("command", command), ("executor", options)])
     schema.__doc__ = command.__doc__
     return schema
+
+
+def _check_options(options: Any) -> None:
+    """Raise TypeError for what is no dataclass with `device` beside its fields: `--device` is the commands' own."""
+    fields = [field.name for field in dataclasses.fields(options)] if dataclasses.is_dataclass(options) else None
+    if not isinstance(options, type) or fields is None or "device" in fields or not hasattr(options, "device"):
+        shown = getattr(options, "__name__", options)
+        raise TypeError(
+            f"registered with options={shown}; expected @register_executor(name, options=…) with a dataclass that has "
+            "`device` as a property or class attribute"
+        )

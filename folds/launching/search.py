@@ -12,7 +12,7 @@ from typing import Any
 
 from folds.competition.detect import data_root
 from folds.launching.destination import Destination
-from folds.launching.executor import EXECUTORS, LaunchSettings
+from folds.launching.executor import LaunchSettings, create_executor, is_on_this_machine
 from folds.launching.executor_task import shared_device
 from folds.launching.launcher import Launcher
 from folds.launching.status import RunStatus
@@ -97,7 +97,7 @@ def search_workers(options: TuneOptions) -> list[SearchWorker]:
     """`--jobs` processes, of which each has the study's own options."""
     # On clusters, the next launcher takes over the processes of one that was left. Processes of this machine end with
     # their launcher, and several machines may work on one study.
-    name = options.on if options.on != "local" else f"{socket.gethostname()}-{os.getpid()}"
+    name = options.on if not is_on_this_machine(options.on) else f"{socket.gethostname()}-{os.getpid()}"
     paths = StudyPaths(Path(os.path.abspath(options.journal)))
     own = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     own |= {"data": os.path.realpath(data_root(options.data)), "study": paths.journal}
@@ -114,7 +114,8 @@ def run_search(options: TuneOptions, executor_options: Any) -> None:
     """
     workers = search_workers(options)
     study = workers[0].folder.path.parents[1]
-    executor = EXECUTORS.get(options.on)(LaunchSettings(study, options.jobs, ATTEMPTS, len(workers)), executor_options)
+    settings = LaunchSettings(study, options.jobs, ATTEMPTS, len(workers))
+    executor = create_executor(options.on, settings, executor_options)
     display = LogDisplay([worker.folder for worker in workers])
     failures = Launcher(executor, ATTEMPTS, Destination(study), display).run(workers)
     if not exists(study / FINISHED):

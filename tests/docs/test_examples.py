@@ -22,6 +22,8 @@ from documents import DOCUMENTS, PACKAGES, ROOT, blocks, is_notebook_cell, path_
 
 from folds.competition.base import Competition
 from folds.competition.detect import open_competition
+from folds.store.attempts import read_attempts
+from folds.store.run_folder import RunFolder
 
 TRAIN = ["--folds", 2, "--fold", "all", "--epochs", 1, "--batch-frames", 400, "--threads", 1, "--time-mask", 4]
 SMALL = ["--hidden", 8, "--channels", 8, 8, "--layers", 1]
@@ -98,6 +100,7 @@ def test_documents_show_a_file_of_each_kind():
     folders = [str(Path(path).parent) for _, path, _ in FILES]
     assert folders.count("models") == 3 and folders.count("ensemble/blenders") == 2
     assert {"ensemble/decoding", "folds/competition/formats", "folds/training/loggers"} <= set(folders)
+    assert "folds/launching/executors" in folders
 
 
 @pytest.mark.parametrize(("document", "path", "block"), FILES, ids=[f"{d}-{p}" for d, p, _ in FILES])
@@ -128,6 +131,11 @@ def test_a_file_as_printed_is_found_and_works(document, path, block, tiny, tmp_p
         run(project, "folds.train", *data, "--model", "lstm_small", *SMALL, *TRAIN, "--log", name)
         rows = (runs / "lstm_small" / "fold1" / "metrics.csv").read_text().splitlines()
         assert len(rows) == 1 and not (runs / "lstm_small" / "fold1" / "tensorboard").exists()
+    elif path.startswith("folds/launching/executors/"):
+        launched = [*data, "--models", "lstm_small", "--fold-count", 2, *SMALL, *TRAIN[4:]]
+        assert "2 finished" in run(project, "folds.launch", *launched, "--on", name, "--cores", 1)
+        attempts = read_attempts(RunFolder(runs / "lstm_small" / "fold1").attempts)
+        assert [(attempt.event, attempt.executor) for attempt in attempts] == [("started", name), ("finished", name)]
     else:
         pytest.fail(f"{document}: no test for examples of {path}")
 

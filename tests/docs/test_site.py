@@ -30,6 +30,22 @@ def test_all_commands_are_found_and_their_options_read():
         parse_only("ensemble.decode", ["--bean", "7"])
 
 
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("folds.launch", "--on"),
+        ("folds.tune", "--on"),
+        ("folds.train", "--log"),
+        ("ensemble.blend", "--method"),
+        ("ensemble.decode", "--decoder"),
+        ("ensemble.transcribe", "--frontend"),
+    ],
+)
+def test_the_help_of_an_option_that_plug_ins_extend_says_so(module, name):
+    (option,) = (option for option in command_help(module).options if option.names == (name,))
+    assert "that of a plug-in" in " ".join(option.help.split())
+
+
 def test_the_command_reference_escapes_what_would_be_markup():
     option = Option(("--clock",), "{wall,cpu}", "Of <model>.all | of `<out>.json`.", "wall")
     optional = Option(("--out",), "None | PATH", "A file.", "None")

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 
 from folds.launching.attempt import Outcome, RunningAttempt
-from folds.launching.executor import EXECUTORS, LaunchSettings
+from folds.launching.executor import LaunchSettings, register_executor
 from folds.launching.executor_task import ExecutorTask
 from folds.training.cpus import cpu_quota, physical_cores
 
@@ -124,7 +124,7 @@ class LocalExecutor:
             self._running[task] = (attempt, share)
 
 
-@EXECUTORS.register("local", options=LocalOptions)
+@register_executor("local", options=LocalOptions, on_this_machine=True)
 def local(settings: LaunchSettings, options: LocalOptions) -> LocalExecutor:
     """Processes on this machine, with its GPUs or its cores divided among them."""
     return LocalExecutor(settings)

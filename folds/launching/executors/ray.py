@@ -22,7 +22,7 @@ from typing import Any
 
 import registry
 from folds.launching.attempt import Outcome, RunningAttempt
-from folds.launching.executor import EXECUTORS, LaunchSettings, Resources
+from folds.launching.executor import LaunchSettings, Resources, register_executor
 from folds.launching.executor_task import ExecutorTask
 from folds.store.attempts import record_attempt
 from folds.store.lease import EXPIRY_S
@@ -231,7 +231,7 @@ def worker_environment() -> dict[str, Any]:
     return {"env_vars": variables if installed else {"PYTHONPATH": root, **variables}}
 
 
-@EXECUTORS.register("ray", options=RayOptions)
+@register_executor("ray", options=RayOptions)
 def ray_cluster(settings: LaunchSettings, options: RayOptions) -> RayExecutor:
     """Tasks of a Ray cluster; the runs folder must be on a disk that all nodes share, or a URL."""
     return RayExecutor(settings, options)

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from folds.launching.attempt import Outcome, RunningAttempt
-from folds.launching.executor import EXECUTORS, LaunchSettings, Resources
+from folds.launching.executor import LaunchSettings, Resources, register_executor
 from folds.launching.executor_task import ExecutorTask
 from folds.launching.slurm_jobs import GONE, Job, ask, judge_end, list_jobs, own_job_id
 from folds.store.attempts import read_attempts, record_attempt
@@ -225,7 +225,7 @@ def _check_same_options(task: ExecutorTask, job: str) -> None:
         )
 
 
-@EXECUTORS.register("slurm", options=SlurmOptions)
+@register_executor("slurm", options=SlurmOptions)
 def slurm(settings: LaunchSettings, options: SlurmOptions) -> SlurmExecutor:
     """Job arrays of a Slurm cluster; the runs folder must be on a disk that all nodes share."""
     return SlurmExecutor(settings, options)
