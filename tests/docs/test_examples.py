@@ -24,6 +24,7 @@ from folds.competition.base import Competition
 from folds.competition.detect import open_competition
 from folds.store.attempts import read_attempts
 from folds.store.run_folder import RunFolder
+from folds.training.loggers.base import LOGGERS
 
 TRAIN = ["--folds", 2, "--fold", "all", "--epochs", 1, "--batch-frames", 400, "--threads", 1, "--time-mask", 4]
 SMALL = ["--hidden", 8, "--channels", 8, 8, "--layers", 1]
@@ -129,8 +130,9 @@ def test_a_file_as_printed_is_found_and_works(document, path, block, tiny, tmp_p
         assert out.read_text().startswith("index,label\n0,")
     elif path.startswith("folds/training/loggers/"):
         run(project, "folds.train", *data, "--model", "lstm_small", *SMALL, *TRAIN, "--log", name)
-        rows = (runs / "lstm_small" / "fold1" / "metrics.csv").read_text().splitlines()
-        assert len(rows) == 1 and not (runs / "lstm_small" / "fold1" / "tensorboard").exists()
+        header, row = (runs / "lstm_small" / "fold1" / "metrics.csv").read_text().splitlines()
+        assert header == "epoch,step,loss,held_out" and row.startswith("1,") and row.count(",") == 3
+        assert not (runs / "lstm_small" / "fold1" / "tensorboard").exists()
     elif path.startswith("folds/launching/executors/"):
         launched = [*data, "--models", "lstm_small", "--fold-count", 2, *SMALL, *TRAIN[4:]]
         assert "2 finished" in run(project, "folds.launch", *launched, "--on", name, "--cores", 1)
@@ -138,6 +140,21 @@ def test_a_file_as_printed_is_found_and_works(document, path, block, tiny, tmp_p
         assert [(attempt.event, attempt.executor) for attempt in attempts] == [("started", name), ("finished", name)]
     else:
         pytest.fail(f"{document}: no test for examples of {path}")
+
+
+def test_the_logger_as_printed_continues_a_killed_run(tmp_path, monkeypatch):
+    (source,) = (block for _, path, block in FILES if path.startswith("folds/training/loggers/"))
+    LOGGERS.names()
+    monkeypatch.setattr(LOGGERS, "_entries", dict(LOGGERS._entries))
+    namespace = {"__name__": "example"}
+    exec(compile(source, "csv_file", "exec"), namespace)
+    logger = namespace["CSVFile"](RunFolder(tmp_path), 0)
+    for epoch in (1, 2, 3):
+        logger.log({"epoch": epoch, "step": 5 * epoch, "loss": 2.5, "grad_norm": 0.1, "held_out": 3.0}, 5 * epoch)
+    resumed = namespace["CSVFile"](RunFolder(tmp_path), 5)
+    resumed.log({"epoch": 2, "step": 10, "held_out": 2.0}, 10)  # all steps were skipped: no loss
+    written = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert written == ["epoch,step,loss,held_out", "1,5,2.5,3.0", "2,10,,2.0"]
 
 
 @pytest.mark.parametrize("document", [document for document in DOCUMENTS if sessions(document)])

@@ -50,6 +50,7 @@ def _registered():
         LOGGERS.register("recorder")(Recorder)
         LOGGERS.register("unreachable")(Unreachable)
         LOGGERS.register("quitting")(Quitting)
+        LOGGERS.register("absent", needs="no_such_tracker")(Recorder)
 
 
 @pytest.fixture
@@ -96,6 +97,32 @@ def test_unknown_and_absent_loggers_are_refused_before_anything_is_read(monkeypa
     with pytest.raises(InputError, match=r"^--log wandb: wandb is not installed: pip install -e '\.\[wandb\]'"):
         run(monkeypatch, tmp_path / "no such data", tmp_path, "--log", "tensorboard,wandb")
     assert logger_names("none") == () and logger_names("tensorboard,tensorboard") == ("tensorboard",)
+
+
+def test_a_plug_in_s_logger_is_no_extra_of_ours():
+    with pytest.raises(InputError, match=r"^--log absent: no_such_tracker is not installed: pip install no_such_"):
+        logger_names("absent")
+
+
+@pytest.mark.parametrize("name", LOGGERS.names())
+def test_every_logger_takes_metrics_of_which_some_are_missing_and_continues_a_resumed_run(
+    name, folder, monkeypatch, capsys
+):
+    if needs := LOGGERS.entry(name).info.get("needs"):
+        pytest.importorskip(needs)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(folder.path)
+    logger_names(name)
+    before = set(folder.path.parents[1].rglob("*"))
+    for done in (0, 5):
+        loggers = Loggers([name], folder, done)
+        loggers.log({"epoch": 1 + done / 5, "step": done + 5, "loss": 2.5, "held_out": 3.5, "threads": 1}, done + 5)
+        loggers.log({"epoch": 2 + done / 5, "step": done + 10, "threads": 1}, done + 10)
+        loggers.close()
+    assert "warning: --log" not in capsys.readouterr().err
+    assert set(folder.path.parents[1].rglob("*")) > before
 
 
 def test_a_logger_that_cannot_be_opened_is_left_out(folder, monkeypatch, capsys):

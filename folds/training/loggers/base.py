@@ -41,7 +41,9 @@ def logger_names(option: str) -> tuple[str, ...]:
     for name in names:
         needs = LOGGERS.entry(name).info.get("needs")
         if needs is not None and importlib.util.find_spec(needs) is None:
-            raise InputError(f"--log {name}: {needs} is not installed: pip install -e '.[{name}]', or leave it out")
+            # The extras of this package are those of its own loggers.
+            wanted = f"-e '.[{name}]'" if LOGGERS.is_built_in(name) else needs
+            raise InputError(f"--log {name}: {needs} is not installed: pip install {wanted}, or leave it out")
     return names
 
 
