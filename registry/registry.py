@@ -239,6 +239,7 @@ def _object_path(registered: Callable[..., Any]) -> str:
 
 
 def _location(registered: Callable[..., Any]) -> str:
+    registered = inspect.unwrap(registered)
     try:
         return f"{inspect.getsourcefile(registered)}:{inspect.getsourcelines(registered)[1]}"
     except (OSError, TypeError):

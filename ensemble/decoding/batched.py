@@ -119,6 +119,8 @@ def decode_in_batches(
         nonlocal wall, cpu
         start = time.perf_counter(), time.process_time()
         decoded = decode(log_probs, lengths, **settings)
+        if len(decoded) != len(lengths):
+            raise ValueError(f"returned {len(decoded)} N-best lists for {len(lengths)} utterances; expected one each")
         wall, cpu = wall + time.perf_counter() - start[0], cpu + time.process_time() - start[1]
         return decoded
 

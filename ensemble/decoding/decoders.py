@@ -6,6 +6,7 @@ new file of this folder.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypedDict, Unpack
 
@@ -65,8 +66,9 @@ def get_decoder(name: str) -> Decoder:
 def register_acoustic_decoder(name: str, search: AcousticSearch, max_nbest: int | None = None) -> None:
     """Register a search without language model as a decoder.
 
-    The decoder checks its input, raises `InputError` for settings that `search` does not support, and scores the
-    hypotheses with their exact CTC log-likelihood. `max_nbest` is the longest N-best list of `search`.
+    The decoder checks its input, raises `InputError` for settings that `search` does not support and for a result of
+    `search` that is not one N-best list per utterance, and scores the hypotheses with their exact CTC log-likelihood.
+    `max_nbest` is the longest N-best list of `search`.
     """
 
     def decode(
@@ -77,13 +79,32 @@ def register_acoustic_decoder(name: str, search: AcousticSearch, max_nbest: int 
         for row, count in enumerate(frame_counts):
             ctc.check_frames(values[row, :count], row)
         nbest_lists = search(values, frame_counts, settings.get("beam", 50), settings.get("nbest", 1))
+        _check_result(name, nbest_lists, len(values))
         return [
             [score_hypothesis(values[row, : frame_counts[row]], tokens, frames) for tokens, frames in nbest]
             for row, nbest in enumerate(nbest_lists)
         ]
 
-    decode.__doc__ = search.__doc__
-    DECODERS.register(name)(decode)
+    functools.update_wrapper(decode, search)  # so that the registry takes it for code of the search's module
+    DECODERS.register(name, language_model=False)(decode)
+
+
+def _check_result(name: str, nbest_lists: list[list[TokensAndFrames]], utterances: int) -> None:
+    """Raise `InputError` unless a search has returned hypotheses, each a pair, for every utterance."""
+    if len(nbest_lists) != utterances:
+        raise InputError(
+            f"decoder {name}: returned {len(nbest_lists)} N-best lists for {utterances} utterances; expected one each"
+        )
+    for row, nbest in enumerate(nbest_lists):
+        try:
+            valid = len(nbest) > 0 and all(len(frames) in (0, len(tokens)) for tokens, frames in nbest)
+        except (TypeError, ValueError):  # no list, or one whose elements are no pairs
+            valid = False
+        if not valid:
+            raise InputError(
+                f"decoder {name}: returned {str(nbest)[:80]} for utterance {row}; expected a list of hypotheses "
+                "(tokens, frames) with one frame per token, or () without frames"
+            )
 
 
 def check_supported(name: str, settings: DecoderSettings, max_nbest: int | None) -> None:

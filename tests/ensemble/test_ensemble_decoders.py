@@ -7,13 +7,13 @@ import pytest
 
 from ensemble.beam.search import beam_search
 from ensemble.decoding.batched import decoded_batches
-from ensemble.decoding.decoders import DECODERS, HOW_TO_INSTALL, collapse, get_decoder
+from ensemble.decoding.decoders import DECODERS, HOW_TO_INSTALL, collapse, get_decoder, register_acoustic_decoder
 from ensemble.decoding.third_party import installed
 from ensemble.lm.ngram import estimate
 from folds.store.log_probs import LogProbs
 from folds.store.ragged import offsets_of
 from models.ctc import greedy, log_likelihood
-from registry.errors import InputError
+from registry.errors import InputError, PlugInError
 
 CLASSES = 12
 PACKAGES = {"ctcdecode": "ctcdecode", "flashlight": "flashlight.lib.text", "fast_ctc_decode": "fast_ctc_decode"}
@@ -60,7 +60,52 @@ def test_every_decoder_refuses_bad_input(name):
         get_decoder(name)(log_probs, np.array([60, 61]))
 
 
-@pytest.mark.parametrize("name", [name for name in DECODERS.names() if name != "beam"])
+WITHOUT_LM = [name for name in DECODERS.names() if DECODERS.entry(name).info.get("language_model") is False]
+
+
+@pytest.mark.parametrize("name", sorted(set(DECODERS.names()) - set(WITHOUT_LM)))
+def test_every_decoder_with_a_language_model_adds_up_its_scores(name):
+    log_probs, lengths = batch()
+    lm, bonus = estimate([[1, 2, 3], [3, 3]], CLASSES, order=2), np.linspace(0, 1, CLASSES)
+    settings = {"lm": lm, "lm_weight": 0.5, "length_bonus": 0.25, "token_bonus": bonus}
+    for nbest in get_decoder(name)(log_probs, lengths, beam=20, nbest=3, **settings):
+        assert 1 <= len(nbest) <= 3 and nbest == sorted(nbest, key=lambda one: -one.score)
+        for one in nbest:
+            assert one.lm == pytest.approx(lm.score(one.tokens), abs=1e-3)
+            added = 0.5 * one.lm + 0.25 * len(one.tokens) + bonus[list(one.tokens)].sum()
+            assert one.score == pytest.approx(one.ctc + added, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("result", "found"),
+    [
+        ([[([1], (0,))]] * 2, "returned 2 N-best lists for 3 utterances; expected one each"),
+        ([[1, 2]] * 3, r"returned \[1, 2\] for utterance 0; expected a list of hypotheses \(tokens, frames\)"),
+        ([[([1, 2], (0,))]] * 3, r"returned \[\(\[1, 2\], \(0,\)\)\] for utterance 0; expected"),
+        ([[([1], ())], [], [([1], ())]], r"returned \[\] for utterance 1; expected"),
+        ([[([1], ())], None, [([1], ())]], "returned None for utterance 1; expected"),
+    ],
+)
+def test_a_search_that_returns_something_else_is_refused(result, found, monkeypatch):
+    monkeypatch.setattr(DECODERS, "_entries", dict(DECODERS._entries))
+    register_acoustic_decoder("faulty", lambda *arguments: result)
+    with pytest.raises(InputError, match=f"^decoder faulty: {found}"):
+        get_decoder("faulty")(*batch(3))
+
+
+def test_a_search_of_a_plug_in_that_fails_is_the_plug_in_s(monkeypatch):
+    def search(*arguments):
+        raise KeyError("beam")
+
+    monkeypatch.setattr(DECODERS, "_entries", dict(DECODERS._entries))
+    register_acoustic_decoder("faulty", search)
+    assert not DECODERS.is_built_in("faulty") and DECODERS.is_built_in("greedy")
+    message = r"^decoder 'faulty' \(.*test_ensemble_decoders.py:\d+\): KeyError"
+    with pytest.raises(PlugInError, match=message), DECODERS.using("faulty"):
+        get_decoder("faulty")(*batch(1))
+
+
+@pytest.mark.parametrize("name", WITHOUT_LM)
 def test_a_decoder_refuses_what_it_does_not_support(name):
     log_probs, lengths = batch(1)
     with pytest.raises(InputError, match=f"decoder {name}: supports no language model"):
