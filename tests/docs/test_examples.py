@@ -12,6 +12,7 @@ import doctest
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,14 @@ def write_letters(competition: Competition, folder: Path) -> Path:
     return folder
 
 
+CHECK_COMPETITION = """
+from pathlib import Path
+from folds.competition.base import COMPETITIONS
+from folds.competition.check import check_competition
+check_competition(COMPETITIONS.get("{name}"), Path("{own}"), [Path("{foreign}")])
+"""
+
+
 def registered_name(block: str) -> str:
     return re.findall(r"""register(?:_\w+)?\(\s*["'](\w+)["']""", block)[0]
 
@@ -120,9 +129,15 @@ def test_a_file_as_printed_is_found_and_works(document, path, block, tiny, tmp_p
         printed = run(project, "ensemble.blend", *letters, "--method", "average", "--out", out, "--nbest", 5)
         assert out.read_text().startswith("id,string\n0,") and "dev: normalised distance " in printed
         assert len(block.splitlines()) < 60
+        (project / "check.py").write_text(CHECK_COMPETITION.format(name=name, own=letters[1], foreign=str(tiny)))
+        run(project, "check")
     elif path.startswith("ensemble/decoding/"):
         run(project, "folds.train", *data, "--model", "lstm_small", *SMALL, *TRAIN)
-        assert "lstm_small: 6 utterances, distance" in run(project, "ensemble.decode", *data, "--decoder", name)
+        lm = ["--lm", "train", "--lm-order", 2, "--lm-weight", 0.5, "--nbest", 2] if "PhoneLM" in block else []
+        assert "lstm_small: 6 utterances, distance" in run(project, "ensemble.decode", *data, "--decoder", name, *lm)
+        # A copy, because pytest would put our own folder before the project's.
+        shutil.copy(ROOT / "tests" / "ensemble" / "test_ensemble_decoders.py", project / "test_contract.py")
+        assert " passed" in run(project, "pytest", "-q", "test_contract.py", "-k", name)
     elif path.startswith("ensemble/blenders/"):
         run(project, "folds.train", *data, "--model", "lstm_small", *SMALL, *TRAIN)
         out = tmp_path / "submission.csv"
