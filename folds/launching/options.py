@@ -36,7 +36,7 @@ class LaunchOptions(StoreOptions):
     seeds: str | None = None
     """Seeds, comma-separated. By default 0, or what the plan says."""
     on: str = "local"
-    """Where to train: local, slurm, ray, or that of a plug-in; --help beside it lists its options."""
+    """Where to train: local, slurm, ray, or the executor of a plug-in; --help beside it lists its options."""
     jobs: int = number(0, at_least=0, at_most=10_000)
     """Most runs at the same time. 0 is one per GPU or core on this machine, and no limit on Slurm and Ray. On
     Slurm it is for runs that are submitted together; retries come on top."""

@@ -194,8 +194,8 @@ class TrainOptions(StoreOptions):
     """Minutes between checkpoints, for slow or mounted drives; a kill loses up to this much. 0 writes one after each
     epoch and every 10 minutes within one. The last step and a stop by SIGTERM or Ctrl-C always write one."""
     log: str = "tensorboard"
-    """Where metrics go besides metrics.jsonl: tensorboard, wandb, mlflow, or that of a plug-in, several separated by
-    commas, or none. wandb and mlflow have to be installed, and read their own environment variables."""
+    """Where metrics go besides metrics.jsonl: tensorboard, wandb, mlflow, or the logger of a plug-in, several
+    separated by commas, or none. wandb and mlflow have to be installed, and read their own environment variables."""
     skip_bad: bool = False
     """Leave out training utterances too short for their labels instead of stopping with an error."""
     recipe: RecipeOptions = dataclasses.field(default_factory=RecipeOptions)

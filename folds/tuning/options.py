@@ -36,8 +36,8 @@ class TuneOptions(DataOptions):
     """The study's file, by default tune/<model>.journal; results go to the folder beside it, tune/<model>/. Processes
     on several machines share it."""
     on: str = "local"
-    """Where to train: local, slurm, ray, or that of a plug-in, as with folds.launch; --help beside it lists its
-    options."""
+    """Where to train: local, slurm, ray, or the executor of a plug-in, as with folds.launch; --help beside it lists
+    its options."""
     jobs: int = number(1, at_least=1, at_most=MAX_THREADS)
     """How many processes work on the study, with one CPU thread each: of this machine, or jobs of a cluster."""
     space: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ensemble.beam.search import beam_search
-from ensemble.decoding.batched import decoded_batches
+from ensemble.decoding.batched import DecodingTask, decode_in_batches, decoded_batches
 from ensemble.decoding.decoders import DECODERS, HOW_TO_INSTALL, collapse, get_decoder, register_acoustic_decoder
 from ensemble.decoding.third_party import installed
 from ensemble.lm.ngram import estimate
@@ -91,6 +91,15 @@ def test_a_search_that_returns_something_else_is_refused(result, found, monkeypa
     register_acoustic_decoder("faulty", lambda *arguments: result)
     with pytest.raises(InputError, match=f"^decoder faulty: {found}"):
         get_decoder("faulty")(*batch(3))
+
+
+def test_a_decoder_that_leaves_out_an_utterance_is_refused():
+    log_probs, lengths = batch(3, frames=12)
+    values = np.concatenate([rows[:length] for rows, length in zip(log_probs, lengths, strict=True)])
+    stored = LogProbs(values, offsets_of(lengths), ("a", "b", "c"), "", 0, 1)
+    task = DecodingTask(stored, None, np.zeros(3, np.int64), {0: None})
+    with pytest.raises(ValueError, match="^returned 2 N-best lists for 3 utterances; expected one each$"):
+        decode_in_batches(task, lambda *arguments, **settings: beam_search(*arguments)[1:])
 
 
 def test_a_search_of_a_plug_in_that_fails_is_the_plug_in_s(monkeypatch):
