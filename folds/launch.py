@@ -18,7 +18,13 @@ from folds.data.dataset import Dataset
 from folds.launching.checks import check_limits, check_tasks
 from folds.launching.destination import Destination
 from folds.launching.estimate import Estimate, describe_total, estimate_hours, print_estimates
-from folds.launching.executor import LaunchSettings, create_executor, is_on_this_machine, with_executor_options
+from folds.launching.executor import (
+    LaunchSettings,
+    all_options,
+    create_executor,
+    is_on_this_machine,
+    with_executor_options,
+)
 from folds.launching.executors.local import divide_here
 from folds.launching.launcher import Interrupted, Launcher
 from folds.launching.options import LaunchOptions
@@ -41,10 +47,7 @@ def parse(arguments: list[str]) -> tuple[LaunchOptions, Any, list[str]]:
 
 def _named(error: UnknownOptions) -> InputError:
     """What options that folds.train does not have are here: an executor's, or one of the launch that is misspelt."""
-    fields = {
-        name: {field.name for field in dataclasses.fields(EXECUTORS.entry(name).info["options"])}
-        for name in EXECUTORS.names()
-    }
+    fields = {name: {field.name for field in dataclasses.fields(options)} for name, options in all_options().items()}
     known = {field.name for field in dataclasses.fields(LaunchOptions)}.union(*fields.values())
     for name in error.names:
         field = name.removeprefix("--").replace("-", "_")

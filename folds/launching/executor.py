@@ -98,6 +98,12 @@ def is_on_this_machine(name: str) -> bool:
     return bool(EXECUTORS.entry(name).info.get("on_this_machine"))
 
 
+def all_options() -> dict[str, type[Any]]:
+    """The dataclass of the options of each executor that was registered with one, by its name."""
+    registered = {name: EXECUTORS.entry(name).info.get("options") for name in EXECUTORS.names()}
+    return {name: options for name, options in registered.items() if isinstance(options, type)}
+
+
 def create_executor(name: str, settings: LaunchSettings, options: Any) -> Executor:
     """The executor `name`. Raises InputError if it cannot start tasks here, and PlugInError for a faulty plug-in."""
     with EXECUTORS.using(name):
