@@ -101,7 +101,7 @@ def is_on_this_machine(name: str) -> bool:
 def all_options() -> dict[str, type[Any]]:
     """The dataclass of the options of each executor that was registered with one, by its name."""
     registered = {name: EXECUTORS.entry(name).info.get("options") for name in EXECUTORS.names()}
-    return {name: options for name, options in registered.items() if dataclasses.is_dataclass(options)}
+    return {name: it for name, it in registered.items() if isinstance(it, type) and dataclasses.is_dataclass(it)}
 
 
 def create_executor(name: str, settings: LaunchSettings, options: Any) -> Executor:

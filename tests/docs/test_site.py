@@ -23,9 +23,9 @@ _hw3p2; printf '%s\\n' "${{COMPREPLY[@]}}"
 def test_all_commands_are_found_and_their_options_read():
     found = find_commands()
     assert {"registry", "folds.train", "folds.demo", "ensemble.blend", "ensemble.report", "submit"} <= set(found)
-    beam = next(option for option in command_help("ensemble.decode").options if option.names == ("--beam",))
-    assert (beam.values, beam.default) == ("INT", "50")
-    assert parse_only("ensemble.decode", ["--beam", "7"]).beam == 7
+    nbest = next(option for option in command_help("ensemble.decode").options if option.names == ("--nbest",))
+    assert (nbest.values, nbest.default) == ("INT", "1")
+    assert parse_only("ensemble.decode", ["--nbest", "7"]).nbest == 7
     with pytest.raises(InputError, match="--bean"):
         parse_only("ensemble.decode", ["--bean", "7"])
 

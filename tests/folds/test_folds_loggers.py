@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import time
 
 import pytest
 from training_runs import metric_rows, metrics, run, run_folder
@@ -173,3 +174,17 @@ def test_cpu_time_is_never_rounded_to_nothing():
         "1.0 CPU-minutes",
         "1.7 CPU-minutes",
     ]
+
+
+def test_tensorboard_keeps_the_epoch_before_the_checkpoint_and_hides_what_is_trained_again(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for begun, epochs in ((0, {5: 1.0, 10: 2.0, 15: 3.0}), (10, {15: 4.0, 20: 5.0})):
+        time.sleep(1.1 if begun else 0)  # files are read in the order of the seconds in their names
+        logger = LOGGERS.get("tensorboard")(RunFolder(tmp_path), begun)
+        for step, loss in epochs.items():
+            logger.log({"loss": loss}, step)
+        logger.close()
+    events = EventAccumulator(str(RunFolder(tmp_path).tensorboard))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(5, 1), (10, 2), (15, 4), (20, 5)]

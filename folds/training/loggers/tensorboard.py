@@ -15,7 +15,8 @@ class TensorBoard:
     def __init__(self, folder: RunFolder, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed for training
 
-        self._writer = SummaryWriter(str(folder.tensorboard), purge_step=step or None)
+        # It hides what was logged at that step, too, and the epoch that ended at `step` is not logged again.
+        self._writer = SummaryWriter(str(folder.tensorboard), purge_step=step + 1 if step else None)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """One scalar per metric."""
