@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from test_ensemble_blend import dataset, run, runs
+from test_ensemble_blend import run, runs
 
 from ensemble.blenders.base import BlendRecipe
 from ensemble.blenders.best import FittedBlender
@@ -18,7 +18,7 @@ from folds.store.ragged import Ragged
 from folds.store.teacher_file import file_hash, read_teacher
 from registry import InputError
 
-__all__ = ["dataset", "runs"]  # fixtures
+__all__ = ["runs"]  # a fixture
 
 
 def test_the_most_probable_hypotheses_are_kept():

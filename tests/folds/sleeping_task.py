@@ -41,6 +41,8 @@ class SleepingTask:
     seconds: float
     status: int = 0
     device: str = "cpu"
+    fingerprint: str = ""
+    working_folder: str = ""
 
     @staticmethod
     def create(path: Path, seconds: float, status: int = 0) -> SleepingTask:
@@ -50,6 +52,10 @@ class SleepingTask:
     @property
     def title(self) -> str:
         return self.folder.path.name
+
+    @property
+    def needs_no_process(self) -> bool:
+        return self.folder.finished
 
     def command(self, wait_s: float, threads: int | None) -> list[str]:
         return [sys.executable, "-c", SLEEP, str(self.folder.path), str(self.seconds), str(self.status)]
