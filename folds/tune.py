@@ -80,7 +80,7 @@ def _announce(tuning: Tuning) -> None:
     names = ", ".join(parameter.name for parameter in tuning.space.parameters)
     print(f"{tuning.paths.journal}: {tuning.options.trials} trials; searched: {names}", flush=True)
     if outside := tuning.space.outside():
-        print(f"the preset's {' and '.join(outside)}, so the preset is no trial", flush=True)
+        print(f"the preset's {' and '.join(outside)}, so the preset is not among the trials", flush=True)
     print(f"stages of {tuning.unit}: {lengths}; training is logged in {tuning.paths.log}", flush=True)
 
 

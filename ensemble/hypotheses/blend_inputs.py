@@ -107,7 +107,7 @@ class BlendInputs:
 
     @property
     def classes(self) -> int:
-        """What the tokens of hypotheses are below, from 1."""
+        """The tokens of hypotheses are from 1 to `classes` - 1."""
         return self.split.classes
 
     @property
@@ -225,7 +225,7 @@ class BlendInputs:
         return build_pool(nbest.offsets, tokens, nbest.scores[order][:, None], lm, references)
 
     def shares(self, indices: Sequence[int]) -> np.ndarray:
-        """What each prediction counts in what a pool holds: those of a member together as much as a single one.
+        """The weight of each prediction when a pool is filled: the predictions of a member share a weight of 1.
 
         So a member with many fold models does not push out the hypotheses of others.
         """

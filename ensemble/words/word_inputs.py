@@ -88,7 +88,7 @@ class WordInputs(BlendInputs):
 
     @property
     def classes(self) -> int:
-        """What the numbers of the lexicon's words are below."""
+        """The words of hypotheses have the numbers 1 to `classes` - 1 in the lexicon."""
         return len(self.vocabulary.lexicon.words)
 
     def sentences(self, index: int) -> Sentences:

@@ -1,4 +1,4 @@
-"""The contract of competitions, as a function for the tests of ours and for those of packages with one of their own."""
+"""The contract of a competition, as a function for this project's tests and for those of plug-in packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is checked before a launch starts anything: of what each run would be refused for, when its turn comes."""
+"""Checks before a launch starts: what a run would be refused for when its turn comes is refused at once."""
 
 from __future__ import annotations
 

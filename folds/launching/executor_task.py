@@ -36,15 +36,15 @@ class ExecutorTask(Hashable, Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Tells a job with its options from one with others; empty where they may differ."""
+        """Identifies its options, so that a job with others is not taken for it; empty where options may differ."""
 
     @property
     def working_folder(self) -> str:
-        """The launcher's, to which paths in its options are relative."""
+        """The launcher's working folder; paths in its options are relative to it."""
 
     @property
     def needs_no_process(self) -> bool:
-        """Whether another process has done it, so that none of its own has to begin."""
+        """Whether the work is done already, so that no process has to start."""
 
     def command(self, wait_s: float, threads: int | None) -> list[str]:
         """The command line of its process.

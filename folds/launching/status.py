@@ -40,7 +40,7 @@ class RunStatus:
     """The held-out distance; out of fold, or else on dev, once it is finished."""
     frames_per_s: float | None = None
     hours_left: float | None = None
-    """Of training, from its last epoch on; None as long as none tells how long they take."""
+    """Hours of training left after its last epoch; None until an epoch has shown how long one takes."""
     place: str = ""
     """Where it runs, or what it is waiting for."""
     reason: str = ""

@@ -1,4 +1,4 @@
-"""What a run needs of other runs: that it is there is checked before the first of many begins, which may take hours."""
+"""What a run needs from other runs, checked before the first of many begins, which may take hours."""
 
 from __future__ import annotations
 
