@@ -12,7 +12,7 @@ from folds.launching.tasks import Task
 from folds.store.fold_model import FoldModel, read_fold_model
 from folds.store.lease import holder_of
 from folds.store.run_folder import RunFolder
-from folds.training.run_config import check_same_settings, count_parameters, started_run
+from folds.training.run_config import check_folds, check_same_settings, count_parameters, started_run
 from folds.training.sources import check_sources
 from models import create_model
 from registry import InputError, describe
@@ -22,7 +22,8 @@ from registry.config import Config
 def check_tasks(tasks: Sequence[Task], dataset: Dataset, destination: Destination) -> None:
     """Raise InputError for a run that was trained on other data or with other settings, finished or not.
 
-    Also for an unfinished one whose guide is missing, or the weights that it is to start from.
+    Also for an unfinished one whose folds are not those of the member's other runs, or whose guide or teacher is
+    missing, or the weights that it is to start from.
     """
     for task in tasks:
         options = task.parsed.options
@@ -30,6 +31,7 @@ def check_tasks(tasks: Sequence[Task], dataset: Dataset, destination: Destinatio
         if started is not None:
             check_same_settings(started, options, dataset, task.model, _config(task, dataset))
         if not destination.finished(task.folder):
+            check_folds(task.folder, options.folds, options.fold_by)
             check_sources(options, task.model, task.fold)
 
 

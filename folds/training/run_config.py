@@ -218,8 +218,8 @@ def check_folds(folder: RunFolder, folds: int, fold_by: FoldBy) -> None:
             started = read_fold_model(other)
             if started.folds != folds:
                 raise InputError(
-                    f"--folds {folds}: {other.path} was started with --folds {started.folds}, and the folds of one "
-                    "member must be of one number: use the same --folds, or another --name or --runs"
+                    f"{folds} folds: {other.path} was started with {started.folds}, and those of one member must be of "
+                    f"one number: use {started.folds} here as well, or another --name or --runs"
                 )
             if folds > 1 and started.fold_assignment != ASSIGNMENTS[fold_by]:
                 raise InputError(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from folds.training.guide import find_guide
 from folds.training.options import TrainOptions
+from folds.training.teacher import find_hypotheses
 from folds.training.warm_restart import find_source
 from registry import InputError
 
 
 def check_sources(options: TrainOptions, model: str, fold: int) -> None:
-    """Raise InputError unless the run of this model and fold finds its guide, and the weights that it starts from.
+    """Raise InputError unless the run of this model and fold finds its guide, teacher, and weights to start from.
 
-    The latter are needed only until it has a checkpoint of its own.
+    The weights are needed only until it has a checkpoint of its own.
     """
     if options.restart_from is not None and not options.run_folder(model, fold).has_results:
         source = find_source(options.restart_from, options.name or model, fold, options.seed, options.folds)
@@ -22,3 +23,5 @@ def check_sources(options: TrainOptions, model: str, fold: int) -> None:
             )
     if options.guide is not None:
         find_guide(options.guide, fold)
+    if options.teacher is not None:
+        find_hypotheses(options.teacher, "--teacher")

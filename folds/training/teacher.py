@@ -118,14 +118,10 @@ class _Sidecar(msgspec.Struct):
     nbest: _NBest | None = None
 
 
-def open_hypotheses(
-    sidecar: Path, option: str, config: ConfigFile, transductive: bool
-) -> tuple[TeacherFile, dict[str, Any]]:
-    """The hypotheses that `sidecar`, the `.json` of a submission, names, and what a run records about them.
+def find_hypotheses(sidecar: Path, option: str) -> tuple[Path, str, list[str]]:
+    """(the file of hypotheses that a submission's `.json` names, its SHA-256, the tags of those who made them).
 
-    They are for the run that `config`, its config.json, describes; `transductive` if it learns from those of dev or
-    test. Raises InputError, which names `option`, if there are none, or other ones than the sidecar was written with,
-    or if they are of other data.
+    Raises InputError, which names `option`, if there are none, or other ones than the sidecar was written with.
     """
     option = f"{option} {sidecar}"
     description = read_json(sidecar, _Sidecar, "pass the .json beside a submission that was blended with --nbest-out")
@@ -135,6 +131,19 @@ def open_hypotheses(
     digest = file_hash(path)
     if digest != expected:
         raise InputError(f"{option}: {path} was written by another blend: blend again with --nbest-out")
+    return path, digest, description.tags if description.nbest.tags is None else description.nbest.tags
+
+
+def open_hypotheses(
+    sidecar: Path, option: str, config: ConfigFile, transductive: bool
+) -> tuple[TeacherFile, dict[str, Any]]:
+    """The hypotheses that `sidecar`, the `.json` of a submission, names, and what a run records about them.
+
+    They are for the run that `config`, its config.json, describes; `transductive` if it learns from those of dev or
+    test. Raises InputError, which names `option`, as `find_hypotheses`, or if they are of other data.
+    """
+    path, digest, inherited = find_hypotheses(sidecar, option)
+    option = f"{option} {sidecar}"
     file = read_teacher(path)
     for what, given, here in (
         ("another alphabet", file.alphabet, config.data.alphabet),
@@ -145,7 +154,6 @@ def open_hypotheses(
     largest = max(int(part.tokens.values.max(initial=0)) for part in (file.oof, file.dev, file.test))
     if largest >= (classes := config.model_config["classes"]):
         raise InputError(f"{option}: {path} has class {largest}; expected 1 to {classes - 1}: blend again on this data")
-    inherited = description.tags if description.nbest.tags is None else description.nbest.tags
     tags = training_tags([*inherited, *([TRANSDUCTIVE] if transductive else [])])
     return file, {"from": str(sidecar), "nbest": digest[:16], "tags": tags}
 

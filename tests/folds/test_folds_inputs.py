@@ -123,7 +123,7 @@ def test_folds_of_one_member_are_of_one_number_and_assignment(tmp_path: Path) ->
     check_folds(RunFolder.of(tmp_path, "gru", 1, folds=5), 5, "group")
     check_folds(RunFolder.of(tmp_path, "lstm", 1, folds=2), 2, "group")
     check_folds(RunFolder.of(tmp_path / "elsewhere", "gru", 1, folds=2), 2, "group")
-    with pytest.raises(InputError, match=r"--folds 2: .*gru/fold0 was started with --folds 5"):
+    with pytest.raises(InputError, match=r"^2 folds: .*gru/fold0 was started with 5"):
         check_folds(RunFolder.of(tmp_path, "gru", 1, folds=2), 2, "group")
     with pytest.raises(InputError, match=r"--fold-by utterance: the folds of .*gru/fold0 were assigned in another way"):
         check_folds(RunFolder.of(tmp_path, "gru", 1, folds=5), 5, "utterance")

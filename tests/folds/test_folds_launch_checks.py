@@ -110,8 +110,20 @@ def test_missing_sources_are_refused(undisturbed, tiny, tmp_path, monkeypatch, s
         (["--restart-from", str(source)], f"--restart-from {source}: {source}/lstm_small/fold1 {no_run}"),
         (["--models", "gru_small", "--folds", "0", "--restart-from", str(undisturbed)], other_model),
         (["--folds", "1", "--guide", "nowhere"], f"--guide nowhere: nowhere/fold1 {no_run}"),
+        (["--folds", "none", "--refits", "--teacher", "nowhere.csv.json"], "nowhere.csv.json: no such file"),
     ):
         assert refused(monkeypatch, tiny, runs, *EPOCHS, *options).startswith(message)
+    assert not started
+
+
+def test_other_folds_than_those_of_the_members_other_runs_are_refused(
+    undisturbed, tiny, tmp_path, monkeypatch, started
+):
+    finished = run_folder(tmp_path)
+    shutil.copytree(undisturbed, finished)
+    for folds in (["--folds", "1"], ["--folds", "2"]):
+        message = refused(monkeypatch, tiny, tmp_path, *EPOCHS, "--fold-count", "3", *folds)
+        assert message.startswith(f"3 folds: {finished} was started with 2, and those of one member must be")
     assert not started
 
 
