@@ -36,6 +36,8 @@ class FittedBlender:
     """Distances (N,) by nested cross-validation."""
     speakers: tuple[str, ...] | None = None
     """The speaker of each utterance; None where it is not known."""
+    weighs_networks: bool = False
+    """Whether several networks of a member weigh against each other; see `Blender`."""
 
 
 def fit_blenders(
@@ -50,7 +52,11 @@ def fit_blenders(
             blender = blenders.get(method)()
             recipe = checked_recipe(blender.fit(inputs, seed), method, inputs)
             fitted[method] = FittedBlender(
-                recipe, distances(blender, inputs, recipe), nested_distances(blender, inputs, seed), named
+                recipe,
+                distances(blender, inputs, recipe),
+                nested_distances(blender, inputs, seed),
+                speakers=named,
+                weighs_networks=bool(getattr(blender, "weighs_networks", False)),
             )
     return fitted
 
@@ -60,12 +66,12 @@ def methods_of(method: str) -> list[str]:
     return [name for name in BLENDERS.names() if name != "best"] if method == "best" else [method]
 
 
-def lowest_nested(fitted: Mapping[str, FittedBlender], blenders: Registry[type[Any]] = BLENDERS) -> str:
+def lowest_nested(fitted: Mapping[str, FittedBlender]) -> str:
     """The method with the lowest nested distance; on a tie one that weighs networks, then the first by name."""
-    return min(fitted, key=lambda method: (_mean(fitted[method]), not _weighs_networks(method, blenders), method))
+    return min(fitted, key=lambda method: (_mean(fitted[method]), not fitted[method].weighs_networks, method))
 
 
-def winner(fitted: Mapping[str, FittedBlender], blenders: Registry[type[Any]] = BLENDERS) -> str:
+def winner(fitted: Mapping[str, FittedBlender]) -> str:
     """The method of `lowest_nested`, or one that hardly differs from it and is safer.
 
     If a poor network can spoil what a good one says in the former (see `Blender`), the best of those where it cannot is
@@ -73,16 +79,12 @@ def winner(fitted: Mapping[str, FittedBlender], blenders: Registry[type[Any]] = 
     on dev and test it has several, and a poor one can spoil the mean of their posteriors: averaging on the demo, with
     4.47 errors out of fold as good as minimum Bayes risk with 4.51, had 2.73 on dev, where the latter had 1.47.
     """
-    lowest = lowest_nested(fitted, blenders)
-    safe = [method for method in sorted(fitted) if _weighs_networks(method, blenders)]
+    lowest = lowest_nested(fitted)
+    safe = [method for method in sorted(fitted) if fitted[method].weighs_networks]
     if lowest in safe or not safe:
         return lowest
     safest = min(safe, key=lambda method: _mean(fitted[method]))
     return safest if _is_close(fitted[safest], fitted[lowest]) else lowest
-
-
-def _weighs_networks(method: str, blenders: Registry[type[Any]]) -> bool:
-    return bool(getattr(blenders.get(method), "weighs_networks", False))
 
 
 def _mean(blender: FittedBlender) -> float:
@@ -94,9 +96,9 @@ def _is_close(blender: FittedBlender, lowest: FittedBlender) -> bool:
     return paired_bootstrap(blender.nested, lowest.nested, lowest.speakers).low <= 0
 
 
-def best_recipe(fitted: Mapping[str, FittedBlender], blenders: Registry[type[Any]] = BLENDERS) -> BlendRecipe:
+def best_recipe(fitted: Mapping[str, FittedBlender]) -> BlendRecipe:
     """The winner's recipe, as a recipe of `best`."""
-    method = winner(fitted, blenders)
+    method = winner(fitted)
     nested = {name: float(blender.nested.mean()) for name, blender in fitted.items()}
     chosen = fitted[method].recipe
     return BlendRecipe("best", chosen.weights, {"chosen": method, "nested": nested, "settings": chosen.settings})

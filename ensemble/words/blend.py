@@ -89,7 +89,7 @@ def methods_in_words(method: str) -> list[str]:
 def blend_in_words(inputs: OpenedInputs, words: WordSplits, method: str = "best", seed: int = 0) -> WordBlend:
     """Fit blenders of words out of fold, choose by nested word errors, measure on dev and predict test."""
     fitted = fit_blenders(words.oof, methods_in_words(method), seed, WORD_BLENDERS)
-    chosen = winner(fitted, WORD_BLENDERS)
+    chosen = winner(fitted)
 
     def predict(split: WordInputs, name: str) -> list[list[int]]:
         recipe = fitted[name].recipe
@@ -100,7 +100,7 @@ def blend_in_words(inputs: OpenedInputs, words: WordSplits, method: str = "best"
     dev = {name: edit_distances(predict(words.dev, name), words.dev.references) for name in fitted}
     lexicon = words.test.vocabulary.lexicon
     texts = [lexicon.text(sentence) for sentence in predict(words.test, chosen)]
-    best = best_recipe(fitted, WORD_BLENDERS)
+    best = best_recipe(fitted)
     recipe = BlendRecipe(WORDS, best.weights, best.settings)
     return WordBlend(recipe, inputs.keep(recipe.weights, inputs.networks), fitted, dev, texts)
 
@@ -145,7 +145,7 @@ def print_blenders(
         for name, own in blend.fitted.items()
     ]
     print_table(["blender", "WER oof, fitted", "WER oof, nested", "WER dev", f"dev - {strongest}"], rows)
-    chosen = winner(blend.fitted, WORD_BLENDERS)
+    chosen = winner(blend.fitted)
     difference = paired_bootstrap(blend.dev[chosen], members[strongest], groups, units=dev_words)
     rate = _percent(blend.dev[chosen].sum() / dev_words.sum())
     print(f"\nchosen by the nested out-of-fold word errors: {chosen}")
@@ -154,7 +154,7 @@ def print_blenders(
 
 def results_of(blend: WordBlend, words: WordSplits, members: Mapping[str, np.ndarray], groups: Group) -> dict[str, Any]:
     """What the sidecar records: word error rates, as fractions."""
-    chosen, strongest = winner(blend.fitted, WORD_BLENDERS), min(members, key=lambda name: float(members[name].sum()))
+    chosen, strongest = winner(blend.fitted), min(members, key=lambda name: float(members[name].sum()))
     oof_words, dev_words = _lengths(words.oof), _lengths(words.dev)
     difference = paired_bootstrap(blend.dev[chosen], members[strongest], groups, units=dev_words)
     return {

@@ -11,7 +11,7 @@ import simulated_members as simulated
 
 from ensemble.beam import beam_search
 from ensemble.blenders.base import BlendRecipe, distances
-from ensemble.blenders.best import FittedBlender, best_recipe, lowest_nested, winner
+from ensemble.blenders.best import FittedBlender, best_recipe, fit_blenders, lowest_nested, winner
 from ensemble.blenders.single import CANDIDATES, Single, fit_first_pass, leading_members
 from ensemble.hypotheses import first_pass
 from folds.competition.metric import edit_distances
@@ -94,31 +94,48 @@ def test_the_fits_of_nested_cross_validation_share_their_trials(oof, monkeypatch
     assert first_pass_distances(oof, 1, settings)[rows].mean() == pytest.approx(distance)
 
 
-def fitted(nested):
-    return FittedBlender(BlendRecipe("any", {"a": 1.0}), np.zeros(len(nested)), np.array(nested))
+def fitted(nested, weighs_networks=True):
+    recipe = BlendRecipe("any", {"a": 1.0})
+    return FittedBlender(recipe, np.zeros(len(nested)), np.array(nested), weighs_networks=weighs_networks)
 
 
 def test_an_average_of_networks_is_chosen_only_if_it_is_clearly_better():
     """Averaging is 0.1 better, with a standard error of 0.095, and then 1 better with none."""
-    average = fitted([5] * 10)
+    average = fitted([5] * 10, weighs_networks=False)
     assert winner({"average": average, "mbr": fitted([6] + [5] * 9), "rank": fitted([6, 6] + [5] * 8)}) == "mbr"
     assert winner({"average": average, "rover": fitted([5] * 9 + [6])}) == "rover"  # each member has one vote
     assert winner({"average": average, "mbr": fitted([6] * 10)}) == "average"
     assert lowest_nested({"average": average, "mbr": fitted([5] * 10), "rank": fitted([5] * 10)}) == "mbr"
     # Ten utterances of two speakers say less than ten of ten.
-    alike = [replace(fitted(nested), speakers=(*"aaaaabbbbb",)) for nested in ([5] * 10, [6] * 5 + [5] * 5)]
+    other = fitted([6] * 5 + [5] * 5)
+    alike = [replace(blender, speakers=(*"aaaaabbbbb",)) for blender in (average, other)]
     assert winner({"average": alike[0], "mbr": alike[1]}) == "mbr"
-    assert winner({"average": fitted([5] * 10), "mbr": fitted([6] * 5 + [5] * 5)}) == "average"
+    assert winner({"average": average, "mbr": other}) == "average"
     noisy = fitted([12] + [5] * 9)  # within its errors, but worse than what is too far away
     assert winner({"average": average, "mbr": fitted([5.3] * 10), "single": noisy}) == "average"
 
 
-def test_the_choice_is_among_the_blenders_of_its_registry():
+class Constant:
+    """Predicts nothing, or of `single` the references."""
+
+    def __init__(self, name):
+        self.name, self.weighs_networks = name, name == "single"
+
+    def fit(self, inputs, seed=0):
+        return BlendRecipe(self.name, {"a": 1.0})
+
+    def predict(self, inputs, recipe):
+        return inputs.references if self.name == "single" else [[] for _ in inputs.references]
+
+
+def test_what_a_blender_says_of_networks_is_kept_with_its_fit(oof):
+    """So the choice asks no registry, where another blender may have the same name."""
     blenders = Registry("own_blenders", package="ensemble.words")
-    for name in ("single", "own"):
-        blenders.register(name)(type(name, (), {"weighs_networks": name == "single"}))
-    both = {"own": fitted([1] * 4), "single": fitted([3] * 4)}
-    assert winner(both, blenders) == best_recipe(both, blenders).settings["chosen"] == "own"
+    for name in ("average", "single"):
+        blenders.register(name)(lambda name=name: Constant(name))
+    fits = fit_blenders(oof, ["average", "single"], blenders=blenders)
+    assert {name: fit.weighs_networks for name, fit in fits.items()} == {"average": False, "single": True}
+    assert winner(fits) == best_recipe(fits).settings["chosen"] == "single"
 
 
 def test_no_blend_is_chosen_over_a_better_single_member():
