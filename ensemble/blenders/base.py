@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -75,6 +75,9 @@ class PosteriorBlender(Blender, Protocol):
         ...
 
 
+AnyInputs = TypeVar("AnyInputs", bound=BlendInputs)
+"""Blend inputs in phonemes or in words."""
+
 BLENDERS: Registry[type[Blender]] = Registry("blenders", package="ensemble.blenders")
 
 
@@ -110,7 +113,7 @@ def select_members(
     )
 
 
-def view_of(inputs: BlendInputs, kept: Sequence[Member]) -> BlendInputs:
+def view_of(inputs: AnyInputs, kept: Sequence[Member]) -> AnyInputs:
     """A view of the predictions of the members' networks alone; predictions of whole members stay."""
     paths = {network.path for member in kept for network in member.networks}
     return inputs.restricted_to(
@@ -122,7 +125,7 @@ def view_of(inputs: BlendInputs, kept: Sequence[Member]) -> BlendInputs:
     )
 
 
-def restricted(inputs: BlendInputs, recipe: BlendRecipe, kept: Sequence[Member]) -> tuple[BlendInputs, BlendRecipe]:
+def restricted(inputs: AnyInputs, recipe: BlendRecipe, kept: Sequence[Member]) -> tuple[AnyInputs, BlendRecipe]:
     """Inputs and recipe for the networks of the members `kept` alone, whose weights are scaled to sum to 1.
 
     `max_params` may not allow every network of every member with weight; see `keep_within_max_params`.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 
@@ -126,11 +127,11 @@ class BlendInputs:
         """Inputs of another split with the same sizes and an empty cache."""
         return BlendInputs(split, self.nbest_size, self.pool_size, self.fusion)
 
-    def take(self, rows: Sequence[int] | np.ndarray) -> BlendInputs:
+    def take(self, rows: Sequence[int] | np.ndarray) -> Self:
         """A view of some of these utterances that shares the cache of the whole split."""
         return replace(self, rows=self._split_rows[np.asarray(rows, np.int64)])
 
-    def restricted_to(self, indices: Sequence[int]) -> BlendInputs:
+    def restricted_to(self, indices: Sequence[int]) -> Self:
         """A view of the predictions at `indices`, for a blend that may not use all fold models."""
         return replace(self, allowed=frozenset(indices))
 

@@ -114,7 +114,6 @@ def print_members(inputs: OpenedInputs, words: WordSplits) -> dict[str, np.ndarr
         alone = BlendRecipe("single", {member.name: 1.0})
         kept = inputs.keep(alone.weights, inputs.networks)
         on_dev, alone = restricted(words.dev, alone, kept)
-        assert isinstance(on_dev, WordInputs)
         predicted = member_sentences(words.oof, index), SingleInWords().predict(on_dev, alone)
         references = words.oof.references, words.dev.references
         errors = [edit_distances(sentences, own) for sentences, own in zip(predicted, references, strict=True)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
 
 import numpy as np
 
@@ -62,7 +61,7 @@ class WordCache:
 class WordInputs(BlendInputs):
     """Blend inputs of one split whose hypotheses are sentences; `of` makes them from those in phonemes."""
 
-    vocabulary: Vocabulary = None  # type: ignore[assignment]  # `of` gives it
+    vocabulary: Vocabulary = field(kw_only=True)
     trials: Sequence[SearchTrials] = ()
     """The settings of each member's search, fitted out of fold."""
     text_scorer: str | None = None
@@ -81,10 +80,6 @@ class WordInputs(BlendInputs):
         split = replace(inputs.split, references=references)
         sizes = min(inputs.nbest_size, NBEST), inputs.pool_size
         return WordInputs(split, *sizes, vocabulary=vocabulary, trials=trials, text_scorer=text_scorer)
-
-    def take(self, rows: Sequence[int] | np.ndarray) -> WordInputs:
-        """A view of some of these utterances that shares the cache of the whole split."""
-        return cast(WordInputs, super().take(rows))
 
     @property
     def classes(self) -> int:
