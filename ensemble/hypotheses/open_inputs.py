@@ -116,7 +116,7 @@ class OpenedInputs:
         split, _ = _open_oof(self.members, dataset, replace(self.options, fit_limit=None), self.rules)
         if len(split.ids) == len(self.oof.split.ids):
             return self.oof
-        return BlendInputs(split, self.oof.nbest_size, self.oof.pool_size, self.fusion)
+        return self.oof.with_split(split)
 
     def check(self) -> None:
         """Read all predictions once. Raises InputError for one that is missing or faulty, before anything is fitted."""
