@@ -16,7 +16,7 @@ from folds.store.fold_model import AGAIN, FoldModel, fold_model_of, read_finishe
 from folds.store.lease import hold
 from folds.store.run_folder import SPLITS, RunFolder
 from folds.store.schemas import SummaryFile, TrainedConfig
-from folds.training.metrics_logger import Cost
+from folds.training.cost import Cost
 from folds.training.options import CPU_FRAMES
 from folds.training.predict import write_predictions
 from folds.training.run_config import weights_description

@@ -10,7 +10,6 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 from folds.store.run_folder import RunFolder
-from folds.store.schemas import EpochTiming, SummaryFile
+from folds.training.cost import cpu_time
 from folds.training.loggers.base import Loggers
 from registry import atomic_write
 from registry.console import ProgressBar
@@ -85,48 +84,6 @@ class MetricsLogger:
         print(
             f"{self.folder.title} epoch {label}: {loss}, {measured}{speed:.0f} frames/s, {cpu_time(cpu)}", flush=True
         )
-
-
-def cpu_time(seconds: float) -> str:
-    """CPU time with a unit in which it is not rounded to nothing.
-
-    >>> cpu_time(2.34), cpu_time(90)
-    ('2.3 CPU-seconds', '1.5 CPU-minutes')
-    """
-    return f"{seconds:.2g} CPU-seconds" if seconds < 59.5 else f"{seconds / 60:.1f} CPU-minutes"
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the training of a run took, as summary.json records it."""
-
-    cpu_minutes: float
-    wall_minutes: float | None = None
-    """None for runs older than this record."""
-    frames_per_s: float | None = None
-
-    @staticmethod
-    def of_run(folder: RunFolder) -> Cost:
-        """The sums over its epochs. What a killed process did after its last checkpoint does not count."""
-        # They are only information: that some are lost must not keep a trained run from being finished.
-        rows = read_json_lines(folder.timing, EpochTiming, any_torn=True) if exists(folder.timing) else []
-        wall = sum(row.wall_s for row in rows)
-        frames = sum(row.wall_s * row.frames_per_s for row in rows)
-        return Cost(sum(row.cpu_s for row in rows) / 60, wall / 60, frames / wall if wall else 0.0)
-
-    @staticmethod
-    def from_summary(summary: SummaryFile) -> Cost:
-        """What a summary.json records."""
-        return Cost(summary.cpu_minutes, summary.wall_minutes, summary.frames_per_s)
-
-    def as_json(self) -> dict[str, float]:
-        """The entries of summary.json."""
-        rounded = {"cpu_minutes": round(self.cpu_minutes, 2)}
-        if self.wall_minutes is not None:
-            rounded["wall_minutes"] = round(self.wall_minutes, 2)
-        if self.frames_per_s is not None:
-            rounded["frames_per_s"] = round(self.frames_per_s)
-        return rounded
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:

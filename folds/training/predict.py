@@ -13,7 +13,7 @@ from folds.data.dataset import Dataset, Split
 from folds.store.log_probs import LogProbs, write_log_probs
 from folds.store.ragged import offsets_of
 from folds.store.run_folder import SPLITS, RunFolder
-from folds.training.metrics_logger import Cost, cpu_time
+from folds.training.cost import Cost, cpu_time
 from models import BLANK, CTCModel
 from models.ctc import greedy
 from registry.console import track

@@ -18,13 +18,13 @@ from folds.data.dataset import Dataset
 from folds.store.fold_model import FoldModel, fold_model_of
 from folds.store.lease import Lease, delete_dead, hold
 from folds.store.run_folder import RunFolder
+from folds.training.cost import Cost
 from folds.training.device import pick_device
 from folds.training.distributed import ProcessGroup
 from folds.training.guide import open_guide
 from folds.training.loggers.base import logger_names
 from folds.training.loop import fit
 from folds.training.memory import BatchTooLarge, MemoryRanOut
-from folds.training.metrics_logger import Cost
 from folds.training.options import TrainOptions
 from folds.training.predict import write_predictions
 from folds.training.preparation import (

@@ -18,8 +18,8 @@ from folds.store.run_folder import SPLITS, RunFolder, run_folders
 from folds.store.schemas import SummaryFile
 from folds.training.command_line import parse
 from folds.training.config_file import arguments_of
+from folds.training.cost import Cost
 from folds.training.distributed import ProcessGroup
-from folds.training.metrics_logger import Cost
 from folds.training.presets import device_type
 from folds.training.run_config import StartedOtherwise
 from folds.training.train_fold_model import train_fold_model

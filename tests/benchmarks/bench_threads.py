@@ -34,10 +34,10 @@ from folds.data.cache import load_dataset
 from folds.data.dataset import Dataset
 from folds.demo import DemoOptions, make
 from folds.store.run_folder import RunFolder
+from folds.training.cost import Cost
 from folds.training.device import device_name, resolve_precision
 from folds.training.distributed import ProcessGroup
 from folds.training.loop import fit
-from folds.training.metrics_logger import Cost
 from folds.training.options import TrainingRecipe, TrainOptions
 from folds.training.run_config import count_parameters
 from folds.training.task import TrainingTask

@@ -11,8 +11,8 @@ import pytest
 from training_runs import metric_rows, metrics, run, run_folder
 
 from folds.store.run_folder import RunFolder
+from folds.training.cost import cpu_time
 from folds.training.loggers.base import LOGGERS, Loggers, logger_names
-from folds.training.metrics_logger import cpu_time
 from registry import InputError
 
 CONFIG = {"model": "lstm", "options": {"seed": 3, "recipe": {"lr": 0.002}}}

@@ -21,7 +21,8 @@ from folds.store.log_probs import LogProbs, read_log_probs, write_log_probs
 from folds.store.ragged import offsets_of
 from folds.store.run_folder import SPLITS, RunFolder
 from folds.training import loop
-from folds.training.metrics_logger import Cost, MetricsLogger
+from folds.training.cost import Cost
+from folds.training.metrics_logger import MetricsLogger
 from folds.training.step import train_step
 from models.weights_file import load_weights
 from registry import InputError
