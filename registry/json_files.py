@@ -12,6 +12,7 @@ import functools
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -109,6 +110,18 @@ def describe_mismatch(error: Exception) -> str:
     elif message.startswith("Expected"):
         message = "e" + message[1:]
     return (f"{key}: " if key else "") + message.replace("`", "")
+
+
+def flattened(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """An object with one level: the entry `noise` of the object `augment` is `augment.noise`.
+
+    >>> flattened({"lr": 0.1, "augment": {"noise": 0.2}})
+    {'lr': 0.1, 'augment.noise': 0.2}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def _parse(data: bytes) -> Any:

@@ -23,6 +23,7 @@ from models import CTCModel
 from registry import InputError, describe, model_config
 from registry.config import Config
 from registry.errors import MachineFault
+from registry.json_files import flattened
 
 # Options that may change when a run is resumed.
 FREE = (
@@ -279,14 +280,7 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
     taught = {"teacher": f"with N-best hypotheses {teacher['nbest']}" if teacher else "not given"}
     recipe = chosen.pop("recipe")
     sources = {**restarted, **guided, **taught}
-    return _flat({"data": config["data"], "model": config["model_config"], **recipe, **chosen, **sources})
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+    return flattened({"data": config["data"], "model": config["model_config"], **recipe, **chosen, **sources})
 
 
 def _as_json(options: Config | TrainOptions) -> dict[str, Any]:

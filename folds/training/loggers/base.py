@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from folds.store.run_folder import RunFolder
 from registry import InputError, Registry
 from registry.errors import one_line
-from registry.json_files import read_json, write_json
+from registry.json_files import flattened, read_json, write_json
 from registry.redaction import redact
 
 
@@ -80,14 +80,7 @@ class Loggers:
 
 def run_settings(folder: RunFolder) -> dict[str, Any]:
     """The run's config.json with one level: `options.recipe.lr` and so on."""
-    return _flattened(read_json(folder.config, dict[str, Any])) if folder.config.exists() else {}
-
-
-def _flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+    return flattened(read_json(folder.config, dict[str, Any])) if folder.config.exists() else {}
 
 
 def remembered_id(folder: RunFolder, tracker: str, new_id: Callable[[], str]) -> str:
