@@ -5,7 +5,6 @@ The models' own options are options of this command too: `--model lstm --hidden 
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 import sys
@@ -51,9 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"warning: {dataset.format} data name no speakers, {LEAK}", file=sys.stderr)
             refused: list[FinishedOtherwise] = []
             for model, fold in itertools.product(models, folds):
-                config = dataclasses.replace(model.config, features=dataset.features, classes=dataset.alphabet.classes)
                 try:
-                    train_fold_model(model.options, dataset, model.name, fold, config, group)
+                    train_fold_model(model.options, dataset, model.name, fold, model.config_for(dataset), group)
                 except FinishedOtherwise as error:
                     refused.append(error)  # the others are trained all the same
             if refused:

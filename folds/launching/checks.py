@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from folds.data.dataset import Dataset
@@ -16,7 +15,6 @@ from folds.training.run_config import check_folds, check_same_settings, count_pa
 from folds.training.sources import check_sources
 from models import create_model
 from registry import InputError, describe
-from registry.config import Config
 
 
 def check_tasks(tasks: Sequence[Task], dataset: Dataset, destination: Destination) -> None:
@@ -29,7 +27,7 @@ def check_tasks(tasks: Sequence[Task], dataset: Dataset, destination: Destinatio
         options = task.parsed.options
         started = _begun_run(task.folder)
         if started is not None:
-            check_same_settings(started, options, dataset, task.model, _config(task, dataset))
+            check_same_settings(started, options, dataset, task.model, task.parsed.config_for(dataset))
         if not destination.finished(task.folder):
             check_folds(task.folder, options.folds, options.fold_by)
             check_sources(options, task.model, task.fold)
@@ -39,7 +37,7 @@ def check_limits(plan: Plan, tasks: Sequence[Task], dataset: Dataset) -> None:
     """Raise InputError for a run that the plan's own limits would keep out of every blend."""
     limit, checked = plan.parameter_limit, set[str]()
     for task in tasks:
-        config = _config(task, dataset)
+        config = task.parsed.config_for(dataset)
         if (key := f"{task.model} {config}") in checked:
             continue  # another fold or seed
         checked.add(key)
@@ -53,10 +51,6 @@ def check_limits(plan: Plan, tasks: Sequence[Task], dataset: Dataset) -> None:
                 f"the plan's {task.folder.member}: {parameters:,} parameters, and the plan allows {limit:,} in all: "
                 "make it smaller, or raise max_params"
             )
-
-
-def _config(task: Task, dataset: Dataset) -> Config:
-    return dataclasses.replace(task.parsed.config, features=dataset.features, classes=dataset.alphabet.classes)
 
 
 def _begun_run(folder: RunFolder) -> FoldModel | None:

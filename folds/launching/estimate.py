@@ -104,8 +104,7 @@ def measure_speed(task: Task, dataset: Dataset) -> float | None:
 def _measure_speed(task: Task, dataset: Dataset) -> float:
     options, group = task.parsed.options, ProcessGroup()
     device = pick_device(options.device, group)
-    config = dataclasses.replace(task.parsed.config, features=dataset.features, classes=dataset.alphabet.classes)
-    model = create_model(task.model, config)
+    model = create_model(task.model, task.parsed.config_for(dataset))
     model.use_intermediate(options.recipe.intermediate > 0)
     sized = options.recipe.sized_for(device.type, group.size)
     recipe = TrainingRecipe.of(sized, resolve_precision(sized.precision, device, model))

@@ -14,6 +14,7 @@ from typing import IO, Annotated, Any
 
 import tyro
 
+from folds.data.dataset import Dataset
 from folds.training.config_file import config_arguments
 from folds.training.options import TrainOptions
 from folds.training.presets import device_type, find_preset
@@ -21,10 +22,10 @@ from registry import InputError, model_config
 from registry.command_line import leading_options, parse_options
 from registry.config import Config
 
-# Fields of every config that follow from the data, and are no options.
 OF_LAUNCH = {"--models": "--model", "--seeds": "--seed", "--fold-count": "--folds", "--refits": "--folds 1"}
 """Options of folds.launch, and what they are called in folds.train."""
 FROM_DATA = ("features", "classes")
+"""Fields of every config that follow from the data, and are no options."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,11 @@ class ModelOptions:
     options: TrainOptions
     """Only the recipe differs between models, because each has its own preset."""
     config: Config
-    """Its `features` and `classes` are still to be set."""
+    """Its `features` and `classes` are still to be set; see `config_for`."""
+
+    def config_for(self, dataset: Dataset) -> Config:
+        """The config of a network for this data."""
+        return dataclasses.replace(self.config, features=dataset.features, classes=dataset.alphabet.classes)
 
 
 def parse(arguments: list[str]) -> list[ModelOptions]:

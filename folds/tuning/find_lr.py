@@ -140,8 +140,7 @@ def _prepare(tuning: Tuning) -> tuple[CTCModel, TrainingTask]:
     check_group_layer(options, dataset)
     device = pick_device(options.device, group)
     torch.manual_seed(options.seed)
-    sizes = {"features": dataset.features, "classes": dataset.alphabet.classes}
-    model = create_model(given.name, dataclasses.replace(given.config, **sizes))
+    model = create_model(given.name, given.config_for(dataset))
     model.use_intermediate(options.recipe.intermediate > 0)
     options, recipe = resolve_options(options, device, group, model, halved=False)
     dataset = training_data(options, dataset, teacher=None)

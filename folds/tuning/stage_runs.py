@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -81,8 +80,7 @@ class Tuning:
         if start is not None:
             own["restart_from"] = start
         (model,) = parse([*space.arguments(values), *arguments_of(own)])
-        sizes = {"features": self.dataset.features, "classes": self.dataset.alphabet.classes}
-        config = dataclasses.replace(model.config, **sizes)
+        config = model.config_for(self.dataset)
         with self._logged():
             return train_fold_model(model.options, self.dataset, model.name, fold, config, ProcessGroup())
 
