@@ -19,15 +19,19 @@ import numpy as np
 import torch
 import tyro
 
-from folds.data.data_options import DataOptions
 from folds.data.dataset import Dataset
 from folds.data.renormalized import dataset_as_read
 from folds.store.fold_model import FoldModel, load_model, read_fold_model
 from folds.store.run_folder import RunFolder
 from folds.store.teacher_file import TeacherFile
-from folds.training.derived_run import check_data, finished_sources, held_out_by, run_at, write_derived_run
-from folds.training.device import pick_device
-from folds.training.distributed import ProcessGroup
+from folds.training.derived_run import (
+    DerivedRunOptions,
+    check_data,
+    finished_sources,
+    held_out_by,
+    run_at,
+    write_derived_run,
+)
 from folds.training.speaker_adaptation import Unlabelled, adapt
 from folds.training.teacher import open_hypotheses
 from registry import InputError, command
@@ -36,7 +40,7 @@ from registry.command_line import parse_options
 
 
 @dataclass(frozen=True)
-class AdaptOptions(DataOptions):
+class AdaptOptions(DerivedRunOptions):
     """Adapt networks to the speakers they predict: members of their own, <model>.adapted."""
 
     run: tyro.conf.Positional[tuple[Path, ...]] = ()
@@ -49,13 +53,9 @@ class AdaptOptions(DataOptions):
     """How often to go through each speaker's utterances."""
     lr: float = number(0.02, above=0.0, at_most=1.0)
     """Learning rate."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda or cuda:N."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.run:
-            raise InputError("no run is given: pass the folders of finished ones, runs/<model>/fold<k>")
         if self.hypotheses is None:
             raise InputError(
                 "--hypotheses is missing: run python -m ensemble.blend --method mbr --nbest-out first.safetensors "
@@ -65,7 +65,7 @@ class AdaptOptions(DataOptions):
 
 def write_adapted(options: AdaptOptions) -> list[RunFolder]:
     """Write the folders of the adapted runs, and return those that were written."""
-    device, dataset = pick_device(options.device, ProcessGroup()), options.open_dataset()
+    device, dataset = options.pick_device(), options.open_dataset()
     unnamed = [split.name for split in (dataset.dev, dataset.test) if not split.names_speakers]
     if unnamed:
         raise InputError(

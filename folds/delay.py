@@ -14,19 +14,16 @@ from pathlib import Path
 
 import tyro
 
-from folds.data.data_options import DataOptions
 from folds.store.fold_model import FoldModel, load_model, read_fold_model
 from folds.store.run_folder import RunFolder
-from folds.training.derived_run import finished_sources, run_at, write_derived_run
-from folds.training.device import pick_device
-from folds.training.distributed import ProcessGroup
+from folds.training.derived_run import DerivedRunOptions, finished_sources, run_at, write_derived_run
 from registry import InputError, command
 from registry.bounds import MAX_DELAY
 from registry.command_line import parse_options
 
 
 @dataclass(frozen=True)
-class DelayOptions(DataOptions):
+class DelayOptions(DerivedRunOptions):
     """Predict again with delayed features: members of their own, <model>.delay<frames>."""
 
     run: tyro.conf.Positional[tuple[Path, ...]] = ()
@@ -34,13 +31,9 @@ class DelayOptions(DataOptions):
     themselves are left out, and so are delays that have been done."""
     frames: tuple[int, ...] = ()
     """By how many frames, one or several; by default all from 1 to the model's stride - 1."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda or cuda:N."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.run:
-            raise InputError("no run is given: pass the folders of finished ones, runs/<model>/fold<k>")
         for frames in self.frames:
             if not 1 <= frames <= MAX_DELAY:
                 raise InputError(f"--frames {frames}: expected 1 to {MAX_DELAY}")
@@ -48,7 +41,7 @@ class DelayOptions(DataOptions):
 
 def write_delayed(options: DelayOptions) -> list[RunFolder]:
     """Write the folders of the runs' delayed twins, and return those that were written."""
-    device, dataset = pick_device(options.device, ProcessGroup()), options.open_dataset()
+    device, dataset = options.pick_device(), options.open_dataset()
     runs = map(run_at, options.run)
     sources = finished_sources([run for run in runs if run.undelayed == run], "folds.delay")
     twins = [(source, frames) for source in sources for frames in _delays(source, options.frames)]

@@ -11,13 +11,10 @@ from pathlib import Path
 
 import tyro
 
-from folds.data.data_options import DataOptions
 from folds.store.checkpoint import mean_weights
 from folds.store.fold_model import new_network, read_fold_model
 from folds.store.run_folder import RunFolder
-from folds.training.derived_run import run_at, write_derived_run
-from folds.training.device import pick_device
-from folds.training.distributed import ProcessGroup
+from folds.training.derived_run import DerivedRunOptions, run_at, write_derived_run
 from models.weights_file import set_weights
 from registry import InputError, command
 from registry.bounds import number
@@ -25,20 +22,16 @@ from registry.command_line import parse_options
 
 
 @dataclass(frozen=True)
-class SoupOptions(DataOptions):
+class SoupOptions(DerivedRunOptions):
     """Average the last checkpoints of one run into a fold model of its own, <model>.soup."""
 
     run: tyro.conf.Positional[tuple[Path, ...]] = ()
     """The folder of one run: runs/<model>/fold<k>."""
     last: int = number(2, at_least=2, at_most=10_000)
     """How many checkpoints to average; a run keeps those of `folds.train --keep`."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda or cuda:N."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.run:
-            raise InputError("no run is given: pass the folder of one, runs/<model>/fold<k>")
         if len(self.run) > 1:
             raise InputError(
                 f"{', '.join(map(str, self.run))}: a soup is of one run: models trained separately compute different "
@@ -49,7 +42,7 @@ class SoupOptions(DataOptions):
 
 def make_soup(options: SoupOptions) -> RunFolder:
     """Write the folder of the soup, and return it."""
-    device, run = pick_device(options.device, ProcessGroup()), run_at(options.run[0])
+    device, run = options.pick_device(), run_at(options.run[0])
     if not run.begun:
         raise InputError(f"{options.run[0]}: not the folder of a run: pass one such as runs/<model>/fold0")
     if not run.finished:

@@ -1,15 +1,22 @@
-"""Runs made from a finished or stopped run without training: the same held-out utterances, predicted in another way."""
+"""Runs made from a finished run without training: the same held-out utterances, predicted in another way.
+
+`folds.adapt`, `folds.delay` and `folds.soup` make them. A command takes `DerivedRunOptions`, finds the runs to derive
+from, and writes each by `write_derived_run`.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import tyro
 
+from folds.data.data_options import DataOptions
 from folds.data.dataset import Dataset
 from folds.data.renormalized import dataset_as_read
 from folds.store.fold_model import AGAIN, FoldModel, fold_model_of, read_finished
@@ -17,12 +24,33 @@ from folds.store.lease import hold
 from folds.store.run_folder import SPLITS, RunFolder
 from folds.store.schemas import SummaryFile, TrainedConfig
 from folds.training.cost import Cost
+from folds.training.device import pick_device
+from folds.training.distributed import ProcessGroup
 from folds.training.options import CPU_FRAMES
 from folds.training.predict import write_predictions
 from folds.training.run_config import weights_description
 from models import CTCModel, write_weights
 from registry import InputError
 from registry.json_files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class DerivedRunOptions(DataOptions):
+    """Which runs to derive others from, and where to compute."""
+
+    run: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Folders of runs: runs/<model>/fold<k>, or runs/*/fold* for all."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda or cuda:N."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.run:
+            raise InputError("no run is given: pass the folder of a finished one, runs/<model>/fold<k>")
+
+    def pick_device(self) -> torch.device:
+        """The device of `--device`. Raises InputError if it cannot be used."""
+        return pick_device(self.device, ProcessGroup())
 
 
 def run_at(path: Path) -> RunFolder:
