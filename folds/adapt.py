@@ -73,7 +73,7 @@ def write_adapted(options: AdaptOptions) -> list[RunFolder]:
             "do, so nothing can be adapted to them: blend the networks as they are"
         )
     runs = map(run_at, options.run)
-    sources = finished_sources([run for run in runs if run.unadapted == run], "folds.adapt")
+    sources = finished_sources([run for run in runs if run.trained_run == run], "folds.adapt")
     written = []
     for source, file, adaptation in _with_hypotheses(options, dataset, sources):
         folder = source.folder.adapted

@@ -47,8 +47,8 @@ def make_soup(options: SoupOptions) -> RunFolder:
         raise InputError(f"{options.run[0]}: not the folder of a run: pass one such as runs/<model>/fold0")
     if not run.finished:
         raise InputError(f"{run.path}: not finished: continue it with folds.train --resume first")
-    if run.unadapted != run:
-        raise InputError(f"{run.path}: is adapted or delayed: use the run itself, {run.unadapted.path}")
+    if run.trained_run != run:
+        raise InputError(f"{run.path}: is adapted or delayed: use the run itself, {run.trained_run.path}")
     fold_model = read_fold_model(run)
     if fold_model.config.soup is not None:
         raise InputError(f"{run.path}: is a soup itself, which has no checkpoints: use the run that it was made from")

@@ -73,7 +73,7 @@ def _sources(model: FoldModel) -> list[tuple[str, RunFolder, str]]:
     """The commands that made a run without training, each with the run it was made from and that run's weights."""
     sources = []
     if (adaptation := model.config.adaptation) is not None:
-        sources.append(("folds.adapt", model.folder.unadapted, adaptation.of))
+        sources.append(("folds.adapt", model.folder.trained_run, adaptation.of))
     if (delay := model.config.delay) is not None:
         sources.append(("folds.delay", model.folder.undelayed, delay.of))
     return sources

@@ -208,7 +208,7 @@ class RunFolder:
         return self._beside(self.member + ADAPTED)
 
     @property
-    def unadapted(self) -> RunFolder:
+    def trained_run(self) -> RunFolder:
         """The folder of the run whose weights were trained: another one if this one is adapted or delayed."""
         return self._beside(re.sub(rf"({_ADAPTED}|{_DELAYED})+$", "", self.member))
 

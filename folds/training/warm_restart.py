@@ -82,9 +82,11 @@ def open_source(runs: Path, run: FoldModel, held_out: Sequence[str]) -> WarmStar
     `held_out`: what is out of fold here must not have been trained on there.
     """
     source = find_source(runs, run.recorded["name"], run.fold, run.seed, run.folds)
-    if source.folder.unadapted != source.folder:
-        trained = source.folder.unadapted.path
-        raise InputError(f"--restart-from {runs}: {source.path} is adapted or delayed: use the run itself, {trained}")
+    trained = source.folder.trained_run
+    if trained != source.folder:
+        raise InputError(
+            f"--restart-from {runs}: {source.path} is adapted or delayed: use the run itself, {trained.path}"
+        )
     if _is_layer_of_other_groups(source.recorded.get("group_layer"), run.recorded["group_layer"]):
         raise InputError(
             f"--restart-from {runs}: the --group-layer of {source.path} has other groups than are trained on here, as "

@@ -249,7 +249,7 @@ def test_a_layer_that_is_not_finite_is_an_error(dataset, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("member", "refit_of", "unadapted"),
+    ("member", "refit_of", "trained_run"),
     [
         ("gru.adapted", "gru.adapted", "gru"),
         ("gru.all.adapted", "gru.adapted", "gru.all"),
@@ -259,9 +259,9 @@ def test_a_layer_that_is_not_finite_is_an_error(dataset, monkeypatch):
         ("gru-delay2", "gru-delay2", "gru-delay2"),
     ],
 )
-def test_names(member, refit_of, unadapted):
+def test_names(member, refit_of, trained_run):
     run = RunFolder(Path("runs") / member / "fold0")
-    assert run.refit_of == refit_of and run.unadapted.member == unadapted
+    assert run.refit_of == refit_of and run.trained_run.member == trained_run
     assert RunFolder(Path("runs/gru.all/fold0")).adapted.member == "gru.all.adapted"
 
 
