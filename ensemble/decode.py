@@ -15,19 +15,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from ensemble.blenders.base import BlendRecipe
-from ensemble.decoding.batched import DecodingResult, DecodingTask, decode_in_batches, sample_rows
+from ensemble.decoding.batched import DecodingResult, DecodingTask, decode_in_batches
 from ensemble.decoding.decoders import DECODERS, Decoder, DecoderSettings, get_decoder
-from ensemble.decoding.language_models import load_language_models, transcripts_of
+from ensemble.decoding.language_models import transcripts_of
 from ensemble.fitting.settings import pattern_search
 from ensemble.hypotheses.open_inputs import InputOptions
 from ensemble.lm.arpa import write_arpa
 from ensemble.lm.ngram import MAX_ORDER, estimate
+from ensemble.members.decoding_task import open_decoding_task
 from ensemble.members.member import Member, group_by_member, measurable_on
-from ensemble.members.out_of_fold import oof_folds
-from ensemble.members.predictions import mean_predictions, oof_predictions
 from ensemble.members.refits import recipe_difference
 from ensemble.members.sidecar import write_with_sidecar
 from ensemble.members.stores import StoresOptions
@@ -116,44 +113,8 @@ class DecodeOptions(WordOptions, StoresOptions):
 
 
 def open_task(member: Member, split: str, dataset: Dataset, options: DecodeOptions) -> DecodingTask:
-    """Predictions of one split by the only member (index 0), with references and language models."""
-    return _open_oof(member, dataset, options) if split == "oof" else _open_split(member, split, dataset, options)
-
-
-def _open_oof(member: Member, dataset: Dataset, options: DecodeOptions) -> DecodingTask:
-    fold_of = oof_folds(member)
-    if not fold_of:
-        raise InputError(
-            f"member {member.name} was trained on all utterances, so it has no out-of-fold predictions: tune the same "
-            "model's folds and pass the resulting --lm-weight and --length-bonus here"
-        )
-    train = dataset.train
-    rows = np.array([row for row, utterance in enumerate(train.ids) if utterance in fold_of], np.int64)
-    if len(rows) < len(fold_of):
-        raise InputError(f"member {member.name}: was trained on other data; leave it out with --members")
-    rows = sample_rows(rows, options.limit)
-    ids = [train.ids[row] for row in rows]
-    outer_folds = np.array([fold_of[utterance] for utterance in ids], np.int64)
-    train_folds = np.array([fold_of.get(utterance, -1) for utterance in train.ids])
-    return DecodingTask(
-        log_probs=oof_predictions(member, 0, ids, dataset.alphabet.hash, train.frame_counts).load(),
-        references=[train.labels(row).tolist() for row in rows],
-        outer_folds=outer_folds,
-        language_models=load_language_models(dataset, options.lm, options.lm_order, outer_folds, train_folds),
-    )
-
-
-def _open_split(member: Member, split: str, dataset: Dataset, options: DecodeOptions) -> DecodingTask:
-    source = dataset.dev if split == "dev" else dataset.test
-    rows = sample_rows(np.arange(len(source)), options.limit)
-    outer_folds = np.zeros(len(rows), np.int64)
-    predictions = mean_predictions(member, 0, split, source.ids, dataset.alphabet.hash, source.frame_counts)
-    return DecodingTask(
-        log_probs=predictions.load().take(rows),
-        references=None if source.tokens is None else [source.labels(row).tolist() for row in rows],
-        outer_folds=outer_folds,
-        language_models=load_language_models(dataset, options.lm, options.lm_order, outer_folds, None),
-    )
+    """One split of a member, with the language models and the limit of the options."""
+    return open_decoding_task(member, split, dataset, options.lm, options.lm_order, options.limit)
 
 
 def tune_member(
