@@ -9,8 +9,9 @@ Functions with the same name as their module are imported from it: `ensemble.ble
 import registry  # noqa: F401 - before all else: see registry.startup
 from ensemble.beam import Hypothesis, beam_search
 from ensemble.blenders.base import BLENDERS, Blender, BlendRecipe
-from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
+from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
+from ensemble.hypotheses.split_predictions import SplitPredictions
 from ensemble.lm.ngram import PhoneLM, estimate
 from ensemble.members.finished import members_of
 from ensemble.members.member import Member, group_by_member

@@ -17,15 +17,14 @@ from ensemble.hypotheses.attention_scores import pool_attention_scores
 from ensemble.hypotheses.expected_distance import compute_pairwise_distances
 from ensemble.hypotheses.first_pass import FirstPassTrials
 from ensemble.hypotheses.fusion import FittedFusion, Fusion, FusionSettings, language_terms
-from ensemble.hypotheses.likelihoods import compute_likelihoods
 from ensemble.hypotheses.nbest import NBest, nbest_of, nbest_of_matrices
 from ensemble.hypotheses.pool import Pool, build_pool, language_model_scores
 from ensemble.hypotheses.proposals import Proposals, join_proposals, sort_lists
-from ensemble.hypotheses.scored_hypotheses import ScoredHypotheses, joint_posteriors
+from ensemble.hypotheses.scored_hypotheses import ScoreCache, joint_posteriors
 from ensemble.hypotheses.scoring import keep_best
-from ensemble.lm.ngram import PhoneLM
-from ensemble.members.predictions import AttentionScorer, Predictions
-from ensemble.rover import ConfusionNetwork, align, as_log_probs, vote
+from ensemble.hypotheses.split_predictions import SplitPredictions
+from ensemble.members.predictions import AttentionScorer
+from ensemble.rover import align, as_log_probs, vote
 from folds.store.log_probs import LogProbs
 from folds.store.ragged import Ragged
 from registry.console import track
@@ -33,36 +32,6 @@ from registry.console import track
 # Hypotheses that all members score, for each that stays in the pool. A pool that is cut before its hypotheses are
 # scored by all members loses what matters.
 JOINED_PER_POOLED = 2
-
-
-@dataclass(frozen=True)
-class SplitPredictions:
-    """The predictions of one split, with its references and language models."""
-
-    name: str
-    """The split: "oof", "dev" or "test"."""
-    names: tuple[str, ...]
-    """Names of the members, sorted."""
-    predictions: tuple[Predictions, ...]
-    """Out of fold, one entry per member; otherwise one per fold model, or one per member if frames are averaged."""
-    ids: tuple[str, ...]
-    """The N utterances."""
-    classes: int
-    """Number of classes, the blank included."""
-    outer_folds: np.ndarray
-    """Outer fold of each utterance in nested cross-validation, (N,) int64 from 0."""
-    language_models: Sequence[PhoneLM]
-    """A phone language model per outer fold, estimated without the transcripts of that fold's speakers."""
-    references: tuple[Sequence[int], ...] | None = None
-    """The class sequence of each utterance; None for a split without transcripts."""
-    parameters: tuple[int, ...] | None = None
-    """The fewest parameters with which each member can be used."""
-    same_networks: tuple[int, ...] | None = None
-    """Index of the first member with the same networks, whose parameters count once; None if all differ."""
-    max_params: int | None = None
-    """Maximum total number of parameters of the members that a blend uses; None for no limit."""
-    speakers: tuple[str, ...] | None = None
-    """The speaker of each utterance, or what else folds keep together; None where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +45,7 @@ class _Cache:
     proposals: dict[int, Proposals] = field(default_factory=dict)
     pools: dict[tuple[int, ...], Pool] = field(default_factory=dict)
     pairwise_distances: dict[tuple[int, ...], Ragged] = field(default_factory=dict)
-    scored: list[ScoredHypotheses] = field(default_factory=list)
+    scores: ScoreCache = field(default_factory=ScoreCache)
     first_pass: dict[int, FirstPassTrials] = field(default_factory=dict)
 
 
@@ -183,16 +152,6 @@ class BlendInputs:
             )
         return trials[index], self._split_rows
 
-    def confusion_network(self, row: int, indices: Sequence[int]) -> ConfusionNetwork:
-        """The confusion network of one utterance, aligned from the best hypotheses of the predictions at `indices`.
-
-        The first hypothesis is the skeleton.
-        """
-        best = [self.best_with_lm(index, row) for index in indices]
-        hypotheses = [hypothesis for hypothesis, _ in best]
-        confidences = [confidence.tolist() for _, confidence in best]
-        return align(hypotheses, confidences)
-
     def pool(self, members: Sequence[int] | np.ndarray | None = None) -> Pool:
         """The pool of hypotheses of `members`, by default of all members, scored by these members alone.
 
@@ -257,7 +216,7 @@ class BlendInputs:
             recombined.append(Proposals.of([self._recombine(indices)]))
         weights = [*shares, *np.ones(len(recombined))]
         offsets, tokens = join_proposals([*proposals, *recombined], JOINED_PER_POOLED * self.pool_size, weights)
-        scores = self._score(indices, offsets, tokens)
+        scores = self._cache.scores.score({index: split.predictions[index] for index in indices}, offsets, tokens)
         lm = language_model_scores(offsets, tokens, split.language_models, split.outer_folds)
         fold_of = np.repeat(split.outer_folds, np.diff(offsets))
         terms = [language_terms(self.fusion_settings(index), fold_of, tokens, lm) for index in indices]
@@ -271,22 +230,6 @@ class BlendInputs:
         label_bonus = self.label_bonus({split.predictions[index].member for index in indices})
         return build_pool(offsets, tokens, ctc, lm[kept], split.references, attention, label_bonus)
 
-    def _score(self, indices: list[int], offsets: np.ndarray, tokens: Ragged) -> list[np.ndarray]:
-        """Log-likelihoods (H,) of hypotheses under each of the predictions at `indices`."""
-        scores, cache = {}, self._cache.scored
-        for index in indices:
-            known = np.full(len(tokens), np.nan)
-            # Most hypotheses of a pool of fewer members are also in the pool of all members, where they were scored.
-            for scored in cache:
-                known = np.where(np.isnan(known), scored.look_up(index, offsets, tokens), known)
-            if np.isnan(known).any():
-                name = self.split.predictions[index].name
-                known = compute_likelihoods(self.load(index), offsets, tokens, known, name)
-            scores[index] = known
-        if not any(scores.keys() <= scored.ctc.keys() for scored in cache):
-            cache.append(ScoredHypotheses(offsets, tokens, scores))
-        return list(scores.values())
-
     def _recombine(self, indices: list[int]) -> NBest:
         """N-best lists searched in the predictions' confusion networks.
 
@@ -295,6 +238,7 @@ class BlendInputs:
         order = sorted(indices, key=lambda index: self.split.predictions[index].name)
         shares, matrices = self.shares(order), []
         for row in track(range(len(self)), "aligning the best hypotheses"):
-            network = self.confusion_network(row, order)
+            best = [self.best_with_lm(index, row) for index in order]
+            network = align([tokens for tokens, _ in best], [confidences.tolist() for _, confidences in best])
             matrices.append(as_log_probs(network.arcs, vote(network, weights=shares)[1], self.split.classes))
         return nbest_of_matrices(matrices, self.nbest_size, "recombined")

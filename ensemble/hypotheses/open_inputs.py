@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from ensemble.hypotheses.attention_scores import SCORED_HYPOTHESES, attention_scorer, can_score
-from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
+from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.fusion import Fusion
 from ensemble.hypotheses.nested_folds import (
     LanguageModels,
@@ -18,6 +18,7 @@ from ensemble.hypotheses.nested_folds import (
     estimate_language_model,
     estimate_language_models,
 )
+from ensemble.hypotheses.split_predictions import SplitPredictions
 from ensemble.lm.ngram import DEFAULT_ORDER, MAX_ORDER
 from ensemble.members.eligibility import (
     filter_by_rules,

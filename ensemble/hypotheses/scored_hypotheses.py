@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from ensemble.hypotheses.likelihoods import compute_likelihoods
 from ensemble.hypotheses.proposals import find_hypotheses
 from ensemble.hypotheses.scoring import normalized_posteriors
+from ensemble.members.predictions import Predictions
 from folds.store.ragged import Ragged
 
 
@@ -27,6 +29,30 @@ class ScoredHypotheses:
             return np.full(len(tokens), np.nan)
         found = find_hypotheses(offsets, tokens, self.offsets, self.tokens)
         return np.where(found >= 0, self.ctc[index][found], np.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreCache:
+    """The hypotheses of a split that were scored so far.
+
+    Most hypotheses of a pool of fewer members are also in the pool of all members, where they were scored.
+    """
+
+    scored: list[ScoredHypotheses] = field(default_factory=list)
+
+    def score(self, predictions: Mapping[int, Predictions], offsets: np.ndarray, tokens: Ragged) -> list[np.ndarray]:
+        """Log-likelihoods (H,) of hypotheses under each of the `predictions`, by their index in the split."""
+        scores = {}
+        for index, under in predictions.items():
+            known = np.full(len(tokens), np.nan)
+            for scored in self.scored:
+                known = np.where(np.isnan(known), scored.look_up(index, offsets, tokens), known)
+            if np.isnan(known).any():
+                known = compute_likelihoods(under.load(), offsets, tokens, known, under.name)
+            scores[index] = known
+        if not any(scores.keys() <= scored.ctc.keys() for scored in self.scored):
+            self.scored.append(ScoredHypotheses(offsets, tokens, scores))
+        return list(scores.values())
 
 
 def joint_posteriors(

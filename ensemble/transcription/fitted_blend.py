@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe, predict_with
-from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
+from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.fusion import FittedFusion, Fusion
 from ensemble.hypotheses.nested_folds import estimate_language_model
 from ensemble.hypotheses.open_inputs import InputOptions, open_inputs
 from ensemble.hypotheses.recorded_options import recorded_options
+from ensemble.hypotheses.split_predictions import SplitPredictions
 from ensemble.members.finished import without_outdated
 from ensemble.members.frame_mean import mean_log_probs
 from ensemble.members.member import Member

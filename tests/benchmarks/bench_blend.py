@@ -25,9 +25,10 @@ from pathlib import Path
 import numpy as np
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe
-from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
+from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.fusion import Fusion
 from ensemble.hypotheses.scoring import NO_LM_OR_ATTENTION
+from ensemble.hypotheses.split_predictions import SplitPredictions
 from ensemble.lm.ngram import estimate
 from ensemble.members.predictions import Predictions
 from folds.competition.metric import mean_distance

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.hypotheses.blend_inputs import BlendInputs, SplitPredictions
+from ensemble.hypotheses.blend_inputs import BlendInputs
+from ensemble.hypotheses.split_predictions import SplitPredictions
 from ensemble.lm.ngram import estimate
 from ensemble.members.predictions import Predictions
 from ensemble.threads import set_worker_threads
