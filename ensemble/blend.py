@@ -10,7 +10,7 @@ Python, `ensemble.blend.blend` does this without printing or writing files.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from ensemble.words.files import WordOptions
 from ensemble.words.scorers import TEXT_SCORERS
 from ensemble.words.search import Vocabulary
 from folds.competition.base import Rules
-from folds.competition.bootstrap import bootstrap, paired_bootstrap, resampled_units
+from folds.competition.bootstrap import bootstrap, describe_resampled, paired_bootstrap
 from folds.competition.detect import data_root
 from folds.competition.metric import edit_distances
 from folds.competition.submission import write_submission
@@ -158,17 +158,17 @@ class BlendOptions(InputOptions, WordOptions, StoresOptions):
 
 
 def print_blenders(
-    result: BlendResult, baselines: Sequence[MemberBaseline], speakers: list[str] | None, units: str
+    result: BlendResult, baselines: Sequence[MemberBaseline], groups: Sequence[Hashable] | None, resampled: str
 ) -> None:
     """Print the distances of the blenders and of the strongest member, and which blender was chosen."""
     alternative = strongest(baselines)
-    print(f"\nmean edit distances, with 95 % intervals over {units}")
-    level = describe_level(bootstrap(alternative.dev, speakers))
+    print(f"\nmean edit distances, with 95 % intervals over {resampled}")
+    level = describe_level(bootstrap(alternative.dev, groups))
     print(f"the strongest on dev without a blend is {alternative.name}: {level}")
-    table = blender_table(result.fitted, result.dev_by_networks, result.networks, alternative, speakers)
+    table = blender_table(result.fitted, result.dev_by_networks, result.networks, alternative, groups)
     print_table(list(table.columns), table.itertuples(index=False))
     ours = result.dev[result.chosen]
-    difference = describe_difference(ours, alternative.dev, speakers)
+    difference = describe_difference(ours, alternative.dev, groups)
     how = "chosen by the nested out-of-fold distance" if len(result.fitted) > 1 else "fitted"
     print(f"\n{how}: {result.chosen}, predicted by {NETWORKS[result.networks]}")
     lowest = lowest_nested(result.fitted)
@@ -176,17 +176,19 @@ def print_blenders(
         print(f"({lowest} is lower, but hardly, and in it a poor network of a member, of which only dev and test have")
         print("several, can spoil what a good one says)")
     print(
-        f"on dev: {ours.mean():.3f}, {verdict(paired_bootstrap(ours, alternative.dev, speakers))} {alternative.name} "
+        f"on dev: {ours.mean():.3f}, {verdict(paired_bootstrap(ours, alternative.dev, groups))} {alternative.name} "
         f"at 95 %: {difference}"
     )
     if len(result.fitted) == 1 and ours.mean() > alternative.dev.mean():
         print("so the blend gains nothing: without --method, all blenders and the best member alone are compared")
 
 
-def dev_results(result: BlendResult, baselines: Sequence[MemberBaseline], speakers: list[str] | None) -> dict[str, Any]:
+def dev_results(
+    result: BlendResult, baselines: Sequence[MemberBaseline], groups: Sequence[Hashable] | None
+) -> dict[str, Any]:
     """The distances that `<out>.json` records."""
     blender, alternative = result.fitted[result.chosen], strongest(baselines)
-    difference = paired_bootstrap(result.dev[result.chosen], alternative.dev, speakers)
+    difference = paired_bootstrap(result.dev[result.chosen], alternative.dev, groups)
     by_networks = {networks: float(dev[result.chosen].mean()) for networks, dev in result.dev_by_networks.items()}
     return {
         "oof": float(blender.oof.mean()),
@@ -263,12 +265,12 @@ def main() -> None:
     print_table(list(table.columns), table.itertuples(index=False))
     print("(oof and dev by beam search without a language model; training prints distances by greedy decoding)")
     result = blend(inputs, options.method, options.seed)
-    print_blenders(result, baselines, inputs.dev_speakers, resampled_units(inputs.dev_speakers, inputs.grouped_by))
+    print_blenders(result, baselines, inputs.dev_groups, describe_resampled(inputs.dev_groups, inputs.grouped_by))
     for line in dataset.dev_metrics(result.dev_hypotheses):
         print(line)
     strings = [dataset.competition.submission_text(hypothesis) for hypothesis in result.hypotheses]
     write_submission(options.out, dataset.header, dataset.sample_ids, strings)
-    results = dev_results(result, baselines, inputs.dev_speakers) | recorded(inputs, result)
+    results = dev_results(result, baselines, inputs.dev_groups) | recorded(inputs, result)
     if options.nbest_out is not None:
         results["nbest"] = write_nbest(options.nbest_out, options.out, inputs, result.fitted, dataset)
     keep_measurements(options.out, inputs, dataset, baselines, result)

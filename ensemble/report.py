@@ -33,7 +33,7 @@ from ensemble.report_page.systems import Comparison, compare_systems
 from ensemble.report_page.terms import glossary
 from ensemble.statistics.member_baselines import measure_members
 from folds.competition.base import Rules
-from folds.competition.bootstrap import resampled_units
+from folds.competition.bootstrap import describe_resampled
 from folds.data.dataset import Dataset
 from registry import InputError, atomic_write, check_writable, command
 from registry.bounds import number
@@ -87,7 +87,7 @@ def page(options: ReportOptions, given: Collection[str] = ()) -> str:
         "Mean edit distances per utterance, lower is better; oof is out of fold, LM is the language model. Members' "
         "distances in oof and dev are without it. The blend is chosen by nested oof, since dev decides nothing. "
         "Intervals are those of the distance on dev with LM, over "
-        f"{resampled_units(inputs.dev_speakers, inputs.grouped_by)}."
+        f"{describe_resampled(inputs.dev_groups, inputs.grouped_by)}."
     )
     methods = [blend.method for blend in blends] + [name for measured in known for name in measured.blenders]
     notes = [note_of for blend in measured for note_of in blend.notes] + inputs.notes
@@ -156,7 +156,7 @@ def _data(
         "curves": learning_curves(inputs.members),
         "scores": read_scores(options.ledger_file),
         "compare": [names.index(str(Path(name))) for name in options.compare or ()],
-        "intervals": resampled_units(comparison.speakers, inputs.grouped_by),
+        "intervals": describe_resampled(comparison.groups, inputs.grouped_by),
         "details": pack_details(predictions, comparison.split, rows, DETAIL_BYTES),
     }
 

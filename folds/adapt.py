@@ -66,7 +66,7 @@ class AdaptOptions(DerivedRunOptions):
 def write_adapted(options: AdaptOptions) -> list[RunFolder]:
     """Write the folders of the adapted runs, and return those that were written."""
     device, dataset = options.pick_device(), options.open_dataset()
-    unnamed = [split.name for split in (dataset.dev, dataset.test) if not split.names_speakers]
+    unnamed = [split.name for split in (dataset.dev, dataset.test) if not split.names_groups]
     if unnamed:
         raise InputError(
             f"{dataset.root}: the files of {' and '.join(unnamed)} do not name their speakers, as those of LibriSpeech "

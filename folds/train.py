@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise InputError(f"--with-dev: the dev split of {dataset.root} has no transcripts to train on")
     try:
         with joined_group(options.device) as group:
-            if group.first and options.folds > 1 and not dataset.train.names_speakers:
+            if group.first and options.folds > 1 and not dataset.train.names_groups:
                 print(f"warning: {dataset.format} data name no speakers, {LEAK}", file=sys.stderr)
             refused: list[FinishedOtherwise] = []
             for model, fold in itertools.product(models, folds):

@@ -34,8 +34,8 @@ class FittedBlender:
     """Distances (N,) of the recipe, which is fitted on these utterances."""
     nested: np.ndarray
     """Distances (N,) by nested cross-validation."""
-    speakers: tuple[str, ...] | None = None
-    """The speaker of each utterance; None where it is not known."""
+    groups: tuple[str, ...] | None = None
+    """The speaker of each utterance, or its day; None where it is not known."""
     weighs_networks: bool = False
     """Whether several networks of a member weigh against each other; see `Blender`."""
 
@@ -44,7 +44,7 @@ def fit_blenders(
     inputs: BlendInputs, methods: Sequence[str], seed: int = 0, blenders: Registry[type[Any]] = BLENDERS
 ) -> dict[str, FittedBlender]:
     """Fit the registered blenders named by `methods`. Raises PlugInError for a user's blender that fails."""
-    named, fitted = inputs.split.speakers, {}
+    named, fitted = inputs.split.groups, {}
     if named is not None and inputs.rows is not None:
         named = tuple(named[row] for row in inputs.rows)
     for method in track(methods, "fitting blenders"):
@@ -55,7 +55,7 @@ def fit_blenders(
                 recipe,
                 distances(blender, inputs, recipe),
                 nested_distances(blender, inputs, seed),
-                speakers=named,
+                groups=named,
                 weighs_networks=bool(getattr(blender, "weighs_networks", False)),
             )
     return fitted
@@ -92,8 +92,8 @@ def _mean(blender: FittedBlender) -> float:
 
 
 def _is_close(blender: FittedBlender, lowest: FittedBlender) -> bool:
-    """Whether the 95 % interval of the mean difference, over resampled speakers, reaches zero."""
-    return paired_bootstrap(blender.nested, lowest.nested, lowest.speakers).low <= 0
+    """Whether the 95 % interval of the mean difference, over resampled groups, reaches zero."""
+    return paired_bootstrap(blender.nested, lowest.nested, lowest.groups).low <= 0
 
 
 def best_recipe(fitted: Mapping[str, FittedBlender]) -> BlendRecipe:

@@ -68,7 +68,7 @@ def estimate_language_models(
     only the fold's utterances are left out.
     """
     train = dataset.train
-    speaker_of = dict(zip(train.ids, train.speakers, strict=True))
+    speaker_of = dict(zip(train.ids, train.groups, strict=True))
     speakers = [speaker_of[utterance] for utterance in ids]
     divided = len(set(zip(speakers, outer_folds.tolist(), strict=True))) > len(set(speakers))
     units = np.asarray(ids if divided else speakers)
@@ -79,6 +79,6 @@ def estimate_language_models(
 def estimate_language_model(dataset: Dataset, order: int, without: Collection[str] = ()) -> PhoneLM:
     """A phone language model of the training transcripts, but for those of the speakers or utterances `without`."""
     train = dataset.train
-    units = enumerate(zip(train.ids, train.speakers, strict=True))
+    units = enumerate(zip(train.ids, train.groups, strict=True))
     rows = [row for row, (utterance, speaker) in units if speaker not in without and utterance not in without]
     return estimate([train.labels(row).tolist() for row in rows], dataset.alphabet.classes, order)

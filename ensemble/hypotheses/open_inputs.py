@@ -79,8 +79,8 @@ class OpenedInputs:
     options: InputOptions
     rules: Rules
     notes: list[str]
-    dev_speakers: list[str] | None
-    """The speaker of each dev utterance, or its day or what else `grouped_by` says; None where the data name none."""
+    dev_groups: Sequence[str] | None
+    """The group of each dev utterance, its speaker or what else `grouped_by` says; None where the data name none."""
     grouped_by: str = "speaker"
 
     @property
@@ -162,8 +162,8 @@ def open_inputs(
     notes += notes_on_twins([member.using(options.networks) for member in members])
     for member in members:
         notes += _member_notes(member, options, dataset.hash, dataset.in_words)
-    speakers = dataset.dev.speakers if dataset.dev.names_speakers else None
-    return OpenedInputs(members, oof, dev, test, fusion, options, rules, notes, speakers, dataset.dev.grouped_by)
+    groups, grouped_by = dataset.dev.named_groups, dataset.dev.grouped_by
+    return OpenedInputs(members, oof, dev, test, fusion, options, rules, notes, groups, grouped_by)
 
 
 def _counted(member: Member, options: InputOptions) -> Member:
@@ -178,8 +178,8 @@ def _open_oof(
     train = dataset.train
     everything = common_oof(members, train.ids)
     # Assigned before utterances are drawn, so that an outer fold has the same speakers whatever the limit is.
-    speakers = [train.groups[train.row_of[utterance]] for utterance in everything.ids]
-    all_outer_folds, fold_notes = assign_outer_folds(everything.folds, speakers)
+    groups = [train.groups[train.row_of[utterance]] for utterance in everything.ids]
+    all_outer_folds, fold_notes = assign_outer_folds(everything.folds, groups)
     common, outer_folds = _limit_utterances(everything, all_outer_folds, options)
     rows = [train.row_of[utterance] for utterance in common.ids]
     predictions = [
@@ -201,7 +201,7 @@ def _open_oof(
         parameters=minimum_parameters([_counted(member, options) for member in members], options.frames),
         max_params=rules.max_params,
         same_networks=first_with_networks([member.using(options.networks) for member in members]),
-        speakers=tuple(train.groups[row] for row in rows),
+        groups=tuple(train.groups[row] for row in rows),
     )
     return split, [*common.notes, *fold_notes]
 

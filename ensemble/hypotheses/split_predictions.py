@@ -37,5 +37,5 @@ class SplitPredictions:
     """Index of the first member with the same networks, whose parameters count once; None if all differ."""
     max_params: int | None = None
     """Maximum total number of parameters of the members that a blend uses; None for no limit."""
-    speakers: tuple[str, ...] | None = None
-    """The speaker of each utterance, or what else folds keep together; None where it is not known."""
+    groups: tuple[str, ...] | None = None
+    """What folds keep together of each utterance, its speaker or day; None where it is not known."""

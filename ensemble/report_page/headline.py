@@ -14,7 +14,7 @@ from ensemble.report_page.alarm import ALARM, Alarm
 from ensemble.report_page.blends import Blend
 from ensemble.statistics.blend_tables import describe_level, member_table, verdict
 from ensemble.statistics.member_baselines import MemberBaseline, strongest
-from folds.competition.bootstrap import Interval, bootstrap, paired_bootstrap, resampled_units
+from folds.competition.bootstrap import Interval, bootstrap, describe_resampled, paired_bootstrap
 from folds.competition.metric import edit_distances
 
 DIFFERS = 0.0005
@@ -53,8 +53,8 @@ def measure_blend(blend: Blend, inputs: OpenedInputs, baselines: Sequence[Member
     """The distance of a blend on dev, beside that of the strongest member."""
     if blend.dev is not None:
         distances = edit_distances(blend.dev, inputs.dev.references)
-        paired = paired_bootstrap(distances, strongest(baselines).dev, inputs.dev_speakers)
-        return MeasuredBlend(blend, bootstrap(distances, inputs.dev_speakers), paired)
+        paired = paired_bootstrap(distances, strongest(baselines).dev, inputs.dev_groups)
+        return MeasuredBlend(blend, bootstrap(distances, inputs.dev_groups), paired)
     recorded = blend.sidecar.dev_minus_best_member
     difference = None if recorded is None else Interval(recorded.mean, recorded.low, recorded.high)
     return MeasuredBlend(blend, None, difference)
@@ -71,7 +71,7 @@ def leaderboard(
     if all(len(member.networks) == 1 for member in inputs.members):  # the mean of one is that one
         members = members.drop(columns=MEAN_OF_FRAMES)
     members.insert(1, "kind", "member")
-    members["95 % interval"] = [_range(bootstrap(baseline.dev_lm, inputs.dev_speakers)) for baseline in baselines]
+    members["95 % interval"] = [_range(bootstrap(baseline.dev_lm, inputs.dev_groups)) for baseline in baselines]
     rows = pd.DataFrame(
         {
             "member": measured.blend.name,
@@ -118,7 +118,7 @@ def _not_chosen(blend: Blend, inputs: OpenedInputs, several: bool) -> pd.DataFra
             "oof": blender.oof,
             "oof, nested": blender.nested,
             "dev, with LM": float(np.mean(blender.dev)),
-            "95 % interval": _range(bootstrap(np.array(blender.dev), inputs.dev_speakers)),
+            "95 % interval": _range(bootstrap(np.array(blender.dev), inputs.dev_groups)),
         }
         for name, blender in others.items()
     )
@@ -129,13 +129,17 @@ def headline(
 ) -> str:
     """What would be submitted and what it is worth, as HTML. `missing` is the submission that does not exist."""
     alternative = strongest(baselines)
-    alone = describe_level(bootstrap(alternative.dev, inputs.dev_speakers))
-    units = resampled_units(inputs.dev_speakers, inputs.grouped_by)
+    alone = describe_level(bootstrap(alternative.dev, inputs.dev_groups))
+    resampled = describe_resampled(inputs.dev_groups, inputs.grouped_by)
     if not blends:
         return _cards(
             [
                 ("Submission", f"none: {missing} does not exist", "write one with python -m ensemble.blend"),
-                ("The strongest member alone", alone, f"{alternative.name}; edits per utterance on dev, over {units}"),
+                (
+                    "The strongest member alone",
+                    alone,
+                    f"{alternative.name}; edits per utterance on dev, over {resampled}",
+                ),
             ]
         )
     measured = blends[0]
@@ -145,7 +149,7 @@ def headline(
     share = "no limit was set (--max-params)" if limit is None else f"of {limit:,} allowed"
     cards = [
         ("Would be submitted", measured.blend.name, f"{used}, by {measured.blend.method}"),
-        ("Its distance on dev", *_level(measured, inputs, units)),
+        ("Its distance on dev", *_level(measured, inputs, resampled)),
         ("Against the strongest member", *_difference(measured, alternative.name, alone)),
         ("Parameters", f"{sidecar.parameters:,}", f"{share}; {tags}"),
     ]
@@ -171,7 +175,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def _level(measured: MeasuredBlend, inputs: OpenedInputs, units: str) -> tuple[str, str]:
+def _level(measured: MeasuredBlend, inputs: OpenedInputs, resampled: str) -> tuple[str, str]:
     """A blend's distance on dev, and what it means."""
     mean = measured.blend.sidecar.dev if measured.level is None else measured.level.mean
     if np.isnan(mean):
@@ -182,7 +186,7 @@ def _level(measured: MeasuredBlend, inputs: OpenedInputs, units: str) -> tuple[s
     worth = f"edits per utterance of {length:.1f} phonemes on average: {100 * mean / length:.1f} errors in 100"
     if measured.level is None:
         return f"{mean:.3f}", worth
-    return describe_level(measured.level), f"{worth}. In brackets: 95\N{NO-BREAK SPACE}% interval over {units}"
+    return describe_level(measured.level), f"{worth}. In brackets: 95\N{NO-BREAK SPACE}% interval over {resampled}"
 
 
 def _difference(measured: MeasuredBlend, name: str, alone: str) -> tuple[str, str]:

@@ -58,7 +58,7 @@ def comparison_payload(comparison: Comparison, alphabet: Alphabet) -> dict[str, 
         "phonemes": list(alphabet.phonemes),
         "systems": [{"name": s.name, "kind": s.kind, "weight": s.weight} for s in comparison.systems],
         "ids": split.ids,
-        "speakers": comparison.speakers,
+        "speakers": comparison.groups,
         "lengths": lengths.tolist(),
         "distances": comparison.distances.tolist(),
         "disagreement": comparison.disagreement.round(2).tolist(),
@@ -88,7 +88,7 @@ def _error_figures(comparison: Comparison, classes: int) -> dict[str, Any]:
     """What is known where there are references."""
     counts = [EditCounts.of(edits) for edits in comparison.edits]
     wrong = np.array([wrong_phonemes(edits, comparison.lengths) for edits in comparison.edits])
-    intervals = paired_intervals(comparison.distances, comparison.speakers)
+    intervals = paired_intervals(comparison.distances, comparison.groups)
     correlation = error_correlation(wrong)
     tokens = np.concatenate([np.array(target, np.int64) for target in comparison.targets])
     return {

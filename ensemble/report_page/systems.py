@@ -44,9 +44,9 @@ class Comparison:
         return self.split.tokens is not None
 
     @property
-    def speakers(self) -> list[str] | None:
-        """The speaker of each utterance; None where the data name none."""
-        return self.split.speakers if self.split.names_speakers else None
+    def groups(self) -> tuple[str, ...] | None:
+        """The speaker or day of each utterance; None where the data name none."""
+        return self.split.named_groups
 
     @property
     def members(self) -> list[int]:

@@ -42,7 +42,7 @@ def blender_table(
     dev: Mapping[Networks, Mapping[str, np.ndarray]],
     networks: Networks,
     alternative: Alternative,
-    speakers: Sequence[Hashable] | None,
+    groups: Sequence[Hashable] | None,
 ) -> pd.DataFrame:
     """One row per blender: mean distances, and the difference to `alternative`, with 95 % bootstrap intervals.
 
@@ -54,11 +54,11 @@ def blender_table(
             "oof, fitted": blender.oof.mean(),
             "oof, nested": blender.nested.mean(),
             **{
-                f"dev, {NETWORKS[choice]}": describe_level(bootstrap(distances[name], speakers))
+                f"dev, {NETWORKS[choice]}": describe_level(bootstrap(distances[name], groups))
                 for choice, distances in dev.items()
             },
             f"{NETWORKS[networks]} - strongest member": describe_difference(
-                dev[networks][name], alternative.dev, speakers
+                dev[networks][name], alternative.dev, groups
             ),
         }
         for name, blender in fitted.items()
@@ -70,9 +70,9 @@ def describe_level(interval: Interval) -> str:
     return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
-def describe_difference(ours: np.ndarray, theirs: np.ndarray, speakers: Sequence[Hashable] | None) -> str:
+def describe_difference(ours: np.ndarray, theirs: np.ndarray, groups: Sequence[Hashable] | None) -> str:
     """A paired difference, its interval and its share of `theirs`, for example `-0.391 [-0.563, -0.215] (-4.3 %)`."""
-    difference = paired_bootstrap(ours, theirs, speakers)
+    difference = paired_bootstrap(ours, theirs, groups)
     percentage = f" ({100 * difference.mean / theirs.mean():+.1f} %)" if theirs.any() else ""
     return f"{difference}{percentage}"
 

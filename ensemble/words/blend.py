@@ -21,15 +21,12 @@ from ensemble.words.blenders import WORD_BLENDERS, SingleInWords, member_sentenc
 from ensemble.words.search import Vocabulary
 from ensemble.words.search_settings import SearchTrials
 from ensemble.words.word_inputs import WordInputs, number_words
-from folds.competition.bootstrap import Interval, bootstrap, paired_bootstrap, resampled_units
+from folds.competition.bootstrap import Interval, bootstrap, describe_resampled, paired_bootstrap
 from folds.competition.metric import edit_distances
 from folds.competition.submission import write_submission
 from folds.data.dataset import Dataset, Split
 from registry import InputError
 from registry.console import print_table
-
-Group = Sequence[str] | None
-"""The speaker or day of each utterance, where the data name them."""
 
 
 @dataclass(frozen=True)
@@ -127,35 +124,37 @@ def print_members(inputs: OpenedInputs, words: WordSplits) -> dict[str, np.ndarr
 
 
 def print_blenders(
-    blend: WordBlend, words: WordSplits, members: Mapping[str, np.ndarray], groups: Group, units: str
+    blend: WordBlend, words: WordSplits, members: Mapping[str, np.ndarray], groups: Sequence[str] | None, resampled: str
 ) -> None:
     """Print word error rates of the blenders, and how the chosen one compares to the best member alone on dev."""
     oof_words, dev_words = _lengths(words.oof), _lengths(words.dev)
     strongest = min(members, key=lambda name: float(members[name].sum()))
-    print(f"\nword error rates in %, with 95 % intervals over {units}")
+    print(f"\nword error rates in %, with 95 % intervals over {resampled}")
     rows = [
         (
             name,
             _percent(own.oof.sum() / oof_words.sum()),
             _percent(own.nested.sum() / oof_words.sum()),
-            _level(bootstrap(blend.dev[name], groups, units=dev_words)),
-            str(_in_percent(paired_bootstrap(blend.dev[name], members[strongest], groups, units=dev_words))),
+            _level(bootstrap(blend.dev[name], groups, sizes=dev_words)),
+            str(_in_percent(paired_bootstrap(blend.dev[name], members[strongest], groups, sizes=dev_words))),
         )
         for name, own in blend.fitted.items()
     ]
     print_table(["blender", "WER oof, fitted", "WER oof, nested", "WER dev", f"dev - {strongest}"], rows)
     chosen = winner(blend.fitted)
-    difference = paired_bootstrap(blend.dev[chosen], members[strongest], groups, units=dev_words)
+    difference = paired_bootstrap(blend.dev[chosen], members[strongest], groups, sizes=dev_words)
     rate = _percent(blend.dev[chosen].sum() / dev_words.sum())
     print(f"\nchosen by the nested out-of-fold word errors: {chosen}")
     print(f"on dev: {rate} % word error rate, {verdict(difference)} {strongest} at 95 %: {_in_percent(difference)}")
 
 
-def results_of(blend: WordBlend, words: WordSplits, members: Mapping[str, np.ndarray], groups: Group) -> dict[str, Any]:
+def results_of(
+    blend: WordBlend, words: WordSplits, members: Mapping[str, np.ndarray], groups: Sequence[str] | None
+) -> dict[str, Any]:
     """What the sidecar records: word error rates, as fractions."""
     chosen, strongest = winner(blend.fitted), min(members, key=lambda name: float(members[name].sum()))
     oof_words, dev_words = _lengths(words.oof), _lengths(words.dev)
-    difference = paired_bootstrap(blend.dev[chosen], members[strongest], groups, units=dev_words)
+    difference = paired_bootstrap(blend.dev[chosen], members[strongest], groups, sizes=dev_words)
     return {
         "metric": "word error rate",
         "oof": float(blend.fitted[chosen].oof.sum() / oof_words.sum()),
@@ -182,9 +181,9 @@ def write_word_blend(
     words = open_word_inputs(inputs, dataset, vocabulary, options.text_scorer)
     members = print_members(inputs, words)
     blend = blend_in_words(inputs, words, options.method, options.seed)
-    print_blenders(blend, words, members, inputs.dev_speakers, resampled_units(inputs.dev_speakers, inputs.grouped_by))
+    print_blenders(blend, words, members, inputs.dev_groups, describe_resampled(inputs.dev_groups, inputs.grouped_by))
     write_submission(out, dataset.header, dataset.sample_ids, blend.texts)
-    results = results_of(blend, words, members, inputs.dev_speakers) | {"rules": msgspec.to_builtins(inputs.rules)}
+    results = results_of(blend, words, members, inputs.dev_groups) | {"rules": msgspec.to_builtins(inputs.rules)}
     write_sidecar(out, dataset, blend.members, blend.recipe.to_json(), options, results)
     print("weights: " + ", ".join(f"{name} {weight:.3f}" for name, weight in blend.recipe.weights.items()))
     networks = count_networks(blend.members)

@@ -52,7 +52,7 @@ def decode_to_words(
     if len(references) == len(sentences):
         groups = [split.groups[split.row_of[utterance]] for utterance in task.log_probs.ids]
         errors, words = word_distances(sentences, references), np.array([len(words_of(text)) for text in references])
-        rate = bootstrap(errors, groups, units=words)
+        rate = bootstrap(errors, groups, sizes=words)
         line += f", word error rate {100 * rate.mean:.2f} % [{100 * rate.low:.2f}, {100 * rate.high:.2f}]"
     if task.references is not None:
         phonemes = decode_in_batches(task, get_decoder("greedy"), f"decoding to phonemes, {member.name}").hypotheses

@@ -9,6 +9,8 @@ tails of Student's t with G - 1 degrees of freedom against the normal's, so both
 "What teachers should know about the bootstrap", The American Statistician 69, 2015): by 7 % for 25 speakers. Of
 intervals of nominal 95 % over 25 speakers, 94 % hold the true value then. They do not cover another training run of the
 same models: the random seed is a source of variance of its own.
+
+Where the data have other groups of utterances that are alike, such as days, these take the place of speakers.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-FEW_SPEAKERS = 10
-"""With fewer, resampled means take few values and depend on single speakers."""
+FEW_GROUPS = 10
+"""With fewer, resampled means take few values and depend on single groups."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,15 @@ class Interval:
 def paired_bootstrap(
     ours: np.ndarray,
     theirs: np.ndarray,
-    speakers: Sequence[Hashable] | None = None,
+    groups: Sequence[Hashable] | None = None,
     samples: int = 5000,
     seed: int = 0,
     level: float = 0.95,
-    units: np.ndarray | None = None,
+    sizes: np.ndarray | None = None,
 ) -> Interval:
     """Interval of mean(ours - theirs), both `(N,)` edit distances of the same utterances; negative if ours is better.
 
-    `speakers` and `units` are as in `bootstrap`.
+    `groups` and `sizes` are as in `bootstrap`.
 
     >>> paired_bootstrap(np.array([1, 2, 3]), np.array([2, 3, 4]))
     Interval(mean=-1.0, low=-1.0, high=-1.0, level=0.95)
@@ -61,35 +63,35 @@ def paired_bootstrap(
     if ours.ndim != 1 or ours.shape != theirs.shape or len(ours) == 0:
         shapes = f"{ours.shape} and {theirs.shape}"
         raise ValueError(f"paired_bootstrap: expected two non-empty vectors of equal length, got shapes {shapes}")
-    return bootstrap(ours - theirs, speakers, samples, seed, level, units)
+    return bootstrap(ours - theirs, groups, samples, seed, level, sizes)
 
 
 def bootstrap(
     values: np.ndarray,
-    speakers: Sequence[Hashable] | None = None,
+    groups: Sequence[Hashable] | None = None,
     samples: int = 5000,
     seed: int = 0,
     level: float = 0.95,
-    units: np.ndarray | None = None,
+    sizes: np.ndarray | None = None,
 ) -> Interval:
-    """Interval of the mean of `values` `(N,)` over resampled speakers, or utterances where `speakers` cannot tell.
+    """Interval of the mean of `values` `(N,)` over resampled groups, or utterances where `groups` cannot tell.
 
-    `speakers` is the speaker of each utterance; None, or one for all, resamples utterances. With `units` `(N,)`, such
-    as the words of each reference, it is the interval of an error rate: the sum of the values by that of the units.
-    Raises ValueError for a speaker without units.
+    `groups` are the utterances' speakers or days; None, or one for all, resamples utterances. With `sizes` `(N,)`, such
+    as the words of each reference, it is the interval of an error rate: the sum of the values by that of the sizes.
+    Raises ValueError for a group of no size.
     """
-    means = resampled_means(values, speakers, samples, seed, units)
-    mean = float(np.sum(values) / (len(values) if units is None else np.sum(units)))
-    return _interval(mean, means, level, count_groups(len(values), speakers))
+    means = resampled_means(values, groups, samples, seed, sizes)
+    mean = float(np.sum(values) / (len(values) if sizes is None else np.sum(sizes)))
+    return _interval(mean, means, level, count_groups(len(values), groups))
 
 
 def paired_intervals(
-    values: np.ndarray, speakers: Sequence[Hashable] | None = None, samples: int = 5000, seed: int = 0
+    values: np.ndarray, groups: Sequence[Hashable] | None = None, samples: int = 5000, seed: int = 0
 ) -> list[list[Interval]]:
     """`paired_bootstrap` of each two of K systems from `values` (K, N): row i, column j is mean(i - j)."""
     levels = np.mean(values, axis=1)
-    means = [resampled_means(system, speakers, samples, seed) for system in values]
-    count = count_groups(len(values[0]), speakers)
+    means = [resampled_means(system, groups, samples, seed) for system in values]
+    count = count_groups(len(values[0]), groups)
     return [
         [_interval(float(levels[i] - levels[j]), means[i] - means[j], 0.95, count) for j in range(len(means))]
         for i in range(len(means))
@@ -98,23 +100,23 @@ def paired_intervals(
 
 def resampled_means(
     values: np.ndarray,
-    speakers: Sequence[Hashable] | None = None,
+    groups: Sequence[Hashable] | None = None,
     samples: int = 5000,
     seed: int = 0,
-    units: np.ndarray | None = None,
+    sizes: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Means of `values` (N,) over `samples` draws of speakers, (samples,); the same seed draws the same speakers.
+    """Means of `values` (N,) over `samples` draws of groups, (samples,); the same seed draws the same groups.
 
-    With `units` (N,), the sum of the values by that of the units.
+    With `sizes` (N,), the sum of the values by that of the sizes.
     """
     values = np.asarray(values, np.float64)
     group = np.arange(len(values))
-    if speakers is not None and len(set(speakers)) > 1:
-        number = {speaker: index for index, speaker in enumerate(dict.fromkeys(speakers))}
-        group = np.array([number[speaker] for speaker in speakers])
-    sums, counts = np.bincount(group, values), np.bincount(group, units)
+    if groups is not None and len(set(groups)) > 1:
+        number = {name: index for index, name in enumerate(dict.fromkeys(groups))}
+        group = np.array([number[name] for name in groups])
+    sums, counts = np.bincount(group, values), np.bincount(group, sizes)
     if not counts.all():
-        raise ValueError("bootstrap: a speaker has no units: leave out utterances without words")
+        raise ValueError("bootstrap: a group has no size: leave out utterances without words")
     generator = np.random.default_rng(seed)
     means = np.empty(samples)
     # In slices, so that the drawn indices take a few MB for any number of utterances.
@@ -126,14 +128,14 @@ def resampled_means(
     return means
 
 
-def count_groups(utterances: int, speakers: Sequence[Hashable] | None) -> int:
-    """How many speakers, or utterances where `speakers` cannot tell, `bootstrap` draws from."""
-    count = 0 if speakers is None else len(set(speakers))
+def count_groups(utterances: int, groups: Sequence[Hashable] | None) -> int:
+    """How many groups, or utterances where `groups` cannot tell, `bootstrap` draws from."""
+    count = 0 if groups is None else len(set(groups))
     return count if count > 1 else utterances
 
 
 def _interval(mean: float, means: np.ndarray, level: float, count: int) -> Interval:
-    """The interval from resampled means of `count` speakers, widened as the module's docstring says."""
+    """The interval from resampled means of `count` groups, widened as the module's docstring says."""
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     if count > 1:
         tail = (1 + level) / 2
@@ -142,10 +144,10 @@ def _interval(mean: float, means: np.ndarray, level: float, count: int) -> Inter
     return Interval(mean, float(low), float(high), level)
 
 
-def resampled_units(groups: Sequence[Hashable] | None, grouped_by: str = "speaker") -> str:
+def describe_resampled(groups: Sequence[Hashable] | None, grouped_by: str = "speaker") -> str:
     """What `bootstrap` resamples, for the heading of a table; `grouped_by` says what the groups are."""
     count = 0 if groups is None else len(set(groups))
     if count > 1:
-        return f"{count} {grouped_by}s" + (", too few for reliable intervals" if count < FEW_SPEAKERS else "")
+        return f"{count} {grouped_by}s" + (", too few for reliable intervals" if count < FEW_GROUPS else "")
     reason = f"there is only one {grouped_by}" if count else f"the data name no {grouped_by}s"
     return f"utterances (too narrow, since {reason})"

@@ -72,14 +72,14 @@ class Split:
         return dict(zip(self.ids, self.lengths.tolist(), strict=True))
 
     @property
-    def speakers(self) -> list[str]:
-        """The group of each utterance, which is its speaker in most data."""
-        return list(self.groups)
-
-    @property
-    def names_speakers(self) -> bool:
+    def names_groups(self) -> bool:
         """Whether the data name groups."""
         return any(group != utterance for group, utterance in zip(self.groups, self.ids, strict=True))
+
+    @property
+    def named_groups(self) -> tuple[str, ...] | None:
+        """The group of each utterance; None where the data name none."""
+        return self.groups if self.names_groups else None
 
 
 @dataclass(frozen=True, eq=False)

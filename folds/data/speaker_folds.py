@@ -41,14 +41,14 @@ def speaker_folds(split: Split, folds: int) -> np.ndarray:
     if folds == 1:
         return np.full(len(split), -1, dtype=np.int64)
     frames: Counter[str] = Counter()
-    for speaker, length in zip(split.speakers, split.lengths.tolist(), strict=True):
+    for speaker, length in zip(split.groups, split.lengths.tolist(), strict=True):
         frames[speaker] += length
     if not 1 <= folds <= len(frames):
         raise InputError(
             f"--folds {folds}: expected 1 to {len(frames)}, the number of {split.grouped_by}s in {split.name}"
         )
     fold_of = assign_speakers(frames, folds)
-    return np.array([fold_of[speaker] for speaker in split.speakers], dtype=np.int64)
+    return np.array([fold_of[speaker] for speaker in split.groups], dtype=np.int64)
 
 
 def utterance_folds(split: Split, folds: int) -> np.ndarray:
@@ -74,7 +74,7 @@ def speaker_subset(split: Split, indices: np.ndarray, fraction: float) -> np.nda
 
     Speakers are taken in the order of a hash of their names, so that smaller fractions are contained in larger ones.
     """
-    speaker_of = split.speakers
+    speaker_of = split.groups
     names = {speaker_of[index] for index in indices.tolist()}
     ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
     kept = set(ordered[: math.ceil(fraction * len(ordered))])

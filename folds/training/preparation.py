@@ -65,7 +65,7 @@ def check_group_layer(options: TrainOptions, dataset: Dataset) -> None:
         return
     if chosen != grouped_by:
         raise InputError(f"--group-layer {chosen}: the groups of these data are {grouped_by}s: pass {grouped_by}")
-    if not dataset.train.names_speakers:
+    if not dataset.train.names_groups:
         raise InputError(f"--group-layer {chosen}: {dataset.format} data name no {grouped_by}s: leave it out")
 
 

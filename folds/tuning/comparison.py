@@ -98,7 +98,7 @@ def measure_gain(tuning: Tuning, winner: Winner) -> Gain:
     ours_dev, theirs_dev = (
         np.mean([_distances(model, "dev", dataset) for model in models], axis=0) for models in (ours, theirs)
     )
-    return Gain(held_out, paired_bootstrap(ours_dev, theirs_dev, dataset.dev.speakers))
+    return Gain(held_out, paired_bootstrap(ours_dev, theirs_dev, dataset.dev.groups))
 
 
 def _fold_model(tuning: Tuning, name: str, fold: int) -> FoldModel:
@@ -113,5 +113,5 @@ def _distances(model: FoldModel, split: str, dataset: Dataset) -> np.ndarray:
 
 def _speakers(model: FoldModel, dataset: Dataset) -> list[str]:
     """The speaker of each held-out utterance."""
-    speaker_of = dict(zip(dataset.train.ids, dataset.train.speakers, strict=True))
+    speaker_of = dict(zip(dataset.train.ids, dataset.train.groups, strict=True))
     return [speaker_of[utterance] for utterance in model.load("oof").ids]

@@ -40,7 +40,7 @@ def main() -> None:
     ours, other = (
         read_json(measured_path(path), Measured, "blend again") for path in (options.submission, options.other)
     )
-    speakers = dataset.dev.speakers
+    speakers = dataset.dev.groups
     dev = np.array(ours.blenders[ours.chosen].dev)
     alternative = strongest(other.baselines(dataset.alphabet))
     print(f"{options.submission}, {ours.chosen}: {describe_level(bootstrap(dev, speakers))}")

@@ -138,7 +138,7 @@ def neural_scores(inputs: BlendInputs, pool: Pool, dataset: Dataset, options: Op
     """
     train_split = dataset.train
     row_of = {utterance: row for row, utterance in enumerate(train_split.ids)}
-    speakers = train_split.speakers
+    speakers = train_split.groups
     speaker_of = np.array([speakers[row_of[utterance]] for utterance in inputs.split.ids])
     rows = np.repeat(np.arange(len(pool)), np.diff(pool.offsets))
     result = np.empty(len(pool.tokens))
@@ -173,7 +173,7 @@ def main() -> None:
     neural = neural_scores(inputs, pool, dataset, options)
     systems = {"no language model": [], "n-gram": [pool.lm], "LSTM": [neural], "both": [pool.lm, neural]}
     distances = {name: nested_distances(pool, acoustic, terms, inputs.outer_folds) for name, terms in systems.items()}
-    speaker_of = dict(zip(dataset.train.ids, dataset.train.speakers, strict=True))
+    speaker_of = dict(zip(dataset.train.ids, dataset.train.groups, strict=True))
     speakers = [speaker_of[utterance] for utterance in inputs.split.ids]
     print(f"{len(pool)} utterances, {len(members)} members, nested distance, and minus that with the n-gram:")
     for name, of_system in distances.items():

@@ -211,7 +211,7 @@ def main() -> None:
 
     nested: dict[str, np.ndarray] = {}
     on_dev: dict[str, np.ndarray] = {}
-    speaker_of = dict(zip(dataset.train.ids, dataset.train.speakers, strict=True))
+    speaker_of = dict(zip(dataset.train.ids, dataset.train.groups, strict=True))
     speakers = [speaker_of[utterance] for utterance in oof.split.ids]
     print(f"{len(oof)} utterances, {len(members)} members; nested and dev distance, and minus that of rank:")
     for name, fit in fits.items():
@@ -223,7 +223,7 @@ def main() -> None:
         on_dev[name] = distances(fit(whole, options), of_dev, dev.references)
         print(
             f"  {name}: nested {nested[name].mean():.3f}, {paired_bootstrap(nested[name], nested['rank'], speakers)}; "
-            f"dev {on_dev[name].mean():.3f}, {paired_bootstrap(on_dev[name], on_dev['rank'], inputs.dev_speakers)}; "
+            f"dev {on_dev[name].mean():.3f}, {paired_bootstrap(on_dev[name], on_dev['rank'], inputs.dev_groups)}; "
             f"{time.process_time() - start:.0f} CPU-seconds",
             flush=True,
         )

@@ -75,7 +75,7 @@ def compared(runs: Runs, base: Runs, split: str, dataset: Dataset) -> tuple[str,
         pairs.setdefault(ids, []).append((ours[key], distances(base[key], split, dataset)))
     values, base_values = np.concatenate([np.mean(of_runs, axis=0) for of_runs in pairs.values()], axis=1)
     source = dataset.train if split == "oof" else dataset.dev
-    speaker_of = dict(zip(source.ids, source.speakers, strict=True))
+    speaker_of = dict(zip(source.ids, source.groups, strict=True))
     speakers = [speaker_of[utterance] for ids in pairs for utterance in ids]
     return level, str(paired_bootstrap(values, base_values, speakers))
 

@@ -79,7 +79,7 @@ def on_recordings(options: BenchmarkOptions, recognizer: Recognizer) -> Errors:
 def on_dev(dataset: Dataset, recognizer: Recognizer, speakers: set[str]) -> Errors:
     """The errors on the dev utterances of these speakers, from the features in the data."""
     split = dataset.dev
-    rows = [row for row, speaker in enumerate(split.speakers) if speaker in speakers]
+    rows = [row for row, speaker in enumerate(split.groups) if speaker in speakers]
     references = ["".join(recognizer.characters[token] for token in split.labels(row)) for row in rows]
     with tempfile.TemporaryDirectory() as scratch:
         sources = []
@@ -88,7 +88,7 @@ def on_dev(dataset: Dataset, recognizer: Recognizer, speakers: set[str]) -> Erro
             np.save(path, split.features(row))
             sources.append(Source(path.stem, path, str(path), is_features=True))
         hypotheses = [it.characters for it in transcribe(sources, recognizer, None, 20.0)]
-    return Errors.of(hypotheses, references, [split.speakers[row] for row in rows])
+    return Errors.of(hypotheses, references, [split.groups[row] for row in rows])
 
 
 def main() -> None:

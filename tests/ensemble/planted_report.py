@@ -63,7 +63,7 @@ def planted_comparison(labelled: bool = True) -> Comparison:
     """A blend, and the members good, other, copy (of good) and useless (wrong wherever another is, and more)."""
     split, targets = planted_split(labelled), references()
     rng = np.random.default_rng(2)
-    rates = [0.35 if speaker == BAD_SPEAKER else 0.08 for speaker in split.speakers]
+    rates = [0.35 if speaker == BAD_SPEAKER else 0.08 for speaker in split.groups]
     good = [rng.random(len(target)) < rate for target, rate in zip(targets, rates, strict=True)]
     other = [rng.random(len(target)) < 1.2 * rate for target, rate in zip(targets, rates, strict=True)]
     useless = [a | b | (rng.random(len(a)) < 0.3) for a, b in zip(good, other, strict=True)]

@@ -37,7 +37,7 @@ def runs(dataset, tmp_path):
 
 
 def add_run(folder, dataset, name, fold, stride=4, tags=()):
-    held = [i for i, speaker in enumerate(dataset.train.speakers) if int(speaker) % 2 == fold]
+    held = [i for i, speaker in enumerate(dataset.train.groups) if int(speaker) % 2 == fold]
 
     def predictions(split, rows, references):
         return simulated.log_probs(

@@ -50,8 +50,8 @@ def test_the_language_model_of_an_outer_fold_has_none_of_its_speakers(tiny):
     def cells(rows):
         return estimate([train.labels(row).tolist() for row in rows], classes, 3).automaton.cells
 
-    numbers = sorted(set(train.speakers))
-    by_speaker = np.array([numbers.index(speaker) % 2 for speaker in train.speakers])
+    numbers = sorted(set(train.groups))
+    by_speaker = np.array([numbers.index(speaker) % 2 for speaker in train.groups])
     by_utterance = np.arange(len(train)) % 2
     # Of each speaker only every third utterance is out of fold; the speaker's others are left out too.
     for folds, step in ((by_speaker, 3), (by_utterance, 1)):

@@ -39,7 +39,7 @@ def runs(dataset, tmp_path):
 
 
 def add_run(folder, dataset, name, fold, error=0.3, **config):
-    held = [i for i, speaker in enumerate(dataset.train.speakers) if int(speaker) % 2 == fold]
+    held = [i for i, speaker in enumerate(dataset.train.groups) if int(speaker) % 2 == fold]
     held = [] if config.get("folds") == 1 else held
 
     def predictions(split, rows, references):

@@ -32,7 +32,7 @@ def runs(dataset, tmp_path_factory):
     """A member of two folds."""
     folder = tmp_path_factory.mktemp("runs")
     for fold in (0, 1):
-        held = [row for row, speaker in enumerate(dataset.train.speakers) if int(speaker) % 2 == fold]
+        held = [row for row, speaker in enumerate(dataset.train.groups) if int(speaker) % 2 == fold]
         rows = {"oof": (dataset.train, held), "dev": (dataset.dev, range(6)), "test": (dataset.test, range(6))}
         splits = {
             name: simulated.log_probs(

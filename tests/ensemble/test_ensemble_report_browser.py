@@ -157,7 +157,7 @@ def test_utterances_are_filtered_and_exported(visit, comparison, tmp_path):
     page.select_option("#utterances label:has-text('With errors of') select", "1")
     expected = {
         comparison.split.ids[row]
-        for row, speaker in enumerate(comparison.split.speakers)
+        for row, speaker in enumerate(comparison.split.groups)
         if speaker == planted.BAD_SPEAKER
         and any(planted.EXPECTED in (edit.expected, edit.recognised) for edit in comparison.edits[1][row])
     }
@@ -225,7 +225,7 @@ def test_posteriors_in_the_browser_are_those_that_were_packed(visit):
 def test_two_systems_side_by_side(visit, comparison):
     page = visit("compared").page
     assert page.locator("main > section h2").all_inner_texts().index("Side by side") == 2
-    interval = paired_bootstrap(comparison.distances[1], comparison.distances[2], comparison.speakers)
+    interval = paired_bootstrap(comparison.distances[1], comparison.distances[2], comparison.groups)
 
     def signed(value: float) -> str:
         return f"{'+' if value > 0 else '−'}{abs(value):.3f}"

@@ -73,7 +73,7 @@ def test_the_planted_confusion_is_the_most_frequent(figures):
 
 
 def test_the_bad_speaker_has_the_highest_error_rate(comparison, figures):
-    speakers, lengths = np.array(comparison.speakers), np.array(figures["lengths"])
+    speakers, lengths = np.array(comparison.groups), np.array(figures["lengths"])
     for distances in figures["distances"]:
         rates = {s: np.array(distances)[speakers == s].sum() / lengths[speakers == s].sum() for s in set(speakers)}
         assert max(rates, key=rates.get) == planted.BAD_SPEAKER
@@ -91,7 +91,7 @@ def test_the_useless_member_and_the_copy_are_named(comparison, figures):
 
 
 def test_intervals_are_those_of_the_paired_bootstrap(comparison, figures):
-    expected = paired_bootstrap(comparison.distances[0], comparison.distances[2], comparison.speakers)
+    expected = paired_bootstrap(comparison.distances[0], comparison.distances[2], comparison.groups)
     assert figures["differences"][0][2] == pytest.approx([expected.mean, expected.low, expected.high], abs=1e-4)
     assert figures["differences"][2][0] == pytest.approx([-expected.mean, -expected.high, -expected.low], abs=1e-4)
 

@@ -108,7 +108,7 @@ def test_an_average_of_networks_is_chosen_only_if_it_is_clearly_better():
     assert lowest_nested({"average": average, "mbr": fitted([5] * 10), "rank": fitted([5] * 10)}) == "mbr"
     # Ten utterances of two speakers say less than ten of ten.
     other = fitted([6] * 5 + [5] * 5)
-    alike = [replace(blender, speakers=(*"aaaaabbbbb",)) for blender in (average, other)]
+    alike = [replace(blender, groups=(*"aaaaabbbbb",)) for blender in (average, other)]
     assert winner({"average": alike[0], "mbr": alike[1]}) == "mbr"
     assert winner({"average": average, "mbr": other}) == "average"
     noisy = fitted([12] + [5] * 9)  # within its errors, but worse than what is too far away

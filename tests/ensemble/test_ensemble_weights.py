@@ -7,7 +7,7 @@ import pytest
 
 from ensemble.fitting.member_weights import greedy_selection
 from ensemble.statistics.blend_tables import verdict
-from folds.competition.bootstrap import bootstrap, paired_bootstrap, resampled_means, resampled_units
+from folds.competition.bootstrap import bootstrap, describe_resampled, paired_bootstrap, resampled_means
 
 
 def towards(target):
@@ -107,7 +107,7 @@ def test_speakers_of_unequal_size_count_by_their_utterances():
 
 
 @pytest.mark.parametrize(
-    ("speakers", "units"),
+    ("groups", "described"),
     [
         (None, "utterances (too narrow, since the data name no speakers)"),
         (["a", "a"], "utterances (too narrow, since there is only one speaker)"),
@@ -115,11 +115,11 @@ def test_speakers_of_unequal_size_count_by_their_utterances():
         (list("abcdefghij"), "10 speakers"),
     ],
 )
-def test_what_is_resampled_is_named(speakers, units):
-    assert resampled_units(speakers) == units
-    assert resampled_units(speakers, "day") == units.replace("speaker", "day")
-    if speakers and len(set(speakers)) == 1:
-        assert bootstrap(np.array([1, 2]), speakers) == bootstrap(np.array([1, 2]))
+def test_what_is_resampled_is_named(groups, described):
+    assert describe_resampled(groups) == described
+    assert describe_resampled(groups, "day") == described.replace("speaker", "day")
+    if groups and len(set(groups)) == 1:
+        assert bootstrap(np.array([1, 2]), groups) == bootstrap(np.array([1, 2]))
 
 
 def test_a_regression_is_worded_as_one():
@@ -155,9 +155,9 @@ def test_intervals_over_five_speakers_cover_the_true_mean_as_often_as_they_say()
     assert 0.92 <= covered / 500 <= 0.98  # 0.83 without the correction
 
 
-def test_a_speaker_without_units_is_refused():
-    with pytest.raises(ValueError, match="a speaker has no units"):
-        bootstrap(np.array([1, 0, 2]), list("abc"), units=np.array([0, 3, 0]))
+def test_a_group_of_no_size_is_refused():
+    with pytest.raises(ValueError, match="a group has no size"):
+        bootstrap(np.array([1, 0, 2]), list("abc"), sizes=np.array([0, 3, 0]))
 
 
 def test_unequal_vectors_are_refused():

@@ -212,13 +212,13 @@ def test_a_sentence_is_kept_once_for_all_predictions() -> None:
 
 def test_interval_of_an_error_rate() -> None:
     errors, words = np.array([1, 0, 3, 2]), np.array([2, 4, 6, 8])
-    rate = bootstrap(errors, ["a", "a", "b", "b"], units=words)
+    rate = bootstrap(errors, ["a", "a", "b", "b"], sizes=words)
     assert rate.mean == pytest.approx(6 / 20)
     # The speakers' own rates are the extremes of what can be drawn; two speakers have wide intervals.
     factor = np.sqrt(2) * 12.7062 / 1.95996  # Student's t with one degree of freedom against the normal distribution
     expected = 0.3 - factor * (0.3 - 1 / 6), 0.3 + factor * (5 / 14 - 0.3)
     assert (rate.low, rate.high) == pytest.approx(expected, rel=1e-4)
     equal = np.full(4, 5)
-    assert paired_bootstrap(errors, errors[::-1], units=equal).low == pytest.approx(
+    assert paired_bootstrap(errors, errors[::-1], sizes=equal).low == pytest.approx(
         paired_bootstrap(errors, errors[::-1]).low / 5
     )

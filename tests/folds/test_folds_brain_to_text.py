@@ -55,7 +55,7 @@ def test_trials_are_read_by_session_then_key(root: Path) -> None:
 
 def test_folds_keep_days_together(root: Path) -> None:
     train = load_dataset(root, progress=False).train
-    assert train.groups == tuple(session for session in SESSIONS for _ in range(2)) and train.names_speakers
+    assert train.groups == tuple(session for session in SESSIONS for _ in range(2)) and train.names_groups
     fold_of = speaker_folds(train, 3)
     assert fold_of.tolist() == [fold_of[0]] * 2 + [fold_of[2]] * 2 + [fold_of[4]] * 2 and set(fold_of) == {0, 1, 2}
 

@@ -58,7 +58,7 @@ def test_reading_gives_back_what_was_packed(lengths, dimension, dtype, names, se
     for split, utterances in zip((dataset.train, dataset.dev, dataset.test), splits.values(), strict=True):
         assert split.ids == tuple(sorted(utterances))
         assert len(split) == len(utterances)
-        assert split.speakers == [name.split("-")[0] for name in sorted(utterances)]
+        assert split.groups == tuple(name.split("-")[0] for name in sorted(utterances))
         assert split.frames.values.dtype == np.float32
         assert split.frames.values.shape == (split.frames.offsets[-1], dimension)
         for index, name in enumerate(split.ids):
@@ -182,7 +182,7 @@ def test_array_formats_through_the_cache(tmp_path: Path):
     assert dataset.train.lengths.tolist() == [4, 5] and dataset.train.labels(1).tolist() == [3, 4]
     np.testing.assert_allclose(dataset.test.features(0), _normalised(np.arange(8.0).reshape(4, 2)), atol=1e-5)
     # No speaker is named, so each utterance counts as its own.
-    assert len(set(dataset.train.speakers)) == 2
+    assert len(set(dataset.train.groups)) == 2
 
 
 @pytest.mark.real
@@ -190,7 +190,7 @@ def test_the_stand_in(mini: Path):
     dataset = load_dataset(mini)
     assert [len(split) for split in (dataset.train, dataset.dev, dataset.test)] == [4291, 483, 585]
     assert (dataset.features, dataset.format, dataset.header) == (13, "F22-S26", ("index", "label"))
-    assert len(set(dataset.train.speakers)) == 200 and not set(dataset.train.speakers) & set(dataset.dev.speakers)
+    assert len(set(dataset.train.groups)) == 200 and not set(dataset.train.groups) & set(dataset.dev.groups)
     assert dataset.sample_ids == [str(row) for row in range(585)]
     assert list(dataset.test.ids) == sorted(dataset.test.ids)
     assert dataset.alphabet.to_string(dataset.train.labels(0)).startswith("-")

@@ -24,7 +24,7 @@ def dataset(mini):
 
 def test_the_data_are_as_their_readme_describes_them(dataset):
     assert [len(split) for split in (dataset.train, dataset.dev, dataset.test)] == [4291, 483, 585]
-    speakers = [set(split.speakers) for split in (dataset.train, dataset.dev, dataset.test)]
+    speakers = [set(split.groups) for split in (dataset.train, dataset.dev, dataset.test)]
     assert [len(names) for names in speakers] == [200, 25, 25] and not speakers[0] & speakers[1]
     assert (dataset.features, dataset.alphabet.classes, dataset.header) == (13, 41, ("index", "label"))
     assert dataset.train.lengths.sum() / 360_000 == pytest.approx(7.3, abs=0.05)
@@ -35,7 +35,7 @@ def test_folds_are_speaker_disjoint_and_of_equal_time(dataset):
     fold_of = speaker_folds(dataset.train, 5)
     frames = np.bincount(fold_of, weights=dataset.train.lengths)
     assert frames.max() / frames.min() < 1.02
-    assert len({(s, f) for s, f in zip(dataset.train.speakers, fold_of.tolist(), strict=True)}) == 200
+    assert len({(s, f) for s, f in zip(dataset.train.groups, fold_of.tolist(), strict=True)}) == 200
 
 
 def test_batches_waste_little(dataset):
