@@ -26,7 +26,7 @@ from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inp
 from ensemble.members.eligibility import all_tags, count_networks
 from ensemble.members.finished import find_members
 from ensemble.members.member import Member, Networks
-from ensemble.members.sidecar import write_sidecar
+from ensemble.members.sidecar import Difference, write_sidecar
 from ensemble.members.stores import StoresOptions
 from ensemble.statistics.blend_tables import (
     NETWORKS,
@@ -195,12 +195,7 @@ def dev_results(
         "nested": float(blender.nested.mean()),
         "dev": float(result.dev[result.chosen].mean()),
         "dev_by_networks": by_networks,
-        "dev_minus_best_member": {
-            "member": alternative.name,
-            "mean": difference.mean,
-            "low": difference.low,
-            "high": difference.high,
-        },
+        "dev_minus_best_member": msgspec.to_builtins(Difference.of(alternative.name, difference)),
     }
 
 
@@ -258,7 +253,7 @@ def main() -> None:
     print("\n".join(inputs.notes), end="\n\n")
     inputs.check()
     if vocabulary is not None:
-        write_word_blend(inputs, dataset, vocabulary, options, options.out)
+        write_word_blend(inputs, dataset, vocabulary, options)
         return
     baselines = measure_members(inputs)
     table = member_table(inputs.members, baselines)

@@ -14,6 +14,7 @@ from msgspec import Struct
 from ensemble.members.eligibility import all_tags, total_parameters
 from ensemble.members.member import Member
 from folds.competition.base import Rules
+from folds.competition.bootstrap import Interval
 from folds.competition.submission import write_submission
 from folds.data.dataset import Dataset
 from folds.store.schemas import Measure
@@ -41,6 +42,11 @@ class Difference(Struct, frozen=True):
     mean: float
     low: float
     high: float
+
+    @staticmethod
+    def of(member: str, interval: Interval) -> Difference:
+        """The difference to this member, with its interval."""
+        return Difference(member, interval.mean, interval.low, interval.high)
 
 
 class SearchSettings(Struct, frozen=True):

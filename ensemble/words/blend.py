@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -15,7 +15,7 @@ from ensemble.blenders.best import FittedBlender, best_recipe, fit_blenders, win
 from ensemble.hypotheses.open_inputs import OpenedInputs
 from ensemble.members.eligibility import count_networks
 from ensemble.members.member import Member
-from ensemble.members.sidecar import WORDS, write_sidecar
+from ensemble.members.sidecar import WORDS, Difference, write_sidecar
 from ensemble.statistics.blend_tables import NETWORKS, verdict
 from ensemble.words.blenders import WORD_BLENDERS, SingleInWords, member_sentences
 from ensemble.words.search import Vocabulary
@@ -160,24 +160,28 @@ def results_of(
         "oof": float(blend.fitted[chosen].oof.sum() / oof_words.sum()),
         "nested": float(blend.fitted[chosen].nested.sum() / oof_words.sum()),
         "dev": float(blend.dev[chosen].sum() / dev_words.sum()),
-        "dev_minus_best_member": {
-            "member": strongest,
-            "mean": difference.mean,
-            "low": difference.low,
-            "high": difference.high,
-        },
+        "dev_minus_best_member": msgspec.to_builtins(Difference.of(strongest, difference)),
     }
 
 
+class WordBlendOptions(Protocol):
+    """What a blend in words needs of the options of `ensemble.blend`."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def text_scorer(self) -> str | None: ...
+    @property
+    def out(self) -> Path: ...
+
+
 def write_word_blend(
-    inputs: OpenedInputs,
-    dataset: Dataset,
-    vocabulary: Vocabulary,
-    options: Any,
-    out: Path,
+    inputs: OpenedInputs, dataset: Dataset, vocabulary: Vocabulary, options: WordBlendOptions
 ) -> None:
-    """Blend, print the tables, and write the submission `out` and its sidecar."""
-    methods_in_words(options.method)
+    """Blend, print the tables, and write the submission and its sidecar."""
+    out = options.out
     words = open_word_inputs(inputs, dataset, vocabulary, options.text_scorer)
     members = print_members(inputs, words)
     blend = blend_in_words(inputs, words, options.method, options.seed)
