@@ -56,27 +56,34 @@ class TimedPhoneme:
     """From 0 to 1; see this module."""
 
 
+@dataclass(frozen=True, eq=False)
+class NetworkFrames:
+    """One network's log-probabilities of an utterance, and which of the features' frames they are of."""
+
+    log_probs: np.ndarray
+    """`(T', C)`."""
+    stride: int
+    weight: float
+    """The network's share in times and confidences."""
+    delay: int = 0
+    """How many frames later than others the network reads the features."""
+
+
 def time_phonemes(
     tokens: Sequence[int],
-    log_probs: Sequence[np.ndarray],
-    strides: Sequence[int],
-    weights: Sequence[float],
+    networks: Sequence[NetworkFrames],
     phonemes: Sequence[str],
     seconds: float,
-    delays: Sequence[int] | None = None,
     frames: FrameTimes | None = None,
 ) -> list[TimedPhoneme]:
     """Times and confidences of L tokens in an utterance of `seconds`, in order and without overlap.
 
-    `log_probs` `(T', C)`, `strides` and `weights` are those of each network, `phonemes` the names of the classes, and
-    `delays` how many frames later each network read the features, by default 0. `frames` is the timing of the
-    features. Where no network has an alignment, the phonemes are spread evenly and their confidence is 0.
+    `phonemes` are the names of the classes, and `frames` is the timing of the features. Where no network has an
+    alignment, the phonemes are spread evenly and their confidence is 0.
     """
     if not len(tokens):
         return []
-    delays = [0] * len(strides) if delays is None else delays
-    rates = list(zip(strides, delays, strict=True))
-    centres, confidences = _centres(tokens, log_probs, rates, weights, seconds, frames or FrameTimes())
+    centres, confidences = _centres(tokens, networks, seconds, frames or FrameTimes())
     names = [phonemes[token] for token in tokens]
     reach = np.array([np.inf if name in SILENCES else REACH for name in names])
     starts, ends = _intervals(centres, reach, seconds)
@@ -84,51 +91,42 @@ def time_phonemes(
     return [TimedPhoneme(*value) for value in values]
 
 
-def mean_posteriors(
-    log_probs: Sequence[np.ndarray], strides: Sequence[int], weights: Sequence[float], delays: Sequence[int]
-) -> np.ndarray:
-    """The networks' mean posteriors `(T', C)`, at the frame rate of the fastest; the arguments are as above.
+def mean_posteriors(networks: Sequence[NetworkFrames]) -> np.ndarray:
+    """The networks' weighted mean posteriors `(T', C)`, at the frame rate of the fastest.
 
     Each network gives the frame that covers the middle of the frame of the fastest.
     """
-    finest = min(strides)
-    count = min(len(rows) for rows, stride in zip(log_probs, strides, strict=True) if stride == finest)
+    finest = min(network.stride for network in networks)
+    count = min(len(network.log_probs) for network in networks if network.stride == finest)
     frames = FrameRate(np.array([0, count]), finest)
-    mean = np.zeros((count, log_probs[0].shape[1]))
-    for rows, stride, weight, delay in zip(log_probs, strides, weights, delays, strict=True):
-        covering = resampled_rows(FrameRate(np.array([0, len(rows)]), stride, delay), frames)
-        mean += weight * np.exp(rows[covering])
+    mean = np.zeros((count, networks[0].log_probs.shape[1]))
+    for network in networks:
+        rate = FrameRate(np.array([0, len(network.log_probs)]), network.stride, network.delay)
+        mean += network.weight * np.exp(network.log_probs[resampled_rows(rate, frames)])
     return mean
 
 
 def _centres(
-    tokens: Sequence[int],
-    log_probs: Sequence[np.ndarray],
-    rates: Sequence[tuple[int, int]],
-    weights: Sequence[float],
-    seconds: float,
-    frames: FrameTimes,
+    tokens: Sequence[int], networks: Sequence[NetworkFrames], seconds: float, frames: FrameTimes
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The time of each token, in seconds and increasing, and its confidence, both (L,).
-
-    `rates` are the stride and the delay of each network.
-    """
+    """The time of each token, in seconds and increasing, and its confidence, both (L,)."""
     labels = np.asarray(tokens)
     centres, confidences, total = np.zeros(len(labels)), np.zeros(len(labels)), 0.0
-    for rows, (stride, delay), weight in zip(log_probs, rates, weights, strict=True):
-        spans, score = align(rows, tokens)
+    for network in networks:
+        spans, score = align(network.log_probs, tokens)
         if not np.isfinite(score):
             continue  # the network has too few frames for these phonemes
-        total += weight
+        total += network.weight
         for k, (start, end) in enumerate(spans):
-            posteriors = np.exp(rows[start:end, labels[k]].astype(np.float64))
+            posteriors = np.exp(network.log_probs[start:end, labels[k]].astype(np.float64))
             frame = np.average(np.arange(start, end), weights=np.maximum(posteriors, 1e-30))
-            middle = max(stride * frame + (stride - 1) / 2 - delay, 0.0)
-            centres[k] += weight * frames.middle(middle)
-            confidences[k] += weight * posteriors.max()
+            middle = max(network.stride * frame + (network.stride - 1) / 2 - network.delay, 0.0)
+            centres[k] += network.weight * frames.middle(middle)
+            confidences[k] += network.weight * posteriors.max()
     if total == 0:
         return seconds * (np.arange(len(labels)) + 0.5) / len(labels), confidences
-    return np.minimum(centres / total, seconds), np.minimum(confidences / sum(weights), 1.0)
+    in_all = sum(network.weight for network in networks)
+    return np.minimum(centres / total, seconds), np.minimum(confidences / in_all, 1.0)
 
 
 def _intervals(centres: np.ndarray, reach: np.ndarray, seconds: float) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ensemble.transcription.recognizer import Recognizer, features_of
 from ensemble.transcription.sources import Source
-from ensemble.transcription.timing import TimedPhoneme, mean_posteriors, time_phonemes
+from ensemble.transcription.timing import NetworkFrames, TimedPhoneme, mean_posteriors, time_phonemes
 from folds.audio.segments import split_at_pauses
 from folds.competition.alphabets import SILENCES
 from folds.frontends.base import FRONT_ENDS, SAMPLE_RATE, compute_features
@@ -118,15 +118,13 @@ def _utterances(
 
 
 def _recognize(utterances: Iterable[Utterance], recognizer: Recognizer) -> Iterator[Recognized]:
-    stream, weighted = iter(utterances), (recognizer.weights, recognizer.phonemes)
+    stream = iter(utterances)
     delays = [network.delay for network in recognizer.networks]
     while batch := list(itertools.islice(stream, BATCH)):
         predicted = recognizer.predict([utterance.features for utterance in batch])
-        strides = [of_network.stride for of_network in predicted.log_probs]
+        columns = list(zip(predicted.log_probs, recognizer.weights, delays, strict=True))
         for row, (utterance, tokens) in enumerate(zip(batch, recognizer.decide(predicted), strict=True)):
-            log_probs = [of_network[row] for of_network in predicted.log_probs]
-            timed = time_phonemes(
-                tokens, log_probs, strides, *weighted, utterance.seconds, delays, recognizer.frames
-            )
+            networks = [NetworkFrames(own[row], own.stride, weight, delay) for own, weight, delay in columns]
+            timed = time_phonemes(tokens, networks, recognizer.phonemes, utterance.seconds, recognizer.frames)
             phonemes = [replace(it, start=it.start + utterance.start, end=it.end + utterance.start) for it in timed]
-            yield Recognized(utterance, phonemes, mean_posteriors(log_probs, strides, recognizer.weights, delays))
+            yield Recognized(utterance, phonemes, mean_posteriors(networks))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ensemble.transcription.formats import to_textgrid
-from ensemble.transcription.timing import REACH, TimedPhoneme, mean_posteriors, time_phonemes
+from ensemble.transcription.timing import REACH, NetworkFrames, TimedPhoneme, mean_posteriors, time_phonemes
 from ensemble.transcription.transcripts import Transcript
 from folds.frontends.base import FRAME_SHIFT, WINDOW
 
@@ -25,7 +25,8 @@ NAMES = ("", "[SIL]", "AH", "B")
 
 def test_times_are_the_weighted_mean_of_the_networks_spikes():
     networks = [spikes({10: 2, 30: 3}, 60), spikes({6: 2, 16: 3}, 30)]
-    first, second = time_phonemes([2, 3], networks, [1, 2], [0.75, 0.25], NAMES, 0.6)
+    outputs = [NetworkFrames(networks[0], 1, 0.75), NetworkFrames(networks[1], 2, 0.25)]
+    first, second = time_phonemes([2, 3], outputs, NAMES, 0.6)
     times = [0.75 * frames + 0.25 * (2 * other + 0.5) for frames, other in ((10, 6), (30, 16))]
     centres = [WINDOW / 2 + FRAME_SHIFT * time for time in times]
     assert first.end == second.start == pytest.approx(np.mean(centres))
@@ -35,40 +36,42 @@ def test_times_are_the_weighted_mean_of_the_networks_spikes():
 
 def test_a_delayed_network_has_the_times_of_the_others():
     networks = [spikes({10: 2, 30: 3}, 60), spikes({13: 2, 33: 3}, 63)]
-    rest = [1], [1.0], NAMES, 0.6
-    plain, delayed = (time_phonemes([2, 3], [networks[i]], *rest, [delay]) for i, delay in enumerate((0, 3)))
+    outputs = [NetworkFrames(log_probs, 1, 1.0, delay) for log_probs, delay in zip(networks, (0, 3), strict=True)]
+    plain, delayed = (time_phonemes([2, 3], [output], NAMES, 0.6) for output in outputs)
     assert [t.start for t in plain] == pytest.approx([t.start for t in delayed])
     assert [t.end for t in plain] == pytest.approx([t.end for t in delayed])
-    (early,) = time_phonemes([2], [spikes({1: 2}, 40)], [1], [1.0], NAMES, 0.4, [3])
+    (early,) = time_phonemes([2], [NetworkFrames(spikes({1: 2}, 40), 1, 1.0, delay=3)], NAMES, 0.4)
     assert early.start == 0 and early.end == pytest.approx(WINDOW / 2 + REACH)
 
 
 def test_mean_posteriors_of_a_delayed_and_of_a_slower_network_have_the_times_of_the_others():
     networks = [spikes({10: 2, 30: 3}, 60), spikes({13: 2, 33: 3}, 63), spikes({5: 2, 15: 3}, 30)]
-    mean = mean_posteriors(networks[:2], [1, 1], [0.5, 0.5], [0, 3])
+    plain, delayed = NetworkFrames(networks[0], 1, 0.5), NetworkFrames(networks[1], 1, 0.5, delay=3)
+    mean = mean_posteriors([plain, delayed])
     np.testing.assert_allclose(mean, np.exp(networks[0]), atol=1e-12)
-    slower = mean_posteriors(networks[::2], [1, 2], [0.5, 0.5], [0, 0])
+    slower = mean_posteriors([plain, NetworkFrames(networks[2], 2, 0.5)])
     assert slower.shape == (60, 4) and np.argmax(slower[:, 2]) == 10 and np.argmax(slower[:, 3]) == 30
     assert slower[11, 2] == pytest.approx((0.01 + 0.97) / 2) and slower[9, 2] == pytest.approx(0.01)
 
 
 def test_confidence_falls_where_networks_disagree_and_with_networks_that_have_too_few_frames():
-    agree, other = spikes({10: 2}, 40), spikes({10: 3}, 40)
-    (timed,) = time_phonemes([2], [agree, other], [1, 1], [0.5, 0.5], NAMES, 0.42)
+    agree, other = (NetworkFrames(spikes({10: label}, 40), 1, 0.5) for label in (2, 3))
+    (timed,) = time_phonemes([2], [agree, other], NAMES, 0.42)
     assert timed.confidence == pytest.approx((0.97 + 0.01) / 2)
-    short = spikes({}, 1)
-    pair = time_phonemes([2, 3], [spikes({10: 2, 20: 3}, 40), short], [1, 40], [0.5, 0.5], NAMES, 0.42)
+    short = NetworkFrames(spikes({}, 1), 40, 0.5)
+    long = NetworkFrames(spikes({10: 2, 20: 3}, 40), 1, 0.5)
+    pair = time_phonemes([2, 3], [long, short], NAMES, 0.42)
     assert [timed.confidence for timed in pair] == pytest.approx([0.485, 0.485])
-    spread = time_phonemes([2, 3], [short], [40], [1.0], NAMES, 0.4)
+    spread = time_phonemes([2, 3], [short], NAMES, 0.4)
     assert spread == [TimedPhoneme("AH", 0.0, 0.2, 0.0), TimedPhoneme("B", 0.2, 0.4, 0.0)]
-    assert time_phonemes([], [short], [40], [1.0], NAMES, 0.4) == []
+    assert time_phonemes([], [short], NAMES, 0.4) == []
 
 
 def test_silence_takes_what_phonemes_do_not_reach():
-    silence, phoneme = time_phonemes([1, 2], [spikes({0: 1, 100: 2}, 200)], [1], [1.0], NAMES, 2.0)
+    silence, phoneme = time_phonemes([1, 2], [NetworkFrames(spikes({0: 1, 100: 2}, 200), 1, 1.0)], NAMES, 2.0)
     assert silence.start == 0 and silence.end == phoneme.start == pytest.approx(WINDOW / 2 + 1.0 - REACH)
     assert phoneme.end == pytest.approx(WINDOW / 2 + 1.0 + REACH)
-    before, after = time_phonemes([2, 3], [spikes({20: 2, 120: 3}, 200)], [1], [1.0], NAMES, 2.0)
+    before, after = time_phonemes([2, 3], [NetworkFrames(spikes({20: 2, 120: 3}, 200), 1, 1.0)], NAMES, 2.0)
     assert (before.end, after.start) == pytest.approx((WINDOW / 2 + 0.2 + REACH, WINDOW / 2 + 1.2 - REACH))
 
 
