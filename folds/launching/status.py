@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -17,6 +18,9 @@ from folds.store.schemas import EpochMetrics, EpochTiming, SummaryFile
 from registry import InputError
 from registry.files import exists
 from registry.json_files import read_json, read_json_lines
+
+T = TypeVar("T")
+Default = TypeVar("Default")
 
 State = Literal["training", "starting", "queued", "stopped", "failed", "waiting", "finished"]
 """In the order of a table: `starting` before it has the lease, `queued` at a scheduler, `stopped` before its end,
@@ -130,14 +134,11 @@ def _final(folder: RunFolder, distance: float | None, frames_per_s: float | None
     return (final if final is not None else distance), summary.frames_per_s or frames_per_s
 
 
-def _rows(path: Path, schema: type[Any]) -> list[Any]:
-    try:
-        return read_json_lines(path, schema)
-    except (InputError, OSError):
-        return []
+def _rows(path: Path, schema: type[T]) -> list[T]:
+    return _readable(lambda: read_json_lines(path, schema), [])
 
 
-def _readable(read: Any, default: Any) -> Any:
+def _readable(read: Callable[[], T], default: Default) -> T | Default:
     """What `read()` returns, or `default` if the file is missing or damaged."""
     try:
         return read()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from folds.tuning.stages import Stage
@@ -27,7 +28,7 @@ _PAGE = """<!DOCTYPE html>
 """
 
 
-def write_page(path: Any, title: str, parts: Sequence[tuple[str, str, Any]]) -> None:
+def write_page(path: Path, title: str, parts: Sequence[tuple[str, str, Any]]) -> None:
     """Write an HTML file with figures of plotly's: (heading, text below it, figure or None) each."""
     body, library = [], True
     for heading, text, figure in parts:
