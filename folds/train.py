@@ -21,7 +21,7 @@ from folds.store.remote import check_folder
 from folds.training.command_line import parse
 from folds.training.distributed import joined_group
 from folds.training.loggers.base import logger_names
-from folds.training.run_config import FinishedOtherwise, check_folds
+from folds.training.resumption import FinishedOtherwise, check_folds
 from folds.training.signals import Stopped
 from folds.training.sources import check_sources
 from folds.training.train_fold_model import train_fold_model

@@ -11,7 +11,8 @@ from folds.launching.tasks import Task
 from folds.store.fold_model import FoldModel, read_fold_model
 from folds.store.lease import holder_of
 from folds.store.run_folder import RunFolder
-from folds.training.run_config import check_folds, check_same_settings, count_parameters, started_run
+from folds.training.resumption import check_folds, check_same_settings, started_run
+from folds.training.run_config import count_parameters
 from folds.training.sources import check_sources
 from models import create_model
 from registry import InputError, describe

@@ -1,4 +1,4 @@
-"""What a run's config.json holds, and its comparison with that of the same run when it was started."""
+"""What a run's config.json holds; see `folds.training.resumption` for its comparison with an earlier one."""
 
 from __future__ import annotations
 
@@ -10,26 +10,16 @@ import torch
 
 from folds.competition.alphabets import Alphabet
 from folds.data.dataset import Dataset
-from folds.data.speaker_folds import ASSIGNMENTS, FoldBy
+from folds.data.speaker_folds import ASSIGNMENTS
 from folds.frontends.base import front_end_of
-from folds.store.fold_model import FoldModel, read_fold_model
-from folds.store.run_folder import RunFolder, run_folders
+from folds.store.fold_model import FoldModel
 from folds.training.device import device_name
 from folds.training.distributed import ProcessGroup
-from folds.training.options import RecipeOptions, TrainingRecipe, TrainOptions
-from folds.training.presets import device_type
+from folds.training.options import TrainingRecipe, TrainOptions
 from folds.training.threads import CPUThreads
 from models import CTCModel
-from registry import InputError, describe, model_config
+from registry import describe
 from registry.config import Config
-from registry.errors import MachineFault
-from registry.json_files import flattened
-
-# Options that may change when a run is resumed.
-FREE = (
-    *("data", "model", "config", "name", "preset", "fold", "runs", "restart_from", "guide", "teacher", "resume"),
-    *("device", "threads", "save_every", "log", "allow_pickle"),
-)
 
 
 def run_config(
@@ -58,20 +48,21 @@ def run_config(
         "speller": model.has_attention_scores,
         "select": options.recipe.select,
         "with_dev": options.with_dev,
-        "model_config": _as_json(config),
+        "model_config": as_json(config),
         "group_layer": None,
         "restart": None,
         "guide": None,
         "teacher": None,
-        "options": _as_json(options),
-        "data": _data_facts(dataset),
+        "options": as_json(options),
+        "data": data_facts(dataset),
         "front_end": dataset.competition.front_end or front_end_of(dataset.hash, dataset.root),
         "torch": torch.__version__,
         "hardware": hardware,
     }
 
 
-def _data_facts(dataset: Dataset) -> dict[str, Any]:
+def data_facts(dataset: Dataset) -> dict[str, Any]:
+    """What config.json records under "data"."""
     return {
         "format": dataset.format,
         "hash": dataset.hash,
@@ -115,174 +106,6 @@ def weights_description(fold_model: FoldModel, alphabet: Alphabet) -> dict[str, 
     }
 
 
-class StartedOtherwise(InputError):
-    """A run was started on other data or with other settings, so it cannot be continued."""
-
-
-class FinishedOtherwise(StartedOtherwise):
-    """A run is finished and has other settings, so there is nothing to continue; it is left as it is."""
-
-
-def started_run(folder: RunFolder) -> FoldModel | None:
-    """The run that was begun in a folder. None if there is none, or if it was stopped before it had any results.
-
-    Such a beginning binds nobody to its settings. Raises InputError for results without a config.json.
-    """
-    if not folder.has_results:
-        return None
-    if not folder.begun:
-        raise InputError(
-            f"{folder.path}: has checkpoints or predictions and no {folder.config.name}, so their settings are "
-            "unknown: restore the file, or delete the folder"
-        )
-    return read_fold_model(folder)
-
-
-def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
-    """Raise StartedOtherwise unless the run that was started has the settings and the folds of `config`.
-
-    `config` is its new config.json. Options that the run's version did not have yet count as their defaults.
-    """
-    started.check_trained()
-    if started.model != config["model"]:
-        raise StartedOtherwise(
-            f"{started.path}: is a run of {started.model}, not of {config['model']}: train it under another --name"
-        )
-    before, now = _settings(started.recorded), _settings(config)
-    sizes = {name: config["model_config"][name] for name in ("features", "classes")}
-    default = _settings(
-        config
-        | {"options": _as_json(TrainOptions(recipe=RecipeOptions().sized_for("cpu", 1)))}
-        | {"model_config": _as_json(model_config(config["model"], **sizes))}
-    )
-    if _hardware(started.recorded, "precision") == _hardware(config, "precision"):
-        before["precision"] = now["precision"]  # auto and what it stands for on this device are the same
-    changed = sorted(key for key in {*before, *now} if before.get(key, default.get(key)) != now.get(key))
-    if any(key.startswith("data.") for key in changed):
-        raise StartedOtherwise(
-            f"{started.path}: was started on other data: pass those with --data, or use another --name"
-        )
-    if changed:
-        difference = "; ".join(f"{key} was {before.get(key, default.get(key))}, now {now.get(key)}" for key in changed)
-        if started.folder.finished:
-            raise FinishedOtherwise(
-                f"{started.path}: finished with other settings ({difference}): leave it out; or give the new run a "
-                f"--name of its own, and --restart-from {started.path} if it is to train this one further"
-            )
-        raise StartedOtherwise(
-            f"{started.path}: started with other settings ({difference}): use the same settings, another --name, "
-            "--seed or --runs, or delete the folder"
-        )
-    if started.folds > 1 and started.fold_assignment != config["fold_assignment"]:
-        raise StartedOtherwise(
-            f"{started.path}: started under fold assignment {started.fold_assignment}, now "
-            f"{config['fold_assignment']}, which puts other speakers into the folds: use another --runs, or delete the "
-            "folder"
-        )
-
-
-def check_same_settings(
-    started: FoldModel, options: TrainOptions, dataset: Dataset, name: str, config: Config
-) -> None:
-    """Raise StartedOtherwise, as `check_same_run`, for options with which no machine would continue the run.
-
-    `name` is the model's. What the options leave to the device counts as recorded, and so do the contents of the guide
-    and of the teacher.
-    """
-    hardware = started.recorded.get("hardware", {})
-    device = hardware.get("device") or device_type(options.device)
-    recipe = options.recipe.sized_for(device, hardware.get("world_size") or 1)
-    if options.recipe.batch_frames is None and started.config.hardware.halved:
-        recipe = recipe.halved()
-    precision = hardware.get("precision") if recipe.precision == "auto" else recipe.precision
-    record = {
-        "model": name,
-        "fold_assignment": ASSIGNMENTS[options.fold_by],
-        "model_config": _as_json(config),
-        "guide": None if options.guide is None else started.recorded.get("guide"),
-        "teacher": None if options.teacher is None else started.recorded.get("teacher"),
-        "options": _as_json(dataclasses.replace(options, recipe=recipe)),
-        "data": _data_facts(dataset),
-        "hardware": {"precision": precision},
-    }
-    check_same_run(started, record)
-
-
-def check_folds(folder: RunFolder, folds: int, fold_by: FoldBy) -> None:
-    """Raise InputError if another run of the same member in the same store has another number or kind of folds.
-
-    Their folds hold out other utterances, so they could not be blended.
-    """
-    runs = folder.path.parent.parent
-    for other in run_folders(runs) if runs.is_dir() else ():
-        if other.member == folder.member and other.path != folder.path and other.has_results:
-            started = read_fold_model(other)
-            if started.folds != folds:
-                raise InputError(
-                    f"{folds} folds: {other.path} was started with {started.folds}, and those of one member must be of "
-                    f"one number: use {started.folds} here as well, or another --name or --runs"
-                )
-            if folds > 1 and started.fold_assignment != ASSIGNMENTS[fold_by]:
-                raise InputError(
-                    f"--fold-by {fold_by}: the folds of {other.path} were assigned in another way, and those of one "
-                    "member must be assigned in one: use the same --fold-by, or another --name or --runs"
-                )
-
-
-def check_same_processes(started: FoldModel, config: dict[str, Any]) -> None:
-    """Raise InputError where another number of processes would give an unfinished run batches of another size.
-
-    On CUDA the default learning rate follows from it as well, so this is checked before the settings.
-    """
-    before, now = (
-        (_hardware(facts, "world_size"), _hardware(facts, "frames_per_batch")) for facts in (started.recorded, config)
-    )
-    if None not in before and before[0] != now[0] and before[1] != now[1]:
-        raise InputError(
-            f"{started.path}: started in {before[0]} processes with {before[1]} frames per batch over all of them, now "
-            f"{now[0]} with {now[1]}: use torchrun --nproc-per-node {before[0]}, or delete the folder"
-        )
-
-
-def check_same_hardware(started: FoldModel, config: dict[str, Any]) -> None:
-    """Raise InputError unless an unfinished run would continue in the same precision, with batches of the same size.
-
-    It is a MachineFault if the precision of this machine is another. Other processors and numbers of threads are
-    accepted, and so are runs that do not record what they used.
-    """
-    before, now = _hardware(started.recorded, "precision"), _hardware(config, "precision")
-    if before is not None and before != now:
-        raise MachineFault(
-            f"{started.path}: started in {before}, and --precision {config['options']['recipe']['precision']} is {now} "
-            f"here: pass --precision {before}, continue it on the same kind of device, or delete the folder"
-        )
-    before, now = _hardware(started.recorded, "frames_per_batch"), _hardware(config, "frames_per_batch")
-    if before is not None and before != now:
-        raise InputError(
-            f"{started.path}: started with {before} frames per batch over all processes, now {now}: use as many "
-            "processes, or delete the folder"
-        )
-
-
-def _hardware(config: dict[str, Any], key: str) -> Any:
-    return config.get("hardware", {}).get(key)
-
-
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """What must not change between a run and its resumption; entries of nested options are `augment.noise`."""
-    chosen = {key: value for key, value in config["options"].items() if key not in FREE}
-    # The source of a warm restart may be moved; whether there is one must not change.
-    restarted = {"restart_from": "given" if config["options"].get("restart_from") else "not given"}
-    # A guide and a teacher may be moved as well, but they must be the same.
-    guide = config.get("guide")
-    guided = {"guide": f"with weights {guide['weights']}" if guide else "not given"}
-    teacher = config.get("teacher")
-    taught = {"teacher": f"with N-best hypotheses {teacher['nbest']}" if teacher else "not given"}
-    recipe = chosen.pop("recipe")
-    sources = {**restarted, **guided, **taught}
-    return flattened({"data": config["data"], "model": config["model_config"], **recipe, **chosen, **sources})
-
-
-def _as_json(options: Config | TrainOptions) -> dict[str, Any]:
+def as_json(options: Config | TrainOptions) -> dict[str, Any]:
     """As JSON would return it: tuples become lists, paths strings."""
     return json.loads(json.dumps(dataclasses.asdict(options), default=str))

@@ -34,16 +34,8 @@ from folds.training.preparation import (
     split_fold,
     training_data,
 )
-from folds.training.run_config import (
-    check_same_hardware,
-    check_same_processes,
-    check_same_run,
-    count_parameters,
-    describe_hardware,
-    run_config,
-    started_run,
-    weights_description,
-)
+from folds.training.resumption import check_same_hardware, check_same_processes, check_same_run, started_run
+from folds.training.run_config import count_parameters, describe_hardware, run_config, weights_description
 from folds.training.task import Start, TrainingTask, check_batch_frames, describe_run
 from folds.training.teacher import open_teacher, student_targets
 from folds.training.threads import SMALL_MODEL, CPUThreads

@@ -20,7 +20,7 @@ from folds.training.config_file import arguments_of
 from folds.training.cost import Cost
 from folds.training.distributed import ProcessGroup
 from folds.training.presets import device_type
-from folds.training.run_config import StartedOtherwise
+from folds.training.resumption import StartedOtherwise
 from folds.training.train_fold_model import train_fold_model
 from folds.tuning.options import TuneOptions
 from folds.tuning.space import Space, Values

@@ -19,7 +19,7 @@ from folds.store.ragged import Ragged, offsets_of
 from folds.store.run_folder import RunFolder
 from folds.store.schemas import ConfigFile, DataFacts
 from folds.store.teacher_file import TeacherFile, TeacherHypotheses, file_hash, write_teacher
-from folds.training.run_config import check_folds
+from folds.training.resumption import check_folds
 from folds.training.teacher import open_teacher
 from registry import InputError, Registry
 

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from tuning_study import SETTINGS, SPACE, STAGES, ask
 
 from folds.store.run_folder import RunFolder
-from folds.training.run_config import FinishedOtherwise, StartedOtherwise
+from folds.training.resumption import FinishedOtherwise, StartedOtherwise
 from folds.tuning import stage_runs, trials
 from folds.tuning.options import TuneOptions
 from folds.tuning.space import Space
