@@ -1,1 +1,4 @@
-"""The blenders, one file each. The registry `ensemble.blenders.base.BLENDERS` finds every file in this folder."""
+"""The blenders, one file each. The registry `ensemble.blenders.base.BLENDERS` finds every file in this folder.
+
+Two files are no blenders: `base`, their interface, and `teacher`, which writes their posteriors for students.
+"""

@@ -17,13 +17,13 @@ import numba
 import numpy as np
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe, select_members, used_members, weights_by_name
-from ensemble.blenders.temperature import apply_temperature, fit_temperatures
 from ensemble.decoding.batched import sample_rows
 from ensemble.fitting.member_weights import refine
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.edit_distance import distance
 from ensemble.hypotheses.first_pass import TUNING_UTTERANCES, FirstPassTrials, decode_first_pass
 from ensemble.hypotheses.fusion import LENGTH_BONUS, LM_WEIGHT
+from ensemble.hypotheses.temperature import apply_temperature, fit_temperatures
 from ensemble.members.frame_mean import FrameRate, mean_probabilities
 from ensemble.threads import for_ranges
 from folds.store.log_probs import LogProbs

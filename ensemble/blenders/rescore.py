@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe, select_members, used_members, weights_by_name
-from ensemble.blenders.lm_settings import fit_lm_settings, fit_prior_weight, pool_distance
 from ensemble.fitting.member_weights import refine
 from ensemble.hypotheses.blend_inputs import BlendInputs
+from ensemble.hypotheses.lm_settings import fit_lm_settings, fit_prior_weight, pool_distance
 from ensemble.hypotheses.pool import Pool
 from ensemble.hypotheses.scoring import (
     MEANS,

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe, select_members, used_members, weights_by_name
-from ensemble.blenders.lm_settings import fit_lm_settings
 from ensemble.fitting.member_weights import parameters_used
 from ensemble.fitting.settings import coordinate_search
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.edit_distance import to_references
+from ensemble.hypotheses.lm_settings import fit_lm_settings
 from ensemble.hypotheses.member_decisions import best_of_member
 from ensemble.hypotheses.nbest import nbest_of_matrices
 from ensemble.hypotheses.pool import Pool

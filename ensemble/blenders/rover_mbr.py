@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe, select_members, used_members, weights_by_name
-from ensemble.blenders.lm_settings import fit_lm_settings
 from ensemble.blenders.rover import best_leading_members
 from ensemble.decoding.batched import sample_rows
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.edit_distance import to_references
+from ensemble.hypotheses.lm_settings import fit_lm_settings
 from ensemble.hypotheses.scoring import NO_LM_OR_ATTENTION, best_per_utterance, combined_scores, normalized_posteriors
 from ensemble.ranking.consensus import consensus
 from folds.store.ragged import Ragged

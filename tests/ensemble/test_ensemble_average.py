@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ensemble.blenders.average import FLOOR, average_frames, common_rate, member_frames
-from ensemble.blenders.temperature import apply_temperature, fit_temperatures
+from ensemble.hypotheses.temperature import apply_temperature, fit_temperatures
 from ensemble.members.frame_mean import FrameRate, resampled_rows
 from folds.store.log_probs import LogProbs
 from folds.store.ragged import offsets_of

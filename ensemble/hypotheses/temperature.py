@@ -1,4 +1,4 @@
-"""Temperatures: how overconfident, or underconfident, each member's frames are (not a blender itself).
+"""Temperatures: how overconfident, or underconfident, each member's frames are.
 
 A member's temperature maximises the CTC likelihood of the out-of-fold transcripts (Guo et al., "On calibration of
 modern neural networks", ICML 2017). Dividing log-probabilities by it changes no single model's greedy hypothesis, only

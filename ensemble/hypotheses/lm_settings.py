@@ -1,4 +1,4 @@
-"""Language-model settings fitted on a pool of hypotheses (not a blender itself)."""
+"""Settings of the language model, and the weight of the label prior, fitted on a pool of hypotheses."""
 
 from __future__ import annotations
 
