@@ -16,7 +16,7 @@ import numpy as np
 from ensemble.hypotheses.attention_scores import pool_attention_scores
 from ensemble.hypotheses.expected_distance import compute_pairwise_distances
 from ensemble.hypotheses.first_pass import FirstPassTrials
-from ensemble.hypotheses.fusion import FittedFusion, Fusion, FusionSettings, language_terms
+from ensemble.hypotheses.fusion import Fusion, FusionSettings, RecordedFusion, language_terms
 from ensemble.hypotheses.nbest import NBest, nbest_of, nbest_of_matrices
 from ensemble.hypotheses.pool import Pool, build_pool, language_model_scores
 from ensemble.hypotheses.proposals import Proposals, join_proposals, sort_lists
@@ -62,7 +62,7 @@ class BlendInputs:
     split: SplitPredictions
     nbest_size: int = 100
     pool_size: int = 200
-    fusion: Fusion | FittedFusion | None = None
+    fusion: Fusion | RecordedFusion | None = None
     rows: np.ndarray | None = None
     allowed: frozenset[int] | None = None
     _cache: _Cache = field(default_factory=_Cache, repr=False)

@@ -126,13 +126,13 @@ class Fusion:
                 self.language_models,
                 self.outer_folds[rows],
                 self.predictions[member].name,
-                prior_bonus(log_probs),
+                label_bonus_of(log_probs),
             )
         return self._trials[member]
 
 
 @dataclass(frozen=True, eq=False)
-class FittedFusion:
+class RecordedFusion:
     """The settings of every member, as they were fitted for a blend and recorded beside its submission."""
 
     recorded: Sequence[SearchSettings]
@@ -156,7 +156,7 @@ def search_settings(fusion: Fusion, member: int) -> SearchSettings:
     return SearchSettings(settings.lm_weight, settings.length_bonus, settings.prior_weight, label_bonus)
 
 
-def prior_bonus(log_probs: LogProbs) -> np.ndarray:
+def label_bonus_of(log_probs: LogProbs) -> np.ndarray:
     """The negative logarithm of each label's prior, its share of the posteriors of all frames, (C,); 0 for the blank.
 
     A constant is added so that its mean over labels as they occur is 0: the number of labels is the length bonus's

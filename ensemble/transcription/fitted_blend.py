@@ -11,7 +11,7 @@ import torch
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe, predict_with
 from ensemble.hypotheses.blend_inputs import BlendInputs
-from ensemble.hypotheses.fusion import FittedFusion, Fusion
+from ensemble.hypotheses.fusion import Fusion, RecordedFusion
 from ensemble.hypotheses.nested_folds import estimate_language_model
 from ensemble.hypotheses.open_inputs import InputOptions, open_inputs
 from ensemble.hypotheses.recorded_options import recorded_options
@@ -106,11 +106,11 @@ def _weights(sidecar: Sidecar, where: str) -> dict[str, float]:
 
 def _fusion(
     sidecar: Sidecar, members: Sequence[Member], dataset: Dataset, settings: InputOptions
-) -> Fusion | FittedFusion:
+) -> Fusion | RecordedFusion:
     """The settings of the members' searches: as recorded, or fitted again for a blend that did not record them."""
     names = [member.name for member in members]
     if all(name in sidecar.fusion for name in names):
-        return FittedFusion([sidecar.fusion[name] for name in names])
+        return RecordedFusion([sidecar.fusion[name] for name in names])
     held_out = [member for member in members if member.fold_models]
     if len(held_out) < len(members):
         raise InputError(f"a blend of refits that does not record the settings of its searches: {AGAIN}")
@@ -122,7 +122,7 @@ def _decision(
     recipe: BlendRecipe,
     dataset: Dataset,
     settings: InputOptions,
-    fusion: Fusion | FittedFusion,
+    fusion: Fusion | RecordedFusion,
 ) -> Callable[[RecognitionBatch], list[list[int]]]:
     language_model = estimate_language_model(dataset, settings.lm_order)
 

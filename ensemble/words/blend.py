@@ -19,7 +19,7 @@ from ensemble.members.sidecar import WORDS, Difference, write_sidecar
 from ensemble.statistics.blend_tables import NETWORKS, verdict
 from ensemble.words.blenders import WORD_BLENDERS, SingleInWords, member_sentences
 from ensemble.words.search import Vocabulary
-from ensemble.words.search_settings import SearchTrials
+from ensemble.words.search_trials import SearchTrials
 from ensemble.words.word_inputs import WordInputs, number_words
 from folds.competition.bootstrap import Interval, bootstrap, describe_resampled, paired_bootstrap
 from folds.competition.metric import edit_distances

@@ -20,7 +20,7 @@ from ensemble.fitting.settings import coordinate_search
 from ensemble.hypotheses.scoring import best_per_utterance
 from ensemble.rover import NULL, ConfusionNetwork, align, vote
 from ensemble.words.search import WordSettings
-from ensemble.words.search_settings import SAMPLE, SearchTrials
+from ensemble.words.search_trials import SAMPLE, SearchTrials
 from ensemble.words.word_inputs import WordInputs, decode_by_fold
 from folds.competition.metric import edit_distances
 from registry import Registry

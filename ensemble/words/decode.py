@@ -11,7 +11,7 @@ from ensemble.decoding.batched import DecodingTask, decode_in_batches
 from ensemble.decoding.decoders import get_decoder
 from ensemble.members.member import Member
 from ensemble.words.search import Vocabulary, WordSettings
-from ensemble.words.search_settings import SearchTrials
+from ensemble.words.search_trials import SearchTrials
 from ensemble.words.word_inputs import decode_by_fold, number_words
 from folds.competition.bootstrap import bootstrap
 from folds.competition.metric import PHONEME_ERROR_RATE, word_distances, words_of

@@ -22,7 +22,7 @@ from ensemble.words.lexicon import Lexicon
 from ensemble.words.likelihood import sentence_likelihoods
 from ensemble.words.scorers import score_texts
 from ensemble.words.search import Sentences, Vocabulary, WordSettings, word_beam_search
-from ensemble.words.search_settings import SearchTrials
+from ensemble.words.search_trials import SearchTrials
 from folds.store.log_probs import LogProbs
 from folds.store.ragged import Ragged, offsets_of
 

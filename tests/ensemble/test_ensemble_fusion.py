@@ -10,7 +10,7 @@ import simulated_members as simulated
 
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.first_pass import FirstPassTrials
-from ensemble.hypotheses.fusion import GRID, LOWEST_PRIOR, Fusion, FusionSettings, prior_bonus
+from ensemble.hypotheses.fusion import GRID, LOWEST_PRIOR, Fusion, FusionSettings, label_bonus_of
 from folds.competition.metric import edit_distances
 from folds.store.log_probs import LogProbs
 
@@ -55,7 +55,7 @@ def test_the_prior_is_the_labels_share_of_the_posteriors():
     with np.errstate(divide="ignore"):
         log_probs = LogProbs(np.log(posteriors), np.array([0, 2]), ("u",), "", 0, 4)
     prior = np.array([0.4, 0.3, LOWEST_PRIOR]) / [0.7, 0.7, 1]
-    bonus = prior_bonus(log_probs)
+    bonus = label_bonus_of(log_probs)
     assert bonus[0] == 0
     np.testing.assert_allclose(bonus[1:] - bonus[1], np.log(prior[0]) - np.log(prior), rtol=1e-5)
     assert (bonus[1:] * prior).sum() == pytest.approx(0, abs=1e-6)
@@ -63,7 +63,7 @@ def test_the_prior_is_the_labels_share_of_the_posteriors():
 
 def test_a_model_that_gives_no_label_any_probability_has_no_prior():
     blank = np.array([[0.0, -np.inf, -np.inf]], np.float32)
-    assert prior_bonus(LogProbs(blank, np.array([0, 1]), ("u",), "", 0, 4)).tolist() == [0.0] * 3
+    assert label_bonus_of(LogProbs(blank, np.array([0, 1]), ("u",), "", 0, 4)).tolist() == [0.0] * 3
 
 
 def test_where_only_held_out_utterances_were_drawn_nothing_is_fitted(monkeypatch):

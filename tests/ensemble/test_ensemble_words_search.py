@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ensemble.words.lexicon import Lexicon, read_lexicon, silence_class
 from ensemble.words.likelihood import sentence_likelihoods
 from ensemble.words.search import Vocabulary, WordSettings, word_beam_search
-from ensemble.words.search_settings import SearchTrials
+from ensemble.words.search_trials import SearchTrials
 from ensemble.words.trie import build_trie
 from ensemble.words.word_lm import read_word_lm
 from folds.store.log_probs import LogProbs
