@@ -43,14 +43,6 @@ def mean_distance(hypotheses: Sequence[Tokens], references: Sequence[Tokens]) ->
     return float(distances.mean())
 
 
-def batch_mean_distance(distances: np.ndarray, batch: int) -> float:
-    """Mean of batch means, as the course's loop reports it: a short last batch weighs as much as a full one.
-
-    Only for comparison with published numbers; it is not the metric.
-    """
-    return float(np.mean([np.mean(distances[start : start + batch]) for start in range(0, len(distances), batch)]))
-
-
 def error_rate(hypotheses: Sequence[Tokens], references: Sequence[Tokens]) -> float:
     """Edit operations per label of the references, over all utterances: the phoneme (character) error rate.
 
