@@ -115,23 +115,32 @@ def read_measured(submission: Path, inputs: str, sha256: str) -> Measured | None
 
 
 def _member(baseline: MemberBaseline, alphabet: Alphabet) -> MeasuredMember:
-    names = ("oof", "dev", "dev_mean", "dev_lm", "refit", "refit_lm")
-    arrays = {name: getattr(baseline, name) for name in names}
-    distances = {name: None if array is None else tuple(map(float, array)) for name, array in arrays.items()}
-    hypotheses = tuple(map(alphabet.to_string, baseline.hypotheses))
-    return MeasuredMember(baseline.name, dict(baseline.recipe.settings), hypotheses, **distances)  # type: ignore[arg-type]
+    return MeasuredMember(
+        name=baseline.name,
+        settings=dict(baseline.recipe.settings),
+        hypotheses=tuple(map(alphabet.to_string, baseline.hypotheses)),
+        oof=_numbers(baseline.oof),
+        dev=_numbers(baseline.dev),
+        dev_mean=_numbers(baseline.dev_mean),
+        dev_lm=_numbers(baseline.dev_lm),
+        refit=None if baseline.refit is None else _numbers(baseline.refit),
+        refit_lm=None if baseline.refit_lm is None else _numbers(baseline.refit_lm),
+    )
+
+
+def _numbers(distances: np.ndarray) -> tuple[float, ...]:
+    return tuple(map(float, distances))
 
 
 def _baseline(member: MeasuredMember, alphabet: Alphabet) -> MemberBaseline:
-    recipe = BlendRecipe("single", {member.name: 1.0}, dict(member.settings))
     return MemberBaseline(
-        member.name,
-        np.array(member.oof),
-        np.array(member.dev),
-        np.array(member.dev_mean),
-        np.array(member.dev_lm),
-        recipe,
-        [list(alphabet.from_string(text)) for text in member.hypotheses],
-        None if member.refit is None else np.array(member.refit),
-        None if member.refit_lm is None else np.array(member.refit_lm),
+        name=member.name,
+        oof=np.array(member.oof),
+        dev=np.array(member.dev),
+        dev_mean=np.array(member.dev_mean),
+        dev_lm=np.array(member.dev_lm),
+        recipe=BlendRecipe("single", {member.name: 1.0}, dict(member.settings)),
+        hypotheses=[list(alphabet.from_string(text)) for text in member.hypotheses],
+        refit=None if member.refit is None else np.array(member.refit),
+        refit_lm=None if member.refit_lm is None else np.array(member.refit_lm),
     )
