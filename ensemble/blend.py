@@ -229,6 +229,30 @@ def open_vocabulary(options: BlendOptions, dataset: Dataset) -> Vocabulary:
     return options.open_vocabulary(dataset, data_root(options.data))
 
 
+def write_blend(inputs: OpenedInputs, dataset: Dataset, options: BlendOptions) -> None:
+    """Blend, print the tables, and write the submission and what describes it."""
+    baselines = measure_members(inputs)
+    table = member_table(inputs.members, baselines)
+    print_table(list(table.columns), table.itertuples(index=False))
+    print("(oof and dev by beam search without a language model; training prints distances by greedy decoding)")
+    result = blend(inputs, options.method, options.seed)
+    print_blenders(result, baselines, inputs.dev_groups, describe_resampled(inputs.dev_groups, inputs.grouped_by))
+    for line in dataset.dev_metrics(result.dev_hypotheses):
+        print(line)
+    strings = [dataset.competition.submission_text(hypothesis) for hypothesis in result.hypotheses]
+    write_submission(options.out, dataset.header, dataset.sample_ids, strings)
+    results = dev_results(result, baselines, inputs.dev_groups) | recorded(inputs, result)
+    if options.nbest_out is not None:
+        results["nbest"] = write_nbest(options.nbest_out, options.out, inputs, result.fitted, dataset)
+    keep_measurements(options.out, inputs, dataset, baselines, result)
+    description = write_sidecar(options.out, dataset, result.members, result.recipe.to_json(), options, results)
+    print("weights: " + ", ".join(f"{name} {weight:.3f}" for name, weight in result.recipe.weights.items()))
+    count, tags = count_networks(result.members), ", ".join(description["tags"]) or "none"
+    networks = f"{count} network{'s' if count > 1 else ''}"
+    print(f"uses {networks}, {description['parameters']:,} parameters in all; tags: {tags}")
+    print(f"wrote {options.out} ({len(strings)} rows) and {options.out}.json")
+
+
 def main() -> None:
     """Run the command."""
     options = parse_options(BlendOptions, "python -m ensemble.blend", description=__doc__)
@@ -254,27 +278,8 @@ def main() -> None:
     inputs.check()
     if vocabulary is not None:
         write_word_blend(inputs, dataset, vocabulary, options)
-        return
-    baselines = measure_members(inputs)
-    table = member_table(inputs.members, baselines)
-    print_table(list(table.columns), table.itertuples(index=False))
-    print("(oof and dev by beam search without a language model; training prints distances by greedy decoding)")
-    result = blend(inputs, options.method, options.seed)
-    print_blenders(result, baselines, inputs.dev_groups, describe_resampled(inputs.dev_groups, inputs.grouped_by))
-    for line in dataset.dev_metrics(result.dev_hypotheses):
-        print(line)
-    strings = [dataset.competition.submission_text(hypothesis) for hypothesis in result.hypotheses]
-    write_submission(options.out, dataset.header, dataset.sample_ids, strings)
-    results = dev_results(result, baselines, inputs.dev_groups) | recorded(inputs, result)
-    if options.nbest_out is not None:
-        results["nbest"] = write_nbest(options.nbest_out, options.out, inputs, result.fitted, dataset)
-    keep_measurements(options.out, inputs, dataset, baselines, result)
-    description = write_sidecar(options.out, dataset, result.members, result.recipe.to_json(), options, results)
-    print("weights: " + ", ".join(f"{name} {weight:.3f}" for name, weight in result.recipe.weights.items()))
-    count, tags = count_networks(result.members), ", ".join(description["tags"]) or "none"
-    networks = f"{count} network{'s' if count > 1 else ''}"
-    print(f"uses {networks}, {description['parameters']:,} parameters in all; tags: {tags}")
-    print(f"wrote {options.out} ({len(strings)} rows) and {options.out}.json")
+    else:
+        write_blend(inputs, dataset, options)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,11 @@ class WordBlend:
     texts: list[str]
     """One sentence per utterance of test."""
 
+    @property
+    def chosen(self) -> str:
+        """The blender with the fewest nested out-of-fold word errors."""
+        return winner(self.fitted)
+
 
 def open_word_inputs(
     inputs: OpenedInputs, dataset: Dataset, vocabulary: Vocabulary, text_scorer: str | None = None
@@ -141,7 +146,7 @@ def print_blenders(
         for name, own in blend.fitted.items()
     ]
     print_table(["blender", "WER oof, fitted", "WER oof, nested", "WER dev", f"dev - {strongest}"], rows)
-    chosen = winner(blend.fitted)
+    chosen = blend.chosen
     difference = paired_bootstrap(blend.dev[chosen], members[strongest], groups, sizes=dev_words)
     rate = _percent(blend.dev[chosen].sum() / dev_words.sum())
     print(f"\nchosen by the nested out-of-fold word errors: {chosen}")
@@ -152,7 +157,7 @@ def results_of(
     blend: WordBlend, words: WordSplits, members: Mapping[str, np.ndarray], groups: Sequence[str] | None
 ) -> dict[str, Any]:
     """What the sidecar records: word error rates, as fractions."""
-    chosen, strongest = winner(blend.fitted), min(members, key=lambda name: float(members[name].sum()))
+    chosen, strongest = blend.chosen, min(members, key=lambda name: float(members[name].sum()))
     oof_words, dev_words = _lengths(words.oof), _lengths(words.dev)
     difference = paired_bootstrap(blend.dev[chosen], members[strongest], groups, sizes=dev_words)
     return {
