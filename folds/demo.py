@@ -10,44 +10,28 @@ speaker is in two splits. The same settings give the same bytes. Distances on it
 
 from __future__ import annotations
 
-import io
-import json
+import contextlib
 import os
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
-import msgspec
-import numpy as np
-from scipy.signal import lfilter
-
-from folds.competition.alphabets import F22
 from folds.competition.detect import DEMO_FOLDER
-from folds.competition.metric import edit_distances
-from folds.competition.submission import check_submission, read_submission, write_submission
-from folds.frontends.base import SAMPLE_RATE
-from folds.frontends.kaldi import demo as demo_features
 from folds.store.lease import hold
-from folds.synthesis import brain_to_text, lexicon, speech
+from folds.synthesis import brain_to_text, speech_competition
 from folds.synthesis.brain_to_text import BrainSettings
+from folds.synthesis.speech_competition import SpeechSettings
 from registry.bounds import MAX_SEED, Bounded, number
 from registry.command_line import parse_options
-from registry.console import ProgressBar
 from registry.errors import InputError, command
 from registry.files import exists
 from registry.json_files import read_json
 
+DemoSettings: TypeAlias = SpeechSettings | BrainSettings
 BRAIN_FOLDER = Path("demo/brain-to-text")
-HEADER = ("index", "label")
-ANSWERS = "test-answers.csv"
-SETTINGS = "demo.json"
-# Increase it whenever the same settings give other data, so that an older folder is made again.
-VERSION = 1
-SPLITS = ("train-clean-100", "dev-clean", "test-clean")
 
 
 @dataclass(frozen=True)
@@ -88,35 +72,11 @@ class DemoOptions(Bounded):
         return self.out or (BRAIN_FOLDER if self.competition == "brain-to-text" else DEMO_FOLDER)
 
     @property
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> DemoSettings:
         """All that decides the folder's bytes; stored in it, to mark it as a demo competition with these settings."""
         if self.competition == "brain-to-text":
-            return msgspec.structs.asdict(self.brain_settings)
-        return {"demo": VERSION, "seed": self.seed, "speakers": self.speakers, "utterances": self.utterances}
-
-    @property
-    def brain_settings(self) -> BrainSettings:
-        """The settings of the demo of Brain-to-Text."""
-        return BrainSettings(self.seed, self.days, self.sentences, self.channels)
-
-
-class _Settings(msgspec.Struct):
-    """The content of `SETTINGS`."""
-
-    demo: int
-    seed: int
-    speakers: int
-    utterances: int
-
-
-@dataclass(frozen=True)
-class Speaker:
-    """A speaker of the demo: the ids in file names, the voice, and its signal-to-noise ratio in dB."""
-
-    id: int
-    chapter: int
-    voice: speech.Voice
-    snr: float
+            return BrainSettings(self.seed, self.days, self.sentences, self.channels)
+        return SpeechSettings(seed=self.seed, speakers=self.speakers, utterances=self.utterances)
 
 
 def make(options: DemoOptions) -> bool:
@@ -135,10 +95,7 @@ def make(options: DemoOptions) -> bool:
         new, replaced = unfinished / "new", unfinished / "replaced"
         try:
             _discard(new, replaced, out)
-            if options.competition == "brain-to-text":
-                brain_to_text.write(new, options.brain_settings)
-            else:
-                _write(new, options)
+            _write(new, options.settings)
             _check_replaceable(options)  # minutes have passed
             if exists(out):
                 out.rename(replaced)
@@ -151,9 +108,10 @@ def make(options: DemoOptions) -> bool:
 def _check_replaceable(options: DemoOptions) -> None:
     """Raise InputError if there is something else in the demo's place than a demo."""
     out = Path(os.path.realpath(options.folder))
-    if _settings_of(out) and exists(out / brain_to_text.SETTINGS) != (options.competition == "brain-to-text"):
+    found = _settings_of(out)
+    if found is not None and type(found) is not type(options.settings):
         raise InputError(f"{options.folder} holds the demo of another competition: pass another --out, or remove it")
-    replaceable = {*SPLITS, ANSWERS, SETTINGS, *brain_to_text.PARTS} if _settings_of(out) else set()
+    replaceable = speech_competition.PARTS | brain_to_text.PARTS if found is not None else frozenset()
     if exists(out) and (not out.is_dir() or {path.name for path in out.iterdir()} - replaceable):
         message = "holds something that is not part of a demo competition: pass another --out, or remove it"
         raise InputError(f"{options.folder} {message}")
@@ -167,130 +125,47 @@ def _discard(new: Path, replaced: Path, out: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def score(root: Path, submission: Path) -> tuple[float, float]:
-    """Mean edit distance of a submission to the demo's answers, and the answers' mean length, in phonemes."""
-    if _settings_of(root) is None:
+def _write(root: Path, settings: DemoSettings) -> None:
+    if isinstance(settings, BrainSettings):
+        brain_to_text.write(root, settings)
+    else:
+        speech_competition.write(root, settings)
+
+
+def _contents(settings: DemoSettings) -> str:
+    """What a demo's folder holds, in words."""
+    if isinstance(settings, BrainSettings):
+        return brain_to_text.contents(settings)
+    return speech_competition.contents(settings)
+
+
+def score(root: Path, submission: Path) -> str:
+    """How near a submission is to the answers of the demo in `root`, as a sentence."""
+    settings = _settings_of(root)
+    if settings is None:
         raise InputError(f"{root} is not a demo competition and has no answers: make one with --out {root} alone")
-    ids, answers = zip(*read_submission(root / ANSWERS), strict=True)
-    # A model trained for seconds may predict nothing for an utterance; here that is only a bad score.
-    strings = check_submission(submission, HEADER, ids, F22.from_string, allow_empty=True)
-    return float(edit_distances(strings, answers).mean()), float(np.mean([len(answer) for answer in answers]))
+    of_kind = brain_to_text.score if isinstance(settings, BrainSettings) else speech_competition.score
+    return of_kind(root, submission)
 
 
-def draw_speakers(options: DemoOptions) -> tuple[tuple[Speaker, ...], ...]:
-    """The speakers of train, dev and test, none in two of them."""
-    rng = np.random.default_rng([options.seed, VERSION])
-    variants = rng.permutation(speech.VOICES)
-    ids = rng.choice(np.arange(14, 9000), options.speakers, replace=False)
-    speakers = tuple(
-        Speaker(
-            id=int(ids[index]),
-            chapter=int(rng.integers(100, 200_000)),
-            voice=speech.Voice(
-                variant=str(variants[index % len(variants)]),
-                words_per_minute=int(rng.integers(150, 191)),
-                pitch=int(rng.integers(35, 66)),
-                pitch_range=int(rng.integers(35, 66)),
-                tract=float(rng.uniform(0.94, 1.06)),
-            ),
-            snr=float(rng.uniform(15, 30)),
-        )
-        for index in range(options.speakers)
-    )
-    held_out = max(1, round(options.speakers / 6))
-    return speakers[2 * held_out :], speakers[:held_out], speakers[held_out : 2 * held_out]
-
-
-def synthesise(
-    synthesiser: speech.Speech, speaker: Speaker, rng: np.random.Generator
-) -> tuple[np.ndarray, list[str]]:
-    """A random utterance: MFCCs `(T, 28)` float32 and transcript, `[SOS]` to `[EOS]` with `[SIL]` at every pause."""
-    voice = replace(speaker.voice, words_per_minute=round(speaker.voice.words_per_minute * rng.uniform(0.93, 1.07)))
-    sound, transcript = [_pause(rng)], ["[SOS]", "[SIL]"]
-    for clause in lexicon.sentence(rng):
-        words = [lexicon.LEXICON[word] for word in clause]
-        sound += [synthesiser.speak(words, voice), _pause(rng)]
-        transcript += [phoneme.rstrip("012") for word in words for phoneme in word] + ["[SIL]"]
-    samples = np.concatenate(sound)
-    noise = lfilter([1.0], [1.0, -rng.uniform(0.0, 0.9)], rng.standard_normal(len(samples)))
-    noise *= np.sqrt(np.mean(samples**2) / np.mean(noise**2)) * 10 ** (-speaker.snr / 20)
-    samples = (samples + noise) * rng.uniform(0.3, 0.9)
-    return demo_features(samples.astype(np.float32)), [*transcript, "[EOS]"]
-
-
-def _pause(rng: np.random.Generator) -> np.ndarray:
-    return np.zeros(round(SAMPLE_RATE * rng.uniform(0.1, 0.3)), dtype=np.float32)
-
-
-def _write(root: Path, options: DemoOptions) -> None:
-    answers: dict[str, str] = {}
-    bar = ProgressBar("synthesising speech", options.speakers * options.utterances)
-    with bar, speech.Speech() as synthesiser:
-        for split, speakers in zip(SPLITS, draw_speakers(options), strict=True):
-            (root / split / "mfcc").mkdir(parents=True)
-            if split != "test-clean":
-                (root / split / "transcript").mkdir()
-            for name, features, transcript in _utterances(synthesiser, speakers, options):
-                _save(root / split / "mfcc" / name, features)
-                if split == "test-clean":
-                    answers[name] = F22.to_string(F22.encode(transcript))
-                else:
-                    _save(root / split / "transcript" / name, np.array(transcript))
-                bar.advance()
-    # The competition numbers its test utterances by sorted file name.
-    labels = [answers[name] for name in sorted(answers)]
-    ids = [str(row) for row in range(len(labels))]
-    rng = np.random.default_rng([options.seed, VERSION, options.speakers])
-    random_labels = ["".join(rng.choice(F22.characters[1:], 20)) for _ in labels]
-    write_submission(root / "test-clean" / "random_submission.csv", HEADER, ids, random_labels)
-    write_submission(root / ANSWERS, HEADER, ids, labels)
-    (root / SETTINGS).write_text(json.dumps(options.settings) + "\n", encoding="utf-8")
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    """`np.save`, except that a full disk is an OSError with its number, which `np.save` loses."""
-    content = io.BytesIO()
-    np.save(content, array)
-    path.write_bytes(content.getvalue())
-
-
-def _utterances(
-    synthesiser: speech.Speech, speakers: tuple[Speaker, ...], options: DemoOptions
-) -> Iterator[tuple[str, np.ndarray, list[str]]]:
-    for speaker in speakers:
-        for index in range(options.utterances):
-            rng = np.random.default_rng([options.seed, VERSION, speaker.id, index])
-            yield f"{speaker.id}-{speaker.chapter}-{index:04d}.npy", *synthesise(synthesiser, speaker, rng)
-
-
-def _settings_of(root: Path) -> Mapping[str, object] | None:
+def _settings_of(root: Path) -> DemoSettings | None:
     """The settings that the demo in `root` was made with; None if there is no demo."""
-    for name, content in ((SETTINGS, _Settings), (brain_to_text.SETTINGS, BrainSettings)):
-        try:
-            return msgspec.structs.asdict(read_json(root / name, content))
-        except InputError:
-            continue
+    with contextlib.suppress(InputError):
+        return read_json(root / speech_competition.SETTINGS, SpeechSettings)
+    with contextlib.suppress(InputError):
+        return read_json(root / brain_to_text.SETTINGS, BrainSettings)
     return None
 
 
 def main() -> None:
+    """Make the demo, or score a submission to it."""
     options = parse_options(DemoOptions, "python -m folds.demo", description=__doc__)
     if options.score is not None:
-        if exists(options.folder / brain_to_text.SETTINGS):
-            print(brain_to_text.score(options.folder, options.score))
-            return
-        distance, length = score(options.folder, options.score)
-        print(f"{options.score}: mean distance {distance:.3f} on the demo's test set, mean length {length:.1f}")
+        print(score(options.folder, options.score))
         return
-    started, data, made = time.monotonic(), shlex.quote(str(options.folder)), make(options)
-    if made and options.competition == "brain-to-text":
-        print(f"wrote {data}: {brain_to_text.contents(options.brain_settings)} ({time.monotonic() - started:.0f} s)")
-    elif made:
-        train, dev, test = (len(speakers) * options.utterances for speakers in draw_speakers(options))
-        print(
-            f"wrote {data}: {train} train, {dev} dev and {test} test utterances of {options.speakers} speakers; the "
-            f"test set's answers are in {ANSWERS} ({time.monotonic() - started:.0f} s)"
-        )
+    started, data = time.monotonic(), shlex.quote(str(options.folder))
+    if make(options):
+        print(f"wrote {data}: {_contents(options.settings)} ({time.monotonic() - started:.0f} s)")
     else:
         print(f"{data} already exists with these settings")
     print(f"next: python -m folds.train --data {data} --model gru_small --fold all --folds 2")

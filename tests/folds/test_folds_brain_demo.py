@@ -45,7 +45,7 @@ def test_the_demo_is_a_competition_of_that_form(root: Path) -> None:
 
 
 def test_the_default_has_the_competition_s_channels() -> None:
-    assert DemoOptions(competition="brain-to-text").brain_settings.channels == 512
+    assert DemoOptions(competition="brain-to-text").settings.channels == 512
 
 
 def test_it_is_made_once_and_only_replaces_a_demo(root: Path, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_options_of_the_other_competition_are_refused(options: dict, message: st
 
 
 def test_scores_are_word_error_rates(root: Path, tmp_path: Path) -> None:
-    ids, answers = zip(*read_submission(root / demo.ANSWERS), strict=True)
+    ids, answers = zip(*read_submission(root / brain_to_text.ANSWERS), strict=True)
     words = sum(len(answer.split()) for answer in answers)
     path = tmp_path / "submission.csv"
     write_submission(path, ("id", "text"), ids, answers)

@@ -20,7 +20,7 @@ from folds.demo import DemoOptions
 from folds.frontends.base import SAMPLE_RATE
 from folds.frontends.kaldi import demo as demo_features
 from folds.store.lease import Held, hold
-from folds.synthesis import lexicon, speech
+from folds.synthesis import lexicon, speech, speech_competition
 from registry.errors import InputError
 
 TINY = {"speakers": 4, "utterances": 2}
@@ -136,28 +136,29 @@ def test_transcripts_have_marks_and_silence_at_both_ends(tiny):
 
 
 def test_no_speaker_is_in_two_splits(tiny):
-    speakers = [{path.name.split("-")[0] for path in (tiny / split / "mfcc").iterdir()} for split in demo.SPLITS]
+    folders = [tiny / split / "mfcc" for split in speech_competition.SPLITS]
+    speakers = [{path.name.split("-")[0] for path in folder.iterdir()} for folder in folders]
     assert [len(of_split) for of_split in speakers] == [2, 1, 1]
     assert len(set.union(*speakers)) == 4
 
 
 def test_sample_and_answers_have_the_same_header_and_rows(tiny):
     sample = (tiny / "test-clean" / "random_submission.csv").read_text().splitlines()
-    answers = (tiny / demo.ANSWERS).read_text().splitlines()
+    answers = (tiny / speech_competition.ANSWERS).read_text().splitlines()
     assert [line.split(",")[0] for line in sample] == [line.split(",")[0] for line in answers] == ["index", "0", "1"]
     assert all(line.split(",")[1][0] == line[-1] == "-" for line in answers[1:])
 
 
 def test_answers_belong_to_the_utterances_in_sorted_order(tiny, monkeypatch, tmp_path):
     # With the test speaker's transcripts written out, the answers must be theirs, in the order of the file names.
-    options = DemoOptions(out=tmp_path, **TINY)
-    (speaker,) = demo.draw_speakers(options)[2]
+    settings = DemoOptions(out=tmp_path, **TINY).settings
+    (speaker,) = speech_competition.draw_speakers(settings)[2]
     with speech.Speech() as synthesiser:
         labels = [
             (name, F22.to_string(F22.encode(transcript)))
-            for name, _, transcript in demo._utterances(synthesiser, (speaker,), options)
+            for name, _, transcript in speech_competition._utterances(synthesiser, (speaker,), settings)
         ]
-    answers = (tiny / demo.ANSWERS).read_text().splitlines()[1:]
+    answers = (tiny / speech_competition.ANSWERS).read_text().splitlines()[1:]
     assert [line.split(",")[1] for line in answers] == [label for _, label in sorted(labels)]
 
 
@@ -199,7 +200,7 @@ def test_made_again_only_when_the_settings_differ(tmp_path):
 def test_a_foreign_folder_or_file_is_refused_and_kept(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("draft")
-    (tmp_path / "mine" / demo.SETTINGS).write_text('{"demo": true}')
+    (tmp_path / "mine" / speech_competition.SETTINGS).write_text('{"demo": true}')
     (tmp_path / "file").write_text("text")
     for name in ("mine", "file"):
         with pytest.raises(InputError, match=f"{name} holds something that is not part of a demo competition"):
@@ -216,13 +217,13 @@ def test_a_demo_with_the_user_s_files_in_it_is_not_replaced(tmp_path):
     (out / "runs").mkdir()
     with pytest.raises(InputError, match="holds something that is not part of a demo competition"):
         demo.make(DemoOptions(out=out, speakers=4, utterances=1, seed=3))
-    assert (out / "runs").is_dir() and (out / demo.SETTINGS).exists()
+    assert (out / "runs").is_dir() and (out / speech_competition.SETTINGS).exists()
 
 
 def test_an_empty_folder_is_taken(tmp_path):
     (tmp_path / "empty").mkdir()
     assert demo.make(DemoOptions(out=tmp_path / "empty", speakers=4, utterances=1))
-    assert (tmp_path / "empty" / demo.SETTINGS).exists()
+    assert (tmp_path / "empty" / speech_competition.SETTINGS).exists()
 
 
 def test_one_process_at_a_time_makes_a_demo(tmp_path):
@@ -256,7 +257,7 @@ def test_stopped_half_way_nothing_changes(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return np.zeros((9, 28), np.float32), ["[SOS]", "[SIL]", "[EOS]"]
 
-    monkeypatch.setattr(demo, "synthesise", interrupted)
+    monkeypatch.setattr(speech_competition, "synthesise", interrupted)
     with pytest.raises(KeyboardInterrupt):
         demo.make(DemoOptions(out=out, speakers=4, utterances=1, seed=1))
     assert digest(out) == before and list(tmp_path.iterdir()) == [out]
@@ -280,17 +281,20 @@ def test_sizes_that_make_no_competition(settings, message):
 
 
 def test_score_of_the_answers_of_nothing_and_of_one_edit(tiny, tmp_path):
-    header, *lines = (tiny / demo.ANSWERS).read_text().splitlines()
+    header, *lines = (tiny / speech_competition.ANSWERS).read_text().splitlines()
     lengths = [len(line.split(",")[1]) for line in lines]
-    assert demo.score(tiny, tiny / demo.ANSWERS) == (0.0, np.mean(lengths))
+    measured = speech_competition.mean_distance_and_length
+    assert measured(tiny, tiny / speech_competition.ANSWERS) == (0.0, np.mean(lengths))
 
     def written(rows: list[str]) -> Path:
         path = tmp_path / "submission.csv"
         path.write_text("\n".join([header, *rows]) + "\n")
         return path
 
-    assert demo.score(tiny, written(["0,", "1,"]))[0] == np.mean(lengths)
-    assert demo.score(tiny, written([lines[0][:-1], lines[1]]))[0] == 1 / 2
+    assert measured(tiny, written(["0,", "1,"]))[0] == np.mean(lengths)
+    one_edit = written([lines[0][:-1], lines[1]])
+    assert measured(tiny, one_edit)[0] == 1 / 2
+    assert demo.score(tiny, one_edit).startswith(f"{one_edit}: mean distance 0.500 on the demo's test set, mean ")
 
 
 def test_score_refuses_what_a_competition_would_refuse(tiny, tmp_path):
@@ -303,4 +307,5 @@ def test_score_refuses_what_a_competition_would_refuse(tiny, tmp_path):
 
 
 def test_settings_are_stored_in_the_folder(tiny):
-    assert json.loads((tiny / demo.SETTINGS).read_text()) == {"demo": demo.VERSION, "seed": 0, **TINY}
+    stored = json.loads((tiny / speech_competition.SETTINGS).read_text())
+    assert stored == {"demo": speech_competition.VERSION, "seed": 0, **TINY}
