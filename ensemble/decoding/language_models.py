@@ -1,8 +1,15 @@
-"""Phone language models for decoding: estimated from the training transcripts, or read from an ARPA file."""
+"""Phone language models for decoding: estimated from the training transcripts, or read from an ARPA file.
+
+A language model that scores an out-of-fold utterance must not have been estimated on its transcript. `ensemble.decode`
+leaves out the utterance's fold. A blend leaves out the speakers of its outer fold, which may be a part of the only fold
+that all members held out: one speaker reads one book, so the speaker's other transcripts tell too much.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import overload
 
 import numpy as np
 
@@ -54,3 +61,47 @@ def _check_unseen(model: PhoneLM, source: str, dataset: Dataset) -> None:
             "distances out of fold would be too low: use --lm train with --tune and --split oof, then this file with "
             "the --lm-weight and --length-bonus found"
         )
+
+
+class LanguageModels(Sequence[PhoneLM]):
+    """Phone language models, each estimated when it is used first: a report about a measured blend uses none."""
+
+    def __init__(self, estimators: Sequence[Callable[[], PhoneLM]]) -> None:
+        self._estimators = [functools.cache(estimator) for estimator in estimators]
+
+    def __len__(self) -> int:
+        return len(self._estimators)
+
+    @overload
+    def __getitem__(self, index: int) -> PhoneLM: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[PhoneLM]: ...
+    def __getitem__(self, index: int | slice) -> PhoneLM | list[PhoneLM]:
+        if isinstance(index, slice):
+            return [estimator() for estimator in self._estimators[index]]
+        return self._estimators[index]()
+
+
+def estimate_language_models(
+    dataset: Dataset, ids: Sequence[str], outer_folds: np.ndarray, order: int
+) -> LanguageModels:
+    """A phone language model per outer fold, estimated without the transcripts of the fold's speakers.
+
+    `ids` and `outer_folds` (N,) are those of the utterances. Where the folds divide speakers (`--fold-by utterance`),
+    only the fold's utterances are left out.
+    """
+    train = dataset.train
+    speaker_of = dict(zip(train.ids, train.groups, strict=True))
+    speakers = [speaker_of[utterance] for utterance in ids]
+    divided = len(set(zip(speakers, outer_folds.tolist(), strict=True))) > len(set(speakers))
+    units = np.asarray(ids if divided else speakers)
+    held_out = [set(units[outer_folds == fold].tolist()) for fold in range(outer_folds.max() + 1)]
+    return LanguageModels([functools.partial(estimate_language_model, dataset, order, without) for without in held_out])
+
+
+def estimate_language_model(dataset: Dataset, order: int, without: Collection[str] = ()) -> PhoneLM:
+    """A phone language model of the training transcripts, but for those of the speakers or utterances `without`."""
+    train = dataset.train
+    units = enumerate(zip(train.ids, train.groups, strict=True))
+    rows = [row for row, (utterance, speaker) in units if speaker not in without and utterance not in without]
+    return estimate([train.labels(row).tolist() for row in rows], dataset.alphabet.classes, order)

@@ -9,15 +9,11 @@ from typing import Literal
 
 import numpy as np
 
+from ensemble.decoding.language_models import LanguageModels, estimate_language_model, estimate_language_models
 from ensemble.hypotheses.attention_scores import SCORED_HYPOTHESES, attention_scorer, can_score
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.fusion import Fusion
-from ensemble.hypotheses.nested_folds import (
-    LanguageModels,
-    assign_outer_folds,
-    estimate_language_model,
-    estimate_language_models,
-)
+from ensemble.hypotheses.nested_folds import assign_outer_folds
 from ensemble.hypotheses.split_predictions import SplitPredictions
 from ensemble.lm.ngram import DEFAULT_ORDER, MAX_ORDER
 from ensemble.members.eligibility import (

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe, predict_with
+from ensemble.decoding.language_models import estimate_language_model
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.fusion import Fusion, RecordedFusion
-from ensemble.hypotheses.nested_folds import estimate_language_model
 from ensemble.hypotheses.open_inputs import InputOptions, open_inputs
 from ensemble.hypotheses.recorded_options import recorded_options
 from ensemble.hypotheses.split_predictions import SplitPredictions

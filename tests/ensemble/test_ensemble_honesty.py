@@ -7,7 +7,8 @@ import pytest
 import simulated_members as simulated
 
 from ensemble.blenders.base import BLENDERS, nested_distances
-from ensemble.hypotheses.nested_folds import assign_outer_folds, estimate_language_models
+from ensemble.decoding.language_models import estimate_language_models
+from ensemble.hypotheses.nested_folds import assign_outer_folds
 from ensemble.lm.ngram import estimate
 from folds.competition.bootstrap import paired_bootstrap
 from folds.competition.metric import edit_distances

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensemble.beam import beam_search
-from ensemble.hypotheses.nested_folds import LanguageModels
+from ensemble.decoding.language_models import LanguageModels
 from ensemble.lm import automaton
 from ensemble.lm.automaton import START, advance
 from ensemble.lm.kneser_ney import discounts
