@@ -19,5 +19,5 @@ def learning_curves(members: Sequence[Member]) -> list[dict[str, Any]]:
             epochs = read_json_lines(path, EpochMetrics) if path.exists() else []
             points = [[epoch.epoch, round(epoch.held_out, 4)] for epoch in epochs if epoch.held_out is not None]
             if points:
-                curves.append({"name": f"{member.name} fold {fold_model.fold}", "group": index, "points": points})
+                curves.append({"name": f"{member.name} fold {fold_model.fold}", "member": index, "points": points})
     return curves

@@ -11,8 +11,8 @@ function drawCurves(section) {
 
 // The fold models of a member have its colour, and dashes of their own.
 function curveSeries() {
-  const before = (curve, index) => data.curves.slice(0, index).filter((other) => other.group === curve.group).length;
-  return data.curves.map((curve, index) => ({ ...curve, colour: names.indexOf(data.members[curve.group]), dash: before(curve, index) }));
+  const before = (curve, index) => data.curves.slice(0, index).filter((other) => other.member === curve.member).length;
+  return data.curves.map((curve, index) => ({ ...curve, colour: names.indexOf(data.members[curve.member]), dash: before(curve, index) }));
 }
 
 function drawDiversity(section) {

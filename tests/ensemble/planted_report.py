@@ -102,7 +102,7 @@ def planted_data(comparison: Comparison, **changes: Any) -> dict[str, Any]:
     ]
     return comparison_payload(comparison, F22) | {
         "members": names,
-        "curves": [{"name": f"{name} fold 0", "group": k, "points": points} for k, name in enumerate(names)],
+        "curves": [{"name": f"{name} fold 0", "member": k, "points": points} for k, name in enumerate(names)],
         "scores": scores,
         "compare": [],
         "intervals": "5 speakers, too few for reliable intervals",
