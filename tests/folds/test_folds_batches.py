@@ -164,7 +164,6 @@ def test_fractions_of_the_speakers_are_nested_and_keep_whole_speakers():
     assert chosen[0] < chosen[1] < chosen[2] < chosen[3] == set(indices.tolist())
 
 
-
 def noise(features: torch.Tensor, lengths: torch.Tensor | None = None) -> Batch:
     """A batch of these features, one label per utterance."""
     count = len(features)
@@ -191,6 +190,17 @@ def test_feature_masks_cover_the_whole_utterance():
     assert set(hidden.sum(dim=1).tolist()) == {0, 1, 2, 3}
     none = SpecAugment(time_mask=0, feature_mask=0, speed=0)
     assert torch.equal(augment(noise(y), none, 4, torch.Generator()).features, y)
+
+
+@pytest.mark.parametrize("most", [3, 26])
+def test_feature_masks_have_every_place_and_at_most_all_features(most):
+    expected = np.zeros(13)
+    for width in (min(width, 13) for width in range(most + 1)):
+        for start in range(14 - width):
+            expected[start : start + width] += 1 / (most + 1) / (14 - width)
+    options = SpecAugment(time_mask=0, feature_mask=most, speed=0)
+    masked = augment(noise(torch.ones(4000, 1, 13)), options, 4, torch.Generator().manual_seed(0)).features
+    np.testing.assert_allclose((masked == 0).float().mean(dim=(0, 1)), expected, atol=0.025)
 
 
 def test_masks_follow_the_generator():
@@ -287,6 +297,8 @@ def test_epochs_have_other_batches_in_other_orders():
     assert len(sets[0] & sets[1]) < 0.1 * len(one)
     longest = [int(lengths[batch].max()) for batch in one]
     assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.2
+    epochs = itertools.product(range(3), range(3))  # no seed has another one's
+    assert len({plan(lengths, frames=16_000, seed=s, epoch=e)[0].tobytes() for s, e in epochs}) == 9
 
 
 def time_masked(count: int, frames: int, **options) -> torch.Tensor:
