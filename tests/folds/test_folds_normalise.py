@@ -13,6 +13,7 @@ from folds.data.cache import load_dataset
 from folds.data.dataset import joined
 from folds.data.renormalized import dataset_as_read, renormalized
 from folds.store.fold_model import read_fold_model
+from folds.store.ragged import Ragged
 from folds.store.run_folder import RunFolder
 from models.features import FeatureTransform, group_moments, moments, normalize
 from registry import InputError
@@ -78,6 +79,18 @@ def test_a_constant_feature_becomes_0():
     x = np.full((5, 2), 7.25)
     for transform in (FeatureTransform(), FeatureTransform("group")):
         assert not transform.apply([x, x], ("a", "a"))[1].any()
+
+
+def test_a_feature_that_is_constant_in_a_whole_group_becomes_0(dataset):
+    """Its deviation is 0 in every utterance, and in the group."""
+    train = dataset.train
+    means, deviations = (moment.copy() for moment in train.moments)
+    values = train.frames.values.copy()
+    means[:, 0], deviations[:, 0], values[:, 0] = 7.25, 0, 0
+    constant = dataclasses.replace(train, frames=Ragged(values, train.frames.offsets), moments=(means, deviations))
+    split = renormalized(constant, "group")
+    for row in range(len(split)):
+        np.testing.assert_allclose(split.features(row)[:, 0], 0, atol=1e-6)
 
 
 def test_joined_splits_keep_what_was_done_to_each(dataset):

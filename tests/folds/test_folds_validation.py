@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from folds.data.cache import load_dataset
 from folds.data.dataset import Split, ctc_frames, too_short
+from folds.data.validation import checked_features
 from folds.store.ragged import Ragged
 from registry.errors import InputError
 
@@ -95,3 +96,17 @@ def test_too_short_needs_one_length_per_utterance(small: Path, tmp_path: Path):
         too_short(dataset.train, np.array([1, 2]))
     with pytest.raises(ValueError, match="test: needs transcripts"):
         too_short(dataset.test, np.array([1, 2]))
+
+
+@pytest.mark.parametrize("value", [-2e9, 2e9])
+def test_a_feature_too_large_in_absolute_value_is_refused(value: float):
+    features = np.ones((4, 3))
+    features[1, 2] = value
+    with pytest.raises(InputError, match=r"x: a feature of 2e\+09; expected at most 1e\+09"):
+        checked_features(features, "x")
+
+
+def test_features_of_extended_precision_become_float64():
+    """The packed file and the sums of squares know no other type."""
+    checked = checked_features(np.ones((4, 3), np.longdouble), "x")
+    assert checked.dtype == np.float64 and (checked == 1).all()
