@@ -155,9 +155,24 @@ def test_intervals_over_five_speakers_cover_the_true_mean_as_often_as_they_say()
     assert 0.92 <= covered / 500 <= 0.98  # 0.83 without the correction
 
 
+def test_no_two_resamples_are_alike_however_many_utterances_there_are():
+    """They are drawn in slices, which must not repeat one another."""
+    means = resampled_means(np.random.default_rng(0).normal(size=4000), samples=600)
+    assert len(set(means.tolist())) == 600
+
+
 def test_a_group_of_no_size_is_refused():
     with pytest.raises(ValueError, match="a group has no size"):
         bootstrap(np.array([1, 0, 2]), list("abc"), sizes=np.array([0, 3, 0]))
+
+
+def test_an_error_rate_is_per_unit():
+    """With two words in every reference, it is half of the mean; a longer reference counts by its words."""
+    errors = np.random.default_rng(0).poisson(1, 50)
+    halves = bootstrap(errors / 2)
+    rate = bootstrap(errors, sizes=np.full(50, 2))
+    assert (rate.low, rate.mean, rate.high) == pytest.approx((halves.low, halves.mean, halves.high))
+    assert bootstrap(np.array([1, 2]), sizes=np.array([1, 9])).mean == pytest.approx(0.3)
 
 
 def test_unequal_vectors_are_refused():
