@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ensemble.blenders.average import FLOOR, average_frames, common_rate, member_frames
 from ensemble.hypotheses.temperature import apply_temperature, fit_temperatures
-from ensemble.members.frame_mean import FrameRate, resampled_rows
+from ensemble.members.frame_mean import FrameRate, mean_probabilities, resampled_rows
 from folds.store.log_probs import LogProbs
 from folds.store.ragged import offsets_of
 
@@ -64,6 +64,15 @@ def test_a_delayed_twin_is_averaged_where_the_others_are():
         mean = average_frames(delayed, np.array(weights))
         np.testing.assert_allclose(mean.values.argmax(axis=1), true[0].argmax(axis=1))
         assert mean.offsets.tolist() == [0, 24] and mean.stride == 2
+
+
+def test_a_delay_that_adds_no_frame_is_undone_too():
+    """Five input frames make two outputs at stride 4, and so do seven: the late twin's come one later."""
+    probs = np.eye(3, dtype=np.float32)[[0, 1, 2]] * 0.9 + 0.03
+    frames = LogProbs(np.log(probs[[1, 2]]), np.array([0, 2]), ("u",), "", 0, 4)
+    late = replace(frames, values=np.log(probs[[0, 1]]))
+    mean = mean_probabilities([(frames, 0), (late, 2)], 2, FrameRate.of(frames))
+    np.testing.assert_allclose(mean, [probs[1], (probs[2] + probs[1]) / 2], rtol=1e-6)  # its last frame was cut off
 
 
 def test_probability_mean_is_the_weighted_mean():

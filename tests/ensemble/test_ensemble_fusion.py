@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import simulated_members as simulated
 
+from ensemble.hypotheses import first_pass
+from ensemble.hypotheses import fusion as fusion_module
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.first_pass import FirstPassTrials
 from ensemble.hypotheses.fusion import GRID, LOWEST_PRIOR, Fusion, FusionSettings, label_bonus_of
@@ -95,3 +97,31 @@ def test_out_of_fold_searches_use_settings_that_hold_their_fold_out():
     for inputs in (oof, oof.with_split(replace(INPUTS.split, name="dev"))):
         inputs.fusion_settings(0)
     assert asked == [0, 1, None, None]
+
+
+def test_a_sample_is_searched_with_the_references_and_language_models_of_its_own_utterances(monkeypatch):
+    monkeypatch.setattr(first_pass, "TUNING_UTTERANCES", 6)
+    monkeypatch.setattr(fusion_module, "FUSION_UTTERANCES", 6)
+    split = INPUTS.split
+    arguments = REFERENCES, split.language_models, split.outer_folds, "a"
+    for trials in (FirstPassTrials.of(INPUTS.load(0), *arguments), fusion()._of_member(0)):
+        task = trials.task
+        rows = [split.ids.index(utterance) for utterance in task.log_probs.ids]
+        assert len(rows) == 6 and split.outer_folds[rows].tolist() != split.outer_folds[:6].tolist()
+        assert task.outer_folds.tolist() == split.outer_folds[rows].tolist()
+        assert task.references == [REFERENCES[row] for row in rows]
+
+
+def test_a_pools_prior_is_the_mean_of_its_members_priors():
+    class Fixed:
+        def settings(self, member: int, held_out: int | None = None) -> FusionSettings:
+            return FusionSettings()
+
+        def label_bonus(self, member: int) -> np.ndarray:
+            return np.arange(simulated.CLASSES) * (member + 1.0)
+
+    members = {name: [simulated.log_probs(REFERENCES, error=0.4, seed=seed)] for seed, name in enumerate("ab")}
+    inputs = BlendInputs(simulated.inputs(members, REFERENCES).split, 5, 5, Fixed())
+    for chosen, factor in (([0], 1.0), ([1], 2.0), ([0, 1], 1.5)):
+        pool = inputs.pool(chosen)
+        assert pool.prior == pytest.approx([factor * pool.tokens[h].sum() for h in range(len(pool.tokens))])

@@ -134,6 +134,19 @@ def test_a_pool_of_fewer_members_equals_one_made_without_the_others(inputs):
     np.testing.assert_array_equal(some.ctc, fresh.ctc)
 
 
+def test_a_pool_of_other_lists_has_their_scores_and_those_of_each_utterances_language_model(inputs):
+    view = inputs.take([1, 2])
+    assert view.outer_folds.tolist() == [1, 0]
+    pool = view.pool_of(nbest([[[2], [1, 1]], [[3, 1], [], [1]]], np.array([-1.0, -2.0, -3.0, -4.0, -5.0])))
+    assert [pool.hypotheses(row) for row in (0, 1)] == [[[1, 1], [2]], [[], [1], [3, 1]]]
+    assert pool.ctc.tolist() == [[-2.0], [-1.0], [-4.0], [-5.0], [-3.0]]
+    own = [(fold, row, hypothesis) for row, fold in ((0, 1), (1, 0)) for hypothesis in pool.hypotheses(row)]
+    scores = [inputs.split.language_models[fold].score(hypothesis) for fold, _, hypothesis in own]
+    np.testing.assert_allclose(pool.lm, scores)
+    references = view.references
+    assert pool.distance.tolist() == [Levenshtein.distance(hypothesis, references[row]) for _, row, hypothesis in own]
+
+
 def test_slots_are_searched_for_possible_hypotheses_only():
     network = align([[1, 2], [1, 3], [1]])
     matrix = as_log_probs(network.arcs, vote(network)[1], 5)

@@ -125,6 +125,18 @@ def test_a_pool_holds_the_most_likely_hypotheses_scores_and_the_lowest_for_the_r
     assert pool_attention_scores([], "ab", *packed(pools), ctc).tolist() == [0.0] * (SCORED_HYPOTHESES + 4)
 
 
+def test_members_of_a_pool_count_alike_whatever_their_number_of_networks():
+    references = simulated.references(4, length=6)
+    network = simulated.log_probs(references)
+    inputs = simulated.inputs({"a": [network] * 3, "b": [network]}, references, nbest_size=3, pool_size=3)
+    predictions = tuple(
+        replace(of_network, attention_scorer=lambda ids, lists, value=value: [np.full(len(it), value) for it in lists])
+        for of_network, value in zip(inputs.split.predictions, (-1.0, -2.0, -3.0, -10.0), strict=True)
+    )
+    pool = inputs.with_split(replace(inputs.split, predictions=predictions)).pool()
+    np.testing.assert_allclose(pool.attention, (-2 - 10) / 2)
+
+
 def test_a_coarse_model_does_not_exclude_hypotheses_from_scoring():
     """One model finds all long hypotheses impossible; the one that two others prefer is still scored."""
     pools = [[bytes([1] * length) for length in range(1, 2 * SCORED_HYPOTHESES + 1)]]
