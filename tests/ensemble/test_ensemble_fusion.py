@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import simulated_members as simulated
 
+from ensemble.beam import beam_search
 from ensemble.hypotheses import first_pass
 from ensemble.hypotheses import fusion as fusion_module
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.first_pass import FirstPassTrials
-from ensemble.hypotheses.fusion import GRID, LOWEST_PRIOR, Fusion, FusionSettings, label_bonus_of
+from ensemble.hypotheses.fusion import GRID, LOWEST_PRIOR, Fusion, FusionSettings, label_bonus_of, language_terms
 from folds.competition.metric import edit_distances
 from folds.store.log_probs import LogProbs
+from folds.store.ragged import Ragged
 
 REFERENCES = simulated.references(24, length=10)
 INPUTS = simulated.inputs({"a": [simulated.log_probs(REFERENCES, error=0.4, seed=1)]}, REFERENCES)
@@ -125,3 +127,26 @@ def test_a_pools_prior_is_the_mean_of_its_members_priors():
     for chosen, factor in (([0], 1.0), ([1], 2.0), ([0, 1], 1.5)):
         pool = inputs.pool(chosen)
         assert pool.prior == pytest.approx([factor * pool.tokens[h].sum() for h in range(len(pool.tokens))])
+
+
+def test_language_terms_are_what_the_search_of_each_fold_adds():
+    models, row = INPUTS.split.language_models, INPUTS.load(0)[0]
+    bonus = np.linspace(-0.5, 1, simulated.CLASSES)
+    settings = [FusionSettings(0.5, 1.2, bonus, 0.4), FusionSettings(0.3, -0.2)]
+    found = []
+    for lm, of_fold in zip(models, settings, strict=True):
+        found += beam_search(row[None], [len(row)], beam=5, nbest=5, **of_fold.decoder_settings(lm))[0]
+    tokens, lm_scores = Ragged.of([it.tokens for it in found], np.int16), np.array([it.lm for it in found])
+    terms = language_terms(settings, np.repeat([0, 1], 5), tokens, lm_scores)
+    np.testing.assert_allclose(terms, [it.score - it.ctc for it in found])
+
+
+def test_a_search_over_settings_begins_without_a_language_model_where_that_is_better():
+    """Of two valleys, the start is at the bottom of the shallower one."""
+
+    class Valleys(FirstPassTrials):
+        def distances(self, lm_weight: float, length_bonus: float, prior_weight: float = 0.0) -> np.ndarray:
+            return np.full(2, min(abs(lm_weight - 1) + abs(length_bonus - 3), abs(lm_weight) + abs(length_bonus) - 1))
+
+    trials = Valleys(None, np.arange(2), "a")
+    assert trials.fit(np.arange(2), (1.0, 3.0)) == ({"lm_weight": 0.0, "length_bonus": 0.0}, -1.0)
