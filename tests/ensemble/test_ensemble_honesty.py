@@ -9,7 +9,9 @@ import simulated_members as simulated
 from ensemble.blenders.base import BLENDERS, nested_distances
 from ensemble.decoding.language_models import estimate_language_models
 from ensemble.hypotheses.nested_folds import assign_outer_folds
+from ensemble.hypotheses.open_inputs import InputOptions, _limit_utterances
 from ensemble.lm.ngram import estimate
+from ensemble.members.out_of_fold import OutOfFold
 from folds.competition.bootstrap import paired_bootstrap
 from folds.competition.metric import edit_distances
 from folds.data.cache import load_dataset
@@ -67,3 +69,13 @@ def test_outer_folds_of_one_training_fold():
     assert assign_outer_folds(np.zeros(5, int), list("aaaaa"))[0].tolist() == [0, 1, 2, 3, 0]
     folds, (note,) = assign_outer_folds(np.zeros(2, int), list("aa"))
     assert folds.tolist() == [0, 1] and note.endswith("nested distances are over 2 groups of utterances")
+
+
+def test_utterances_that_are_drawn_keep_their_folds():
+    """Otherwise they would be scored by a language model of their own transcripts."""
+    folds, outer_folds = np.arange(40) % 5, np.arange(40) // 10
+    everything = OutOfFold([str(number) for number in range(40)], folds, [])
+    drawn, outer = _limit_utterances(everything, outer_folds, InputOptions(fit_limit=12))
+    rows = np.array(list(map(int, drawn.ids)))
+    assert len(rows) == 12 and (np.diff(rows) > 0).all() and rows[-1] > 12
+    assert drawn.folds.tolist() == folds[rows].tolist() and outer.tolist() == outer_folds[rows].tolist()

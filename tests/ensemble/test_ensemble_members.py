@@ -164,6 +164,14 @@ def test_equal_folds_of_another_assignment_and_other_numbers_of_folds_are_allowe
     assert ids == [IDS[0], IDS[6]] and notes[-1] == "  members differ in their number of folds (2, 3)"
 
 
+def test_folds_are_those_of_the_member_with_the_fewest(tmp_path):
+    for fold in range(4):
+        add(tmp_path, "gru", fold, held=[2 * fold, 2 * fold + 1], folds=4)
+    for fold in range(2):
+        add(tmp_path, "lstm", fold, held=range(4 * fold, 4 * fold + 4))
+    assert common_oof(group_by_member(find_fold_models(tmp_path)), IDS).folds.tolist() == [0] * 4 + [1] * 4
+
+
 def test_missing_prediction_is_an_error_that_names_it(tmp_path):
     add(tmp_path, "gru", 0)
     (member,) = group_by_member(find_fold_models(tmp_path))
