@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ensemble.blenders.base import BLENDERS
 from ensemble.hypotheses.expected_distance import compute_pairwise_distances, least_expected_distance
-from ensemble.hypotheses.scoring import Mixture, normalized_posteriors
+from ensemble.hypotheses.scoring import Mixture, combined_scores, normalized_posteriors
 from ensemble.mbr import mbr
 from ensemble.ranking.consensus import consensus
 from ensemble.ranking.features import Features, ranking_features
@@ -133,6 +133,17 @@ def test_features_do_not_depend_on_the_number_of_fold_models(oof):
     again = ranking_features(twice, joint, [0, 0, 1], oof.names, oof.split.classes)
     assert again.names == once.names
     assert again.values == pytest.approx(once.values)
+
+
+def test_features_weighed_by_rescorings_settings_differ_from_its_scores_by_a_constant_per_pool(oof):
+    pool = replace(oof.pool(), prior=np.random.default_rng(0).normal(size=len(oof.pool().lm)))
+    weights = {"lm_weight": 0.4, "length_bonus": 0.9, "prior_weight": 0.3}
+    features = ranking_features(pool, pool.ctc[:, 0], [0, 1], oof.names, oof.split.classes)
+    found = features.weigh({"joint": 1.0, "lm": 0.4, "length": 0.9, "prior": 0.3})
+    expected = 1.0 * pool.ctc[:, 0] + 0.4 * pool.lm + 0.9 * pool.lengths + 0.3 * pool.prior
+    np.testing.assert_allclose(combined_scores(pool.ctc[:, 0], pool, weights), expected)
+    for first, last in itertools.pairwise(pool.offsets):
+        assert np.ptp((found - expected)[first:last]) < 1e-4
 
 
 def test_label_counts_add_up_to_the_length(oof):

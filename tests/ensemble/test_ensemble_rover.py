@@ -7,9 +7,12 @@ import itertools
 
 import numpy as np
 import pytest
+import simulated_members as simulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ensemble.hypotheses.member_decisions import _mean_confidences, best_of_member
+from ensemble.hypotheses.scoring import best_per_utterance
 from ensemble.rover import NULL, align, as_log_probs, rover, vote
 
 HYPOTHESES = st.lists(st.lists(st.integers(0, 4), max_size=8), min_size=1, max_size=5)
@@ -202,3 +205,22 @@ def test_scores_of_weights_are_those_of_repetitions():
         _, scores = vote(repeated, method, 0.4, 0.3)
         _, weighted = vote(align(hypotheses, confidences), method, 0.4, 0.3, weights=[1, 2, 1])
         np.testing.assert_allclose(weighted, scores[:, [0, 1, 3]])
+
+
+def test_a_members_confidence_is_the_mean_of_its_networks_in_the_same_tokens():
+    """0 for a network whose own hypothesis has another token or none there."""
+    own = [([1, 2, 3], [0.8, 0.6, 0.9]), ([1, 4, 3], [0.4, 0.7, 0.5]), ([1, 3], [0.3, 1.0])]
+    own = [(tokens, np.array(confidences)) for tokens, confidences in own]
+    np.testing.assert_allclose(_mean_confidences([1, 2, 3], own), [0.5, 0.2, 0.8])
+
+
+def test_two_equal_networks_find_what_one_does_with_the_language_model():
+    references = simulated.references(12, length=10)
+    network = simulated.log_probs(references, error=0.5)
+    one, two = (simulated.inputs({"a": [network] * count}, references) for count in (1, 2))
+    (tokens, confidences), (joint, mean) = best_of_member(one, 0), best_of_member(two, 0)
+    assert [joint[row].tolist() for row in range(12)] == [tokens[row].tolist() for row in range(12)]
+    np.testing.assert_allclose(mean.values, confidences.values)
+    plain = one.pool().ctc.mean(axis=1)
+    without = one.pool().tokens.take(best_per_utterance(plain, one.pool().offsets))
+    assert without.values.tolist() != tokens.values.tolist()
