@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ensemble.fitting.member_weights import greedy_selection
+from ensemble.fitting.member_weights import greedy_selection, refine
 from ensemble.statistics.blend_tables import verdict
 from folds.competition.bootstrap import bootstrap, describe_resampled, paired_bootstrap, resampled_means
 
@@ -30,6 +30,23 @@ def test_a_start_makes_reachable_what_single_steps_do_not_reach():
     assert greedy_selection(vote, 3, patience=3).counts.tolist() == [1, 0, 0]
     selection = greedy_selection(vote, 3, patience=3, start=np.array([1, 1, 1]))
     assert selection.counts.tolist() == [1, 1, 1] and selection.loss == 0.5
+
+
+def test_refined_weights_are_better_sum_to_one_and_drop_what_does_not_help():
+    target = np.array([0.7, 0.3, 0.0, 0.0])
+    seen = {}
+
+    def loss(weights):
+        seen[tuple(weights)] = float(np.square(weights - target).sum())
+        return seen[tuple(weights)]
+
+    weights, lowest = refine(loss, np.array([0.5, 0.25, 0.25, 0.0]))
+    assert all(sum(tried) == pytest.approx(1) and tried[3] == 0 for tried in seen)
+    assert lowest == seen[tuple(weights)] == min(seen.values())
+    assert weights[2] == 0 and weights == pytest.approx(target, abs=0.03)
+    # The best weights already, and a single member, are left as they are.
+    assert refine(loss, target)[0].tolist() == target.tolist()
+    assert refine(loss, np.array([0.0, 1.0, 0.0, 0.0]))[0].tolist() == [0.0, 1.0, 0.0, 0.0]
 
 
 def test_keeps_the_best_point_of_the_trajectory():
