@@ -2,9 +2,9 @@
 
 A blend's hypotheses of out-of-fold, dev and test utterances (`ensemble.blend --nbest-out`) take the place of
 transcripts: by them each speaker gets an affine layer in front of the network, which is left as it is; see
-`folds.training.speaker_adaptation`. The adapted networks are members of a second blend. Its out-of-fold distances are
-honest, but for the few settings of the first blend, which were fitted on them. What was adapted has learnt from
-features of test, so it has the tag "transductive".
+`folds.training.speaker_adaptation`. The adapted networks, <model>.adapted, are members of a second blend. Its
+out-of-fold distances are honest, but for the few settings of the first blend, which were fitted on them. What was
+adapted has learnt from features of test, so it has the tag "transductive".
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class AdaptOptions(DerivedRunOptions):
     utterances without hypotheses, and delayed or adapted ones, are left out, and so are those that were adapted by
     these hypotheses before."""
     hypotheses: Path | None = None
-    """The .json beside a submission that was blended with --nbest-out."""
+    """The .json beside a submission that was blended with --nbest-out; must be given."""
     passes: int = number(8, at_least=1, at_most=1000)
     """How often to go through each speaker's utterances."""
     lr: float = number(0.02, above=0.0, at_most=1.0)

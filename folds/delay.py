@@ -2,8 +2,8 @@
 
 A network with stride s reads its input in steps of s frames, and where an utterance begins within a step is chance. If
 its first frame is repeated a few times, the steps begin elsewhere, and the network makes other errors. So a run and its
-delayed twins are members of a blend that is better than the run alone: test-time augmentation, which costs predictions
-and no training. They have the same weights, which count once under `--max-params`.
+delayed twins, <model>.delay<frames>, are members of a blend that is better than the run alone: test-time augmentation,
+which costs predictions and no training. They have the same weights, which count once under `--max-params`.
 """
 
 from __future__ import annotations

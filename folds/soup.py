@@ -1,4 +1,4 @@
-"""`python -m folds.soup RUN`: a fold model with the mean of the weights of one run's last checkpoints.
+"""`python -m folds.soup RUN`: a fold model, <model>.soup, with the mean of the weights of one run's last checkpoints.
 
 A model soup (Wortsman et al. 2022, arXiv 2203.05482) along one training trajectory: a single model, as fast as any.
 Its out-of-fold distance shows whether it is better than the run's last weights. It trains nothing.

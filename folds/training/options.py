@@ -170,10 +170,10 @@ class TrainOptions(StoreOptions):
     resume: bool = False
     """Continue a run that was stopped from its last checkpoint; finished runs are skipped."""
     restart_from: Path | None = None
-    """Warm restart: start each model from the final weights of the same model, fold and seed in another runs folder
-    instead of from random weights. Runs trained there with --select best provide their best weights. With --folds 1 and
-    no refit there, from the first of its fold models, which then trains on for a few epochs with nothing held out. The
-    folder of one run instead, such as runs/pblstm.all/fold0, is where a run of another name or seed starts."""
+    """Warm restart: start from the final weights of a finished run instead of from random ones (from its best ones if
+    it was trained with --select best). A runs folder, for the run there of the same name, fold and seed, which for a
+    run with --folds 1 is a refit or, where there is none, its first fold model: --runs itself will do then. Or the
+    folder of one run, such as runs/pblstm/fold0, for a run of another name or seed."""
     guide: Path | None = None
     """Guided CTC: spike on the same frames as a trained model of the same stride, so that their frames can be averaged.
     A member's folder, such as runs/pblstm, or that of one run; its run of the same fold is used, which has not seen
