@@ -17,6 +17,7 @@ import pkgutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 import catalogue
@@ -205,8 +206,12 @@ class Registry(Generic[T]):
                 continue
             with self._disabled_by_errors(point.name, module):
                 loaded = point.load()
-                # Loading usually runs the plug-in's own @register; a bare function is registered for it.
-                if point.name not in self._entries:
+                # Loading usually runs the plug-in's own @register; a bare function is registered for it. The names that
+                # a module registers may differ from the entry point's.
+                own = isinstance(loaded, ModuleType) and any(
+                    f"{entry.module}.".startswith(f"{module}.") for entry in self._entries.values()
+                )
+                if point.name not in self._entries and not own:
                     self.register(point.name)(loaded)
 
     @contextlib.contextmanager

@@ -122,6 +122,18 @@ def test_a_plug_in_imported_before_is_its_entry_point(make_registry, tmp_path, m
     assert things.names() == ["mine", "one"] and things.get("mine")() == "plug-in" and things.broken() == {}
 
 
+def test_a_module_as_entry_point_registers_under_names_of_its_own(make_registry, tmp_path, monkeypatch):
+    things = make_registry({"a": good("one")})
+    module = write_plug_in(tmp_path, things, "mine")
+    (tmp_path / "without_entries.py").write_text("")
+    modules = {"my_parts": module, "nothing": "without_entries"}
+    points = [importlib.metadata.EntryPoint(name, value, things.group) for name, value in modules.items()]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda *, group: points)
+    assert things.names() == ["mine", "one"] and things.get("mine")() == "plug-in"
+    ((name, reason),) = things.broken().items()
+    assert name == "nothing" and "is a module" in reason
+
+
 def test_a_plug_in_that_fails_half_way_leaves_nothing(make_registry, tmp_path, monkeypatch):
     things = make_registry({"a": good("one")})
     module = write_plug_in(tmp_path, things, "mine")
