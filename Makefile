@@ -52,7 +52,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m ruff check .
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m mypy registry models folds ensemble submit
+	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 coverage: $(INSTALLED)
