@@ -16,6 +16,8 @@ from folds.data.dataset import Dataset
 
 # Tests share the machine with whatever else runs; small tensors gain nothing from more threads.
 torch.set_num_threads(1)
+# Tests compute on the CPU where there is a GPU, too: they compare results bit for bit and know a CPU's defaults.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # Tests pass their own folders, whatever the user has set.
 os.environ.pop("HW3P2_DATA", None)
 
