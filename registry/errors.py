@@ -51,12 +51,14 @@ _ADVICE = {
 }
 
 # What PyTorch says when a tensor does not fit into memory, or its size into an integer; cuBLAS and cuDNN have words of
-# their own (CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED), CUDA itself another.
+# their own (CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED), and so have CUDA itself
+# and NCCL (Cuda failure 2 'out of memory').
 _NO_MEMORY = (
     "can't allocate memory",
     "not enough memory",
     "Storage size calculation overflowed",
     "CUDA error: out of memory",
+    "'out of memory'",
     "ALLOC_FAILED",
     "ALLOCATION_FAILED",
 )

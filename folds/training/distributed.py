@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from folds.training.signals import Stopped
-from registry.errors import InputError
+from registry.errors import InputError, MachineFault, one_line
 
 # What Gloo and NCCL raise in a collective when another process has ended.
 _PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
@@ -140,7 +140,13 @@ def joined_group(device: str) -> Iterator[ProcessGroup]:
     importlib.import_module("torch.distributed.nn.functional")
     # With both, values on the host are reduced without waiting for the GPU. The others wait while the first process
     # predicts, which can take longer than the default of 30 minutes; torchrun ends them if it dies.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(days=7))
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(days=7))
+    except (RuntimeError, ValueError) as error:  # ValueError: MASTER_ADDR or MASTER_PORT is missing or wrong
+        raise MachineFault(
+            f"the processes of this training do not reach each other ({one_line(error)}): start them with torchrun, "
+            "and beside another one with torchrun --standalone"
+        ) from error
     try:
         yield group
     except Stopped:  # in all processes, after the same step
@@ -155,6 +161,11 @@ def joined_group(device: str) -> Iterator[ProcessGroup]:
             dist.destroy_process_group()
         if isinstance(error, RuntimeError) and any(text in str(error) for text in _PEER_IS_GONE):
             raise InputError("another process of this training has ended: its own message says why") from error
+        if cuda and isinstance(error, dist.DistBackendError):
+            raise MachineFault(
+                f"the GPUs of this training cannot communicate ({one_line(error)}): NCCL_DEBUG=INFO prints the reason; "
+                "in a container it may be too little shared memory, which docker run --ipc=host gives it"
+            ) from error
         raise
     dist.destroy_process_group()
 

@@ -23,6 +23,7 @@ from folds.store.run_folder import SPLITS, RunFolder
 from folds.training.distributed import joined_group
 from folds.training.signals import SignalCatcher, Stopped
 from registry import InputError
+from registry.errors import MachineFault, is_out_of_memory
 
 MODEL = ["--model", "lstm_small", "--hidden", "24", "--channels", "16", "16", "--strides", "2", "1", "--layers", "1"]
 MODEL += ["--folds", "2", "--threads", "1", "--lr", "0.01", "--epochs", "3"]
@@ -160,6 +161,15 @@ def test_a_process_whose_group_has_lost_another_ends_with_one_line():
     assert error == "error: another process of this training has ended: its own message says why\n"
 
 
+def test_a_process_that_was_not_started_by_torchrun_ends_with_one_line(monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    message = r"do not reach each other .*MASTER_ADDR.*start them with torchrun"
+    with pytest.raises(InputError, match=message), joined_group("cpu"):
+        pass
+
+
 @pytest.fixture
 def as_two_gpus(monkeypatch):
     """This process as the first of two under torchrun, each with a GPU; returns what it does to its process group."""
@@ -182,6 +192,7 @@ def as_two_gpus(monkeypatch):
         (Stopped(15), "destroyed"),
         (InputError("the disk is full"), "_exit_at_once"),
         (RuntimeError("CUDA error: device-side assert"), "_exit_at_once"),
+        (dist.DistBackendError("NCCL error in: x.cpp:1, unhandled system error"), "_exit_at_once"),
     ],
 )
 def test_after_an_error_on_a_gpu_the_group_is_not_destroyed(error, last, as_two_gpus):
@@ -190,6 +201,15 @@ def test_after_an_error_on_a_gpu_the_group_is_not_destroyed(error, last, as_two_
         if error is not None:
             raise error
     assert as_two_gpus == ["GPU 0", "cpu:gloo,cuda:nccl", last]
+
+
+def test_a_failure_of_nccl_is_one_of_the_machine(as_two_gpus):
+    """Not a bug of ours; and memory that it lacks is memory that a smaller batch leaves."""
+    failure = dist.DistBackendError("NCCL error in: x.cpp:1\nCuda failure 2 'out of memory'")
+    assert is_out_of_memory(failure)
+    message = "cannot communicate .*NCCL error in: x.cpp:1 Cuda failure 2 .*NCCL_DEBUG=INFO"
+    with pytest.raises(MachineFault, match=message), joined_group("cuda"):
+        raise failure
 
 
 @pytest.mark.parametrize(
