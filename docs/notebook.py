@@ -13,11 +13,11 @@
 # %% [markdown]
 # # Utterance to phonemes: from MFCC files to a submission
 #
-# As it is, this notebook makes a small competition of synthetic speech and takes a few minutes on two CPU cores. For the real one,
-# change the second cell. Runs are in `RUNS`; a session that was stopped continues when all cells are run again.
+# As it stands, this notebook generates a small competition of synthetic speech and takes a few minutes on two CPU cores. For
+# the real one, change the second cell. Runs are in `RUNS`; to continue a session that was stopped, run all cells again.
 #
-# **1. Install.** On Kaggle (with Internet on) and Colab, from the address of your copy of the project; where the project is already
-# installed, nothing happens. PyTorch is there already, and only the rest is downloaded.
+# **1. Install.** On Kaggle (with Internet on) and Colab, this installs the project from the address of your copy. PyTorch is
+# already there, so only the rest is downloaded. If the project is already installed, nothing happens.
 
 # %%
 import importlib.util
@@ -34,8 +34,8 @@ if importlib.util.find_spec("folds") is None:
 
 # %% [markdown]
 # **2. Settings.** For the real competition on a GPU: `DATA` is the folder under `/kaggle/input` with the competition's files,
-# `MODELS = "pblstm"`, `FOLDS = 5` and `OPTIONS = "--minutes 120"`, which is the time of each of the five runs; the demo's are for two
-# CPU cores.
+# `MODELS = "pblstm"`, `FOLDS = 5` and `OPTIONS = "--minutes 120"`, the time for each of the five runs; the values below are for
+# the demo on two CPU cores.
 
 # %% tags=["parameters"]
 DATA = ""  # empty: the demo competition
@@ -71,7 +71,7 @@ plt.ylabel("feature")
 plt.show()
 
 # %% [markdown]
-# **4. Train** each model over the folds. The first line of each run says what it runs on, and which distance empty predictions would have.
+# **4. Train** each model on the folds. The first line of each run says what it runs on, and which distance empty predictions would have.
 
 # %%
 # !python -m folds.train --data {DATA} --runs {RUNS} --model {MODELS} --folds {FOLDS} --fold all --resume {OPTIONS}
@@ -91,7 +91,7 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# **5. One network, looked at.** Its posteriors: nearly all frames are blank, and each phoneme is a spike.
+# **5. A look at one network.** In its posteriors, nearly all frames are blank, and each phoneme is a spike.
 
 # %%
 import models
@@ -108,7 +108,7 @@ plt.ylabel("class")
 plt.show()
 
 # %% [markdown]
-# **6. Blend** all members, with weights fitted on out-of-fold predictions, and see on dev what it is worth.
+# **6. Blend** all members, with weights fitted on out-of-fold predictions, and measure the blend on dev.
 
 # %%
 # !python -m ensemble.blend --data {DATA} --runs {RUNS} --out submission.csv
