@@ -1,1 +1,1 @@
-"""What a competition is: its alphabet, splits, metric and submissions, and the formats its folder may have."""
+"""Competitions: their alphabets, splits, metrics and submissions, and the folder formats that are supported."""

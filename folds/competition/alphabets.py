@@ -1,7 +1,7 @@
 """The alphabets of the competitions: the class of each phoneme, and its character in a submission.
 
-An alphabet belongs to the competition's format, not to a model: in other semesters the same phoneme has another
-character and another class.
+An alphabet belongs to a competition's format, not to a model: in other semesters the same phoneme has a different
+character and a different class.
 
 Sources: the course's own `phonemes.py` and `phoneme_list.py` as published with the homeworks (F18, F20, S21, S22, F22).
 """
@@ -46,7 +46,7 @@ class Alphabet:
 
     @staticmethod
     def of(name: str, text: str) -> Alphabet:
-        """The alphabet with these phonemes and characters, in turn and separated by spaces, as classes 1, 2, ….
+        """The alphabet with the phonemes and characters that alternate in `text`, separated by spaces: classes 1, 2, ….
 
         >>> Alphabet.of("vowels", "AA a IY i").phonemes
         ('', 'AA', 'IY')
@@ -87,12 +87,12 @@ class Alphabet:
             ) from None
 
     def to_string(self, tokens: Iterable[int]) -> str:
-        """The submission's string, one character per phoneme; blanks among the tokens are dropped."""
+        """The submission string, one character per phoneme; blanks among the tokens are dropped."""
         characters = self.characters
         return "".join([characters[token] for token in tokens])
 
     def from_string(self, string: str) -> list[int]:
-        """Classes of a submission's string. Raises InputError for a character that is not in the alphabet."""
+        """Classes of a submission string. Raises InputError for a character that is not in the alphabet."""
         table = self._class_of_character
         try:
             return [table[character] for character in string]

@@ -1,8 +1,8 @@
-"""A competition: how its folder is recognised and read, its alphabet, folds' groups, metrics, rules and submissions.
+"""A competition: how its folder is recognised and read, its alphabet, groups, metrics, rules and submissions.
 
-A competition is one class in one file, registered in `COMPETITIONS`. Ours are in `folds/competition/formats/`, those of
-installed plug-ins in the entry-point group `hw3p2_competitions`. Opening a folder reads names and the sample submission
-only; features and labels are read one utterance at a time, when they are packed.
+A competition is one class in one file, registered in `COMPETITIONS`. Built-in ones are in `folds/competition/formats/`,
+those of installed plug-ins in the entry-point group `hw3p2_competitions`. Opening a folder reads only file names and
+the sample submission; features and labels are read one utterance at a time, when they are packed.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ SPLITS = ("train", "dev", "test")
 
 @dataclass(frozen=True)
 class SplitSource:
-    """Where one split's utterances are read from, one by one.
+    """The source of one split, read utterance by utterance.
 
-    Utterances keep this order in the cache; test utterances are in submission order.
+    The cache keeps the order of the utterances; test utterances are in submission order.
     """
 
     name: str
@@ -46,9 +46,9 @@ class SplitSource:
     labels: Callable[[int], np.ndarray] | None
     """Reads the classes `(L,)` int16 of utterance `i`, each at least 1; None for a split without transcripts."""
     text: Callable[[int], str] | None = None
-    """Reads the sentence that utterance `i` is, in words; None for data without sentences."""
+    """Reads utterance `i` as a sentence of words; None for data without sentences."""
     close: Callable[[], object] = lambda: None
-    """Called when all utterances have been read: whole files that were kept for it need not be kept any longer."""
+    """Called after all utterances have been read, to release files that were kept in memory."""
 
     def reordered(self, order: Sequence[int]) -> SplitSource:
         """The same split with utterance `order[i]` at position `i`."""
@@ -75,32 +75,32 @@ class Rules:
     """Tags that no model used may have."""
 
     def completed(self, others: Rules) -> Rules:
-        """These rules, and those of `others` where these say nothing."""
+        """These rules, with those that are not set taken from `others`."""
         return Rules(others.max_params if self.max_params is None else self.max_params, self.forbid or others.forbid)
 
 
 class Competition(ABC):
-    """A competition's folder `root`. Raises InputError for one that is damaged.
+    """The competition in the folder `root`. Raises InputError if the folder is damaged.
 
-    `allow_pickle` admits files that must be unpickled, which can run any code.
+    `allow_pickle` permits files that must be unpickled, which can run arbitrary code.
     """
 
     alphabet: ClassVar[Alphabet]
-    """The labels, with their classes and their characters."""
+    """The phonemes, with their classes and characters."""
     columns: ClassVar[tuple[str, str]]
     """Column names of a submission; those of a sample file come first."""
     grouped_by: ClassVar[str] = "speaker"
-    """What folds keep together: "speaker", "day"."""
+    """What a group is, such as "speaker" or "day": folds keep groups together."""
     metrics: ClassVar[tuple[Metric, ...]] = (MEAN_DISTANCE,)
-    """How it is scored, the leaderboard's metric first; reports state all of them."""
+    """Its metrics, the leaderboard's first; reports show all of them."""
     rules: ClassVar[Rules] = Rules()
-    """Its limits, where they are the same every year."""
+    """Its rules, if they are the same every year."""
     frame_shift: ClassVar[float] = 0.01
     """Seconds from one frame of features to the next."""
     frame_length: ClassVar[float] = 0.025
-    """Seconds of signal behind a frame."""
+    """Seconds of signal that a frame covers."""
     front_end: ClassVar[str | None] = None
-    """The front end in `folds.frontends` that made the features, where it is known for all its data."""
+    """The front end in `folds.frontends` that computed the features, if known for all of its data."""
 
     def __init__(self, root: Path, allow_pickle: bool = False) -> None:
         self.root = root
@@ -115,7 +115,7 @@ class Competition(ABC):
             self.follow(self.sample)
 
     def follow(self, sample: SampleFile) -> None:
-        """Take the header and the order of rows from a sample submission."""
+        """Adopt the header and the row order of a sample submission."""
         self.sample, self.header = sample, sample.header
         self.test = self.test.reordered(_sample_order(sample, self.test_rows))
         self.test_rows = sample.ids
@@ -123,31 +123,31 @@ class Competition(ABC):
     @classmethod
     @abstractmethod
     def recognises(cls, root: Path) -> bool:
-        """Whether the folder has this competition's layout; decided by names alone."""
+        """Whether the folder has this competition's layout, judging by names alone."""
 
     @abstractmethod
     def read(self, split: str) -> SplitSource:
         """The split "train", "dev" or "test" of `root`. Names are checked now, contents when they are read."""
 
     def find_sample(self) -> SampleFile | None:
-        """The sample submission, whose header and order of rows replace `columns` and the order of test."""
+        """The sample submission, whose header and row order override `columns` and the order of test."""
         return sample_of(self.root)
 
     def group(self, utterance: str) -> str:
-        """What folds keep together of the utterance with this id: its speaker, or the id itself if it names none."""
+        """The group of the utterance with this id: its speaker by default, or the id itself if it names none."""
         return speaker_of(utterance)
 
     def submission_text(self, labels: Iterable[int]) -> str:
-        """What a submission has for these classes."""
+        """The text for these classes in a submission."""
         return self.alphabet.to_string(labels)
 
     def check_text(self, text: str) -> None:
-        """Raise InputError for a text that a submission cannot have."""
+        """Raise InputError for a text that is not valid in a submission."""
         self.alphabet.from_string(text)
 
     @property
     def format(self) -> str:
-        """The name in `COMPETITIONS`."""
+        """Its registered name in `COMPETITIONS`."""
         return next(name for name in COMPETITIONS.names() if COMPETITIONS.get(name) is type(self))
 
     @property
@@ -165,7 +165,7 @@ def speaker_of(utterance: str) -> str:
 
 
 def _check_ids(split: SplitSource) -> None:
-    """Raise InputError for an id that cannot be a line of text: ids are stored as such, and printed in messages."""
+    """Raise InputError for an unprintable id: ids are stored as lines of text, and printed in messages."""
     for utterance in split.ids:
         if not utterance.isprintable():
             raise InputError(
@@ -175,7 +175,7 @@ def _check_ids(split: SplitSource) -> None:
 
 
 def _sample_order(sample: SampleFile, rows: Sequence[str]) -> list[int]:
-    """The test utterance of each row of the sample: its ids are 0-based positions in the test split."""
+    """The index of the test utterance for each row of the sample, whose ids must be those of `rows`."""
     position = {row: index for index, row in enumerate(rows)}
     if len(sample.ids) != len(rows) or set(sample.ids) != set(rows):
         unknown = next((row for row in sample.ids if row not in position), None)

@@ -1,16 +1,16 @@
-"""Paired bootstrap over speakers: a confidence interval of the difference between two systems.
+"""Paired bootstrap over speakers: a confidence interval for the difference between two systems.
 
 Bisani & Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation" (ICASSP 2004). Both systems
 are measured on the same resampled utterances, so an utterance that is hard for both cancels out. Utterances of one
-speaker are alike, so whole speakers are resampled (a cluster bootstrap: Davison & Hinkley, "Bootstrap Methods and their
-Application", 1997, section 3.8); over utterances, intervals of a difference are 1.25 to 1.4 times too narrow, and those
-of a level half as wide. Quantiles of the resampled means of G speakers are too narrow by sqrt(G / (G - 1)), and by the
-tails of Student's t with G - 1 degrees of freedom against the normal's, so both arms are widened by these (Hesterberg,
-"What teachers should know about the bootstrap", The American Statistician 69, 2015): by 7 % for 25 speakers. Of
-intervals of nominal 95 % over 25 speakers, 94 % hold the true value then. They do not cover another training run of the
-same models: the random seed is a source of variance of its own.
+speaker are correlated, so whole speakers are resampled (a cluster bootstrap: Davison & Hinkley, "Bootstrap Methods and
+their Application", 1997, section 3.8); when utterances are resampled, intervals for a difference are 1.25 to 1.4 times
+too narrow, and intervals for a single system are half as wide. Percentile intervals over G speakers are too narrow by
+the factor sqrt(G / (G - 1)), and by the ratio of the quantiles of Student's t with G - 1 degrees of freedom to those of
+the normal, so both arms are widened by these factors (Hesterberg, "What teachers should know about the bootstrap", The
+American Statistician 69, 2015): by 7 % for 25 speakers. Nominal 95 % intervals over 25 speakers then contain the true
+value 94 % of the time. They do not account for retraining the models: the random seed is a separate source of variance.
 
-Where the data have other groups of utterances that are alike, such as days, these take the place of speakers.
+If the data have other groups of correlated utterances, such as days, these are resampled instead of speakers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from scipy.special import ndtri, stdtrit
 
 FEW_GROUPS = 10
-"""With fewer, resampled means take few values and depend on single groups."""
+"""With fewer groups, resampled means take few distinct values and depend on single groups."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def paired_bootstrap(
     level: float = 0.95,
     sizes: np.ndarray | None = None,
 ) -> Interval:
-    """Interval of mean(ours - theirs), both `(N,)` edit distances of the same utterances; negative if ours is better.
+    """Interval for mean(ours - theirs), both `(N,)` edit distances of the same utterances; negative if ours is better.
 
     `groups` and `sizes` are as in `bootstrap`.
 
@@ -74,11 +74,11 @@ def bootstrap(
     level: float = 0.95,
     sizes: np.ndarray | None = None,
 ) -> Interval:
-    """Interval of the mean of `values` `(N,)` over resampled groups, or utterances where `groups` cannot tell.
+    """Interval for the mean of `values` `(N,)`, by resampling groups, or utterances if there is no second group.
 
     `groups` are the utterances' speakers or days; None, or one for all, resamples utterances. With `sizes` `(N,)`, such
-    as the words of each reference, it is the interval of an error rate: the sum of the values by that of the sizes.
-    Raises ValueError for a group of no size.
+    as the number of words in each reference, the interval is for an error rate: sum of values / sum of sizes. Raises
+    ValueError for a group whose sizes sum to zero.
     """
     means = resampled_means(values, groups, samples, seed, sizes)
     mean = float(np.sum(values) / (len(values) if sizes is None else np.sum(sizes)))
@@ -88,7 +88,7 @@ def bootstrap(
 def paired_intervals(
     values: np.ndarray, groups: Sequence[Hashable] | None = None, samples: int = 5000, seed: int = 0
 ) -> list[list[Interval]]:
-    """`paired_bootstrap` of each two of K systems from `values` (K, N): row i, column j is mean(i - j)."""
+    """`paired_bootstrap` for every pair of K systems, from `values` (K, N): row i, column j is mean(i - j)."""
     levels = np.mean(values, axis=1)
     means = [resampled_means(system, groups, samples, seed) for system in values]
     count = count_groups(len(values[0]), groups)
@@ -107,35 +107,35 @@ def resampled_means(
 ) -> np.ndarray:
     """Means of `values` (N,) over `samples` draws of groups, (samples,); the same seed draws the same groups.
 
-    With `sizes` (N,), the sum of the values by that of the sizes.
+    With `sizes` (N,), sum of values / sum of sizes.
     """
     values = np.asarray(values, np.float64)
     group = np.arange(len(values))
     if groups is not None and len(set(groups)) > 1:
-        number = {name: index for index, name in enumerate(dict.fromkeys(groups))}
-        group = np.array([number[name] for name in groups])
+        index_of = {name: index for index, name in enumerate(dict.fromkeys(groups))}
+        group = np.array([index_of[name] for name in groups])
     sums, counts = np.bincount(group, values), np.bincount(group, sizes)
     if not counts.all():
         raise ValueError("bootstrap: a group has no size: leave out utterances without words")
     generator = np.random.default_rng(seed)
     means = np.empty(samples)
     # In slices, so that the drawn indices take a few MB for any number of utterances.
-    width = max(1, 2_000_000 // len(sums))
-    for start in range(0, samples, width):
-        rows = min(width, samples - start)
+    rows_per_slice = max(1, 2_000_000 // len(sums))
+    for start in range(0, samples, rows_per_slice):
+        rows = min(rows_per_slice, samples - start)
         drawn = generator.integers(0, len(sums), (rows, len(sums)))
         means[start : start + rows] = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     return means
 
 
 def count_groups(utterances: int, groups: Sequence[Hashable] | None) -> int:
-    """How many groups, or utterances where `groups` cannot tell, `bootstrap` draws from."""
+    """How many groups, or utterances if there is no second group, `bootstrap` resamples."""
     count = 0 if groups is None else len(set(groups))
     return count if count > 1 else utterances
 
 
 def _interval(mean: float, means: np.ndarray, level: float, count: int) -> Interval:
-    """The interval from resampled means of `count` groups, widened as the module's docstring says."""
+    """The interval from resampled means of `count` groups, widened as described in the module docstring."""
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     if count > 1:
         tail = (1 + level) / 2
@@ -145,7 +145,7 @@ def _interval(mean: float, means: np.ndarray, level: float, count: int) -> Inter
 
 
 def describe_resampled(groups: Sequence[Hashable] | None, grouped_by: str = "speaker") -> str:
-    """What `bootstrap` resamples, for the heading of a table; `grouped_by` says what the groups are."""
+    """What `bootstrap` resamples, for a table heading; `grouped_by` says what the groups are."""
     count = 0 if groups is None else len(set(groups))
     if count > 1:
         return f"{count} {grouped_by}s" + (", too few for reliable intervals" if count < FEW_GROUPS else "")

@@ -1,4 +1,4 @@
-"""The contract of a competition, as a function for this project's tests and for those of plug-in packages."""
+"""A check of the contract of `Competition`, for the tests of this project and of plug-in packages."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def check_competition(
 ) -> None:
     """Read everything in a small example of a competition, and raise InputError for the first broken rule.
 
-    `root` is the example's folder and `foreign_folders` are those of other competitions, which must not be recognised.
-    Each split has utterances with distinct ids, features `(T, F)` of the same F and, but for test, labels `(L,)` from 1
-    to C - 1; `group` puts several training utterances into one group, or returns the id itself where ids name no group;
-    and `check_text` accepts what `submission_text` makes of the labels.
+    `root` is the example's folder; `foreign_folders` are folders of other competitions, which must not be recognised.
+    Each split needs utterances with distinct ids, features `(T, F)` of the same F and, except for test, labels `(L,)`
+    from 1 to C - 1; `group` must put several training utterances into one group, or return the id itself if ids name no
+    group; and `check_text` must accept what `submission_text` returns for the labels.
 
     >>> check_competition(Letters, Path("tests/letters"))  # doctest: +SKIP
     """
@@ -69,7 +69,7 @@ def _check_features(split: SplitSource, index: int, where: str) -> int:
 
 
 def _check_labels(competition: Competition, labels: np.ndarray, where: str) -> None:
-    """Raise InputError for labels that are no classes `(L,)`, or of which no text for a submission can be made."""
+    """Raise InputError for labels that are not classes `(L,)`, or whose submission text is rejected."""
     last = competition.alphabet.classes - 1
     if labels.ndim != 1 or labels.dtype != np.int16 or ((labels < 1) | (labels > last)).any():
         found = f"{labels.dtype} {labels.shape}, {str(labels)[:80]}"
@@ -82,7 +82,7 @@ def _check_labels(competition: Competition, labels: np.ndarray, where: str) -> N
 
 
 def _check_groups(competition: Competition, name: str) -> None:
-    """Raise InputError if each training utterance has a group to itself, though its id names one."""
+    """Raise InputError if every training utterance has a group of its own, though ids name groups."""
     ids = competition.train.ids
     groups = [competition.group(utterance) for utterance in ids]
     if len(set(groups)) == len(ids) > 1 and groups != list(ids):

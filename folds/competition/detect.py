@@ -17,7 +17,7 @@ DEMO_FOLDER = Path("demo/competition")
 def data_root(option: Path | None = None) -> Path:
     """The competition's folder: `option`, else the environment variable HW3P2_DATA, else the demo's folder.
 
-    Raises InputError, with what to do about it, when that folder does not exist.
+    Raises InputError if that folder does not exist.
     """
     if option is not None:
         root, source = Path(option), "--data"
@@ -36,11 +36,11 @@ def data_root(option: Path | None = None) -> Path:
 
 
 def open_competition(root: Path, allow_pickle: bool = False) -> Competition:
-    """Detect the format of a folder and describe it; reads names and the sample file, no features.
+    """Detect the format of a folder and open it; reads file names and the sample file, but no features.
 
-    The layout may be in `root` or in a folder inside it, as the semesters' zip files unpack. `allow_pickle` admits the
-    object arrays of Fall 2018 to Fall 2021; unpickling them can run any code. Raises InputError for a missing folder,
-    an unknown layout, and features without transcript or the reverse.
+    The layout may be in `root` or in a folder inside it, depending on how the zip file was unpacked. `allow_pickle`
+    permits the object arrays of Fall 2018 to Fall 2021; unpickling them can run arbitrary code. Raises InputError for a
+    missing folder, an unknown layout, and features without a transcript or the reverse.
 
     >>> open_competition(Path("demo/competition")).format  # doctest: +SKIP
     'F22-S26'
@@ -65,7 +65,7 @@ def open_competition(root: Path, allow_pickle: bool = False) -> Competition:
 
 
 def _recognised(root: Path, allow_pickle: bool) -> list[Competition]:
-    """The competitions that see their layout in `root` itself."""
+    """The competitions that recognise their layout in `root` itself."""
     competitions = []
     for name in COMPETITIONS.names():
         try:

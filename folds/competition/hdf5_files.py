@@ -1,6 +1,6 @@
-"""Careful reading of HDF5 files with one group per trial: torn and foreign files become one clear line.
+"""Defensive reading of HDF5 files with one group per trial: a truncated or foreign file gives a one-line error.
 
-A file is open only while a trial is read, and one trial is in memory. Links to other files are not followed.
+A file is open only while a trial is read, and one trial is in memory at a time. Links to other files are not followed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class TrialFiles:
     """The trials of some HDF5 files, in the order of files, then of keys."""
 
     def __init__(self, paths: Sequence[Path], alphabet: Alphabet, labelled: bool) -> None:
-        """Reads the names of the trials. Raises InputError for a file that is empty, torn, or has no trials."""
+        """Reads the names of the trials. Raises InputError for a file that is empty, truncated, or has no trials."""
         self.paths = tuple(paths)
         self.labelled = labelled
         self._alphabet = alphabet
@@ -32,17 +32,17 @@ class TrialFiles:
         """File and group of each trial."""
 
     def location(self, index: int) -> str:
-        """The trial as error messages name it."""
+        """The name of the trial in error messages."""
         path, trial = self.keys[index]
         return f"{path}, {trial}"
 
     def features(self, index: int) -> np.ndarray:
-        """`input_features` `(T, F)` of a trial, without what follows its `n_time_steps`."""
+        """`input_features` `(T, F)` of a trial, cut to its `n_time_steps`."""
         with self._trial(index) as trial:
             if not self.labelled:
                 self._check_unlabelled(index, trial)
             features = self._array(index, trial, "input_features")
-            # Another number of dimensions is refused, with its shape, by the check of all features.
+            # A wrong number of dimensions is reported, with the shape, by the check that all features go through.
             return features[: self._count(index, trial, "n_time_steps", len(features))] if features.ndim else features
 
     def labels(self, index: int) -> np.ndarray:
@@ -75,7 +75,7 @@ class TrialFiles:
         return (sentence.decode(errors="replace") if isinstance(sentence, bytes) else str(sentence)).strip()
 
     def _check_unlabelled(self, index: int, trial: h5py.Group) -> None:
-        """Raise InputError for a test trial with labels: the file is one of another split."""
+        """Raise InputError for a test trial with labels: the file belongs to another split."""
         for name in ("seq_class_ids", "transcription"):
             if name in trial:
                 raise InputError(
@@ -92,7 +92,7 @@ class TrialFiles:
         return np.asarray(dataset[()])
 
     def _count(self, index: int, trial: h5py.Group, name: str, most: int) -> int:
-        """The attribute `name` of a trial, a number of rows; `most` where there is none."""
+        """The attribute `name` of a trial, a number of rows; `most` if it is absent."""
         value: Any = trial.attrs.get(name, most)
         if not isinstance(value, (int, np.integer)) or not 0 <= value <= most:
             raise InputError(f"{self.location(index)}: {name} is {value}; expected at most {most}, its rows; {_AGAIN}")
@@ -118,7 +118,7 @@ def _trial_names(path: Path) -> list[str]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
-    """The file, to be read; what h5py says of a damaged one, in errors of many kinds, in one line."""
+    """Open a file for reading; the errors of many kinds that h5py raises for a damaged one become one line."""
     try:
         check_regular(path)
         # Without a lock, which read-only and network file systems may refuse.

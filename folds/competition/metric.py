@@ -1,7 +1,7 @@
-"""Metrics: the mean edit (Levenshtein) distance of two label sequences, and error rates in labels and in words.
+"""Metrics: the mean edit (Levenshtein) distance between label sequences, and error rates over labels and words.
 
-A submission of phonemes has one character per phoneme, so the distance of two sequences of classes is that of their
-strings. Distances are computed by python-Levenshtein, as the organisers do.
+A submission of phonemes has one character per phoneme, so the distance between two class sequences equals the distance
+between their strings. Distances are computed with python-Levenshtein, as the organisers do.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Tokens: TypeAlias = Sequence[int] | np.ndarray | str
 def edit_distances(hypotheses: Sequence[Tokens], references: Sequence[Tokens]) -> np.ndarray:
     """Edit distance of each hypothesis to its reference, `(N,)` int64; insertion, deletion, substitution cost 1 each.
 
-    Both sides are sequences of classes, or both are strings. Raises ValueError for unequal numbers of them.
+    Both are sequences of classes, or both are strings. Raises ValueError unless there are equally many of each.
 
     >>> edit_distances([[1, 2, 3], []], [[1, 3], [4]])
     array([1, 1])
@@ -55,7 +55,7 @@ def error_rate(hypotheses: Sequence[Tokens], references: Sequence[Tokens]) -> fl
 
 
 def word_distances(hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
-    """Edit distance in words of each sentence to its reference, `(N,)` int64, compared as `words_of` says.
+    """Edit distance in words of each sentence to its reference, `(N,)` int64, both split by `words_of`.
 
     >>> word_distances(["i see the cat", "no"], ["I see a cat.", "oh no"])
     array([1, 1])
@@ -78,9 +78,9 @@ def word_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> flo
 def words_of(text: str) -> list[str]:
     """The words of a sentence as word error rates compare them: lower-case letters, hyphens and apostrophes.
 
-    It is what the organisers of Brain-to-Text '25 do (`remove_punctuation` in nejm-brain-to-text), but that letters of
-    other scripts are kept: a hyphen at a word's end goes (of a dash between spaces one is left, a word), and what
-    begins with an apostrophe belongs to the word before.
+    This follows the organisers of Brain-to-Text '25 (`remove_punctuation` in nejm-brain-to-text), except that letters
+    of other scripts are kept: a hyphen at the end of a word is dropped (of "--" between spaces, one hyphen remains as a
+    word), and anything that begins with an apostrophe is joined to the word before it.
 
     >>> words_of("Don't you know Ann-Marie? Get 'em!")
     ["don't", 'you', 'know', 'ann-marie', "get'em"]
@@ -103,14 +103,14 @@ def _as_text(tokens: Tokens) -> str:
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of a set of utterances, from label sequences or, with `words`, from sentences; lower is better."""
+    """A metric of a set of utterances, from label sequences or, with `words`, from sentences; lower is better."""
 
     name: str
-    """As tables print it: "phoneme error rate"."""
+    """Its name in tables, such as "phoneme error rate"."""
     of: Callable[[Sequence[Any], Sequence[Any]], float]
-    """The value from hypotheses and references."""
+    """Computes the value from hypotheses and references."""
     words: bool = False
-    """Whether it compares sentences of words."""
+    """Whether it compares sentences, in words."""
     percent: bool = True
     """Whether it is a fraction, printed in %."""
 

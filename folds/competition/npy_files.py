@@ -1,8 +1,8 @@
-"""Careful reading of `.npy` files: truncated, foreign and pickled ones become one clear line.
+"""Defensive reading of `.npy` files: a truncated, foreign or pickled file gives a one-line error.
 
 `numpy.load` would also open zip files and pickles, and reports "cannot reshape" for a truncated file. Object arrays,
-which can run any code when they are loaded, are read by `read_ragged` alone and only with `allow_pickle`. All that
-NumPy returns is checked here, so that callers get arrays of numbers or strings and nothing else.
+which can run arbitrary code when they are loaded, are read only by `read_ragged` and only with `allow_pickle`.
+Everything that NumPy returns is checked here, so that callers get arrays of numbers or strings and nothing else.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from registry.files import check_regular, read_regular
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _KINDS = "biufSU"
-"""Kinds of dtype that are numbers or strings; neither structured types nor times."""
+"""dtype kinds of numbers and strings; structured types and times are not among them."""
 _LAST_CHARACTER = 0x10FFFF
 _MAX_DIMENSIONS = 8
 _MAX_REASON = 160
@@ -58,13 +58,13 @@ def read_array(path: Path) -> np.ndarray:
         )
     array = np.frombuffer(data, dtype, math.prod(shape), start) if needed else np.empty(0, dtype)
     if dtype.kind == "U" and _codes(array).max(initial=0) > _LAST_CHARACTER:
-        # NumPy returns them, and Python then fails in one of several ways.
+        # NumPy accepts such code points; Python later fails on them in one of several ways.
         raise InputError(f"{path}: has numbers that are no characters; copy or download it again")
     return array.reshape(shape, order="F" if fortran else "C")
 
 
 def _codes(strings: np.ndarray) -> np.ndarray:
-    """The code points of an array of strings in one dimension, zeros at the ends included."""
+    """The code points of an array of strings as a flat array, trailing zeros included."""
     return strings.view(np.dtype(np.uint32).newbyteorder(strings.dtype.byteorder))
 
 
@@ -73,16 +73,16 @@ def array_length(path: Path) -> int:
     shape = _read_header(path).shape
     if not shape or not shape[0]:
         raise InputError(f"{path}: found shape {shape}; expected one element per utterance; download it again")
-    # Each takes a byte or more. Nothing later doubts this number, and a loop over 10**12 utterances would not end.
+    # An element takes at least a byte. No later code checks this number, and a loop over 10**12 utterances never ends.
     if shape[0] > path.stat().st_size:
         raise InputError(f"{path}: damaged: too short for shape {shape}; copy or download it again")
     return shape[0]
 
 
 def read_ragged(path: Path, allow_pickle: bool) -> np.ndarray:
-    """A `.npy` file with one element per utterance: an object array, or a plain one where all lengths are equal.
+    """A `.npy` file with one element per utterance: an object array, or a plain one if all lengths are equal.
 
-    Unpickling an object array can run any code that its author put into it, so it is refused unless `allow_pickle`. An
+    Unpickling an object array can run any code that its author put into it, so it is rejected unless `allow_pickle`. An
     element of an object array may be any object: see `as_numbers`.
     """
     header = _read_header(path)
@@ -112,13 +112,13 @@ def read_ragged(path: Path, allow_pickle: bool) -> np.ndarray:
 def as_numbers(element: Any, location: str, expected: str) -> np.ndarray:
     """An element of an object array, which may be any object, as an array of numbers.
 
-    Arrays, and lists of numbers of one length, are numbers; raises InputError that names `location` and what was
-    `expected` for any other object, among them strings that NumPy would convert.
+    It may be an array of numbers, or lists of numbers that form one. Raises InputError, naming `location` and what was
+    `expected`, for any other object, including strings that NumPy would convert.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            # Elements of equal length make an object array of single numbers.
+            # If all elements have equal length, each is an object array of single numbers.
             plain = element.tolist() if isinstance(element, np.ndarray) and element.dtype.hasobject else element
             array = np.asarray(plain)
     except Exception as error:  # noqa: BLE001 - an object from a pickle may do anything when it is converted
@@ -149,7 +149,7 @@ def _header(path: Path, stream: BinaryIO) -> _NpyHeader:
         raise
     except Exception:  # noqa: BLE001 - NumPy evaluates the header as Python text, which fails in many ways
         raise damaged from None
-    # NumPy accepts negative and Boolean dimensions, and more than an array can have.
+    # NumPy accepts negative and Boolean sizes, and more dimensions than an array can have.
     if len(header.shape) > _MAX_DIMENSIONS or any(type(size) is not int or size < 0 for size in header.shape):
         raise damaged
     if max(header.shape, default=0) > np.iinfo(np.int64).max // max(header.dtype.itemsize, 1):
@@ -158,7 +158,7 @@ def _header(path: Path, stream: BinaryIO) -> _NpyHeader:
 
 
 def _brief(error: Exception) -> str:
-    """The error's text, or the start of a long one: it may hold all of a damaged file."""
+    """The error's text, shortened if it is long: it may contain a whole damaged file."""
     text = one_line(error)
     return text if len(text) <= _MAX_REASON else text[:_MAX_REASON] + "…"
 

@@ -63,7 +63,7 @@ def read_sample(path: Path) -> SampleFile:
         raise InputError(f"{path}: not UTF-8 CSV ({error}); expected the sample file; download it again") from None
     except OSError as error:
         raise InputError(describe_os_error(error, path)) from None
-    except (ValueError, csv.Error):  # pandas' own are ValueErrors, too
+    except (ValueError, csv.Error):  # pandas' own errors are ValueErrors, too
         raise expected from None
     if table.shape[1] != 2 or table.isna().any(axis=None):
         raise expected
@@ -74,7 +74,7 @@ def read_sample(path: Path) -> SampleFile:
 
 
 def write_submission(path: Path, header: tuple[str, str], ids: Sequence[str], strings: Sequence[str]) -> None:
-    """Write phoneme strings `(N,)` for the rows `ids` `(N,)` as a submission; the file appears whole or not at all.
+    """Write phoneme strings `(N,)` for the rows `ids` `(N,)` as a submission file, atomically.
 
     UTF-8 without a byte-order mark, lines ending in a bare newline. Raises ValueError unless there is one string per
     id.
@@ -89,9 +89,9 @@ def write_submission(path: Path, header: tuple[str, str], ids: Sequence[str], st
 
 
 def read_submission(path: Path) -> list[tuple[str, str]]:
-    """The rows `(id, string)` of a submission file without its header, where no sample file says what they should be.
+    """The rows `(id, string)` of a submission file without its header, when there is no sample file to compare with.
 
-    Raises InputError, naming file and line, for what every competition refuses: a file that is not UTF-8 CSV of two
+    Raises InputError, naming file and line, for what every competition rejects: a file that is not UTF-8 CSV of two
     columns, a byte-order mark, Windows line endings, no header, no rows, an id that appears twice.
     """
     path = Path(path)
@@ -105,12 +105,11 @@ def check_submission(
     check_text: Callable[[str], object],
     allow_empty: bool = False,
 ) -> list[str]:
-    """The strings of a submission file that Kaggle will accept, in the order of `ids`.
+    """The strings of a submission file, in the order of `ids`, after checks that Kaggle will accept it.
 
-    `check_text` raises InputError for a string that is not accepted, as the `from_string` of an alphabet does.
-    An empty string is refused unless `allow_empty`: it is a model's failure far more often than a silent utterance.
-    Raises InputError as `read_submission` does, and for another header, rows that are missing, too many or in another
-    order, and unknown characters.
+    `check_text` raises InputError for an invalid string, as the `from_string` of an alphabet does. An empty string is
+    rejected unless `allow_empty`: it is far more often a model's failure than a silent utterance. Raises InputError as
+    `read_submission` does, and for a wrong header, missing or extra rows, rows out of order, and unknown characters.
     """
     path = Path(path)
     rows = _rows(path)
@@ -134,7 +133,7 @@ def check_submission(
 
 
 def _rows(path: Path) -> list[list[str]]:
-    """Header and rows of a CSV file with two columns. A CSV library would silently repair what is refused here."""
+    """Header and rows of a CSV file with two columns. A CSV library would silently repair what is rejected here."""
     try:
         data = read_regular(path)
     except OSError as error:
@@ -173,7 +172,7 @@ def _parsed(path: Path, text: str) -> Iterator[list[str]]:
 
 
 def _body(path: Path, rows: list[list[str]]) -> list[list[str]]:
-    """The rows below the header, each id once."""
+    """The rows below the header. Raises InputError if there are none, or if an id appears twice."""
     if rows[0][0].isdigit():
         raise InputError(f"{path}: its first line is a row, {rows[0][0]!r}; expected a header above it; {_REWRITE}")
     if len(rows) < 2:
@@ -187,7 +186,7 @@ def _body(path: Path, rows: list[list[str]]) -> list[list[str]]:
 
 
 def _check_ids(path: Path, found: Sequence[str], expected: Sequence[str]) -> None:
-    """The ids found, each once, must be the ids expected, in their order."""
+    """Raise InputError unless the ids found, each once, are the expected ones in the expected order."""
     found_ids, expected_ids = set(found), set(expected)
     counts = f"expected the {len(expected)} ids of the sample file, found {len(found)} rows"
     if missing := [row for row in expected if row not in found_ids]:
