@@ -1,10 +1,10 @@
 """Augmentation of training batches: a random speed, noise, a random offset and random masks per utterance.
 
-Masks over time and features are SpecAugment's (Park et al. 2019, arXiv 1904.08779). A change of speed interpolates
-between frames, which stands in for resampling the audio (Ko et al. 2015, "Audio augmentation for speech recognition").
+Time and feature masks follow SpecAugment (Park et al. 2019, arXiv 1904.08779). Speed perturbation interpolates between
+frames, as a substitute for resampling the audio (Ko et al. 2015, "Audio augmentation for speech recognition").
 
 Like `collate`, `augment` uses NumPy because it runs on the prefetching thread; PyTorch only draws the random numbers.
-Noise is added where the model computes: for a batch of 512 features the host would take longer than a GPU for its step.
+Noise is added on the model's device: with 512 features, the CPU would need longer for it than a GPU for a whole step.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from registry.bounds import Bounded, number
 
 @dataclass(frozen=True)
 class SpecAugment(Bounded):
-    """Masks over time and over features, noise and changes of speed.
+    """Time masks, feature masks, noise and speed perturbation.
 
     A masked value becomes 0, the mean of normalised features.
     """
@@ -39,9 +39,9 @@ class SpecAugment(Bounded):
     speed: float = number(0.1, at_least=0, below=1, search=(0.0, 0.2))
     """Maximum relative speed change, e.g. 0.1 for 0.9x to 1.1x; 0 disables."""
     noise: float = number(0.0, at_least=0, at_most=100)
-    """Standard deviation of white noise that is added to each value; 0 disables."""
+    """Standard deviation of white noise added to each value; 0 disables."""
     offset: float = number(0.0, at_least=0, at_most=100)
-    """Standard deviation of a constant that is added to each feature of an utterance in all of its frames; 0
+    """Standard deviation of a random constant added to each feature of an utterance, the same in all of its frames; 0
     disables."""
 
 
@@ -53,11 +53,11 @@ def augment(
     views: int = 1,
     keep_unmasked: bool = False,
 ) -> Batch:
-    """Returns a batch of `views * N` utterances: view 0 of all N, then view 1, and so on.
+    """A batch of `views * N` utterances: view 0 of all N, then view 1, and so on.
 
     All views share one speed, so frame j aligns across views; only masks and noise differ. An utterance that would
-    become too short for CTC at `stride` keeps its original speed. With `keep_unmasked`, the batch also has the features
-    at the new speed without masks. Noise is left to `add_noise`. The batch and the generator must be on the CPU.
+    become too short for CTC at `stride` keeps its original speed. With `keep_unmasked`, the batch also has the unmasked
+    features at the new speed. Noise is left to `add_noise`. The batch and the generator must be on the CPU.
     """
     if options.speed:
         batch = _change_speed(batch, options.speed, stride, generator)
@@ -74,7 +74,7 @@ def augment(
 
 
 def add_noise(batch: Batch, options: SpecAugment) -> Batch:
-    """The batch with white noise and offsets on its `noisy` values, drawn on its device from the default generator."""
+    """The batch with noise and offsets added where `noisy` is True, drawn on its device from the default generator."""
     if batch.noisy is None:
         return batch
     utterances, _, size = batch.features.shape
@@ -99,7 +99,7 @@ def _change_speed(batch: Batch, max_change: float, stride: int, generator: torch
 
 
 def _stretch(frames: np.ndarray, length: int) -> np.ndarray:
-    """Frames `(T, F)` float32 interpolated to `(length, F)`; the first and the last stay where they are."""
+    """Frames `(T, F)` float32 interpolated to `(length, F)`; the first and the last frame are kept."""
     last = len(frames) - 1
     # Frame j of the result is at position j (T - 1) / (length - 1) of `frames`.
     position = np.arange(length, dtype=np.float32) * (np.float32(last) / np.float32(max(length - 1, 1)))
@@ -134,5 +134,5 @@ def _mask(
 
 
 def _random_starts(choices: np.ndarray, generator: torch.Generator) -> np.ndarray:
-    """A random integer from 0 to below each of `choices`, int64 of the same shape."""
+    """For each of `choices`, a random integer from 0 to one less; int64 of the same shape."""
     return (torch.rand(choices.shape, generator=generator).numpy() * choices.astype(np.float32)).astype(np.int64)

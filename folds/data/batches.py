@@ -1,6 +1,6 @@
-"""Batches of utterances of similar length, bounded by frames; an epoch's batches follow from seed and epoch alone.
+"""Batches of utterances of similar length, bounded by frames; an epoch's batches depend only on seed and epoch.
 
-Because they depend on nothing else, a resumed run gets the same batches as an uninterrupted one.
+A resumed run therefore gets the same batches as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from folds.data.dataset import Split
 from folds.store.ragged import Ragged
 
-# Batches prepared while one is used. With one, a step on a short batch waits for a long batch after it.
+# Batches prepared in advance. With only one, a step on a short batch would wait for a long batch after it.
 AHEAD = 2
 
 Item = TypeVar("Item")
@@ -26,10 +26,10 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """Label sequences of a batch with weights, any number per utterance, P in all.
+    """Weighted label sequences for a batch, any number per utterance, P in all.
 
     Sequence p belongs to the batch's utterance `rows[p]`; `rows` and `target_lengths`, both `(P,)`, are always on the
-    CPU. `targets` `(sum of L,)`; `weights` `(P,)` float32, those of an utterance sum to 1.
+    CPU. `targets` is `(sum of L,)`; `weights` `(P,)` float32 sum to 1 for each utterance.
     """
 
     rows: Tensor
@@ -39,7 +39,7 @@ class SoftTargets:
 
     def to(self, device: torch.device) -> SoftTargets:
         """The same with targets and weights on `device`."""
-        targets, weights = (it.to(device, non_blocking=True) for it in (self.targets, self.weights))
+        targets, weights = (tensor.to(device, non_blocking=True) for tensor in (self.targets, self.weights))
         return replace(self, targets=targets, weights=weights)
 
     def pinned(self) -> SoftTargets:
@@ -52,10 +52,9 @@ class Batch:
     """One batch of utterances.
 
     `features` float32 `(N, T, F)`, zero past `lengths` `(N,)`; `targets` `(sum of L,)` with `target_lengths` `(N,)`;
-    `indices` are positions in the split. `lengths` and `target_lengths` are always on the CPU. `unmasked`, where it is
-    needed, is the features of one view before masks, `(N / views, T, F)`; `noisy` `(N, T, F)`, where noise is to be
-    added, says to which values; `soft` are a teacher's hypotheses; `groups` are the names of the utterances' speakers
-    or days.
+    `indices` are positions in the split. `lengths` and `target_lengths` are always on the CPU. `unmasked`, if needed,
+    holds the features of one view before masking, `(N / views, T, F)`; `noisy` `(N, T, F)`, if noise is to be added,
+    marks the values that get it; `soft` holds a teacher's hypotheses; `groups` names each utterance's speaker or day.
     """
 
     features: Tensor
@@ -71,16 +70,16 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch with features and targets on `device`.
 
-        Lengths stay on the CPU: they give shapes, and each read of them from a GPU would wait for it.
+        Lengths stay on the CPU: they determine shapes, and every read of them from a GPU would wait for it.
         """
-        features, targets = (it.to(device, non_blocking=True) for it in (self.features, self.targets))
+        features, targets = (tensor.to(device, non_blocking=True) for tensor in (self.features, self.targets))
         unmasked = self.unmasked.to(device, non_blocking=True) if self.unmasked is not None else None
         noisy = self.noisy.to(device, non_blocking=True) if self.noisy is not None else None
         soft = self.soft.to(device) if self.soft is not None else None
         return replace(self, features=features, targets=targets, unmasked=unmasked, noisy=noisy, soft=soft)
 
     def pinned(self) -> Batch:
-        """The same batch in page-locked memory, from which copies to CUDA run beside the computation."""
+        """The same batch in page-locked memory, from which copies to CUDA overlap with computation."""
         return Batch(
             features=self.features.pin_memory(),
             lengths=self.lengths.pin_memory(),
@@ -95,9 +94,9 @@ class Batch:
 
 
 def plan(lengths: np.ndarray, *, frames: int, seed: int | None = None, epoch: int = 0) -> list[np.ndarray]:
-    """Batches of positions in `lengths`, each of at most `frames` frames with padding, or of one utterance.
+    """Batches of positions in `lengths`, each of at most `frames` frames including padding, or of one utterance.
 
-    With a seed, lengths are jittered by up to 5 % before sorting, so that batches hold other utterances from epoch to
+    With a seed, lengths are jittered by up to 5 % before sorting, so that batches are composed differently in each
     epoch, and batches are shuffled; without one, they go from the longest utterances to the shortest.
 
     >>> [batch.tolist() for batch in plan(np.array([5, 9, 4]), frames=10)]
@@ -150,9 +149,9 @@ def collate(split: Split, indices: Sequence[int] | np.ndarray) -> Batch:
 
 
 def repeated(batch: Batch, times: int) -> Batch:
-    """A copy of the batch `times` times as one batch: all of its utterances, then all of them again; on the CPU.
+    """The batch repeated `times` times as one batch: all of its utterances, then all of them again; on the CPU.
 
-    NumPy for the reason that `collate` gives.
+    This uses NumPy for the reason given in `collate`.
     """
     return Batch(
         features=_tiled(batch.features, times),
@@ -170,7 +169,7 @@ def _tiled(tensor: Tensor, times: int) -> Tensor:
 
 
 def prefetched(prepare: Callable[[Item], Batch], items: Iterable[Item]) -> Iterator[Batch]:
-    """`prepare` of each item in order, on one other thread that is up to `AHEAD` batches ahead."""
+    """`prepare(item)` for each item in order, computed by a background thread up to `AHEAD` batches ahead."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         ahead: deque[Future[Batch]] = deque()
         for item in items:

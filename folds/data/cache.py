@@ -1,9 +1,9 @@
 """The cache: a competition's data packed once into one memory-mapped file, so that an epoch reads no small files.
 
-Packing reads each file once, checks it, normalises it and appends it; any fault is an InputError and leaves no cache.
-The cache is keyed by the names, sizes and modification times of the files it was made from, and by the source of the
-competition's class; it appears whole or not at all, and is made again if it is damaged. Loading maps the features:
-pages are read from the disk when a batch needs them, and processes on one machine share them.
+Packing reads each file once, checks it, normalises it and appends it; any fault raises InputError and leaves no cache.
+The cache is keyed by the names, sizes and modification times of the files it was made from, and by the source code of
+the competition's class; it is written atomically, and rebuilt if it is damaged. Loading memory-maps the features: pages
+are read from disk when a batch needs them, and processes on one machine share them.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from registry.files import atomic_write, check_folder, exists
 SCHEMA_VERSION = 3
 CACHE_VARIABLE = "HW3P2_CACHE"
 _PATIENCE_S = 2.0
-"""How long to wait for another process without saying so."""
+"""How long to wait for another process before printing a message."""
 _BAD_FOLDER = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ELOOP),
     *(errno.ENAMETOOLONG, errno.EINVAL),
 )
-"""Errors of a cache folder that was badly chosen; a full disk is another matter."""
+"""Errors caused by a badly chosen cache folder; a full disk is not one of them."""
 
 
 class _PackedBefore(Exception):
@@ -50,11 +50,11 @@ class _PackedBefore(Exception):
 def load_dataset(
     root: Path, cache: Path | None = None, allow_pickle: bool = False, progress: bool = True, smooth: float = 0.0
 ) -> Dataset:
-    """The data of the competition's folder `root`, from the cache, which is made first if there is none.
+    """The data of the competition's folder `root`, from the cache, which is built first if there is none.
 
     The cache is in `cache`, else in $HW3P2_CACHE, else in `hw3p2` in the user's cache folder. Raises InputError naming
     the first faulty file and the number of others; see `open_competition` for `allow_pickle`. With `smooth`, features
-    are smoothed over time before they are normalised, by a Gaussian with that standard deviation in frames.
+    are smoothed over time before normalisation, with a Gaussian of that standard deviation in frames.
 
     >>> dataset = load_dataset(Path("demo/competition"))        # doctest: +SKIP
     >>> dataset.train.features(0).shape                         # doctest: +SKIP
@@ -82,7 +82,7 @@ def cache_folder(option: Path | None = None) -> Path:
 
 
 def _key(competition: Competition, smooth: float) -> str:
-    """Hash of what the cache depends on. Contents are not read: a changed file has another size or time."""
+    """Hash of what the cache depends on. Contents are not read: a changed file has a different size or time."""
     reader = _source_hash(type(competition))
     facts = [SCHEMA_VERSION, competition.format, reader, competition.alphabet.hash, *([smooth] if smooth else [])]
     digest = hashlib.sha256(json.dumps(facts).encode())
@@ -95,10 +95,10 @@ def _key(competition: Competition, smooth: float) -> str:
 
 
 def _source_hash(kind: type[Competition]) -> str:
-    """Hash of the file of a competition's class, so that a corrected reader makes the cache again; "" without one."""
+    """Hash of the source file of a competition's class, so that a corrected reader rebuilds the cache; "" if none."""
     try:
         file = inspect.getsourcefile(kind)
-    except (TypeError, OSError):  # made in a notebook or at a prompt
+    except (TypeError, OSError):  # defined in a notebook or at a prompt
         return ""
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and exists(Path(file)) else ""
 
@@ -131,7 +131,7 @@ def _make(path: Path, competition: Competition, progress: bool, smooth: float) -
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Let one process pack at a time: five folds started at once should not each read 60,000 files."""
-    # A file that stands for a lock would stay behind a killed process, and others would wait for it for ever.
+    # A soft lock, which is just a file, would outlive a killed process, and others would wait for it forever.
     lock = FileLock(f"{path}.lock", fallback_to_soft=False)
     try:
         try:
@@ -140,8 +140,8 @@ def _locked(path: Path) -> Iterator[None]:
             print(f"waiting for the process that is packing the features into {path}", file=sys.stderr, flush=True)
             lock.acquire()
     except (OSError, NotImplementedError):
-        # Some network file systems have no locks, or each machine its own. Packing twice is only slow: a whole file is
-        # moved into place, by the first that has one.
+        # Some network file systems have no locks, or separate ones on each machine. Packing twice is only slow: the
+        # first process to finish moves its complete file into place.
         yield
         return
     try:
@@ -151,7 +151,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _pack(path: Path, competition: Competition, progress: bool, smooth: float) -> None:
-    """Check all of a competition and write its cache; the first fault is raised when all have been counted."""
+    """Check a whole competition and write its cache; the first fault is raised once all have been counted."""
     faults, dimensions = Faults(), FeatureDimensions()
     small: dict[str, np.ndarray] = {}
     total = sum(len(split.ids) for split in competition.splits)
@@ -168,7 +168,7 @@ def _pack(path: Path, competition: Competition, progress: bool, smooth: float) -
         faults.raise_any()
         writer.finish(small)
         if open_packed(path) is not None:
-            # By another machine, which reads it by now: a network drive forgets a file that is replaced.
+            # Another machine has written it and may be reading it: replacing it would break that on a network drive.
             raise _PackedBefore
 
 
@@ -181,7 +181,7 @@ def _pack_split(
     smooth: float,
 ) -> dict[str, np.ndarray]:
     """Stream a split's features to the cache as long as there are no faults; returns its small tensors by name."""
-    from models.features import moments, smoothed, standardize  # loads PyTorch, in seconds that an existing cache saves
+    from models.features import moments, smoothed, standardize  # imports PyTorch: takes seconds that a cache saves
 
     lengths, tokens, texts, statistics, digest = [], [], [], [], hashlib.sha256()
     for index in range(len(split.ids)):

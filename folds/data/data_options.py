@@ -20,7 +20,7 @@ class FolderOptions(Bounded):
     """The competition's folder; by default the environment variable HW3P2_DATA, else demo/competition."""
     allow_pickle: bool = False
     """Unpickle the object arrays of the older formats (Fall 2018 to Fall 2021). Only for files you trust: a pickle can
-    run any code."""
+    run arbitrary code."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,9 @@ class DataOptions(FolderOptions):
     """The competition's data."""
 
     smooth: float = number(0.0, at_least=0, at_most=1000)
-    """Smooth the features over time when they are packed: standard deviation of the Gaussian in frames, 2 for the
-    baseline of Brain-to-Text. Data smoothed otherwise count as other data, so pass the same to every command."""
+    """Smooth the features over time when they are packed: standard deviation of the Gaussian in frames; the
+    Brain-to-Text baseline uses 2. Differently smoothed data count as different data, so pass the same value to every
+    command."""
 
     def open_dataset(self) -> Dataset:
         """The data, checked and packed. Raises InputError for a missing folder or faulty files."""

@@ -1,4 +1,4 @@
-"""A competition's data, packed and checked, as `load_dataset` returns it; and the frames that CTC needs for it."""
+"""A competition's data, packed and checked, as `load_dataset` returns it; and how many output frames CTC needs."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class Split:
 
     name: str
     ids: tuple[str, ...]
-    """Utterance ids without `.npy`; those of test in the order of the submission's rows."""
+    """Utterance ids without `.npy`; for test, in the order of the submission's rows."""
     frames: Ragged
     """Features, values `(sum of T, F)` float32, normalised per utterance; read-only and mapped from the disk."""
     tokens: Ragged | None = None
     """Labels, values `(sum of L,)` int16 classes, never 0 (the blank); None for a split without transcripts."""
     groups: tuple[str, ...] = ()
-    """The speaker or day of each utterance, by which folds are made; by default the speaker of a LibriSpeech id.
+    """The speaker or day of each utterance, from which folds are made; by default the speaker of a LibriSpeech id.
 
-    Where the data name none, each utterance counts as its own.
+    If the data name none, each utterance is its own group.
     """
     grouped_by: str = "speaker"
-    """What a group is."""
+    """What a group is, such as "speaker" or "day"."""
     texts: tuple[str, ...] | None = None
-    """Each utterance as a sentence of words; None where the data have none."""
+    """Each utterance as a sentence of words; None if the data have no sentences."""
     moments: tuple[np.ndarray, np.ndarray] | None = None
-    """Mean and standard deviation of each utterance's features before normalisation, `(N, F)` float32; None if they
-    are not known."""
+    """Mean and standard deviation of each utterance's features before normalisation, `(N, F)` float32; None if
+    unknown."""
 
     def __post_init__(self) -> None:
         if not self.groups:
@@ -78,7 +78,7 @@ class Split:
 
     @property
     def named_groups(self) -> tuple[str, ...] | None:
-        """The group of each utterance; None where the data name none."""
+        """The group of each utterance; None if the data name none."""
         return self.groups if self.names_groups else None
 
 
@@ -102,7 +102,7 @@ class _JoinedFrames(Ragged):
 def joined(first: Split, second: Split) -> Split:
     """The utterances of `first`, then those of `second`, as one split. Both need transcripts.
 
-    Read its features by `features(index)`: `frames.values` has only those of `first`.
+    Read its features with `features(index)`: `frames.values` has only those of `first`.
     """
     if first.tokens is None or second.tokens is None:
         raise ValueError(f"{first.name} and {second.name} must both have transcripts")
@@ -143,7 +143,7 @@ class Dataset:
     path: Path
     """The cache file."""
     features_hash: str = ""
-    """16 hexadecimal digits of all features as they were read, which `hash` leaves out; "" if that is not known."""
+    """16 hexadecimal digits of all features as they were read, which `hash` leaves out; "" if unknown."""
 
     @property
     def in_words(self) -> bool:
@@ -151,11 +151,11 @@ class Dataset:
         return self.competition.metrics[0].words
 
     def split(self, name: str) -> Split:
-        """What predictions of this name are of: "oof" of utterances of train, "dev" and "test" of those."""
+        """The split that predictions of this name are for: train for "oof", dev for "dev", test for "test"."""
         return {"oof": self.train, "dev": self.dev, "test": self.test}[name]
 
     def dev_metrics(self, hypotheses: Sequence[Sequence[int]]) -> list[str]:
-        """The competition's own metrics of class sequences for dev, a line each; mean distances are in every table."""
+        """The competition's own metrics of class sequences on dev, one line each; mean distances are in every table."""
         if self.dev.tokens is None:
             return []
         references = [self.dev.labels(index) for index in range(len(self.dev))]

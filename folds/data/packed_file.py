@@ -1,4 +1,4 @@
-"""The cache's file format: a safetensors file that is written in one pass, mapped when read, and detects damage.
+"""The cache's file format: a safetensors file, written in one pass, memory-mapped for reading, checked for damage.
 
 The safetensors library needs all tensors in memory before it writes; 4 GB of features are better streamed. The format
 allows that: the header comes first but is known last, so a fixed number of bytes is reserved and padded with spaces.
@@ -40,7 +40,7 @@ class _Metadata(msgspec.Struct):
 
 
 class _ArrayEntry(msgspec.Struct):
-    """A tensor of the header."""
+    """The header's entry for a tensor."""
 
     dtype: Literal["F32", "I64", "I16", "U32", "U8"]
     shape: tuple[int, ...]
@@ -69,7 +69,7 @@ class PackWriter:
             self._emit(_CHUNK)
 
     def name(self, name: str, shape: tuple[int, ...], dtype: str = "<f4") -> None:
-        """Name and shape of the tensor that was streamed since the last call."""
+        """Set the name and shape of the tensor that was streamed since the last call."""
         self._enter(name, dtype, shape)
 
     def finish(self, small: Mapping[str, np.ndarray]) -> None:
@@ -123,7 +123,7 @@ def open_packed(path: Path) -> dict[str, np.ndarray] | None:
         tensors = {name: _tensor(data, entry, streamed) for name, entry in header.items()}
         return tensors if _intact(data[:streamed], tensors.pop(_CHECKSUMS)) else None
     except (OSError, InputError, ValueError, KeyError, OverflowError, RecursionError, struct.error):
-        # Not a packed file, whatever it is: the caller makes it again.
+        # Not a packed file, whatever it is: the caller writes it again.
         return None
 
 
@@ -133,7 +133,7 @@ def _in_memory(entry: dict, streamed: int) -> bool:
 
 def _tensor(data: np.ndarray, entry: dict, streamed: int) -> np.ndarray:
     raw = data[slice(*entry["data_offsets"])]
-    # A copy of a small tensor is aligned; in the file, an odd number of int16 may precede it.
+    # The copy of a small tensor is aligned; in the file, an odd number of int16 values may precede it.
     raw = np.array(raw) if _in_memory(entry, streamed) else raw
     numpy_dtype = {name: dtype for dtype, name in _DTYPES.items()}[entry["dtype"]]
     return raw.view(numpy_dtype).reshape(entry["shape"])

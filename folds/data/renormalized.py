@@ -1,7 +1,7 @@
-"""Splits whose features are normalised in another way than in the cache, or delayed, as they are read.
+"""Splits whose features are normalised differently from the cache, or delayed, as they are read.
 
-The cache holds features normalised per utterance, and each utterance's mean and standard deviation before that. What
-another normalisation gives is a factor and a summand per utterance and feature.
+The cache holds features normalised per utterance, and each utterance's mean and standard deviation before that. Any
+other normalisation is therefore a scale and a shift per utterance and feature.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class _RescaledFrames(Ragged):
 
 
 def renormalized(split: Split, normalization: str) -> Split:
-    """`split` normalised by "utterance", as the cache is, by "group", or by "none", the features as the data have them.
+    """`split` normalised per "utterance" (as in the cache), per "group", or with "none": the features as in the data.
 
-    A group's statistics are those of its frames in this split. They need no labels, so a group that was not trained on
-    has its own. Read the features by `features(index)`.
+    A group's statistics are those of its frames in this split. They need no labels, so a group not seen in training
+    has its own. Read the features with `features(index)`.
     """
     if normalization == "utterance":
         return split
@@ -42,8 +42,8 @@ def renormalized(split: Split, normalization: str) -> Split:
     if normalization == "group":
         group_means, group_deviations = group_moments(split.lengths, means, deviations, split.groups)
         scale, shift = scale / (group_deviations + EPSILON), (means - group_means) / (group_deviations + EPSILON)
-    parts = scale.astype(np.float32), shift.astype(np.float32)
-    return dataclasses.replace(split, frames=_RescaledFrames(split.frames.values, split.frames.offsets, *parts))
+    rescaling = scale.astype(np.float32), shift.astype(np.float32)
+    return dataclasses.replace(split, frames=_RescaledFrames(split.frames.values, split.frames.offsets, *rescaling))
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +62,9 @@ class _DelayedFrames(Ragged):
 
 
 def as_read(split: Split, transform: FeatureTransform) -> Split:
-    """`split` as a network reads it: `renormalized` and delayed; smoothing is done when the cache is made.
+    """`split` as a network reads it: `renormalized` and delayed; smoothing is done when the cache is built.
 
-    Read the features by `features(index)`.
+    Read the features with `features(index)`.
     """
     split = renormalized(split, transform.normalization)
     if not transform.delay:

@@ -1,6 +1,6 @@
-"""Folds without a common speaker, balanced in frames, the same for every model and on every machine.
+"""Speaker-disjoint folds, balanced in frames, the same for every model and on every machine.
 
-A speaker in two folds would leak: held-out distances would flatter the model. The assignment uses no random numbers
+A speaker in two folds would be a leak: held-out distances would be optimistic. The assignment uses no random numbers
 and no library, so that fold models trained on different machines hold out the same utterances.
 """
 
@@ -18,14 +18,14 @@ from folds.data.dataset import Split
 from registry.errors import InputError
 
 FOLD_ASSIGNMENT = 2
-"""Version of the assignment, recorded with every run: a blend must not mix fold models of different ones.
+"""Version of the assignment, recorded with every run: a blend must not mix fold models with different versions.
 
 1 was scikit-learn's GroupKFold over samples of 100 frames, whose sort was unstable until scikit-learn 1.9: speakers of
 equal size changed folds with the library's version. 2 is `assign_speakers`, 3 is `utterance_folds`.
 """
 FoldBy = Literal["group", "utterance"]
 ASSIGNMENTS: dict[FoldBy, int] = {"group": FOLD_ASSIGNMENT, "utterance": 3}
-"""The version that a run records, by what its folds keep together."""
+"""The version that a run records, by the unit that its folds keep together."""
 
 
 def assign_folds(split: Split, folds: int, by: FoldBy = "group") -> np.ndarray:
@@ -52,9 +52,9 @@ def speaker_folds(split: Split, folds: int) -> np.ndarray:
 
 
 def utterance_folds(split: Split, folds: int) -> np.ndarray:
-    """The fold of each utterance, `(N,)` int64: of each speaker or day as many utterances as possible in every fold.
+    """The fold of each utterance, `(N,)` int64: every speaker or day is spread evenly over the folds.
 
-    Each group's utterances go to the folds in turn, the first group's to fold 0, the next one's to fold 1, and so on.
+    Each group's utterances go to the folds in turn, starting at fold 0 for the first group, fold 1 for the next, etc.
     With one fold nothing is held out, as in `speaker_folds`. Raises InputError for fewer utterances than folds.
     """
     if folds == 1:
@@ -72,7 +72,7 @@ def utterance_folds(split: Split, folds: int) -> np.ndarray:
 def speaker_subset(split: Split, indices: np.ndarray, fraction: float) -> np.ndarray:
     """Those of `indices` into `split` that belong to this fraction of their speakers, rounded up.
 
-    Speakers are taken in the order of a hash of their names, so that smaller fractions are contained in larger ones.
+    Speakers are taken in the order of a hash of their names, so that smaller subsets are contained in larger ones.
     """
     speaker_of = split.groups
     names = {speaker_of[index] for index in indices.tolist()}
@@ -82,11 +82,11 @@ def speaker_subset(split: Split, indices: np.ndarray, fraction: float) -> np.nda
 
 
 def assign_speakers(frames: Mapping[str, int], folds: int) -> dict[str, int]:
-    """The fold of each speaker: from the most frames to the fewest, each to the fold with the fewest frames so far.
+    """The fold of each speaker: from most to fewest frames, each goes to the fold with the fewest frames so far.
 
-    Speakers with equally many frames go by name, and of equally filled folds the first is chosen. This is the greedy
-    rule of Graham, "Bounds on Multiprocessing Timing Anomalies", SIAM J. Appl. Math. 17 (1969), longest first: no two
-    folds differ by more than the largest speaker, and the largest fold is at most 4/3 of the best possible.
+    Ties between speakers are broken by name, ties between folds in favour of the first. This is the greedy rule of
+    Graham, "Bounds on Multiprocessing Timing Anomalies", SIAM J. Appl. Math. 17 (1969), longest first: no two folds
+    differ by more than the largest speaker, and the largest fold is at most 4/3 of the best possible.
 
     >>> assign_speakers({"a": 7, "b": 7, "c": 6, "d": 6, "e": 5, "f": 5, "g": 4, "h": 4, "i": 4}, 4)
     {'a': 0, 'b': 1, 'c': 2, 'd': 3, 'e': 2, 'f': 3, 'g': 0, 'h': 1, 'i': 0}

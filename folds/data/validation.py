@@ -9,8 +9,8 @@ import numpy as np
 from registry.errors import InputError, and_more
 
 MAX_FEATURE = 1e9
-"""Largest absolute value of a feature. Squares of more than 1e154 overflow in the normalisation; cepstra are at most
-some thousands, so larger numbers are a damaged file, or one in another byte order."""
+"""Largest accepted absolute value of a feature. Values above 1e154 overflow when normalisation squares them; cepstra
+are at most a few thousand, so larger numbers mean a damaged file or the wrong byte order."""
 
 
 class Faults:
@@ -34,7 +34,7 @@ class Faults:
 
 
 def checked_features(features: np.ndarray, location: str) -> np.ndarray:
-    """The same features, if they are finite floats `(T, F)`, at least one of them; else raises InputError."""
+    """The same features, if they are finite floats `(T, F)` with T and F at least 1; else raises InputError."""
     remedy = "write the file again or remove the utterance"
     if features.ndim != 2 or features.dtype.kind != "f":
         raise InputError(
