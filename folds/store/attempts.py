@@ -1,4 +1,4 @@
-"""attempts.jsonl of a run: what `folds.launch` did for it, so that any machine that sees the folder can tell."""
+"""attempts.jsonl of a run: what `folds.launch` did for it, for any machine that sees the folder."""
 
 from __future__ import annotations
 

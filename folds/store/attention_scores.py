@@ -1,4 +1,4 @@
-"""A cache of attention scores: what the attention decoder of one fold model gave hypotheses of one split before."""
+"""A cache of attention scores: those of one fold model's attention decoder for hypotheses of one split."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from registry.tensor_files import open_tensors, write_serialized
 
 
 def read_attention_scores(path: Path, weights: str) -> dict[str, dict[bytes, float]]:
-    """Log P(hypothesis | utterance) by utterance id and hypothesis, of the model with these `weights` (a hash).
+    """Log P(hypothesis | utterance) by utterance id and hypothesis, from the model whose weights have this hash.
 
-    A hypothesis is its class numbers as bytes. Empty if the file is missing, damaged, or of other weights.
+    Hypotheses are class numbers as bytes. Empty if the file is missing, damaged, or belongs to other weights.
     """
     try:
         with open_tensors(path, "numpy") as file:

@@ -53,15 +53,14 @@ def load(
 ) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """Restore model and optimizer from the newest intact checkpoint: (header, more), or None if there is none.
 
-    A damaged checkpoint, one with other tensors than those of `model` and `optimizer`, or one whose header and `more`
-    are an InputError of `check`, is reported on stderr and renamed, and the one before it is used. One that cannot be
-    read for another reason (no permission, a network drive that is unavailable) is an OSError: that must not cost any
-    steps.
+    A checkpoint that is damaged, has other tensors than `model` and `optimizer`, or for which `check(header, more)`
+    raises InputError, is reported on stderr and renamed, and the one before it is used. One that cannot be read for
+    another reason (no permission, an unavailable network drive) raises OSError: that must not cost any steps.
     """
     for path in reversed(run.checkpoints):
         try:
             header, tensors = _read(path)
-            # All is checked before anything is loaded: training must not start from half a checkpoint.
+            # Everything is checked before anything is loaded: training must not start from half a checkpoint.
             more = _with_prefix(tensors, "more.")
             check(header, more)
             check_shapes(_with_prefix(tensors, "model."), model.state_dict())
@@ -102,7 +101,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _slots(tensors: Mapping[str, Tensor], optimizer: Optimizer) -> dict[int, dict[str, Tensor]]:
-    """The optimizer's tensors by parameter and name. Raises InputError for those of another optimizer."""
+    """The optimizer's state by parameter index and name. Raises InputError if it is another optimizer's."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     slots: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
@@ -126,9 +125,9 @@ def save_weights(path: Path, model: nn.Module) -> None:
 
 
 def mean_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
-    """The mean of the weights in several checkpoints, computed in double; integer tensors are the last one's.
+    """The mean of the weights in several checkpoints, in double precision; integer tensors are taken from the last one.
 
-    Of a run that predicts with an average of its weights (`--average`), it is the mean of those averages. Raises
+    For a run that predicts with an average of its weights (`--average`), it is the mean of those averages. Raises
     InputError for a checkpoint that cannot be read.
     """
     weights = []

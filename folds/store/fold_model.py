@@ -1,7 +1,7 @@
-"""Fold models found in the runs folder: the description of each, and its predictions.
+"""Fold models found in the runs folder: their descriptions and predictions.
 
-A fold model is one trained (model, fold, seed). The fold models of one (model, seed), or of one `--name` and seed, are
-together a member of a blend.
+A fold model is one trained (model, fold, seed). The fold models of one (model, seed), or of one `--name` and seed,
+together form a member of a blend.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from registry.json_files import convert, read_json
 AGAIN = "delete this run's folder and train it again"
 
 TRANSDUCTIVE = "transductive"
-"""The tag of a model that was trained on features of test."""
+"""The tag of a model that was trained on features of the test set."""
 TRAINING_TAGS = ("external-data", "pretrained", TRANSDUCTIVE)
-"""Tags that say what a model has learnt from, not how it is built: what is trained from it has them too."""
+"""Tags that say what a model has learnt from, not how it is built: models trained from it inherit them."""
 
 
 def training_tags(tags: Iterable[str]) -> list[str]:
-    """Those of `tags` that a model has from what it has learnt from."""
+    """Those of `tags` that say what a model has learnt from."""
     return sorted(set(tags) & set(TRAINING_TAGS))
 
 
 def check_tags(option: str, tags: Iterable[str], others: Iterable[str] = ()) -> None:
-    """Raise InputError, which begins with `option`, for a tag that no model can have: it would forbid none.
+    """Raise InputError, beginning with `option`, for a tag that no model can have: forbidding it has no effect.
 
-    `others` are tags that exist besides those of registered models and of what a model has learnt from.
+    `others` are tags that exist besides `TRAINING_TAGS` and those of registered models.
     """
     known = {*TRAINING_TAGS, *others, *(tag for name in list_models() for tag in describe(name).tags)}
     for tag in tags:
@@ -58,11 +58,11 @@ class FoldModel:
     config: ConfigFile
     """Its config.json, with defaults for what an earlier version did not record."""
     recorded: dict[str, Any]
-    """All of its config.json as it is, for what is made from it or compared with it entry by entry."""
+    """Its whole config.json as it is, for runs derived from it and comparisons entry by entry."""
 
     @property
     def model(self) -> str:
-        """The registered model."""
+        """The registered name of its model."""
         return self.config.model
 
     @property
@@ -87,7 +87,7 @@ class FoldModel:
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """How it is built, and what it has learnt from; see `TRAINING_TAGS`."""
+        """Tags for how it is built and what it has learnt from; see `TRAINING_TAGS`."""
         return self.config.tags
 
     @property
@@ -97,12 +97,12 @@ class FoldModel:
 
     @property
     def folder(self) -> RunFolder:
-        """The names of the files of its run."""
+        """The folder of its run, with the names of its files."""
         return RunFolder(self.path)
 
     @property
     def name(self) -> str:
-        """The name of its member: fold models of one name are folds of one another."""
+        """The name of its member, shared by the member's fold models."""
         return self.folder.member
 
     @property
@@ -122,19 +122,19 @@ class FoldModel:
 
     @property
     def delay(self) -> int:
-        """How many frames later than others it reads its features; see `folds.delay`."""
+        """By how many frames its features are delayed; see `folds.delay`."""
         return self.transform.delay
 
     @functools.cached_property
     def weights_hash(self) -> str | None:
-        """What identifies its network: the hash of its weights, or of those it had before a delay; None without."""
+        """Identifies its network: the hash of its weights, or of the undelayed run's; None without weights."""
         if self.config.delay is not None:
             return self.config.delay.of
         return self.folder.weights_hash if exists(self.folder.weights) else None
 
     @property
     def trained_weights_hash(self) -> str | None:
-        """The hash of the weights that were trained: those before it was adapted to speakers; None without weights."""
+        """The hash of the weights as trained, before any adaptation to speakers; None without weights."""
         if self.config.adaptation is not None:
             return self.config.adaptation.of
         return self.weights_hash
@@ -146,7 +146,7 @@ class FoldModel:
 
     @property
     def transform(self) -> FeatureTransform:
-        """What is done to raw features before its network reads them. Raises InputError for what cannot be."""
+        """Preprocessing of raw features before its network reads them. Raises InputError for invalid settings."""
         options, delay = self.config.options, self.config.delay
         try:
             return FeatureTransform(options.recipe.normalise, options.smooth, 0 if delay is None else delay.frames)
@@ -154,7 +154,7 @@ class FoldModel:
             raise InputError(f"{self.folder.config}: {error}: {AGAIN}") from None
 
     def check_trained(self) -> TrainedConfig:
-        """What continuing the run, or using its network, needs of config.json. Raises InputError if it is not there."""
+        """The entries of config.json that a continued run or its network needs. Raises InputError if any is missing."""
         return convert(self.recorded, TrainedConfig, str(self.folder.config), AGAIN)
 
     def load(self, split: str) -> LogProbs:
@@ -173,12 +173,12 @@ def read_fold_model(folder: RunFolder) -> FoldModel:
 
 
 def fold_model_of(folder: RunFolder, recorded: dict[str, Any]) -> FoldModel:
-    """The fold model whose config.json holds, or will hold, `recorded`. Raises InputError for what it cannot hold."""
+    """The fold model whose config.json holds, or will hold, `recorded`. Raises InputError for invalid entries."""
     return FoldModel(folder.path, convert(recorded, ConfigFile, str(folder.config), AGAIN), recorded)
 
 
 def read_finished(folder: RunFolder, option: str) -> FoldModel:
-    """The fold model of a finished run with weights. Raises InputError, which names `option`, if it is none."""
+    """The fold model of a finished run with weights. Raises InputError, naming `option`, for any other folder."""
     if not (folder.begun and folder.finished and exists(folder.weights)):
         if inside := [path for path in listed(folder.path, "fold*") if RunFolder(path).begun]:
             raise InputError(f"{option}: {folder.path} holds a member's runs: pass the folder of one, {inside[0]}")

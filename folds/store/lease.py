@@ -1,16 +1,16 @@
-"""Leases: one process at a time works in a folder, among all processes on all machines that see it.
+"""Leases: only one process at a time works in a folder, among all processes on all machines that see it.
 
-A process that wants a folder writes a file of its own into it, `lease-<random>.json`, and then looks for those of
-others. If there is none, the folder is its own until it deletes the file; otherwise it deletes its file and is refused.
-Of two that begin at once, at least the later one sees the other's file. Nobody renames or replaces the file of another
-process, and only abandoned ones are deleted, so every order of events is safe, and a process that is killed leaves
-nothing but its own file. That needs no locks, which network file systems often lack: only that a file that was created
-is listed from then on.
+A process that wants a folder writes its own file into it, `lease-<random>.json`, and then looks for those of other
+processes. If there are none, it owns the folder until it deletes its file; otherwise it deletes its file and gives up.
+If two start at once, at least the later one sees the other's file. No process renames or replaces the file of another,
+and only abandoned files are deleted, so every order of events is safe, and a process that is killed leaves nothing but
+its own file. This needs no locks, which network file systems often lack: only that a created file is listed from then
+on.
 
-The holder refreshes the time of its file. A lease is abandoned when its process is known to be dead, which can only be
-known on its own machine, or when the file was not refreshed for `EXPIRY_S`. Times are compared with that of the file
-just written, both by the file server's clock. The holder calls `Lease.check` before it writes: if it was suspended for
-so long that another process took the folder over, it must stop.
+The holder keeps refreshing the modification time of its file. A lease is abandoned if its process is known to be dead,
+which only its own machine can know, or if its file has not been refreshed for `EXPIRY_S`. Times are compared with that
+of the file just written, both by the file server's clock. The holder calls `Lease.check` before it writes: if it was
+suspended for so long that another process took over the folder, it must stop.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from registry.processes import ProcessId, this_process
 
 HEARTBEAT_S = 30.0
 EXPIRY_S = 300.0
-"""Without a heartbeat for this many seconds, the process of another machine counts as dead."""
+"""A process on another machine counts as dead after this many seconds without a heartbeat."""
 _ATTEMPTS = 5
 
 
@@ -47,7 +47,7 @@ class Held(InputError):
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """Which process has a lease, as its file says."""
+    """The process that holds a lease, as recorded in its file."""
 
     host: str
     pid: Count
@@ -83,25 +83,25 @@ class Lease:
         raise InputError(f"{self.folder}: this process's lease {by}: stopped, and nothing more is written")
 
     def release(self) -> None:
-        """Give the folder back. Its lease may be gone already."""
+        """Release the folder. The lease may be gone already."""
         self._ended.set()
         self._heartbeat.join()
         _delete(self.path)
 
     def _refresh(self) -> None:
         while not self._ended.wait(HEARTBEAT_S):
-            # A file that is gone stays gone, and `check` notices; a network drive may be back at the next beat.
+            # A file that is gone stays gone, and `check` notices; a network drive may be back at the next heartbeat.
             with contextlib.suppress(OSError):
                 os.utime(self.path)
 
 
 @contextlib.contextmanager
 def hold(folder: Path, subject: str) -> Iterator[Lease]:
-    """Hold the lease of `folder`, which is created, in the `with` block; delete what killed processes left there.
+    """Create `folder` and hold its lease during the `with` block; delete what killed processes left there.
 
-    `subject` names what is worked on, in messages: "gru fold 0". If the block leaves the folder empty, it is deleted,
-    with the folders above it that were created with it. Raises Held if another process has the lease, and InputError
-    or OSError if none can be written.
+    `subject` is the name of the work in messages, such as "gru fold 0". If the block leaves the folder empty, it is
+    deleted, with the parent folders that were created for it. Raises Held if another process has the lease, and
+    InputError or OSError if none can be written.
     """
     created = [folder, *itertools.takewhile(lambda path: not path.exists(), folder.parents)]
     try:
@@ -119,7 +119,7 @@ def hold(folder: Path, subject: str) -> Iterator[Lease]:
 
 
 def holder_of(folder: Path) -> Holder | None:
-    """Who works in a folder; None if nobody does. Only `hold` is certain: another process may come first."""
+    """The process that works in a folder, or None. Only `hold` is certain: another process may come first."""
     leases = _leases(folder)
     # This machine's clock may be minutes ahead of the file server's, by which leases are dated.
     now = _server_time(folder) if any(lease.depends_on_time for lease in leases) else time.time()
@@ -127,7 +127,7 @@ def holder_of(folder: Path) -> Holder | None:
 
 
 def _server_time(folder: Path) -> float:
-    """The time by the file server's clock; by this machine's where no file can be written."""
+    """The time by the file server's clock, or by this machine's if no file can be written."""
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:
             return os.stat(file.name).st_mtime
@@ -136,14 +136,14 @@ def _server_time(folder: Path) -> float:
 
 
 def delete_dead(folder: Path) -> None:
-    """Delete the leases of dead processes of this machine in a folder in which there is nothing more to do."""
+    """Delete the leases of this machine's dead processes in a folder where no work is left."""
     for lease in _leases(folder):
         if lease.holder.process.known_dead:
             _delete(lease.path)
 
 
 class _LeaseFile:
-    """The lease of any process, as it was when it was read."""
+    """A lease of any process, as it was when it was read."""
 
     def __init__(self, path: Path) -> None:
         """Raises FileNotFoundError if it is gone."""
@@ -154,17 +154,17 @@ class _LeaseFile:
         except InputError:
             if not exists(path):
                 raise FileNotFoundError(path) from None
-            # Damaged: nothing is known but its age.
+            # Damaged: only its age is known.
             self.holder = Holder(f"an unknown host ({path.name})", 0, "", 0, "an unknown time")
 
     @property
     def depends_on_time(self) -> bool:
-        """Whether its process is on another machine, so that only its age tells."""
+        """Whether its process is on another machine, so that it can be judged only by its age."""
         process = self.holder.process
         return not process.known_dead and not process.known_alive
 
     def abandoned(self, now: float) -> bool:
-        """Whether its process is dead, or must be assumed to be at `now` by the file server's clock."""
+        """Whether its process is dead, or must be assumed dead at `now`, a time by the file server's clock."""
         process = self.holder.process
         return process.known_dead or (not process.known_alive and now - self.refreshed > EXPIRY_S)
 
@@ -191,7 +191,7 @@ def _claim(folder: Path, subject: str) -> Lease:
         if not others:
             return Lease(folder, own)
         _delete(own)
-        # Another process may have begun in the same moment, seen this one's file, and given up too.
+        # Another process may have started at the same moment, seen this one's file, and given up too.
         time.sleep(random.uniform(0.1, 0.3) * attempt)
         if others := _others(folder, own, now):
             break
@@ -203,7 +203,7 @@ def _claim(folder: Path, subject: str) -> Lease:
 
 
 def _others(folder: Path, own: Path, now: float) -> list[_LeaseFile]:
-    """The leases of other processes in use; those that were abandoned are deleted."""
+    """The leases that other processes hold; abandoned ones are deleted."""
     others = []
     for lease in _leases(folder):
         if lease.path == own:
@@ -216,7 +216,7 @@ def _others(folder: Path, own: Path, now: float) -> list[_LeaseFile]:
 
 
 def _write_own(folder: Path) -> tuple[Path, float]:
-    """Write a lease of this process: its path, and the time by the file server's clock."""
+    """Write a lease of this process; returns its path, and the time by the file server's clock."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

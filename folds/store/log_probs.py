@@ -21,11 +21,11 @@ from registry.tensor_files import open_tensors, write_serialized
 
 SCHEMA_VERSION = "1"
 MAX_ERROR = 0.02
-"""How far the probabilities of a frame may sum to something else than 1: log-probabilities rounded to float16 differ by
-0.001, those of networks in bfloat16 by 0.007."""
+"""How far the sum of a frame's probabilities may be from 1: log-probabilities rounded to float16 are off by 0.001,
+those of networks in bfloat16 by 0.007."""
 _CHECK_ROWS = 100_000
 
-# Files whose contents were checked in this process: (path, size, time of modification).
+# Files whose contents were checked in this process: (path, size, modification time).
 _intact: set[tuple[str, int, int]] = set()
 
 
@@ -129,7 +129,7 @@ def _checksum(tensors: Mapping[str, np.ndarray], described: _LogProbsHeader) -> 
 
 
 def _find_fault(values: np.ndarray, offsets: np.ndarray, ids: Sequence[str]) -> str:
-    """What is wrong with the first frame that does not hold log-probabilities; empty if all do."""
+    """What is wrong with the first frame that does not hold log-probabilities; "" if all do."""
     for start in range(0, len(values), _CHECK_ROWS):
         with np.errstate(over="ignore", invalid="ignore"):
             sums = np.exp(values[start : start + _CHECK_ROWS], dtype=np.float32).sum(axis=1)
@@ -149,15 +149,15 @@ class _LogProbsHeader(msgspec.Struct):
     blank: Count
     stride: Positive
     checksum: str | None = None
-    """Of the contents; files of versions up to 0.1 have none."""
+    """Checksum of the contents; files written by versions up to 0.1 have none."""
 
 
 def read_log_probs(path: Path) -> LogProbs:
     """Read the predictions of one split.
 
-    When a file is read for the first time in this process, its contents are compared with their checksum; those of a
-    file without one must at least be log-probabilities. Raises InputError for a file that is missing, damaged or
-    inconsistent, OSError for one that cannot be read.
+    The first time a file is read in this process, its contents are compared with their checksum; without one, they
+    must at least be log-probabilities. Raises InputError for a file that is missing, damaged or inconsistent, OSError
+    for one that cannot be read.
     """
     again = "delete it and run folds.train with --resume"
     try:
@@ -173,7 +173,7 @@ def read_log_probs(path: Path) -> LogProbs:
     except FileNotFoundError:
         message = f"{path}: no such file: this run is not finished; continue it with folds.train --resume"
         raise InputError(message) from None
-    except (SafetensorError, UnicodeDecodeError, TypeError) as error:  # TypeError: a type that NumPy does not have
+    except (SafetensorError, UnicodeDecodeError, TypeError) as error:  # TypeError: a dtype that NumPy lacks
         raise InputError(f"{path}: damaged ({one_line(error)}): {again}") from None
     values, offsets = tensors["log_probs"], tensors["offsets"]
     version_read = (str(path), status.st_size, status.st_mtime_ns)
@@ -188,7 +188,7 @@ def read_log_probs(path: Path) -> LogProbs:
 
 
 def _check_shapes(path: Path, tensors: Mapping[str, np.ndarray], described: _LogProbsHeader) -> tuple[str, ...]:
-    """The utterances' ids. Raises InputError if types, shapes, offsets and header do not fit one another."""
+    """The utterances' ids. Raises InputError if types, shapes, offsets and header are inconsistent."""
     values, offsets, text = tensors["log_probs"], tensors["offsets"], tensors["ids"]
     types = (values.dtype, offsets.dtype, text.dtype) == (np.float16, np.int64, np.uint8)
     if not types or (values.ndim, offsets.ndim, text.ndim) != (2, 1, 1):

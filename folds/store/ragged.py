@@ -42,7 +42,7 @@ class Ragged:
 
     @staticmethod
     def concatenate(parts: Sequence[Ragged]) -> Ragged:
-        """All parts of the first, then those of the second, and so on; at least one.
+        """The arrays of the first of `parts`, then those of the second, and so on; `parts` must not be empty.
 
         >>> Ragged.concatenate([Ragged.of([[1], [2, 3]], np.int16), Ragged.of([[4]], np.int16)])[2].tolist()
         [4]
@@ -63,7 +63,7 @@ class Ragged:
         return np.diff(self.offsets)
 
     def rows_of(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which rows of `values` hold the parts at `indices`, in that order, and the offsets of the parts there."""
+        """The rows of `values` with the parts at `indices`, in that order, and the parts' offsets among these rows."""
         chosen = np.asarray(indices, np.int64)
         lengths = self.lengths[chosen]
         offsets = offsets_of(lengths)

@@ -1,8 +1,8 @@
-"""Finished runs in object storage, or on any other file system of fsspec, by URL: `s3://bucket/runs`.
+"""Finished runs in object storage, or on any other fsspec file system, by URL: `s3://bucket/runs`.
 
-A run is uploaded whole: its files first, and last manifest.json, which has the size and the hash of each. A run without
-a manifest does not exist for those who read, and one whose files do not match it is left out; so an upload that is cut
-off at any moment, or repeated, is never read in part. Reading copies runs into a local folder, where they are kept.
+A run is uploaded as a whole: first its files, then manifest.json with the size and the hash of each. Readers ignore a
+run without a manifest, and leave out one whose files do not match it, so an upload that is interrupted at any moment,
+or repeated, is never read in part. Reading copies runs into a local folder, where they are kept.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ MANIFEST = "manifest.json"
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+]+):/+(?P<rest>.+)")
 _RUN = re.compile(r"(?P<name>[A-Za-z0-9_][A-Za-z0-9_.+-]*/fold\d+)/manifest\.json")
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
-"""What must be installed for a URL."""
+"""The package to install for each URL scheme."""
 ANSWER_S = 20.0
-"""Seconds in which a server must answer."""
+"""Seconds within which a server must answer."""
 
 
 class FileFacts(Struct, frozen=True):
-    """A file of a run, in its manifest."""
+    """A manifest's entry for a file."""
 
     size: Count
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -52,9 +52,9 @@ class Manifest(Struct, frozen=True):
 
 
 def store_url(runs: Path) -> str | None:
-    """The URL that was given for a runs folder; None for a folder.
+    """The URL if one was given as the runs folder; None for a folder.
 
-    Options for folders are paths, and of two slashes a path keeps one.
+    Options for folders are paths, and a path keeps only one of two slashes.
 
     >>> store_url(Path("s3://bucket/runs")), store_url(Path("/home/me/runs"))
     ('s3://bucket/runs', None)
@@ -66,7 +66,7 @@ def store_url(runs: Path) -> str | None:
 
 
 def local_copy(runs: Path, cache: Path) -> Path:
-    """A folder with the finished runs of `runs`: itself, or for a URL one under `cache` that is brought up to date."""
+    """A folder with the finished runs of `runs`: itself, or for a URL one under `cache`, which is updated."""
     url = store_url(runs)
     if url is None:
         return runs
@@ -81,7 +81,7 @@ def cache_of(url: str, cache: Path) -> Path:
 
 
 class RemoteStore:
-    """The runs under a URL. Raises InputError, in every method, for what the file system refuses."""
+    """The runs under a URL. Every method raises InputError for errors of the file system."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -95,15 +95,15 @@ class RemoteStore:
             raise InputError(f"{url}: no such file system ({one_line(error)}): expected s3://bucket/folder") from None
 
     def finished(self) -> set[str]:
-        """The names of the runs that are there whole, `gru.seed1/fold0`."""
+        """The names of the runs that are uploaded completely, such as `gru.seed1/fold0`."""
         self._check_answers()
         with self._refusals():
             self._files.invalidate_cache()
-            # `glob` would take a folder that cannot be listed for an empty one.
+            # `glob` would treat a folder that cannot be listed as empty.
             folds = [fold for member in self._folders(self._root) for fold in self._folders(member)]
             files = [file for fold in folds for file in self._listed(fold)]
-        names = (_RUN.fullmatch(str(file["name"]).removeprefix(self._root).lstrip("/")) for file in files)
-        return {name["name"] for name in names if name}
+        matches = (_RUN.fullmatch(str(file["name"]).removeprefix(self._root).lstrip("/")) for file in files)
+        return {match["name"] for match in matches if match}
 
     def _folders(self, folder: str) -> list[str]:
         return [entry["name"] for entry in self._listed(folder) if entry["type"] == "directory"]
@@ -115,7 +115,7 @@ class RemoteStore:
             return []
 
     def upload(self, folder: RunFolder) -> None:
-        """Upload a finished run. Until the end it does not exist there, even if it did before."""
+        """Upload a finished run. Readers do not see it until all of it is there, even if they did before."""
         names = {str(path.relative_to(folder.path)): path for path in folder.results if path.exists()}
         manifest = {"files": {name: {"size": p.stat().st_size, "sha256": _hash(p)} for name, p in names.items()}}
         where = f"{self._root}/{folder.name}"
@@ -129,7 +129,7 @@ class RemoteStore:
             self._files.pipe_file(f"{where}/{MANIFEST}", json.dumps(manifest).encode())
 
     def download_all(self, into: Path) -> None:
-        """Have all runs in `into`, and no others. One that does not match its manifest is named on stderr."""
+        """Make `into` hold all runs, and no others. Runs that do not match their manifest are named on stderr."""
         names = self.finished()
         into.mkdir(parents=True, exist_ok=True)
         for config in into.glob("*/fold*/config.json"):
@@ -142,7 +142,7 @@ class RemoteStore:
                 print(redact(note), file=sys.stderr)
 
     def _download(self, name: str, target: Path) -> bool:
-        """Copy a run to `target` unless it is there; False if it is not whole."""
+        """Copy a run to `target` unless it is already there; returns False if it is incomplete."""
         manifest = self._manifest(name)
         if manifest is None:
             return False
@@ -169,7 +169,7 @@ class RemoteStore:
         return True
 
     def _manifest(self, name: str) -> tuple[bytes, Manifest] | None:
-        """The bytes and the content of a run's manifest; None if it is gone, or is none."""
+        """The bytes and the content of a run's manifest; None if it is missing or invalid."""
         with self._refusals():
             try:
                 content = self._files.cat_file(f"{self._root}/{name}/{MANIFEST}")
@@ -181,14 +181,14 @@ class RemoteStore:
             return None
         run = RunFolder(Path(name))
         expected = {path.relative_to(run.path).as_posix() for path in run.results}
-        # Only names of our own become paths here.
+        # Only the names of a run's files may become paths here.
         return (content, manifest) if set(manifest.files) <= expected else None
 
     def _check_answers(self) -> None:
-        """Raise InputError if the server is silent: clients of object storage would try again for many minutes."""
+        """Raise InputError if the server does not answer: object storage clients would retry for many minutes."""
 
         def ask() -> None:
-            with contextlib.suppress(Exception):  # a refusal is an answer; the next request tells it
+            with contextlib.suppress(Exception):  # an error is an answer, too; the next request reports it
                 self._files.info(self._root)
 
         thread = threading.Thread(target=ask, daemon=True)

@@ -11,7 +11,7 @@
     checkpoint/              training states, the best weights so far, and the weights that predict
     oof, dev, test.safetensors                     log-probabilities; the run is finished once all three exist
     oof, dev, test.attention_scores.safetensors    a cache of attention scores, written by blends
-    lease-*.json             which process trains the run, while it does; see folds.store.lease
+    lease-*.json             the process that is training the run; see folds.store.lease
 """
 
 from __future__ import annotations
@@ -32,34 +32,34 @@ SPLITS = ("oof", "dev", "test")
 
 
 REFIT = ".all"
-"""Ends the name of a member that is trained on all training utterances."""
+"""Name suffix of a member that is trained on all training utterances."""
 SOUP = ".soup"
-"""Ends the name of a member whose weights are the mean of a run's last checkpoints."""
+"""Name suffix of a member whose weights are the mean of a run's last checkpoints."""
 DELAY = ".delay"
-"""Followed by a number of frames, ends the name of a member that reads features that much later; see `folds.delay`."""
+"""Name suffix, followed by the number of frames, of a member that reads delayed features; see `folds.delay`."""
 ADAPTED = ".adapted"
-"""Ends the name of a member that is adapted to the speakers it predicts; see `folds.adapt`."""
-# What may follow the name of the run that was trained.
+"""Name suffix of a member that is adapted to the speakers it predicts; see `folds.adapt`."""
+# Patterns of the suffixes that may follow the name of the trained run.
 _DELAYED = rf"{re.escape(DELAY)}\d+"
 _ADAPTED = re.escape(ADAPTED)
 _SOUP = re.escape(SOUP)
 MAX_NAME = 64
-"""Characters of a name, so that folders and table columns stay readable."""
+"""Maximum length of a name, so that folders and table columns stay readable."""
 
 
 def member_name(name: str, seed: int, folds: int = 2, with_dev: bool = False) -> str:
     """The member's name, its folder under runs/: `gru`, `gru.seed1`; `gru.all` with one fold, nothing held out.
 
-    `name` is the model's or that of `--name`. `gru.all-dev` is trained on dev too.
+    `name` is the model's name, or the one given by `--name`. `gru.all-dev` is trained on dev too.
     """
     trained_on = f"{REFIT}-dev" if with_dev else REFIT if folds == 1 else ""
     return name + (f".seed{seed}" if seed else "") + trained_on
 
 
 def check_name(name: str) -> None:
-    """Raise InputError for a name that is no plain folder name, or ends as the store's own names do.
+    """Raise InputError for a name that is not a plain folder name, or contains a suffix that the store itself adds.
 
-    Glob characters are refused too, since `--members` takes globs over names.
+    Glob characters are rejected too, since `--members` takes globs over names.
     """
     if not re.fullmatch(rf"[A-Za-z0-9_][A-Za-z0-9_.+-]{{0,{MAX_NAME - 1}}}", name):
         raise InputError(f"--name {name!r}: expected 1 to {MAX_NAME} letters, digits or _ . + -, not a dot first")
@@ -69,7 +69,7 @@ def check_name(name: str) -> None:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Every file name of the run in `path`.
+    """The names of all files of the run in `path`.
 
     >>> RunFolder.of(Path("runs"), "gru", fold=1, seed=2).path.as_posix()
     'runs/gru.seed2/fold1'
@@ -117,12 +117,12 @@ class RunFolder:
 
     @property
     def weights(self) -> Path:
-        """The weights that predict, in the format that `models.load` reads."""
+        """The weights used for prediction, in the format that `models.load` reads."""
         return self.path / WEIGHTS_FILE
 
     @property
     def weights_hash(self) -> str:
-        """16 hexadecimal digits of the weights that predict."""
+        """Hash of the weights used for prediction, 16 hexadecimal digits."""
         return hashlib.sha256(read_regular(self.weights)).hexdigest()[:16]
 
     @property
@@ -145,7 +145,7 @@ class RunFolder:
 
     @property
     def results(self) -> tuple[Path, ...]:
-        """What others need of a finished run; not checkpoints, logs and caches."""
+        """The files of a finished run that others need; not checkpoints, logs and caches."""
         predictions = (self.predictions(split) for split in SPLITS)
         return (self.config, self.metrics, self.timing, self.summary, self.weights, *predictions)
 
@@ -165,11 +165,11 @@ class RunFolder:
 
     @property
     def has_results(self) -> bool:
-        """Whether a run that began here came as far as its first checkpoint, or wrote predictions."""
+        """Whether a run that was started here reached its first checkpoint, or wrote predictions."""
         return bool(self.checkpoints) or any(exists(self.predictions(split)) for split in SPLITS)
 
     def discard_beginning(self) -> None:
-        """Delete what a run without results left: another one, with other settings perhaps, begins here."""
+        """Delete what a run without results left, so that another one can start here, perhaps with other settings."""
         files = (self.config, self.metrics, self.timing, self.summary, self.weights, self.best_weights)
         for path in (*files, self.tracker_ids):
             path.unlink(missing_ok=True)
@@ -178,7 +178,7 @@ class RunFolder:
 
     @property
     def member(self) -> str:
-        """The name of the member whose fold model this run trains; all its folds are under one folder of this name."""
+        """The name of the member whose fold model this run trains, and of the folder that holds all its folds."""
         return self.path.parent.name
 
     @property
@@ -193,7 +193,7 @@ class RunFolder:
 
     @property
     def refit_of(self) -> str:
-        """The member that holds out folds with the same model and seed: `gru` of `gru.all` and of `gru.all-dev`."""
+        """The member with the same model and seed that holds out folds: `gru` for `gru.all` and for `gru.all-dev`."""
         stem = re.sub(rf"({_SOUP}|{_ADAPTED}|{_DELAYED})*$", "", self.member)
         return stem.removesuffix(f"{REFIT}-dev").removesuffix(REFIT) + self.member[len(stem) :]
 
@@ -209,20 +209,20 @@ class RunFolder:
 
     @property
     def trained_run(self) -> RunFolder:
-        """The folder of the run whose weights were trained: another one if this one is adapted or delayed."""
+        """The folder of the run whose weights were trained: a different one if this one is adapted or delayed."""
         return self._beside(re.sub(rf"({_ADAPTED}|{_DELAYED})+$", "", self.member))
 
     def delayed(self, frames: int) -> RunFolder:
-        """The folder of this run's network with features that are delayed by `frames`."""
+        """The folder of this run's network with features delayed by `frames`."""
         return self._beside(f"{self.member}{DELAY}{frames}")
 
     @property
     def undelayed(self) -> RunFolder:
-        """The folder of the run whose network this one has: another one if this one's features are delayed."""
+        """The folder of the run whose network this one uses: a different one if this one's features are delayed."""
         return self._beside(re.sub(rf"{_DELAYED}$", "", self.member))
 
     def _beside(self, member: str) -> RunFolder:
-        """The folder of the same fold of another member of the store; itself for its own member."""
+        """The folder of the same fold of another member of the store; this folder for its own member."""
         if member == self.member:  # which is "" where `path` has only one part
             return self
         return RunFolder(self.path.parent.with_name(member) / self.path.name)
@@ -236,7 +236,7 @@ def run_folders(runs: Path) -> Iterator[RunFolder]:
 
 
 def folders_of_runs(runs: Path) -> Iterator[RunFolder]:
-    """The folders under `runs` with the name of a run's, by member and fold, whatever is in them."""
+    """The folders under `runs` that are named like a run's, by member and fold, whatever is in them."""
     paths = [path for member in listed(runs, "*") for path in listed(member, "fold*")]
     # Copies such as "fold0.bak" are not runs.
     paths = [path for path in paths if path.name.removeprefix("fold").isdecimal()]

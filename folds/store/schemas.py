@@ -1,4 +1,4 @@
-"""What the JSON files of a run hold, as schemas; fields with defaults are absent from runs of earlier versions."""
+"""Schemas of the JSON files of a run; fields with defaults are absent from runs of earlier versions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Measure = Annotated[float, Meta(ge=0, le=1e300)]
 
 
 class DataFacts(Struct, frozen=True):
-    """Which data a run was trained on."""
+    """The data that a run was trained on."""
 
     hash: str | None = None
     alphabet: str | None = None
@@ -29,20 +29,20 @@ class SourceFacts(Struct, frozen=True):
 
     weights: str
     earlier: tuple[str, ...] = ()
-    """The weights that these were trained from, and so on: the latest first."""
+    """The weights that these were trained from, and those before them: the latest first."""
     select: str = "last"
     cpu_minutes: Measure = 0.0
 
 
 class DelayFacts(Struct, frozen=True):
-    """How a run's features are delayed, and the hash of the weights of the run whose network it has."""
+    """By how much a run's features are delayed, and the hash of the weights of the run whose network it uses."""
 
     frames: Annotated[int, Meta(ge=1, le=MAX_DELAY)]
     of: str
 
 
 class AdaptationFacts(Struct, frozen=True):
-    """On which hypotheses and how a run was adapted to its speakers, and the hash of the weights before that."""
+    """How and with which hypotheses a run was adapted to its speakers, and the hash of the weights before that."""
 
     of: str
     nbest: str
@@ -51,7 +51,7 @@ class AdaptationFacts(Struct, frozen=True):
 
 
 class TeacherFacts(Struct, frozen=True):
-    """The N-best hypotheses that a run was taught by."""
+    """The teacher's N-best hypotheses that a run was trained with."""
 
     nbest: str
 
@@ -70,14 +70,14 @@ class OptionFacts(Struct, frozen=True):
 
 
 class HardwareFacts(Struct, frozen=True):
-    """What a run was computed on, and how."""
+    """How a run was fitted to its hardware."""
 
     halved: bool = False
-    """Whether it had two batches per step instead of one of the default size, for lack of memory."""
+    """Whether it took two batches of half the default size per step, for lack of memory."""
 
 
 class ConfigFile(Struct, frozen=True):
-    """config.json, as far as it is read entry by entry."""
+    """The entries of config.json that are read individually."""
 
     model: str
     fold: Count
@@ -99,11 +99,11 @@ class ConfigFile(Struct, frozen=True):
     delay: DelayFacts | None = None
     adaptation: AdaptationFacts | None = None
     soup: tuple[str, ...] | None = None
-    """The names of the checkpoints whose mean its weights are; see `folds.soup`."""
+    """The names of the checkpoints whose weights were averaged; see `folds.soup`."""
     options: OptionFacts = OptionFacts()
     data: DataFacts = DataFacts()
     front_end: str | None = None
-    """What made the features from audio, where it is known; see `folds.frontends`."""
+    """The front end that computed the features from audio, if known; see `folds.frontends`."""
     hardware: HardwareFacts = HardwareFacts()
 
     def __post_init__(self) -> None:
@@ -112,26 +112,26 @@ class ConfigFile(Struct, frozen=True):
 
 
 class TrainedData(Struct, frozen=True):
-    """Which data a run was trained on, if that must be known."""
+    """The data that a run was trained on, where they must be known."""
 
     hash: str
     features: str | None = None
 
 
 class TrainedRecipe(Struct, frozen=True):
-    """What must be known of the training recipe."""
+    """The training recipe, where it must be known."""
 
     batch_frames: Positive | None = None
 
 
 class TrainedOptions(Struct, frozen=True):
-    """The options of folds.train, if they must be known."""
+    """The options of folds.train, where they must be known."""
 
     recipe: TrainedRecipe
 
 
 class TrainedConfig(Struct, frozen=True):
-    """What config.json must hold besides, where a run is continued, or its network is used."""
+    """What config.json must also hold to continue a run or to use its network."""
 
     model_config: dict[str, Any]
     options: TrainedOptions

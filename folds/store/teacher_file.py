@@ -1,4 +1,4 @@
-"""A blend's hypotheses with their posteriors, as a file: what a student is taught, or a network adapted to speakers by.
+"""A blend's hypotheses and their posteriors as a file, to train a student or to adapt a network to speakers.
 
 `ensemble.blend --nbest-out` writes it; `folds.train --teacher` and `folds.adapt --hypotheses` read it.
 """
@@ -31,7 +31,7 @@ class TeacherHypotheses:
     ids: tuple[str, ...]
     """The N utterances."""
     offsets: np.ndarray
-    """Utterance u has the hypotheses `offsets[u]:offsets[u + 1]`, `(N + 1,)` int64, at least one."""
+    """`(N + 1,)` int64: utterance u has the hypotheses `offsets[u]:offsets[u + 1]`, at least one."""
     tokens: Ragged
     """The hypotheses, int16 classes."""
     posteriors: np.ndarray
@@ -40,7 +40,7 @@ class TeacherHypotheses:
 
 @dataclass(frozen=True, eq=False)
 class TeacherFile:
-    """A teacher's out-of-fold hypotheses of training utterances, those of dev and test, and what they were made for."""
+    """A teacher's hypotheses of training utterances (out of fold), dev and test, and what they were made for."""
 
     oof: TeacherHypotheses
     dev: TeacherHypotheses
@@ -70,12 +70,12 @@ def write_teacher(path: Path, teacher: TeacherFile) -> None:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a teacher's file. Raises InputError if there is none."""
+    """SHA-256 of a teacher file. Raises InputError if there is none."""
     return hashlib.sha256(_read(path)).hexdigest()
 
 
 def read_teacher(path: Path) -> TeacherFile:
-    """Read a teacher's file. Raises InputError for one that is missing, damaged or inconsistent."""
+    """Read a teacher file. Raises InputError for one that is missing, damaged or inconsistent."""
     try:
         tensors = from_bytes(_read(path))
         if tensors["schema"].tolist() != [SCHEMA_VERSION]:
@@ -112,7 +112,7 @@ def _hypotheses(tensors: dict[str, np.ndarray], split: str) -> TeacherHypotheses
 
 
 def _check_types(tensors: dict[str, np.ndarray], split: str) -> None:
-    """Raise ValueError for an array that is not of the type that `write_teacher` gives it."""
+    """Raise ValueError for an array whose type is not the one that `write_teacher` writes."""
     types = {"offsets": np.int64, "tokens": np.int16, "token_offsets": np.int64, "posteriors": np.float32}
     for name, expected in types.items():
         array = tensors[f"{split}.{name}"]
