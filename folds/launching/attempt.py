@@ -1,4 +1,4 @@
-"""One attempt at a task: a process that does it, and how it ended."""
+"""One attempt at a task: the process that does it, and how it ended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from registry.errors import INTERNAL_ERROR
 from registry.redaction import redact
 
 LAST_BYTES = 20_000
-"""How much of a log's end is searched for the reason of a failure."""
+"""Bytes at the end of a log that are searched for the reason for a failure."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -32,7 +32,7 @@ class Outcome:
 
 
 class RunningAttempt:
-    """A process, whose output is appended to the log in the task's folder."""
+    """A process whose output is appended to the log in the task's folder."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class RunningAttempt:
         job: str = "",
         wait_s: float = 0.0,
     ) -> None:
-        """Start it. `threads` are those of its share of the machine; `job` is the scheduler's name for it."""
+        """Start it. `threads` is its share of the machine's CPU threads; `job` is the scheduler's name for it."""
         self.task, self.executor, self.job = task, executor, job
         self._sent: set[int] = set()
         record_attempt(task.folder.attempts, "started", executor, job)
@@ -56,10 +56,10 @@ class RunningAttempt:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},
-                # A worker of Ray runs in another folder. Another machine may not have the launcher's, nor need it.
+                # A Ray worker runs in another folder. Another machine may not have the launcher's folder, nor need it.
                 cwd=task.working_folder if os.path.isdir(task.working_folder) else None,
-                # A terminal sends Ctrl-C to the launcher's group; the second of two signals would end it without a
-                # checkpoint.
+                # A terminal sends Ctrl-C to the launcher's whole process group; a second signal would end this process
+                # without a checkpoint.
                 process_group=0,
             )
 
@@ -68,19 +68,19 @@ class RunningAttempt:
         return self._process.pid
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """Send a signal, once: SIGTERM saves the state at the end of the step, and a second would not wait for that."""
+        """Send a signal once: SIGTERM saves the state at the end of the step; a second one would not wait for that."""
         if self._process.poll() is None and number not in self._sent:
             self._sent.add(number)
             self._process.send_signal(number)
 
     def poll(self) -> Outcome | None:
-        """How it ended; None as long as it runs."""
+        """How it ended; None while it is running."""
         status = self._process.poll()
         return None if status is None else self._recorded(status)
 
     def wait(self) -> Outcome:
-        """How it ended, when it has. A signal handler may call this while it is being called."""
-        # Popen.wait has a lock, for which the handler would wait for ever.
+        """Wait until it ends; returns how it ended. A signal handler may call this during another call."""
+        # Popen.wait holds a lock, for which the handler would wait forever.
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         return self._recorded(self._process.wait())
 

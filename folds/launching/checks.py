@@ -1,4 +1,4 @@
-"""Checks before a launch starts: what a run would be refused for when its turn comes is refused at once."""
+"""Checks before a launch starts, so that faults are reported at once, not when the turn of a run comes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from registry import InputError, describe
 def check_tasks(tasks: Sequence[Task], dataset: Dataset, destination: Destination) -> None:
     """Raise InputError for a run that was trained on other data or with other settings, finished or not.
 
-    Also for an unfinished one whose folds are not those of the member's other runs, or whose guide or teacher is
-    missing, or the weights that it is to start from.
+    Also for an unfinished one whose folds differ from those of the member's other runs, or whose guide, teacher or
+    initial weights are missing.
     """
     for task in tasks:
         options = task.parsed.options
@@ -55,6 +55,6 @@ def check_limits(plan: Plan, tasks: Sequence[Task], dataset: Dataset) -> None:
 
 
 def _begun_run(folder: RunFolder) -> FoldModel | None:
-    """The run in a folder, if it has results, or a process that trains it; None if another may begin there."""
+    """The run in a folder, if it has results or is being trained; None if another may start there."""
     started = started_run(folder)
     return read_fold_model(folder) if started is None and folder.begun and holder_of(folder.path) else started

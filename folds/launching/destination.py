@@ -1,4 +1,4 @@
-"""Where runs are trained, and where they are when they are finished: in one folder, or under a URL."""
+"""Where runs are trained, and where finished runs are kept: in the same folder, or under a URL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from folds.store.run_folder import RunFolder
 
 
 class Destination:
-    """Of the option `--runs`. Raises InputError for a URL that cannot be read."""
+    """The folder or URL given by `--runs`. Raises InputError for a URL that cannot be read."""
 
     def __init__(self, runs: Path) -> None:
         self.url = store_url(runs) or ""
@@ -27,19 +27,19 @@ class Destination:
         return folder.finished if self._store is None else folder.name in self._uploaded
 
     def refresh(self) -> None:
-        """See what has been uploaded in the meantime."""
+        """Look for what has been uploaded in the meantime."""
         if self._store is not None:
             self._uploaded = self._store.finished()
 
     def status(self, folder: RunFolder, earlier: int = 0) -> RunStatus:
-        """As `read_status`. Of a run that goes to a URL, other machines see only that it is finished."""
+        """Like `read_status`; but of a run that goes to a URL, other machines see only that it is finished."""
         status = read_status(folder, earlier)
         if self._store is None:
             return status
         if folder.name in self._uploaded:
             return dataclasses.replace(status, state="finished")
         if status.state == "finished":
-            # Trained here, and not uploaded, or after the last look.
+            # Trained here, but not uploaded, or uploaded after the last look.
             attempts = read_attempts(folder.attempts)
             uploaded = bool(attempts) and attempts[-1].event == "finished"
             return status if uploaded else dataclasses.replace(status, state="stopped")

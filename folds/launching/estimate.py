@@ -31,28 +31,28 @@ from registry.console import print_table
 from registry.errors import is_out_of_memory
 
 PROBE_STEPS = 2
-"""Steps that are timed where no run of a member tells its speed, after one that is not."""
+"""Steps that are timed, after an untimed one, if no run of a member shows its speed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What is left to train of one run."""
+    """What one run has left to train."""
 
     task: Task
     status: RunStatus
     hours: float | None
-    """None if no run tells the speed, and none could be measured here."""
+    """None if no run shows the speed, and it could not be measured here."""
     basis: str
-    """Where the speed is from."""
+    """Where the speed comes from."""
 
 
 def estimate_hours(tasks: Sequence[Task], dataset: Dataset, probe: bool) -> list[Estimate]:
-    """The hours that are left of each run, alone on its share of a machine.
+    """The remaining hours of each run, alone on its share of a machine.
 
-    The speed of a member is that of one of its runs; without any, with `probe`, that of a few steps here.
+    The speed of a member is taken from one of its runs; without any, and with `probe`, from a few steps here.
     """
     statuses = {task: read_status(task.folder) for task in tasks}
-    # Runs with other folds and seeds, and refits, are as fast.
+    # Runs with other folds and seeds, and refits, have the same speed.
     recorded = {_recipe_name(task): speed for task, status in statuses.items() if (speed := status.frames_per_s)}
     measured: dict[str, float | None] = {}
     estimates = []
@@ -89,9 +89,9 @@ def frames_per_epoch(task: Task, dataset: Dataset) -> int:
 
 
 def measure_speed(task: Task, dataset: Dataset) -> float | None:
-    """Frames/s of a few training steps on this machine: on its GPU, or by CPU time on one core of it.
+    """Frames/s of a few training steps on this machine: on its GPU, or by CPU time on one core.
 
-    None if its memory does not suffice: a run would halve its batches.
+    None if it runs out of memory: a run would halve its batches.
     """
     try:
         return _measure_speed(task, dataset)
@@ -133,20 +133,20 @@ def _measure_speed(task: Task, dataset: Dataset) -> float:
 
 def _now(device: torch.device) -> float:
     if device.type != "cuda":
-        return time.process_time()  # which other load does not stretch
+        return time.process_time()  # not affected by other load
     torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def makespan(hours: Sequence[float], jobs: int) -> float:
-    """Hours until the last of several runs ends, each begun in order when one of `jobs` places is free.
+    """Hours until the last of several runs ends, if they start in order whenever one of `jobs` places is free.
 
     >>> makespan([3, 1, 1, 1], jobs=2)
     3.0
     """
     places = [0.0] * max(1, min(jobs, len(hours)))
-    for each in hours:
-        heapq.heappush(places, heapq.heappop(places) + each)
+    for run_hours in hours:
+        heapq.heappush(places, heapq.heappop(places) + run_hours)
     return max(places)
 
 
@@ -154,16 +154,16 @@ def print_estimates(estimates: Sequence[Estimate]) -> None:
     """Print the estimate of each run."""
     header = ("run", "state", "hours", "by the speed of")
     rows = [
-        (it.task.title, it.status.state, "?" if it.hours is None else duration(it.hours), it.basis)
-        for it in estimates
+        (run.task.title, run.status.state, "?" if run.hours is None else duration(run.hours), run.basis)
+        for run in estimates
     ]
     print_table(header, rows)
 
 
 def describe_total(estimates: Sequence[Estimate], jobs: int) -> str:
     """The hours of all runs together, with `jobs` at the same time."""
-    known = [it.hours for it in estimates if it.hours is not None and it.hours > 0]
-    unknown = sum(it.hours is None for it in estimates)
+    known = [run.hours for run in estimates if run.hours is not None and run.hours > 0]
+    unknown = sum(run.hours is None for run in estimates)
     if unknown and not known:
         return f"{unknown} runs: hours unknown, since no run of theirs has trained yet"
     total, last = duration(sum(known)), duration(makespan(known, jobs)) if known else duration(0.0)

@@ -1,6 +1,6 @@
-"""Executors: where tasks run. Adding one is adding a file to `folds/launching/executors`.
+"""Executors: where tasks run. To add one, add a file to `folds/launching/executors`.
 
-docs/tutorials/executor.md shows a whole one.
+docs/tutorials/executor.md has a complete example.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from registry.command_line import leading_options
 
 @dataclasses.dataclass(frozen=True)
 class Resources(Bounded):
-    """What each run needs of a cluster's machine."""
+    """What each run needs on a machine of the cluster."""
 
     gpus: int = number(1, at_least=0, at_most=1)
     """1 trains on a GPU, 0 on CPUs. Several GPUs in one run need torchrun."""
     cpus: int = number(4, at_least=1, at_most=1024)
     """CPU cores."""
     memory: float = number(0.0, at_least=0, at_most=100_000)
-    """GB of memory; 0 is the cluster's default."""
+    """GB of memory; 0 means the cluster's default."""
 
     @property
     def device(self) -> str:
-        """What `--device` follows: this machine may have no GPU where those have."""
+        """The default of `--device`: this machine may have no GPU even if those do."""
         return "cuda" if self.gpus else "cpu"
 
 
 @dataclasses.dataclass(frozen=True)
 class LaunchSettings:
-    """What an executor is told."""
+    """The settings that an executor gets."""
 
     runs: Path
     """The runs folder, absolute."""
     jobs: int
-    """Most runs at the same time; 0 leaves it to the executor."""
+    """Maximum number of runs at the same time; 0 leaves it to the executor."""
     retries: int
-    """Attempts at each run."""
+    """Maximum number of attempts at each run."""
     tasks: int
-    """Unfinished runs, of which other processes may be training some at first."""
+    """Number of unfinished runs; other processes may be training some of them at first."""
 
 
 @runtime_checkable
 class Executor(Protocol):
-    """Starts attempts, and tells how they ended. It may be created only where it can start them.
+    """Starts attempts, and reports how they ended. It may be created only where it can start them.
 
     Creating one raises InputError if its package is not installed or its cluster does not answer.
     """
@@ -65,10 +65,10 @@ class Executor(Protocol):
         """The attempts that have ended since the last call."""
 
     def close(self) -> None:
-        """After the last run: leave nothing behind."""
+        """Clean up after the last run."""
 
     def interrupt(self) -> str:
-        """After Ctrl-C: end the attempts so that they can be resumed, or leave them to the cluster; what was done."""
+        """After Ctrl-C, end the attempts so that they can be resumed, or leave them to the cluster; says which."""
 
 
 MakeExecutor = Callable[[LaunchSettings, Any], Executor]
@@ -82,10 +82,10 @@ def register_executor(
 ) -> Callable[[MakeExecutor], MakeExecutor]:
     """Register a function as the executor `name`.
 
-    `options` is the dataclass of its options, which are those of the command line beside `--on name`. Its `device`
-    ("auto", "cpu" or "cuda"), a property or class attribute, is what `--device` follows. `on_this_machine` says that
-    tasks are processes of this machine: their hours are estimated by its speed, and a search with one job, which needs
-    no other process, is done without the executor.
+    `options` is the dataclass of its options, which the command line accepts with `--on name`. Its `device` ("auto",
+    "cpu" or "cuda"), a property or class attribute, is the default of `--device`. `on_this_machine` says that tasks are
+    processes on this machine: their hours are estimated from its speed, and a search with one job, which needs no other
+    process, is done without the executor.
 
     Raises TypeError unless `options` is such a dataclass.
     """
@@ -94,12 +94,12 @@ def register_executor(
 
 
 def is_on_this_machine(name: str) -> bool:
-    """Whether an executor's tasks are processes of this machine."""
+    """Whether an executor's tasks are processes on this machine."""
     return bool(EXECUTORS.entry(name).info.get("on_this_machine"))
 
 
 def all_options() -> dict[str, type[Any]]:
-    """The dataclass of the options of each executor that was registered with one, by its name."""
+    """The options dataclass of each executor that was registered with one, by the executor's name."""
     registered = {name: EXECUTORS.entry(name).info.get("options") for name in EXECUTORS.names()}
     return {name: it for name, it in registered.items() if isinstance(it, type) and dataclasses.is_dataclass(it)}
 
@@ -115,10 +115,10 @@ def create_executor(name: str, settings: LaunchSettings, options: Any) -> Execut
 
 
 def with_executor_options(command: type[Any], on: str, arguments: list[str]) -> type[Any]:
-    """A dataclass of a command's options, its field `command`, and those of the executor that `--on` names, `executor`.
+    """A dataclass with two fields: `command` with a command's options, `executor` with those of the `--on` executor.
 
-    `on` is the executor without that option. Raises InputError for an unknown one, and PlugInError for a plug-in that
-    was registered without options.
+    `on` is the default executor. Raises InputError for an unknown one, and PlugInError for a plug-in that was
+    registered without options.
     """
     entry = EXECUTORS.entry(leading_options(arguments, "on")["on"] or on)
     options = entry.info.get("options")
@@ -130,7 +130,7 @@ def with_executor_options(command: type[Any], on: str, arguments: list[str]) -> 
 
 
 def _check_options(options: Any) -> None:
-    """Raise TypeError for what is no dataclass with `device` beside its fields: `--device` is the commands' own."""
+    """Raise TypeError for all but a dataclass with a `device` that is no field: `--device` is the commands' own."""
     fields = [field.name for field in dataclasses.fields(options)] if dataclasses.is_dataclass(options) else None
     if not isinstance(options, type) or fields is None or "device" in fields or not hasattr(options, "device"):
         shown = getattr(options, "__name__", options)

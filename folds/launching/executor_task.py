@@ -11,7 +11,7 @@ from registry.errors import InputError
 
 
 def shared_device(name: str) -> str:
-    """The type of device ("cpu" or "cuda") of `--device`. Raises InputError for a GPU by number."""
+    """The device type ("cpu" or "cuda") that `--device` names. Raises InputError for a GPU with a number."""
     if ":" in name:
         kind, _, number = name.partition(":")
         here = f"set CUDA_VISIBLE_DEVICES={number}" if kind == "cuda" else "leave out the number"
@@ -20,11 +20,11 @@ def shared_device(name: str) -> str:
 
 
 class ExecutorTask(Hashable, Protocol):
-    """Work that one process does, and that another one continues after its death. Executors on clusters pickle it."""
+    """Work for one process, which another one continues if that dies. Executors on clusters pickle it."""
 
     @property
     def folder(self) -> RunFolder:
-        """Has the log, the attempts and the lease, and tells when the work is finished."""
+        """Holds the log, the attempts and the lease, and shows when the work is finished."""
 
     @property
     def title(self) -> str:
@@ -32,11 +32,11 @@ class ExecutorTask(Hashable, Protocol):
 
     @property
     def device(self) -> str:
-        """The type of device ("cpu" or "cuda") that it needs."""
+        """The device type ("cpu" or "cuda") that it needs."""
 
     @property
     def fingerprint(self) -> str:
-        """Identifies its options, so that a job with others is not taken for it; empty where options may differ."""
+        """Identifies its options, so that a job with others is not mistaken for it; empty if options may differ."""
 
     @property
     def working_folder(self) -> str:
@@ -44,11 +44,11 @@ class ExecutorTask(Hashable, Protocol):
 
     @property
     def needs_no_process(self) -> bool:
-        """Whether the work is done already, so that no process has to start."""
+        """Whether the work is already done, so that no process has to start."""
 
     def command(self, wait_s: float, threads: int | None) -> list[str]:
         """The command line of its process.
 
         `wait_s` is how long to wait for another process that does the same work, and `threads` how many CPU threads its
-        share of the machine has; None leaves them to the process.
+        share of the machine has; None leaves that to the process.
         """

@@ -1,4 +1,4 @@
-"""The launcher: has every unfinished run attempted, a few times if need be, and shows how far they are."""
+"""The launcher: has every unfinished run attempted, several times if necessary, and shows their progress."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Launcher:
         self._failures: dict[ExecutorTask, Outcome] = {}
 
     def run(self, tasks: Sequence[ExecutorTask]) -> dict[ExecutorTask, Outcome]:
-        """Train all; returns the failures. Raises Interrupted after Ctrl-C or SIGTERM."""
+        """Have all tasks done; returns the failures. Raises Interrupted after Ctrl-C or SIGTERM."""
         self._open = {task for task in tasks if not self._destination.finished(task.folder)}
         pending = [task for task in tasks if task in self._open]
         self._busy = [task for task in pending if holder_of(task.folder.path)]
@@ -68,7 +68,7 @@ class Launcher:
     def _settle(self, task: ExecutorTask, outcome: Outcome) -> None:
         """Decide what follows from how an attempt ended."""
         if outcome.state == "failed":
-            # Where each machine has a cache of its own, an uploaded run is seen under its URL alone.
+            # If each machine has its own cache, an uploaded run is visible only under its URL.
             with contextlib.suppress(InputError):
                 self._destination.refresh()
         if outcome.state == "finished" or self._destination.finished(task.folder):
@@ -84,7 +84,7 @@ class Launcher:
                 self._executor.submit([task])
 
     def _recheck_busy(self) -> None:
-        """Attempt the runs that another process had begun and has left."""
+        """Attempt the runs that another process was working on and has left unfinished."""
         for task in list(self._busy):
             if self._destination.finished(task.folder):
                 self._busy.remove(task)

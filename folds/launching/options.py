@@ -1,4 +1,4 @@
-"""The launch command's options; each line of documentation here is its help text."""
+"""The options of `folds.launch`; the docstrings here are their help texts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from registry.bounds import MAX_SEED, number
 
 @dataclasses.dataclass(frozen=True)
 class LaunchOptions(StoreOptions):
-    """Train many fold models at once. Finished runs are skipped, begun ones resumed.
+    """Train many fold models at once. Finished runs are skipped, unfinished ones resumed.
 
     All other options are those of folds.train and of the models; see python -m folds.train --help.
     """
@@ -26,9 +26,9 @@ class LaunchOptions(StoreOptions):
     models: str = ""
     """Models to train, comma-separated."""
     plan: str = ""
-    """Instead of models: a plan by name (course-20M, open, cpu), or the YAML file of one."""
+    """Instead of --models: a plan by name (course-20M, open, cpu), or a plan's YAML file."""
     folds: str | None = None
-    """The folds to train: several (0,2), all, or none. By default all, or what the plan says."""
+    """The folds to train: numbers (0,2), all, or none. By default all, or what the plan says."""
     fold_count: int | None = number(None, at_least=2, at_most=1000)
     """Number of speaker-disjoint folds. By default 5, or what the plan says."""
     refits: bool = False
@@ -36,16 +36,16 @@ class LaunchOptions(StoreOptions):
     seeds: str | None = None
     """Seeds, comma-separated. By default 0, or what the plan says."""
     on: str = "local"
-    """Where to train: local, slurm, ray, or the executor of a plug-in; --help beside it lists its options."""
+    """Where to train: local, slurm, ray, or a plug-in's executor; add --help to list its options."""
     jobs: int = number(0, at_least=0, at_most=10_000)
-    """Most runs at the same time. 0 is one per GPU or core on this machine, and no limit on Slurm and Ray. On
-    Slurm it is for runs that are submitted together; retries come on top."""
+    """Maximum number of runs at the same time. 0 means one per GPU or core on this machine, and no limit on Slurm and
+    Ray. On Slurm it applies to runs that are submitted together; retries come on top."""
     retries: int = number(3, at_least=1, at_most=1000)
-    """Attempts at each run."""
+    """Maximum number of attempts at each run."""
     dry_run: bool = False
-    """Show the runs and an estimate of their hours, and start nothing."""
+    """Show the runs and an estimate of their hours, but start nothing."""
     status: bool = False
-    """Show the state of the runs, of all in the runs folder if no models are given, and start nothing."""
+    """Show the state of the runs (of all in the runs folder if no models are given), but start nothing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,7 +56,7 @@ class LaunchOptions(StoreOptions):
 
     @property
     def reading_options(self) -> list[str]:
-        """The arguments of other commands with which they read the data in the same way."""
+        """Arguments with which other commands read the data in the same way."""
         smoothed = ["--smooth", str(self.smooth)] if self.smooth else []
         return [*(["--allow-pickle"] if self.allow_pickle else []), *smoothed]
 

@@ -45,7 +45,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     fold_count: Annotated[int, Meta(ge=2, le=1000)] = 5
     """The number of speaker-disjoint folds (`folds.train --folds`)."""
     max_params: str | int | None = None
-    """The limit on the parameters of a blend of these members, `20M`; None for none."""
+    """The limit on the parameters of a blend of these members, such as `20M`; None for no limit."""
     forbid: tuple[str, ...] = ()
     """Tags that no model of the blend may have."""
     options: dict[str, Option] = {}
@@ -53,7 +53,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     @property
     def parameter_limit(self) -> int | None:
-        """`max_params` as a number. Raises InputError for what is none."""
+        """`max_params` as a number. Raises InputError if it is none."""
         return None if self.max_params is None else parse_count(str(self.max_params))
 
     @property
@@ -70,7 +70,7 @@ def plan_names() -> list[str]:
 
 
 def read_plan(name: str) -> Plan:
-    """The plan of this name or in this file. Raises InputError for an unknown name and for a file that is no plan."""
+    """The plan with this name or in this file. Raises InputError for an unknown name or an invalid file."""
     if name in plan_names():
         text = importlib.resources.files("folds.plans").joinpath(name + SUFFIX).read_text(encoding="utf-8")
     else:

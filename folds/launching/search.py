@@ -25,7 +25,7 @@ from registry import InputError
 from registry.files import exists
 
 ATTEMPTS = 20
-"""How often a process of a search may die."""
+"""How often each process of a search may die."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class SearchWorker:
 
     @property
     def fingerprint(self) -> str:
-        """None: the study refuses other settings, and --jobs may change."""
+        """Empty: the study itself rejects other settings, and --jobs may change."""
         return ""
 
     @property
@@ -68,13 +68,13 @@ class SearchWorker:
         return self.folder.finished
 
     def command(self, wait_s: float, threads: int | None) -> list[str]:
-        """The command line of `folds.launching.search_worker`. Trials keep one CPU thread: they end by CPU time."""
+        """The command line of `folds.launching.search_worker`. Trials keep one CPU thread: CPU time limits them."""
         worker = [sys.executable, "-m", "folds.launching.search_worker"]
         return [*worker, str(wait_s), str(self.folder.path), *self.arguments]
 
 
 class LogDisplay(StatusDisplay):
-    """Prints what processes have printed into their logs since the last call, and their changes of state."""
+    """Prints what processes have added to their logs since the last call, and their changes of state."""
 
     def __init__(self, folders: Sequence[RunFolder]) -> None:
         super().__init__(live=False)
@@ -94,8 +94,8 @@ class LogDisplay(StatusDisplay):
 
 
 def search_workers(options: TuneOptions) -> list[SearchWorker]:
-    """`--jobs` processes, of which each has the study's own options."""
-    # On clusters, the next launcher takes over the processes of one that was left. Processes of this machine end with
+    """`--jobs` processes, each with the study's own options."""
+    # On clusters, the next launcher takes over the processes of one that has exited. Processes on this machine end with
     # their launcher, and several machines may work on one study.
     name = options.on if not is_on_this_machine(options.on) else f"{socket.gethostname()}-{os.getpid()}"
     paths = StudyPaths(Path(os.path.abspath(options.journal)))

@@ -1,7 +1,7 @@
 """`python -m folds.launching.search_worker SECONDS FOLDER ARGUMENTS…`: a process of `folds.tune` on an executor.
 
-It works on the study's trials until all are finished, and ends with the process that started it. The lease of FOLDER is
-its own; it waits for it for at most that many seconds.
+It works on the study's trials until all are finished, and ends with the process that started it. It holds the lease of
+FOLDER, for which it waits at most SECONDS.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from registry.command_line import parse_options
 
 
 def main() -> int:
-    """Work on the study; the exit status."""
+    """Work on the study; returns the exit status."""
     worker.prepare_signals()
     seconds, path, *arguments = sys.argv[1:]
     options = parse_options(TuneOptions, "python -m folds.tune", arguments)

@@ -1,6 +1,6 @@
-"""What Slurm tells of jobs, and what follows from the end of one.
+"""What Slurm reports about jobs, and what to conclude from the end of one.
 
-Whether jobs are alive is asked of squeue, which, unlike sacct, needs no accounting database.
+Whether jobs are alive is taken from squeue, which, unlike sacct, needs no accounting database.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from folds.launching.attempt import Outcome
 from registry import InputError
 
 ANSWER_S = 20.0
-"""Seconds in which the controller must answer."""
+"""Seconds within which the controller must answer."""
 ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"),
     "TIMEOUT",
 }
 """States of jobs that will not run again; others are alive."""
 ONE_COMMAND_S = 5
-"""Jobs that end within this many seconds were cancelled by one command: `scancel --user` sends a request for each."""
+"""Jobs cancelled within this many seconds may be due to one command: `scancel --user` sends a request for each."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What squeue tells of a job."""
+    """What squeue reports about a job."""
 
     state: str
     ended: int = 0
-    """Seconds since 1970; 0 as long as it is pending or running."""
+    """Seconds since 1970; 0 while it is pending or running."""
 
     @property
     def alive(self) -> bool:
@@ -38,7 +38,7 @@ class Job:
 
 
 GONE = Job("gone")
-"""Slurm forgets jobs some minutes after their end, and at once a part of an array that is cancelled while it waits."""
+"""Slurm forgets jobs some minutes after their end, but a pending part of an array as soon as it is cancelled."""
 
 
 def own_job_id() -> str:
@@ -63,17 +63,17 @@ def ask(*arguments: str) -> str:
 
 
 def list_jobs() -> dict[str, Job]:
-    """This user's jobs, by id, with those that have ended lately. Raises InputError as `ask` does."""
+    """This user's jobs, by id, including those that ended recently. Raises InputError as `ask` does."""
     lines = ask("squeue", "--noheader", "--array", "--states=all", "--format=%i %T %e", f"--user={os.getuid()}")
     rows = [line.split() for line in lines.splitlines() if line.strip()]
     return {job: Job(state, int(end) if end.isdecimal() else 0) for job, state, end in rows}
 
 
 def judge_end(job: str, jobs: Mapping[str, Job], began: bool, cancelled_before: bool) -> Outcome:
-    """Whether a job that is gone while its run is unfinished is worth another one.
+    """The outcome of a job that is gone although its run is unfinished: hopeless if no other should be submitted.
 
     `began` tells whether its process has ever run, and `cancelled_before` whether an earlier job of the run ended in
-    state CANCELLED. Slurm (22.05) makes no difference between `scancel JOB` and `scancel --signal=KILL JOB`: in both
+    state CANCELLED. Slurm (22.05) does not distinguish between `scancel JOB` and `scancel --signal=KILL JOB`: in both
     cases the processes get SIGTERM and then SIGKILL, and the records are the same, exit code included. So a running job
     that is cancelled alone counts as killed, once.
     """

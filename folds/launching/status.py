@@ -1,4 +1,4 @@
-"""The state of runs, read from their folders alone: any machine that sees the folder can tell."""
+"""The state of runs, read from their folders alone, so that it is known on any machine that sees them."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ T = TypeVar("T")
 Default = TypeVar("Default")
 
 State = Literal["training", "starting", "queued", "stopped", "failed", "waiting", "finished"]
-"""In the order of a table: `starting` before it has the lease, `queued` at a scheduler, `stopped` before its end,
-`waiting` for a first attempt."""
+"""In the order of the status table: `starting` before it has the lease, `queued` by a scheduler, `stopped` before its
+end, `waiting` for a first attempt."""
 STATES: tuple[State, ...] = typing.get_args(State)
 START_S = 300.0
-"""A process that has not taken the lease after this many seconds has ended without an error message."""
+"""A process that has not taken the lease after this many seconds must have ended without an error message."""
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """What a run's folder tells."""
+    """The status of a run, as its folder shows it."""
 
     folder: RunFolder
     state: State
     epoch: int = 0
-    """The last epoch that is measured."""
+    """The last epoch with metrics."""
     epochs: int | None = None
-    """How many there will be; None if it has not begun, or ends after a number of minutes."""
+    """How many epochs there will be; None if it has not started, or ends after a number of minutes."""
     distance: float | None = None
     """The held-out distance; out of fold, or else on dev, once it is finished."""
     frames_per_s: float | None = None
@@ -62,20 +62,20 @@ class _Options(msgspec.Struct, frozen=True):
 
 
 class _Config(msgspec.Struct, frozen=True):
-    """The length of training, of config.json."""
+    """The entries of config.json that set the length of training."""
 
     options: _Options = _Options()
 
 
 def attempts_at(folder: RunFolder) -> list[TrainingAttempt]:
-    """What attempts.jsonl tells of a run; nothing if it is damaged."""
+    """The attempts in a run's attempts.jsonl; none if it is damaged."""
     return _readable(lambda: read_attempts(folder.attempts), [])
 
 
 def read_status(folder: RunFolder, earlier: int = 0) -> RunStatus:
-    """The status of a run. Files that are being written, or damaged, count as not there.
+    """The status of a run. Files that are being written, or damaged, count as missing.
 
-    The first `earlier` lines of its attempts are of launches before, whose failures are no news.
+    The first `earlier` lines of its attempts are from previous launches, whose failures do not count.
     """
     attempts = attempts_at(folder)
     metrics = _rows(folder.metrics, EpochMetrics)

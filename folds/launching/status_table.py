@@ -83,7 +83,7 @@ class StatusDisplay:
             self._live.stop()
 
     def show(self, statuses: Sequence[RunStatus]) -> None:
-        """Show the present states."""
+        """Show the current states."""
         if self._live is None:
             for status in statuses:
                 if self._shown.get(status.folder.title, "waiting") != status.state:

@@ -1,4 +1,4 @@
-"""Tasks: the single runs of a plan. Each is one command line of `folds.train`, and so one folder of the runs folder."""
+"""Tasks: the individual runs of a plan. Each is one command line of `folds.train`, and one folder under `--runs`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OWN = {
     "--seed": "--seeds",
     "--resume": "nothing: begun runs are always resumed",
 }
-"""Options of folds.train that are others here."""
+"""Options of folds.train that are replaced by others here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +57,14 @@ class Task:
 
     @property
     def needs_no_process(self) -> bool:
-        """Whether it is trained, and need not be uploaded."""
+        """Whether it is already trained and need not be uploaded."""
         return not self.url and self.folder.finished
 
     def command(self, wait_s: float, threads: int | None) -> list[str]:
         """The command line of `folds.launching.worker`.
 
-        The threads are a fixed number, so that a killed run ends in the same metrics. By CPU time a second thread would
-        shorten the run, so there the default, one, is kept.
+        The number of threads is fixed, so that a killed run ends with the same metrics. If CPU time limits the run, a
+        second thread would shorten it, so the default of one is kept.
         """
         recipe = self.parsed.options.recipe
         by_cpu_time = recipe.minutes is not None and recipe.clock == "cpu"
@@ -76,7 +76,7 @@ class Task:
 def make_tasks(plan: Plan, options: LaunchOptions, destination: Destination, more: list[str]) -> list[Task]:
     """The runs of a plan, in its order; `more` are further arguments of folds.train.
 
-    Raises InputError for what folds.train would refuse, and for a run that is in the plan twice.
+    Raises InputError for what folds.train would reject, and for a run that is in the plan twice.
     """
     for argument in more:
         if (name := argument.partition("=")[0]) in OWN:

@@ -1,8 +1,8 @@
 """`python -m folds.launching.worker SECONDS URL ARGUMENTS…`: the process that trains one run for `folds.launch`.
 
-It is `folds.train --resume` that ends with the process that started it, and waits for at most SECONDS for
-another process that works on the same run: after the death of a machine its lease lasts for some minutes. Unless the
-URL is empty, it uploads the finished run there.
+It is `folds.train --resume`, but ends with the process that started it, and waits at most SECONDS for another process
+that works on the same run: after a machine dies, its lease lasts for some minutes. Unless the URL is empty, it uploads
+the finished run there.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def prepare_signals() -> None:
-    """Have the kernel send SIGTERM, which saves the state, when the starting process dies; only Linux can.
+    """Have the kernel send SIGTERM, which saves the state, when the parent process dies; only Linux can do this.
 
-    Slurm's warning before the time limit goes to all processes of a job; the one that started this one answers it, with
-    SIGTERM.
+    Slurm's warning before the time limit goes to all processes of a job. It is ignored here: the parent process
+    responds to it by sending SIGTERM.
     """
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     with contextlib.suppress(OSError, AttributeError):
@@ -41,7 +41,7 @@ def prepare_signals() -> None:
 
 
 def main() -> int:
-    """Train; the exit status."""
+    """Train; returns the exit status."""
     prepare_signals()
     seconds, url, *arguments = sys.argv[1:]
 
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def when_free(work: Callable[[], int], seconds: float) -> int:
-    """Do work that another process may be doing, when that has ended; the exit status, BUSY after `seconds`."""
+    """Do work once no other process is doing it; returns the exit status, BUSY after waiting `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -62,7 +62,7 @@ def when_free(work: Callable[[], int], seconds: float) -> int:
             if time.monotonic() + RETRY_S > deadline:
                 print(held, file=sys.stderr)
                 return BUSY
-        except Exception as error:  # exit status 2 would say that another attempt ends in the same way
+        except Exception as error:  # exit status 2 would mean that another attempt ends in the same way
             fault = describe_machine_fault(error)
             if fault is None:
                 raise
@@ -72,7 +72,7 @@ def when_free(work: Callable[[], int], seconds: float) -> int:
 
 
 def upload(url: str, arguments: list[str]) -> int:
-    """Upload the run that was trained with these arguments. A refusal may be of the moment: exit status 1."""
+    """Upload the run that was trained with these arguments; returns 1 after an error, which may be temporary."""
     (model,) = parse(arguments)
     (fold,) = model.options.fold_list()
     try:

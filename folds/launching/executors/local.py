@@ -18,7 +18,7 @@ from folds.launching.executor_task import ExecutorTask
 from folds.training.cpus import cpu_quota, physical_cores
 
 STOP_S = 120.0
-"""Seconds that a process has to end its step and to save its state."""
+"""Seconds that a process has to finish its step and save its state."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class LocalOptions:
 
 @dataclasses.dataclass(frozen=True)
 class MachineShare:
-    """What one of the processes gets of the machine."""
+    """The share of the machine that one process gets."""
 
     threads: int
     gpu: str = ""
@@ -38,16 +38,16 @@ class MachineShare:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables of its processes."""
+        """The environment variables of its processes."""
         gpu = {"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu else {}
         return {"OMP_NUM_THREADS": str(self.threads), **gpu}
 
 
 def divide_machine(jobs: int, tasks: int, cores: int, gpus: Sequence[str]) -> list[MachineShare]:
-    """The shares of processes that run at the same time; 0 jobs is one per GPU, or without GPUs one per core.
+    """The shares of processes that run at the same time; 0 jobs means one per GPU, or without GPUs one per core.
 
-    Two processes of one thread train more frames/s together than one process of two threads, since threads wait for
-    each other; so as many processes as there are tasks come first, and cores that are left become threads.
+    Two processes with one thread each train more frames/s together than one process with two, since threads wait for
+    each other; so there are as many processes as tasks, if possible, and remaining cores become threads.
 
     >>> [share.threads for share in divide_machine(0, tasks=3, cores=8, gpus=[])]
     [2, 2, 2]
@@ -99,7 +99,7 @@ class LocalExecutor:
         return done
 
     def close(self) -> None:
-        """Its processes have ended."""
+        """Nothing to do: its processes have ended."""
 
     def interrupt(self) -> str:
         self._queue.clear()

@@ -1,7 +1,7 @@
 """Tasks of a Ray cluster. The runs folder must be on a disk that all nodes share, or a URL.
 
-The tasks belong to an actor on the head node, not to this process, so they go on when the launcher is left. Ray repeats
-a task whose worker or node has died; the run is then continued from its last checkpoint.
+The tasks belong to an actor on the head node, not to this process, so they continue when the launcher exits. Ray
+retries a task whose worker or node has died; the run then continues from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from registry import InputError
 from registry.errors import one_line
 
 CONNECT_S = 10.0
-"""Seconds in which the cluster's head must accept a connection."""
+"""Seconds within which the cluster's head must accept a connection."""
 SILENT_S = 300.0
-"""A launcher asks every two seconds; one that has not asked for this many has died."""
+"""A launcher asks every two seconds; one that has not asked for this many seconds counts as dead."""
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-"""The preface and the empty SETTINGS frame (RFC 9113, 3.4) that servers of gRPC, such as Ray's, answer at once."""
+"""The preface and the empty SETTINGS frame (RFC 9113, 3.4) that gRPC servers, such as Ray's, answer at once."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RayOptions(Resources):
-    """What each run asks of Ray."""
+    """What each run requests from Ray."""
 
     address: str = ""
-    """The head, such as 10.0.0.1:6379; by default RAY_ADDRESS, else the cluster that runs on this machine."""
+    """Address of the head node, such as 10.0.0.1:6379; by default RAY_ADDRESS, else the cluster on this machine."""
 
 
 def train(task: ExecutorTask) -> Outcome:
@@ -56,22 +56,22 @@ def train(task: ExecutorTask) -> Outcome:
 
 @dataclasses.dataclass
 class Launch:
-    """What the owner knows of one launcher."""
+    """What the owner knows about one launcher."""
 
     train: Any
-    """The remote function, with what each run asks of Ray."""
+    """The remote function, with the resources that each run requests."""
     places: asyncio.Semaphore
-    """As many as its runs may be under way at the same time."""
+    """Limits how many of its runs are under way at the same time."""
     followed: set[ExecutorTask] = dataclasses.field(default_factory=set)
     ended: list[tuple[ExecutorTask, Outcome]] = dataclasses.field(default_factory=list)
-    """Not yet told to the launcher."""
+    """Not yet reported to the launcher."""
     last_call: float = dataclasses.field(default_factory=time.monotonic)
 
 
 class Owner:
-    """The actor that owns the tasks of all launchers of a runs folder, which go on when a launcher is left.
+    """The actor that owns the tasks of all launchers of a runs folder; they continue when a launcher exits.
 
-    How a task ended is told to every launcher that follows it.
+    How a task ended is reported to every launcher that follows it.
     """
 
     def __init__(self) -> None:
@@ -79,14 +79,14 @@ class Owner:
         self._under_way: dict[ExecutorTask, asyncio.Task[None]] = {}
 
     async def join(self, launcher: str, jobs: int, resources: dict[str, Any]) -> None:
-        """Register a launcher under a unique name; `jobs` is the limit of its runs at the same time, 0 for none."""
+        """Register a launcher under a unique name; `jobs` limits its runs at the same time, 0 for no limit."""
         import ray
 
         function = ray.remote(train).options(**resources)
         self._launches[launcher] = Launch(function, asyncio.Semaphore(jobs or sys.maxsize))
 
     async def tasks(self) -> list[ExecutorTask]:
-        """Those that are under way."""
+        """The tasks that are under way."""
         return list(self._under_way)
 
     async def submit(self, launcher: str, tasks: Sequence[ExecutorTask]) -> None:
@@ -188,7 +188,7 @@ def find_owner(runs: Path) -> Any:
         lifetime="detached",
         get_if_exists=True,
         num_cpus=0,
-        # On the head: the death of a worker's node must not take the tasks' owner with it.
+        # On the head node: the tasks' owner must survive the death of a worker node.
         resources={"node:__internal_head__": 0.001},
     )
     return actor.remote()
@@ -209,7 +209,7 @@ def connect(option: str) -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise InputError unless Ray listens there: its client would try for minutes."""
+    """Raise InputError unless Ray listens there: its client would retry for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdecimal() and int(port) < 65_536):
         raise InputError(f"--address {address}: expected host:port, such as 10.0.0.1:6379")
@@ -224,7 +224,7 @@ def _check_reachable(address: str) -> None:
 
 
 def worker_environment() -> dict[str, Any]:
-    """The environment of workers: they import this code, from where this process imports it."""
+    """The environment of workers, which import this code from the same place as this process."""
     root = str(Path(registry.__file__).parents[1])
     variables = {name: os.environ[name] for name in ("HW3P2_CACHE", "HW3P2_DATA") if name in os.environ}
     installed = "site-packages" in root

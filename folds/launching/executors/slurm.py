@@ -1,8 +1,8 @@
 """Job arrays of a Slurm cluster, submitted by submitit. The runs folder must be on a disk that all nodes share.
 
-Before its time limit, a job ends its run with a checkpoint and is requeued; after pre-emption or the death of its node,
-Slurm requeues it. A job that is gone while its run is unfinished is submitted anew, unless its owner cancelled it
-(`folds.launching.slurm_jobs.judge_end`).
+Before its time limit, a job stops its run with a checkpoint and is requeued; after pre-emption or the death of its
+node, Slurm requeues it. A job that is gone while its run is unfinished is submitted again, unless its owner cancelled
+it (`folds.launching.slurm_jobs.judge_end`).
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ SAVE_S = 120
 MAX_TIMEOUTS = 1000
 """A run may need many times its time limit."""
 GRACE_S = 30.0
-"""Seconds that a job that is gone may take to be requeued, and its files to appear on another machine."""
+"""Seconds to wait for a job that is gone to be requeued, and for its files to appear on another machine."""
 RESUBMIT_S = 120.0
-"""Seconds before a refused submission is repeated."""
+"""Seconds before a refused submission is retried."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SlurmOptions(Resources):
-    """What each job asks of Slurm."""
+    """What each job requests from Slurm."""
 
     partition: str | None = None
-    """Partition; by default the cluster's."""
+    """Partition; by default the cluster's default."""
     time: str = "12:00:00"
     """Time limit of a job, hours:minutes:seconds or minutes. A run that needs longer is requeued and continued."""
     account: str | None = None
-    """Account that is charged, where the cluster wants one."""
+    """Account to charge, if the cluster requires one."""
 
     @property
     def minutes(self) -> int:
@@ -109,14 +109,14 @@ class SlurmExecutor:
         except InputError as refusal:
             if not self._has_submitted:
                 raise
-            # A limit on jobs, or the controller is away: count a failed attempt, and let the other runs go on.
+            # A limit on jobs, or the controller does not answer: count a failed attempt, and let other runs continue.
             for task in [task for task in tasks if task not in self._alive]:
                 record_attempt(task.folder.attempts, "failed", "slurm", reason=str(refusal))
                 self._refused[task] = time.monotonic(), Outcome("failed", str(refusal))
         self._has_submitted = True
 
     def _take_over_or_submit(self, tasks: Sequence[ExecutorTask]) -> None:
-        # A launcher that was left may have submitted some of them: those are taken over.
+        # A launcher that has exited may have submitted some of them: those are taken over.
         before = {task: job for task in tasks if (job := submitted_job(task))}
         jobs = list_jobs() if before else {}
         taken_over = {task: job for task, job in before.items() if job in jobs and jobs[job].alive}
@@ -137,10 +137,10 @@ class SlurmExecutor:
         try:
             jobs = list_jobs()
         except InputError:
-            return done  # the controller is away for a while: the jobs are not
+            return done  # the controller does not answer for a while, but the jobs go on
         for task, job in list(self._alive.items()):
             if job in jobs and jobs[job].state == "PENDING" and task.needs_no_process:
-                with contextlib.suppress(InputError):  # without scancel, the job ends as soon as it begins
+                with contextlib.suppress(InputError):  # without scancel, the job ends as soon as it starts
                     ask("scancel", job)
                 outcome: Outcome | None = Outcome("finished")
             elif job in jobs and jobs[job].alive:
@@ -155,14 +155,14 @@ class SlurmExecutor:
         return done
 
     def close(self) -> None:
-        """Its jobs have ended."""
+        """Nothing to do: its jobs have ended."""
 
     def interrupt(self) -> str:
         jobs = len(self._alive)
         return f"left {jobs} jobs to Slurm: --status shows them, the same command follows them, scancel ends them"
 
     def _submitted(self, tasks: Sequence[ExecutorTask]) -> list[str]:
-        """Submit an array of new jobs; their ids."""
+        """Submit an array of new jobs; returns their ids."""
         import submitit
 
         options = self._options
@@ -192,9 +192,9 @@ class SlurmExecutor:
         return [(task, self._refused.pop(task)[1]) for task in due]
 
     def _outcome(self, task: ExecutorTask, job: str, jobs: Mapping[str, Job]) -> Outcome | None:
-        """How a job that is gone ended; None as long as its files may be on their way."""
+        """How a job that is gone ended; None while its files may still be on their way."""
         last = read_attempts(task.folder.attempts)[-1]
-        # Before the folder is looked at: training may have ended and the upload failed.
+        # Checked before the folder: training may have finished, but the upload failed.
         if last.job == job and last.event in ("failed", "busy"):
             return Outcome(last.event, last.reason, last.hopeless)
         if task.folder.finished:
@@ -215,7 +215,7 @@ def submitted_job(task: ExecutorTask) -> str:
 
 
 def _check_same_options(task: ExecutorTask, job: str) -> None:
-    """Raise InputError if the job of a task was submitted with other options, which it would be trained with."""
+    """Raise InputError if a task's job was submitted with other options: it would be trained with those."""
     attempts = read_attempts(task.folder.attempts)
     submitted = [attempt.options for attempt in attempts if (attempt.event, attempt.job) == ("submitted", job)]
     if any(submitted) and submitted[-1] != task.fingerprint:
