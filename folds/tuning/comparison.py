@@ -1,4 +1,4 @@
-"""What the winner gains over the preset: full runs of both on folds on which no trial was judged, and on dev."""
+"""What the winner gains over the preset: full runs of both, on folds that no trial was judged on and on dev."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def recipe_of(tuning: Tuning, winner: Winner) -> dict[str, Any]:
 
 
 def train_comparison(tuning: Tuning, winner: Winner) -> None:
-    """Train the runs to compare, those that no other process trains at the moment, until all are there."""
+    """Train the runs to compare, each unless another process is training it, until all are finished."""
     full = tuning.stages[-1]
     plain = Space(tuning.space.model, tuning.space.preset, tuning.space.device, (), {})
     todo = list(itertools.product(((winner.name, tuning.space, winner.values), (PRESET, plain, {})), COMPARED_FOLDS))
@@ -86,7 +86,7 @@ def train_comparison(tuning: Tuning, winner: Winner) -> None:
 
 
 def measure_gain(tuning: Tuning, winner: Winner) -> Gain:
-    """The winner's distances against the preset's, paired by utterance, intervals over speakers."""
+    """The winner's distances minus the preset's, paired by utterance, with intervals over speakers."""
     ours, theirs = ([_fold_model(tuning, name, fold) for fold in COMPARED_FOLDS] for name in (winner.name, PRESET))
     dataset = tuning.dataset
     pairs = [(_distances(a, "oof", dataset), _distances(b, "oof", dataset)) for a, b in zip(ours, theirs, strict=True)]
@@ -94,7 +94,7 @@ def measure_gain(tuning: Tuning, winner: Winner) -> Gain:
     held_out = paired_bootstrap(winners, presets, [speaker for model in ours for speaker in _speakers(model, dataset)])
     if dataset.dev.tokens is None:
         return Gain(held_out, None)
-    # Each model's distance on dev is the mean over its folds: they are no independent utterances.
+    # On dev, the distances of an utterance are averaged over folds: they are not independent.
     ours_dev, theirs_dev = (
         np.mean([_distances(model, "dev", dataset) for model in models], axis=0) for models in (ours, theirs)
     )

@@ -1,7 +1,7 @@
-"""The learning-rate range test: the loss while the learning rate grows from step to step, until training diverges.
+"""The learning-rate range test: the loss while the learning rate grows with every step, until training diverges.
 
 Smith 2017, "Cyclical Learning Rates for Training Neural Networks" (arXiv 1506.01186). The learning rate with the lowest
-loss is too high to train with; a tenth of it is a common choice. A batch's loss says little, so lines are fitted to
+loss is too high to train with; a tenth of it is a common choice. The loss of one batch is noisy, so lines are fitted to
 windows of steps (Savitzky & Golay 1964).
 """
 
@@ -41,7 +41,7 @@ from registry.console import track
 
 LOWEST, HIGHEST, STEPS = 1e-5, 1.0, 150
 WINDOW = 31
-"""Steps, at most, to which a line is fitted."""
+"""Maximum number of steps that a line is fitted to."""
 DIVERGED, LAST = 1.5, 10
 """The test ends once the mean loss of the last `LAST` steps is `DIVERGED` times its lowest value."""
 
@@ -74,7 +74,7 @@ class Curve:
 
 
 def find_lr(tuning: Tuning) -> None:
-    """Do the test with the preset and `--fix`; print what was found, and write the curve."""
+    """Run the test with the preset and `--fix`; print the result, and write the curve."""
     import plotly.graph_objects as plotly
 
     curve = measure_curve(tuning)

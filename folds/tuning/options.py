@@ -1,4 +1,4 @@
-"""The options of `folds.tune`; each line of documentation here is its help text."""
+"""The options of `folds.tune`; the docstrings here are their help texts."""
 
 from __future__ import annotations
 
@@ -15,45 +15,44 @@ from registry import InputError
 from registry.bounds import MAX_SEED, MAX_THREADS, number
 
 SUFFIX = ".journal"
-"""Ends the names of all studies' files, so that no two in one folder share the folder beside them."""
+"""Suffix of all studies' files, so that no two in one folder share the folder next to them."""
 
 
 @dataclass(frozen=True)
 class TuneOptions(DataOptions):
-    """Search for a better recipe than the preset: many short runs, of which the promising go on. The same command
-    continues a study that was stopped, and takes part in one that runs."""
+    """Search for a better recipe than the preset: many short runs, of which only the promising ones continue. The same
+    command resumes a study that was stopped, and joins one that is running."""
 
     model: str = "pblstm_small"
     """The registered model whose options, recipe and masks are searched."""
     preset: str = "auto"
-    """The recipe that the search begins with and is compared to; options that are not searched keep its values."""
+    """The recipe that the search starts from and is compared with; options that are not searched keep its values."""
     trials: int = number(40, at_least=1, at_most=100_000)
     """How many configurations to try. The first is the preset's, if it is within the ranges of --space."""
     minutes: float = number(480.0, above=0, at_most=MAX_MINUTES)
-    """What the study may cost in minutes of training: CPU time on CPUs, wall time on a GPU, of all jobs together;
-    each run's predictions come on top. It determines the length of the runs."""
+    """Budget of the study in minutes of training: CPU time on CPUs, wall time on a GPU, summed over all jobs; each
+    run's predictions come on top. It determines the length of the runs."""
     study: Path | None = None
-    """The study's file, by default tune/<model>.journal; results go to the folder beside it, tune/<model>/. Processes
-    on several machines share it."""
+    """The study's file, by default tune/<model>.journal; results go to the folder next to it, tune/<model>/. Processes
+    on several machines can share it."""
     on: str = "local"
-    """Where to train: local, slurm, ray, or the executor of a plug-in, as with folds.launch; --help beside it lists
-    its options."""
-    jobs: int = number(1, at_least=1, at_most=MAX_THREADS)
-    """How many processes work on the study, with one CPU thread each: of this machine, or jobs of a cluster."""
-    space: tuple[str, ...] = ()
-    """What to search beside or instead of the ranges that the fields themselves give: hidden=128:512:log dropout=0:0.4.
+    """Where to train: local, slurm, ray, or a plug-in's executor, as with folds.launch; add --help to list its options.
     """
+    jobs: int = number(1, at_least=1, at_most=MAX_THREADS)
+    """Number of processes that work on the study, one CPU thread each: on this machine, or as jobs of a cluster."""
+    space: tuple[str, ...] = ()
+    """Ranges to search in addition to, or instead of, the default ranges: hidden=128:512:log dropout=0:0.4."""
     fix: tuple[str, ...] = ()
-    """Options that are not searched but set: lr=0.002 consistency=0.2."""
+    """Options to set instead of searching them: lr=0.002 consistency=0.2."""
     find_lr: bool = False
-    """Only do a learning-rate range test of the preset, which takes a minute or two, and draw its curve."""
+    """Only run a learning-rate range test of the preset, which takes a minute or two, and plot its curve."""
     folds: int = number(5, at_least=max(COMPARED_FOLDS) + 1, at_most=1000)
-    """Number of speaker-disjoint folds. Trials are judged on fold 0, finalists on 1 too; winner and preset are compared
-    on 2 and 3."""
+    """Number of speaker-disjoint folds. Trials are judged on fold 0, finalists also on fold 1; the winner and the
+    preset are compared on folds 2 and 3."""
     seed: int = number(0, at_least=0, at_most=MAX_SEED)
-    """Seed of the draws and of all runs."""
+    """Seed of the sampler and of all runs."""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:1. All processes of a study must have equally fast ones: a minute must buy the same."""
+    """auto, cpu, cuda or cuda:1. All processes of a study need equally fast devices: a minute must buy the same."""
     skip_bad: bool = False
     """Leave out training utterances too short for their labels instead of stopping with an error."""
 
@@ -70,7 +69,7 @@ class TuneOptions(DataOptions):
         return self.study if self.study is not None else Path("tune") / f"{self.model}{SUFFIX}"
 
     def settings(self, dataset: Dataset, space: Space) -> dict[str, Any]:
-        """What must not change in a study, as JSON."""
+        """The settings that must not change within a study, as JSON."""
         searched = {f"space of {parameter.name}": _text(asdict(parameter)) for parameter in space.parameters}
         return {
             "model": self.model,

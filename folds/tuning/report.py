@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import optuna
 
 FEW_TRIALS = 4
-"""With fewer, importances and parallel coordinates say nothing."""
+"""With fewer trials, importances and parallel coordinates mean nothing."""
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -29,12 +29,12 @@ _PAGE = """<!DOCTYPE html>
 
 
 def write_page(path: Path, title: str, parts: Sequence[tuple[str, str, Any]]) -> None:
-    """Write an HTML file with figures of plotly's: (heading, text below it, figure or None) each."""
+    """Write an HTML file with Plotly figures; each part is (heading, text below it, figure or None)."""
     body, library = [], True
     for heading, text, figure in parts:
         body.append(f"<h2>{html.escape(heading)}</h2><p>{html.escape(text)}</p>")
         if figure is not None:
-            # The library is 4 MB, so only the first figure brings it.
+            # The library is 4 MB, so only the first figure includes it.
             body.append(figure.to_html(full_html=False, include_plotlyjs=library, include_mathjax=False))
             library = False
     with atomic_write(path) as temporary:
@@ -42,7 +42,7 @@ def write_page(path: Path, title: str, parts: Sequence[tuple[str, str, Any]]) ->
 
 
 def write_report(paths: StudyPaths, study: optuna.Study, stages: Sequence[Stage], title: str, lines: str) -> None:
-    """Write the study's report; `lines` is what it found, in words."""
+    """Write the study's report; `lines` states the result in words."""
     from optuna import visualization
 
     first = first_stage(study, stages[0])
@@ -65,7 +65,7 @@ def write_report(paths: StudyPaths, study: optuna.Study, stages: Sequence[Stage]
     ]
     parts: list[tuple[str, str, Any]] = [("Result", lines, None)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of importances that are equal, as the plot shows
+        warnings.simplefilter("ignore", UserWarning)  # about equal importances, which the plot shows
         for heading, text, draw in drawn:
             enough = len(first.trials) >= FEW_TRIALS
             parts.append((heading, text, draw()) if enough else (heading, "Too few trials.", None))
@@ -73,9 +73,9 @@ def write_report(paths: StudyPaths, study: optuna.Study, stages: Sequence[Stage]
 
 
 def first_stage(study: optuna.Study, stage: Stage) -> optuna.Study:
-    """A study in memory of the distances after the first stage, the only ones that all trials have.
+    """An in-memory study of the distances after the first stage, the only ones that all trials have.
 
-    Optuna's plots leave out trials that were pruned.
+    Optuna's plots leave out pruned trials.
     """
     import optuna
 
@@ -93,7 +93,7 @@ def first_stage(study: optuna.Study, stage: Stage) -> optuna.Study:
 
 
 def _latest_stages(study: optuna.Study) -> optuna.Study:
-    """A study in memory with each trial once, in its latest stage, which has the distances of the ones before."""
+    """An in-memory study with each trial once, in its latest stage, which has the distances of earlier stages, too."""
     import optuna
 
     copy = optuna.create_study(direction="minimize")

@@ -1,6 +1,6 @@
-"""What a study searches over: numeric options of the model, the recipe and the masks, by their dataclasses' metadata.
+"""What a study searches over: numeric options of the model, the recipe and the masks, from their dataclasses' metadata.
 
-A field that gives a `search` or a `search_factor` (`registry.bounds.number`) is searched unless it is fixed;
+A field with a `search` or a `search_factor` (`registry.bounds.number`) is searched unless it is fixed;
 `--space name=low:high[:log|linear]` searches another field, or another range.
 """
 
@@ -23,7 +23,7 @@ from registry import InputError
 from registry.bounds import Bounds, bounds_of
 
 SET_BY_STAGES = ("epochs", "minutes", "clock", "limit", "speakers")
-"""What each stage of a trial sets itself."""
+"""Options that each stage of a trial sets itself."""
 NO_HYPERPARAMETERS = ("keep", "select", "guide_weight", "teacher_weight")
 """Fields of the recipe that do not change the model of a plain run, or make its held-out distance optimistic."""
 
@@ -41,7 +41,7 @@ class Parameter:
     log: bool
     integer: bool
     step: int = 1
-    """Of integers on a linear scale; 2 for those that must be odd."""
+    """Distance between integers on a linear scale; 2 for those that must be odd."""
 
     def __str__(self) -> str:
         """`0.01 to 0.02`."""
@@ -56,7 +56,7 @@ class Parameter:
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """What is searched, and what is pinned."""
+    """The options that are searched, and those that are fixed."""
 
     model: str
     preset: str
@@ -88,7 +88,7 @@ class Space:
         return {parameter.name: defaults[parameter.name].value for parameter in self.parameters}
 
     def options(self, values: Values) -> ModelOptions:
-        """The options of training with these values. Raises InputError for values that are refused."""
+        """The training options with these values. Raises InputError for invalid values."""
         (options,) = parse(self.arguments(values))
         return options
 
@@ -101,7 +101,7 @@ class OptionField:
     type: Any
     value: Any
     bounds: Bounds | None
-    """None for what is not a number, or has no bounds."""
+    """None if it is not a number, or has no bounds."""
 
 
 def option_fields(options: ModelOptions) -> dict[str, OptionField]:
@@ -122,12 +122,13 @@ def option_fields(options: ModelOptions) -> dict[str, OptionField]:
 
 
 def make_space(model: str, preset: str, device: str, ranges: Sequence[str], pins: Sequence[str]) -> Space:
-    """The space of a model, with `--space` and `--fix` as the command line has them.
+    """The search space of a model, from the arguments of `--space` and `--fix`.
 
-    Raises InputError for an unknown or unsearchable option, an empty range, one outside the legal values, or none left.
+    Raises InputError for an unknown or unsearchable option, a range that is empty or outside the legal values, and if
+    nothing is left to search.
     """
     found = find_preset(preset, model, device)
-    preset = next(name for name, entry in PRESETS.items() if entry is found)  # what auto is on this device
+    preset = next(name for name, entry in PRESETS.items() if entry is found)  # what auto means on this device
     fixed = {name: _value(text) for name, text in _by_name(pins, "--fix", "name=value").items()}
     spans = _by_name(ranges, "--space", "name=low:high or name=low:high:log")
     unpinned = option_fields(Space(model, preset, device, (), {}).options({}))
@@ -156,7 +157,7 @@ def make_space(model: str, preset: str, device: str, ranges: Sequence[str], pins
 
 
 def _about_fixed(message: str, fixed: Values) -> str:
-    """What folds.train says of options, said of `--fix`, which set them.
+    """An error message of folds.train about an option, turned into one about `--fix`, which set it.
 
     >>> _about_fixed("--lr abc: expected a number; see python -m folds.train --help", {"lr": "abc"})
     '--fix lr=abc: expected a number'
@@ -170,7 +171,7 @@ def _about_fixed(message: str, fixed: Values) -> str:
 
 
 def _default_range(name: str, option: OptionField) -> Parameter | None:
-    """The range that the field's metadata gives, if it does."""
+    """The range in the field's metadata, if there is one."""
     if option.bounds is None or not _is_number(option) or name in (*SET_BY_STAGES, *NO_HYPERPARAMETERS):
         return None
     span = option.bounds.search_range(option.value)
@@ -178,7 +179,7 @@ def _default_range(name: str, option: OptionField) -> Parameter | None:
 
 
 def _given_range(text: str, name: str, span: str, option: OptionField) -> Parameter:
-    """The range of `--space`."""
+    """The range given by `--space`."""
     if name in (*SET_BY_STAGES, *NO_HYPERPARAMETERS) or option.bounds is None or not _is_number(option):
         reason = "the study sets it itself" if name in SET_BY_STAGES else "it is not a number that can be searched"
         raise InputError(f"--space {text}: {reason}; leave it out, or pin another value with --fix")
@@ -234,7 +235,7 @@ def _check_known(name: str, fields: Mapping[str, OptionField], option: str) -> N
 
 
 def _by_name(texts: Sequence[str], option: str, expected: str) -> dict[str, str]:
-    """What is after the name and "=" in each text. Raises InputError if a name is there twice."""
+    """What follows "=" in each text, by the name before it. Raises InputError for a name that is given twice."""
     found: dict[str, str] = {}
     for name, value in (_split(text, option, expected) for text in texts):
         if name in found:
@@ -251,7 +252,7 @@ def _split(text: str, option: str, expected: str) -> tuple[str, str]:
 
 
 def _value(text: str) -> Any:
-    """A value as JSON has it, else the text itself."""
+    """The value that a text has as JSON, else the text itself."""
     try:
         return json.loads(text)
     except ValueError:

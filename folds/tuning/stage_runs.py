@@ -1,4 +1,4 @@
-"""The runs of a trial: each stage trains folds as `folds.train` does; held-out distances decide what follows."""
+"""The runs of a trial: each stage trains folds as `folds.train` does; held-out distances decide which trials go on."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     import optuna
 
 NOTHING_LEARNT = 0.9
-"""A first stage whose held-out distance is more than this share of that of empty predictions says nothing about a
-trial: at first, CTC models predict nothing, whatever their recipe."""
+"""A first stage says nothing about a trial if its held-out distance is more than this fraction of the distance of empty
+predictions: at first, CTC models predict nothing, whatever their recipe."""
 
 
 @dataclass(frozen=True, eq=False)
 class Tuning:
-    """A study's options, and what follows from them."""
+    """A study's options, and what is derived from them."""
 
     options: TuneOptions
     space: Space
@@ -51,13 +51,13 @@ class Tuning:
 
     @property
     def unit(self) -> str:
-        """What minutes are measured in."""
+        """The unit in which minutes are measured."""
         return "GPU-minutes" if device_type(self.options.device) == "cuda" else "CPU-minutes"
 
     def train(
         self, space: Space, values: Values, stage: Stage, name: str, fold: int, runs: Path, start: Path | None = None
     ) -> RunFolder:
-        """Train a fold, or what is left of it; `start` is the runs folder of the stage before, for its weights.
+        """Train a fold, or finish it; `start` is the runs folder of the stage before, whose weights it starts from.
 
         Raises InputError as `train_fold_model` does, and Stopped after a signal.
         """
@@ -86,7 +86,7 @@ class Tuning:
 
     @contextlib.contextmanager
     def _logged(self) -> Iterator[None]:
-        """Training prints to a log: one line per epoch of each of several jobs says nothing on a terminal."""
+        """Let training print to a log: one line per epoch from each of several jobs is of no use on a terminal."""
         with open(self.paths.log, "a", encoding="utf-8", buffering=1) as log, contextlib.redirect_stdout(log):
             if self.options.jobs == 1:
                 yield
@@ -95,7 +95,7 @@ class Tuning:
                     yield
 
     def spent(self) -> float:
-        """The minutes of training that all runs so far did take, up to their last epoch."""
+        """The minutes of training that all runs have taken so far, up to their last epoch."""
         folders = [folder for runs in self.paths.folder.glob("*/") for folder in run_folders(runs)]
         costs = [Cost.of_run(folder) for folder in folders if folder.timing.exists()]
         cpu = self.unit == "CPU-minutes"
@@ -103,11 +103,11 @@ class Tuning:
 
 
 def run_stage(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> None:
-    """Train the stage that a trial is in; tell the study.
+    """Train the current stage of a trial, and report its result to the study.
 
-    A configuration that cannot be trained, because it diverges for example, is told as pruned. Raises its InputError if
-    it is the preset's and none has been trained so far, since then it is not the configuration's fault, and
-    StartedOtherwise if another study has trained a run of its name.
+    A configuration that cannot be trained, for example because it diverges, is reported as pruned. Raises its
+    InputError if it is the preset's and none has been trained so far, since then it is not the configuration's fault,
+    and StartedOtherwise if another study has trained a run with its name.
     """
     from optuna.exceptions import UpdateFinishedTrialError
 
@@ -126,16 +126,16 @@ def _run_stage(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> None
         print(f"{name} goes on to stage {index + 1} of {len(tuning.stages)}", flush=True)
     before = rungs(study, tuning.stages)
     if index == 1 and name == best_first(before[0].distances)[0] and tuning.space.preset_values() is None:
-        # Without the preset, one trial says little: its values may be at fault. All have ended the first stage now.
+        # Without the preset, one trial says little: its values may be at fault. By now all have ended the first stage.
         _warn_of_short_stages("even the best trial", before[0].distances[name], tuning.dataset)
     for stage, rung in zip(tuning.stages[:index], before[:index], strict=True):
         trial.report(rung.distances[name], stage.step)
     try:
         distance = _train_stage(tuning, values, index, name)
     except (MachineFault, StartedOtherwise):
-        raise  # no fault of the configuration; and a run that was started otherwise is not this study's to delete
+        raise  # not the configuration's fault; and a run that was started otherwise is not this study's to delete
     except InputError as error:
-        # If the preset is refused, nothing may be trainable. Of other values, that may be only theirs.
+        # If the preset fails, perhaps nothing can be trained. If other values fail, it may be because of them.
         if _is_preset(tuning, trial) and not any(rung.distances for rung in rungs(study, tuning.stages)):
             raise
         print(f"{name}: cannot be trained: {error}", flush=True)
@@ -166,7 +166,7 @@ def _is_preset(tuning: Tuning, trial: optuna.Trial) -> bool:
 
 
 def _warn_of_short_stages(subject: str, distance: float, dataset: Dataset) -> None:
-    """Say so if a trial that should have learnt something in its first stage has learnt next to nothing."""
+    """Warn if a trial that should have learnt something in its first stage has learnt next to nothing."""
     if dataset.train.tokens is None:
         return
     of_empty_ones = dataset.train.tokens.lengths.mean()
@@ -180,7 +180,7 @@ def _warn_of_short_stages(subject: str, distance: float, dataset: Dataset) -> No
 
 
 def _train_stage(tuning: Tuning, values: Values, index: int, name: str) -> float:
-    """Train a stage's folds; their mean held-out distance, greedy."""
+    """Train a stage's folds; returns the mean of their greedy held-out distances."""
     stage, distances = tuning.stages[index], []
     for fold in stage.folds:
         start = tuning.paths.stage(index - 1) if index and fold == stage.folds[0] else None
@@ -195,9 +195,9 @@ def _train_stage(tuning: Tuning, values: Values, index: int, name: str) -> float
 def _train_when_free(
     tuning: Tuning, values: Values, index: int, name: str, fold: int, start: Path | None
 ) -> RunFolder:
-    """Train a fold of a stage.
+    """Train a fold of a stage, once its run is free.
 
-    The lease of the trial of a machine that died may expire some seconds before that of its run.
+    After a machine has died, the lease of its trial may expire some seconds before the lease of its run.
     """
     stage, runs = tuning.stages[index], tuning.paths.stage(index)
     while True:
@@ -215,7 +215,7 @@ def _folders(tuning: Tuning, index: int, name: str) -> list[RunFolder]:
 
 
 def _discard(tuning: Tuning, study: optuna.Study) -> None:
-    """Delete the weights and predictions of the trials that cannot go on, tens of MB; metrics and timings stay."""
+    """Delete the weights and predictions (tens of MB) of trials that cannot go on; metrics and timings stay."""
     places = trials_per_stage(tuning.options.trials)[1:]
     for rung, most in zip(rungs(study, tuning.stages), places, strict=False):
         for name in best_first(rung.distances)[most:]:

@@ -7,8 +7,8 @@
     tune/pblstm_small/best.json      the winner, for `folds.train --config`
     tune/pblstm_small/report.html    Optuna's plots
 
-Optuna's journal has a lock, which is taken from a process that holds it for more than 30 s, but no heartbeat: here the
-lease of a trial says whether its process lives.
+Optuna's journal has a lock, which is taken from a process that holds it for more than 30 s, but no heartbeat: the lease
+of a trial shows whether its process is alive.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ NAME = "folds.tune"
 FINISHED = "finished"
 """The file in the study's folder that exists once all its work is done."""
 TURN_S = EXPIRY_S + 60
-"""How long to wait for a process that looks for its next trial, which takes a second; so that a lease of a machine that
-died has expired."""
+"""How long to wait for a process that is choosing its next trial. That takes a second; but if its machine has died, its
+lease must expire first."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ class StudyPaths:
 
     @property
     def trials(self) -> Path:
-        """Has a folder for each trial that a process works on."""
+        """Contains a folder for each trial that a process works on."""
         return self.folder / "trials"
 
     def trial(self, run: str) -> Path:
-        """The folder whose lease the process holds that works on the trial."""
+        """The folder whose lease is held by the process that works on the trial."""
         return self.trials / run
 
     @property
@@ -97,7 +97,7 @@ class StudyPaths:
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """One process at a time in the block. Raises Held if another one does not leave it."""
+        """Let one process at a time into the block. Raises Held if another one does not leave it."""
         deadline = time.monotonic() + TURN_S
         with contextlib.ExitStack() as stack:
             while True:
@@ -112,7 +112,7 @@ class StudyPaths:
 
 
 class _JournalEntry(msgspec.Struct):
-    """What each line of a journal has."""
+    """The fields that every line of a journal has."""
 
     op_code: int
     worker_id: str
@@ -132,9 +132,9 @@ def check_optuna() -> None:
 
 
 def open_study(paths: StudyPaths, settings: Mapping[str, Any]) -> optuna.Study:
-    """The study, begun if there is none; a last line that was cut off when a process was killed is deleted.
+    """The study, created if there is none; a last line that a killed process left incomplete is deleted.
 
-    Raises InputError for a damaged journal, a study of other `settings`, and a new one whose folder has runs.
+    Raises InputError for a damaged journal, a study with other `settings`, and a new one whose folder has runs.
     """
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -165,13 +165,13 @@ def open_study(paths: StudyPaths, settings: Mapping[str, Any]) -> optuna.Study:
 
 
 def _check_no_runs(paths: StudyPaths) -> None:
-    """Raise InputError if the folder of a new study has runs, which its trials would have the names of."""
+    """Raise InputError if the folder of a new study has runs, since its trials would have the same names."""
     if any(listed(folder, "*") for folder in (paths.stage(0), paths.compare, paths.trials)):
         raise InputError(f"{paths.folder}: has the runs of another study: delete the folder, or pass another --study")
 
 
 def _check_settings(study: optuna.Study, settings: Mapping[str, Any], journal: Path) -> None:
-    """Record the settings of a new study; raise InputError if one that exists has others."""
+    """Record the settings of a new study; raise InputError if an existing one has other settings."""
     recorded = study.user_attrs.get("settings")
     if recorded is None:
         study.set_user_attr("settings", dict(settings))
@@ -186,7 +186,7 @@ def _check_settings(study: optuna.Study, settings: Mapping[str, Any], journal: P
 
 
 def _check_journal(path: Path, lock: Any) -> None:
-    """Raise InputError for a journal with unreadable lines; delete a last one without an end."""
+    """Raise InputError for a journal with unreadable lines; delete an incomplete last one."""
     if not path.exists():
         return
     lock.acquire()

@@ -1,8 +1,8 @@
-"""Which trial a process works on next: one whose process died, one that goes on to its next stage, or a new one.
+"""Which trial a process works on next: one whose process died, one that advances to its next stage, or a new one.
 
-A trial of a study has a trial of Optuna's for each stage, which ends with it, so that the sampler learns from trials
-that wait. A trial of Optuna's that is running although nobody holds its lease belongs to a process that was killed or
-stopped. It is failed, and another one with the same values continues its runs.
+Each stage of a trial is an Optuna trial of its own, which ends with the stage, so that the sampler learns from waiting
+trials, too. An Optuna trial that is running although no process holds its lease belongs to a process that was killed or
+stopped. It is marked as failed, and another one with the same values continues its runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import optuna
 
 MAX_DEATHS = 5
-"""A trial in which this many processes died is given up: it may be what kills them."""
+"""A trial is given up once this many processes have died in it: it may be what kills them."""
 STOPPED = "stopped"
 """The attribute of a trial whose process was stopped by a signal, which is nobody's fault."""
 RUN = "run"
@@ -32,7 +32,7 @@ RUN = "run"
 STAGE = "stage"
 """The attribute with the index of the stage that a trial trains; a trial without it trains the first."""
 RANDOM_TRIALS = 10
-"""So many trials are drawn at random before the sampler learns from them."""
+"""Number of trials that are drawn at random before the sampler learns from them."""
 
 
 def run_name(trial: optuna.Trial | optuna.trial.FrozenTrial) -> str:
@@ -55,16 +55,16 @@ def counted(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
 @dataclass(frozen=True)
 class Rung:
-    """What is known of a stage."""
+    """What is known about a stage."""
 
     distances: dict[str, float]
-    """The held-out distances of the trials that have ended it, the oldest trial first."""
+    """The held-out distances of the trials that have finished it, the oldest trial first."""
     gone_on: frozenset[str]
-    """The trials that went on to the next one."""
+    """The trials that have advanced to the next stage."""
 
 
 def rungs(study: optuna.Study, stages: Sequence[Stage]) -> list[Rung]:
-    """What is known of each stage."""
+    """What is known about each stage."""
     from optuna.trial import TrialState
 
     trials = study.get_trials(deepcopy=False)
@@ -87,13 +87,13 @@ def next_trial(
 ) -> Iterator[tuple[optuna.Trial | None, bool]]:
     """(a trial to work on in the block or None if there is none, whether there may be one later).
 
-    At most `most` trials of the study are begun.
+    At most `most` trials of the study are started.
     """
     with contextlib.ExitStack() as stack:
         with paths.turn():
             _fail_abandoned(study, paths)
             _continue_failed(study)
-            # Asked first: a process that ends its trial afterwards may leave one that goes on.
+            # Checked first: a process that finishes its trial after this may leave one that advances.
             working = _working(study, paths)
             trial = _ask(study, paths, space, stages, most, seed)
             if trial is not None:
@@ -113,7 +113,7 @@ def _working(study: optuna.Study, paths: StudyPaths) -> bool:
     trials = study.get_trials(deepcopy=False)
     if any(trial.state in (TrialState.RUNNING, TrialState.WAITING) for trial in trials):
         return True
-    # One that is about to leave its trial may still hold it.
+    # A process that is about to leave its trial may still hold its lease.
     return any(holder_of(paths.trial(run)) is not None for run in set(map(run_name, trials)))
 
 
@@ -126,7 +126,7 @@ def _fail_abandoned(study: optuna.Study, paths: StudyPaths) -> None:
 
 
 def _continue_failed(study: optuna.Study) -> None:
-    """Queue the trials that failed and that no other continues."""
+    """Queue the failed trials that no other one continues yet."""
     from optuna.trial import TrialState
 
     trials = study.get_trials(deepcopy=False)
@@ -139,7 +139,7 @@ def _continue_failed(study: optuna.Study) -> None:
 
 
 def _queue(study: optuna.Study, trial: optuna.trial.FrozenTrial, stage: int) -> None:
-    """Queue a stage of a trial that has begun before."""
+    """Queue a stage of a trial that was started before."""
     study.enqueue_trial(trial.params, user_attrs={RUN: run_name(trial), STAGE: stage})
 
 
@@ -164,7 +164,7 @@ def _ask(
                 return None
             run, stage = chosen
             _queue(study, next(trial for trial in trials if run_name(trial) == run), stage)
-    # All processes draw from one sequence: a sampler with one seed in each would draw the same values.
+    # All processes draw from one sequence: samplers with the same seed in each would draw the same values.
     study.sampler = optuna.samplers.TPESampler(n_startup_trials=RANDOM_TRIALS, seed=seed + len(trials))
     trial = study.ask({parameter.name: _distribution(parameter) for parameter in space.parameters})
     if new:
@@ -174,7 +174,7 @@ def _ask(
 
 
 def _next_to_go_on(study: optuna.Study, stages: Sequence[Stage]) -> tuple[str, int] | None:
-    """A trial that goes on, and the index of the stage that it goes on to, if all trials have begun."""
+    """A trial that can advance, and the index of its next stage; None without one. All trials must have started."""
     at_work = [stage_index(trial) for trial in study.get_trials(deepcopy=False) if not trial.state.is_finished()]
     for index, rung in enumerate(rungs(study, stages[:-1])):
         if index in at_work:

@@ -14,7 +14,7 @@ from folds.tuning.study import StudyPaths, open_study
 from folds.tuning.trials import next_trial
 
 POLL_S = 2.0
-"""How often a process that has nothing to do looks whether another one died."""
+"""Seconds after which a process that has nothing to do checks again whether another one died."""
 
 
 def make_tuning(options: TuneOptions) -> Tuning:
@@ -25,7 +25,7 @@ def make_tuning(options: TuneOptions) -> Tuning:
 
 
 def work_on(tuning: Tuning) -> None:
-    """Work on trials until all are finished, in other processes too, then on the comparison.
+    """Work on trials until all are finished, including those of other processes, then on the comparison.
 
     Raises Stopped after a signal, and InputError if nothing can be trained.
     """
