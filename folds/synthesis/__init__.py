@@ -1,1 +1,1 @@
-"""The demos' data: sentences of a small grammar as synthetic speech, and neural activity for that of Brain-to-Text."""
+"""The demos' data: sentences of a small grammar as synthetic speech, or as neural activity for Brain-to-Text."""

@@ -1,4 +1,4 @@
-"""The demo of Brain-to-Text: HDF5 files of the competition's form, a lexicon, a word model, and the answers of test.
+"""The Brain-to-Text demo: HDF5 files in the competition's format, a lexicon, a word model, and the test answers.
 
 Sentences are clauses of `folds.synthesis.lexicon`'s grammar. The word model is estimated from other sentences of the
 same grammar, none of which is in the test set.
@@ -30,7 +30,7 @@ LEXICON = "lexicon.txt"
 WORD_MODEL = "words.arpa"
 SAMPLE = "sample_submission.csv"
 PARTS = frozenset({FOLDER, ANSWERS, SETTINGS, LEXICON, WORD_MODEL, SAMPLE})
-# Increase it whenever the same settings give other data, so that an older folder is made again.
+# Increase it whenever the same settings give different data, so that an older folder is replaced.
 VERSION = 1
 SENTENCES_OF_WORD_MODEL = 5000
 _PADDED = 500
@@ -42,7 +42,7 @@ PRONUNCIATIONS = {
 
 
 class BrainSettings(msgspec.Struct):
-    """All that decides the folder's bytes, and the content of `SETTINGS`."""
+    """Everything that determines the folder's bytes, and the content of `SETTINGS`."""
 
     seed: int
     days: int
@@ -69,7 +69,7 @@ class Trial:
 
 
 def counts(settings: BrainSettings) -> dict[str, int]:
-    """Trials of a day in train, dev and test: of six sentences, one is for dev and one for test."""
+    """Number of trials per day in train, dev and test; one sentence in six is for dev, and one for test."""
     held_out = max(1, round(settings.sentences / 6))
     return {"train": max(1, settings.sentences - 2 * held_out), "dev": held_out, "test": held_out}
 
@@ -97,10 +97,10 @@ def write(root: Path, settings: BrainSettings) -> None:
     days = draw_trials(settings)
     participant = Participant(ALPHABET.classes, settings.channels, [settings.seed, VERSION])
     with ProgressBar("simulating trials", settings.days * sum(counts(settings).values())) as bar:
-        for number, splits in enumerate(days):
-            rng = np.random.default_rng([settings.seed, VERSION, number])
+        for day, splits in enumerate(days):
+            rng = np.random.default_rng([settings.seed, VERSION, day])
             mixing = participant.day(rng)
-            session = f"t15.{_FIRST_DAY + timedelta(days=7 * number):%Y.%m.%d}"
+            session = f"t15.{_FIRST_DAY + timedelta(days=7 * day):%Y.%m.%d}"
             (root / FOLDER / session).mkdir(parents=True)
             for split, trials in splits.items():
                 with h5py.File(root / FOLDER / session / FILES[split], "w") as file:
@@ -120,7 +120,7 @@ def write(root: Path, settings: BrainSettings) -> None:
 
 
 def score(root: Path, submission: Path) -> str:
-    """The word error rate of a submission to the demo's answers, as a sentence."""
+    """The word error rate of a submission against the demo's answers, as a sentence."""
     ids, answers = zip(*read_submission(root / ANSWERS), strict=True)
     texts = check_submission(submission, BrainToText25.columns, ids, check_words, allow_empty=True)
     words = sum(len(words_of(answer)) for answer in answers)

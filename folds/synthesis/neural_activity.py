@@ -1,8 +1,8 @@
-"""Features such as those of Brain-to-Text, from phonemes: each phoneme is a point in a space of few dimensions.
+"""Features like those of Brain-to-Text, simulated from phonemes: each phoneme is a point in a low-dimensional space.
 
 A trial moves from point to point, with noise that is correlated in time; a matrix spreads the dimensions over the
-channels. On each day that matrix is another one, as electrodes and tuning drift, and each channel has another offset
-and white noise.
+channels. Each day has a different matrix, as electrodes and tuning drift, and a different offset per channel. Every
+channel also has white noise.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from scipy.ndimage import gaussian_filter1d
 DIMENSIONS = 16
 """Dimensions of the activity that the channels share."""
 DRIFT = 0.5
-"""How far a day's mixing is from the common one, relative to that one."""
+"""How far a day's mixing is from the common one, relative to the common one."""
 NOISE = 1.1
-"""Standard deviation of the noise in each dimension; the phonemes' is 1."""
+"""Standard deviation of the noise in each dimension; that of the phonemes is 1."""
 SILENT_FRAMES = (6, 13)
 PHONEME_FRAMES = (5, 11)
-"""Frames of a phoneme and of the silence at both ends, from, to (excluded)."""
+"""Frames of the silence at both ends, and of a phoneme: from, to (excluded)."""
 
 
 class Participant:
@@ -39,7 +39,7 @@ class Participant:
     def trial(
         self, classes: Sequence[int], day: tuple[np.ndarray, np.ndarray], rng: np.random.Generator
     ) -> np.ndarray:
-        """Features `(T, channels)` float32 of someone who tries to say these classes on that day."""
+        """Features `(T, channels)` float32 of an attempt to say these classes on that day."""
         mixing, offset = day
         frames = [int(rng.integers(*SILENT_FRAMES)), *rng.integers(*PHONEME_FRAMES, len(classes)).tolist()]
         # Class 0 is the rest before and after speaking.

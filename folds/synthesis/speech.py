@@ -102,7 +102,7 @@ class Speech:
         try:
             source = Path(espeakng_loader.get_library_path())
             self._espeak = ctypes.CDLL(str(shutil.copy(source, Path(self._folder.name) / source.name)))
-            # eSpeak cuts a path off at 160 characters, and would then end the process.
+            # eSpeak truncates a path to 160 characters, and would then end the process.
             data = Path(self._folder.name) / "data"
             data.symlink_to(espeakng_loader.get_data_path(), target_is_directory=True)
             options = _INITIALIZE_PHONEME_EVENTS | _INITIALIZE_DONT_EXIT

@@ -1,4 +1,4 @@
-"""The demo of HW3P2: synthetic speech as MFCC files in the layout of F22 to S26, and the answers of test.
+"""The HW3P2 demo: synthetic speech as MFCC files in the layout of F22 to S26, and the test answers.
 
 eSpeak NG speaks every sentence from phonemes, so that labels are exact, and no speaker is in two splits.
 """
@@ -28,12 +28,12 @@ ANSWERS = "test-answers.csv"
 SETTINGS = "demo.json"
 SPLITS = ("train-clean-100", "dev-clean", "test-clean")
 PARTS = frozenset({*SPLITS, ANSWERS, SETTINGS})
-# Increase it whenever the same settings give other data, so that an older folder is made again.
+# Increase it whenever the same settings give different data, so that an older folder is replaced.
 VERSION = 1
 
 
 class SpeechSettings(msgspec.Struct, kw_only=True):
-    """All that decides the folder's bytes, and the content of `SETTINGS`."""
+    """Everything that determines the folder's bytes, and the content of `SETTINGS`."""
 
     demo: int = VERSION
     seed: int
@@ -155,7 +155,7 @@ def _pause(rng: np.random.Generator) -> np.ndarray:
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    """`np.save`, except that a full disk is an OSError with its number, which `np.save` loses."""
+    """Like `np.save`, but a full disk raises OSError with its errno, which `np.save` loses."""
     content = io.BytesIO()
     np.save(content, array)
     path.write_bytes(content.getvalue())

@@ -1,6 +1,6 @@
 """A word n-gram model of sentences, and files that decoders read: an ARPA file and a lexicon.
 
-Probabilities are interpolated as by Witten and Bell, "The zero-frequency problem" (IEEE Trans. Information Theory 37,
+Probabilities are interpolated as in Witten and Bell, "The zero-frequency problem" (IEEE Trans. Information Theory 37,
 1991): P(w | h) = (count(h w) + T(h) P(w | h without its first word)) / (count(h) + T(h)), where T(h) is the number of
 different words seen after h. In an ARPA file, T(h) / (count(h) + T(h)) is the back-off weight of h.
 """
@@ -33,7 +33,7 @@ class WordModel:
                     self.followers[tuple(words[position - size : position])][words[position]] += 1
 
     def probability(self, word: str, history: NGram) -> float:
-        """P(word | history), of which the last order - 1 words count."""
+        """P(word | history); only the last order - 1 words of the history count."""
         history = history[max(0, len(history) - self.order + 1) :]
         lower = self.probability(word, history[1:]) if history else 1 / len(self._words)
         seen = self.followers.get(history)
@@ -42,7 +42,7 @@ class WordModel:
         return (seen[word] + len(seen) * lower) / (seen.total() + len(seen))
 
     def back_off(self, history: NGram) -> float:
-        """What P(word | history) is of that without the history's first word, for words that never followed it."""
+        """P(word | history) / P(word | history without its first word) for words that never followed the history."""
         seen = self.followers.get(history)
         return 1.0 if seen is None else len(seen) / (seen.total() + len(seen))
 
