@@ -1,4 +1,4 @@
-"""Audio as samples that front ends expect: one channel at 16 kHz, read block by block, so that memory stays bounded."""
+"""Audio as the samples that front ends expect: one channel at 16 kHz, read in blocks, so that memory stays bounded."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from registry.errors import InputError, describe_os_error
 from registry.files import check_regular
 
 SUFFIXES = (".wav", ".flac")
-"""File names that a folder's recordings have; a file given by name may be anything that libsndfile reads."""
+"""Suffixes of the recordings in a folder; a file given by name may be anything that libsndfile reads."""
 MIN_SECONDS = 0.1
-"""A shorter recording has no phoneme, and too few frames to be normalised."""
+"""A shorter recording holds no phoneme, and has too few frames for normalisation."""
 _BLOCK_SECONDS = 10
 
 
 @dataclass(frozen=True, eq=False)
 class Audio:
-    """An opened recording, as a context manager; `blocks` reads it, once."""
+    """An open recording, as a context manager; `blocks` reads it, once."""
 
     source: str
-    """What messages call it."""
+    """Its name in messages."""
     sample_rate: int
     """Samples per second as stored."""
     channels: int
@@ -95,7 +95,7 @@ class Audio:
 def open_audio(path: Path, source: str | None = None) -> Audio:
     """Open a recording in a format that libsndfile reads, such as wav and flac; `source` is its name in messages.
 
-    Raises InputError for a file that cannot be read, is no audio, or is too short.
+    Raises InputError for a file that cannot be read, is not audio, or is too short.
     """
     source = source or str(path)
     try:
@@ -107,7 +107,7 @@ def open_audio(path: Path, source: str | None = None) -> Audio:
         opened = soundfile.SoundFile(stream)
     except (soundfile.LibsndfileError, TypeError) as error:
         stream.close()
-        # By the name of a file without a header, soundfile asks for its sample rate with a TypeError.
+        # If the file's name says that it has no header, soundfile asks for its sample rate with a TypeError.
         reason = "no header" if isinstance(error, TypeError) else _reason(error)
         raise InputError(f"{source}: no audio ({reason}): expected wav, flac, or features in npy") from None
     audio = Audio(source, opened.samplerate, opened.channels, opened.frames / opened.samplerate, opened, stream)

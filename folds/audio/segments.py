@@ -1,7 +1,7 @@
-"""Long recordings in utterances: cut where it is quietest, in constant memory.
+"""Split long recordings into utterances: cut where they are quietest, in constant memory.
 
 Models read an utterance in both directions and normalise its features as a whole, as in training, where utterances
-last seconds. A recording of minutes as one utterance would be unlike all of them, and take memory without bound.
+last seconds. A recording of minutes as one utterance would be unlike any of these, and need unbounded memory.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import numpy as np
 from folds.frontends.base import SAMPLE_RATE
 
 _PAUSE = round(0.3 * SAMPLE_RATE)
-"""The quietest stretch of this length is where a cut is made, in its middle."""
+"""A cut is made in the middle of the quietest stretch of this length."""
 _LEAST = SAMPLE_RATE
-"""No segment after a cut is shorter, a second: features are normalised per utterance."""
+"""No segment after a cut is shorter than this, a second: features are normalised per utterance."""
 
 
 def split_at_pauses(blocks: Iterable[np.ndarray], max_seconds: float) -> Iterator[tuple[float, np.ndarray]]:
-    """Segments of samples `(S,)` at 16 kHz, each with the time at which it begins, in seconds.
+    """Segments of samples `(S,)` at 16 kHz, each preceded by its start time in seconds.
 
-    Together they are all the samples of `blocks`, each once. None is longer than `max_seconds`, at least 4; a recording
-    that is not longer is one segment, and one that is longer is cut in the quietest place of the second half of that
-    time.
+    Together they hold all the samples of `blocks`, each once. None is longer than `max_seconds`, which must be at least
+    4. A recording that is not longer is one segment; a longer one is cut at the quietest place in the second half of
+    that time.
     """
     longest = int(max_seconds * SAMPLE_RATE)
     waiting, start = np.zeros(0, np.float32), 0

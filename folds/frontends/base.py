@@ -1,7 +1,7 @@
-"""The registry of front ends, each a function from samples to features, and which of them a competition's data had.
+"""The registry of front ends, each a function from samples to features, and which of them made a competition's data.
 
-Competitions publish features, not audio, so a trained model can transcribe a recording only through the front end that
-its data had. A new one is a file in this folder, or a function under the entry-point group `hw3p2_frontends`.
+Competitions publish features, not audio, so a trained model can transcribe a recording only with the front end that
+made its data. A new one is a file in this folder, or a function under the entry-point group `hw3p2_frontends`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SAMPLE_RATE = 16_000
 FRAME_SHIFT = 0.01
 """Seconds from one frame of features to the next."""
 WINDOW = 0.025
-"""Seconds of audio behind a frame; the first frame's window begins with the first sample."""
+"""Seconds of audio that a frame covers; the first frame's window begins with the first sample."""
 
 FrontEnd = Callable[[np.ndarray], np.ndarray]
 """Samples `(S,)` float32 at 16 kHz with full scale 1, at least one window, to features `(T, F)` float32."""
@@ -32,13 +32,13 @@ def register_front_end(
 ) -> Callable[[FrontEnd], FrontEnd]:
     """Register a function as the front end `name`, which has `features` values per frame.
 
-    Data whose folder has the file `marker`, or whose `Dataset.hash` is one of `data`, are known to have this front end.
+    Data whose folder has the file `marker`, or whose `Dataset.hash` is one of `data`, are known to be made by it.
     """
     return FRONT_ENDS.register(name, features=features, marker=marker, data=tuple(data))
 
 
 def front_end_of(data_hash: str | None, root: Path | None = None) -> str | None:
-    """The name of the front end that the data with this hash, in the folder `root`, had; None where it is not known."""
+    """The name of the front end that made the data with this hash, or in the folder `root`; None if unknown."""
     for name in FRONT_ENDS.names():
         info = FRONT_ENDS.entry(name).info
         marked = root is not None and info.get("marker") and (root / info["marker"]).is_file()
@@ -48,7 +48,7 @@ def front_end_of(data_hash: str | None, root: Path | None = None) -> str | None:
 
 
 def compute_features(name: str, samples: np.ndarray) -> np.ndarray:
-    """Features `(T, F)` of samples by the front end `name`. Raises InputError for an unknown one, or one that fails."""
+    """Features `(T, F)` of samples from the front end `name`. Raises InputError if it is unknown, or fails."""
     with FRONT_ENDS.using(name):
         features = np.asarray(FRONT_ENDS.get(name)(samples))
     expected = FRONT_ENDS.entry(name).info.get("features")

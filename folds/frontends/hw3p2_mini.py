@@ -8,15 +8,15 @@ from folds.frontends.base import register_front_end
 from folds.frontends.kaldi import mfcc
 
 STEP = 8.25 / 127
-"""Distance of two neighbouring values; found in the data, whose values are multiples of it."""
+"""Quantisation step; found in the data, whose values are multiples of it."""
 
 
 @register_front_end("hw3p2-mini", features=13, data=("a2bc24b9b5ca611e",))
 def hw3p2_mini(samples: np.ndarray) -> np.ndarray:
-    """13 MFCCs of Kaldi, of samples between -1 and 1, normalised per utterance and rounded to 8 bits.
+    """13 Kaldi MFCCs of samples between -1 and 1, normalised per utterance and rounded to 8 bits.
 
-    Of the values of 12 utterances whose audio is known, 99.99 % are equal to the stand-in's, and the others one step
-    apart. The standard deviation is that of a sample (divided by T - 1).
+    For 12 utterances whose audio is known, 99.99 % of the values are equal to the stand-in's, and the others are one
+    step off. The standard deviation is the sample standard deviation (divided by T - 1).
     """
     features = mfcc(samples, coefficients=13, mel_bins=23, scale=1.0).astype(np.float64)
     deviation = features.std(axis=0, ddof=1) if len(features) > 1 else np.zeros(features.shape[1])

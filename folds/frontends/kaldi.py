@@ -1,7 +1,7 @@
-"""Kaldi's MFCCs by kaldi-native-fbank: 25 ms windows every 10 ms, without dither, as several competitions had them.
+"""Kaldi's MFCCs from kaldi-native-fbank: 25 ms windows every 10 ms, without dither, as used by several competitions.
 
-Kaldi reads samples of 16 bits as whole numbers. The energies of its mel bins have a floor, so samples between -1 and 1,
-as `hw3p2-mini` and the demo were made from, give other features where a recording is quiet.
+Kaldi reads 16-bit samples as integers. The energies of its mel bins have a floor, so samples between -1 and 1, from
+which `hw3p2-mini` and the demo were made, give different features where a recording is quiet.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import numpy as np
 from folds.frontends.base import SAMPLE_RATE, register_front_end
 
 INT16 = 32_768.0
-"""The largest sample of 16 bits, which is 1 elsewhere."""
+"""Full scale of 16-bit samples, which is 1 elsewhere."""
 
 
 def mfcc(samples: np.ndarray, coefficients: int, mel_bins: int, scale: float = INT16) -> np.ndarray:
     """Kaldi MFCCs of 16 kHz samples: `(T, coefficients)` float32, the first from the cepstrum, not the energy.
 
-    Samples are between -1 and 1, and multiplied by `scale`, by default to what Kaldi reads.
+    Samples are between -1 and 1, and multiplied by `scale`, by default to the range that Kaldi reads.
     """
     options = kaldi_native_fbank.MfccOptions()
     options.frame_opts.samp_freq = SAMPLE_RATE
-    # Dither is random noise that avoids log 0; the same audio would have other features each time.
+    # Dither is random noise that avoids log 0; with it, the same audio would have different features each time.
     options.frame_opts.dither = 0.0
     options.mel_opts.num_bins = mel_bins
     options.num_ceps = coefficients
@@ -36,11 +36,11 @@ def mfcc(samples: np.ndarray, coefficients: int, mel_bins: int, scale: float = I
 
 @register_front_end("kaldi-mfcc-13", features=13)
 def kaldi_mfcc_13(samples: np.ndarray) -> np.ndarray:
-    """13 MFCCs of 23 mel bins, Kaldi's defaults but for dither and energy."""
+    """13 MFCCs from 23 mel bins, Kaldi's defaults except for dither and energy."""
     return mfcc(samples, coefficients=13, mel_bins=23)
 
 
 @register_front_end("demo", features=28, marker="demo.json")
 def demo(samples: np.ndarray) -> np.ndarray:
-    """28 MFCCs of 40 mel bins, of samples between -1 and 1: the features of `folds.demo`."""
+    """28 MFCCs from 40 mel bins, of samples between -1 and 1: the features of `folds.demo`."""
     return mfcc(samples, coefficients=28, mel_bins=40, scale=1.0)
