@@ -1,10 +1,10 @@
 """`python -m folds.adapt RUN … --hypotheses submission.csv.json`: the same networks, adapted to the speakers.
 
-A blend's hypotheses of out-of-fold, dev and test utterances (`ensemble.blend --nbest-out`) take the place of
-transcripts: by them each speaker gets an affine layer in front of the network, which is left as it is; see
-`folds.training.speaker_adaptation`. The adapted networks, <model>.adapted, are members of a second blend. Its
-out-of-fold distances are honest, but for the few settings of the first blend, which were fitted on them. What was
-adapted has learnt from features of test, so it has the tag "transductive".
+A blend's hypotheses for out-of-fold, dev and test utterances (`ensemble.blend --nbest-out`) take the place of
+transcripts: with them, an affine layer in front of the network is trained for each speaker, while the network itself
+stays unchanged; see `folds.training.speaker_adaptation`. The adapted networks, <model>.adapted, are members of a second
+blend. Its out-of-fold distances are unbiased, except for the few settings of the first blend, which were fitted on
+them. Adapted networks have learnt from features of the test set, so they have the tag "transductive".
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from registry.command_line import parse_options
 
 @dataclass(frozen=True)
 class AdaptOptions(DerivedRunOptions):
-    """Adapt networks to the speakers they predict: members of their own, <model>.adapted."""
+    """Adapt networks to the speakers they predict, as separate members, <model>.adapted."""
 
     run: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Folders of runs: runs/<model>/fold<k>, or runs/*/fold* for all. Those that are not finished or held out
-    utterances without hypotheses, and delayed or adapted ones, are left out, and so are those that were adapted by
-    these hypotheses before."""
+    """Folders of runs: runs/<model>/fold<k>, or runs/*/fold* for all. Runs that are unfinished, delayed or adapted
+    themselves, or held out utterances without hypotheses, are left out, and so are those that were adapted with these
+    hypotheses before."""
     hypotheses: Path | None = None
-    """The .json beside a submission that was blended with --nbest-out; must be given."""
+    """The .json file next to a submission that was blended with --nbest-out; required."""
     passes: int = number(8, at_least=1, at_most=1000)
-    """How often to go through each speaker's utterances."""
+    """Number of passes over each speaker's utterances."""
     lr: float = number(0.02, above=0.0, at_most=1.0)
     """Learning rate."""
 
@@ -88,10 +88,10 @@ def write_adapted(options: AdaptOptions) -> list[RunFolder]:
 def _with_hypotheses(
     options: AdaptOptions, dataset: Dataset, sources: Sequence[FoldModel]
 ) -> list[tuple[FoldModel, TeacherFile, dict[str, Any]]]:
-    """The runs that the hypotheses can adapt, each with these and what its adapted run records about them.
+    """The runs that can be adapted with the hypotheses, each with these and what its adapted run records about them.
 
-    All are checked before the first is adapted, which takes long. Raises InputError for one that cannot be adapted, and
-    if all lack hypotheses.
+    All are checked before the first is adapted, since that takes long. Raises InputError for one that cannot be
+    adapted, and if all lack hypotheses.
     """
     assert options.hypotheses is not None  # see AdaptOptions
     found: list[tuple[FoldModel, TeacherFile, dict[str, Any]]] = []
@@ -114,7 +114,7 @@ def _with_hypotheses(
 
 
 def _same(before: dict[str, Any] | None, adaptation: dict[str, Any]) -> bool:
-    """Whether a run was adapted like this before, wherever the hypotheses' file was then."""
+    """Whether a run was adapted like this before, regardless of where the hypotheses' file was then."""
     return before is not None and before | {"from": ""} == adaptation | {"from": ""}
 
 
@@ -147,14 +147,14 @@ def _write(
     changes = {
         "adaptation": adaptation,
         "group_layer": msgspec.to_builtins(facts),
-        "parameters": source.parameters + sum(each.numel() for each in network.group_layer.parameters()),
+        "parameters": source.parameters + sum(weight.numel() for weight in network.group_layer.parameters()),
         "tags": sorted({*source.tags, *adaptation["tags"]}),
     }
     write_derived_run(source, dataset, network, folder, changes, device)
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     write_adapted(parse_options(AdaptOptions, "python -m folds.adapt", description=__doc__))
 
 

@@ -1,9 +1,9 @@
-"""`python -m folds.delay RUN …`: the same networks again, with features that come a few frames later.
+"""`python -m folds.delay RUN …`: the same networks again, with features delayed by a few frames.
 
 A network with stride s reads its input in steps of s frames, and where an utterance begins within a step is chance. If
-its first frame is repeated a few times, the steps begin elsewhere, and the network makes other errors. So a run and its
-delayed twins, <model>.delay<frames>, are members of a blend that is better than the run alone: test-time augmentation,
-which costs predictions and no training. They have the same weights, which count once under `--max-params`.
+its first frame is repeated a few times, the steps begin elsewhere, and the network makes different errors. A blend of a
+run and its delayed twins, <model>.delay<frames>, is therefore better than the run alone: test-time augmentation, which
+costs prediction but no training. They share their weights, which count once under `--max-params`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from registry.command_line import parse_options
 
 @dataclass(frozen=True)
 class DelayOptions(DerivedRunOptions):
-    """Predict again with delayed features: members of their own, <model>.delay<frames>."""
+    """Predict again with delayed features, as separate members, <model>.delay<frames>."""
 
     run: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Folders of runs: runs/<model>/fold<k>, or runs/*/fold* for all. Those that are not finished or are delayed
-    themselves are left out, and so are delays that have been done."""
+    """Folders of runs: runs/<model>/fold<k>, or runs/*/fold* for all. Runs that are unfinished or delayed themselves
+    are left out, and so are delays that have been done before."""
     frames: tuple[int, ...] = ()
-    """By how many frames, one or several; by default all from 1 to the model's stride - 1."""
+    """Delays in frames, one or several; by default all from 1 to the model's stride - 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,7 +58,7 @@ def write_delayed(options: DelayOptions) -> list[RunFolder]:
 
 
 def _delays(source: FoldModel, frames: Sequence[int]) -> Sequence[int]:
-    """The delays of a run. Raises InputError where one would change nothing."""
+    """The delays of a run. Raises InputError if one would change nothing."""
     if source.stride == 1:
         raise InputError(f"{source.path}: has stride 1, so a delay would change nothing: leave this run out")
     for delay in frames:
@@ -71,7 +71,7 @@ def _delays(source: FoldModel, frames: Sequence[int]) -> Sequence[int]:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     write_delayed(parse_options(DelayOptions, "python -m folds.delay", description=__doc__))
 
 

@@ -46,15 +46,15 @@ class DemoOptions(Bounded):
     seed: int = number(0, at_least=0, at_most=MAX_SEED)
     """The same seed and sizes give the same files, byte for byte."""
     speakers: int = number(60, at_least=4, at_most=1000)
-    """Speakers in all, at least 4; a sixth of them each for dev and test."""
+    """Total number of speakers, at least 4; one sixth each for dev and test."""
     utterances: int = number(15, at_least=1, at_most=9999)
     """Utterances per speaker, of about 3 seconds each."""
     days: int = number(8, at_least=2, at_most=1000)
-    """Days of brain-to-text; each has trials in train, dev and test."""
+    """Number of days (brain-to-text); each has trials in train, dev and test."""
     sentences: int = number(75, at_least=3, at_most=9999)
-    """Sentences per day of brain-to-text, of about 6 words each; a sixth of them each for dev and test."""
+    """Sentences per day (brain-to-text), of about 6 words each; one sixth each for dev and test."""
     channels: int = number(512, at_least=1, at_most=4096)
-    """Features per frame of brain-to-text."""
+    """Features per frame (brain-to-text)."""
     score: Path | None = None
     """Score this submission against the answers of the demo in --out, instead of making it."""
 
@@ -73,23 +73,23 @@ class DemoOptions(Bounded):
 
     @property
     def settings(self) -> DemoSettings:
-        """All that decides the folder's bytes; stored in it, to mark it as a demo competition with these settings."""
+        """Everything that determines the folder's bytes; stored in it to mark it as a demo with these settings."""
         if self.competition == "brain-to-text":
             return BrainSettings(self.seed, self.days, self.sentences, self.channels)
         return SpeechSettings(seed=self.seed, speakers=self.speakers, utterances=self.utterances)
 
 
 def make(options: DemoOptions) -> bool:
-    """Make the demo in `options.folder`, whole or not at all. False if it already exists with these settings.
+    """Make the demo in `options.folder`, atomically; returns False if it already exists with these settings.
 
-    Raises InputError if the folder holds anything else: only a demo with other settings is ever replaced; or if another
-    process is making it.
+    Raises InputError if the folder holds anything else, since only a demo with other settings is ever replaced, or if
+    another process is making the demo.
     """
     out = Path(os.path.realpath(options.folder))
     if _settings_of(out) == options.settings:
         return False
     _check_replaceable(options)
-    # Beside `out`, so that it can be renamed. A killed process leaves it, and the next one begins it again.
+    # Next to `out`, so that it can be renamed. A killed process leaves it behind, and the next one starts it over.
     unfinished = out.parent / f".{out.name}.unfinished"
     with hold(unfinished, f"the demo competition {options.folder}"):
         new, replaced = unfinished / "new", unfinished / "replaced"
@@ -106,7 +106,7 @@ def make(options: DemoOptions) -> bool:
 
 
 def _check_replaceable(options: DemoOptions) -> None:
-    """Raise InputError if there is something else in the demo's place than a demo."""
+    """Raise InputError if something other than a demo is in the demo's place."""
     out = Path(os.path.realpath(options.folder))
     found = _settings_of(out)
     if found is not None and type(found) is not type(options.settings):
@@ -140,7 +140,7 @@ def _contents(settings: DemoSettings) -> str:
 
 
 def score(root: Path, submission: Path) -> str:
-    """How near a submission is to the answers of the demo in `root`, as a sentence."""
+    """The score of a submission against the answers of the demo in `root`, as a sentence."""
     settings = _settings_of(root)
     if settings is None:
         raise InputError(f"{root} is not a demo competition and has no answers: make one with --out {root} alone")

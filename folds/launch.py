@@ -1,7 +1,7 @@
 """`python -m folds.launch`: train many fold models at once, on this machine, on a Slurm cluster or on Ray.
 
-Every (model, fold, seed) is one run, trained as `folds.train` trains it. Finished runs are skipped, begun ones resumed
-if they have the same settings, and one that fails stops no other.
+Every (model, fold, seed) is one run, trained as `folds.train` trains it. Finished runs are skipped, unfinished ones
+are resumed if they have the same settings, and a run that fails does not stop the others.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def parse(arguments: list[str]) -> tuple[LaunchOptions, Any, list[str]]:
 
 
 def _named(error: UnknownOptions) -> InputError:
-    """What options that folds.train does not have are here: an executor's, or one of the launch that is misspelt."""
+    """The error for options unknown to folds.train: they may be an executor's, or misspelt options of the launch."""
     fields = {name: {field.name for field in dataclasses.fields(options)} for name, options in all_options().items()}
     known = {field.name for field in dataclasses.fields(LaunchOptions)}.union(*fields.values())
     for name in error.names:
@@ -60,7 +60,7 @@ def _named(error: UnknownOptions) -> InputError:
 
 
 def main() -> int:
-    """Launch; the exit status is 0 if all runs are finished, and 1 if some have failed."""
+    """Launch; returns the exit status: 0 if all runs are finished, and 1 if some have failed."""
     options, executor_options, more = parse(sys.argv[1:])
     plan = options.read_plan()
     destination = Destination(options.runs)
@@ -89,9 +89,9 @@ def main() -> int:
 
 
 def estimate(tasks: list[Task], options: LaunchOptions, dataset: Dataset) -> tuple[list[Estimate], str]:
-    """What the runs take, and in all. On a cluster only runs tell their speed: its machines are not like this one.
+    """Estimates for each run and in total. On a cluster only runs show their speed: its machines are not like this one.
 
-    Nor are steps tried on a GPU before a launch: this process would keep its memory, which the runs need.
+    Nor are steps timed on a GPU before a launch: this process would keep its memory, which the runs need.
     """
     here = is_on_this_machine(options.on)
     jobs = options.jobs or (len(divide_here(tasks, 0, len(tasks))) if here else len(tasks))
@@ -108,7 +108,7 @@ def launch(
     destination: Destination,
     dataset: Dataset,
 ) -> int:
-    """Train the tasks; the exit status."""
+    """Train the tasks; returns the exit status."""
     if not all(destination.finished(task.folder) for task in tasks):
         left = sum(not destination.finished(task.folder) for task in tasks)
         settings = LaunchSettings(destination.folder, options.jobs, options.retries, left)

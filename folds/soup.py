@@ -1,7 +1,7 @@
 """`python -m folds.soup RUN`: a fold model, <model>.soup, with the mean of the weights of one run's last checkpoints.
 
-A model soup (Wortsman et al. 2022, arXiv 2203.05482) along one training trajectory: a single model, as fast as any.
-Its out-of-fold distance shows whether it is better than the run's last weights. It trains nothing.
+This is a model soup (Wortsman et al. 2022, arXiv 2203.05482) along one training trajectory: a single model, as fast as
+any. Its out-of-fold distance shows whether it is better than the run's last weights. Nothing is trained.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class SoupOptions(DerivedRunOptions):
     run: tyro.conf.Positional[tuple[Path, ...]] = ()
     """The folder of one run: runs/<model>/fold<k>."""
     last: int = number(2, at_least=2, at_most=10_000)
-    """How many checkpoints to average; a run keeps those of `folds.train --keep`."""
+    """How many checkpoints to average; a run keeps as many as `folds.train --keep` says."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,7 +67,7 @@ def make_soup(options: SoupOptions) -> RunFolder:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     make_soup(parse_options(SoupOptions, "python -m folds.soup", description=__doc__))
 
 

@@ -1,6 +1,6 @@
 """`python -m folds.tune`: search for a better recipe than the preset, in stages, on held-out folds.
 
-A study is one file that several processes and machines share; the same command continues it.
+A study is one file that several processes and machines can share; the same command continues it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def parse(arguments: list[str]) -> tuple[TuneOptions, Any]:
 
 
 def main() -> int:
-    """Run the study of the command line; the exit status."""
+    """Run the study that the command line describes; returns the exit status."""
     options, executor_options = parse(sys.argv[1:])
     check_optuna()
     tuning = make_tuning(options)
