@@ -76,7 +76,7 @@ class SubmitOptions(FolderOptions):
     """Seconds before the first retry, and between the first two checks for a score; doubles each time, up to 30 times
     as long."""
     settle: float = number(60.0, at_least=0, at_most=MAX_SECONDS)
-    """Seconds of looking for a submission that was not answered in Kaggle's list; then it counts as never arrived."""
+    """Seconds to look in Kaggle's list for a submission without a reply before it counts as never received."""
 
     @property
     def slug(self) -> str:
@@ -223,7 +223,7 @@ def _format_distances(checked: CheckedFile) -> str:
 
 
 def log(line: str) -> None:
-    """Print a line of progress at once."""
+    """Print a progress line without secrets, and flush it."""
     print(redact(line), flush=True)
 
 

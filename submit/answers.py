@@ -1,4 +1,4 @@
-"""What the official client's answers must look like: Kaggle, or what stands between, may answer anything."""
+"""Schemas of the official client's answers: Kaggle, or a proxy in between, may answer anything."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Sent(Struct):
 
 
 class _Submission(Struct):
-    """Fields may be missing: the client leaves out those with their type's default."""
+    """Fields may be missing: the client omits those that have their type's default."""
 
     ref: _Count
     description: str | None = None
@@ -68,6 +68,6 @@ _SCHEMAS: dict[str, type] = {
 
 
 def check_answer(call: str, answer: Any) -> None:
-    """Raise `InputError` if the answer to this call of `submit.worker` has a value of another type than expected."""
+    """Raise `InputError` if the answer to this call of `submit.worker` has a value of an unexpected type."""
     if schema := _SCHEMAS.get(call):
         convert(answer, schema, call)

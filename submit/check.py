@@ -1,4 +1,4 @@
-"""Check a submission file before it is sent, as far as that is possible without Kaggle.
+"""Check a submission file before it is sent, as far as possible without Kaggle.
 
 `folds.competition.submission` defines what rows must look like. This module applies it to one file, with the sample
 file and the alphabet of the competition's folder if there is one, and with the results that the blend wrote next to it.
@@ -37,7 +37,7 @@ class _SubmissionRecipe(Struct):
 
 
 class BlendResults(Struct):
-    """What is known about a blend, in the file beside a submission and in the ledger; a recipe may be a text."""
+    """A blend's results, as stored next to a submission file and in the ledger; the recipe may be plain text."""
 
     recipe: _SubmissionRecipe | str | None = None
     oof: float | None = None
@@ -144,7 +144,7 @@ def _written_in(alphabet: Alphabet | None) -> str:
 def _find_alphabet(path: Path, rows: Sequence[tuple[str, str]]) -> Alphabet | None:
     """The first alphabet, newest semester first, that has every character of the file; None for sentences of words.
 
-    Raises `InputError` for phonemes of no alphabet.
+    Raises `InputError` for phonemes that fit no alphabet.
     """
     used = {character for _, label in rows for character in label}
     for alphabet in COURSE_ALPHABETS:

@@ -71,7 +71,7 @@ class Failure(Exception):
     @property
     def may_have_submitted(self) -> bool:
         """Whether a submission may exist despite the failure: it may have been sent, and Kaggle did not refuse it."""
-        # A gateway may give up (408) or limit the rate (429) after it has passed the request on.
+        # A gateway may give up (408) or limit the rate (429) after it has forwarded the request.
         refused = self.kind == "http" and 400 <= (self.status or 0) < 500 and not self.transient
         return self.phase in ("create", "unknown") and not refused
 
@@ -97,9 +97,9 @@ class TimeBudget:
         return self.end - time.monotonic()
 
     def wait(self, waits: int, failure: Failure | None = None) -> None:
-        """Sleep for the Retry-After of `failure`, else for a time that doubles with each of the `waits` earlier waits.
+        """Sleep for the Retry-After of `failure` if it has one, else with exponential backoff after `waits` waits.
 
-        The time is at most 30 times `pause`. Raises `Failure("deadline")` at once if the deadline would pass first.
+        The backoff is at most 30 times `pause`. Raises `Failure("deadline")` at once if the deadline would pass first.
         """
         retry_after = parse_retry_after(failure.retry_after) if failure else None
         growth = min(2.0 ** min(waits, 5), 30.0)
@@ -125,7 +125,7 @@ def parse_retry_after(header: str | None) -> float | None:
 
 
 class Client:
-    """The official client in a child process, which is started when needed and restarted after it was killed.
+    """The official client in a child process, which is started on demand and restarted after it is killed.
 
     Use as a context manager. `environment` replaces the child's environment variables. All texts in its answers and
     failures are redacted. Raises `InputError` for credentials that cannot be sent.
@@ -243,7 +243,7 @@ class _Child:
 
     def __init__(self, environment: dict[str, str]) -> None:
         script = str(Path(__file__).with_name("worker.py"))
-        # -P: no file of this folder or the working directory may shadow a module that the client imports. A new
+        # -P: no file in this folder or the working directory may shadow a module that the client imports. A new
         # session: Ctrl-C does not reach the child, so the ledger is written before the child is killed.
         self.process = subprocess.Popen(
             [sys.executable, "-P", script],

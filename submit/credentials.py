@@ -1,7 +1,7 @@
-"""Check Kaggle's credentials before the official client uses them; nothing here shows one.
+"""Check Kaggle's credentials before the official client uses them, without ever printing them.
 
-The client sends a token as it is, in a header. A line break after it, as in a variable filled from a mounted secret, is
-removed; one inside it would only be found by the HTTP library, which prints the whole header.
+The client sends a token unchanged in a header. A trailing line break, as in a variable set from a mounted secret, is
+removed; one inside the token would only be caught by the HTTP library, which prints the whole header.
 """
 
 from __future__ import annotations

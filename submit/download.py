@@ -71,7 +71,7 @@ def _download_archive(
     marker = archive.with_name(archive.name + ".kaggle-partial")
     failures = 0
     while True:
-        # Without its marker the client cannot tell which version a partial file is of: overwrite it.
+        # Without the marker the client cannot tell which version a partial file belongs to: overwrite it.
         force = not marker.exists()
         start = 0 if force else _get_size(archive)
         if remote["size"] is not None:

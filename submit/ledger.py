@@ -97,7 +97,7 @@ def read_attempts(path: Path) -> list[Attempt]:
 
 
 class _Event(Struct):
-    """What every line has; lines with an event of a later version are passed over."""
+    """The fields of every line; events that only a later version knows are ignored."""
 
     event: str
     id: str
@@ -160,9 +160,9 @@ def _apply_event(attempt: Attempt, event: _Event) -> Attempt:
 
 
 def _read_events(path: Path) -> Iterator[_Event]:
-    """The events, as their schemas describe them. Raises InputError naming the line of one that is damaged.
+    """Yield the events, validated against their schemas. Raises InputError, naming the line, for a damaged one.
 
-    To pass over a damaged line could mean to send a file twice.
+    Skipping a damaged line could lead to sending a file twice.
     """
     try:
         lines = read_json_lines(path, dict[str, Any], any_torn=True)
@@ -189,15 +189,15 @@ def check_ledger(path: Path) -> None:
 
 
 def _lock(path: Path, kind: str) -> BaseFileLock:
-    """The lock beside the ledger itself, if `path` is a symbolic link to it.
+    """The lock next to the file at `path`, or next to its target if it is a symbolic link.
 
-    It is the operating system's: a file that stands for one would stay behind a killed process, and bar all others.
+    A lock of the operating system: a lock file whose mere existence counts would outlive a killed process.
     """
     return FileLock(f"{os.path.realpath(path)}.{kind}", fallback_to_soft=False)
 
 
 def _acquire(lock: BaseFileLock, timeout: float) -> None:
-    """Raises Timeout, and InputError where the file system has no locks."""
+    """Acquire the lock. Raises Timeout, or InputError if the file system does not support locks."""
     try:
         lock.acquire(timeout=timeout)
     except Timeout:
@@ -213,7 +213,7 @@ def _acquire(lock: BaseFileLock, timeout: float) -> None:
 
 @contextlib.contextmanager
 def _appending(path: Path) -> Iterator[None]:
-    """Hold the right to append, which nobody needs for long."""
+    """Hold the lock for appending, which every process holds only briefly."""
     lock = _lock(path, "lock")
     try:
         _acquire(lock, _APPEND_S)

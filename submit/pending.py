@@ -1,11 +1,11 @@
-"""What a user sent, or may have sent, to a competition, whatever ledger it is recorded in.
+"""What a user has sent, or may have sent, to a competition, regardless of the ledger.
 
-The ledger is a file that the user chooses, so two runs may have two ledgers, and Kaggle's list shows a submission only
-some time after it was made. What both runs share is the user: in `$XDG_STATE_HOME/hw3p2-ensemble/submit/` (by default
-`~/.local/state/…`) each competition has a lock, under which all of its submissions are sent, and an empty file for each
-attempt, named after the file's hash and the attempt's id. It is made before the attempt is sent, and removed when there
-is no submission: after a failure, or if Kaggle's list does not show one in time. It is not removed when the list shows
-the submission, because the next answer may come from a server that does not know it yet.
+The user chooses the ledger's path, so two runs may use different ledgers, and Kaggle's list shows a new submission only
+after some time. What both runs share is the user: in `$XDG_STATE_HOME/hw3p2-ensemble/submit/` (by default
+`~/.local/state/…`) each competition has a lock, held while anything is sent to it, and an empty file per attempt, named
+after the submitted file's hash and the attempt's id. The empty file is created before the attempt is sent, and removed
+if no submission was made: after a failure, or if Kaggle's list does not show one in time. It is kept when the list
+shows the submission, because the next answer may come from a server that does not know it yet.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from registry.errors import InputError
 
 
 class PendingAttempts:
-    """The attempts of this user at one competition that made a submission, or may have."""
+    """This user's attempts for one competition that made a submission, or may have made one."""
 
     def __init__(self, competition: str) -> None:
         self.folder = _state_folder() / competition
@@ -36,7 +36,7 @@ class PendingAttempts:
             ) from None
 
     def add(self, id: str, sha256: str) -> None:
-        """Record an attempt before it is sent, and flush that to disk."""
+        """Record an attempt before it is sent, and flush the record to disk."""
         self._path(id, sha256).touch()
         if os.name == "posix":
             folder = os.open(self.folder, os.O_RDONLY)

@@ -6,9 +6,9 @@ submission. The order of the steps matters:
 
 1. Under the sending lock, open attempts of earlier runs are looked up in Kaggle's submission list, by the unique id in
    their description. An attempt found there is recorded as submitted; one that is still missing after this run has
-   looked for `settle_seconds` is recorded as failed. The time is measured in this run, by a clock that cannot be set:
-   the times that an earlier run recorded may come from a clock that has been set since. Attempts of the same content
-   under another ledger of this user (see `submit.pending`) are looked up in the same way.
+   looked for `settle_seconds` is recorded as failed. The time is measured in this run with a monotonic clock: the
+   timestamps of an earlier run may come from a clock that has been adjusted since. Attempts with the same content in
+   another ledger of this user (see `submit.pending`) are looked up in the same way.
 2. Earlier submissions of the same content and the daily limit are checked before anything is uploaded.
 3. The attempt is written to the ledger and flushed to disk before it is sent. It succeeds only if Kaggle answers with a
    `ref` above 0.
@@ -51,7 +51,7 @@ class Sender:
     competition: str
     ledger_path: Path
     settle_seconds: float
-    """Seconds of looking for a submission in Kaggle's list after which it counts as never arrived."""
+    """Seconds to look for a submission in Kaggle's list before it counts as never received."""
     log: Callable[[str], None]
     """Prints a line of progress."""
 
@@ -60,7 +60,7 @@ class Sender:
 
     @contextlib.contextmanager
     def _sending_lock(self) -> Iterator[None]:
-        """One process of this user sends to this competition at a time, and one of any user with this ledger."""
+        """Allow one sending process at a time: per competition among this user's, and per ledger among all users'."""
         self.pending.prepare()
         with (
             ledger.sending_lock(self.pending.folder, self._wait_for_lock),
@@ -133,7 +133,7 @@ class Sender:
                 )
 
     def reconcile(self, sha256: str = "") -> tuple[list[Attempt], list[dict[str, Any]]]:
-        """Resolve every open attempt against Kaggle's submission list, and those with this content in other ledgers.
+        """Look up open attempts, and those with this content in other ledgers, in Kaggle's list and resolve them.
 
         Returns the attempts newly found to have arrived, and the list. Raises `Failure("unclear")` if the deadline
         would pass before all attempts are resolved.
@@ -220,7 +220,7 @@ class Sender:
             self.reconcile()
 
     def _send(self, checked: CheckedFile, message: str) -> Attempt:
-        """Make one attempt and return it. After a `Failure` no submission exists, unless its kind is `unclear`."""
+        """Make one attempt and return it. A `Failure` means no submission, unless it is `unclear` or `unrecorded`."""
         if not is_unchanged(checked):
             raise InputError(f"{checked.path}: changed since it was checked, nothing was sent; run the command again")
         id = uuid.uuid4().hex[:12]

@@ -29,7 +29,7 @@ def list_submissions(client: Client, budget: TimeBudget, competition: str) -> li
 
 
 def parse_status(submission: dict[str, Any]) -> str:
-    """The status in capitals: `PENDING`, `COMPLETE`, `ERROR`, or one that is not known here."""
+    """The status in capitals: `PENDING`, `COMPLETE`, `ERROR`, or one that we do not know."""
     # It may be a protobuf name with its prefix, a plain name, or absent for the default, PENDING.
     return str(submission.get("status") or "PENDING").upper().removeprefix("SUBMISSION_STATUS_")
 

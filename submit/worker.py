@@ -68,14 +68,14 @@ def main() -> None:
 def _read_requests(source: IO[str], requests: queue.SimpleQueue[str]) -> None:
     for line in source:
         requests.put(line)
-    # The parent has exited. An upload in progress must not become a submission that the parent does not know of.
+    # The parent has exited. An upload in progress must not become a submission that the parent does not know about.
     os._exit(0)
 
 
 def functions_of(frame: FrameType) -> list[str]:
-    """The name of a frame's function; with that of the request which creates a submission, once that was prepared.
+    """The name of a frame's function, followed by `create_submission` once that request has been prepared.
 
-    The client's function may have that request's answer already, and be closing the connection.
+    The request may already have been answered, so that its own function is no longer on the stack.
     """
     name = frame.f_code.co_name
     sent = (name == "competition_submit" and "submit_request" in frame.f_locals) or (
@@ -181,7 +181,7 @@ def get_submission(ref: int) -> dict[str, Any]:
 
 
 def _call_untyped(method: str, request: Any) -> dict[str, Any]:
-    # The client's types raise KeyError on an unknown status, so that one such submission hides all others, and version
+    # The client's types raise KeyError on an unknown status, so one such submission would hide all others, and version
     # 2.2.4 has no call for a single submission. With type HttpRedirect the client returns the response itself.
     from kagglesdk.common.types.http_redirect import HttpRedirect
 
@@ -232,7 +232,7 @@ class _GarbledAnswer(Exception):
 
 
 def _is_of_client_types(error: BaseException) -> bool:
-    """Whether the client failed to convert an answer whose JSON has other types than expected."""
+    """Whether the client failed to convert an answer because its JSON has unexpected types."""
     entries = traceback.extract_tb(error.__traceback__)
     conversion = {"from_dict", "from_json", "prepare_from", "_prepare_response"} & {entry.name for entry in entries}
     return isinstance(error, (TypeError, ValueError, KeyError, AttributeError)) and bool(conversion)
