@@ -89,7 +89,7 @@ def methods_in_words(method: str) -> list[str]:
 
 
 def blend_in_words(inputs: OpenedInputs, words: WordSplits, method: str = "best", seed: int = 0) -> WordBlend:
-    """Fit blenders of words out of fold, choose by nested word errors, measure on dev and predict test."""
+    """Fit word blenders out of fold, choose one by nested word errors, evaluate on dev and predict test."""
     fitted = fit_blenders(words.oof, methods_in_words(method), seed, WORD_BLENDERS)
     chosen = winner(fitted)
 
@@ -112,7 +112,7 @@ def print_members(inputs: OpenedInputs, words: WordSplits) -> dict[str, np.ndarr
     lengths = _lengths(words.oof), _lengths(words.dev)
     dev, rows = {}, []
     for index, member in enumerate(inputs.members):
-        # As a blend would use it: by the networks that predict test and that the rules allow.
+        # As a blend would use it: with the networks that predict test and that the rules allow.
         alone = BlendRecipe("single", {member.name: 1.0})
         kept = inputs.keep(alone.weights, inputs.networks)
         on_dev, alone = restricted(words.dev, alone, kept)
@@ -138,12 +138,12 @@ def print_blenders(
     rows = [
         (
             name,
-            _percent(own.oof.sum() / oof_words.sum()),
-            _percent(own.nested.sum() / oof_words.sum()),
+            _percent(fitted.oof.sum() / oof_words.sum()),
+            _percent(fitted.nested.sum() / oof_words.sum()),
             _level(bootstrap(blend.dev[name], groups, sizes=dev_words)),
             str(_in_percent(paired_bootstrap(blend.dev[name], members[strongest], groups, sizes=dev_words))),
         )
-        for name, own in blend.fitted.items()
+        for name, fitted in blend.fitted.items()
     ]
     print_table(["blender", "WER oof, fitted", "WER oof, nested", "WER dev", f"dev - {strongest}"], rows)
     chosen = blend.chosen
@@ -156,7 +156,7 @@ def print_blenders(
 def results_of(
     blend: WordBlend, words: WordSplits, members: Mapping[str, np.ndarray], groups: Sequence[str] | None
 ) -> dict[str, Any]:
-    """What the sidecar records: word error rates, as fractions."""
+    """The results for the sidecar: word error rates, as fractions."""
     chosen, strongest = blend.chosen, min(members, key=lambda name: float(members[name].sum()))
     oof_words, dev_words = _lengths(words.oof), _lengths(words.dev)
     difference = paired_bootstrap(blend.dev[chosen], members[strongest], groups, sizes=dev_words)
@@ -170,7 +170,7 @@ def results_of(
 
 
 class WordBlendOptions(Protocol):
-    """What a blend in words needs of the options of `ensemble.blend`."""
+    """The options of `ensemble.blend` that a blend in words uses."""
 
     @property
     def method(self) -> str: ...

@@ -1,6 +1,6 @@
-"""Blenders of words: the mean of frames decoded to words, ROVER, rescoring, minimum Bayes risk, the best member alone.
+"""Blenders for words: averaged frames decoded to words, ROVER, rescoring, minimum Bayes risk, the best member alone.
 
-Rescoring and minimum Bayes risk are those for phonemes, on pools of sentences.
+Rescoring and minimum Bayes risk are the blenders for phonemes, applied to pools of sentences.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ WORD_BLENDERS.register("mbr")(MinimumBayesRisk)
 
 
 def member_sentences(inputs: WordInputs, member: int) -> list[list[int]]:
-    """The best sentence of each utterance by one member, in words by number.
+    """One member's best sentence of each utterance, words by number.
 
-    Several networks, as on dev and test, find it together: the sentence of their pool with the highest mean
-    log-likelihood and language model score.
+    With several networks, as on dev and test, it is the sentence of their pool with the highest sum of mean
+    log-likelihood, language model term and word bonus.
     """
     indices = inputs.prediction_indices([member])
     if len(indices) == 1:
@@ -45,7 +45,7 @@ def member_sentences(inputs: WordInputs, member: int) -> list[list[int]]:
 
 
 def _ranked(inputs: WordInputs) -> list[int]:
-    """The members, that with the fewest errors first."""
+    """The members, sorted by errors, fewest first."""
     errors = [_mean_errors(member_sentences(inputs, member), inputs) for member in range(len(inputs.names))]
     return sorted(range(len(errors)), key=lambda member: (errors[member], member))
 
@@ -56,7 +56,7 @@ def _mean_errors(sentences: Sequence[Sequence[int]], inputs: WordInputs) -> floa
 
 @WORD_BLENDERS.register("single")
 class SingleInWords:
-    """The best member alone, decoded with the lexicon and the model of words."""
+    """The best member alone, decoded with the lexicon and the word language model."""
 
     weighs_networks = True
 
@@ -72,12 +72,12 @@ class SingleInWords:
 
 @WORD_BLENDERS.register("average")
 class AverageInWords:
-    """The mean of the best members' frame posteriors, decoded with the lexicon and the model of words."""
+    """The mean of the best members' frame posteriors, decoded with the lexicon and the word language model."""
 
     weighs_networks = False
 
     def fit(self, inputs: WordInputs, seed: int = 0) -> BlendRecipe:
-        """Equal weights of the best 1, 2, 3, … members, and the settings of the search, of least errors on a sample."""
+        """Equal weights for the best 1, 2, 3, … members, and search settings, with the fewest errors on a sample."""
         sample = inputs.take(sample_rows(np.arange(len(inputs)), SAMPLE))
         order = [inputs.names[member] for member in _ranked(inputs)]
         trials: list[tuple[float, BlendRecipe]] = []
@@ -95,7 +95,7 @@ class AverageInWords:
         return min(trials, key=lambda trial: trial[0])[1]
 
     def predict(self, inputs: WordInputs, recipe: BlendRecipe) -> list[list[int]]:
-        """The best sentence of the averaged posteriors at the recipe's settings."""
+        """The best sentence under the averaged posteriors with the recipe's settings."""
         mean, folds = average_frames(inputs, recipe.array(inputs.names)), np.zeros(len(inputs), np.int64)
         settings = {0: WordSettings(recipe.settings["lm_weight"], recipe.settings["word_bonus"])}
         decoded = decode_by_fold(mean, folds, inputs.vocabulary, settings, 1, f"{inputs.split.name} average")
@@ -109,7 +109,7 @@ class RoverInWords:
     weighs_networks = True
 
     def fit(self, inputs: WordInputs, seed: int = 0) -> BlendRecipe:
-        """Greedy weights on plain votes, then the scheme, alpha and the confidence of the null."""
+        """Weights selected greedily on plain votes, then the voting scheme, alpha and the null confidence."""
         order = [inputs.names[member] for member in _ranked(inputs)]
         slots = _WordSlots(inputs, order, range(len(inputs.names)))
 
@@ -125,7 +125,7 @@ class RoverInWords:
         return BlendRecipe("rover", weights_by_name(inputs.names, weights), settings | {"order": order})
 
     def predict(self, inputs: WordInputs, recipe: BlendRecipe) -> list[list[int]]:
-        """The vote of the members with weight."""
+        """The vote of the members with nonzero weight."""
         slots = _WordSlots(inputs, recipe.settings["order"], used_members(recipe, inputs.names))
         return slots.winners(recipe.array(inputs.names), recipe.settings)
 
@@ -139,7 +139,7 @@ class _WordSlots:
         systems = [member_sentences(inputs, member) for member in self.members]
         self.networks: list[tuple[ConfusionNetwork, list[int]]] = []
         for sentences in zip(*systems, strict=True):
-            # Small numbers, because the alignment needs memory in proportion to the largest.
+            # Small numbers, because the alignment needs memory proportional to the largest.
             small: dict[int, int] = {}
             numbered = [[small.setdefault(word, len(small)) for word in sentence] for sentence in sentences]
             self.networks.append((align(numbered), list(small)))

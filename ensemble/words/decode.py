@@ -29,7 +29,7 @@ def fit_settings(task: DecodingTask, name: str, dataset: Dataset, vocabulary: Vo
 def decode_to_words(
     task: DecodingTask, member: Member, split: Split, vocabulary: Vocabulary, trials: SearchTrials | None, beam: int
 ) -> tuple[list[str], WordSettings]:
-    """The best sentence of each utterance of `task`, and the settings; prints these, the error rates and the speed.
+    """The best sentence of each utterance of `task`, and the settings; prints the settings, error rates and speed.
 
     Each out-of-fold utterance is decoded with the settings fitted on the other folds. Without `trials`, as for a refit
     alone, the settings are the default ones.

@@ -1,4 +1,4 @@
-"""The files that decoding to words needs, and the options that name them."""
+"""The files that decoding to words needs, and the options that set their paths."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ WORD_LM = "words.arpa"
 
 @dataclass(frozen=True)
 class WordOptions(Bounded):
-    """What a competition in words is decoded with."""
+    """The lexicon and language model for a competition in words."""
 
     lexicon: Path | None = None
-    """For a competition in words: its lexicon, a word and its phonemes per line; by default its folder's
-    lexicon.txt."""
+    """For a competition in words: its lexicon, with one word and its phonemes per line; by default lexicon.txt in its
+    folder."""
     word_lm: Path | None = None
-    """For a competition in words: a language model of words in ARPA format; by default words.arpa in its folder."""
+    """For a competition in words: a word language model in ARPA format; by default words.arpa in its folder."""
 
     def open_vocabulary(self, dataset: Dataset, root: Path) -> Vocabulary:
-        """The lexicon and the model of words, and a line printed about both.
+        """Read the lexicon and the word language model, and print a line about both.
 
         By default they are in the competition's folder `root` or in the folder inside it that holds the layout. Raises
-        InputError where one is missing or damaged.
+        InputError if one is missing or damaged.
         """
         folders = (dataset.root, root)
         lexicon = self.lexicon or _in_folders(LEXICON, folders)
@@ -50,12 +50,12 @@ class WordOptions(Bounded):
         return Vocabulary(words, lm, silence_class(phonemes))
 
     def check_unused(self) -> None:
-        """Raise InputError for files of words, where a competition is in phonemes."""
+        """Raise InputError if one of these options was passed for a competition in phonemes."""
         for option, path in (("--lexicon", self.lexicon), ("--word-lm", self.word_lm)):
             if path is not None:
                 raise InputError(f"{option} is for competitions in words, and this one is in phonemes: leave it out")
 
 
 def _in_folders(name: str, folders: Sequence[Path]) -> Path:
-    """The file of that name in the first folder that has it, else where it is missing."""
+    """The path of that file in the first folder that has it, else in the first folder."""
     return next((folder / name for folder in folders if (folder / name).is_file()), folders[0] / name)

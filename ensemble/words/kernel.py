@@ -1,16 +1,16 @@
 """The compiled prefix beam search over a lexicon's tree, for one utterance; the GIL is released.
 
-A prefix is a sequence of words and a node of the tree, where the phonemes of the next word have arrived. All ways to it
-are one prefix, so the paths of a word's pronunciations and those with and without silence before it are added up. Its
-mass is kept apart by whether the last frame is a blank, as in CTC prefix beam search. A word is scored by the language
-model when its last phoneme is followed by the next word or by the silence; until then, the best unigram among the words
-below the node stands in for it in the comparison of prefixes (look-ahead, or smearing: Ortmanns, Ney & Eiden,
-"Language-model look-ahead for large vocabulary speech recognition", ICSLP 1996).
+A prefix is a word sequence and a node of the tree, which the phonemes of the next word have reached. All paths to it
+are merged, so those of a word's pronunciations, with and without a silence before it, are summed. Its mass is split by
+whether the last frame is a blank, as in CTC prefix beam search. A word is scored by the language model when its last
+phoneme is followed by the next word or by the silence; until then, the best unigram among the words below the node
+stands in for it when prefixes are compared (look-ahead, or smearing: Ortmanns, Ney & Eiden, "Language-model look-ahead
+for large vocabulary speech recognition", ICSLP 1996).
 
-Masses are probabilities in float64 relative to the best prefix of the frame before; the logarithms of what they were
-divided by are summed. What is kept from frame to frame is in `ensemble.words.state`. Each step goes over a whole frame
-and takes the arrays out of their tuples first, because a call in which a loop runs counts references to every array of
-its arguments. With such calls for each prefix, the search took 2 to 8 times as long.
+Masses are float64 probabilities relative to the best prefix of the previous frame; the logarithms of these divisors are
+summed. The state kept between frames is in `ensemble.words.state`. Each step processes a whole frame and takes the
+arrays out of their tuples first, because a call of a function with a loop counts references to every array in its
+arguments. With such calls for each prefix, the search took 2 to 8 times as long.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from ensemble.words.state import (
 )
 from ensemble.words.trie import AFTER_SILENCE, ROOT
 
-# What is further below the best prefix is left out: e ** -41 of it.
+# Prefixes below this fraction of the best one, e ** -41, are pruned.
 _MARGIN = 1e-18
-# A contribution this far below the worst prefix of a full beam changes no mass by more than its rounding.
+# A contribution below this fraction of a full beam's worst prefix changes no mass by more than its rounding.
 _NEGLIGIBLE = 1e-6
 
 
 class Endings(NamedTuple):
-    """Prefixes of the last frame that end with a whole word, and their logarithms."""
+    """Prefixes of the last frame that end with a whole word, and their log-probabilities."""
 
-    parent: np.ndarray  # the sequence of the words but the last; -1 without words
+    parent: np.ndarray  # the word sequence without its last word; -1 if there are no words
     word: np.ndarray  # the last word
     ctc: np.ndarray  # float64 log-probabilities of the paths
     lm: np.ndarray  # float64 log-probabilities of the words and the end of the utterance
@@ -52,9 +52,9 @@ class Endings(NamedTuple):
 def search(log_probs, width, nbest, graph):
     """Search one utterance `(T, C)` float32 for its `nbest` best sequences of words with a beam of `width` prefixes.
 
-    Returns (lengths, words, ctc, lm): the number of words of each of the H hypotheses, best first, their words one
-    after the other, the logarithm of their CTC probability, all ways that are in the beam added up, and their
-    log-probability under the language model.
+    Returns (lengths, words, ctc, lm): the number of words of each of the H hypotheses, best first; their words,
+    concatenated; their CTC log-probabilities, summed over all paths in the beam; and their log-probabilities under the
+    language model.
     """
     beam, candidates, sequences, ways = first_beam(width), no_candidates(width), first_sequences(), no_ways(4 * width)
     probs = np.empty(log_probs.shape[1])
@@ -81,7 +81,7 @@ def search(log_probs, width, nbest, graph):
 
 @njit(error_model="numpy")
 def _copy_frame(log_probs, probs):
-    """Write a frame's probabilities relative to the highest; returns its logarithm, and the highest of a phoneme."""
+    """Write a frame's probabilities relative to their peak; returns the peak's log, and the best phoneme's value."""
     peak = log_probs.max()
     best_label = 0.0
     for c in range(len(probs)):
@@ -93,7 +93,7 @@ def _copy_frame(log_probs, probs):
 
 @njit(error_model="numpy")
 def _stay(probs, width, graph, beam, candidates):
-    """What is in the beam stays: a blank, or the last token again. Returns the score that others have to exceed."""
+    """Let prefixes stay in the beam with a blank or their last token again. Returns the score others must exceed."""
     (sequence_of, node_of, blank_of, label_of, used), _, (keys, indices), place_of = candidates
     token, ahead = graph.trie.token, graph.ahead
     nodes = np.int64(len(token))
@@ -113,7 +113,7 @@ def _stay(probs, width, graph, beam, candidates):
 
 @njit(error_model="numpy")
 def _count_ways(trie, beam):
-    """How many ways there are to go on from the prefixes of the beam: one in its word each, and the words that end."""
+    """The number of ways to continue the beam's prefixes: one within each one's word, and one per word that ends."""
     ways = beam.used[0]
     for b in range(beam.used[0]):
         ways += trie.first_word[beam.node[b] + 1] - trie.first_word[beam.node[b]]
@@ -122,9 +122,9 @@ def _count_ways(trie, beam):
 
 @njit(error_model="numpy")
 def _list_ways(best_label, threshold, graph, beam, sequences, ways):
-    """List the `ways` by which a prefix of the beam may exceed the threshold, and create the sequences of words there.
+    """List the `ways` in which a prefix of the beam may exceed the threshold, and create their word sequences.
 
-    Returns an upper bound of the number of nodes that are entered. `ways` and `sequences` must have room.
+    Returns an upper bound on the number of nodes that are entered. `ways` and `sequences` must have room.
     """
     source, sequence_of, start, factor_of, used = ways
     first_child, last_child, _, first_word, words = graph.trie
@@ -182,9 +182,9 @@ def _enter(probs, threshold, graph, beam, ways, candidates):
 
 @njit(error_model="numpy")
 def _select(width, graph, candidates, beam):
-    """Move the best `width` candidates to the beam, and no others; returns the best score, which masses are divided by.
+    """Replace the beam by the best `width` candidates; returns the best score, by which their masses are divided.
 
-    If that is 0, the beam stays as it was.
+    If it is 0, the beam is left unchanged.
     """
     prefixes, key = candidates.prefixes, candidates.key[: candidates.prefixes.used[0]]
     for i in range(len(key)):
@@ -213,7 +213,7 @@ def _select(width, graph, candidates, beam):
 
 @njit(error_model="numpy")
 def _read_back(nbest, offset, graph, sequences, beam):
-    """The prefixes that end with a whole word, added up by their words, as `search` returns them."""
+    """The prefixes that end with a whole word, summed by their words, in the form that `search` returns."""
     endings = _end(offset, graph, sequences, beam)
     order = _add_up(endings)
     lengths = np.zeros(len(order), np.int64)
@@ -263,7 +263,7 @@ def _end(offset, graph, sequences, beam):
 
 @njit(error_model="numpy")
 def _add_up(endings):
-    """Add up what has the same words; returns the index of one for each sequence, whose `ctc` is now the sum."""
+    """Sum endings with the same words; returns one index per word sequence, whose `ctc` is now the sum."""
     parent, word, ctc, _ = endings
     order = np.argsort(parent * np.int64(1 << 32) + word, kind="mergesort")
     merged = 0

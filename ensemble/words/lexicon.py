@@ -1,12 +1,12 @@
-"""The lexicon: which words there are, and the phonemes of each pronunciation, read from a text file.
+"""The lexicon: words and the phonemes of each of their pronunciations, read from a text file.
 
 A line holds a word and its phonemes, separated by spaces or tabs, as in Kaldi's and flashlight's lexicons:
 
     hello HH AH L OW
     hello HH EH L OW
 
-CMUdict's form is understood, too: lines that begin with `;;;` are comments, `hello(2)` is another pronunciation of
-`hello`, and the stress in `AH0` is left out where the competition's phonemes have none.
+CMUdict's format is accepted, too: lines that begin with `;;;` are comments, `hello(2)` is another pronunciation of
+`hello`, and the stress in `AH0` is dropped if the competition's phonemes have none.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BOUNDARIES = ("|", *SILENCES)
 
 
 def silence_class(phonemes: Sequence[str]) -> int:
-    """The class of the silence between words; 0 (the blank) where the alphabet has none.
+    """The class of the silence between words; 0 (the blank) if the alphabet has none.
 
     >>> silence_class(["", "AA", " | "])
     2
@@ -51,7 +51,7 @@ class Lexicon:
 
     @staticmethod
     def compared(word: str) -> str:
-        """A word as word error rates compare it, without case and punctuation; empty if nothing is left."""
+        """A word normalised as for word error rates, without case and punctuation; empty if nothing is left."""
         return " ".join(words_of(f"{word} "))  # the space, so that a trailing hyphen ends the word
 
     @cached_property
@@ -61,7 +61,7 @@ class Lexicon:
 
     @cached_property
     def same_as(self) -> np.ndarray:
-        """The first word that word error rates take for the same as each, such as `may` for `May`, (V + 1,) int32."""
+        """For each word, the first that word error rates treat as equal, such as `may` for `May`, (V + 1,) int32."""
         first: dict[str, int] = {}
         return np.array(
             [first.setdefault(self.compared(word) or word, number) for number, word in enumerate(self.words)], np.int32
@@ -69,7 +69,7 @@ class Lexicon:
 
     @cached_property
     def pronunciations_of(self) -> Ragged:
-        """The pronunciations of each word, their indices: part `w` has those of word `w`."""
+        """Indices of each word's pronunciations: part `w` has those of word `w`."""
         order = np.argsort(self.word_of, kind="stable")
         return Ragged(order, np.searchsorted(self.word_of[order], np.arange(len(self.words) + 1)))
 
@@ -81,8 +81,8 @@ class Lexicon:
 def read_lexicon(path: str | os.PathLike[str], phonemes: Sequence[str]) -> Lexicon:
     """Read a lexicon over `phonemes` (index 0 is the blank); empty lines are skipped.
 
-    Pronunciations that only stress tells apart become one. Raises InputError, naming file and line, for a word without
-    phonemes, an unknown phoneme and a line that is there twice; and for a file that cannot be read or lists no word.
+    Pronunciations that differ only in dropped stress are merged. Raises InputError, naming file and line, for a word
+    without phonemes, an unknown phoneme or a duplicate line; also for a file that cannot be read or lists no words.
     """
     place = Path(path)
     label_of = {name.strip(): label for label, name in enumerate(phonemes) if label}

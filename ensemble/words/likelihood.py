@@ -1,7 +1,7 @@
 """Exact CTC log-likelihoods of sentences: the sum over all pronunciations of their words, with and without silences.
 
-The phoneme sequences of a sentence form a graph: at each word its pronunciations, and a silence that may be there or
-not before the first word and behind each one. CTC's forward recursion (Graves et al. 2006) runs over the nodes of this
+The phoneme sequences of a sentence form a graph: each word branches into its pronunciations, with an optional silence
+before the first word and after each word. CTC's forward recursion (Graves et al. 2006) runs over the nodes of this
 graph instead of over the labels of one sequence.
 """
 
@@ -28,8 +28,8 @@ def sentence_likelihoods(
 ) -> np.ndarray:
     """log P(sentence | utterance) under one model, `(H,)` float64; -inf where an utterance has too few frames.
 
-    Utterance u, log-probabilities `(T, C)`, has the sentences `offsets[u]:offsets[u + 1]`, words by number. Each
-    pronunciation of each word counts as a sequence of its own, and each silence of class `silence` as there or not.
+    Utterance u, log-probabilities `(T, C)`, has the sentences `offsets[u]:offsets[u + 1]`, words by number. The sum is
+    over all combinations of pronunciations, with and without each silence of class `silence`.
     """
     scores = np.empty(len(sentences))
     tables = (
@@ -70,11 +70,11 @@ def _sum_paths(log_probs, words, offsets, of_word, of_word_offsets, phonemes, ph
 def _graph(words, of_word, of_word_offsets, phonemes, phoneme_offsets, silence):
     """The nodes of a sentence: `token` `(nodes,)`, and the nodes before node n, `before[first[n]:first[n + 1]]`.
 
-    Node 0 is the start, with the blank as its token; the last one has no token (-1), and follows all that may be last.
+    Node 0 is the start, with the blank as its token; the last node is the end, which has no token (-1).
     """
     nodes, edges, most_ends = _count(words, of_word, of_word_offsets, phoneme_offsets)
     token, first, before = np.empty(nodes, np.int64), np.empty(nodes + 1, np.int64), np.empty(edges, np.int64)
-    # `ends` are the nodes that the next word follows, the first `end_count` of them.
+    # The next word follows the first `end_count` nodes of `ends`.
     ends, new_ends = np.empty(most_ends, np.int64), np.empty(most_ends, np.int64)
     token[0], first[0], first[1] = 0, 0, 0
     ends[0], count, edge, end_count = 0, 1, 0, 1
@@ -111,7 +111,7 @@ def _graph(words, of_word, of_word_offsets, phonemes, phoneme_offsets, silence):
 
 @njit(nogil=True, cache=True)
 def _count(words, of_word, of_word_offsets, phoneme_offsets):
-    """Upper bounds for a sentence: its nodes, its edges, and the nodes that a word, or the end, follows."""
+    """Upper bounds for a sentence: its nodes, its edges, and the nodes that a word or the end may follow."""
     nodes, edges, ends, most_ends = 3, 1, 2, 2
     for w in words:
         pronunciations = of_word_offsets[w + 1] - of_word_offsets[w]
@@ -120,7 +120,7 @@ def _count(words, of_word, of_word_offsets, phoneme_offsets):
             nodes += length
             edges += length - 1
         nodes += 1
-        # Each pronunciation follows all ends of the word before, and the silence all pronunciations.
+        # Each pronunciation follows all ends of the previous word, and the silence follows all pronunciations.
         edges += pronunciations * ends + pronunciations
         ends = pronunciations + 1
         most_ends = max(most_ends, ends)

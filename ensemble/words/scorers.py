@@ -1,6 +1,6 @@
-"""Text scorers: log-probabilities of whole sentences by a model of the user's own, such as a neural language model.
+"""Text scorers: log-probabilities of whole sentences under the user's own model, such as a neural language model.
 
-None comes with this package. One is a function, registered under a name or offered by an installed package in the
+This package includes none. A scorer is a function, registered under a name or provided by an installed package in the
 entry-point group `hw3p2_text_scorers`:
 
     [options.entry_points]
@@ -18,15 +18,16 @@ from folds.store.ragged import Ragged
 from registry import InputError, Registry
 
 TextScorer = Callable[[Sequence[str]], Sequence[float]]
-"""From sentences to their log-probabilities, one each, natural logarithms."""
+"""Maps sentences to their log-probabilities, one each, as natural logarithms."""
 
 TEXT_SCORERS: Registry[TextScorer] = Registry("text_scorers")
 
 
 def score_texts(name: str, sentences: Ragged, words: Sequence[str]) -> np.ndarray:
-    """log P `(H,)` of sentences, `words` by number, by the scorer of this name; each distinct one is scored once.
+    """log P `(H,)` of sentences under the scorer `name`; each distinct sentence is scored once.
 
-    Raises InputError for an unknown scorer, and for one that does not return a finite number for each.
+    `words` are the words by number. Raises InputError for an unknown scorer, and for one that does not return a finite
+    number per sentence.
     """
     texts = [" ".join([words[number] for number in sentences[h]]) for h in range(len(sentences))]
     distinct = list(dict.fromkeys(texts))

@@ -1,4 +1,4 @@
-"""Decode phoneme log-probabilities to sentences: prefix beam search over a lexicon with an n-gram model of words."""
+"""Decode phoneme log-probabilities to sentences: prefix beam search over a lexicon with a word n-gram model."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class WordSettings(NamedTuple):
     beam: int = 100
     """Number of prefixes kept after each frame."""
     look_ahead: bool = True
-    """Whether a word that is not complete counts as the most probable word that it can become."""
+    """Whether an incomplete word is scored as the most probable word that it can become."""
 
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """What a search in words needs: a lexicon, a language model of its words, and the class of the silence."""
+    """What a word search needs: a lexicon, a language model of its words, and the class of the silence."""
 
     lexicon: Lexicon
     lm: WordLM
     silence: int = 0
-    """The class between words, which may be there or not; 0 for none."""
+    """The class of the optional silence between words; 0 for none."""
 
     @cached_property
     def trie(self) -> LexiconTree:
@@ -51,12 +51,12 @@ class Vocabulary:
         return best_word_below(self.trie, self.lm.unigrams(len(self.lexicon.words)))
 
     def look_ahead(self, settings: WordSettings) -> np.ndarray:
-        """The factor of each node in the comparison of prefixes."""
+        """The factor by which each node's mass is multiplied when prefixes are compared, `(nodes,)`."""
         weight = settings.lm_weight if settings.look_ahead else 0.0
         return np.exp(weight * (self.best_unigrams - self.best_unigrams[0]))
 
     def graph(self, settings: WordSettings) -> WordGraph:
-        """What compiled code searches with these settings."""
+        """The search space for compiled code, with these settings."""
         weights = float(settings.lm_weight), float(settings.word_bonus)
         return WordGraph(self.trie, self.look_ahead(settings), *self.lm.automaton, self.silence, *weights)
 
@@ -69,17 +69,17 @@ class Sentences:
     words: Ragged
     """The words of each hypothesis by number, int32."""
     ctc: np.ndarray
-    """log P_CTC `(H,)`, all pronunciations and silences that were in the beam added up."""
+    """log P_CTC `(H,)`, summed over all pronunciations and silences that were in the beam."""
     lm: np.ndarray
     """log P_LM `(H,)`."""
 
     def scores(self, settings: WordSettings) -> np.ndarray:
-        """What the lists are sorted by at these settings, `(H,)`."""
+        """The scores that sort the lists with these settings, `(H,)`."""
         return self.ctc + settings.lm_weight * self.lm + settings.word_bonus * self.words.lengths
 
     @property
     def best(self) -> list[list[int]]:
-        """The best hypothesis of each utterance, no words where there is none."""
+        """The best hypothesis of each utterance, or no words if there is none."""
         empty = np.diff(self.offsets) == 0
         return [[] if none else self.words[at].tolist() for none, at in zip(empty, self.offsets[:-1], strict=True)]
 
@@ -98,8 +98,8 @@ def word_beam_search(
 ) -> Sentences:
     """The N-best sentences of N utterances, log-probabilities `(T, C)` each.
 
-    An utterance in whose frames no sentence of the lexicon's words is possible has an empty list. Raises InputError for
-    a frame that cannot be decoded, naming utterance and frame.
+    The list is empty for an utterance whose frames allow no sentence of the lexicon's words. Raises InputError for a
+    frame that cannot be decoded, naming utterance and frame.
     """
     settings = settings or WordSettings()
     graph = vocabulary.graph(settings)

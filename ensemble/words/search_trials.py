@@ -1,8 +1,8 @@
-"""The settings of a member's search in words, fitted on N-best lists of a sample of its out-of-fold utterances.
+"""The settings of a member's word search, fitted on N-best lists of a sample of its out-of-fold utterances.
 
-The utterances are decoded once, at default settings; language model weight and word bonus are those that order these
-lists best, as in minimum error rate training (Och, "Minimum error rate training in statistical machine translation",
-ACL 2003). What is fitted for an outer fold does not use its utterances.
+The utterances are decoded once, with default settings; language model weight and word bonus are then chosen to rank
+these lists best, as in minimum error rate training (Och, "Minimum error rate training in statistical machine
+translation", ACL 2003). The settings fitted for an outer fold do not use its utterances.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ class SearchTrials:
         words = [same[h] for h in range(len(same))]
         distances = edit_distances(words, [references[row] for row in expected])
         grid = tuple(start._replace(lm_weight=w, word_bonus=b) for w, b in itertools.product(*GRID.values()))
-        errors = np.array([distances[best_per_utterance(lists.scores(own), lists.offsets)] for own in grid])
+        errors = np.array([distances[best_per_utterance(lists.scores(trial), lists.offsets)] for trial in grid])
         return SearchTrials(grid, errors, outer_folds[rows])
 
     def settings(self, held_out: int | None = None) -> WordSettings:
         """The settings with the fewest errors on the sample, without the outer fold `held_out`; the first on a tie.
 
-        The default ones if the sample has no other utterances.
+        The default settings if the sample has no other utterances.
         """
         errors = self.errors[:, self.outer_folds != held_out]
         return self.grid[int(errors.sum(axis=1).argmin())] if errors.size else WordSettings()

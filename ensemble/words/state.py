@@ -1,7 +1,7 @@
-"""What the search in words keeps from frame to frame: sequences of words, and prefixes with a table to find them in.
+"""The state that the word search keeps between frames: word sequences, and prefixes with a hash table to find them.
 
-All functions are compiled into `ensemble.words.kernel.search`, and numba's cache of that does not notice changes to
-this file: remove `__pycache__` after editing.
+All functions are compiled into `ensemble.words.kernel.search`, whose numba cache does not notice changes to this file:
+remove `__pycache__` after editing.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from ensemble.words.trie import LexiconTree
 
 
 class WordGraph(NamedTuple):
-    """What an utterance is searched for: the lexicon's words, and their weighted language model, an `Automaton`."""
+    """The search space: the lexicon's words, and their weighted language model, an `Automaton`."""
 
     trie: LexiconTree
-    ahead: np.ndarray  # (nodes,) the look-ahead's factor of each node
+    ahead: np.ndarray  # (nodes,) the look-ahead factor of each node
     cells: np.ndarray
     dense_end: int
     silence: int  # the class between words, 0 for none
     lm_weight: float
-    bonus: float  # of each word
+    bonus: float  # per word
 
 
 class Ways(NamedTuple):
-    """How prefixes go on: in their word, and in what follows each word that ends at their node."""
+    """How prefixes can continue: within their word, or after each word that ends at their node."""
 
     source: np.ndarray  # the prefix's place in the beam
-    sequence: np.ndarray  # the sequence of words that it has then
+    sequence: np.ndarray  # the resulting word sequence
     start: np.ndarray  # the node whose children are entered
-    factor: np.ndarray  # float64 factor of the mass
+    factor: np.ndarray  # float64, multiplies the mass
     used: np.ndarray  # (1,) how many there are
 
 
@@ -45,7 +45,7 @@ class Table(NamedTuple):
 
 
 class Sequences(NamedTuple):
-    """All sequences of words that were met so far; 0 is the empty one."""
+    """All word sequences encountered so far; 0 is the empty one."""
 
     parent: np.ndarray  # the sequence without its last word
     word: np.ndarray  # its last word
@@ -57,7 +57,7 @@ class Sequences(NamedTuple):
 
 
 class Prefixes(NamedTuple):
-    """Sequences of words, each with a node of the tree, and their masses."""
+    """Word sequences, each with a node of the tree, and their probability masses."""
 
     sequence: np.ndarray
     node: np.ndarray
@@ -162,14 +162,14 @@ def _empty_prefixes(capacity):
 
 @njit
 def no_ways(capacity):
-    """Room for this many ways."""
+    """An empty list of ways with this capacity."""
     source, sequence, start = np.empty(capacity, np.int32), np.empty(capacity, np.int32), np.empty(capacity, np.int32)
     return Ways(source, sequence, start, np.empty(capacity), np.zeros(1, np.int64))
 
 
 @njit
 def no_candidates(width):
-    """Room for the next frame's prefixes: at first for 4 per prefix of a beam of `width`."""
+    """An empty list of candidates, with an initial capacity of 4 per prefix of a beam of `width`."""
     capacity = 512
     while capacity < 4 * width:
         capacity *= 2

@@ -11,14 +11,14 @@ from ensemble.words.lexicon import Lexicon
 from folds.store.ragged import offsets_of
 
 ROOT, AFTER_SILENCE = 0, 1
-"""The start of a word, at the start of the utterance and behind the silence; both have the same children."""
+"""The start of a word, without and with a silence before it; both have the same children."""
 
 
 class LexiconTree(NamedTuple):
-    """Nodes in order of their parents, so that the children of a node are a range.
+    """Nodes sorted by parent, so that the children of a node are contiguous.
 
-    `first_child` and `last_child` `(nodes,)` are that range, `token` `(nodes,)` the phoneme that leads to a node (0 for
-    the root, the silence for the node behind it). The words that end in node n are
+    The children of node n are `range(first_child[n], last_child[n])`; `token` `(nodes,)` is the phoneme that leads to a
+    node (0 for `ROOT`, the silence for `AFTER_SILENCE`). The words that end at node n are
     `words[first_word[n]:first_word[n + 1]]`.
     """
 
@@ -33,7 +33,7 @@ def build_trie(lexicon: Lexicon, silence: int) -> LexiconTree:
     """The tree of all pronunciations, level by level; `silence` is the class between words, 0 for none."""
     values, offsets = lexicon.pronunciations.values.astype(np.int64), lexicon.pronunciations.offsets
     lengths = lexicon.pronunciations.lengths
-    node = np.zeros(len(lengths), np.int64)  # where each pronunciation has arrived
+    node = np.zeros(len(lengths), np.int64)  # the node that each pronunciation has reached
     classes = int(values.max()) + 1
     parents, tokens = [np.array([-1, -1])], [np.array([0, silence])]
     count = 2
@@ -44,7 +44,7 @@ def build_trie(lexicon: Lexicon, silence: int) -> LexiconTree:
         parents.append(keys // classes)
         tokens.append(keys % classes)
         count += len(keys)
-    parent = np.concatenate(parents)[2:]  # ascending, because each level is sorted and behind the one before
+    parent = np.concatenate(parents)[2:]  # ascending, because each level is sorted and follows the one above
     nodes = np.arange(count)
     first, last = 2 + np.searchsorted(parent, nodes), 2 + np.searchsorted(parent, nodes, side="right")
     first[AFTER_SILENCE], last[AFTER_SILENCE] = first[ROOT], last[ROOT]
@@ -60,7 +60,7 @@ def build_trie(lexicon: Lexicon, silence: int) -> LexiconTree:
 
 @njit(nogil=True, cache=True)
 def best_word_below(trie, log_probs):
-    """The highest of the words' `log_probs` `(V + 1,)` among those that end in each node or below it, `(nodes,)`."""
+    """For each node, the highest of `log_probs` `(V + 1,)` among the words that end at it or below it, `(nodes,)`."""
     count = len(trie.token)
     best = np.full(count, -np.inf)
     for node in range(count - 1, -1, -1):

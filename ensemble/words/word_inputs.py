@@ -1,7 +1,7 @@
 """Blend inputs in words: N-best sentences of each prediction, and pools of sentences scored by all of them.
 
-They are `BlendInputs` whose references and pools are words, by their number in the lexicon, so that blenders which only
-use those work on words as they do on phonemes: rescoring and minimum Bayes risk.
+They are `BlendInputs` whose references and pools hold word numbers of the lexicon, so blenders that use nothing else
+work on words as they do on phonemes: rescoring and minimum Bayes risk.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from ensemble.words.search_trials import SearchTrials
 from folds.store.log_probs import LogProbs
 from folds.store.ragged import Ragged, offsets_of
 
-# A word has several phonemes, so that both are larger than for phonemes.
+# A word has several phonemes, so both values are larger than for phonemes.
 WORD_LM_GRID = {
     "lm_weight": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.0),
     "length_bonus": (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0),
 }
 NBEST = 50
-"""Sentences that each prediction proposes at most: one of 20 words has far fewer good neighbours than its phonemes."""
+"""Maximum number of sentences per prediction: 20 words have far fewer good alternatives than their phonemes."""
 
 
 @dataclass(frozen=True)
 class WordCache:
-    """What was computed for a whole split, by index of the prediction."""
+    """Results computed for a whole split, by index of the prediction."""
 
     sentences: dict[int, Sentences] = field(default_factory=dict)
     numbers: dict[tuple[int, tuple[int, ...]], int] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class WordCache:
         return np.array([self.numbers.setdefault(key, len(self.numbers)) for key in keys], np.int64)
 
     def scores_of(self, index: int) -> np.ndarray:
-        """The scores of one prediction for all sentences so far, to be filled."""
+        """The scores of one prediction for all sentences so far; NaN where they are still to be filled in."""
         known = self.scores.get(index, np.empty(0))
         self.scores[index] = np.append(known, np.full(len(self.numbers) - len(known), np.nan))
         return self.scores[index]
@@ -59,7 +59,7 @@ class WordCache:
 
 @dataclass(frozen=True, eq=False)
 class WordInputs(BlendInputs):
-    """Blend inputs of one split whose hypotheses are sentences; `of` makes them from those in phonemes."""
+    """Blend inputs of one split whose hypotheses are sentences; `of` builds them from inputs in phonemes."""
 
     vocabulary: Vocabulary = field(kw_only=True)
     trials: Sequence[SearchTrials] = ()
@@ -75,7 +75,7 @@ class WordInputs(BlendInputs):
         trials: Sequence[SearchTrials],
         text_scorer: str | None = None,
     ) -> WordInputs:
-        """Inputs of the same split; `texts` are the sentences of its utterances, None where they are not known."""
+        """Inputs of the same split; `texts` are the sentences of its utterances, None if they are not known."""
         references = None if texts is None else tuple(number_words(texts, vocabulary.lexicon))
         split = replace(inputs.split, references=references)
         sizes = min(inputs.nbest_size, NBEST), inputs.pool_size
@@ -98,7 +98,7 @@ class WordInputs(BlendInputs):
         return cache[index] if self.rows is None else cache[index].take(self.rows)
 
     def comparable(self, sentences: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Sentences with one number for all words that word error rates take for the same."""
+        """Sentences with the same number for all words that word error rates treat as equal."""
         same_as = self.vocabulary.lexicon.same_as
         return [same_as[np.asarray(sentence, np.int64)].tolist() for sentence in sentences]
 
@@ -125,11 +125,11 @@ class WordInputs(BlendInputs):
         return {fold: self.trials[member].settings(fold if self.split.name == "oof" else None) for fold in folds}
 
     def _language_terms(self, index: int, fold_of: np.ndarray, lm: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """What the search adds to the scores of sentences, (H,); sentence h is of an utterance of `fold_of[h]`."""
+        """What the search adds to sentences' CTC scores, (H,); the utterance of sentence h is in fold `fold_of[h]`."""
         terms = np.zeros(len(lm))
         for fold, settings in self._settings(self.split.predictions[index].member).items():
-            own = fold_of == fold
-            terms[own] = settings.lm_weight * lm[own] + settings.word_bonus * lengths[own]
+            in_fold = fold_of == fold
+            terms[in_fold] = settings.lm_weight * lm[in_fold] + settings.word_bonus * lengths[in_fold]
         return terms
 
     def _distances(self, offsets: np.ndarray, sentences: Ragged) -> np.ndarray | None:
@@ -137,7 +137,7 @@ class WordInputs(BlendInputs):
         if self.split.references is None:
             return None
         references = Ragged.of(self.split.references, np.int32)
-        # Small numbers, because the distance needs memory in proportion to the largest.
+        # Small numbers, because the distance needs memory proportional to the largest.
         both = np.concatenate([sentences.values, references.values])
         small = np.unique(both, return_inverse=True)[1].astype(np.int32)
         count, rows = len(sentences.values), np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
@@ -152,11 +152,11 @@ class WordInputs(BlendInputs):
         known = self._words.scores_of(index)
         new = np.flatnonzero(np.isnan(known[numbers]))
         if len(new):
-            own_offsets = offsets_of(np.bincount(rows[new], minlength=len(offsets) - 1))
+            new_offsets = offsets_of(np.bincount(rows[new], minlength=len(offsets) - 1))
             lexicon, silence = self.vocabulary.lexicon, self.vocabulary.silence
             name, log_probs = self.split.predictions[index].name, self.split.predictions[index].load()
             known[numbers[new]] = sentence_likelihoods(
-                log_probs, own_offsets, sentences.take(new), lexicon, silence, name
+                log_probs, new_offsets, sentences.take(new), lexicon, silence, name
             )
         return known[numbers]
 
@@ -169,13 +169,13 @@ def decode_by_fold(
     nbest: int,
     name: str,
 ) -> Sentences:
-    """N-best sentences of all utterances, those of utterance u with `settings[folds[u]]`."""
+    """N-best sentences of all utterances; utterance u is decoded with `settings[folds[u]]`."""
     parts, rows = [], []
-    for fold, own in settings.items():
-        of_fold = np.flatnonzero(folds == fold)
-        utterances = [log_probs[row] for row in of_fold.tolist()]
-        parts.append(word_beam_search(utterances, vocabulary, own, nbest, f"decoding to words, {name}"))
-        rows.append(of_fold)
+    for fold, fold_settings in settings.items():
+        fold_rows = np.flatnonzero(folds == fold)
+        utterances = [log_probs[row] for row in fold_rows.tolist()]
+        parts.append(word_beam_search(utterances, vocabulary, fold_settings, nbest, f"decoding to words, {name}"))
+        rows.append(fold_rows)
     joined = Sentences(
         offsets_of(np.concatenate([np.diff(part.offsets) for part in parts])),
         Ragged.concatenate([part.words for part in parts]),
@@ -189,17 +189,17 @@ def _unite(lists: Sequence[Sentences]) -> tuple[np.ndarray, Ragged]:
     """The distinct sentences of each utterance, in order of their words; at least the empty one."""
     united: list[list[tuple[int, ...]]] = []
     for row in range(len(lists[0].offsets) - 1):
-        spans = [(own, range(own.offsets[row], own.offsets[row + 1])) for own in lists]
-        distinct = {tuple(own.words[h].tolist()) for own, span in spans for h in span}
+        spans = [(nbest, range(nbest.offsets[row], nbest.offsets[row + 1])) for nbest in lists]
+        distinct = {tuple(nbest.words[h].tolist()) for nbest, span in spans for h in span}
         united.append(sorted(distinct) or [()])
     return offsets_of(map(len, united)), Ragged.of(list(itertools.chain.from_iterable(united)), np.int32)
 
 
 def number_words(texts: Sequence[str], lexicon: Lexicon) -> list[list[int]]:
-    """The words of sentences by number; words that the lexicon lacks have numbers of their own behind it.
+    """The words of sentences by number; words that are not in the lexicon get further numbers.
 
-    Words are compared as the word error rate does, without regard to case and punctuation. Only what begins with an
-    apostrophe, such as 'em, is a word of its own, as hypotheses have it; the word error rate counts "get 'em" as one.
+    Words are compared as for the word error rate, ignoring case and punctuation. One exception: a word that begins with
+    an apostrophe, such as 'em, stays separate, as in hypotheses; the word error rate counts "get 'em" as one word.
     """
     numbers: dict[str, int] = {}
     for number, word in enumerate(lexicon.words[1:], start=1):

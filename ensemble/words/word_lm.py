@@ -1,7 +1,7 @@
-"""An n-gram model of words from an ARPA file, compiled to the automaton that the phone models use.
+"""A word n-gram model from an ARPA file, compiled to the automaton that the phone models use.
 
-Of a vocabulary of 100,000 words only two histories have dense rows, the empty one and the start of the utterance; every
-other lists its successors. So memory is in proportion to the number of n-grams: 12 bytes each, and 24 per history.
+For a vocabulary of 100,000 words, only two histories have dense rows, the empty one and the start of the utterance; all
+others list their successors. Memory is thus proportional to the number of n-grams: 12 bytes each, plus 24 per history.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from registry.errors import InputError
 
 _LN10 = math.log(10)
 _IMPOSSIBLE = -99 * _LN10
-"""How ARPA files write the logarithm of 0; that of a word that the model does not know, if it has no `<unk>`."""
+"""The logarithm of 0 in ARPA files; also the log-probability of an unlisted word if the model has no `<unk>`."""
 
 
 @dataclass(frozen=True, eq=False)
 class WordLM:
-    """Log-probabilities of sequences of a lexicon's words, by number."""
+    """Log-probabilities of word sequences; words are numbers in a lexicon."""
 
     automaton: Automaton
     order: int
@@ -61,20 +61,19 @@ class _Level:
     """The n-grams of one order, sorted."""
 
     keys: np.ndarray
-    """One number for each: the index of its first n - 1 words among their order, times V + 1, plus its last word."""
+    """One number per n-gram: the index of its first n - 1 words among the (n - 1)-grams, times V + 1, plus the last."""
     log_probs: np.ndarray
     backoffs: np.ndarray
     suffixes: list[np.ndarray]
-    """For k from 1 to the order, the index among the k-grams of the last k words, -1 where it is not listed."""
+    """For k from 1 to the order, the index of the last k words among the k-grams, -1 if they are not listed."""
 
 
 def read_word_lm(path: str | os.PathLike[str], lexicon: Lexicon) -> WordLM:
-    """Read a model of words for the words of `lexicon`; n-grams with other words are left out, as no search meets them.
+    """Read a word language model for the words of `lexicon`; n-grams with other words are skipped as never needed.
 
-    A word of the lexicon that the model does not list has the probability and the back-off weight of `<unk>`; longer
-    n-grams with `<unk>` are left out. Raises InputError for a file that
-    is not ARPA, counts that do not match, an n-gram that is listed twice or whose first n - 1 words are not listed, and
-    for a model with none of the lexicon's words.
+    A word of the lexicon that the model does not list gets the probability and the back-off weight of `<unk>`; longer
+    n-grams with `<unk>` are skipped. Raises InputError for a file that is not ARPA, counts that do not match, an n-gram
+    that is listed twice or whose first n - 1 words are not listed, and for a model with none of the lexicon's words.
     """
     place = Path(path)
     numbers = lexicon.number_of | {"<s>": 0, "</s>": 0}
@@ -101,7 +100,7 @@ def read_word_lm(path: str | os.PathLike[str], lexicon: Lexicon) -> WordLM:
             "words, spelt as in the lexicon, upper and lower case alike"
         )
     levels = [_unigrams(columns[1], marks, len(lexicon.words), place, lexicon)]
-    for n in range(2, max(order, 2) + 1):  # the start of an utterance is a history in a model of unigrams as well
+    for n in range(2, max(order, 2) + 1):  # the start of an utterance is a history even in a unigram model
         levels.append(_level(n, columns[n], levels, place, lexicon))
     return WordLM(_compile(levels, len(lexicon.words)), order, unknown)
 
@@ -109,7 +108,7 @@ def read_word_lm(path: str | os.PathLike[str], lexicon: Lexicon) -> WordLM:
 def _unigrams(
     columns: _Columns, marks: Mapping[str, tuple[float, float]], count: int, place: Path, lexicon: Lexicon
 ) -> _Level:
-    """All V + 1 unigrams: number 0 is `</s>` as a prediction, with the back-off weight of `<s>`."""
+    """All V + 1 unigrams; number 0 has the log-probability of `</s>` and the back-off weight of `<s>`."""
     tokens = np.array(columns.tokens, np.int32)
     _check_distinct(np.sort(tokens)[:, None], place, lexicon)
     of_unknown = marks.get("<unk>", (_IMPOSSIBLE, 0.0))
@@ -122,7 +121,7 @@ def _unigrams(
 
 
 def _level(n: int, columns: _Columns, shorter: Sequence[_Level], place: Path, lexicon: Lexicon) -> _Level:
-    """The n-grams of order `n` above 1, sorted, with their suffixes among the `shorter` ones."""
+    """The n-grams of order `n` > 1, sorted, with their suffixes among the `shorter` ones."""
     tokens = np.array(columns.tokens, np.int32).reshape(-1, n)
     order = np.lexsort(tokens.T[::-1])
     tokens = tokens[order]
@@ -134,7 +133,7 @@ def _level(n: int, columns: _Columns, shorter: Sequence[_Level], place: Path, le
         gram = _words(tokens[row], lexicon)
         raise InputError(f"{place}: lists the {n}-gram {gram!r} without the {n - 1}-gram of its first words")
     last = tokens[:, -1].astype(np.int64)
-    # The last k words are the last k - 1 of the prefix, and one more.
+    # The last k words are the last k - 1 words of the prefix, plus the last word.
     longer = [_find(shorter[k - 1].keys, shorter[n - 2].suffixes[k - 2][prefix], last, count) for k in range(2, n)]
     suffixes = [last, *longer, np.arange(len(tokens))]
     log_probs, backoffs = (np.array(column, np.float32)[order] for column in (columns.log_probs, columns.backoffs))
@@ -153,7 +152,7 @@ def _find(keys: np.ndarray, prefix: np.ndarray, last: np.ndarray, count: int) ->
 def _compile(levels: Sequence[_Level], count: int) -> Automaton:
     """The automaton of a model over `count` = V + 1 words.
 
-    A history is a state if an n-gram goes on from it, or if it has a back-off weight.
+    A history is a state if an n-gram continues it, or if it has a back-off weight.
     """
     row, empty = count + 1, START + count + 1
     successor_counts = [
@@ -161,7 +160,7 @@ def _compile(levels: Sequence[_Level], count: int) -> Automaton:
     ]
     states, free = [], 2 * row
     for level, counts in zip(levels, successor_counts, strict=False):
-        # Number 0 is `</s>` at the end of an n-gram, which nothing follows; alone it is `<s>`, the state `START`.
+        # At the end of an n-gram, number 0 is `</s>`, which nothing follows; alone it is `<s>`, the state `START`.
         is_state = ((counts > 0) | (level.backoffs != 0)) & (level.keys % count > 0)
         offsets = free + offsets_of(np.where(is_state, counts + 2, 0))
         states.append(np.where(is_state, offsets[:-1] + 1, -1))
@@ -170,7 +169,7 @@ def _compile(levels: Sequence[_Level], count: int) -> Automaton:
         states[0][0] = START
 
     def state_of(level: _Level, length: int) -> np.ndarray:
-        """The state of the longest suffix of up to `length` words that is one."""
+        """The state of the longest suffix, of up to `length` words, that is a state."""
         longest = np.full(len(level.keys), empty)
         for k in range(min(length, len(states))):
             suffix = level.suffixes[k]
