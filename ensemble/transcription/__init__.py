@@ -1,1 +1,1 @@
-"""Recordings to phonemes with times and confidences, by one trained network or by a fitted blend."""
+"""Transcribe recordings to phonemes with times and confidences, with one trained network or a fitted blend."""

@@ -1,4 +1,4 @@
-"""A fitted blend as a recognizer: the recipe, members and settings that `<submission>.json` records."""
+"""A fitted blend as a recognizer, with the recipe, members and settings recorded in `<submission>.json`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ from registry.errors import InputError
 def open_fitted_blend(submission: Path, options: StoresOptions) -> Recognizer:
     """The blend that wrote `submission`, with its networks from the runs folders and its data's transcripts.
 
-    Raises InputError for a file without a blend's description, for networks that are missing, and for other data.
+    Raises InputError for a file without a blend's description, for missing networks, and for data that it was not
+    blended on.
     """
     sidecar = read_sidecar(submission)
     where = str(sidecar_path(submission))
@@ -63,11 +64,11 @@ def open_fitted_blend(submission: Path, options: StoresOptions) -> Recognizer:
 
 
 def recorded_members(sidecar: Sidecar, options: StoresOptions, where: str) -> list[Member]:
-    """The members that the blend used, each with the networks used, from the runs folders of the options.
+    """The blend's members, each with the networks that the blend used, from the runs folders of the options.
 
-    A run is found by its member's and its own folder's name, wherever the runs folder is now.
+    A run is found by the names of its own folder and its member's, so the runs folder may have been moved.
     """
-    # Networks made from an earlier version of a run, and another run of the same name, are not those of the blend.
+    # Networks derived from an earlier version of a run, or from another run of the same name, are not the blend's.
     current, _ = without_outdated(options.find_fold_models())
     available: dict[tuple[str, str], FoldModel] = {}
     for own in current:
@@ -107,7 +108,7 @@ def _weights(sidecar: Sidecar, where: str) -> dict[str, float]:
 def _fusion(
     sidecar: Sidecar, members: Sequence[Member], dataset: Dataset, settings: InputOptions
 ) -> Fusion | RecordedFusion:
-    """The settings of the members' searches: as recorded, or fitted again for a blend that did not record them."""
+    """The members' search settings: as recorded, or fitted again for a blend that did not record them."""
     names = [member.name for member in members]
     if all(name in sidecar.fusion for name in names):
         return RecordedFusion([sidecar.fusion[name] for name in names])
@@ -143,7 +144,7 @@ def _decision(
 
 
 def _predictions(members: Sequence[Member], batch: RecognitionBatch, frames: bool) -> list[Predictions]:
-    """One entry per network, or one per member if frames are averaged, as `open_inputs` has them for test."""
+    """One entry per network, or one per member if frames are averaged, as in `open_inputs` for test."""
     predictions, log_probs = [], iter(batch.log_probs)
     for index, member in enumerate(members):
         loaded = [next(log_probs) for _ in member.networks]

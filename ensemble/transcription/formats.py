@@ -20,7 +20,7 @@ def to_text(transcript: Transcript) -> str:
 def to_ctm(transcript: Transcript) -> str:
     """NIST's time-marked conversations: `<name> 1 <start> <duration> <phoneme> <confidence>` per phoneme.
 
-    Fields are separated by spaces, so those in a name become underscores.
+    Fields are separated by spaces, so spaces in a name become underscores.
     """
     name = "_".join(transcript.name.split()) or "_"
     return "".join(
@@ -64,7 +64,7 @@ def _contiguous(transcript: Transcript) -> Iterator[tuple[float, float, str, str
 
 
 def _rounded(seconds: float) -> float:
-    """As many digits as are written, so that no interval is written with a length of 0."""
+    """Round to the digits that are written, so that no interval is written with a length of 0."""
     return round(seconds, 6)
 
 
@@ -84,4 +84,4 @@ FORMATS: dict[Format, tuple[str, Callable[[Transcript], str]]] = {
     "ctm": (".ctm", to_ctm),
     "json": (".json", to_json),
 }
-"""The ending of a file in each format, and what writes it."""
+"""The file extension and the writer of each format."""

@@ -1,4 +1,4 @@
-"""A picture of one utterance: spectrogram (or features), posteriors over time, and the phonemes."""
+"""Plot one utterance: spectrogram (or features), posteriors over time, and the phonemes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from registry.files import atomic_write
 
 _INCHES_PER_SECOND = 2.4
 _MAX_INCHES = 200.0
-"""Wider pictures would have more pixels than matplotlib draws."""
+"""Wider figures would have more pixels than matplotlib can draw."""
 
 
 def plot(recognized: Recognized, phonemes: Sequence[str], title: str, path: Path) -> None:
     """Write a PNG; `phonemes` are the names of the classes.
 
-    The posteriors are those of the phonemes decided, in the order of their first appearance, and of the blank.
+    Posteriors are shown for the blank and the decoded phonemes, in order of first appearance.
     """
     from matplotlib.figure import Figure  # takes a second to import, and only --plot needs it
 

@@ -1,4 +1,4 @@
-"""What transcribes: trained networks, and how their log-probabilities of new utterances become phonemes."""
+"""Recognizers: trained networks, and how their log-probabilities for new utterances are decoded to phonemes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RecognitionBatch:
     features: list[np.ndarray]
     """`(T, F)` of each utterance, not normalised."""
     log_probs: list[LogProbs]
-    """Of each network, in the recognizer's order."""
+    """One for each network, in the recognizer's order."""
 
     def __len__(self) -> int:
         return len(self.features)
@@ -36,17 +36,17 @@ class RecognitionBatch:
 
 @dataclass(frozen=True, eq=False)
 class Recognizer:
-    """Trained networks and the decision on phonemes."""
+    """Trained networks, and the function that decodes their log-probabilities to phonemes."""
 
     name: str
-    """What transcripts say made them."""
+    """The name that transcripts record as their recognizer."""
     networks: tuple[FoldModel, ...]
     weights: tuple[float, ...]
-    """The share of each network in times and confidences; they sum to 1."""
+    """The weight of each network in times and confidences; they sum to 1."""
     phonemes: tuple[str, ...]
     """The phoneme of each class; empty for class 0, the blank."""
     characters: tuple[str, ...]
-    """The submission character of each class, in the same way."""
+    """The submission character of each class; empty for class 0, the blank."""
     decide: Callable[[RecognitionBatch], list[list[int]]]
     """One class sequence per utterance."""
 
@@ -60,14 +60,14 @@ class Recognizer:
         return FrameTimes(competition.frame_shift, competition.frame_length)
 
     def predict(self, features: Sequence[np.ndarray]) -> RecognitionBatch:
-        """All networks' log-probabilities; one network is in memory at a time. Raises InputError for wrong features."""
+        """All networks' log-probabilities; one network at a time is in memory. Raises InputError for bad features."""
         return RecognitionBatch(list(features), [_predict(network, features) for network in self.networks])
 
     def front_end(self, option: str | None) -> str | None:
         """The front end of the data that the networks were trained on; None if it is not known.
 
-        It is recorded in each run, or known from the data. `option` names it where it is not. Raises InputError for an
-        `option` that is not registered, differs from the one known, or makes features of another number.
+        It is recorded in each run or known from the data; otherwise `option` names it. Raises InputError for an
+        `option` that is not registered, for front ends that differ, and for one with another number of features.
         """
         names = {known_front_end(network): network for network in self.networks}
         if option is not None:
@@ -93,12 +93,12 @@ class Recognizer:
 
 
 def known_front_end(network: FoldModel) -> str | None:
-    """The front end of a network's data, as its run records it, or as its data are known to have it."""
+    """The front end of a network's data: as recorded in its run, or known from the data's hash, or None."""
     return network.config.front_end or front_end_of(network.config.data.hash)
 
 
 def features_of(network: FoldModel) -> int:
-    """Features per frame that a network reads."""
+    """The number of features per frame of a network's input."""
     return int(network.check_trained().model_config["features"])
 
 
@@ -125,16 +125,16 @@ def recognizer_of(
 
 
 def open_network(options: StoresOptions, member: str | None) -> Recognizer:
-    """One network without a language model: that with the lowest greedy distance on dev, perhaps of one member.
+    """One network without a language model: the one with the lowest greedy distance on dev, of `member` if given.
 
-    Raises InputError if there is none, or no member of that name.
+    Raises InputError if there is no network, or no member of that name.
     """
     available = options.find_fold_models()
     names = sorted({network.name for network in available})
     if member is not None and member not in names:
         raise InputError(f"--member {member}: no finished member has this name; there are: {', '.join(names)}")
-    # Where a network was trained on dev or adapted to its speakers, its distance there says nothing about a new
-    # recording, so it is used only if it is asked for.
+    # If a network was trained on dev or adapted to its speakers, its distance on dev says nothing about a new
+    # recording, so it is used only on request.
     def judged(network: FoldModel) -> bool:
         return not network.with_dev and network.config.adaptation is None
 
@@ -163,6 +163,6 @@ def _decode(batch: RecognitionBatch) -> list[list[int]]:
 def _predict(network: FoldModel, features: Sequence[np.ndarray]) -> LogProbs:
     trained = models.load(network.path)
     parts = trained.predict(list(features))
-    values = np.concatenate(parts).astype(np.float16)  # as predictions are stored, which blends are fitted on
+    values = np.concatenate(parts).astype(np.float16)  # like the stored predictions that blends are fitted on
     ids = tuple(map(str, range(len(parts))))
     return LogProbs(values, offsets_of(map(len, parts)), ids, alphabet_hash="", blank=0, stride=trained.stride)

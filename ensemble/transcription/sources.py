@@ -1,4 +1,4 @@
-"""What to transcribe: files, folders and standard input; audio, or features as a competition has them."""
+"""Inputs to transcribe: files, folders and standard input, with audio or with features as in a competition."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Source:
     """One recording, or the features of one."""
 
     name: str
-    """Names its transcript: the file's name without its ending, or `stdin`."""
+    """The name of its transcript: the file name without its extension, or `stdin`."""
     path: Path
     where: str
-    """What messages call it."""
+    """How messages refer to it."""
     is_features: bool
 
     def audio(self) -> Audio:
@@ -48,10 +48,10 @@ class Source:
 
 
 def find_sources(arguments: Sequence[str], scratch: Path) -> list[Source]:
-    """The recordings that the command's arguments name, in their order; those of a folder are sorted by path.
+    """The recordings named by the command's arguments, in order; those of a folder are sorted by path.
 
-    What comes from standard input is copied to the folder `scratch`, because audio is read from seekable files.
-    Raises InputError for none, and for two whose transcripts would have the same name.
+    Standard input is copied to the folder `scratch`, because audio is read from seekable files. Raises InputError for
+    a folder without recordings, and for two recordings whose transcripts would have the same name.
     """
     sources: list[Source] = []
     for argument in dict.fromkeys(arguments):

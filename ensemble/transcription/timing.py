@@ -1,13 +1,13 @@
-"""When each phoneme of a transcript was said, and how sure the networks are of it.
+"""When each phoneme of a transcript was spoken, and how confident the networks are of it.
 
-Each network aligns the decided phonemes with its own log-probabilities by `models.ctc_alignment`, at its own frame
-rate, because networks emit a phoneme in frames of their own choosing. A phoneme's time is the weighted mean over
-the networks of where they emit it; its confidence is the weighted mean of the highest posterior that each network gives
-it in the frames aligned with it. A network that hears another phoneme there gives it little, so confidences fall where
-networks disagree.
+Each network aligns the decoded phonemes with its own log-probabilities (`models.ctc_alignment`) at its own frame rate,
+because networks do not emit a phoneme in the same frames. A phoneme's time is the weighted mean of the times at which
+the networks emit it; its confidence is the weighted mean of the highest posterior that each network gives it in the
+frames aligned with it. A network that prefers another phoneme there gives it a low posterior, so confidences are lower
+where networks disagree.
 
-CTC emits a phoneme in a frame or two, not for as long as it lasts. So its interval reaches half way to its neighbours,
-and at most `REACH` seconds to either side, beyond which there is silence.
+CTC emits a phoneme in a frame or two, not for its whole duration. Its interval therefore reaches half way to its
+neighbours, but at most `REACH` seconds to either side; beyond that there is silence.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from folds.frontends.base import FRAME_SHIFT, WINDOW
 from models.ctc_alignment import align
 
 REACH = 0.15
-"""The longest that a phoneme reaches before and after its centre, in seconds; long vowels last about twice this."""
+"""Maximum reach of a phoneme before and after its centre, in seconds; long vowels last about twice this."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class FrameTimes:
     shift: float = FRAME_SHIFT
     """From one frame to the next."""
     length: float = WINDOW
-    """Of the signal behind a frame."""
+    """Duration of the signal behind a frame."""
 
     def middle(self, frame: float) -> float:
-        """The middle of a frame, or of a point between two."""
+        """The time of the middle of a frame; `frame` may lie between two."""
         return self.length / 2 + self.shift * frame
 
     def duration(self, count: int) -> float:
-        """The seconds of signal behind `count` frames."""
+        """The duration of the signal behind `count` frames."""
         return self.shift * (count - 1) + self.length
 
 
@@ -58,15 +58,15 @@ class TimedPhoneme:
 
 @dataclass(frozen=True, eq=False)
 class NetworkFrames:
-    """One network's log-probabilities of an utterance, and which of the features' frames they are of."""
+    """One network's log-probabilities for an utterance, and how its frames map to those of the features."""
 
     log_probs: np.ndarray
     """`(T', C)`."""
     stride: int
     weight: float
-    """The network's share in times and confidences."""
+    """The network's weight in times and confidences."""
     delay: int = 0
-    """How many frames later than others the network reads the features."""
+    """Number of frames by which the network's features are delayed."""
 
 
 def time_phonemes(
@@ -92,9 +92,9 @@ def time_phonemes(
 
 
 def mean_posteriors(networks: Sequence[NetworkFrames]) -> np.ndarray:
-    """The networks' weighted mean posteriors `(T', C)`, at the frame rate of the fastest.
+    """The networks' weighted mean posteriors `(T', C)`, at the highest frame rate among them.
 
-    Each network gives the frame that covers the middle of the frame of the fastest.
+    For each output frame, a network contributes its frame that covers the middle of that frame.
     """
     finest = min(network.stride for network in networks)
     count = min(len(network.log_probs) for network in networks if network.stride == finest)
@@ -125,12 +125,12 @@ def _centres(
             confidences[k] += network.weight * posteriors.max()
     if total == 0:
         return seconds * (np.arange(len(labels)) + 0.5) / len(labels), confidences
-    in_all = sum(network.weight for network in networks)
-    return np.minimum(centres / total, seconds), np.minimum(confidences / in_all, 1.0)
+    weight_of_all = sum(network.weight for network in networks)
+    return np.minimum(centres / total, seconds), np.minimum(confidences / weight_of_all, 1.0)
 
 
 def _intervals(centres: np.ndarray, reach: np.ndarray, seconds: float) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and ends (L,): half way to the neighbours or, where that is nearer, as far as the neighbour reaches."""
+    """Starts and ends (L,): half way to each neighbour, or farther, up to where it begins, but within `reach`."""
     gaps = np.diff(centres)
     ends = centres[:-1] + np.minimum(reach[:-1], np.maximum(gaps / 2, gaps - reach[1:]))
     starts = centres[1:] - np.minimum(reach[1:], np.maximum(gaps / 2, gaps - reach[:-1]))

@@ -31,7 +31,7 @@ class Transcript:
     recognizer: str
     phonemes: tuple[TimedPhoneme, ...]
     characters: str
-    """The submission's string, one character per phoneme."""
+    """The submission string, one character per phoneme."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +51,12 @@ class Utterance:
 
 @dataclass(frozen=True, eq=False)
 class Recognized:
-    """An utterance with its phonemes, whose times are from the recording's beginning."""
+    """An utterance with its phonemes; times are measured from the beginning of the recording."""
 
     utterance: Utterance
     phonemes: list[TimedPhoneme]
     posteriors: np.ndarray
-    """`(T', C)`, the networks' weighted mean at the frame rate of the fastest."""
+    """`(T', C)`, the networks' weighted mean at the highest frame rate among them."""
 
 
 def transcribe(
@@ -66,10 +66,10 @@ def transcribe(
     max_seconds: float,
     watch: Callable[[Source, Recognized], None] = lambda source, recognized: None,
 ) -> Iterator[Transcript]:
-    """The transcript of each source, in order; `watch` is called with every utterance that was recognized.
+    """The transcript of each source, in order; `watch` is called with every recognized utterance.
 
     Recordings longer than `max_seconds` are split at pauses. Raises InputError for a source that cannot be read, for
-    audio without a known `front_end`, and for features of another width than the networks were trained on.
+    audio without a known `front_end`, and for features that differ in width from the training data.
     """
     character_of = dict(zip(recognizer.phonemes, recognizer.characters, strict=True))
     recognized = _recognize(_utterances(sources, recognizer, front_end, max_seconds), recognizer)
@@ -85,7 +85,7 @@ def transcribe(
 
 
 def _extend(phonemes: list[TimedPhoneme], more: Sequence[TimedPhoneme]) -> None:
-    """Append the phonemes of the next utterance; the silence on both sides of a cut is one."""
+    """Append the phonemes of the next utterance; silences on both sides of the cut are merged."""
     if phonemes and more and phonemes[-1].phoneme == more[0].phoneme and more[0].phoneme in SILENCES:
         confidence = (phonemes[-1].confidence + more[0].confidence) / 2
         phonemes[-1] = replace(phonemes[-1], end=more[0].end, confidence=confidence)
