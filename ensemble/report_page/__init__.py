@@ -1,1 +1,1 @@
-"""The page that `ensemble.report` writes: its figures, and the HTML, CSS and JavaScript that show them."""
+"""The page that `ensemble.report` writes: its figures, and the HTML, CSS and JavaScript that display them."""

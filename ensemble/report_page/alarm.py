@@ -12,7 +12,7 @@ from ensemble.statistics.diversity import mean_over_pairs, pairwise_distances
 from models.ctc import greedy
 
 ALARM = 1.25
-"""Members that disagree this many times as much on test as on dev say that test is other speech than dev."""
+"""Disagreement on test of more than this many times that on dev means that test speech differs from dev speech."""
 BATCH = 64
 
 
@@ -30,7 +30,7 @@ class Alarm:
 
 
 def measure_alarm(inputs: OpenedInputs) -> Alarm | None:
-    """Disagreement on dev and on test of one network per member, or of the only member's; None for one network."""
+    """Disagreement on dev and on test of one network per member, or of a single member's networks; None for one."""
     levels = [_disagreement(split) for split in (inputs.dev, inputs.test)]
     return None if None in levels else Alarm(*(level for level in levels if level is not None))
 

@@ -1,4 +1,4 @@
-"""Blends in a report: the recipe in the file beside a submission, and what it predicts, computed again."""
+"""Blends in a report: the recipe in the file next to a submission, and its predictions, recomputed."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from folds.store.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Blend:
-    """A submission's recipe, and whether it can be computed again from the members at hand."""
+    """A submission's recipe, and whether its predictions can be recomputed from the available members."""
 
     name: str
     """The path of the submission."""
     sidecar: Sidecar
     kept: list[Member]
-    """The members with weight, each with the networks used; empty if not all are at hand."""
+    """The members with nonzero weight, each with the networks used; empty if not all are available."""
     dev: list[list[int]] | None = None
-    """Its hypotheses of dev; None if it cannot be computed again."""
+    """Its hypotheses for dev; None if they cannot be recomputed."""
     obstacle: str = ""
-    """Why it cannot be."""
+    """Why they cannot be recomputed."""
     measured: Measured | None = None
-    """What was measured when it was made, if predictions and options are still the same."""
+    """The results measured when it was made, if predictions and options are still the same."""
 
     @property
     def recipe(self) -> BlendRecipe:
-        """The recipe, of a blend without obstacle."""
+        """The recipe; only for a blend without an obstacle."""
         recipe = self.sidecar.recipe
         weights = {name: float(weight) for name, weight in recipe.weights.items() if weight is not None}
         return BlendRecipe(recipe.method, weights, recipe.settings)
@@ -49,17 +49,17 @@ class Blend:
 
     @property
     def networks(self) -> int:
-        """Number of networks used; one that is used with features of several delays is one."""
+        """Number of networks used; a network used with several feature delays counts once."""
         paths = itertools.chain.from_iterable(self.sidecar.recipe.members.values())
         return len({RunFolder(Path(path)).undelayed for path in paths})
 
     def predict(self, inputs: BlendInputs) -> list[list[int]]:
-        """Its hypotheses, of a blend without obstacle."""
+        """Its hypotheses; only for a blend without an obstacle."""
         return predict_with(inputs, self.recipe, self.kept)
 
 
 def open_blend(submission: Path, inputs: OpenedInputs, dataset: Dataset) -> Blend:
-    """The blend behind a submission, as it was measured, or computed again on dev if that is possible.
+    """The blend behind a submission, as measured when it was made, or recomputed on dev if possible.
 
     Raises InputError for a file that is missing or damaged.
     """
@@ -87,7 +87,7 @@ def open_blend(submission: Path, inputs: OpenedInputs, dataset: Dataset) -> Blen
 
 
 def averaged_as(options: Mapping[str, Any]) -> tuple[str, str]:
-    """Whether a member's networks are averaged per frame, and if so, which; used together, they cannot differ."""
+    """Whether a member's networks are averaged per frame and, if so, which; must be equal to recompute a blend."""
     if options.get("fold_mean", "sequence") == "sequence":
         return "sequence", ""
     return "frames", str(options.get("networks", "both"))

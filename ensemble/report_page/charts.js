@@ -1,8 +1,8 @@
-// Charts in SVG, drawn at the width they have: lines and points with zoom, and grids of shaded cells.
+// SVG charts, drawn at the available width: lines and points with zoom, and grids of shaded cells.
 
 const MARGIN = { top: 12, right: 16, bottom: 46, left: 58 };
 
-// series: [{name, points: [[x, y]], pointsOnly, colour, dash}]; colours follow the order unless they are given. `top` cuts off the y axis at first, `xNames` names whole numbers of x.
+// series: [{name, points: [[x, y]], pointsOnly, colour, dash}]; colours follow the order of the series unless given. `top` limits the y axis initially, `xNames` labels integer values of x.
 function chart({ label, xLabel, yLabel, series, top = null, xNames = null, diagonal = false, height = 320 }) {
   const all = series.flatMap((line) => line.points);
   const whole = {
@@ -168,7 +168,7 @@ function grid({ label, rows, columns, shade, describe, text = () => "", cell = 1
       const value = shade(row, column);
       if (value === null) return;
       const inside = text(row, column);
-      // A shade under a number is weak enough for the number to be read.
+      // Shading behind a number is light enough to keep it readable.
       picture.append(svg("rect", { class: "cell", ...at(row, column), "fill-opacity": (inside ? value / 2 : value).toFixed(3) }));
       if (inside) picture.append(svg("text", { x: left + (column + 0.5) * cell, y: top + (row + 0.5) * cell + 4, "text-anchor": "middle" }, inside));
     });

@@ -11,7 +11,7 @@ from registry.json_files import read_json_lines
 
 
 def learning_curves(members: Sequence[Member]) -> list[dict[str, Any]]:
-    """One curve per fold model that has metrics: its name, its member's index, and points of epoch and distance."""
+    """One curve per fold model that has metrics: its name, its member's index, and (epoch, distance) points."""
     curves = []
     for index, member in enumerate(members):
         for fold_model in member.fold_models:

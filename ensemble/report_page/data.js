@@ -1,4 +1,4 @@
-// The data in the page, and what follows from them. Class 0 is no phoneme, and the blank in posteriors.
+// The data embedded in the page, and values derived from them. Class 0 means no phoneme; in posteriors it is the blank.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const names = data.systems.map((system) => system.name);
@@ -13,10 +13,10 @@ function phoneme(token) {
   return token ? data.phonemes[token] : NOTHING;
 }
 
-// English phonemes by how they are made: vowels, stops, affricates, fricatives, nasals, and the rest.
+// English phonemes by manner of articulation: vowels, stops, affricates, fricatives, nasals, and the rest.
 const BY_MANNER = "IY IH EH EY AE AA AH AO OW UH UW AW AY OY ER P B T D K G CH JH F V TH DH S Z SH ZH HH M N NG L R W Y".split(" ");
 
-// Similar phonemes side by side, so that likely confusions are near the diagonal; what is no English phoneme comes first.
+// Sorts similar phonemes next to each other, so that likely confusions are near the diagonal; others come first.
 function similarTogether(tokens) {
   const place = (token) => BY_MANNER.indexOf(data.phonemes[token]);
   return [...tokens].sort((a, b) => place(a) - place(b) || a - b);
@@ -50,7 +50,7 @@ function describeEdit(edit) {
   return `${phoneme(edit.recognised)} for ${phoneme(edit.expected)} at ${edit.at + 1}`;
 }
 
-// One column per phoneme of the target, and columns for insertions between them: rows of classes, 0 where there is none.
+// One column per phoneme of the target, and columns for insertions in between: the class in each row, 0 for none.
 function alignment(row) {
   const target = targetOf(row);
   const all = data.systems.map((_, system) => editsOf(row, system));
@@ -81,7 +81,7 @@ function bytes(text) {
   return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
 }
 
-// Posteriors as one row of `classes` probabilities per frame; the blank has what the others lack to 1.
+// Posteriors as one row of `classes` probabilities per frame; the blank gets what the others lack to 1.
 function unpackPosteriors(packed) {
   const values = bytes(packed.data);
   const rows = Array.from({ length: packed.frames }, () => new Float32Array(classes));
@@ -94,7 +94,7 @@ function unpackPosteriors(packed) {
   return rows;
 }
 
-// Errors of one system on one phoneme: as the expected one, and inserted.
+// Errors of one system by phoneme: substitutions and deletions of the expected phoneme, insertions of the recognised one.
 function phonemeErrors(system) {
   const errors = Array.from({ length: classes }, () => ({ substitutions: 0, deletions: 0, insertions: 0 }));
   for (const [expected, recognised, count] of data.confusions[system]) {
@@ -105,7 +105,7 @@ function phonemeErrors(system) {
   return errors;
 }
 
-// Utterances in four groups of about equal size by length.
+// Utterances in four groups of similar size, by length.
 function lengthGroups() {
   const sorted = [...data.lengths].sort((a, b) => a - b);
   const edges = [0.25, 0.5, 0.75].map((part) => sorted[Math.floor(part * (sorted.length - 1))]);
@@ -128,7 +128,7 @@ function speakerGroups() {
   return [...groups.values()];
 }
 
-// Errors per 100 phonemes of a system on some utterances.
+// A system's errors per 100 phonemes on the utterances `rows`.
 function errorRate(system, rows) {
   const phonemes = sum(rows.map((row) => data.lengths[row]));
   return percent(sum(rows.map((row) => data.distances[system][row])), phonemes);

@@ -1,4 +1,4 @@
-"""What a page carries of some utterances: features and posteriors, in 8 bits, small enough to be sent by mail."""
+"""Features and posteriors of some utterances, embedded in the page in 8 bits, small enough to be sent by e-mail."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ensemble.members.frame_mean import FrameRate, mean_probabilities
 from folds.data.dataset import Split
 
 FEATURE_STEP = 2
-"""Frames of features that are averaged into one."""
+"""Number of feature frames averaged into one."""
 LEAST = 0.02
-"""Probabilities below this are left out; what a frame lacks to 1 is the blank's."""
+"""Smaller probabilities are omitted; the blank gets what the others lack to 1."""
 
 
 def pack_features(features: np.ndarray) -> dict[str, Any]:
-    """Features (T, F), means of FEATURE_STEP frames: bytes of (T / FEATURE_STEP, F), 0 to 255 from low to high.
+    """Features (T, F) averaged over FEATURE_STEP frames, as bytes (T / FEATURE_STEP, F) from 0 (low) to 255 (high).
 
     The ends of the scale are the 1st and 99th percentile of each dimension.
     """
@@ -33,7 +33,7 @@ def pack_features(features: np.ndarray) -> dict[str, Any]:
 def pack_posteriors(probabilities: np.ndarray) -> dict[str, Any]:
     """Probabilities (T', C) as triples of bytes: frames since the last triple, class, probability times 255.
 
-    Class 0, the blank, is left out, except where a triple without probability bridges more than 255 frames.
+    Class 0, the blank, is omitted, except in triples of probability 0 that bridge gaps of more than 255 frames.
     """
     frames, classes = np.nonzero(probabilities[:, 1:] >= LEAST)
     triples, last = [], 0
@@ -47,16 +47,16 @@ def pack_posteriors(probabilities: np.ndarray) -> dict[str, Any]:
 
 
 def pack_details(inputs: BlendInputs, split: Split, rows: Sequence[int], max_bytes: int) -> dict[int, dict[str, Any]]:
-    """Features and every member's posteriors of the utterances `rows`, as many of them as `max_bytes` allow.
+    """Features and every member's posteriors for the utterances `rows`, as many as fit in `max_bytes`.
 
-    A member's posteriors are the mean over its networks, at the frame rate of the first.
+    A member's posteriors are the mean over its networks, at the frame rate of the first network.
     """
-    posteriors = [_member_probabilities(inputs.take(rows), member) for member in range(len(inputs.names))]
+    posteriors_by_member = [_member_probabilities(inputs.take(rows), member) for member in range(len(inputs.names))]
     details: dict[int, dict[str, Any]] = {}
     size = 0
     for index, row in enumerate(rows):
         features = pack_features(split.features(row))
-        members = [pack_posteriors(of_member[index]) for of_member in posteriors]
+        members = [pack_posteriors(posteriors[index]) for posteriors in posteriors_by_member]
         size += sum(len(part["data"]) + 40 for part in (features, *members))
         if size > max_bytes:
             break

@@ -28,7 +28,7 @@ function titled(title, part) {
   return element("div", {}, element("h3", {}, title), part);
 }
 
-// A part that scrolls sideways by itself, so that the page never does.
+// A container that scrolls horizontally, so that the page never does.
 function scroller(label, ...children) {
   return element("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": label }, ...children);
 }
@@ -62,7 +62,7 @@ function percent(part, whole) {
   return whole ? (100 * part) / whole : NaN;
 }
 
-// Eight colours that hold on light and dark ground; more lines are told apart by dashes.
+// Eight colours that are visible on light and dark backgrounds; further lines are distinguished by dashes.
 function lineStyle(colour, dash = Math.floor(colour / 8)) {
   return { class: `line series-${colour % 8}`, "stroke-dasharray": ["", "6 3", "2 3", "9 3 2 3"][dash % 4] || null };
 }

@@ -9,7 +9,7 @@ function drawCurves(section) {
   );
 }
 
-// The fold models of a member have its colour, and dashes of their own.
+// The fold models of a member share its colour and differ in their dashes.
 function curveSeries() {
   const before = (curve, index) => data.curves.slice(0, index).filter((other) => other.member === curve.member).length;
   return data.curves.map((curve, index) => ({ ...curve, colour: names.indexOf(data.members[curve.member]), dash: before(curve, index) }));

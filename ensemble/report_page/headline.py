@@ -1,4 +1,4 @@
-"""The top of a page: what would be submitted, what it is worth, and the table of all members and blends."""
+"""The top of the page: the submission, its estimated distance, and the table of all members and blends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from folds.competition.bootstrap import Interval, bootstrap, describe_resampled,
 from folds.competition.metric import edit_distances
 
 DIFFERS = 0.0005
-"""Distances that differ by less are the same to three digits."""
+"""Distances that differ by less are equal to three decimals."""
 
 MEAN_OF_FRAMES = "dev, mean of folds' frames"
 FIRST_COLUMNS = ("member", "dev, with LM", "95 % interval", "kind", "oof", "oof, nested")
@@ -26,17 +26,17 @@ FIRST_COLUMNS = ("member", "dev, with LM", "95 % interval", "kind", "oof", "oof,
 
 @dataclass(frozen=True)
 class MeasuredBlend:
-    """A blend on dev."""
+    """A blend with its distance on dev."""
 
     blend: Blend
     level: Interval | None
-    """Its distance; None if it could not be computed again."""
+    """Its distance; None if it could not be recomputed."""
     difference: Interval | None
     """Its distance minus that of the strongest member alone."""
 
     @property
     def notes(self) -> list[str]:
-        """What keeps its figures from being those that were written when it was made."""
+        """Why its figures differ from those recorded when it was made."""
         blend, recorded = self.blend, self.blend.sidecar.dev
         if self.level is None:
             return [f"{blend.name}: {blend.obstacle}, so only the figures beside the submission are shown"]
@@ -50,7 +50,7 @@ class MeasuredBlend:
 
 
 def measure_blend(blend: Blend, inputs: OpenedInputs, baselines: Sequence[MemberBaseline]) -> MeasuredBlend:
-    """The distance of a blend on dev, beside that of the strongest member."""
+    """The distance of a blend on dev, compared with that of the strongest member."""
     if blend.dev is not None:
         distances = edit_distances(blend.dev, inputs.dev.references)
         paired = paired_bootstrap(distances, strongest(baselines).dev, inputs.dev_groups)
@@ -65,10 +65,10 @@ def leaderboard(
 ) -> pd.DataFrame:
     """One row per blend and member: the figures that `ensemble.blend` prints, and intervals.
 
-    The submissions come first, then the others from the lowest distance on dev to the highest.
+    Submissions come first, then all others by increasing distance on dev.
     """
     members = member_table(inputs.members, baselines)
-    if all(len(member.networks) == 1 for member in inputs.members):  # the mean of one is that one
+    if all(len(member.networks) == 1 for member in inputs.members):  # the mean of one network is that network
         members = members.drop(columns=MEAN_OF_FRAMES)
     members.insert(1, "kind", "member")
     members["95 % interval"] = [_range(bootstrap(baseline.dev_lm, inputs.dev_groups)) for baseline in baselines]
@@ -95,7 +95,7 @@ def leaderboard(
 
 
 def _distances(measured: MeasuredBlend) -> dict[str, float]:
-    """A blend's mean distances; not a number where its figures are of another metric."""
+    """A blend's mean distances; NaN if its figures are in another metric."""
     sidecar = measured.blend.sidecar
     if sidecar.metric:
         return {"oof": np.nan, "oof, nested": np.nan, "dev, with LM": np.nan}
@@ -104,7 +104,7 @@ def _distances(measured: MeasuredBlend) -> dict[str, float]:
 
 
 def _not_chosen(blend: Blend, inputs: OpenedInputs, several: bool) -> pd.DataFrame:
-    """The blenders that were compared with the chosen one, where that is known; with `several`, of which blend."""
+    """The blenders compared with the chosen one, if known; with `several`, their names include the blend's."""
     if blend.measured is None:
         return pd.DataFrame()
     others = {name: b for name, b in blend.measured.blenders.items() if name != blend.measured.chosen}
@@ -127,7 +127,7 @@ def _not_chosen(blend: Blend, inputs: OpenedInputs, several: bool) -> pd.DataFra
 def headline(
     blends: Sequence[MeasuredBlend], baselines: Sequence[MemberBaseline], inputs: OpenedInputs, missing: str
 ) -> str:
-    """What would be submitted and what it is worth, as HTML. `missing` is the submission that does not exist."""
+    """The submission and its estimated distance, as HTML. `missing` is the submission file that does not exist."""
     alternative = strongest(baselines)
     alone = describe_level(bootstrap(alternative.dev, inputs.dev_groups))
     resampled = describe_resampled(inputs.dev_groups, inputs.grouped_by)
@@ -176,7 +176,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def _level(measured: MeasuredBlend, inputs: OpenedInputs, resampled: str) -> tuple[str, str]:
-    """A blend's distance on dev, and what it means."""
+    """A blend's distance on dev, and an explanation of it."""
     mean = measured.blend.sidecar.dev if measured.level is None else measured.level.mean
     if np.isnan(mean):
         return "unknown", "it was not measured when it was written, and cannot be computed again here"

@@ -1,4 +1,4 @@
-"""The points of cross-validation against leaderboard, from the ledger that `python -m submit` keeps."""
+"""Cross-validation distances and leaderboard scores, from the ledger that `python -m submit` keeps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _LedgerLine(Struct):
 def read_scores(path: Path) -> list[dict[str, Any]]:
     """Scored submissions, oldest first: file, `nested`, `oof`, `dev`, `public` and `private`, None where unknown.
 
-    A ledger that does not exist has none. Raises InputError naming the line of one that is damaged.
+    A ledger that does not exist has none. Raises InputError, naming the line, for a damaged ledger.
     """
     if not path.exists():
         return []
@@ -46,7 +46,7 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
 
 
 def _number(text: str | None) -> float | None:
-    """A score as Kaggle gives it, as text; None for an empty one."""
+    """A score from Kaggle's text; None if it is empty or not a finite number."""
     try:
         value = float(text or "")
     except ValueError:

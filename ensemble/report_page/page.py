@@ -1,7 +1,7 @@
-"""The HTML of a page: one file that holds its style, its script and its data, and makes no request.
+"""The HTML of the page: one file that contains its style, script and data, and makes no requests.
 
-Its content security policy forbids every request, and every script but its own, which it knows by hash. All text from
-data is escaped.
+Its content security policy forbids all requests, and all scripts except its own, which is identified by its hash. All
+text from data is escaped.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def _cell(value: object) -> str:
 
 
 def html_page(title: str, subtitle: str, bodies: Mapping[str, str], data: Mapping[str, Any]) -> str:
-    """The whole page: `bodies` are the HTML of sections by name, and the script fills the other sections from `data`.
+    """The whole page: `bodies` is the HTML of sections by name, and the script fills the other sections from `data`.
 
-    Without references there are no sections about errors. Two systems that were asked for come before the details.
+    Without references there are no sections about errors. If two systems were chosen, their comparison comes early.
     """
     script = "\n".join(_asset(name) for name in SCRIPTS)
     order = [name for name in SECTIONS if data["labelled"] or name not in ABOUT_ERRORS]
@@ -88,7 +88,7 @@ def html_page(title: str, subtitle: str, bodies: Mapping[str, str], data: Mappin
 
 
 def _json(data: Mapping[str, Any]) -> str:
-    """JSON that cannot end the script element or begin a comment in it, whatever the data hold."""
+    """JSON that cannot end the script element or begin a comment in it, whatever the data contain."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 

@@ -1,8 +1,8 @@
-"""The data that a page carries, as JSON: figures of all systems, and of each utterance what was recognised.
+"""The data embedded in the page, as JSON: figures of all systems, and what they recognised in each utterance.
 
-Sequences are text, one character per class from `symbols`, and a hypothesis is the list of its edits to the target, so
-that 2,620 utterances of 20 systems take a few MB. Where they would take more, the easiest utterances keep their
-distances alone.
+Sequences are text, one character per class from `symbols`, and a hypothesis is stored as its edits to the target, so
+that 2,620 utterances of 20 systems take a few MB. If they would take more, only distances are stored for the easiest
+utterances.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from folds.competition.alphabets import Alphabet
 from folds.competition.bootstrap import paired_intervals
 
 HYPOTHESES_BYTES = 4_000_000
-"""Size of all targets and edits together, at most."""
+"""Maximum size of all targets and edits together."""
 POSITIONS = 10
-"""Equal parts of an utterance for errors by position."""
+"""Number of equal parts of an utterance, for errors by position."""
 
 
 def symbols(count: int) -> str:
-    """Characters that stand for the numbers 0 to `count` - 1, none of which JSON or HTML would escape."""
+    """Characters for the numbers 0 to `count` - 1, none of which JSON or HTML would escape."""
     printable = [chr(code) for code in range(33, 127) if chr(code) not in "\"'\\<>&"]
     return "".join([*printable, *(chr(0x100 + extra) for extra in range(max(count - len(printable), 0)))][:count])
 
 
 def encode_edits(edits: Sequence[Edit], classes: int, alphabet: str) -> str:
-    """Edits as pairs of characters: the distance to the place of the edit before, and what was recognised.
+    """Edits as pairs of characters: the offset from the previous edit, and what was recognised.
 
     Number 0 stands for a deletion, a class for a substitution, and a class plus `classes` for an insertion.
     """
@@ -69,23 +69,23 @@ def comparison_payload(comparison: Comparison, alphabet: Alphabet) -> dict[str, 
 
 
 def _sequences(comparison: Comparison, classes: int) -> dict[str, Any]:
-    """Targets and edits, of the hardest utterances first until HYPOTHESES_BYTES are used; None for the others."""
+    """Targets and edits, hardest utterances first until HYPOTHESES_BYTES are used up; None for the others."""
     alphabet = symbols(max(2 * classes, int(comparison.lengths.max(initial=0)) + 2))
     targets: list[str | None] = [None] * len(comparison.targets)
     edits: list[list[str] | None] = [None] * len(comparison.targets)
     size = 0
     for row in comparison.hardest_first.tolist():
         target = "".join(alphabet[token] for token in comparison.targets[row])
-        of_row = [encode_edits(system[row], classes, alphabet) for system in comparison.edits]
-        size += sum(len(text.encode()) + 3 for text in (target, *of_row))
+        row_edits = [encode_edits(system[row], classes, alphabet) for system in comparison.edits]
+        size += sum(len(text.encode()) + 3 for text in (target, *row_edits))
         if size > HYPOTHESES_BYTES:
             break
-        targets[row], edits[row] = target, of_row
+        targets[row], edits[row] = target, row_edits
     return {"symbols": alphabet, "targets": targets, "edits": edits}
 
 
 def _error_figures(comparison: Comparison, classes: int) -> dict[str, Any]:
-    """What is known where there are references."""
+    """Figures that need references."""
     counts = [EditCounts.of(edits) for edits in comparison.edits]
     wrong = np.array([wrong_phonemes(edits, comparison.lengths) for edits in comparison.edits])
     intervals = paired_intervals(comparison.distances, comparison.groups)
@@ -104,7 +104,7 @@ def _error_figures(comparison: Comparison, classes: int) -> dict[str, Any]:
 
 
 def _redundancy(comparison: Comparison, wrong: np.ndarray) -> list[dict[str, Any]]:
-    """Per member: its system, the phonemes that only it has right, and the system that it nearly repeats, or None."""
+    """Per member: its system, how many phonemes only it has right, and the system that it nearly copies, or None."""
     members = comparison.members
     distances = comparison.pairwise.mean(axis=2)[np.ix_(members, members)]
     copies = near_copies(distances, comparison.distances.mean(axis=1)[members])

@@ -1,4 +1,4 @@
-"""The systems that a report compares, members and blends, and their hypotheses of one split measured edit by edit."""
+"""The systems that a report compares, members and blends, and the edits of their hypotheses on one split."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from folds.data.dataset import Split
 
 @dataclass(frozen=True)
 class System:
-    """A member alone, decoded with the language model, or a blend; and its hypotheses of one split."""
+    """A member alone, decoded with the language model, or a blend; with its hypotheses for one split."""
 
     name: str
     kind: Literal["member", "blend"]
     hypotheses: list[list[int]]
     weight: float | None = None
-    """A member's weight in the first blend; None where there is no blend."""
+    """A member's weight in the first blend; None if there is no blend."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Comparison:
     split: Split
     systems: list[System]
     targets: list[list[int]]
-    """What hypotheses are aligned with: the references, or the first system's hypotheses where there are none."""
+    """The sequences to align hypotheses with: references or, without any, the first system's hypotheses."""
 
     @property
     def labelled(self) -> bool:
@@ -45,7 +45,7 @@ class Comparison:
 
     @property
     def groups(self) -> tuple[str, ...] | None:
-        """The speaker or day of each utterance; None where the data name none."""
+        """The speaker or day of each utterance; None if the data name none."""
         return self.split.named_groups
 
     @property
@@ -55,7 +55,7 @@ class Comparison:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Phonemes of each target, (N,)."""
+        """Number of phonemes in each target, (N,)."""
         return np.array([len(target) for target in self.targets], np.int64)
 
     @cached_property
@@ -70,24 +70,24 @@ class Comparison:
 
     @cached_property
     def pairwise(self) -> np.ndarray:
-        """Edit distances between each two systems' hypotheses, (K, K, N) int64."""
+        """Edit distances between the hypotheses of every pair of systems, (K, K, N) int64."""
         return pairwise_distances([system.hypotheses for system in self.systems])
 
     @cached_property
     def disagreement(self) -> np.ndarray:
-        """Mean edit distance between each two members' hypotheses, (N,)."""
+        """Mean edit distance between the hypotheses of all pairs of members, (N,)."""
         return mean_over_pairs(self.pairwise[np.ix_(self.members, self.members)])
 
     @cached_property
     def hardest_first(self) -> np.ndarray:
-        """Utterances by falling mean distance; without references, by falling disagreement."""
+        """Utterances by decreasing mean distance; without references, by decreasing disagreement."""
         return np.argsort(-(self.distances.mean(axis=0) if self.labelled else self.disagreement), kind="stable")
 
 
 def compare_systems(
     inputs: OpenedInputs, split: Split, baselines: Sequence[MemberBaseline], blends: Sequence[Blend]
 ) -> Comparison:
-    """All systems on dev or test: the blends that can be computed again, then the members, the strongest first."""
+    """All systems on dev or test: the blends that can be recomputed, then the members, strongest first."""
     on_dev = split.name == "dev"
     systems = [
         System(blend.name, "blend", blend.dev if on_dev else blend.predict(inputs.test))

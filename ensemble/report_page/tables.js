@@ -1,4 +1,4 @@
-// Tables that sort by a click on a heading, and long ones that show more rows on demand.
+// Tables that are sorted by clicking a heading; long ones show more rows on demand.
 
 const PAGE_ROWS = 20;
 const NARROW_ROWS = 10;
@@ -16,7 +16,7 @@ function markSorted(headings, column, direction) {
   });
 }
 
-// Numbers by size, texts by the alphabet, and what is empty last in both directions.
+// Compares numbers by value and texts alphabetically; empty values come last in both directions.
 function compareValues(a, b, direction) {
   const empty = (value) => value === null || value === "" || Number.isNaN(value);
   if (empty(a) || empty(b)) return Number(empty(a)) - Number(empty(b));
@@ -24,7 +24,7 @@ function compareValues(a, b, direction) {
   return direction * order;
 }
 
-// Make a table that is in the page already sortable.
+// Makes a table that is already in the page sortable.
 function sortable(table) {
   const headings = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];
@@ -44,7 +44,7 @@ function sortable(table) {
 
 // columns: [{title, value(item), text(value, item), shade(item), falling, wide}]; `falling` sorts from high to low first. `onopen` makes the first cell a button.
 // The first `page` rows are shown, and more on demand.
-// Returns the table's element, show(items) and ordered(), the items as they are sorted.
+// Returns the table's element, show(items) and ordered(), which returns the items in sorted order.
 function dataTable({ label, columns, items, onopen = null, sortedBy = null, direction = 1, page = PAGE_ROWS }) {
   const headings = columns.map(() => element("th", { scope: "col" }));
   const body = element("tbody");

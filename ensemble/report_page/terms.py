@@ -1,4 +1,4 @@
-"""What the words of a page mean, for a reader who has not trained the models."""
+"""The glossary of the page, for readers who have not trained the models."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ TERMS = (
     ("95 % interval", "Where the figure would be for 95 of 100 other draws of speakers like these."),
     ("stride", "Frames of features, of 10 ms in most data, for each frame of posteriors."),
 )
-"""Terms and their meaning, in the order in which a reader meets them."""
+"""Terms and their meanings, in the order in which they appear on the page."""
 
 
 def glossary(blenders: Sequence[str]) -> str:
-    """The terms and the methods of these blends, as HTML that is folded at first."""
+    """The terms and the methods of these blends, as HTML that is collapsed at first."""
     known = [name for name in dict.fromkeys(blenders) if name in BLENDERS.names()]
     methods = [(name, BLENDERS.entry(name).summary.replace("`", "")) for name in known]
     items = "".join(f"<dt>{escape(term)}</dt><dd>{escape(meaning)}</dd>" for term, meaning in (*TERMS, *methods))

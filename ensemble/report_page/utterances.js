@@ -1,4 +1,4 @@
-// The table of utterances, and the window that shows one of them.
+// The table of utterances, and the window that shows a single utterance.
 
 const [SAME, OTHER] = data.labelled ? ["right", "wrong"] : [`as in ${targetName}`, "different"];
 
@@ -50,7 +50,7 @@ function matches(row, state) {
   return editsOf(row, state.system).some((edit) => edit.expected === state.phoneme || edit.recognised === state.phoneme);
 }
 
-// A spreadsheet must not take an id for a formula.
+// A spreadsheet must not interpret an id as a formula.
 function csvCell(value) {
   const text = String(value ?? "");
   const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
@@ -114,7 +114,7 @@ function utteranceParts(row) {
   return parts;
 }
 
-// A row per system: agreement of all is grey; where systems differ, what is right and what is wrong is marked.
+// One row per system: slots where all agree are grey; elsewhere, right and wrong phonemes are marked.
 function slotTable(row) {
   const columns = alignment(row);
   const agreed = columns.map((column) => column.systems.every((token) => token === column.target));
@@ -131,7 +131,7 @@ function slotTable(row) {
   return element("div", {}, scroller("Hypotheses, slot by slot", element("table", { class: "slots" }, element("tbody", {}, ...body.filter(Boolean)))), legend);
 }
 
-// The members' votes in each slot, the most at the bottom; members count by their weight in the first blend, if it has any.
+// The members' votes in each slot, most votes at the bottom; members count by their weights in the first blend, if any.
 function networkPicture(row) {
   const members = data.systems.flatMap((system, index) => (system.kind === "member" ? [index] : []));
   const weighted = members.some((system) => data.systems[system].weight);
@@ -161,7 +161,7 @@ function networkPicture(row) {
 const FRAME_WIDTH = 2;
 const ROW_HEIGHT = 12;
 
-// One picture of the features and one per member, on one scale of time.
+// One picture of the features and one per member, on a common time axis.
 function signalPictures(details) {
   const frames = details.features.frames * details.features.step;
   const width = frames * FRAME_WIDTH;
