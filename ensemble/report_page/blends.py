@@ -87,7 +87,7 @@ def open_blend(submission: Path, inputs: OpenedInputs, dataset: Dataset) -> Blen
 
 
 def averaged_as(options: Mapping[str, Any]) -> tuple[str, str]:
-    """Whether a member's networks are averaged per frame and, if so, which; must be equal to recompute a blend."""
+    """Whether a member's networks are averaged per frame and, if so, which; without averaging, any choice is fine."""
     if options.get("fold_mean", "sequence") == "sequence":
         return "sequence", ""
     return "frames", str(options.get("networks", "both"))

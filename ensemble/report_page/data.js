@@ -94,7 +94,7 @@ function unpackPosteriors(packed) {
   return rows;
 }
 
-// Errors of one system by phoneme: substitutions and deletions of the expected phoneme, insertions of the recognised one.
+// Errors of one system by phoneme: substitutions and deletions of the expected one, insertions of the recognised one.
 function phonemeErrors(system) {
   const errors = Array.from({ length: classes }, () => ({ substitutions: 0, deletions: 0, insertions: 0 }));
   for (const [expected, recognised, count] of data.confusions[system]) {
