@@ -1,1 +1,1 @@
-"""Measurements of members and blends: edit counts, diversity, tables, distances of each member by itself."""
+"""Measurements of members and blends: edit counts, diversity, tables, and distances of each member alone."""

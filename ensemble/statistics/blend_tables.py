@@ -1,4 +1,4 @@
-"""Tables of the distances of members and blenders, and of their differences to the strongest member alone."""
+"""Tables of the distances of members and blenders, and of their differences from the strongest member alone."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def blender_table(
     alternative: Alternative,
     groups: Sequence[Hashable] | None,
 ) -> pd.DataFrame:
-    """One row per blender: mean distances, and the difference to `alternative`, with 95 % bootstrap intervals.
+    """One row per blender: mean distances, and the difference from `alternative`, with 95 % bootstrap intervals.
 
-    `dev` has the distances for each choice of networks; the difference is that of `networks`.
+    `dev` has the distances for each choice of networks; the difference is computed for `networks`.
     """
     return pd.DataFrame(
         {
@@ -78,7 +78,7 @@ def describe_difference(ours: np.ndarray, theirs: np.ndarray, groups: Sequence[H
 
 
 def verdict(difference: Interval) -> str:
-    """What an interval of a difference of distances says, where lower is better."""
+    """What the interval of a difference of distances means in words; lower is better."""
     if not difference.certain:
         return "not significantly different from"
     return "significantly better than" if difference.mean < 0 else "significantly worse than"

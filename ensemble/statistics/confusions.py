@@ -1,4 +1,4 @@
-"""Which phonemes are taken for which: the edits of an optimal alignment, counted by kind, by pair and by place."""
+"""Which phonemes are confused: the edits of an optimal alignment, counted by kind, by pair and by position."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Edit(NamedTuple):
 
 
 def list_edits(hypothesis: Sequence[int], reference: Sequence[int]) -> list[Edit]:
-    """The edits that turn the reference into the hypothesis, on one optimal alignment, in the reference's order.
+    """The edits that turn the reference into the hypothesis, along one optimal alignment, in the reference's order.
 
     >>> list_edits([1, 2, 4], [1, 3, 4, 5])
     [Edit(kind='replace', at=1, expected=3, recognised=2), Edit(kind='delete', at=3, expected=5, recognised=0)]
@@ -61,7 +61,7 @@ class EditCounts:
 
 
 def wrong_phonemes(edits: Sequence[Sequence[Edit]], lengths: np.ndarray) -> np.ndarray:
-    """Which reference phonemes are substituted or deleted: bool, (sum of `lengths`,), utterance after utterance."""
+    """Which reference phonemes are substituted or deleted, bool (sum of `lengths`,), utterances concatenated."""
     wrong = np.zeros(int(lengths.sum()), bool)
     for start, utterance in zip(np.cumsum(lengths) - lengths, edits, strict=True):
         wrong[[start + edit.at for edit in utterance if edit.kind != "insert"]] = True
@@ -69,7 +69,7 @@ def wrong_phonemes(edits: Sequence[Sequence[Edit]], lengths: np.ndarray) -> np.n
 
 
 def edits_by_position(edits: Sequence[Sequence[Edit]], lengths: np.ndarray, bins: int) -> np.ndarray:
-    """Edits in each of `bins` equal parts of the utterances, from beginning to end, (bins,) int64.
+    """Number of edits in each of `bins` equal parts of the utterances, from beginning to end, (bins,) int64.
 
     Insertions after the last phoneme count in the last part; utterances without phonemes count in the first.
     """
@@ -82,6 +82,6 @@ def edits_by_position(edits: Sequence[Sequence[Edit]], lengths: np.ndarray, bins
 
 
 def phonemes_by_position(lengths: np.ndarray, bins: int) -> np.ndarray:
-    """Reference phonemes in each of the parts of `edits_by_position`, (bins,) int64."""
+    """Number of reference phonemes in each of the parts of `edits_by_position`, (bins,) int64."""
     parts = [np.arange(length) * bins // length for length in lengths.tolist() if length]
     return np.bincount(np.concatenate([np.zeros(0, np.int64), *parts]), minlength=bins)

@@ -1,7 +1,7 @@
-"""How much systems differ: their hypotheses' distances, their errors' correlation, and what only one has right.
+"""How much systems differ: distances between hypotheses, correlation of errors, and phonemes that only one has right.
 
-An ensemble gains from members that err in different places; one that repeats another's errors adds cost alone. The
-correlation of errors is Pearson's of two 0/1 variables (the phi coefficient); see Kuncheva & Whitaker, "Measures of
+An ensemble gains from members that err in different places; one that repeats another's errors only adds cost. The
+correlation of errors is Pearson's, for two 0/1 variables (the phi coefficient); see Kuncheva & Whitaker, "Measures of
 Diversity in Classifier Ensembles" (Machine Learning 51, 2003), eq. 10.
 """
 
@@ -15,11 +15,11 @@ import numpy as np
 from folds.competition.metric import Tokens, edit_distances
 
 COPY = 0.25
-"""Two members are near copies if their distance is less than this part of the median distance between members."""
+"""Two members are near copies if their distance is below this fraction of the median distance between members."""
 
 
 def pairwise_distances(hypotheses: Sequence[Sequence[Tokens]]) -> np.ndarray:
-    """Edit distances between the hypotheses of each two of K systems for N utterances, (K, K, N) int64, symmetric."""
+    """Edit distances between the hypotheses of all pairs of K systems for N utterances, (K, K, N) int64, symmetric."""
     texts = [["".join(map(chr, tokens)) for tokens in system] for system in hypotheses]
     distances = np.zeros((len(texts), len(texts), len(texts[0])), np.int64)
     for (i, ours), (j, theirs) in itertools.combinations(enumerate(texts), 2):
@@ -46,18 +46,18 @@ def error_correlation(wrong: np.ndarray) -> np.ndarray:
 
 
 def only_right(wrong: np.ndarray) -> np.ndarray:
-    """Phonemes that each system alone has right, where all others are wrong, (K,) int64; `wrong` is (K, P) bool."""
+    """How many phonemes only that system has right, for each system, (K,) int64; `wrong` is (K, P) bool."""
     alone = wrong.sum(axis=0) == len(wrong) - 1
     return (~wrong & alone).sum(axis=1)
 
 
 def near_copies(distances: np.ndarray, levels: np.ndarray) -> dict[int, int]:
-    """Members that hardly differ from one with a lower (or the same, and earlier) level: index to that one's index.
+    """Map from each member that nearly copies a better one to the index of that one; on ties, the earlier is better.
 
-    `distances` (K, K) are between members, `levels` (K,) their own mean distances to the references.
+    `distances` (K, K) are between members, `levels` (K,) are their mean distances to the references.
     """
     if len(levels) < 3:
-        return {}  # the median distance is that of the only pair
+        return {}  # the median distance is that of the single pair
     limit = COPY * np.median(distances[np.triu_indices(len(levels), 1)])
     copies = {}
     for member in range(len(levels)):

@@ -1,7 +1,7 @@
-"""What a blend measured, kept beside its submission in `<out>.measured.json`, so that a report need not do it again.
+"""Measurements made by a blend, stored next to its submission in `<out>.measured.json` so that a report can reuse them.
 
-Measuring members takes minutes, since their searches' settings are fitted. The file says which predictions and options
-it was made from; a report that finds others measures afresh.
+Measuring members takes minutes, since their search settings are fitted. The file records which predictions and options
+it was made from; if they have changed, a report measures again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from folds.store.run_folder import SPLITS
 from registry.json_files import read_json, write_json
 
 VERSION = 1
-"""Rises whenever the same predictions and options give other figures."""
+"""Incremented whenever the same predictions and options give other figures."""
 
 
 class MeasuredMember(Struct, frozen=True):
@@ -42,7 +42,7 @@ class MeasuredMember(Struct, frozen=True):
 
 
 class MeasuredBlender(Struct, frozen=True):
-    """A blender that was compared: mean distances out of fold, and those of dev."""
+    """A blender that was compared: mean distances out of fold, and each utterance's distance on dev."""
 
     oof: float
     nested: float
@@ -55,29 +55,29 @@ class Measured(Struct, frozen=True):
     inputs: str
     """The fingerprint of predictions and options."""
     sha256: str
-    """That of the submission."""
+    """The hash of the submission."""
     members: tuple[MeasuredMember, ...]
     blenders: dict[str, MeasuredBlender]
     chosen: str
     hypotheses: tuple[str, ...]
-    """The chosen blender's hypotheses of dev."""
+    """The chosen blender's hypotheses for dev."""
 
     def baselines(self, alphabet: Alphabet) -> list[MemberBaseline]:
         """The members' baselines."""
         return [_baseline(member, alphabet) for member in self.members]
 
     def dev(self, alphabet: Alphabet) -> list[list[int]]:
-        """The blend's hypotheses of dev."""
+        """The blend's hypotheses for dev."""
         return [list(alphabet.from_string(text)) for text in self.hypotheses]
 
 
 def measured_path(submission: Path) -> Path:
-    """The file beside a submission."""
+    """The file next to a submission."""
     return Path(f"{submission}.measured.json")
 
 
 def fingerprint(inputs: OpenedInputs, data: str) -> str:
-    """16 hexadecimal digits of what the figures depend on: the data's hash, options, rules, files of predictions."""
+    """16 hexadecimal digits that identify what figures depend on: data hash, options, rules, prediction files."""
     options = {field.name: getattr(inputs.options, field.name) for field in dataclasses.fields(InputOptions)}
     files = [network.folder.predictions(split) for m in inputs.members for network in m.networks for split in SPLITS]
     states = [(*path.parts[-3:], path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
@@ -94,7 +94,7 @@ def write_measured(
     chosen: str,
     dev: Sequence[Sequence[int]],
 ) -> None:
-    """Write the file of a submission, which must exist; `inputs` is their fingerprint, `dev` has its hypotheses."""
+    """Write the file of a submission, which must exist; `inputs` is a `fingerprint`, `dev` the blend's hypotheses."""
     sha256 = hashlib.sha256(submission.read_bytes()).hexdigest()
     members = tuple(_member(baseline, alphabet) for baseline in baselines)
     hypotheses = tuple(map(alphabet.to_string, dev))
@@ -103,7 +103,7 @@ def write_measured(
 
 
 def read_measured(submission: Path, inputs: str, sha256: str) -> Measured | None:
-    """What was measured of these inputs for the submission with this hash; None if the file is of others, or missing.
+    """The measurements for these inputs and the submission with this hash; None if missing or made for others.
 
     Raises InputError for a damaged file.
     """

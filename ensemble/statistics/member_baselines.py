@@ -1,9 +1,9 @@
-"""What each member reaches by itself, which a blend has to improve on.
+"""The distance of each member alone, on which a blend has to improve.
 
-On dev, a member with several folds is measured by the mean of its fold models' distances, by the hypotheses decoded
-from the mean of their posteriors, and as the blender `single` decodes it with the language model; its refit is measured
-without and with the language model. A blend uses the language model, so a comparison with a member that does not would
-credit the blend with what the language model gains.
+On dev, a member with several folds is measured in three ways: the mean of its fold models' distances, the distance of
+hypotheses decoded from the mean of their posteriors, and the distance of the blender `single`, which uses the language
+model; its refit is measured without and with the language model. A blend uses the language model, so a comparison with
+a member decoded without one would credit the blend with the language model's gain.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BEAM = 20
 
 
 class Alternative(NamedTuple):
-    """A system without the ensemble: a description, and its edit distances (N,) on dev."""
+    """An alternative to the ensemble: its description, and its edit distances (N,) on dev."""
 
     name: str
     dev: np.ndarray
@@ -44,7 +44,7 @@ class MemberBaseline:
     dev: np.ndarray
     """Distances on dev, the mean over its networks."""
     dev_mean: np.ndarray
-    """Distances on dev of the mean of their posteriors."""
+    """Distances on dev of hypotheses decoded from the mean of its networks' posteriors."""
     dev_lm: np.ndarray
     """Distances on dev with the language model, as the blender `single` decodes the member."""
     recipe: BlendRecipe
@@ -75,13 +75,13 @@ def measure_members(inputs: OpenedInputs) -> list[MemberBaseline]:
 
 
 def strongest(baselines: Sequence[MemberBaseline]) -> Alternative:
-    """The system of one member with the lowest distance on dev, which need not be the best one out of fold."""
+    """The single-member system with the lowest distance on dev, which need not be the best one out of fold."""
     alternatives = [alternative for baseline in baselines for alternative in baseline.alternatives]
     return min(alternatives, key=lambda alternative: float(alternative.dev.mean()))
 
 
 def _settings(inputs: OpenedInputs, member: int, leading: Sequence[int]) -> dict[str, float]:
-    """The settings of a member's first pass: fitted for the leading ones, those of its proposals for the others."""
+    """A member's first-pass settings: fitted for the leading members, those of the N-best search for the others."""
     if member in leading or inputs.oof.fusion is None:
         return fit_first_pass(inputs.oof, member)[0]
     fusion = inputs.oof.fusion.settings(member)
