@@ -1,4 +1,4 @@
-"""What a decoder is given of one member: predictions of one split, references, and each utterance's language model."""
+"""A decoder's inputs for one member: predictions for one split, references, and each utterance's language model."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def open_decoding_task(
     """The split "oof", "dev" or "test", or `limit` of its utterances, drawn with a fixed seed.
 
     On dev and test, the posteriors of the member's networks are averaged. `lm` and `lm_order` are the source and the
-    order of `load_language_models`. Raises InputError for "oof" of a member that holds nothing out, and for one of
-    other data.
+    order of `load_language_models`. Raises InputError for "oof" if the member holds nothing out or was trained on other
+    data.
     """
     if split == "oof":
         return _open_oof(member, dataset, lm, lm_order, limit)

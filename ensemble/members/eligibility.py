@@ -1,8 +1,7 @@
 """The competition's rules on models: total parameters and forbidden tags, checked before a submission is used up.
 
-Every network that a blend uses, fold model or refit, counts with all its parameters; one that is used with features of
-several delays (`folds.delay`) counts once. A model's tags are declared where it is registered; they are taken as they
-are.
+Every network that a blend uses, fold model or refit, counts with all its parameters; a network used with several
+feature delays (`folds.delay`) counts once. A model's tags are declared where it is registered, and are not verified.
 """
 
 from __future__ import annotations
@@ -43,20 +42,20 @@ def minimum_parameters(members: Sequence[Member], together: bool = False) -> tup
 
 
 def first_with_networks(members: Sequence[Member]) -> tuple[int, ...]:
-    """For each member the index of the first one that has the same networks: its own, or that of its delayed twin."""
+    """For each member, the index of the first one with the same networks: its own, or that of its delayed twin."""
     identity = _identities(members)
     networks = [frozenset(identity[network] for network in member.networks) for member in members]
     return tuple(map(networks.index, networks))
 
 
 def notes_on_twins(members: Sequence[Member]) -> list[str]:
-    """A note on each member that has some, but not all, of the networks of one before it, its delayed twin."""
+    """A note on each member that shares only some of its networks with an earlier member, its delayed twin."""
     identity = _identities(members)
     networks = [{identity[network] for network in member.networks} for member in members]
     notes = []
     for index, (member, own) in enumerate(zip(members, networks, strict=True)):
-        before = zip(members[:index], networks[:index], strict=True)
-        partial = [other.name for other, its in before if own & its and own != its]
+        earlier = zip(members[:index], networks[:index], strict=True)
+        partial = [other.name for other, theirs in earlier if own & theirs and own != theirs]
         if partial:
             notes.append(
                 f"  {member.name} does not have the same networks as {partial[0]}, so they count more than once under "
@@ -66,7 +65,7 @@ def notes_on_twins(members: Sequence[Member]) -> list[str]:
 
 
 def _identities(members: Sequence[Member]) -> dict[FoldModel, Hashable]:
-    """What tells apart the networks that count: weights where features are delayed, else the runs."""
+    """What identifies each network when networks are counted: its weights if any features are delayed, else its run."""
     networks = [network for member in members for network in member.networks]
     if not any(network.delay for network in networks):
         return {network: network.path for network in networks}
@@ -76,13 +75,13 @@ def _identities(members: Sequence[Member]) -> dict[FoldModel, Hashable]:
 def keep_within_max_params(
     members: Sequence[Member], weights: Mapping[str, float], max_params: int | None
 ) -> list[Member]:
-    """The members with weight, each with as many of its networks as `max_params` allows.
+    """The members with nonzero weight, each with as many of its networks as `max_params` allows.
 
-    Every member keeps one network first: its refit, which has seen the most data, if that leaves enough for the others'
-    smallest, or its smallest fold model. Then each member in turn, the one with the largest weight first, keeps one
-    more if the total allows it. A network that another member keeps already, its delayed twin, costs nothing. This is a
-    rule and not a fit: out-of-fold predictions chose the members, but cannot rank one member's networks, because each
-    fold model predicts different utterances and a refit none.
+    Every member first keeps one network: its refit, which has seen the most data, if that leaves enough for the other
+    members' smallest networks, or else its smallest fold model. Then each member in turn, largest weight first, keeps
+    one more if the total allows it. A network that another member, its delayed twin, already keeps costs nothing. This
+    is a fixed rule, not a fit: out-of-fold predictions chose the members, but cannot rank one member's networks,
+    because each fold model predicts different utterances and a refit none.
     """
     chosen = [member for member in members if weights.get(member.name, 0.0) > 0]
     chosen.sort(key=lambda member: (-weights[member.name], member.name))
@@ -132,7 +131,7 @@ def total_parameters(members: Sequence[Member]) -> int:
 
 
 def count_networks(members: Sequence[Member]) -> int:
-    """The number of networks; one that is used with features of several delays is one."""
+    """The number of networks; a network used with several feature delays counts once."""
     return len(set(_identities(members).values()))
 
 

@@ -1,4 +1,4 @@
-"""The members that blends and reports begin with: those that are finished, with their refits."""
+"""The members that blends and reports start from: all finished ones, with their refits."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from registry import InputError
 
 
 def find_members(options: StoresOptions, patterns: Sequence[str]) -> list[Member]:
-    """The finished members that match one of the globs, with their refits; what is left out is named on stderr.
+    """The finished members that match one of the globs, with their refits; those left out are listed on stderr.
 
-    Raises InputError without any, and for members that were trained on dev.
+    Raises InputError if there are none, and for members that were trained on dev.
     """
     available = options.find_fold_models()
     if not any(model.folds > 1 for model in available):
-        measurable_on("dev", available, patterns)  # of members that were trained on dev, it says so
+        measurable_on("dev", available, patterns)  # if members were trained on dev, raises an error that says so
         unfinished = [path for runs in options.folders for path in unfinished_runs(runs)]
         count = len(unfinished)
         hint = f" ({count} unfinished, such as {unfinished[0]}: continue them with --resume)" if count else ""
@@ -36,8 +36,8 @@ def find_members(options: StoresOptions, patterns: Sequence[str]) -> list[Member
 def members_of(fold_models: Sequence[FoldModel], patterns: Sequence[str] = ("*",)) -> tuple[list[Member], list[str]]:
     """The members of a blend, each with its refit, and a note for every fold model that is left out.
 
-    Only members with a fold model that matches one of the globs. Raises InputError without any, and for members that
-    were trained on dev.
+    Only members with a fold model that matches one of the globs are returned. Raises InputError if there are none, and
+    for members that were trained on dev.
     """
     available, outdated_notes = without_outdated(fold_models)
     on_dev_notes = measurable_on("dev", available, patterns)[1]
@@ -53,10 +53,10 @@ def _matches(patterns: Sequence[str], *names: str) -> bool:
 
 
 def without_outdated(fold_models: Sequence[FoldModel]) -> tuple[list[FoldModel], list[str]]:
-    """The fold models but for those made from an earlier version of a run that is here, and a note for each of these.
+    """The fold models except those made from an earlier version of an available run, and a note for each exception.
 
-    Delayed and adapted runs record the weights they were made from. If that run was trained or adapted again since,
-    they would count, and be weighted, as further networks.
+    Delayed and adapted runs record the weights they were made from. If the source run has since been trained or adapted
+    again, they would count, and be weighted, as further networks.
     """
     by_path = {model.path: model for model in fold_models}
     kept, notes = [], []
@@ -70,7 +70,7 @@ def without_outdated(fold_models: Sequence[FoldModel]) -> tuple[list[FoldModel],
 
 
 def _sources(model: FoldModel) -> list[tuple[str, RunFolder, str]]:
-    """The commands that made a run without training, each with the run it was made from and that run's weights."""
+    """The commands that derived this run from another, each with the source run and the weights it had then."""
     sources = []
     if (adaptation := model.config.adaptation) is not None:
         sources.append(("folds.adapt", model.folder.trained_run, adaptation.of))
@@ -80,5 +80,5 @@ def _sources(model: FoldModel) -> list[tuple[str, RunFolder, str]]:
 
 
 def _differs(source: FoldModel | None, weights: str) -> bool:
-    """Whether a run has other weights now; one that is not here, or is here without weights, counts as unchanged."""
+    """Whether a source run now has other weights; one that is missing or has no weights counts as unchanged."""
     return source is not None and source.weights_hash not in (weights, None)

@@ -16,8 +16,8 @@ LEAST_PROBABILITY = 1e-9
 class FrameRate:
     """Which input frames the output frames of N utterances cover.
 
-    Output frame t covers `stride` input frames from `stride * t - delay` on: a model that reads its features `delay`
-    frames later emits everything later.
+    Output frame t covers `stride` input frames, starting at `stride * t - delay`: a model whose features are delayed by
+    `delay` frames emits everything later.
     """
 
     offsets: np.ndarray
@@ -27,15 +27,15 @@ class FrameRate:
 
     @staticmethod
     def of(log_probs: LogProbs, delay: int = 0) -> FrameRate:
-        """That of a model's predictions."""
+        """The frame rate of a model's predictions."""
         return FrameRate(log_probs.offsets, log_probs.stride, delay)
 
 
 def mean_probabilities(predictions: Iterable[tuple[LogProbs, int]], count: int, target: FrameRate) -> np.ndarray:
     """Mean probabilities (sum of T', C) float32 of `count` models' predictions, at the frame rate `target`.
 
-    Each model's delay is beside its predictions. They may come from a generator, so that one model's values are in
-    memory at a time.
+    Each model's predictions are paired with its delay. They may come from a generator, so that only one model's values
+    are in memory at a time.
     """
     mean: np.ndarray = np.zeros(1, np.float32)
     for log_probs, delay in predictions:
@@ -47,13 +47,13 @@ def mean_probabilities(predictions: Iterable[tuple[LogProbs, int]], count: int, 
 
 
 def mean_log_probs(loaded: Sequence[LogProbs]) -> LogProbs:
-    """The mean of the probabilities per frame, of predictions with the same frames, as log-probabilities."""
+    """The mean probabilities per frame, as log-probabilities, of predictions that have the same frames."""
     mean = mean_probabilities(((log_probs, 0) for log_probs in loaded), len(loaded), FrameRate.of(loaded[0]))
     return replace(loaded[0], values=np.log(np.maximum(mean, LEAST_PROBABILITY)).astype(np.float16))
 
 
 def resampled_rows(source: FrameRate, target: FrameRate) -> np.ndarray:
-    """For each target frame the source frame that covers its middle, or the nearest; of the same utterances.
+    """For each target frame, the source frame that covers its middle, or the nearest one in the same utterance.
 
     >>> resampled_rows(FrameRate(np.array([0, 2]), 4), FrameRate(np.array([0, 4]), 2)).tolist()
     [0, 0, 1, 1]

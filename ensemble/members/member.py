@@ -18,8 +18,8 @@ Networks = Literal["both", "folds", "refits"]
 class Member:
     """One member of a blend: the fold models of one (model or name, seed), sorted by fold, and their refit.
 
-    Out of fold, each utterance has one prediction per member, by the fold model that was not trained on it. On dev and
-    test every network predicts every utterance.
+    Out of fold, each utterance has one prediction per member, from the fold model that was not trained on it. On dev
+    and test, every network predicts every utterance.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Member:
 
     @property
     def networks(self) -> tuple[FoldModel, ...]:
-        """All that predict dev and test: its fold models, then its refit."""
+        """All networks that predict dev and test: its fold models, then its refit."""
         return self.fold_models if self.refit is None else (*self.fold_models, self.refit)
 
     @property
@@ -124,9 +124,9 @@ def group_by_member(fold_models: Sequence[FoldModel], patterns: Sequence[str] = 
 def measurable_on(
     split: str, fold_models: Sequence[FoldModel], patterns: Sequence[str]
 ) -> tuple[list[FoldModel], list[str]]:
-    """The fold models that a split measures, and a note for each member that matches a pattern and is left out.
+    """The fold models that can be evaluated on a split, and a note for each matching member that is left out.
 
-    Dev does not measure those that were trained on it, nor oof those that hold nothing out. Raises InputError for a
+    Dev cannot evaluate models that were trained on it, nor oof those that hold nothing out. Raises InputError for a
     pattern that matches only such members.
     """
     if split == "dev":

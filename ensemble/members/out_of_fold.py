@@ -1,4 +1,4 @@
-"""Which utterances the members of a blend have out of fold, and whether their folds are the same."""
+"""Which utterances the members of a blend predict out of fold, and whether their folds agree."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def oof_folds(member: Member) -> dict[str, int]:
 def common_oof(members: Sequence[Member], train_ids: Sequence[str]) -> OutOfFold:
     """The utterances that every member predicts out of fold, in the order of `train_ids`.
 
-    Folds are those of the member that has the fewest, since a member with more folds may split them further. Raises
-    InputError for utterances that the data does not have, for members whose folds were assigned differently, and when
+    The folds are those of the member with the fewest, since a member with more folds may split them further. Raises
+    InputError for utterances that the data does not have, for members whose folds were assigned differently, and if
     fewer than two utterances are common to all.
     """
     fold_maps = [oof_folds(member) for member in members]
@@ -77,7 +77,7 @@ def common_oof(members: Sequence[Member], train_ids: Sequence[str]) -> OutOfFold
 
 
 def _describe_folds(members: Sequence[Member]) -> str:
-    """The members by their folds: "a, b: fold 0 of 5; c: fold 1 of 5"."""
+    """The members grouped by their folds: "a, b: fold 0 of 5; c: fold 1 of 5"."""
     names: dict[str, list[str]] = {}
     for member in members:
         folds = member.using("folds").describe().removeprefix(member.name).strip(" ()")

@@ -1,6 +1,6 @@
-"""Predictions of one split: log-probabilities of one fold model or one member, read from the runs folder and checked.
+"""Predictions for one split: log-probabilities of one fold model or one member, read from the runs folder and checked.
 
-Missing or contradictory predictions raise an InputError; nothing is filled in.
+Missing or inconsistent predictions raise an InputError; nothing is filled in.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from registry import InputError
 # One byte per class index, so hypotheses hash and sort cheaply.
 PackedHypothesis = bytes
 
-# From utterance ids and, per utterance, hypotheses to log P(hypothesis | utterance).
+# Maps utterance ids and, per utterance, hypotheses to log P(hypothesis | utterance).
 AttentionScorer = Callable[[Sequence[str], Sequence[Sequence[PackedHypothesis]]], list[np.ndarray]]
 
 
@@ -29,17 +29,17 @@ class Predictions:
     """Log-probabilities of one network, fold model or refit, or of one member out of fold."""
 
     name: str
-    """What notes and progress bars call them."""
+    """The name shown in notes and progress bars."""
     member: int
     """Index of the member in its split's `names`."""
     load: Callable[[], LogProbs]
     """Reads the log-probabilities of the split's utterances; not cached, since 100 models would not fit into memory."""
     attention_scorer: AttentionScorer | None = None
-    """Scores hypotheses by attention; None for a model without an attention decoder."""
+    """Scores hypotheses with the attention decoder; None for a model without one."""
     network: FoldModel | None = None
     """The network; None for predictions of a whole member."""
     delay: int = 0
-    """How many frames later than others the network, or all of the member's, read the features."""
+    """Number of frames by which the features of the network, or of all the member's networks, are delayed."""
 
 
 Frames = Mapping[str, int]
@@ -47,10 +47,10 @@ Frames = Mapping[str, int]
 
 
 def load_checked(fold_model: FoldModel, split: str, alphabet_hash: str, frames: Frames | None = None) -> LogProbs:
-    """One split of one fold model.
+    """One fold model's predictions for one split.
 
-    Raises InputError naming the member for another alphabet, blank or stride, and, given the data's `frames`, for an
-    utterance with another number of frames than its features make: they were changed since, or are others' of the name.
+    Raises InputError, naming the member, for an unexpected alphabet, blank or stride. Given the data's `frames`, it
+    also raises for an utterance whose number of frames does not match its features, which have then changed.
     """
     where = _where(fold_model, split)
     log_probs = fold_model.load(split)
@@ -72,9 +72,9 @@ def load_checked(fold_model: FoldModel, split: str, alphabet_hash: str, frames: 
 
 
 def _check_frames(where: str, log_probs: LogProbs, frames: Frames, delay: int) -> None:
-    """Raise InputError for an utterance of T frames that are not ceil((T + delay) / stride) predicted ones."""
+    """Raise InputError if an utterance with T feature frames does not have ceil((T + delay) / stride) predictions."""
     for utterance, found in zip(log_probs.ids, log_probs.lengths.tolist(), strict=True):
-        count = frames.get(utterance)  # what the data lack is refused by who asks for the utterances
+        count = frames.get(utterance)  # callers reject utterances that are not in the data
         if count is not None and found != (expected := -(-(count + delay) // log_probs.stride)):
             raise InputError(
                 f"{where}: {found} frames of {utterance}, whose features have {count} frames, which make "
@@ -86,9 +86,9 @@ def _check_frames(where: str, log_probs: LogProbs, frames: Frames, delay: int) -
 def oof_predictions(
     member: Member, index: int, ids: Sequence[str], alphabet_hash: str, frames: Frames | None = None
 ) -> Predictions:
-    """The member's out-of-fold predictions of `ids`, collected from its fold models.
+    """The member's out-of-fold predictions for `ids`, collected from its fold models.
 
-    `index` is the member's index in its split; `frames` is that of `load_checked`.
+    `index` is the member's index in its split; `frames` is as in `load_checked`.
     """
 
     def load() -> LogProbs:
@@ -106,7 +106,7 @@ def oof_predictions(
 def network_predictions(
     member: Member, index: int, split: str, ids: Sequence[str], alphabet_hash: str, frames: Frames | None = None
 ) -> list[Predictions]:
-    """Dev or test predictions of each of the member's networks; `index` and `frames` are those of `oof_predictions`.
+    """Dev or test predictions of each of the member's networks; `index` and `frames` are as in `oof_predictions`.
 
     `load` raises InputError for an utterance that is missing or that the data does not have.
     """
@@ -127,7 +127,7 @@ def mean_predictions(
 ) -> Predictions:
     """Dev or test predictions of the member: the mean of its networks' probabilities per frame.
 
-    `load` raises InputError where the networks have different numbers of frames.
+    `load` raises InputError if the networks have different numbers of frames.
     """
     predictions = network_predictions(member, index, split, ids, alphabet_hash, frames)
 

@@ -1,8 +1,8 @@
-"""Refits: members' models trained again on all training utterances, which predict dev and test beside the fold models.
+"""Refits: members' models trained again on all training utterances; they predict dev and test with the fold models.
 
-A refit (`folds.train --folds 1`, the member `<name>.all`) holds nothing out, so no out-of-fold prediction can weigh it:
-it gets the weight and the settings of the fold models of the same name. That is sound only if it was trained as they
-were, so their recipes are compared, or if it is one of them, trained further on everything (`--restart-from`).
+A refit (`folds.train --folds 1`, the member `<name>.all`) holds nothing out, so its weight cannot be fitted out of
+fold: it gets the weight and the settings of the fold models of the same name. That is sound only if it was trained with
+the same recipe, which is checked, or if it is one of them, trained further on everything (`--restart-from`).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from folds.store.fold_model import FoldModel
 from folds.training.options import RecipeOptions
 from registry import InputError
 
-# What may differ: where and how exactly it was computed, and what only a run with held-out utterances can have.
+# Options that may differ: details of the computation, and options that only a run with held-out utterances can have.
 FREE = frozenset({"clock", "keep", "precision", "select"})
 
 
 def with_refits(members: Sequence[Member], fold_models: Sequence[FoldModel]) -> tuple[list[Member], list[str]]:
     """The members, each with its refit if `fold_models` has one, and a note for each refit that is not used.
 
-    A refit is left out if it neither has the model, data and recipe of the fold models nor continues one. Raises
-    InputError for a member with two.
+    A refit is left out if it neither has the model, data and recipe of the fold models nor continues one of them.
+    Raises InputError for a member with two refits.
     """
     by_name = {member.name: member for member in members}
     notes = []
@@ -54,9 +54,9 @@ def with_refits(members: Sequence[Member], fold_models: Sequence[FoldModel]) -> 
 def recipe_difference(refit: FoldModel, fold_models: Sequence[FoldModel]) -> str | None:
     """The first difference between a refit's recipe and its fold models', such as "epochs 40, not 30".
 
-    None if they are the same. A refit that started from the weights of one of the fold models, itself or by way of
-    other runs, may differ in all but a teacher and an adaptation. Options that a run's version did not have yet count
-    as their defaults.
+    None if they are the same. A refit that was started, directly or through other runs, from the weights of one of the
+    fold models may differ in everything except teacher and adaptation. Options that did not exist in a run's version
+    count as their defaults.
     """
     ours, (theirs, *others) = _recipe(refit), [_recipe(fold_model) for fold_model in fold_models]
     default = dict(_flat(dataclasses.asdict(RecipeOptions())))
@@ -68,18 +68,18 @@ def recipe_difference(refit: FoldModel, fold_models: Sequence[FoldModel]) -> str
         if mine != other:
             return f"{key} {mine}, not {other}"
     for other in others:
-        # Each run is adapted by itself, perhaps to the hypotheses of another blend.
+        # Each run is adapted separately, perhaps to the hypotheses of another blend.
         if ours["adaptation"] != other["adaptation"]:
             return f"adaptation {ours['adaptation']}, not {other['adaptation']}"
     return None
 
 
 def _recipe(fold_model: FoldModel) -> dict[str, Any]:
-    """What must be the same, by name."""
+    """The settings that must be the same, by name."""
     config = fold_model.config
-    options = fold_model.recorded.get("options", {})  # those of its version
+    options = fold_model.recorded.get("options", {})  # the options of the version that made it
     recipe = {key: value for key, value in _flat(options.get("recipe", {})) if key not in FREE}
-    if config.hardware.halved:  # for lack of memory: two batches per step instead of a larger one
+    if config.hardware.halved:  # to save memory: two batches per step instead of a larger one
         recipe |= {"batch_frames": 2 * recipe["batch_frames"], "accumulate": recipe["accumulate"] // 2}
     if recipe.get("minutes") is not None:
         recipe.pop("epochs", None)
@@ -91,7 +91,7 @@ def _recipe(fold_model: FoldModel) -> dict[str, Any]:
 
 
 def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The items, those of nested options one by one; tuples as the lists that JSON has."""
+    """The items, with nested mappings flattened; tuples become lists, as in JSON."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value)

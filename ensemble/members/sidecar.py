@@ -1,4 +1,4 @@
-"""The file beside a submission, `<out>.json`: what it was made of, for `submit` to check against the rules."""
+"""The file next to a submission, `<out>.json`: how it was made, which `submit` checks against the rules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from folds.store.schemas import Measure
 from registry.json_files import read_json, write_json
 
 WORDS = "words"
-"""The method that a blend in words records."""
+"""The method recorded for a blend in words."""
 AGAIN = "blend again with python -m ensemble.blend"
 
 
@@ -45,7 +45,7 @@ class Difference(Struct, frozen=True):
 
     @staticmethod
     def of(member: str, interval: Interval) -> Difference:
-        """The difference to this member, with its interval."""
+        """The difference from this member, with its interval."""
         return Difference(member, interval.mean, interval.low, interval.high)
 
 
@@ -56,11 +56,11 @@ class SearchSettings(Struct, frozen=True):
     length_bonus: float
     prior_weight: float
     label_bonus: tuple[float, ...]
-    """What each class adds to a score at a prior weight of 1."""
+    """The bonus that each class adds to a score, at a prior weight of 1."""
 
 
 class Sidecar(Struct, frozen=True):
-    """What is read of the file; without `dev_minus_best_member`, there are no results."""
+    """The fields that are read from the file; without `dev_minus_best_member`, there are no results."""
 
     recipe: Recipe
     parameters: int
@@ -74,19 +74,19 @@ class Sidecar(Struct, frozen=True):
     data: str = ""
     """The hash of the data."""
     fusion: dict[str, SearchSettings] = msgspec.field(default_factory=dict)
-    """The settings of the members' searches; files of earlier versions have none."""
+    """The members' search settings; files of earlier versions have none."""
     weights: dict[str, str | None] = msgspec.field(default_factory=dict)
-    """What identifies the weights of the network in each run folder; files of earlier versions have none."""
+    """The hash of the network weights in each run folder; files of earlier versions have none."""
     rules: Rules = Rules()
-    """The rules that it was blended under."""
+    """The rules under which it was blended."""
     options: dict[str, str] = msgspec.field(default_factory=dict)
     """The options of the command, as strings."""
     metric: str = ""
-    """What the figures are, if not mean edit distances."""
+    """The metric of the figures, if not mean edit distance."""
 
 
 def sidecar_path(submission: Path) -> Path:
-    """The file beside a submission that describes it."""
+    """The file next to a submission that describes it."""
     return Path(f"{submission}.json")
 
 
@@ -105,8 +105,8 @@ def write_sidecar(
 ) -> dict[str, Any]:
     """Write and return the description of the submission `out`, which must exist.
 
-    `recipe` says how the members' networks were combined; `options` are those of the command, and `results` what is
-    known about the submission's distance.
+    `recipe` says how the members' networks were combined; `options` are the command's options, and `results` holds
+    estimates of the submission's distance.
     """
     networks = {member.name: [str(network.path) for network in member.networks] for member in members}
     content = {
@@ -132,7 +132,7 @@ def write_with_sidecar(
     options: object,
     results: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the submission of one member, `texts` in the order of its rows, and its description, and say so."""
+    """Write the submission of one member, `texts` in row order, and its description; print both paths."""
     write_submission(out, dataset.header, dataset.sample_ids, texts)
     write_sidecar(out, dataset, [member], recipe, options, results)
     print(f"wrote {out} ({len(texts)} rows) and {sidecar_path(out)}")

@@ -1,4 +1,4 @@
-"""The options of commands that read trained models: one or several runs folders, and the threads they compute with."""
+"""The options of commands that read trained models: one or more runs folders, and the number of threads."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class StoresOptions(DataOptions):
     """The competition's data, and where trained models are."""
 
     runs: tuple[Path, ...] = (Path("runs"),)
-    """One or more runs folders, or URLs such as s3://bucket/runs, which are copied into the cache; a member's name may
-    be in only one of them."""
+    """One or more runs folders, or URLs such as s3://bucket/runs, which are copied into the cache; each member's name
+    may appear in only one of them."""
     threads: int = number(0, at_least=0, at_most=MAX_THREADS)
-    """CPU threads of searches and of networks; 0 is one per core for searches (or NUMBA_NUM_THREADS), and PyTorch's own
-    number (or OMP_NUM_THREADS) for networks."""
+    """CPU threads for searches and for networks; 0 means one per core for searches (or NUMBA_NUM_THREADS), and
+    PyTorch's default (or OMP_NUM_THREADS) for networks."""
 
     def use_threads(self) -> None:
-        """Compute with `threads` from now on. Raises InputError for far more than there are CPUs."""
+        """Use `threads` from now on. Raises InputError for more than four per CPU."""
         most = 4 * (os.cpu_count() or 1)
         if self.threads > most:
             raise InputError(f"--threads {self.threads}: expected 0 to {most}, four for each CPU of this machine")
@@ -42,7 +42,7 @@ class StoresOptions(DataOptions):
 
     @cached_property
     def folders(self) -> tuple[Path, ...]:
-        """The runs folders, those of URLs with the runs that are finished there now."""
+        """The runs folders; a URL's local copy holds the runs that are finished there now."""
         return tuple(local_copy(runs, cache_folder() / "stores") for runs in dict.fromkeys(self.runs))
 
     def find_fold_models(self) -> list[FoldModel]:
