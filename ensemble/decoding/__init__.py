@@ -1,1 +1,1 @@
-"""Decoders by name, ours and third-party ones, and the loop that applies one to many utterances."""
+"""Decoders by name, our own and third-party ones, and the loop that applies one to many utterances."""

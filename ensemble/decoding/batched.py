@@ -1,4 +1,4 @@
-"""Decode many utterances in batches of similar length, with a progress bar, and measure the time of the decoder."""
+"""Decode many utterances in batches of similar length, with a progress bar, and time the decoder."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class DecodingResult:
         return edit_distances([nbest[0].tokens for nbest in self.hypotheses], references)
 
     def oracle_distances(self, references: list[list[int]]) -> np.ndarray:
-        """Edit distance `(N,)` of the hypothesis nearest to the reference."""
+        """Edit distance `(N,)` of the hypothesis closest to the reference."""
         return np.array(
             [
                 edit_distances([hypothesis.tokens for hypothesis in nbest], [reference] * len(nbest)).min()
@@ -66,7 +66,7 @@ class DecodingResult:
 
 
 def sample_rows(rows: np.ndarray, limit: int | None) -> np.ndarray:
-    """`rows` `(N,)`, or `limit` of them if there are more, drawn with a fixed seed and in their order."""
+    """`rows` `(N,)`, or `limit` of them if there are more, drawn with a fixed seed and kept in order."""
     if limit is None or limit >= len(rows):
         return rows
     return rows[np.sort(np.random.default_rng(0).choice(len(rows), limit, replace=False))]
@@ -85,8 +85,8 @@ def decoded_batches(
     """Decode all utterances in batches of similar length, longest first, with a progress bar.
 
     `outer_folds` `(N,)` is the outer fold of each utterance, 0 by default. A batch holds utterances of one outer fold.
-    The decoder is called with `settings`, and with `fold_settings[outer_fold]`, such as the fold's language model, by
-    `at_once` threads, each with a batch of its own.
+    The decoder is called with `settings` and `fold_settings[outer_fold]`, such as the fold's language model, in
+    `at_once` threads, one batch each.
     """
     outer_folds = np.zeros(len(log_probs), np.int64) if outer_folds is None else np.asarray(outer_folds)
     longest_first = np.argsort(-log_probs.lengths, kind="stable")
@@ -97,8 +97,8 @@ def decoded_batches(
 
     def decode_batch(batch: tuple[int, list[int]]) -> DecodedBatch[T]:
         outer_fold, rows = batch
-        of_fold = settings if fold_settings is None else settings | fold_settings[outer_fold]
-        return DecodedBatch(rows, decode(*log_probs.padded(rows), **of_fold))
+        batch_settings = settings if fold_settings is None else settings | fold_settings[outer_fold]
+        return DecodedBatch(rows, decode(*log_probs.padded(rows), **batch_settings))
 
     with ProgressBar(description or "decode", total=len(log_probs)) as bar:
         for decoded in map_threads(decode_batch, batches, at_once):
@@ -109,7 +109,7 @@ def decoded_batches(
 def decode_in_batches(
     task: DecodingTask, decode: Decoder, description: str = "", **settings: Unpack[DecoderSettings]
 ) -> DecodingResult:
-    """Decode a task by `decoded_batches` and put the results in its order."""
+    """Decode a task with `decoded_batches` and return the results in its order."""
     hypotheses: list[list[Hypothesis]] = [[] for _ in range(len(task.log_probs))]
     wall = cpu = 0.0
 

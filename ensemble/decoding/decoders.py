@@ -1,7 +1,7 @@
-"""Decoders by name: `greedy`, `beam`, and the installed ones of `ensemble.decoding.third_party`.
+"""Decoders by name: `greedy`, `beam`, and those of `ensemble.decoding.third_party` that are installed.
 
-Every decoder is called as `ensemble.beam.beam_search` is, and returns the same. To add one, register a function in a
-new file of this folder.
+Every decoder has the arguments and the return type of `ensemble.beam.beam_search`. To add one, register a function in a
+new file in this folder.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class DecoderSettings(TypedDict, total=False):
 
 
 class Decoder(Protocol):
-    """`(N, T, C)` log-probabilities and `(N,)` lengths to up to `nbest` hypotheses per utterance, best first."""
+    """Maps `(N, T, C)` log-probabilities and `(N,)` lengths to up to `nbest` hypotheses per utterance, best first."""
 
     def __call__(
         self, log_probs: np.ndarray, lengths: np.ndarray, **settings: Unpack[DecoderSettings]
     ) -> list[list[Hypothesis]]: ...
 
 
-# A hypothesis as a decoder without language model finds it: tokens, and the frame of each, or no frames at all.
+# A hypothesis of a decoder without language model: tokens, and the frame of each, or no frames at all.
 TokensAndFrames = tuple[Sequence[int], tuple[int, ...]]
 
 # The N-best of each utterance, from log-probabilities `(N, T, C)`, lengths `(N,)`, beam and nbest.
@@ -68,7 +68,7 @@ def register_acoustic_decoder(name: str, search: AcousticSearch, max_nbest: int 
 
     The decoder checks its input, raises `InputError` for settings that `search` does not support and for a result of
     `search` that is not one N-best list per utterance, and scores the hypotheses with their exact CTC log-likelihood.
-    `max_nbest` is the longest N-best list of `search`.
+    `max_nbest` is the maximum length of an N-best list of `search`.
     """
 
     def decode(
@@ -85,12 +85,12 @@ def register_acoustic_decoder(name: str, search: AcousticSearch, max_nbest: int 
             for row, nbest in enumerate(nbest_lists)
         ]
 
-    functools.update_wrapper(decode, search)  # so that the registry takes it for code of the search's module
+    functools.update_wrapper(decode, search)  # so that the registry attributes it to the search's module
     DECODERS.register(name, language_model=False)(decode)
 
 
 def _check_result(name: str, nbest_lists: list[list[TokensAndFrames]], utterances: int) -> None:
-    """Raise `InputError` unless a search has returned hypotheses, each a pair, for every utterance."""
+    """Raise `InputError` unless a search returned hypotheses, each a pair, for every utterance."""
     if len(nbest_lists) != utterances:
         raise InputError(
             f"decoder {name}: returned {len(nbest_lists)} N-best lists for {utterances} utterances; expected one each"
@@ -98,7 +98,7 @@ def _check_result(name: str, nbest_lists: list[list[TokensAndFrames]], utterance
     for row, nbest in enumerate(nbest_lists):
         try:
             valid = len(nbest) > 0 and all(len(frames) in (0, len(tokens)) for tokens, frames in nbest)
-        except (TypeError, ValueError):  # no list, or one whose elements are no pairs
+        except (TypeError, ValueError):  # not a list, or one whose elements are not pairs
             valid = False
         if not valid:
             raise InputError(
@@ -120,7 +120,7 @@ def check_supported(name: str, settings: DecoderSettings, max_nbest: int | None)
 
 
 def collapse(path: Sequence[int]) -> tuple[list[int], tuple[int, ...]]:
-    """A path, one class per frame, as tokens and the frames where they begin."""
+    """Convert a path, one class per frame, to tokens and the frames where they begin."""
     starts = [t for t, token in enumerate(path) if token != ctc.BLANK and (t == 0 or path[t - 1] != token)]
     return [path[t] for t in starts], tuple(starts)
 
@@ -128,7 +128,7 @@ def collapse(path: Sequence[int]) -> tuple[list[int], tuple[int, ...]]:
 def score_hypothesis(rows: np.ndarray, tokens: Sequence[int], frames: Sequence[int] = ()) -> Hypothesis:
     """A hypothesis with its exact CTC log-likelihood given `(T, C)`, for decoders that do not return it.
 
-    `frames` is empty where a decoder does not return frames; the hypothesis then has no confidences.
+    `frames` is empty if a decoder does not return frames; the hypothesis then has no confidences.
     """
     ctc_score = float(ctc.log_likelihood(rows, [tokens])[0])
     confidences = tuple(float(np.exp(rows[t, c])) for t, c in zip(frames, tokens, strict=False))

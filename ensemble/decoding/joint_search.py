@@ -1,4 +1,4 @@
-"""Joint CTC/attention decoding (Watanabe et al. 2017): a beam search by both scores of LAS, one token at a time."""
+"""Joint CTC/attention decoding (Watanabe et al. 2017): a beam search over both scores of LAS, one token at a time."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def joint_search(
 
     A hypothesis scores ctc_weight log P_ctc + (1 - ctc_weight) log P_speller, exactly for every hypothesis returned;
     its `ctc` is log P_ctc, and it has no frames and no confidences. During the search, the CTC score of a prefix is
-    that of all sequences that begin with it. `max_tokens` defaults to the number of output frames. `groups` is the
-    name of the utterance's group, for a model with a group layer. Raises InputError for a beam below 1 or a weight
-    outside 0 to 1.
+    the log-probability of all sequences that begin with it. `max_tokens` defaults to the number of output frames.
+    `groups` holds the name of the utterance's group, for a model with a group layer. Raises InputError for a beam below
+    1 or a weight outside 0 to 1.
     """
     if beam < 1:
         raise InputError(f"joint search: beam is {beam}; expected 1 or more")
@@ -60,7 +60,7 @@ def joint_search(
         scores = _combine(ctc_weight, prefix_scores, extended)
         scores[:, END] = -np.inf
         best = np.argsort(-scores, axis=None, kind="stable")[:beam]
-        # No sequence scores higher than its prefixes, so prefixes below the worst hypothesis kept are dropped.
+        # No sequence scores higher than its prefixes, so prefixes below the worst kept hypothesis are dropped.
         best = best[scores.flat[best] > (finished[-1].score if len(finished) == beam else -np.inf)]
         if not len(best):
             break
@@ -88,7 +88,7 @@ class PrefixScorer:
     """CTC's log-probability of all sequences that begin with a prefix (Graves 2008, chapter 7), for one utterance.
 
     `log_probs` is `(T, C)`. The forward variables of P prefixes, `(P, T, 2)`, are the log-probabilities of the paths up
-    to each frame that make exactly the prefix: `[..., 0]` ends in the token, `[..., 1]` in blank.
+    to each frame that collapse to exactly the prefix: `[..., 0]` ends in its last token, `[..., 1]` in blank.
     """
 
     def __init__(self, log_probs: np.ndarray) -> None:

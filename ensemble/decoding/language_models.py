@@ -2,7 +2,7 @@
 
 A language model that scores an out-of-fold utterance must not have been estimated on its transcript. `ensemble.decode`
 leaves out the utterance's fold. A blend leaves out the speakers of its outer fold, which may be a part of the only fold
-that all members held out: one speaker reads one book, so the speaker's other transcripts tell too much.
+that all members held out: each speaker reads one book, so the speaker's other transcripts would leak information.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from folds.data.dataset import Dataset, Split
 from registry.errors import InputError
 
 _SEEN = 0.85
-"""A model whose perplexity of training transcripts is below this share of that of dev has seen the former. On real
-speech, a model that has seen neither has equal perplexities of both."""
+"""A model has seen the training transcripts if its perplexity on them is below this fraction of that on dev. On real
+speech, a model that has seen neither has equal perplexities on both."""
 _MEASURED = 1000
-"""Utterances of each split, at most, of which it is measured."""
+"""Maximum number of utterances per split for measuring perplexity."""
 
 
 def transcripts_of(split: Split, limit: int | None = None) -> list[np.ndarray]:
@@ -36,10 +36,10 @@ def load_language_models(
 ) -> Mapping[int, PhoneLM | None]:
     """The language model of each fold in `outer_folds` `(N,)`, the folds of the utterances that are decoded.
 
-    `source` is `none`, for which all are None; `train`, models of this order of the training transcripts outside each
-    fold; or an ARPA file. `train_folds` are the folds of all training utterances. Without them, on dev and test, the
-    only model is estimated from all training transcripts. Raises InputError for a file that cannot be read, and with
-    `train_folds` for a model that has seen the training transcripts: every distance out of fold would be too low.
+    `source` is `none`: no models; `train`: models of this order, estimated from the training transcripts outside each
+    fold; or an ARPA file. `train_folds` are the folds of all training utterances. Without them, on dev and test, a
+    single model is estimated from all training transcripts. Raises InputError for a file that cannot be read and, with
+    `train_folds`, for a model that has seen the training transcripts: all out-of-fold distances would be too low.
     """
     if source == "none":
         return dict.fromkeys(np.unique(outer_folds).tolist())
@@ -64,7 +64,7 @@ def _check_unseen(model: PhoneLM, source: str, dataset: Dataset) -> None:
 
 
 class LanguageModels(Sequence[PhoneLM]):
-    """Phone language models, each estimated when it is used first: a report about a measured blend uses none."""
+    """Phone language models, each estimated on first use: a report on a measured blend uses none."""
 
     def __init__(self, estimators: Sequence[Callable[[], PhoneLM]]) -> None:
         self._estimators = [functools.cache(estimator) for estimator in estimators]
@@ -87,8 +87,8 @@ def estimate_language_models(
 ) -> LanguageModels:
     """A phone language model per outer fold, estimated without the transcripts of the fold's speakers.
 
-    `ids` and `outer_folds` (N,) are those of the utterances. Where the folds divide speakers (`--fold-by utterance`),
-    only the fold's utterances are left out.
+    `ids` and `outer_folds` (N,) belong to the out-of-fold utterances. If the folds split speakers (`--fold-by
+    utterance`), only the fold's utterances are left out.
     """
     train = dataset.train
     speaker_of = dict(zip(train.ids, train.groups, strict=True))
@@ -100,7 +100,7 @@ def estimate_language_models(
 
 
 def estimate_language_model(dataset: Dataset, order: int, without: Collection[str] = ()) -> PhoneLM:
-    """A phone language model of the training transcripts, but for those of the speakers or utterances `without`."""
+    """A phone language model of the training transcripts, except those of the speakers or utterances in `without`."""
     train = dataset.train
     units = enumerate(zip(train.ids, train.groups, strict=True))
     rows = [row for row, (utterance, speaker) in units if speaker not in without and utterance not in without]

@@ -1,7 +1,7 @@
-"""Third-party CTC beam decoders with the interface of ours, registered where their packages are installed.
+"""Third-party CTC beam decoders with our decoder interface, registered if their packages are installed.
 
 Each also has a plain function, `decode_with_…`, with the package's own settings, for benchmarks. None of them supports
-our language models (they expect KenLM files and words): the decoder `beam` does.
+our language models (they expect KenLM files and words); the decoder `beam` does.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def decode_with_fast_ctc_decode(
     characters = _characters(probs[0].shape[1]) if len(probs) else []
     nbest_lists: list[list[TokensAndFrames]] = []
     for rows in probs:
-        # The frames it returns are where its search first reached a label, not where the label is: left out.
+        # The returned frames are omitted: they are where the search first reached a label, not where the label is.
         text, _ = fast_ctc_decode.beam_search(rows, characters, beam_size=beam, beam_cut_threshold=cut)
         nbest_lists.append([([ord(character) - _FIRST_CHARACTER for character in text], ())])
     return nbest_lists
