@@ -1,4 +1,4 @@
-"""Choose members and their weights by greedy selection with replacement on a measured loss.
+"""Choose members and their weights by greedy selection with replacement, to minimise a measured loss.
 
 Caruana et al., "Ensemble selection from libraries of models" (ICML 2004), in AutoGluon's form: each round adds the
 member whose addition gives the lowest loss, the best point of the whole trajectory is kept, and a member's weight is
@@ -18,11 +18,11 @@ class Selection:
     """The result of a greedy selection."""
 
     counts: np.ndarray
-    """How often each member was picked at the best point, (members,)."""
+    """How often each member was picked up to the best point, (members,)."""
     loss: float
     """The loss of the best point."""
     trajectory: tuple[tuple[int, float], ...]
-    """The member added in each round, and the loss with it."""
+    """The member added in each round, and the loss after adding it."""
 
     @property
     def weights(self) -> np.ndarray:
@@ -41,11 +41,11 @@ def greedy_selection(
     patience: int = 8,
     start: np.ndarray | None = None,
 ) -> Selection:
-    """Pick members with replacement so that `loss(counts)` falls, beginning with no member or with the counts `start`.
+    """Pick members with replacement to minimise `loss(counts)`, starting from no member or from the counts `start`.
 
-    The distinct members used may have `max_params` parameters in total, as `parameters_used` counts them. Ties
+    The distinct members used may have at most `max_params` parameters in total, counted by `parameters_used`. Ties
     prefer members already used (a smaller blend for the same loss), then `seed` decides. The search ends after
-    `patience` rounds without a new best. Raises ValueError when every single member has more than `max_params`.
+    `patience` rounds without a new best. Raises ValueError if every single member has more than `max_params`.
 
     >>> greedy_selection(lambda c: abs(c[0] / c.sum() - 0.5), 2, rounds=4).weights.tolist()
     [0.5, 0.5]
@@ -83,7 +83,7 @@ def greedy_selection(
 
 
 def _additions(counts: np.ndarray, order: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Each member, and the counts with it added: members in use first, the others behind them, both in `order`."""
+    """Each member, and the counts with it added: members in use first, then the others, both in `order`."""
     for member in sorted(order, key=lambda m: counts[m] == 0):
         trial = counts.copy()
         trial[member] += 1
@@ -106,9 +106,9 @@ def _lowest_loss(
 def parameters_used(
     used: np.ndarray, parameters: Sequence[float] | None, same_networks: Sequence[int] | None
 ) -> float:
-    """Parameters of the members that are `used` (members,) bool, from those of each; 0 if they are not known.
+    """Total parameters of the members that are `used` (members,) bool; 0 if `parameters`, per member, is None.
 
-    `same_networks` is the index of the first member that has the same networks, which count once; None if all differ.
+    `same_networks` is, per member, the index of the first with the same networks, which count once; None if all differ.
 
     >>> parameters_used(np.array([True, False, True]), [5, 7, 5], [0, 1, 0])
     5.0
@@ -122,7 +122,7 @@ def parameters_used(
 
 
 def _loss_once(known: dict[bytes, float], counts: np.ndarray, loss: Callable[[np.ndarray], float]) -> float:
-    """The loss of the mixture that the counts describe, measured once: (1, 1) and (2, 2) are the same mixture."""
+    """The loss of the mixture given by the counts, measured only once: (1, 1) and (2, 2) are the same mixture."""
     reduced = counts // np.gcd.reduce(counts)
     key = reduced.tobytes()
     if key not in known:

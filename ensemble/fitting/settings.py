@@ -1,4 +1,4 @@
-"""Searches over the settings of a blender or decoder: the loss is measured, and the search tries values.
+"""Searches over the settings of a blender or decoder that minimise a measured loss.
 
 Each search is deterministic: ties keep what was tried first, so the same losses give the same settings.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def pattern_search(loss: Callable[[float, float], float], weight: float, bonus: float) -> tuple[float, float]:
-    """Find the weight and bonus of least loss by pattern search: try eight neighbours, then halve the step.
+    """Find the weight and bonus with the lowest loss by pattern search: try eight neighbours, then halve the step.
 
     Hooke & Jeeves, "Direct search solution of numerical and statistical problems" (J. ACM 8(2), 1961). `weight` and
     `bonus` are the initial values; the weight stays at or above 0. Each point is tried once.
@@ -62,7 +62,7 @@ def coordinate_search(
 def grid_search(
     loss: Callable[[dict[str, Any]], float], start: dict[str, Any], grid: Mapping[str, Sequence[Any]]
 ) -> tuple[dict[str, Any], float]:
-    """Try every combination, for settings that depend on each other. Returns the best settings and their loss.
+    """Try every combination, for settings that interact. Returns the best settings and their loss.
 
     >>> grid_search(lambda s: abs(s["x"] - s["y"]) + s["x"], {"x": 5, "y": 5}, {"x": [1, 2], "y": [1, 2]})
     ({'x': 1, 'y': 1}, 1.0)
