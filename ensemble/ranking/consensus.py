@@ -1,10 +1,10 @@
 """Consensus decoding: the sequence of least expected edit distance, which need not be in the pool.
 
 Xu, Povey, Mangu & Zhu, "Minimum Bayes risk decoding and system combination based on a recursion for edit distance"
-(Computer Speech and Language 25(4), 2011), with one alignment per hypothesis in place of their sum over lattice paths:
-the hypotheses are aligned to the current sequence, which makes a confusion network with a slot for each of its tokens
-and for each gap between them, every slot takes the symbol with the most posterior mass, and the result is the next
-sequence. A step is kept only if it lowers the exact expected distance, so the result is never worse than its start.
+(Computer Speech and Language 25(4), 2011), with one alignment per hypothesis instead of their sum over lattice paths:
+the hypotheses are aligned to the current sequence, which gives a confusion network with a slot for each of its tokens
+and for each gap between them. The symbols with the most posterior mass in every slot form the next sequence. A step is
+kept only if it lowers the exact expected distance, so the result is never worse than the start.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from ensemble.threads import for_ranges
 from folds.store.ragged import Ragged, offsets_of
 
 _STEPS = 10
-# Hypotheses of less posterior are left out: 200 of them would hold 0.2 % of the mass.
+# Hypotheses with a lower posterior are left out: 200 of them would hold 0.2 % of the mass.
 _LEAST_POSTERIOR = 1e-5
 
 
 def consensus(tokens: Ragged, offsets: np.ndarray, posterior: np.ndarray, start: np.ndarray, classes: int) -> Ragged:
     """The consensus sequence of each utterance, int16.
 
-    `tokens` are the H hypotheses of a pool, those of utterance u at `offsets[u]:offsets[u + 1]`, `posterior` (H,) their
-    posteriors, and `start` (N,) the flat indices of the first sequences, such as the hypotheses of least expected
-    distance. A null with as much mass as a token wins, so an insertion needs more than half of the mass.
+    `tokens` are the H hypotheses of a pool, those of utterance u at `offsets[u]:offsets[u + 1]`; `posterior` (H,) are
+    their posteriors, and `start` (N,) the flat indices of the initial sequences, such as the hypotheses of least
+    expected distance. The null wins a tie with a token, so an insertion needs more than half of the mass.
 
     >>> pool = Ragged.of([[1, 2, 3, 4], [1, 5, 3], [6, 2, 3]], np.int16)
     >>> consensus(pool, np.array([0, 3]), np.full(3, 1 / 3), np.array([0]), classes=7)[0].tolist()
@@ -51,7 +51,7 @@ def _consensus(tokens, token_offsets, offsets, posterior, start, classes, begin,
 
 @numba.njit(cache=True, nogil=True)
 def _improve(first, tokens, token_offsets, posterior, used, classes, longest):
-    """The consensus, by steps from the sequence `first`; it has at most `longest` tokens."""
+    """The consensus, in steps from the sequence `first`; it has at most `longest` tokens."""
     current = first.copy()
     risk = _risk(current, tokens, token_offsets, posterior, used)
     for _ in range(_STEPS):
@@ -73,7 +73,7 @@ def _risk(sequence, tokens, token_offsets, posterior, used):
 
 @numba.njit(cache=True, nogil=True)
 def _winners(sequence, slots):
-    """The symbol with the most mass of every slot, without nulls; a tie keeps the current symbol."""
+    """The symbol with the most mass in each slot, without nulls; a tie keeps the current symbol."""
     out = np.zeros(len(slots), np.int16)
     count = 0
     for s in range(len(slots)):
@@ -88,17 +88,17 @@ def _winners(sequence, slots):
 
 @numba.njit(cache=True, nogil=True)
 def _count_slots(sequence, tokens, token_offsets, posterior, used, classes):
-    """Posterior mass (2 * length + 1, classes) of each symbol, the null as 0.
+    """Posterior mass (2 * length + 1, classes) of each symbol; class 0 is the null.
 
-    Slot 2k + 1 holds what is aligned with token k, slot 2k what is inserted before it. Of several tokens inserted in
-    one gap, the first counts; the consensus may take the others in later steps.
+    Slot 2k + 1 holds the symbols aligned with token k, slot 2k those inserted before it. If several tokens are inserted
+    in one gap, the first counts; the consensus may take the others in later steps.
     """
     slots = np.zeros((2 * len(sequence) + 1, classes))
     total = 0.0
     for h in used:
         total += posterior[h]
         _add_alignment(slots, sequence, tokens[token_offsets[h] : token_offsets[h + 1]], posterior[h])
-    # Gaps that a hypothesis does not reach, or leaves empty, have its mass as a null.
+    # In gaps that a hypothesis does not reach, or leaves empty, its mass counts for the null.
     for gap in range(0, len(slots), 2):
         slots[gap, 0] = total - slots[gap, 1:].sum()
     return slots
@@ -134,7 +134,7 @@ def _add_alignment(slots, sequence, hypothesis, mass):
             inserted = token
             j -= 1
             continue
-        # Walking backwards, the last token met in a gap is its first.
+        # Walking backwards, the last token found in a gap is its first.
         slots[2 * (start + i), inserted] += mass
         inserted = 0
         slots[2 * (start + i) - 1, token if matched else 0] += mass

@@ -1,4 +1,4 @@
-"""Features of a pool's hypotheses that a log-linear ranker weighs."""
+"""Features of a pool's hypotheses for a log-linear ranker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Features:
 
     names: tuple[str, ...]
     values: np.ndarray
-    """(H, F) float32. Only differences within an utterance matter."""
+    """(H, F) float32; only differences within an utterance matter."""
 
     def weigh(self, weights: Mapping[str, float]) -> np.ndarray:
         """The weighted sum (H,) float64 of the features; a feature without a weight, or a weight without one, is 0."""
@@ -30,9 +30,9 @@ def ranking_features(
     """Joint and members' log-likelihoods, language model, length, label prior, attention, and counts of each label.
 
     `joint` (H,) is the members' joint log-likelihood, `member_of` the member of each column of `pool.ctc`, as an index
-    into `names`. A member's log-likelihood is the mean over its fold models: out of fold it has one for each utterance,
-    on dev and test several, and all are worth one weight. Log-likelihoods are relative to the best of the pool, so that
-    float32 is precise enough.
+    into `names`. A member's log-likelihood is the mean over its networks, so it has one weight however many there are:
+    one per utterance out of fold, several on dev and test. Log-likelihoods are relative to the best of the pool, so
+    that float32 is precise enough.
     """
     columns = {
         "joint": relative_to_best(joint, pool.offsets),
@@ -51,7 +51,7 @@ def ranking_features(
 
 
 def _count_labels(pool: Pool, classes: int) -> np.ndarray:
-    """How often each hypothesis has each label, (H, classes - 1) float32."""
+    """How often each label occurs in each hypothesis, (H, classes - 1) float32."""
     hypotheses = np.repeat(np.arange(len(pool.lm)), pool.lengths)
     counts = np.bincount(hypotheses * classes + pool.tokens.values, minlength=len(pool.lm) * classes)
     return counts.reshape(-1, classes)[:, 1:].astype(np.float32)

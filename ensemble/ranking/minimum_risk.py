@@ -1,9 +1,9 @@
 """Log-linear posteriors over pools that minimise the expected edit distance.
 
 P(h) is proportional to exp(w · f(h)) within the pool of an utterance. The weights w minimise the mean over utterances
-of sum over h of P(h) * d(h, reference): minimum-risk training (Smith & Eisner, "Minimum risk annealing for training
+of the sum over h of P(h) * d(h, reference): minimum-risk training (Smith & Eisner, "Minimum risk annealing for training
 log-linear models", ACL 2006). Unlike the distance of the best hypothesis, this is a smooth function of the weights, so
-that L-BFGS fits all of them together.
+L-BFGS can fit all of them together.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from ensemble.hypotheses.scoring import normalized_posteriors
 from ensemble.ranking.per_utterance import spread
 
 ITERATIONS = 40
-# Has the lowest nested distance on six members and 845 out-of-fold utterances of read speech: 8.70 (8.74 with ten times
-# as much, 8.86 at the start).
+# Gives the lowest nested distance with six members and 845 out-of-fold utterances of read speech: 8.70 (8.74 with ten
+# times this value, 8.86 at the start).
 PENALTY = 7.5
 
 
 def fit_minimum_risk(
     features: np.ndarray, distance: np.ndarray, offsets: np.ndarray, start: np.ndarray, penalty: float = PENALTY
 ) -> np.ndarray:
-    """Weights (F,) of least expected distance plus an L2 penalty on their change from `start` (F,).
+    """Weights (F,) that minimise the expected distance plus an L2 penalty on their change from `start` (F,).
 
     Utterance u has the hypotheses `offsets[u]:offsets[u + 1]`, with `features` (H, F) float32 and `distance` (H,). The
-    penalty applies to features scaled to unit variance under the posterior of `start`, whatever their units, and is
-    divided by the number of utterances, as a prior on the weights is. A feature that never differs within a pool keeps
-    its weight. The same arguments give the same weights.
+    penalty applies to features scaled to unit variance under the posterior of `start`, so it does not depend on their
+    units; like a prior on the weights, it is divided by the number of utterances. A feature that never differs within a
+    pool keeps its weight. Deterministic: the same arguments give the same weights.
     """
     count = len(offsets) - 1
     posterior = normalized_posteriors(features @ start, offsets).astype(np.float32)
     means = np.add.reduceat(features * posterior[:, None], offsets[:-1], axis=0)
     centred = features - spread(means, offsets)
     scales = np.sqrt(posterior @ np.square(centred) / count)
-    constant = scales <= 1e-5 * np.maximum(features.max(axis=0), -features.min(axis=0))  # but for rounding
+    constant = scales <= 1e-5 * np.maximum(features.max(axis=0), -features.min(axis=0))  # except for rounding
     scales[constant] = 1.0
     centred[:, constant] = 0.0
     centred /= scales

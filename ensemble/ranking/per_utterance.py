@@ -1,4 +1,4 @@
-"""Values of the hypotheses of each utterance's pool, on flat arrays."""
+"""Operations on flat arrays of the hypotheses in each utterance's pool."""
 
 from __future__ import annotations
 
