@@ -87,8 +87,8 @@ def estimate_language_models(
 ) -> LanguageModels:
     """A phone language model per outer fold, estimated without the transcripts of the fold's speakers.
 
-    `ids` and `outer_folds` (N,) belong to the out-of-fold utterances. If the folds split speakers (`--fold-by
-    utterance`), only the fold's utterances are left out.
+    `ids` and `outer_folds` (N,) belong to the out-of-fold utterances. If folds split speakers (`--fold-by utterance`),
+    only the fold's utterances are left out.
     """
     train = dataset.train
     speaker_of = dict(zip(train.ids, train.groups, strict=True))

@@ -18,7 +18,7 @@ class Selection:
     """The result of a greedy selection."""
 
     counts: np.ndarray
-    """How often each member was picked up to the best point, (members,)."""
+    """How often each member had been picked by the best point, (members,)."""
     loss: float
     """The loss of the best point."""
     trajectory: tuple[tuple[int, float], ...]
