@@ -49,8 +49,8 @@ Frames = Mapping[str, int]
 def load_checked(fold_model: FoldModel, split: str, alphabet_hash: str, frames: Frames | None = None) -> LogProbs:
     """One fold model's predictions for one split.
 
-    Raises InputError, naming the member, for an unexpected alphabet, blank or stride. Given the data's `frames`, it
-    also raises for an utterance whose number of frames does not match its features, which have then changed.
+    Raises InputError, naming the member, for an unexpected alphabet, blank or stride, and, given the data's `frames`,
+    for an utterance whose number of frames does not match its features: they have changed, or are from other data.
     """
     where = _where(fold_model, split)
     log_probs = fold_model.load(split)
