@@ -63,7 +63,7 @@ class ReportOptions(InputOptions, StoresOptions):
     split: Literal["dev", "test"] = "dev"
     """The utterances to show. For test, which has no transcripts, hypotheses are compared with each other."""
     hardest: int = number(40, at_least=0, at_most=10_000)
-    """Number of utterances, the hardest first, that carry features and posteriors, if 1.5 MB are enough for them."""
+    """Number of utterances, the hardest first, that include features and posteriors, as far as 1.5 MB suffice."""
     ledger_file: Path = Path("submissions.jsonl")
     """The ledger of python -m submit, for cross-validation beside the leaderboard."""
 

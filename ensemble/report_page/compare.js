@@ -3,7 +3,7 @@
 const SHOWN_EDITS = 5;
 
 function drawCompare(section, open) {
-  if (names.length < 2) return section.append(paragraph("There is one system, and nothing to compare it with."));
+  if (names.length < 2) return section.append(paragraph("There is only one system, so there is nothing to compare it with."));
   const [a, b] = data.compare.length ? data.compare : [0, 1];
   const host = element("div");
   const draw = () => compare(host, Number(first.value), Number(second.value), open);
@@ -22,7 +22,7 @@ function compare(host, a, b, open) {
   const change = (row) => data.distances[a][row] - data.distances[b][row];
   const rows = [...Array(utteranceCount).keys()];
   if (!data.labelled) {
-    host.replaceChildren(paragraph(`${names[a]} and ${names[b]} are ${fixed(data.pairwise[a][b], 3)} edits apart on average. Without transcripts, nothing says which is better.`));
+    host.replaceChildren(paragraph(`${names[a]} and ${names[b]} are ${fixed(data.pairwise[a][b], 3)} edits apart on average. Without transcripts, it is not known which is better.`));
     return;
   }
   const better = rows.filter((row) => change(row) < 0);
@@ -30,7 +30,7 @@ function compare(host, a, b, open) {
   const edits = (chosen) => Math.abs(sum(chosen.map(change)));
   host.replaceChildren(
     element("p", { class: "verdict" }, compareVerdict(a, b)),
-    paragraph(`A has fewer edits in ${better.length} utterances (${edits(better)} edits), more in ${worse.length} (${edits(worse)}), and as many in ${utteranceCount - better.length - worse.length}. Their hypotheses are ${fixed(data.pairwise[a][b], 3)} edits apart on average. The interval is over ${data.intervals}. ${NOTHING} on the left of an arrow is an insertion, on the right a deletion.`),
+    paragraph(`A has fewer edits in ${better.length} utterances (${edits(better)} edits), more in ${worse.length} (${edits(worse)}), and equally many in ${utteranceCount - better.length - worse.length}. Their hypotheses are ${fixed(data.pairwise[a][b], 3)} edits apart on average. The interval is over ${data.intervals}. ${NOTHING} on the left of an arrow is an insertion, on the right a deletion.`),
     element("div", { class: "columns" },
       titled("By phoneme", changedPhonemes(a, b)), titled("By confusion", changedConfusions(a, b)),
       titled("By speaker", changedGroups("speaker", speakerGroups(), a, b)), titled("By length", changedGroups("phonemes", lengthGroups(), a, b))),

@@ -4,7 +4,7 @@ function drawCurves(section) {
   if (!data.curves.length) return section.append(paragraph("The runs have no metrics."));
   const tops = data.curves.map((curve) => curve.points[Math.min(1, curve.points.length - 1)][1]);
   section.append(
-    paragraph("Held-out distance (greedy) of every fold model by epoch. Drag over a part to zoom in; a double click resets. The axis begins at 0 and ends at the second epoch's distance."),
+    paragraph("Held-out distance (greedy) of every fold model by epoch. Drag over a part to zoom in; a double click resets. The y axis initially ends at the distance after the second epoch."),
     chart({ label: "Learning curves", xLabel: "epoch", yLabel: "edits per utterance, held out", series: curveSeries(), top: Math.max(...tops) }),
   );
 }
@@ -17,7 +17,7 @@ function curveSeries() {
 
 function drawDiversity(section) {
   const pairs = names.flatMap((_, i) => names.flatMap((_, j) => (i < j ? [data.pairwise[i][j]] : [])));
-  if (!pairs.length) return section.append(paragraph("One system alone disagrees with none."));
+  if (!pairs.length) return section.append(paragraph("With only one system, there is nothing to compare."));
   const largest = Math.max(...pairs, 1e-9);
   const cell = names.length > 12 ? 26 : 40;
   const pictures = element("div", { class: "columns pictures" });
@@ -28,7 +28,7 @@ function drawDiversity(section) {
     text: (i, j) => (i === j ? "" : fixed(data.pairwise[i][j], decimals)),
     describe: (i, j) => (i === j ? names[i] : `${names[i]} and ${names[j]}: ${fixed(data.pairwise[i][j], 3)} edits apart`),
   })));
-  const meaning = data.labelled ? " Errors correlate where two systems are wrong at the same phonemes of the reference. A blend gains most from good members that err at different places: far apart, with a low correlation." : "";
+  const meaning = data.labelled ? " Errors are correlated if two systems get the same phonemes of the reference wrong. A blend gains most from good members that make different errors: far apart, with a low correlation." : "";
   section.append(paragraph(`Distances are mean edits between two systems' hypotheses of ${data.split}.${meaning}`), pictures);
   if (!data.labelled) return;
   pictures.append(element("div", {}, element("h3", {}, "Correlation of errors"), grid({
@@ -38,9 +38,9 @@ function drawDiversity(section) {
     describe: (i, j) => (i === j ? names[i] : `${names[i]} and ${names[j]}: errors correlate by ${fixed(data.correlation[i][j], 3)}`),
   })));
   section.append(
-    element("h3", {}, "Who is redundant"),
+    element("h3", {}, "Redundant members"),
     redundancyTable(),
-    paragraph(`A near copy differs from a better member by less than a quarter of the median distance between members. "Alone right" counts the phonemes of the reference, of ${sum(data.phonemeCounts).toLocaleString("en")} in all, that no other member has right. ${data.systems.some((system) => system.weight !== null) ? `Weights are those in ${names[0]}.` : ""}`),
+    paragraph(`A near copy differs from a better member by less than a quarter of the median distance between members. "Alone right" counts the phonemes of the reference (of ${sum(data.phonemeCounts).toLocaleString("en")} in all) that no other member gets right. ${data.systems.some((system) => system.weight !== null) ? `Weights are those in ${names[0]}.` : ""}`),
   );
 }
 
@@ -66,7 +66,7 @@ function redundancyTable() {
     { title: "alone right", value: ({ alone }) => alone },
     { title: "redundant?", value: verdict },
   ];
-  return dataTable({ label: "Who is redundant", columns, items: data.redundancy }).element;
+  return dataTable({ label: "Redundant members", columns, items: data.redundancy }).element;
 }
 
 function drawErrors(section) {
@@ -80,7 +80,7 @@ function drawErrors(section) {
   const host = element("div");
   const select = choice(names, () => drawConfusions(host, Number(select.value)));
   section.append(
-    paragraph("Edits that turn the reference into what was recognised: a substitution is a phoneme taken for another, an insertion is one too many, a deletion one that is missing."),
+    paragraph("Edits that turn the reference into the hypothesis: a substitution replaces a phoneme, an insertion adds one, a deletion removes one."),
     dataTable({ label: "Substitutions, insertions and deletions", columns, items: names.map((_, system) => system) }).element,
     element("h3", {}, "Confusions"), labelled("System ", select), host,
   );
@@ -110,7 +110,7 @@ function drawConfusions(host, system) {
   const tokens = order.filter((token) => token);
   const worst = Math.max(...tokens.map(rate).filter((value) => !Number.isNaN(value)));
   host.replaceChildren(
-    paragraph(`Each row is a phoneme of the reference, each column what it was taken for; what is right, the diagonal, is left out. The stronger the colour, the more often: the strongest stands for ${largest} times. The row ${NOTHING} has insertions, the column ${NOTHING} deletions. English phonemes are in groups: vowels, stops, affricates, fricatives, nasals, liquids and glides.`),
+    paragraph(`Each row is a phoneme of the reference, each column the phoneme that was recognised instead; correct ones, on the diagonal, are left out. Stronger colours are more frequent confusions, up to ${largest} times. The row ${NOTHING} has insertions, the column ${NOTHING} deletions. English phonemes are grouped: vowels, stops, affricates, fricatives, nasals, liquids and glides.`),
     grid({ label: "Confusion matrix", cell: document.documentElement.clientWidth > 1100 ? 22 : 17, rows: labels, columns: labels, rowTitle: "reference", columnTitle: "recognised", shade: (row, column) => (row === column || !number(row, column) ? null : Math.sqrt(number(row, column) / largest)), describe }),
     element("div", { class: "columns" },
       titled("Most frequent confusions", dataTable({ label: "Most frequent confusions", sortedBy: 2, direction: -1, items: pairs, columns: [

@@ -148,8 +148,8 @@ def headline(
     tags = f"tags: {', '.join(sidecar.tags) or 'none'}"
     share = "no limit was set (--max-params)" if limit is None else f"of {limit:,} allowed"
     cards = [
-        ("Would be submitted", measured.blend.name, f"{used}, by {measured.blend.method}"),
-        ("Its distance on dev", *_level(measured, inputs, resampled)),
+        ("Submission", measured.blend.name, f"{used}, by {measured.blend.method}"),
+        ("Distance on dev", *_level(measured, inputs, resampled)),
         ("Against the strongest member", *_difference(measured, alternative.name, alone)),
         ("Parameters", f"{sidecar.parameters:,}", f"{share}; {tags}"),
     ]
@@ -159,10 +159,10 @@ def headline(
 def alarm_text(alarm: Alarm | None) -> str:
     """What the members' disagreement says about test."""
     if alarm is None:
-        return "One network alone disagrees with none, so nothing is known about test."
-    verdict_text = f"no alarm, which takes {ALARM} times"
+        return "With a single network there is no disagreement to measure, so nothing is known about test."
+    verdict_text = f"no alarm (the threshold is {ALARM})"
     if alarm.raised:
-        verdict_text = "test is probably other speech than dev, and the score may be worse"
+        verdict_text = "the speech in test probably differs from dev, and the score may be worse"
     ratio = f", {alarm.test / alarm.dev:.2f} times as much" if alarm.dev else ""
     return (
         "Is test like dev? Without transcripts: greedy hypotheses of two members differ in "
@@ -179,11 +179,11 @@ def _level(measured: MeasuredBlend, inputs: OpenedInputs, resampled: str) -> tup
     """A blend's distance on dev, and an explanation of it."""
     mean = measured.blend.sidecar.dev if measured.level is None else measured.level.mean
     if np.isnan(mean):
-        return "unknown", "it was not measured when it was written, and cannot be computed again here"
+        return "unknown", "it was not measured when it was written, and cannot be recomputed here"
     if measured.level is None and (metric := measured.blend.sidecar.metric):
         return f"{100 * mean:.2f} %", f"{metric} on dev"
     length = float(np.mean([len(reference) for reference in inputs.dev.references]))
-    worth = f"edits per utterance of {length:.1f} phonemes on average: {100 * mean / length:.1f} errors in 100"
+    worth = f"edits per utterance with a mean length of {length:.1f} phonemes: {100 * mean / length:.1f} per 100"
     if measured.level is None:
         return f"{mean:.3f}", worth
     return describe_level(measured.level), f"{worth}. In brackets: 95\N{NO-BREAK SPACE}% interval over {resampled}"

@@ -24,7 +24,7 @@ SECTIONS = {
     "curves": "Learning curves",
     "diversity": "Diversity",
     "errors": "Errors",
-    "slices": "Where errors are",
+    "slices": "Where errors occur",
     "scores": "Cross-validation and leaderboard",
     "compare": "Side by side",
     "utterances": "Utterances",

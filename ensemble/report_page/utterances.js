@@ -35,7 +35,7 @@ function drawUtterances(section, open) {
   controls.push(labelled(data.labelled ? "With errors of " : "With differences of ", element("select", { onchange: set("system", true) }, option(-1, "any or none"), ...names.map((name, system) => option(system, name)))));
   controls.push(element("button", { type: "button", onclick: () => download("utterances.csv", "text/csv", csvOf(columns.slice(0, -1), table.ordered())) }, "Export as CSV"));
   section.append(
-    paragraph(`${data.labelled ? "Edits in each utterance, by system and on average over systems" : `No transcripts: edits to the hypothesis of ${targetName}`}. Click an utterance to see what each system recognised. ${carried === utteranceCount ? "All" : `The hardest ${carried} of ${utteranceCount}`} carry features and posteriors as well (--hardest)${kept < utteranceCount ? `; the hardest ${kept} carry hypotheses, the others distances alone` : ""}.`),
+    paragraph(`${data.labelled ? "Edits in each utterance, by system and on average over systems" : `No transcripts: edits to the hypothesis of ${targetName}`}. Click an utterance to see each system's hypothesis. ${carried === utteranceCount ? "All" : `The hardest ${carried} of ${utteranceCount}`} include features and posteriors as well (--hardest)${kept < utteranceCount ? `; the hardest ${kept} include hypotheses, the others only distances` : ""}.`),
     element("div", { class: "controls" }, ...controls, count), table.element,
   );
   update();
@@ -107,10 +107,10 @@ function utteranceParts(row) {
   ];
   const parts = [paragraph(`${speaker}${data.lengths[row]} phonemes in the ${data.labelled ? "reference" : `hypothesis of ${targetName}`}.`)];
   if (known) parts.push(element("h3", {}, "Hypotheses, slot by slot"), slotTable(row), element("h3", {}, "Confusion network"), networkPicture(row));
-  else parts.push(paragraph("This utterance is too easy to carry its hypotheses: the page has distances alone."));
+  else parts.push(paragraph("To keep the page small, easy utterances such as this one have distances but no hypotheses."));
   parts.push(element("h3", {}, "Edits"), dataTable({ label: "Edits", columns, items }).element);
   if (row in data.details) parts.push(element("h3", {}, "Features and posteriors"), signalPictures(data.details[row]));
-  else parts.push(paragraph("Only the hardest utterances carry features and posteriors (--hardest)."));
+  else parts.push(paragraph("Only the hardest utterances include features and posteriors (--hardest)."));
   return parts;
 }
 
@@ -155,7 +155,7 @@ function networkPicture(row) {
     }
     picture.append(svg("text", { x: index * step + step / 2, y: height + 16, "text-anchor": "middle", class: "small" }, column.target ? phoneme(column.target) : "·"));
   });
-  return element("div", {}, scroller("Confusion network", picture), paragraph(`The members' votes${weighted ? ", by their weights" : ""}: the height of a box is its share, green is ${SAME}, red is ${OTHER}, and · is nothing in this slot; beneath, the ${data.labelled ? "reference" : `hypothesis of ${targetName}`}.`));
+  return element("div", {}, scroller("Confusion network", picture), paragraph(`The members' votes${weighted ? ", by their weights" : ""}: the height of a box is its share, green is ${SAME}, red is ${OTHER}, and · means nothing in this slot. The ${data.labelled ? "reference" : `hypothesis of ${targetName}`} is below.`));
 }
 
 const FRAME_WIDTH = 2;
@@ -177,7 +177,7 @@ function signalPictures(details) {
     lanes.push(heatLane(`posteriors of ${data.members[member]}`, data.members[member], shown, rows.length, width, ROW_HEIGHT,
       (frame, token) => rows[frame][token], (frame) => `${data.members[member]}, output frame ${frame}: ${most(frame)}`, output));
   });
-  return element("div", {}, paragraph(`${frames} frames from left to right; features are means of ${details.features.step} frames. A member's posteriors, the mean over its networks, say how probable each phoneme is at each moment: the stronger the colour, the more probable. The blank, the first row, stands for no phoneme.`), output, scroller("Features and posteriors", ...lanes));
+  return element("div", {}, paragraph(`${frames} frames from left to right; features are means of ${details.features.step} frames. A member's posteriors, the mean over its networks, show how probable each phoneme is in each frame: the stronger the colour, the more probable. The blank, the first row, stands for no phoneme.`), output, scroller("Features and posteriors", ...lanes));
 }
 
 function heatLane(label, title, rows, frames, width, rowHeight, value, describe, output) {
