@@ -28,5 +28,5 @@ __all__ = [
     "write_weights",
 ]
 
-# The registry cannot import this package, so it is given the function that makes its results trainable.
+# The registry cannot import this package, so it is passed the function that makes any registered model trainable.
 use_adapter(as_ctc_model)

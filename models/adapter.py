@@ -1,7 +1,7 @@
-"""Models of other kinds as `CTCModel`: any module `(features, lengths) -> (log_probs, lengths)` can be trained.
+"""Wrap other modules as a `CTCModel`: any module `(features, lengths) -> (log_probs, lengths)` can be trained.
 
 `create_model` passes what a registered function returns through `as_ctc_model`. A module that is not a `CTCModel` is
-run on small inputs, which finds its stride, and is refused in one line if it could not be trained.
+run on small inputs to find its stride, and is rejected with a one-line error if it cannot be trained.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from registry.errors import one_line
 
 # With a larger stride, utterances may have fewer output frames than labels.
 MAX_STRIDE = 16
-# The lengths of the utterances in each batch of the probe. Lengths up to MAX_STRIDE + 1 distinguish all strides.
+# Utterance lengths in each probe batch. Lengths up to MAX_STRIDE + 1 distinguish all strides.
 PROBES = (tuple(range(1, MAX_STRIDE + 2)), (1,), (61, 40))
 
 
 class AdaptedModel(CTCModel):
     """A module `(features (N, T, F), lengths (N,)) -> (log_probs (N, T', C), lengths (N,))` as a `CTCModel`.
 
-    It has no intermediate output layer and no loss beside CTC. Raises InputError if the module's output is not
+    It has no intermediate output layer and no loss besides CTC. Raises InputError if the module's output is not
     normalised log-probabilities of `classes` classes, or if T frames do not become ceil(T / stride).
     """
 
@@ -44,8 +44,8 @@ class AdaptedModel(CTCModel):
     def training_outputs(self, features: Tensor, lengths: Tensor) -> TrainingOutputs:
         """Log-probabilities of the module, for features `(N, T, F)` and lengths `(N,)`.
 
-        The module gets lengths on the features' device. Those it returns were compared with its stride when it was
-        adapted; here they are computed on the CPU, because reading them would wait for the device.
+        The module gets the lengths on the features' device. The lengths that it returns were checked against its stride
+        when it was wrapped; here they are computed on the CPU, because reading them would wait for the device.
         """
         known = Lengths(lengths)
         log_probs, _ = self.module(zero_padding(features, known), known.on(features.device))
@@ -55,7 +55,7 @@ class AdaptedModel(CTCModel):
 def as_ctc_model(name: str, module: Any, config: Config) -> CTCModel:
     """`module` if it is a `CTCModel`, else an `AdaptedModel` of it.
 
-    Raises InputError, naming the model, for what is neither.
+    Raises InputError, naming the model, for anything that is not an nn.Module.
     """
     if isinstance(module, CTCModel):
         missing = [attribute for attribute in ("stride", "classes") if not hasattr(module, attribute)]
@@ -75,14 +75,14 @@ def create_model(
     classes: int | None = None,
     **options: Any,
 ) -> CTCModel:
-    """`registry.create_model` with the type of what it returns, which the registry does not know."""
+    """`registry.create_model` with a precise return type: the registry does not know `CTCModel`."""
     model = registry.create_model(name, config, features=features, classes=classes, **options)
     assert isinstance(model, CTCModel)
     return model
 
 
 def build_network(name: str, config: Mapping[str, Any], group_layer: GroupFacts | None = None) -> CTCModel:
-    """Model `name` with the options of its config dataclass, and with a group layer in front if it is described."""
+    """Model `name` with the options of its config dataclass, and a group layer in front if `group_layer` is given."""
     model = create_model(name, **config)
     if group_layer is not None:
         model.group_layer = GroupLayer(config["features"], group_layer)
@@ -90,7 +90,7 @@ def build_network(name: str, config: Mapping[str, Any], group_layer: GroupFacts 
 
 
 def _stride(name: str, module: nn.Module, features: int, classes: int) -> int:
-    """The stride of a module by its output lengths; raises InputError for a module that breaks the contract."""
+    """The stride of a module, inferred from its output lengths; raises InputError if it breaks the contract."""
     strides = set(range(1, MAX_STRIDE + 1))
     with _undisturbed(module):
         for frames in PROBES:
@@ -110,7 +110,7 @@ def _expected(frames: tuple[int, ...], stride: int) -> list[int]:
 
 
 def _checked_run(name: str, module: nn.Module, frames: tuple[int, ...], features: int, classes: int) -> list[int]:
-    """Output lengths for a batch of random utterances; raises InputError unless the output is as it should be."""
+    """Output lengths for a batch of random utterances; raises InputError if the output is malformed."""
     batch, longest = len(frames), max(frames)
     where = f"model '{name}': features ({batch}, {longest}, {features}) with lengths {_listed(frames)}"
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
@@ -149,7 +149,7 @@ def _check_normalized(where: str, log_probs: Tensor, lengths: Tensor) -> None:
 
 @contextlib.contextmanager
 def _undisturbed(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, after which the module's modes and torch's random state are as before."""
+    """Evaluation mode without gradients; afterwards the module's modes and torch's random state are restored."""
     modes = [(part, part.training) for part in module.modules()]
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         module.eval()

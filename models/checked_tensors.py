@@ -1,4 +1,4 @@
-"""Tensors in safetensors files with a checksum in the header, so that a damaged bit is found and does not compute."""
+"""Tensors in safetensors files with a checksum in the header, so that a flipped bit is detected before it is used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CHECKSUM = "checksum"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors, metadata and the checksum of both, whole or not at all."""
+    """Write tensors, metadata and the checksum of both atomically."""
     contiguous = {name: value.contiguous() for name, value in tensors.items()}
     header = dict(metadata or {})
     header[_CHECKSUM] = _checksum(contiguous, header)
@@ -25,7 +25,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a file; files of versions up to 0.1 have no checksum.
+    """The tensors and the metadata of a file; files written by versions up to 0.1 have no checksum.
 
     Raises SafetensorError for a damaged file, OSError for one that cannot be read.
     """

@@ -1,4 +1,4 @@
-"""The CNN-LSTM: residual convolutions do most of the work, then few recurrent layers."""
+"""The CNN-LSTM: residual convolutions do most of the work, followed by a few recurrent layers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CNNConfig(ModelConfig):
     layers: int = number(3, at_least=1, at_most=100, search_factor=2)
     """Number of recurrent layers."""
     dropout: float = number(0.2, at_least=0, below=1, search=(0.0, 0.5))
-    """Locked dropout after each recurrent layer; half of it after each block."""
+    """Locked dropout after each recurrent layer; half this rate after each residual block."""
 
 
 def cnn_lstm_network(config: CNNConfig) -> CTCNetwork:

@@ -1,7 +1,7 @@
 """The Conformer (Gulati et al. 2020, arXiv 2005.08100): self-attention for distant frames, convolution for near ones.
 
-Positions are encoded by rotating queries and keys (RoPE; Su et al. 2021, arXiv 2104.09864) instead of by the paper's
-relative encodings. They are relative too, and PyTorch's fused attention can be used.
+Positions are encoded by rotating queries and keys (RoPE; Su et al. 2021, arXiv 2104.09864), not by the paper's relative
+encodings. Rotations are relative too, and work with PyTorch's fused attention.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ConformerConfig(ModelConfig):
     size: int = number(256, at_least=1, at_most=16_384, scale="log")
     """Width of the blocks."""
     heads: int = number(4, at_least=1, at_most=256, scale="log")
-    """Attention heads; the width of a head, size / heads, is even."""
+    """Attention heads; the width of a head, size / heads, must be even."""
     blocks: int = number(8, at_least=1, at_most=100, search_factor=2)
     """Number of Conformer blocks."""
     expansion: int = number(4, at_least=1, at_most=64)
@@ -67,7 +67,7 @@ class Attention(nn.Module):
 
 
 def rotated(x: Tensor) -> Tensor:
-    """Rotate pairs of values of `(N, H, T, D)` by angles proportional to time, so that products depend on distances."""
+    """Rotate pairs of values of `(N, H, T, D)` by angles proportional to time: products then depend on distances."""
     half = x.shape[3] // 2
     rates = 10_000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
     angles = torch.arange(x.shape[2], device=x.device)[:, None] * rates
@@ -95,7 +95,7 @@ class ConvolutionModule(nn.Module):
 
 
 class ConformerBlock(FrameLayer):
-    """Half a feed-forward layer, attention, convolution and another half, each with a skip connection."""
+    """Half-step feed-forward, attention, convolution and half-step feed-forward, each with a skip connection."""
 
     def __init__(self, config: ConformerConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""CTC log-probabilities to tokens and scores: greedy decoding, and the exact log-likelihood of hypotheses.
+"""From CTC log-probabilities to tokens and scores: greedy decoding, and the exact log-likelihood of hypotheses.
 
 Blank is class 0. This module uses NumPy and Numba only. Beam search is in `ensemble.beam`, the training loss in
 `folds.training.objective`.
@@ -19,14 +19,14 @@ BLANK = 0
 
 # In the linear domain, paths underflow when their probability, relative to the product of the frames' maxima, falls
 # below the smallest normal float64, exp(-708). A likelihood above exp(-600) of that product has therefore lost less
-# than 1e-40 of itself. Smaller ones are computed by the logarithmic recursion, which is slower and does not underflow.
+# than 1e-40 of itself. Smaller ones are computed in the log domain, which is slower but does not underflow.
 _LINEAR_FLOOR = -600.0
 _FLUSH = 1e-305  # smaller values become 0: subnormal arithmetic is slow, and they are too small to matter, see above
 
 
 MAX_LOG_PROB = 1e6
-"""Largest value of a frame that is decoded. Log-probabilities are at most 0, and scores that are not normalised hardly
-above; sums over frames of numbers like 1e38 overflow."""
+"""Largest value accepted for decoding. Log-probabilities are at most 0, and unnormalised scores are hardly larger; sums
+of numbers like 1e38 over frames overflow."""
 
 
 def check_batch(log_probs: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -47,7 +47,7 @@ def check_batch(log_probs: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray,
 
 
 def greedy(log_probs: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
-    """Greedy decoding, the best class per frame with repeats merged and blanks dropped: `(N, T, C)`, `(N,)` → N lists.
+    """Greedy decoding (best class per frame, merge repeats, drop blanks): `(N, T, C)`, `(N,)` → N lists of tokens.
 
     >>> greedy(np.log([[[0.1, 0.9], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]]]), np.array([4]))
     [[1, 1]]
@@ -79,7 +79,7 @@ def check_utterance(log_probs: np.ndarray) -> np.ndarray:
 def check_frames(rows: np.ndarray, utterance: int) -> None:
     """Raise `InputError` for the first frame of `(T, C)` that cannot be decoded.
 
-    That is one with NaN, with a value above `MAX_LOG_PROB`, or with probability zero for every class.
+    Such a frame contains NaN or a value above `MAX_LOG_PROB`, or gives every class probability zero.
     """
     peaks = rows.max(axis=1)  # NaN propagates through max, so one pass over the classes finds all three cases
     for frame in np.flatnonzero(~((peaks > -np.inf) & (peaks <= MAX_LOG_PROB)))[:1]:
@@ -87,7 +87,7 @@ def check_frames(rows: np.ndarray, utterance: int) -> None:
 
 
 def frame_fault(row: np.ndarray, utterance: int, frame: int) -> str:
-    """One line that says what is wrong with a frame `(C,)` that cannot be decoded."""
+    """One line stating why a frame `(C,)` cannot be decoded."""
     if np.isnan(row).any():
         found = "NaN"
     elif row.max() > MAX_LOG_PROB:
@@ -100,8 +100,8 @@ def frame_fault(row: np.ndarray, utterance: int, frame: int) -> str:
 def log_likelihood(log_probs: np.ndarray, hypotheses: Sequence[Sequence[int]]) -> np.ndarray:
     """Exact log P(hypothesis | utterance) of several hypotheses: `(T, C)`, H token lists → `(H,)` float64.
 
-    The sum over all alignments (Graves et al. 2006, equations 5 to 8). A hypothesis that needs more than T frames has
-    -inf. Sorted hypotheses are scored fastest, see `packed_log_likelihood`. Raises `InputError` for NaN, +inf, zero
+    The sum over all alignments (Graves et al. 2006, equations 5 to 8); -inf for a hypothesis that needs more than T
+    frames. Sorted hypotheses are scored fastest, see `packed_log_likelihood`. Raises `InputError` for NaN, +inf, zero
     frames, or a token outside 1 … C-1.
 
     >>> log_likelihood(np.log([[0.4, 0.6], [0.5, 0.5]]), [[1], [], [1, 1]]).round(4).tolist()
@@ -116,8 +116,8 @@ def log_likelihood(log_probs: np.ndarray, hypotheses: Sequence[Sequence[int]]) -
 def packed_log_likelihood(log_probs: np.ndarray, tokens: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """`log_likelihood` of hypotheses packed into one array: hypothesis h is `tokens[offsets[h]:offsets[h + 1]]`.
 
-    The labels that a hypothesis has in common with the beginning of the one before it are computed once for both. In
-    the sorted 100-best list of an utterance these are five labels of six.
+    The prefix that a hypothesis shares with the one before it is computed only once. In a sorted 100-best list, shared
+    prefixes make up five of every six labels.
     """
     rows = check_utterance(log_probs)
     for wrong in np.flatnonzero((tokens < 1) | (tokens >= rows.shape[1]))[:1]:
@@ -147,17 +147,17 @@ def _forward(probs, log_probs, tokens, offsets):
 
 @njit(nogil=True, cache=True)
 def _build_trie(tokens, offsets):
-    """The trie of the hypotheses, where each shares what it has in common with the beginning of the one before it.
+    """The trie of the hypotheses, in which each one shares its common prefix with the one before it.
 
-    Node 0 is the empty prefix. Returns the nodes' last labels, where a label may follow the one before it without a
-    blank between them (1, else 0), `parent` and `head` (both `(branches,)`), and the node of each hypothesis. The
-    parent of node n is n - 1, except for a node in `head`, the first that a hypothesis does not share: its parent is
-    in `parent`.
+    Node 0 is the empty prefix. Returns each node's last label, whether that label may follow the one before it without
+    a blank between them (1, else 0), `parent` and `head` (both `(branches,)`), and the node of each hypothesis. The
+    parent of node n is n - 1, except for the nodes in `head`, where a hypothesis leaves the shared prefix: their
+    parents are in `parent`.
     """
     count = len(offsets) - 1
     labels, skip = np.zeros(len(tokens) + 1, np.int64), np.zeros(len(tokens) + 1)
     parent, head, last = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.int64)
-    path = np.zeros(len(tokens) + 1, np.int64)  # the nodes of the current hypothesis's prefixes, by their lengths
+    path = np.zeros(len(tokens) + 1, np.int64)  # the nodes of the current hypothesis's prefixes, by prefix length
     nodes, branches = 1, 0
     for h in range(count):
         first, length = offsets[h], offsets[h + 1] - offsets[h]
@@ -182,8 +182,8 @@ def _build_trie(tokens, offsets):
 def _forward_linear(probs, labels, skip, parent, head):
     """Forward recursion on probabilities `(T, C)` for the nodes of a trie: log-likelihood `(nodes,)` of each prefix.
 
-    `blank` and `label` are the probabilities of a node's prefix so far, by whether the last frame is a blank or the
-    prefix's last label (none for node 0).
+    `blank` and `label` are the probabilities of a node's prefix so far, for paths whose last frame is a blank and for
+    those ending in the prefix's last label (none for node 0).
     """
     count = len(labels)
     blank, label = np.zeros(count), np.zeros(count)

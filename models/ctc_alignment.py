@@ -1,7 +1,7 @@
 """Forced alignment: the frames in which CTC emits each token of a given sequence, by an exact Viterbi search.
 
 The search runs over the sequence with a blank before, between and after its tokens (Graves et al. 2006, section 4.1),
-with the maximum over paths where `models.ctc.log_likelihood` has the sum.
+and takes the maximum over paths where `models.ctc.log_likelihood` takes the sum.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from registry.errors import InputError
 
 
 def align(log_probs: np.ndarray, tokens: Sequence[int]) -> tuple[np.ndarray, float]:
-    """The most probable alignment of `(T, C)` with L tokens: each token's frames `(L, 2)`, its log-probability.
+    """The most probable alignment of `(T, C)` with L tokens: each token's frames `(L, 2)`, the path's log-probability.
 
-    Token k is emitted from frame `spans[k, 0]` to before `spans[k, 1]`; all other frames are blank. Where no alignment
-    has a probability above 0, because there are too few frames or the tokens are impossible in them, the spans are -1
-    and the log-probability is -inf. Raises `InputError` for NaN, +inf, zero frames, or a token outside 1 … C-1.
+    Token k is emitted from frame `spans[k, 0]` up to, but excluding, `spans[k, 1]`; all other frames are blank. If no
+    alignment has a probability above 0 (too few frames, or tokens of probability 0), the spans are -1 and the
+    log-probability is -inf. Raises `InputError` for NaN, +inf, zero frames, or a token outside 1 … C-1.
 
     >>> spans, score = align(np.log([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.8, 0.2]]), [1])
     >>> spans.tolist(), round(float(np.exp(score)), 4)
@@ -46,7 +46,7 @@ def _viterbi(log_probs, tokens):
     best[0] = log_probs[0, BLANK]
     if states > 1:
         best[1] = log_probs[0, tokens[0]]
-    steps = np.zeros((frames, states), np.uint8)  # how many states before it the path was in the frame before
+    steps = np.zeros((frames, states), np.uint8)  # how many states the path advanced since the previous frame
     for t in range(1, frames):
         for s in range(states - 1, -1, -1):  # downwards, so that lower states still have the previous frame's values
             step, score = 0, best[s]

@@ -1,4 +1,4 @@
-"""What is done to features before a network reads them, the same in training and in prediction."""
+"""Feature preprocessing, identical in training and prediction: smoothing, normalisation, delay."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def normalize(features: np.ndarray) -> np.ndarray:
 
 
 def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation over time `(F,)` of features `(T, F)`, in float64, so that a constant has none."""
+    """Mean and standard deviation over time `(F,)` of features `(T, F)`, in float64: exactly 0 for a constant."""
     wide = features.astype(np.float64)
     return wide.mean(axis=0), wide.std(axis=0)
 
@@ -34,9 +34,9 @@ def standardize(features: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -
 def group_moments(
     frames: np.ndarray, means: np.ndarray, deviations: np.ndarray, groups: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of all frames of each utterance's group, both `(N, F)` float64.
+    """Mean and standard deviation over all frames of each utterance's group, both `(N, F)` float64.
 
-    From the `frames` `(N,)`, means and standard deviations `(N, F)` of N utterances, combined as in Chan et al. 1979.
+    Combines the numbers of frames `(N,)`, means and standard deviations `(N, F)` of N utterances (Chan et al. 1979).
     """
     names, group_of = np.unique(np.asarray(groups), return_inverse=True)
     mean, deviation = (np.zeros((len(names), means.shape[1])) for _ in range(2))
@@ -51,35 +51,34 @@ def group_moments(
 
 
 def smoothed(features: np.ndarray, deviation: float) -> np.ndarray:
-    """Features `(T, F)` averaged over time with a Gaussian of this standard deviation in frames; 0 changes nothing.
+    """Features `(T, F)` smoothed over time with a Gaussian of this standard deviation in frames; 0 changes nothing.
 
-    Past both ends, frames are mirrored.
+    Frames are mirrored at both ends.
     """
     if not deviation:
         return features
-    from scipy.ndimage import gaussian_filter1d  # loads in a fifth of a second, which others save
+    from scipy.ndimage import gaussian_filter1d  # takes a fifth of a second to import, so only when needed
 
-    if features.dtype not in (np.float32, np.float64):  # whole numbers would be cut off, float16 is refused
+    if features.dtype not in (np.float32, np.float64):  # integers would be truncated, float16 is rejected
         features = features.astype(np.float32)
     return gaussian_filter1d(features, deviation, axis=0)
 
 
 def delayed(features: np.ndarray, frames: int) -> np.ndarray:
-    """Features `(T, F)` with `frames` copies of the first frame before them: `(T + frames, F)`."""
+    """Features `(T, F)` with `frames` copies of the first frame prepended: `(T + frames, F)`."""
     return np.concatenate([np.repeat(features[:1], frames, axis=0), features]) if frames else features
 
 
 @dataclass(frozen=True)
 class FeatureTransform:
-    """Smoothing, normalisation, then a delay. Raises ValueError for values that cannot be."""
+    """Smoothing, normalisation, then a delay. Raises ValueError for invalid values."""
 
     normalization: str = "utterance"
-    """Whose mean and variance each feature is normalised with: the utterance's, those of all frames of its group, or
-    none."""
+    """Normalise each feature by the mean and variance of the utterance, of all frames of its group, or not at all."""
     smooth: float = 0.0
-    """Standard deviation in frames of the Gaussian that features are smoothed with; 0 for none."""
+    """Standard deviation, in frames, of the Gaussian that smooths the features; 0 for none."""
     delay: int = 0
-    """Copies of the first frame that are put before an utterance; see `folds.delay`."""
+    """Copies of the first frame prepended to an utterance; see `folds.delay`."""
 
     def __post_init__(self) -> None:
         if self.normalization not in get_args(Normalization):
@@ -91,9 +90,9 @@ class FeatureTransform:
             raise ValueError(f"delay is {self.delay}; expected 0 to {MAX_DELAY}")
 
     def apply(self, utterances: Sequence[np.ndarray], groups: Sequence[str] = ()) -> list[np.ndarray]:
-        """Raw features `(T, F)` of each utterance → what a network reads, float32.
+        """Raw features `(T, F)` of each utterance → the network's input, float32.
 
-        A group's statistics are those of its utterances here; without `groups`, each utterance is one of its own.
+        A group's statistics are computed from the utterances passed; without `groups`, each utterance is its own group.
         """
         return [delayed(features, self.delay) for features in self._normalized(utterances, groups)]
 

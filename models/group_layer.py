@@ -1,8 +1,8 @@
-"""A layer of each group's own in front of any model: one for each day of a participant, or for each speaker.
+"""An input layer per group in front of any model: one for each day of a participant, or for each speaker.
 
-Willett et al. 2023 (Nature 620) and the baseline of Brain-to-Text '25 learn a matrix for each day, from the identity.
-Here what is learned is the difference from the identity, so that weight decay leads back to it, and an utterance of
-another group is mapped by the mean of the learned layers.
+Willett et al. 2023 (Nature 620) and the baseline of Brain-to-Text '25 learn a matrix for each day, starting from the
+identity. Here the difference from the identity is learned, so that weight decay pulls towards the identity. An
+utterance of an unknown group is mapped by the mean of the learned layers.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from models.layers.lengths import to_device
 
 
 class GroupFacts(msgspec.Struct, frozen=True):
-    """What config.json and a weights file hold about the group layer of a network.
+    """What config.json and a weights file record about a network's group layer.
 
-    Raises ValueError without groups, or for one that is named twice.
+    Raises ValueError if there are no groups, or if one is named twice.
     """
 
     by: str
@@ -35,9 +35,9 @@ class GroupFacts(msgspec.Struct, frozen=True):
 
 
 class GroupLayer(nn.Module):
-    """y = x + x Wᵍ + bᵍ for an utterance of group g, with W and b zero at the start; then softsign, if asked for.
+    """y = x + x Wᵍ + bᵍ for an utterance of group g, with W and b initialised to zero; then softsign, if requested.
 
-    W `(G, F, F)` and b `(G, F)` for G groups and F features. An unknown group has the mean of all W and of all b.
+    W `(G, F, F)` and b `(G, F)` for G groups and F features. An unknown group gets the mean of all W and of all b.
     """
 
     def __init__(self, features: int, facts: GroupFacts) -> None:
@@ -48,7 +48,7 @@ class GroupLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(len(facts.groups), features))
 
     def forward(self, x: Tensor, groups: Sequence[str]) -> Tensor:
-        """`(N, T, F)` in and out, for the names of the N utterances' groups; without names, all have the mean layer."""
+        """`(N, T, F)` in and out; `groups` names each utterance's group, and without names all get the mean layer."""
         unknown = len(self._row)
         rows = [self._row.get(group, unknown) for group in groups] or [unknown] * len(x)
         if len(rows) != len(x):

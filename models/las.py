@@ -1,8 +1,8 @@
 """Listen, Attend and Spell: a pyramidal listener, trained jointly with a CTC output and an attention speller.
 
-After Chan et al. 2016 (arXiv 1508.01211) and, for training with CTC, Watanabe et al. 2017 (Hybrid CTC/Attention). Its
-CTC log-probabilities are blended like those of any model. The speller gives log P(hypothesis | utterance) for any
-hypothesis, which rescoring uses as a second score; `ensemble.joint` decodes with both.
+Follows Chan et al. 2016 (arXiv 1508.01211) and, for joint training with CTC, Watanabe et al. 2017 (Hybrid
+CTC/Attention). The CTC log-probabilities are blended like any other model's. The speller computes
+log P(hypothesis | utterance), which rescoring uses as a second score; `ensemble.joint` decodes with both.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class LASConfig(PyramidConfig):
     """A pyramidal listener with a CTC output, and an attention speller."""
 
     spelling: float = number(0.3, above=0, below=1, search=(0.1, 0.6))
-    """Weight of the speller's cross-entropy; the CTC loss gets 1 minus this."""
+    """Weight of the speller's cross-entropy; the weight of the CTC loss is 1 minus this."""
     speller: int = number(384, at_least=1, at_most=16_384, scale="log", search_factor=2)
     """Hidden units in each of the speller's two LSTM layers."""
     attention: int = number(256, at_least=1, at_most=16_384, scale="log", search_factor=2)
@@ -49,7 +49,7 @@ class LAS(CTCNetwork):
 
     @property
     def has_attention_scores(self) -> bool:
-        """Whether the model has an attention decoder, and so `attention_scores`."""
+        """Whether the model has an attention decoder and therefore `attention_scores`."""
         return True
 
     def memory(self, outputs: TrainingOutputs) -> AttentionMemory:

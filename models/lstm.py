@@ -1,4 +1,4 @@
-"""The LSTM family: convolutions that subsample, then bidirectional LSTM layers. `gru.py` has it with GRU layers."""
+"""The LSTM family: subsampling convolutions, then bidirectional LSTM layers. `gru.py` has the GRU version."""
 
 from __future__ import annotations
 

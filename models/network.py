@@ -1,4 +1,4 @@
-"""What training and prediction need of a CTC model, and the usual one: layers in sequence and an output layer."""
+"""The interface that training and prediction use, and the usual CTC model: layers in sequence and an output layer."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from registry import InputError
 from registry.bounds import Bounds, check_numbers
 
 MAX_SIZE = 1_000_000
-"""Upper bound of sizes and counts in configs that give none."""
+"""Upper bound for sizes and counts in configs that set none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Base class of the models' configs; both fields are set from the data.
 
-    A subclass gives its numbers bounds with `registry.bounds.number`; those of a field without are its `usual_bounds`.
+    A subclass sets the bounds of its numbers with `registry.bounds.number`; a field without gets its `usual_bounds`.
     """
 
     features: tyro.conf.Suppress[int]
@@ -41,14 +41,14 @@ class ModelConfig:
 
 
 def usual_bounds(field: Field[Any], value: float) -> Bounds | None:
-    """Bounds of a config's number by its name and type: kernels are odd, integers at least 1, dropout a fraction."""
+    """Default bounds by a field's name and type: kernels are odd, integers at least 1, dropout a fraction."""
     if field.name == "dropout":
         return Bounds(0, 1, includes_upper=False)
     return Bounds(1, MAX_SIZE, odd=field.name == "kernel") if isinstance(value, int) else None
 
 
 class TrainingOutputs(NamedTuple):
-    """What a training step reads of a model; only the first two are there for every model."""
+    """What a training step reads from a model; only the first two are set by every model."""
 
     log_probs: Tensor
     """Log-probabilities `(N, T', C)`."""
@@ -75,19 +75,19 @@ class CTCModel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.group_layer: GroupLayer | None = None
-        """In front of the model, if it has one; `models.build_network` adds it."""
+        """The layer in front of the model, if any; `models.build_network` adds it."""
 
     def forward(self, features: Tensor, lengths: Tensor, groups: Sequence[str] = ()) -> tuple[Tensor, Tensor]:
         """Features `(N, T, F)`, lengths `(N,)` → log-probabilities `(N, T', C)` float32, lengths `(N,)`.
 
-        Both lengths belong on the CPU: copying them there from another device waits for all work queued on it. A model
-        with a group layer reads the names of the utterances' groups.
+        Both lengths should be on the CPU: copying them from another device waits for all work queued on it. `groups`,
+        the names of the utterances' groups, is read by a model with a group layer.
         """
         outputs = self.grouped_outputs(features, lengths, groups)
         return outputs.log_probs, outputs.lengths
 
     def grouped_outputs(self, features: Tensor, lengths: Tensor, groups: Sequence[str] = ()) -> TrainingOutputs:
-        """The `training_outputs` of what the group layer, if there is one, makes of the features."""
+        """The `training_outputs` for the features, after the group layer if there is one."""
         if self.group_layer is not None:
             features = self.group_layer(features, groups)
         return self.training_outputs(features, lengths)
@@ -111,20 +111,20 @@ class CTCModel(nn.Module):
     def use_intermediate(self, used: bool) -> None:
         """Train the intermediate output layer, or leave it out.
 
-        Raises InputError if it is to be used and the model has none.
+        Raises InputError if `used` is True and the model has none.
         """
         if used:
             raise InputError("--intermediate: this model has no intermediate output layer: pass --intermediate 0")
 
     @property
     def has_attention_scores(self) -> bool:
-        """Whether the model has an attention decoder, and so `attention_scores`."""
+        """Whether the model has an attention decoder and therefore `attention_scores`."""
         return False
 
     def attention_scores(self, features: Tensor, hypotheses: list[list[int]], groups: Sequence[str] = ()) -> Tensor:
         """The attention decoder's log P(hypothesis | utterance) `(H,)` for one utterance's features `(T, F)`.
 
-        `groups` is the name of its group, if it is known.
+        `groups` holds the name of its group, if known.
         """
         raise NotImplementedError
 
@@ -134,9 +134,9 @@ class CTCModel(nn.Module):
     def auxiliary_loss(
         self, outputs: TrainingOutputs, targets: Tensor, target_lengths: Tensor
     ) -> tuple[float, Tensor] | None:
-        """(weight, loss in nats per label) of a loss beside CTC, if the model has one; CTC has the remaining weight.
+        """(weight, loss in nats per label) of a loss besides CTC, if the model has one; CTC gets the remaining weight.
 
-        `targets` are the labels of all utterances, concatenated, and `target_lengths` `(N,)` their numbers.
+        `targets` are the labels of all utterances, concatenated; `target_lengths` `(N,)` is their number per utterance.
         """
         return None
 
@@ -191,14 +191,14 @@ class CTCNetwork(CTCModel):
         if self.middle is None:
             super().use_intermediate(used)
         else:
-            # A layer that no loss reads gets no gradient, and distributed training would wait for one.
+            # Without a loss the layer gets no gradient, and distributed training would wait for it.
             self.middle.requires_grad_(used)
 
     @torch.no_grad()
     def start_from_prior(self, log_prior: Tensor) -> None:
         """Initialise the biases of output layers with the classes' log-frequencies `(C,)`.
 
-        Most frames are blank, and this way the model does not have to learn that first.
+        Most frames are blank; this saves the model from learning that first.
         """
         for layer in (self.output, self.middle):
             if layer is not None:

@@ -1,8 +1,8 @@
 """GRU layers over patches of frames, in one direction (`gru_stream`, which is causal) or in both (`gru_patches`).
 
-The network of the baseline of Brain-to-Text '25 (github.com/Neuroprosthetics-Lab/nejm-brain-to-text): patches of 14
-frames every 4, five GRU layers in one direction, dropout at the input. Its layer for each day is the option
---group-layer of every model.
+The network of the Brain-to-Text '25 baseline (github.com/Neuroprosthetics-Lab/nejm-brain-to-text): patches of 14
+frames every 4, five unidirectional GRU layers, dropout on the input. The baseline's layer for each day is available for
+every model as --group-layer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class PatchConfig(ModelConfig):
     """Patches of frames, then GRU layers."""
 
     patch: int = number(14, at_least=1, at_most=1000, search_factor=2)
-    """Frames that are stacked into one input of the first layer; at least --stride."""
+    """Frames stacked into one input of the first layer; at least --stride."""
     stride: int = number(4, at_least=1, at_most=100)
     """Frames from one patch to the next: input frames per output frame."""
     hidden: int = number(704, at_least=1, at_most=16_384, scale="log", search_factor=2)

@@ -1,7 +1,7 @@
 """The pyramidal BiLSTM: a BiLSTM at a high frame rate, then pyramid reductions with BiLSTM layers after each.
 
-After the listener of Chan et al. 2016 (arXiv 1508.01211), with a convolution before it: a recurrent layer at the full
-frame rate is the most expensive one and gains the least.
+Follows the listener of Chan et al. 2016 (arXiv 1508.01211), with a convolution in front: a recurrent layer at the full
+frame rate costs the most and gains the least.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def pyramid_network(config: PyramidConfig) -> CTCNetwork:
 
 
 def pyramid_layers(config: PyramidConfig) -> tuple[list[FrameLayer], int]:
-    """The layers, and the number of those before intermediate CTC: up to the first BiLSTM of the pyramid."""
+    """The layers, and how many of them precede intermediate CTC: up to the first BiLSTM of the pyramid."""
     layers: list[FrameLayer] = [
         Convolution(config.features, config.channels, kernel=config.kernel, stride=config.stride),
         Bidirectional(config.channels, config.bottom, dropout=config.dropout),

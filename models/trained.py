@@ -19,7 +19,7 @@ from registry import InputError
 
 __all__ = ["WEIGHTS_FILE", "TrainedModel", "load", "write_weights"]
 
-# Frames of a batch, padding included: enough to keep a device busy, and a few hundred MB at most.
+# Frames per batch, padding included: enough to keep a device busy, and a few hundred MB at most.
 BATCH_FRAMES = 16_000
 
 
@@ -107,12 +107,12 @@ class TrainedModel:
     ) -> np.ndarray | list[np.ndarray]:
         """Log-probabilities `(T', C)` float32 for the raw features `(T, F)` of an utterance, or a list for a list.
 
-        Features are normalised as in training. `groups` names each utterance's speaker or day: normalisation by group
-        uses the statistics of the group's utterances here, and without names those of each utterance; a group layer
-        maps an utterance without a name, or of a group it was not trained on, by the mean of its layers.
+        Features are normalised as in training. `groups` names each utterance's speaker or day. Normalisation by group
+        uses the statistics of the group's utterances in this call, or of each utterance without names. A group layer
+        maps an utterance without a name, or of a group not seen in training, by the mean of its layers.
 
-        Raises InputError for features of another width, without frames, or with values that are not finite, and for
-        another number of groups.
+        Raises InputError for features of the wrong width, without frames, or with non-finite values, and for the wrong
+        number of groups.
         """
         if isinstance(features, list | tuple):
             return self._predict_all(features, groups)
@@ -125,7 +125,7 @@ class TrainedModel:
     def decode(self, log_probs: Sequence[np.ndarray]) -> list[list[str]]: ...
 
     def decode(self, log_probs: np.ndarray | Sequence[np.ndarray]) -> list[str] | list[list[str]]:
-        """The phonemes of the greedy decoding of log-probabilities `(T', C)`, or a list of them for a list."""
+        """Greedy decoding of log-probabilities `(T', C)` to phonemes, or a list of them for a list."""
         if isinstance(log_probs, list | tuple):
             return [self.decode(utterance) for utterance in log_probs]
         values = np.asarray(log_probs)
@@ -135,7 +135,7 @@ class TrainedModel:
         return [self.phonemes[token] for token in tokens]
 
     def to_string(self, labels: Iterable[str] | Iterable[int]) -> str:
-        """The submission string, one character per label, of phonemes or of tokens (class numbers).
+        """The submission string, one character per label; labels are phonemes or tokens (class numbers).
 
         Raises InputError for a label that the alphabet does not have.
         """
@@ -181,7 +181,7 @@ class TrainedModel:
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices of utterances of similar length, in batches of about `BATCH_FRAMES` frames with padding."""
+    """Indices of utterances of similar length, in batches of about `BATCH_FRAMES` frames, padding included."""
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     # The last utterance of a batch is the longest, and all are padded to its length.
     batch: list[int] = []

@@ -1,14 +1,14 @@
-"""The weights of a trained network in one safetensors file, with what is needed to use them as JSON in its header.
+"""The weights of a trained network in one safetensors file, with everything needed to use them as JSON in its header.
 
 Nothing is unpickled. The header holds a description:
 
     model           the registered name
     config          the options of its config dataclass, features and classes among them
-    phonemes        phoneme of each class; that of class 0, the blank, is empty
-    characters      submission character of each class, in the same way
+    phonemes        phoneme of each class; empty for class 0, the blank
+    characters      submission character of each class; empty for class 0, the blank
     normalization   "utterance", "group" or "none": see `models.features.FeatureTransform`
-    smooth          standard deviation in frames of the smoothing before it; 0 for none
-    delay           copies of the first frame before the features; 0 for none
+    smooth          standard deviation, in frames, of the smoothing before normalisation; 0 for none
+    delay           copies of the first frame prepended to the features; 0 for none
     group_layer     its `GroupFacts`, or null
 """
 
@@ -31,13 +31,13 @@ from registry import InputError
 from registry.json_files import describe_mismatch
 from registry.tensor_files import open_tensors
 
-# Where a run keeps the weights that predict.
+# Where a run keeps the weights used for prediction.
 WEIGHTS_FILE = Path("checkpoint/weights.safetensors")
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a weights file says about its network. Raises ValueError for values that cannot be right."""
+    """What a weights file says about its network. Raises ValueError for invalid values."""
 
     model: str
     config: dict[str, Any]
@@ -63,7 +63,7 @@ class Description:
 
     @property
     def transform(self) -> FeatureTransform:
-        """What is done to raw features before the network reads them."""
+        """Preprocessing of raw features before the network reads them."""
         return FeatureTransform(self.normalization, self.smooth, self.delay)
 
     @staticmethod
@@ -80,14 +80,14 @@ class Description:
 def write_weights(path: Path, network: nn.Module, description: Mapping[str, Any]) -> None:
     """Write the weights of `network` with a description, as listed at the top of this module.
 
-    Raises ValueError for a description that `read_description` would refuse.
+    Raises ValueError for a description that `read_description` would reject.
     """
     Description.of(description)
     write_tensors(path, network.state_dict(), {"description": json.dumps(dict(description), ensure_ascii=False)})
 
 
 def read_description(path: Path) -> Description:
-    """The description in the file's header. Raises InputError for a file that is damaged, or has none."""
+    """The description in the file's header. Raises InputError if the file is damaged or has none."""
     try:
         with open_tensors(path, "pt") as file:
             text = (file.metadata() or {}).get("description")
@@ -96,12 +96,12 @@ def read_description(path: Path) -> Description:
         return Description.of(json.loads(text))
     except (SafetensorError, FileNotFoundError) as error:
         raise InputError(f"{path}: cannot be read ({_brief(error)}): copy the file again, or train again") from None
-    except (ValueError, RecursionError) as error:  # JSON's own is a ValueError, too
+    except (ValueError, RecursionError) as error:  # JSONDecodeError is a ValueError too
         raise InputError(f"{path}: the description is damaged ({_brief(error)}): train this run again") from None
 
 
 def load_weights(path: Path, network: nn.Module) -> None:
-    """Load the weights into `network`. Raises InputError for a damaged file, or weights of another network."""
+    """Load the weights into `network`. Raises InputError for a damaged file, or weights that do not fit the network."""
     try:
         tensors, _ = read_tensors(path)
     except (SafetensorError, FileNotFoundError) as error:
@@ -110,7 +110,7 @@ def load_weights(path: Path, network: nn.Module) -> None:
 
 
 def set_weights(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Give `network` the weights that were read from `path`. Raises InputError for weights of another network."""
+    """Set the weights of `network` to those read from `path`. Raises InputError if they do not fit the network."""
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:

@@ -1,8 +1,8 @@
 """The attention speller of LAS (Chan et al. 2016, arXiv 1508.01211): predicts tokens one by one from listener states.
 
-Two recurrent layers, each followed by attention over the states. The second layer also reads what the first attended
-to, so it knows how far the transcript has come. No context is fed back into the layer that produced the query, so with
-teacher forcing whole hypotheses are scored in a few large operations instead of one token at a time.
+Two recurrent layers, each followed by attention over the states. The second layer also reads the first one's context,
+so it knows how far the transcript has progressed. No context is fed back into the layer that produced its query, so
+with teacher forcing whole hypotheses are scored in a few large operations instead of one token at a time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class AttentionMemory(NamedTuple):
     mask: Tensor
 
     def expand(self, count: int) -> AttentionMemory:
-        """The memory of one utterance as that of a batch of `count`, without a copy."""
+        """The memory of one utterance, expanded to a batch of `count` without copying."""
 
         def expanded(part: Tensor) -> Tensor:
             return part.expand(count, *part.shape[1:])
@@ -44,7 +44,7 @@ class AttentionMemory(NamedTuple):
 
 
 class Speller(nn.Module):
-    """log P(token | previous tokens, states), where class 0 is the end.
+    """log P(token | previous tokens, states), where class 0 is the end of the hypothesis.
 
     The states are the encoder's outputs `(N, T', encoder_dim)`; `hidden` is the size of both LSTM layers and of the
     embedding, `attention` the dimension A of queries, keys and values.
@@ -85,7 +85,8 @@ class Speller(nn.Module):
         device = memory.mask.device
         padded = [nn.functional.pad(tokens, (1, 0), value=END) for tokens in hypotheses]
         tokens = pad_sequence(padded, batch_first=True).to(device)
-        # The next token of each position. After the last comes class 0, the end: as padding, or rolled from the start.
+        # The next token at each position. The last one is followed by class 0, the end: padding, or rolled from the
+        # start.
         following = tokens.roll(-1, dims=1)
         log_probs, _ = self(memory, tokens)
         chosen = log_probs.gather(2, following[:, :, None]).squeeze(2)

@@ -1,7 +1,7 @@
 """Layers that map (x, lengths) to (x, lengths), and in which padding never changes an utterance's output.
 
 Values are `(N, T, D)`, and zero past each utterance's length wherever a layer reads neighbouring frames, so an
-utterance alone and in a batch has the same output.
+utterance has the same output alone as in a batch.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ class LockedDropout(nn.Module):
         return x if factors is None else x * factors
 
     def factors(self, utterances: int, x: Tensor) -> Tensor | None:
-        """What to multiply the features of each utterance with: 0 or 1 / (1 - p), `(N, 1, D)`; None for all 1.
+        """Factors for each utterance's features, 0 or 1 / (1 - p): `(N, 1, D)`; None if nothing is dropped.
 
-        `x` `(…, D)` has the features' number, type and device.
+        `x` `(…, D)` determines the number of features, the type and the device.
         """
         if not self.training or self.p == 0:
             return None
@@ -88,13 +88,13 @@ class FrameNorm(nn.BatchNorm1d):
     num_batches_tracked: Tensor
     momentum: float
 
-    def forward(  # type: ignore[override]  # padding is known by lengths
+    def forward(  # type: ignore[override]  # lengths tell which frames are padding
         self, x: Tensor, lengths: Lengths | Tensor
     ) -> Tensor:
         """`(N, T, D)` in and out; zero past each utterance's end."""
         lengths = Lengths.of(lengths)
         shared = self.training and dist.is_available() and dist.is_initialized()
-        # PyTorch refuses to train on the statistics of a single frame.
+        # In training, PyTorch raises an error for the statistics of a single frame.
         if self.gathers(x) and not shared and not (self.training and lengths.total < 2):
             return self._gathered(x, lengths.rows(x.shape[1]))
         padding = ~lengths.mask(x.shape[1], x.device)[:, :, None]
@@ -104,7 +104,7 @@ class FrameNorm(nn.BatchNorm1d):
 
     @staticmethod
     def gathers(x: Tensor) -> bool:
-        """Whether valid frames are gathered, which is fastest on the CPU, or masked, which needs nothing from it."""
+        """Whether valid frames are gathered, which is fastest on the CPU, or masked, which needs no synchronisation."""
         return x.device.type == "cpu"
 
     def _gathered(self, x: Tensor, rows: Tensor) -> Tensor:
@@ -130,9 +130,10 @@ class FrameNorm(nn.BatchNorm1d):
 
 
 def _over_processes(frames: Tensor, mean: Tensor, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Number, mean and sum of squared deviations of the frames of all processes, from those of each: one collective.
+    """Number, mean and sum of squared deviations of all processes' frames, from each process's own: one collective.
 
-    Each process fills a row of a table. Rows are combined as in Chan et al. 1979; sums of squares would cancel digits.
+    Each process fills one row of a table. Rows are combined as in Chan et al. 1979, because sums of squares suffer from
+    cancellation.
     """
     own = torch.cat([frames, mean, squares])
     table = own.new_zeros(dist.get_world_size(), len(own))
@@ -146,8 +147,8 @@ def _over_processes(frames: Tensor, mean: Tensor, squares: Tensor) -> tuple[Tens
 class _SumOverProcesses(torch.autograd.Function):
     """The sum of a tensor over all processes; its gradient is the sum of theirs.
 
-    torch.distributed.nn.functional.all_reduce does the same, but it is deprecated, and keeps the process group alive in
-    its defaults: threads of a group that outlives the interpreter abort the process now and then.
+    torch.distributed.nn.functional.all_reduce does the same, but is deprecated, and its default arguments keep the
+    process group alive: the threads of a group that outlives the interpreter sometimes abort the process.
     """
 
     @staticmethod
@@ -177,7 +178,7 @@ class Convolution(FrameLayer):
         self.dropout = LockedDropout(dropout)
 
     def forward(self, x: Tensor, lengths: Lengths) -> tuple[Tensor, Lengths]:
-        """`(N, T, D)` → `(N, ceil(T / stride), channels)`; x must be zero past the lengths, as the result is."""
+        """`(N, T, D)` → `(N, ceil(T / stride), channels)`; x must be zero past the lengths, and so is the result."""
         x = self.conv(x.transpose(1, 2)).transpose(1, 2)
         lengths = output_lengths(lengths, self.stride)
         x = nn.functional.silu(self.norm(x, lengths))
@@ -222,9 +223,9 @@ class Pyramid(FrameLayer):
 class Patches(FrameLayer):
     """Stacks the last `size` frames every `stride` frames: T frames become ceil(T / stride), none is lost.
 
-    Output frame j holds the frames from (j + 1) stride - size to (j + 1) stride - 1, with zeros for those before the
-    first and past the last. So no output waits for later frames than its own stride, and an utterance shorter than a
-    patch has outputs too. Raises ValueError for a size below the stride, which would skip frames.
+    Output frame j holds frames (j + 1) stride - size to (j + 1) stride - 1, with zeros before the first and past the
+    last. So no output depends on frames later than its own stride, and an utterance shorter than a patch has outputs
+    too. Raises ValueError for a size below the stride, which would skip frames.
     """
 
     def __init__(self, features: int, size: int, stride: int) -> None:

@@ -2,10 +2,11 @@
 
 PyTorch has a fused CPU kernel for LSTMs, but none for GRUs. This computes what `torch.nn.GRU` computes, in float32, for
 one layer and direction with a zero initial state; tests compare its gradients with PyTorch's. The matrix products over
-all frames at once, of the input and of the weights' gradients, are left to PyTorch.
+all frames at once (the input projection and the weights' gradients) are left to PyTorch.
 
-The compiled loop multiplies with SciPy's OpenBLAS, whose threads follow neither PyTorch's number nor the load, and gain
-nothing from matrices this small: on two busy cores they took 18 times the time and the CPU time of one thread.
+The compiled loop multiplies with SciPy's OpenBLAS. Its thread pool ignores both PyTorch's number of threads and the
+load, and gains nothing for matrices this small: on two busy cores it took 18 times as long as one thread, in wall time
+and in CPU time.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor
 
 @functools.cache
 def _blas_libraries() -> ThreadpoolController:
-    import scipy.linalg  # noqa: F401  # loads the library that compiled functions multiply with
+    import scipy.linalg  # noqa: F401  # loads the BLAS that compiled functions use
 
     return ThreadpoolController()
 
@@ -36,7 +37,8 @@ def _one_blas_thread() -> contextlib.AbstractContextManager[Any]:
 def _forward(inputs, weight, bias, states, gates):  # pragma: no cover - compiled
     """Fill states (T+1, N, H) from states[1] on, and gates (T, N, 4H): reset, update, new, recurrent part of new.
 
-    inputs (T, N, 3H) is the input's part of the gates, weight (H, 3H) the transposed recurrent matrix, bias (3H,).
+    inputs (T, N, 3H) is the input's part of the gates, weight (H, 3H) the transposed recurrent matrix, bias (3H,) the
+    recurrent bias.
     """
     frames, batch, triple = inputs.shape
     size = triple // 3
@@ -48,7 +50,7 @@ def _forward(inputs, weight, bias, states, gates):  # pragma: no cover - compile
                 reset = 1 / (1 + np.exp(-(inputs[t, n, i] + recurrent[n, i] + bias[i])))
                 update = 1 / (1 + np.exp(-(inputs[t, n, size + i] + recurrent[n, size + i] + bias[size + i])))
                 new_recurrent = recurrent[n, 2 * size + i] + bias[2 * size + i]
-                # tanh(x) by the logistic function, the cheaper of the two when compiled
+                # tanh(x) expressed by the logistic function, which is cheaper when compiled
                 new = 2 / (1 + np.exp(np.float32(-2) * (inputs[t, n, 2 * size + i] + reset * new_recurrent))) - 1
                 states[t + 1, n, i] = new + update * (states[t, n, i] - new)
                 gates[t, n, i] = reset
@@ -64,7 +66,7 @@ def _backward(output_grad, weight, states, gates, inputs_grad, recurrent_grad): 
     output_grad (T, N, H) is the gradient of the outputs, weight (3H, H) the recurrent matrix.
     """
     frames, batch, size = output_grad.shape
-    # The two parts of the next state's gradient: by the recurrent matrix, and by the update gate.
+    # The two parts of the next state's gradient: through the recurrent matrix, and through the update gate.
     matrix_grad = np.zeros((batch, size), np.float32)
     update_gate_grad = np.zeros((batch, size), np.float32)
     for back in range(frames):
@@ -117,5 +119,5 @@ class _Recurrence(torch.autograd.Function):
 def gru_direction(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
     """Outputs `(T, N, H)` of one GRU direction for x `(T, N, D)` on the CPU; weights are named as in `torch.nn.GRU`."""
     inputs = torch.nn.functional.linear(x, weight_ih, bias_ih)
-    # The compiled loop is float32 only, and under autocast its inputs may not be.
+    # The compiled loop takes float32 only; under autocast its inputs may have another type.
     return _Recurrence.apply(inputs.float(), weight_hh, bias_hh)

@@ -12,8 +12,8 @@ from torch import Tensor
 class Lengths:
     """Frames per utterance `(N,)`, int64 on the CPU.
 
-    Layers read lengths here and never from the device, where each read would wait for all work that is queued. A layer
-    of stride 1 returns the object that it was given, so masks and indices are computed once per frame rate.
+    Layers read lengths here and never from the device, where each read would wait for all queued work. A layer of
+    stride 1 returns the object it was passed, so masks and indices are computed once per frame rate.
 
     >>> lengths = Lengths(torch.tensor([3, 1]))
     >>> lengths.mask(3, torch.device("cpu")).int().tolist()
@@ -32,7 +32,7 @@ class Lengths:
 
     @classmethod
     def of(cls, lengths: Lengths | Tensor) -> Lengths:
-        """`lengths` itself, or a tensor's; one on another device is copied to the CPU."""
+        """`lengths` itself, or wrapped if it is a tensor; a tensor on another device is copied to the CPU."""
         return lengths if isinstance(lengths, Lengths) else cls(lengths)
 
     def after(self, stride: int) -> Lengths:
@@ -76,7 +76,7 @@ class Lengths:
         return self._reversed[key]
 
     def packing(self, frames: int, device: torch.device) -> Packing:
-        """Where the frames of a padded batch `(N, frames, D)` on a device are in a packed one."""
+        """How to pack a padded batch `(N, frames, D)` on a device."""
         key = frames, device
         if key not in self._packings:
             ends, order = self.host.sort(descending=True, stable=True)
@@ -92,9 +92,9 @@ class Packing:
     """The order of `torch.nn.utils.rnn.PackedSequence`: all first frames, longest utterance first, then all second."""
 
     rows: Tensor
-    """Of each packed frame, its row in the padded batch `(N T, D)`: int64 `(M,)` on the batch's device."""
+    """Row of each packed frame in the padded batch `(N T, D)`: int64 `(M,)` on the batch's device."""
     batch_sizes: Tensor
-    """Utterances that have a frame at each time: int64, on the CPU."""
+    """Number of utterances with a frame at each time step: int64, on the CPU."""
     utterances: int
     """Number of utterances N."""
     frames: int
@@ -116,7 +116,7 @@ class Packing:
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """A copy on a device of values on the CPU, for which the host does not wait."""
+    """Copy values from the CPU to a device without blocking the host."""
     if device.type == "cuda":
-        values = values.pin_memory()  # from pageable memory, a copy to CUDA waits for the device
+        values = values.pin_memory()  # a copy from pageable memory to CUDA waits for the device
     return values.to(device, non_blocking=True)

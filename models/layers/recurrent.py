@@ -51,7 +51,7 @@ class Bidirectional(FrameLayer):
         self.out_features = 2 * hidden
         self.rnn = CELLS[cell](features, hidden, batch_first=True, bidirectional=True)
         _start_with_long_memory(self.rnn)
-        # Computes one direction, called with the weights of either; in a tuple, so that it is not a submodule.
+        # Computes either direction when called with its weights; in a tuple, so that it is not a submodule.
         self._direction_layer = (CELLS[cell](features, hidden, batch_first=True, device="meta"),)
         self.dropout = LockedDropout(dropout)
 
@@ -76,7 +76,7 @@ class Bidirectional(FrameLayer):
         return PackedFrames(y, x.packing)
 
     def reversed(self, x: Tensor, lengths: Lengths | Tensor) -> Tensor:
-        """The output without dropout, computed by two padded passes.
+        """The output without dropout, computed in two padded passes.
 
         Frames are gathered as rows of `(N T, D)`, which is fastest.
         """
