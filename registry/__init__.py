@@ -1,4 +1,4 @@
-"""Models and other components by name; errors, files and console output for every package."""
+"""Models and other components by name; errors, files and console output shared by all packages."""
 
 from registry.errors import InputError, command
 from registry.files import atomic_write, check_writable

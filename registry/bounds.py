@@ -1,4 +1,4 @@
-"""Bounds of numeric options, in the metadata of dataclass fields: checked when an instance is made, and searched over.
+"""Bounds of numeric options in the metadata of dataclass fields, checked at construction and used as search space.
 
 >>> @dataclasses.dataclass
 ... class Recipe(Bounded):
@@ -30,7 +30,7 @@ MAX_UTTERANCES = 10_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """The range of a number: from `lower` to `upper`, each included or not, and the scale on which to search it."""
+    """The range of a number, from `lower` to `upper`, each inclusive or exclusive, and the scale for searching it."""
 
     lower: float
     upper: float
@@ -40,9 +40,9 @@ class Bounds:
     odd: bool = False
     """Whether only odd numbers are accepted."""
     search: tuple[float, float] | None = None
-    """The part of the range that is worth a search; None if nothing is searched unless asked for."""
+    """The part of the range worth searching; None if the number is searched only on request."""
     search_factor: float | None = None
-    """Instead of `search`: how far from the default, as a factor."""
+    """Instead of `search`: how far to search from the default, as a factor."""
 
     def search_range(self, default: float) -> tuple[float, float] | None:
         """The range to search for a field with this default, both ends included; None if there is none.
@@ -55,7 +55,7 @@ class Bounds:
         return max(default / self.search_factor, self.lower), min(default * self.search_factor, self.upper)
 
     def complaint(self, value: float) -> str:
-        """What was expected instead of `value`; empty if it is in the range. NaN is in no range."""
+        """What was expected instead of `value`; empty if it is in range. NaN never is."""
         if not (value >= self.lower if self.includes_lower else value > self.lower):
             return self._interval() or self._lower()
         if not (value <= self.upper if self.includes_upper else value < self.upper):
@@ -63,7 +63,7 @@ class Bounds:
         return "an odd number, so that output lengths are exact" if self.odd and value % 2 == 0 else ""
 
     def _interval(self) -> str:
-        """The whole range, where it is from 0 to 1: then both ends matter whichever is passed."""
+        """The whole range if it is from 0 to 1, since users need both ends then; else empty."""
         if (self.lower, self.upper) != (0, 1) or (self.includes_lower and self.includes_upper):
             return ""
         return f"a fraction in {'[' if self.includes_lower else '('}0, 1{']' if self.includes_upper else ')'}"
@@ -86,11 +86,11 @@ def number(
     search: tuple[float, float] | None = None,
     search_factor: float | None = None,
 ) -> Any:
-    """A dataclass field for a number, or a tuple of numbers, with bounds; None and truth values are always accepted.
+    """A dataclass field for a number, or a tuple of numbers, with bounds; None and booleans are always accepted.
 
-    `at_least` or `above`, and `at_most` or `below`, must be given: without an upper bound, infinity would be a value.
-    They say what is legal; `folds.tune` searches within `search`, or up to `search_factor` below and above the default,
-    which fits the small and the large variants of a model alike.
+    `at_least` or `above`, and `at_most` or `below`, are required: without an upper bound, infinity would be accepted.
+    They define legal values; `folds.tune` searches within `search`, or from the default divided by `search_factor` to
+    the default times it, which suits both the small and the large variants of a model.
     """
     lower, upper = (at_least if above is None else above), (at_most if below is None else below)
     if lower is None or upper is None or None not in (at_least, above) or None not in (at_most, below):
@@ -112,9 +112,9 @@ def bounds_of(field: dataclasses.Field[Any]) -> Bounds | None:
 def check_numbers(
     options: Any, usual: Callable[[dataclasses.Field[Any], Any], Bounds | None] = lambda field, value: None
 ) -> None:
-    """Raise InputError for the first number of a dataclass instance that is out of its bounds, by the option's name.
+    """Raise InputError, naming the option, for the first number of a dataclass instance that is out of bounds.
 
-    `usual(field, number)` returns bounds for fields that have none of their own.
+    `usual(field, number)` returns the bounds of fields that declare none.
     """
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
@@ -127,9 +127,9 @@ def check_numbers(
 
 
 class Bounded:
-    """Base of dataclasses whose numbers are checked as soon as an instance is made.
+    """Base class of dataclasses whose numbers are checked at construction.
 
-    A subclass with a `__post_init__` of its own calls this one first.
+    A subclass that overrides `__post_init__` calls this one first.
     """
 
     def __post_init__(self) -> None:

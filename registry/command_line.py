@@ -1,4 +1,4 @@
-"""Parse a command's options with tyro; what it refuses is one line, like any other bad input."""
+"""Parse a command's options with tyro; whatever it rejects becomes a one-line error, like any other bad input."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from registry.errors import HelpShown, InputError
 
 T = TypeVar("T")
 
-# The parser prints a box: a title, the complaint, perhaps advice, and a reference to --help, with rules between them.
-# Where the terminal's encoding has no frames, the box is drawn with spaces and dashes, and a rule follows the title.
+# The parser prints a box: a title, the complaint, perhaps advice, and a reference to --help, separated by rules. If the
+# terminal's encoding has no box characters, it is drawn with spaces and dashes, and a rule follows the title.
 _RULE = re.compile(r"^[─\-\s]+$")
 _FRAME = re.compile(r"^\s*[│|+╭╰]\s?|\s*[│|+╮╯]\s*$")
 _NOT_A_NUMBER = (
@@ -28,7 +28,7 @@ _NOT_A_NUMBER = (
 
 
 class UnknownOptions(InputError):
-    """A command does not have these options, `names`, which begin with dashes."""
+    """A command does not have the options `names`, which include the leading dashes."""
 
     def __init__(self, message: str, names: list[str]) -> None:
         super().__init__(message)
@@ -36,9 +36,9 @@ class UnknownOptions(InputError):
 
 
 def parse_options(options: type[T], prog: str, arguments: list[str] | None = None, **settings: Any) -> T:
-    """`tyro.cli` with these settings; raises InputError in one line for what it refuses. `--help` prints and exits.
+    """`tyro.cli` with these settings; raises a one-line InputError for what it rejects. `--help` prints and exits.
 
-    It is an UnknownOptions for options that the command does not have.
+    Options that the command does not have raise UnknownOptions.
     """
     complaint = io.StringIO()
     try:
@@ -51,14 +51,14 @@ def parse_options(options: type[T], prog: str, arguments: list[str] | None = Non
         if unknown := re.match("Unrecognized options: ([^;]*)", message):
             raise UnknownOptions(message, re.findall(r"(?<!\S)--[\w-]+", unknown[1])) from None
         raise InputError(message) from None
-    sys.stderr.write(complaint.getvalue())  # what the parser warns about
+    sys.stderr.write(complaint.getvalue())  # the parser's warnings
     return parsed
 
 
 def leading_options(arguments: list[str], *names: str) -> dict[str, str | None]:
-    """The values of these options among `arguments`, read before all others depend on them; None if one is not given.
+    """The values of these options, read first because the other options depend on them; None if one is not given.
 
-    An option without a value is left to `parse_options`, which refuses it: None, too.
+    An option without a value is also None: `parse_options` will reject it.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in names:
@@ -67,7 +67,7 @@ def leading_options(arguments: list[str], *names: str) -> dict[str, str | None]:
 
 
 def _summary(box: str, prog: str) -> str:
-    """The complaint in the parser's box, on one line."""
+    """The error message in the parser's box, on one line."""
     lines = [_FRAME.sub("", line) for line in box.splitlines()[1:-1]]
     if lines and _RULE.match(lines[0]):
         lines.pop(0)

@@ -1,4 +1,4 @@
-"""Config dataclasses built from options, with one line for an option that is unknown, missing or of a wrong type."""
+"""Config dataclasses built from options, with one-line errors for unknown, missing or wrongly typed options."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ C = TypeVar("C")
 def config_type(function: Callable[..., Any]) -> type:
     """The config dataclass of a model function: the annotation of its only parameter.
 
-    Raises TypeError, in one line, for a function without such a parameter.
+    Raises a one-line TypeError for a function without such a parameter.
     """
     name = getattr(function, "__qualname__", repr(function))
     try:
@@ -49,9 +49,9 @@ def config_type(function: Callable[..., Any]) -> type:
 
 
 def build_config(owner: str, config: type[C], options: Mapping[str, Any]) -> C:
-    """`config(**options)`; lists become tuples where the field is one.
+    """`config(**options)`; lists become tuples where the field is a tuple.
 
-    Raises InputError that begins with `owner` for an option the dataclass does not have, or lacks, or of a wrong type.
+    Raises InputError, starting with `owner`, for an option that is unknown, missing or of the wrong type.
     """
     checked = check_options(owner, config, options)
     missing = [field.name for field in _fields(config) if _is_required(field) and field.name not in checked]
@@ -61,7 +61,7 @@ def build_config(owner: str, config: type[C], options: Mapping[str, Any]) -> C:
 
 
 def check_options(owner: str, config: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """`options` with lists turned into tuples where the field is one. Raises InputError as `build_config` does."""
+    """`options` with lists turned into tuples where the field is a tuple. Raises InputError like `build_config`."""
     names = [field.name for field in _fields(config)]
     unknown = sorted(set(options) - set(names))
     if unknown:
@@ -91,7 +91,7 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
 
 
 def _plain(value: Any, hint: Any) -> Any:
-    """JSON has no tuples, and NumPy's integers are not Python's: both are meant."""
+    """Convert lists from JSON, which has no tuples, and NumPy's numbers to the type that the field expects."""
     if isinstance(value, list) and typing.get_origin(hint) is tuple:
         return tuple(value)
     if isinstance(value, numbers.Integral) and not isinstance(value, int):
@@ -100,7 +100,7 @@ def _plain(value: Any, hint: Any) -> Any:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type that is built from classes, unions, Literal and tuple; True for what is unknown."""
+    """Whether a value has a type made of classes, unions, Literal and tuple; True for type hints of other kinds."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, argument) for argument in arguments)

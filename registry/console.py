@@ -1,6 +1,6 @@
 """Progress bars and tables, drawn by `rich`: bars on stderr, only if it is a terminal, and tables on stdout.
 
-A log file gets the lines that commands print, never a bar.
+Log files get the lines that commands print, never a progress bar.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class ProgressBar:
             console=Console(file=sys.stderr),
             transient=True,
             disable=not sys.stderr.isatty(),
-            # Lines printed to a file must not be moved to the terminal that shows the bar.
+            # Lines printed to a file must not be redirected to the terminal that shows the bar.
             redirect_stdout=sys.stdout.isatty(),
         )
-        # rich's annotation of `completed` is int, and any number works.
+        # rich annotates `completed` as int, but any number works.
         self._task = self._progress.add_task(description, total=total, completed=completed, status="")  # type: ignore[arg-type]
 
     def __enter__(self) -> ProgressBar:
@@ -65,7 +65,7 @@ class ProgressBar:
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Iterate over `items` with a progress bar; `total` is their number if they have no length.
+    """Iterate over `items` with a progress bar; pass `total`, their number, if they have no length.
 
     >>> [number for number in track([1, 2], "counting")]
     [1, 2]
@@ -102,5 +102,5 @@ def _cell(value: object) -> str:
 
 
 def _is_number(text: str) -> bool:
-    """Whether a cell belongs into a column of numbers; "-" and "" are numbers that are missing."""
+    """Whether a cell belongs in a column of numbers; "-" and "" are missing numbers."""
     return text in ("", "-") or text.replace(",", "").replace(".", "", 1).lstrip("+-").isdigit()

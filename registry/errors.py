@@ -1,4 +1,4 @@
-"""Errors and exit codes: whatever goes wrong is one line. Bad input and refusals exit with 2, a bug with 70."""
+"""Errors and exit codes: every error is one line. Bad input and operating-system errors exit with 2, bugs with 70."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from registry.plug_ins import plug_in_of
 from registry.redaction import redact
 
 MAX_MESSAGE = 2000
-"""Characters of an error line; a longer one is cut in its middle."""
+"""Maximum characters of an error line; a longer one is shortened in the middle."""
 INTERNAL_ERROR = 70
 """Exit code of a bug: EX_SOFTWARE of sysexits.h."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What may be over when the command is run again, as a network drive that does not answer; not every system has all.
+# Errors that may be gone when the command is run again, such as a network drive that does not respond; not every
+# system defines all of them.
 _MOMENTARY = _FULL + tuple(
     getattr(errno, name)
     for name in (
@@ -33,7 +34,7 @@ _MOMENTARY = _FULL + tuple(
     if hasattr(errno, name)
 )
 
-# What to do about a refusal of the operating system.
+# What to do about an error of the operating system.
 _ADVICE = {
     errno.EACCES: "change its permissions, or choose another path",
     errno.EPERM: "change its permissions or attributes, or choose another path",
@@ -50,9 +51,9 @@ _ADVICE = {
     errno.ENOMEM: "free memory, or use a machine with more",
 }
 
-# What PyTorch says when a tensor does not fit into memory, or its size into an integer; cuBLAS and cuDNN have words of
-# their own (CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED), and so have CUDA itself
-# and NCCL (Cuda failure 2 'out of memory').
+# PyTorch's messages for a tensor that does not fit into memory, or whose size does not fit into an integer; those of
+# cuBLAS and cuDNN (CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED); and those of CUDA
+# itself and NCCL (Cuda failure 2 'out of memory').
 _NO_MEMORY = (
     "can't allocate memory",
     "not enough memory",
@@ -67,33 +68,34 @@ _NO_MEMORY = (
 class InputError(Exception):
     """The user's input is wrong. The message is one line: what was found, where, what was expected, what to do.
 
-    It is not a ValueError, because command-line parsers catch those and add text of their own.
+    It is not a ValueError, because command-line parsers catch those and add their own text.
     """
 
 
 class MachineFault(InputError):
-    """The input may be right, but not for this machine at this moment: another attempt, or another one, may succeed."""
+    """The input may be fine, but this machine failed just now: another attempt, or another machine, may succeed."""
 
 
 class PlugInError(InputError):
-    """A plug-in failed with an exception, the cause of this one."""
+    """A plug-in raised an exception, which is the cause of this one."""
 
 
 class HelpShown(SystemExit):
-    """`--help` was printed: the only way in which a command's `main` itself ends the process."""
+    """`--help` was printed: the only case in which a command's `main` ends the process itself."""
 
 
 class Terminated(BaseException):
-    """SIGTERM, as an exception. Like KeyboardInterrupt it is no Exception, so that nothing takes it for an error."""
+    """SIGTERM, as an exception. Like KeyboardInterrupt, it is not an Exception, so no handler mistakes it for an error.
+    """
 
 
 def command(main: Callable[[], int | None]) -> NoReturn:
     """Run a command's `main` and exit with its status.
 
-    `InputError` and every refusal of the operating system print `error: …` on stderr and exit with 2. Ctrl-C exits with
-    130 and SIGTERM with 143, both once temporary files are removed. A closed standard output (`| head`) is not an
-    error. What a plug-in raises is one line that names it and a file with the traceback, and exit code 2. Anything else
-    is a bug: one line with such a file, and exit code 70.
+    `InputError` and every OSError print `error: …` on stderr and exit with 2. Ctrl-C exits with 130 and SIGTERM with
+    143, both after temporary files are removed. A closed standard output (`| head`) is not an error. An exception from
+    a plug-in prints one line that names the plug-in and a file with the traceback, and exits with 2. Anything else is a
+    bug: one line that names such a file, and exit code 70.
     """
     try:
         _prepare_streams()
@@ -109,7 +111,7 @@ def command(main: Callable[[], int | None]) -> NoReturn:
         status = 130
     except HelpShown:
         raise
-    except SystemExit as error:  # a plug-in's: with status 0, the command would seem to have succeeded
+    except SystemExit as error:  # raised by a plug-in: with status 0, the command would seem to have succeeded
         status = _report_unexpected(error)
     except Terminated:
         print("terminated", file=sys.stderr)
@@ -128,7 +130,7 @@ def command(main: Callable[[], int | None]) -> NoReturn:
 
 @contextlib.contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """Within the block the first SIGTERM raises Terminated, unless the program that started this one ignores it."""
+    """Within the block, the first SIGTERM raises Terminated, unless the parent process had SIGTERM ignored."""
     main_thread = threading.current_thread() is threading.main_thread()
     if not main_thread or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
@@ -146,12 +148,12 @@ def _sigterm_raises() -> Iterator[None]:
 
 
 def is_full_disk(error: Exception) -> bool:
-    """Whether the disk, a quota or a limit on the size of files was reached."""
+    """Whether the disk or a quota is full, or a limit on file size was reached."""
     return isinstance(error, OSError) and error.errno in _FULL
 
 
 def describe_machine_fault(error: Exception) -> str | None:
-    """A full or failing disk, or too little memory, on one line; None for an error that another attempt would meet."""
+    """A full or failing disk, or too little memory, on one line; None for an error that a retry would hit again."""
     if isinstance(error, MachineFault):
         return str(error)
     if isinstance(error, OSError):
@@ -164,9 +166,9 @@ def describe_machine_fault(error: Exception) -> str | None:
 
 
 def describe_os_error(error: OSError, path: str | os.PathLike[str] | None = None) -> str:
-    """A refusal of the operating system on one line: the file, the reason, what to do.
+    """An error of the operating system on one line: the file, the reason, what to do.
 
-    `path` is the file, if the error may not name it.
+    Pass `path`, the file, if the error may not name it.
 
     >>> describe_os_error(PermissionError(errno.EACCES, "Permission denied", "a.npy"))
     'a.npy: Permission denied: change its permissions, or choose another path'
@@ -183,7 +185,7 @@ def describe_os_error(error: OSError, path: str | os.PathLike[str] | None = None
 
 
 def _prepare_streams() -> None:
-    """Let a file name that is not UTF-8 be printed with escapes; a stream that is closed takes or gives nothing."""
+    """Print file names that are not UTF-8 with escapes; replace closed streams with the null device."""
     sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115 - open until the process ends
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
@@ -194,21 +196,21 @@ def _prepare_streams() -> None:
 
 def _print_error(message: str) -> int:
     line = " ".join(redact(message).splitlines())
-    if len(line) > MAX_MESSAGE:  # a path or a text of thousands of characters: what matters is around it
+    if len(line) > MAX_MESSAGE:  # with a path or text of thousands of characters in the middle
         line = f"{line[: MAX_MESSAGE // 2]} … {line[-MAX_MESSAGE // 2 :]}"
     print(f"error: {line}", file=sys.stderr)
     return 2
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether PyTorch or a library of the GPU could not allocate memory: a RuntimeError, another one in each case."""
+    """Whether PyTorch or a GPU library could not allocate memory: RuntimeErrors with different messages."""
     if not isinstance(error, RuntimeError):
         return False
     return type(error).__name__ == "OutOfMemoryError" or any(text in str(error) for text in _NO_MEMORY)
 
 
 def _report_unexpected(error: BaseException) -> int:
-    """Print one line about an exception that no code of ours expects: a plug-in's fault, or a bug."""
+    """Print one line about an unexpected exception: a plug-in's fault, or a bug."""
     if found := plug_in_of(error):
         plug_in, place = found
         return _report_plug_in(f"{plug_in} ({place}): {one_line(error)}", error)
@@ -222,7 +224,7 @@ def _report_plug_in(message: str, error: BaseException) -> int:
 
 
 def _write_traceback(error: BaseException, prefix: str) -> str:
-    """Write a traceback, without secrets, to a new file; returns the part of a message that names it."""
+    """Write a traceback, without secrets, to a new file; returns the part of the message that names the file."""
     text = redact("".join(traceback.format_exception(error)))
     try:
         handle, path = tempfile.mkstemp(prefix=prefix, suffix=".txt")
@@ -241,5 +243,5 @@ def one_line(error: BaseException) -> str:
 
 
 def and_more(count: int, what: str = "") -> str:
-    """The end of a message about the first of several: ` (and 3 more)`, or nothing for a count of 0."""
+    """Suffix for a message about the first of several faults: ` (and 3 more)`, or nothing for a count of 0."""
     return f" (and {count} more{' ' + what if what else ''})" if count > 0 else ""

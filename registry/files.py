@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and a path that cannot be written is one clear line."""
+"""Atomic file writes, with a clear one-line error for a path that cannot be written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from registry.errors import InputError
 from registry.processes import ProcessId, this_process
 
-# Errors of the file system for a path that was badly chosen; all others are faults of the machine or of this code.
+# File-system errors caused by a badly chosen path; all others are faults of the machine or of this code.
 _BAD_PATH = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ELOOP),
     *(errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTSUP, errno.EBUSY, errno.ETXTBSY, errno.EXDEV),
@@ -28,15 +28,15 @@ _SPECIAL = {
     stat.S_IFBLK: "a block device",
 }
 
-# Characters of the file's name in that of its temporary file, of up to 4 bytes each; a name has up to 255 bytes.
+# How many characters of a file's name go into its temporary name: up to 4 bytes each, and a name has up to 255 bytes.
 _KEPT = 45
 
-# A temporary file's name says which process writes it: what a killed one left differs from work in progress.
+# A temporary file's name identifies the process that writes it, to tell leftovers of killed ones from work in progress.
 _TEMPORARY = re.compile(
     r"\.(?P<name>.*)\.(?P<machine>[0-9a-f]{12})-(?P<pid>\d{1,10})-(?P<started>\d{1,20})\.\w+\.tmp", re.DOTALL
 )
 _ABANDONED_S = 86_400.0
-"""A temporary file of another machine that was not written to for so long belongs to a process that was killed."""
+"""Another machine's temporary file that was not written to for this long is taken for a killed process's leftover."""
 
 
 @contextlib.contextmanager
@@ -45,14 +45,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The file is flushed to disk before it is renamed, so a crash leaves the old file or the new one, never a truncated
     one that looks complete. Missing parent folders are created. Links are followed. Raises InputError for a path that
-    cannot be written, or that is a device or another special file. If only the renaming is refused, the temporary file,
-    which is complete, is kept and named. Temporary files of `path` that killed processes left are deleted.
+    cannot be written, or that is a device or another special file. If only the rename fails, the complete temporary
+    file is kept, and the error names it. Temporary files that killed processes left for `path` are deleted.
     """
     check_writable(Path(path))
     target = _target(Path(path))
     remove_leftovers(target.parent, target.name)
     process = this_process()
-    # A name of full length must leave space for the rest of the temporary one.
+    # Even a name of maximal length must leave room for the rest of the temporary name.
     prefix = f".{target.name[:_KEPT]}.{process.machine}-{process.pid}-{process.started}."
     with _bad_path_is_input_error(target):
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=target.parent)
@@ -62,14 +62,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        # mkstemp makes files private; results get the permissions of any file the user creates.
+        # mkstemp makes files private; results get the user's default permissions.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
     except BaseException as error:
         _remove(temporary)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(target)  # writing to an open file, as on a full disk, does not name it
+            error.filename = str(target)  # errors of writing to an open file, such as a full disk, do not name it
         raise
     try:
         temporary.replace(target)
@@ -79,7 +79,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _remove(path: Path) -> None:
-    """Delete a file if that is possible: on the way out of an error, which must not be hidden by another."""
+    """Delete a file if possible; used while an error propagates, which must not be hidden by another one."""
     with contextlib.suppress(OSError):
         path.unlink()
 
@@ -87,12 +87,12 @@ def _remove(path: Path) -> None:
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
     """Delete the temporary files in `folder` that `atomic_write` could not delete because its process was killed.
 
-    With `name`, only those of the file of this name. Those of processes that may be alive are kept.
+    With `name`, only the temporary files of that file. Those of processes that may be alive are kept.
     """
     try:
         paths = sorted(folder.iterdir())
     except OSError:
-        return  # only housekeeping: whoever writes or reads there next is refused with a message of its own
+        return  # only housekeeping: the next read or write there raises its own error
     for path in paths:
         match = _TEMPORARY.fullmatch(path.name)
         if match and (name is None or match["name"] == name[:_KEPT]):
@@ -112,8 +112,8 @@ def _age(path: Path) -> float:
 def exists(path: Path) -> bool:
     """Whether there is a file or folder at `path`.
 
-    Raises OSError if that cannot be said, for want of permission for example; `Path.exists` of some versions of Python
-    says no.
+    Raises OSError if this cannot be determined, for example without permission; in some versions of Python,
+    `Path.exists` returns False.
     """
     try:
         os.stat(path)
@@ -125,7 +125,7 @@ def exists(path: Path) -> bool:
 def listed(folder: Path, pattern: str) -> list[Path]:
     """The paths in `folder` whose names match the glob `pattern`, sorted; none if there is no such folder.
 
-    Raises OSError for a folder that cannot be read, which `Path.glob` takes for an empty one.
+    Raises OSError for a folder that cannot be read, which `Path.glob` treats as empty.
     """
     try:
         return sorted(path for path in folder.iterdir() if path.match(pattern))
@@ -134,17 +134,17 @@ def listed(folder: Path, pattern: str) -> list[Path]:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise OSError if no file can be made in a folder.
+    """Raise OSError if no file can be created in a folder.
 
-    `os.access` is not enough: root may write to /proc, but nobody can make a file there, and a lock file that cannot be
-    made is waited for without end.
+    `os.access` is not enough: root may write to /proc, but nobody can create a file there, and waiting for a lock file
+    that cannot be created never ends.
     """
     with tempfile.TemporaryFile(dir=folder):
         pass
 
 
 def check_writable(path: Path) -> None:
-    """Raise InputError if no file can be written to `path`, before hours of work are spent. Creates its folder."""
+    """Raise InputError if no file can be written to `path`, before hours of work are lost. Creates its folder."""
     with _bad_path_is_input_error(path):
         folder = _target(path).parent
         folder.mkdir(parents=True, exist_ok=True)
@@ -158,12 +158,12 @@ def check_writable(path: Path) -> None:
 
 
 def _target(path: Path) -> Path:
-    """Where a file at `path` is written: a link stays a link, and what it points to is replaced."""
+    """Where a file at `path` is written: a link is kept, and the file it points to is replaced."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def _mode(path: Path) -> int:
-    """The type and permissions of a file; 0 if there is none. Unlike `Path.exists`, refuses links that form a loop."""
+    """The type and permissions of a file; 0 if there is none. Unlike `Path.exists`, raises OSError for a link loop."""
     try:
         return os.stat(path).st_mode
     except FileNotFoundError:

@@ -1,9 +1,8 @@
-"""JSON files of our own: written whole or not at all, and read through a schema.
+"""Our own JSON files: written atomically, and validated against a schema when read.
 
-A schema is a type with annotations: a `msgspec.Struct`, a dataclass, or `dict[str, Any]`. Keys that it does not name
-are accepted, so that files of later versions can be read; fields that were added later have defaults, so that older
-files can be. Whatever is wrong with a file is one InputError that names the file, the key, what was found and what was
-expected.
+A schema is a type with annotations: a `msgspec.Struct`, a dataclass, or `dict[str, Any]`. Unknown keys are accepted, so
+that files written by later versions can be read; fields that were added later have defaults, so that older files can be
+read. Any fault in a file raises one InputError that names the file, the key, what was found and what was expected.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from registry.files import atomic_write, read_regular
 
 T = TypeVar("T")
 
-# The texts of msgspec's errors: "Expected `int`, got `null` - at `$.fold`".
+# The format of msgspec's error messages: "Expected `int`, got `null` - at `$.fold`".
 _PLACE = re.compile(r"^(?P<message>.*?)(?: - at `(?:key in )?\$(?P<key>[^`]*)`)?$", re.DOTALL)
 _TYPES = re.compile(r"^Expected (?P<expected>.*), got (?P<found>.*)$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -38,7 +37,7 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path, schema: type[T], advice: str = "restore the file, or make it again") -> T:
     """Read a JSON file with the content that `schema` describes.
 
-    Raises InputError, ending with `advice`, for a file that is missing, cannot be read, or has other content.
+    Raises InputError, ending with `advice`, for a file that is missing, cannot be read, or does not fit the schema.
     """
     try:
         content = _parse(read_regular(path))
@@ -54,9 +53,9 @@ def read_json(path: Path, schema: type[T], advice: str = "restore the file, or m
 def read_json_lines(path: Path, schema: type[T], any_torn: bool = False) -> list[T]:
     """Read a log with one JSON object per line, each as `schema` describes it.
 
-    A last line that a crash cut off is left out, with a warning; with `any_torn`, for a log to which is appended after
-    a crash, so is any other line that is no JSON. Raises FileNotFoundError for a missing file, and InputError for one
-    that cannot be read or has other content.
+    A last line truncated by a crash is skipped with a warning; with `any_torn`, for logs that are appended to after a
+    crash, so is any other line that is not JSON. Raises FileNotFoundError for a missing file, and InputError for one
+    that cannot be read or does not fit the schema.
     """
     try:
         lines = read_regular(path).splitlines()
@@ -81,9 +80,9 @@ def read_json_lines(path: Path, schema: type[T], any_torn: bool = False) -> list
 
 
 def convert(content: Any, schema: type[T], where: str, advice: str = "", strict: bool = True) -> T:
-    """`content`, parsed JSON, as `schema` describes it; without `strict`, numbers may be given as strings.
+    """Convert `content`, parsed JSON, to `schema`; without `strict`, numbers may be given as strings.
 
-    Raises InputError, which begins with `where` and ends with `advice`.
+    Raises InputError, starting with `where` and ending with `advice`.
     """
     try:
         return msgspec.convert(content, schema, strict=strict)
@@ -94,7 +93,7 @@ def convert(content: Any, schema: type[T], where: str, advice: str = "", strict:
 
 
 def describe_mismatch(error: Exception) -> str:
-    """What is wrong and where, of an error of `msgspec.convert`.
+    """What is wrong and where, from an error of `msgspec.convert`.
 
     >>> describe_mismatch(msgspec.ValidationError("Expected `int`, got `null` - at `$.data.fold`"))
     'data.fold: expected int, found null'
@@ -113,7 +112,7 @@ def describe_mismatch(error: Exception) -> str:
 
 
 def flattened(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """An object with one level: the entry `noise` of the object `augment` is `augment.noise`.
+    """Flatten nested objects to one level: the entry `noise` of the object `augment` becomes `augment.noise`.
 
     >>> flattened({"lr": 0.1, "augment": {"noise": 0.2}})
     {'lr': 0.1, 'augment.noise': 0.2}
@@ -125,7 +124,7 @@ def flattened(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _parse(data: bytes) -> Any:
-    # json.loads and not msgspec's decoder: files of ours may contain NaN, and names that are not UTF-8, escaped.
+    # json.loads rather than msgspec's decoder: our files may contain NaN, and names that are not UTF-8, escaped.
     try:
         return json.loads(data)
     except RecursionError:
@@ -134,5 +133,5 @@ def _parse(data: bytes) -> Any:
 
 @functools.cache
 def _warn(message: str) -> None:
-    """Print a warning, once in a process: a log may be read several times."""
+    """Print a warning once per process: a log may be read several times."""
     print(f"warning: {message}", file=sys.stderr)

@@ -1,8 +1,8 @@
 """Models by name: register_model, create_model, list_models and is_model, as in timm.
 
-A model is a function from its config dataclass to a module. That one dataclass is the schema, the command line's help,
+A model is a function from its config dataclass to a module. That one dataclass is the schema, the command-line help,
 the row of the listing and the search space; a variant is the same function with other defaults, in four lines. The
-models themselves are in the package `models`, which is imported by name at the first look-up.
+models themselves are in the package `models`, which is imported by name on the first look-up.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MODELS: Registry[Callable[..., Any]] = Registry("models", package="models")
 
-# A model's size depends a little on the data; listings count parameters for the competitions of F24 to S26.
+# A model's size depends slightly on the data; listings count parameters for the competitions of F24 to S26.
 LISTING_FEATURES, LISTING_CLASSES = 28, 41
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -56,7 +56,7 @@ def register_model(name: str, tags: str | Iterable[str] = (), **defaults: Any) -
             \"\"\"Two stride-2 convolutions, 3 BiLSTM of 64.\"\"\"
             return recurrent_network(config, "lstm")
 
-    Raises TypeError, in one line, for a function without such a config, or for a default that does not fit it.
+    Raises a one-line TypeError for a function without such a config, or for a default that does not fit it.
     """
 
     def decorate(function: Function) -> Function:
@@ -80,7 +80,7 @@ def register_model(name: str, tags: str | Iterable[str] = (), **defaults: Any) -
 def model_config(name: str, *, features: int, classes: int, **options: Any) -> Config:
     """The config dataclass of model `name`: its defaults, then `options`.
 
-    Raises InputError for an unknown model, or an option that the model does not have or that is of a wrong type.
+    Raises InputError for an unknown model, or an option that the model does not have or that has the wrong type.
     """
     config, defaults = _schema(name)
     return build_config(f"model '{name}'", config, {**defaults, **options, "features": features, "classes": classes})
@@ -96,14 +96,14 @@ def create_model(
 ) -> nn.Module:
     """Build model `name` from its config dataclass, or from `features`, `classes` and options of that dataclass.
 
-    `features` is the number of values per frame, `classes` the number of classes with the blank. The result is a
-    `models.CTCModel`; another module `(features (N, T, F), lengths (N,)) -> (log_probs (N, T', C), lengths (N,))` is
-    wrapped into one.
+    `features` is the number of values per frame, `classes` the number of classes including the blank. The result is a
+    `models.CTCModel`; any other module `(features (N, T, F), lengths (N,)) -> (log_probs (N, T', C), lengths (N,))` is
+    wrapped in one.
 
         create_model("lstm", features=28, classes=41, hidden=512)
 
     Raises InputError for an unknown name (similar ones are suggested), an option that the model does not have or that
-    is of a wrong type, or a module that does not do this.
+    has the wrong type, or a module with another interface.
     """
     function = MODELS.get(name)
     if config is None:
@@ -120,9 +120,9 @@ def create_model(
 
 
 def use_adapter(adapter: Adapter) -> None:
-    """Have `create_model` return `adapter(name, module, config)` for what a model function returns.
+    """Make `create_model` return `adapter(name, module, config)` for the module of a model function.
 
-    The package `models` calls this once: it knows what training needs, and this package cannot import it.
+    The package `models` calls this once: it knows what training needs, but this package cannot import it.
     """
     global _adapter
     _adapter = adapter
@@ -136,9 +136,9 @@ def is_model(name: str) -> bool:
 def list_models(
     pattern: str = "*", tags: str | Iterable[str] | None = None, max_params: int | None = None
 ) -> list[str]:
-    """Names that match the glob `pattern`, have all of `tags` (one or several), and at most `max_params` parameters.
+    """Names of models that match the glob `pattern`, have all `tags`, and have at most `max_params` parameters.
 
-    A model that cannot be built has no known size, so it is left out where `max_params` is given.
+    A model that cannot be built has no known size, so it is left out if `max_params` is given.
     """
     wanted = set(_tags(tags or ()))
     names = [name for name in MODELS.names(pattern) if wanted <= set(MODELS.entry(name).info.get("tags", ()))]
@@ -157,29 +157,29 @@ def describe(name: str) -> ModelRow:
         model: Any = _listed_model(name)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         return ModelRow(name, family, parameters, model.stride, tags, entry.summary)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - one model that cannot be built must not end the listing
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - one model that cannot be built must not abort the listing
         cause = error.__cause__ if isinstance(error, PlugInError) else None  # the listing names the model itself
         return ModelRow(name, family, 0, 0, tags, entry.summary, one_line(cause or error))
 
 
 def _listed_model(name: str) -> nn.Module:
-    """The model to be counted, if possible without memory and initial values; torch's random state is kept."""
+    """The model to count, if possible without allocating or initialising weights; preserves torch's random state."""
     import torch  # nothing else here needs torch
 
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"):
                 return create_model(name, features=LISTING_FEATURES, classes=LISTING_CLASSES)
-        except Exception:  # noqa: BLE001 - some modules read values while they are built, and adapted ones are run
+        except Exception:  # noqa: BLE001 - some modules read values during construction, and wrapped ones are run
             return create_model(name, features=LISTING_FEATURES, classes=LISTING_CLASSES)
 
 
 def _schema(name: str) -> tuple[type, Mapping[str, Any]]:
-    """The config dataclass of a model, and the model's own defaults."""
+    """A model's config dataclass, and the defaults that the model sets itself."""
     info = MODELS.entry(name).info
     if info:
         return info["config"], info["defaults"]
-    # A plug-in's bare function: the entry point names the model, the annotation gives its config.
+    # A plug-in's undecorated function: the entry point gives the model's name, the annotation its config.
     try:
         return config_type(MODELS.get(name)), {}
     except TypeError as error:

@@ -1,7 +1,7 @@
-"""Whose fault an exception is: a plug-in that fails is named, and not reported as a bug of ours.
+"""Attribute exceptions to plug-ins: a plug-in that fails is named, and not reported as a bug of ours.
 
-Registries note the modules of entries that are not of their own package, and a command that ends with an exception
-looks for them in its traceback.
+Registries record the modules of entries from outside their own package, and a command that ends with an exception
+looks for these modules in the traceback.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def note_plug_in(module: str, what: str) -> None:
 def plug_in_of(error: BaseException) -> tuple[str, str] | None:
     """Which plug-in raised an exception, and where: "blender 'mine'" and "/home/me/mine.py:12". None if none did.
 
-    The innermost frame of a plug-in's module counts. A module that has registered several is called by the first ones;
-    all modules of a plug-in's package are its own.
+    The innermost frame in a plug-in's module counts, and all modules of a plug-in's package are its own. A module that
+    registered several entries is named after the first ones.
     """
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         module = str(frame.f_globals.get("__name__"))

@@ -1,4 +1,4 @@
-"""Identities of processes that survive them: who wrote a file, and whether that process is known to be dead."""
+"""Process identities that outlive the process: who wrote a file, and whether that process is known to be dead."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import socket
 from pathlib import Path
 
 _ENDED = ("Z", "X")
-"""States in /proc of a process that has ended and is only waiting to be collected by its parent."""
+"""States in /proc of a process that has ended and only waits for its parent to reap it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ProcessId:
-    """One process, unlike all others on all machines: a pid alone is used again, on this machine and on others."""
+    """Identifies a process uniquely across machines and time: a pid alone is reused, here and on other machines."""
 
     machine: str
-    """12 hexadecimal digits of the host name, its boot and the container's numbering of processes."""
+    """12 hexadecimal digits that identify the host name, its boot and the container's PID namespace."""
     pid: int
     started: int
-    """Clock ticks from the boot to its start; 0 where the system does not say."""
+    """Clock ticks from boot to the start of the process; 0 if the system does not tell."""
 
     @property
     def known_dead(self) -> bool:
-        """Whether it ran here and has ended. False for other machines, of whose processes nothing is known."""
+        """Whether it ran here and has ended. False for other machines, whose processes cannot be checked."""
         return self.machine == _machine() and not self._runs_here()
 
     @property
     def known_alive(self) -> bool:
-        """Whether it runs here and is certainly the same process, not a later one with its number."""
+        """Whether it runs here and is certainly the same process, not a later one with the same pid."""
         return self.machine == _machine() and self.started > 0 and self._runs_here()
 
     def _runs_here(self) -> bool:
@@ -39,13 +39,13 @@ class ProcessId:
         except ProcessLookupError:
             return False
         except (OSError, OverflowError):
-            pass  # another user's
+            pass  # another user's process
         state, started = _status(self.pid)
         return state not in _ENDED and (started == self.started or not (started and self.started))
 
 
 def this_process() -> ProcessId:
-    """The identity of the process that calls."""
+    """The identity of the calling process."""
     return ProcessId(_machine(), os.getpid(), _status(os.getpid())[1])
 
 
@@ -61,7 +61,7 @@ def _machine() -> str:
 
 
 def _status(pid: int) -> tuple[str, int]:
-    """The state of a process, a letter, and when it was started; "" and 0 where /proc does not say."""
+    """The state of a process (a letter) and its start time; "" and 0 if /proc does not tell."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

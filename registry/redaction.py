@@ -1,9 +1,9 @@
-"""Redaction: no text that is shown or stored contains a credential, in whatever form it got there.
+"""Redaction: no text that is shown or stored contains a credential, whatever form the credential takes.
 
-Texts of a server, a client library or the operating system may quote the credentials they were called with: as they
-are, as Python or JSON writes them, broken over lines, encoded for a URL or in base64. `redact` is the one place that
-removes them. It knows the credentials that Kaggle's client may use and the environment's other secrets; by their form
-alone it recognizes bearer headers, signatures in URLs, and passwords in URLs.
+Messages of a server, a client library or the operating system may quote the credentials they were called with:
+verbatim, escaped as in Python or JSON, wrapped over lines, URL-encoded or in base64. `redact` is the one place that
+removes them. It knows the credentials that Kaggle's client may use and the environment's other secrets; it also
+recognizes bearer headers, signatures in URLs, and passwords in URLs by their form alone.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ REDACTED = "[redacted]"
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 
 _SHORTEST = 6
-"""Length of the shortest secret; shorter values of variables are words such as `true`, and occur in any text."""
+"""Minimum length of a secret; shorter values of variables are words such as `true`, which occur in any text."""
 
 _MAX_BYTES = 1 << 16
-"""How much of a file with credentials is read."""
+"""How many bytes of a file with credentials are read."""
 
-# One character of a text: escaped for a URL, for Python or JSON, for HTML, each perhaps several times; or as it is.
+# One character of a text: escaped for a URL, Python, JSON or HTML, perhaps several times; or literal.
 _CHARACTER = re.compile(
     r"%(?:25)*(?P<percent>[0-9a-f]{2})"
     r"|\\+(?:x(?P<byte>[0-9a-f]{2})|u(?P<unicode>[0-9a-f]{4})|(?P<break>[nrt])|(?P<quote>[\"'/]))"
@@ -42,7 +42,7 @@ _VALUE = r"""(?!\[redacted|bearer\s|basic\s)[^\s"'&,)}\]>]+"""
 _BY_FORM = (
     (re.compile(rf"(?i)(\bbearer(?:\s|\+|%20)+){_VALUE}"), r"\1" + REDACTED),
     (re.compile(rf"(?i)(\bauthorization[\"']?\s*[=:]\s*[\"']?(?:bearer\s+|basic\s+)?){_VALUE}"), r"\1" + REDACTED),
-    # The query of an upload's or a download's URL grants access.
+    # The query string of an upload or download URL grants access.
     (re.compile(r"""\?(?=[^\s)'"<>?]*(?:=|%3D))[^\s)'"<>]+""", re.IGNORECASE), "?" + REDACTED),
     (re.compile(rf"(?i)(\b{_NAMES}(?:=|%3D)[\"']?){_VALUE}"), r"\1" + REDACTED),
     (re.compile(rf"(?i)([\"']{_NAMES}[\"']\s*:\s*b?[\"'])[^\"']+"), r"\1" + REDACTED),
@@ -51,7 +51,7 @@ _BY_FORM = (
 
 
 def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """The text without credentials; `environment` is that of the process that used them, by default our own.
+    """The text without credentials; `environment` is of the process that used them, by default this one.
 
     >>> redact("Invalid header value b'Bearer KGAT_0123'", {})
     "Invalid header value b'Bearer [redacted]'"
@@ -64,7 +64,7 @@ def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
 
 
 def redact_all(content: Any, environment: Mapping[str, str] | None = None) -> Any:
-    """Parsed JSON with every text in it redacted."""
+    """Parsed JSON with every string in it redacted."""
     secrets = _find_secrets(os.environ if environment is None else environment)
 
     def redact_content(content: Any) -> Any:
@@ -88,7 +88,7 @@ def _redact(text: str, secrets: frozenset[str]) -> str:
 
 
 def token_files(environment: Mapping[str, str]) -> list[Path]:
-    """The files in which Kaggle's client looks for a token, in its order."""
+    """The files in which Kaggle's client looks for a token, in the client's order."""
     named = [environment.get(name, "").strip() for name in ("KAGGLE_API_V1_TOKEN", "KAGGLE_API_TOKEN")]
     folder = _home(environment) / ".kaggle"
     return [*map(Path, filter(_is_path, named)), folder / "access_token", folder / "access_token.txt"]
@@ -125,14 +125,14 @@ def _find_secrets(environment: Mapping[str, str]) -> frozenset[str]:
         try:
             texts += _secret_values(json.loads(content))
         except (ValueError, RecursionError):
-            texts += re.findall(r"\w{16,}", content)  # damaged: whatever looks like a key
+            texts += re.findall(r"\w{16,}", content)  # not valid JSON: take anything that looks like a key
     # A secret over several lines may be shown line by line.
     parts = {part.strip() for text in texts for part in (text, *text.splitlines())}
     return frozenset(part for part in parts if len("".join(part.split())) >= _SHORTEST)
 
 
 def _secret_values(content: Any) -> Iterator[str]:
-    """The texts of a file with credentials, except those whose names say that they are none."""
+    """The strings in a credentials file, except those whose keys say that they are not secret."""
     if isinstance(content, dict):
         for name, value in content.items():
             if name not in ("username", "scopes", "access_token_expiration", "competition", "path", "proxy"):
@@ -156,7 +156,7 @@ def _read(path: Path) -> str:
 
 @functools.lru_cache(maxsize=16)
 def _spellings(secrets: frozenset[str]) -> list[bytes]:
-    """What to look for in a normalized text: each secret as it is, in hexadecimal and in base64; the longest first."""
+    """What to look for in a normalized text: each secret verbatim, in hexadecimal and in base64; longest first."""
     spellings = set()
     for secret in secrets:
         data = secret.encode("utf-8", "surrogatepass")
@@ -166,14 +166,14 @@ def _spellings(secrets: frozenset[str]) -> list[bytes]:
 
 
 def _base64_cores(data: bytes) -> Iterator[str]:
-    """What the base64 of any text with `data` in it contains: one form for each position modulo 3."""
+    """What the base64 of any text that contains `data` must contain: one form for each offset modulo 3."""
     for before, first in enumerate((0, 2, 3)):
         padded = bytes(before) + data
         yield base64.b64encode(padded)[first : len(padded) * 8 // 6].decode()
 
 
 def _normalize(text: str) -> tuple[bytes, list[tuple[int, int]]]:
-    """The text without escapes, white space and letter case, in which `-_` are `+/`, as in the base64 of URLs.
+    """The text unescaped, in lower case, without white space, and with `-_` (of URL-safe base64) replaced by `+/`.
 
     Also returns the first and the last position in `text` of each byte.
     """
@@ -204,7 +204,7 @@ def _decode(match: re.Match[str]) -> bytes:
 
 
 def _remove(text: str, secrets: frozenset[str]) -> str:
-    """The text without these secrets, in whatever spelling."""
+    """The text without these secrets, in any spelling."""
     content, places = _normalize(text)
     spans = []
     for spelling in _spellings(secrets):

@@ -1,8 +1,8 @@
 """A typed registry over `catalogue`: built-in entries are found by importing a package, plug-ins by their entry points.
 
 It adds what catalogue lacks. The error for an unknown name suggests similar ones. A duplicate name is an error that
-gives both locations (catalogue overwrites silently). Built-in entries take precedence over plug-ins (in catalogue it is
-the other way round). A file or plug-in that fails to import is listed as broken and affects no other entry.
+gives both locations (catalogue overwrites silently). Built-in entries take precedence over plug-ins (the reverse of
+catalogue). A file or plug-in that fails to import is listed as broken and affects no other entry.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Entry:
     location: str
     """Where the code is, `file:line`."""
     object_path: str
-    """The object as an entry point names it, `module:qualname`."""
+    """The object in entry-point notation, `module:qualname`."""
     summary: str
     """First line of the docstring."""
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Entry:
 class Registry(Generic[T]):
     """Callables of one kind, by name.
 
-    `package` is imported module by module at the first look-up, so adding an entry is adding a file. `group` is the
+    `package` is imported module by module on the first look-up, so adding an entry means adding a file. `group` is the
     entry-point group in which installed packages offer plug-ins; by default `hw3p2_<kind>`.
 
     >>> GREETERS = Registry("greeters")
@@ -100,7 +100,7 @@ class Registry(Generic[T]):
         return self._catalogue.get(name)
 
     def entry(self, name: str) -> Entry:
-        """The description of `name`. Raises InputError as `get` does."""
+        """The description of `name`. Raises InputError like `get`."""
         self._discover()
         if name in self._entries:
             return self._entries[name]
@@ -112,15 +112,15 @@ class Registry(Generic[T]):
         raise InputError(f"unknown {self._described(name)}; {hint}{self.broken_note()}")
 
     def is_built_in(self, name: str) -> bool:
-        """Whether `name` is an entry of our own package, and no plug-in. Raises InputError as `get` does."""
+        """Whether `name` is an entry of our own package rather than a plug-in. Raises InputError like `get`."""
         return self._is_our_own(self.entry(name).module)
 
     @contextlib.contextmanager
     def using(self, name: str) -> Iterator[None]:
-        """Within the block, an exception is the plug-in's that is registered as `name`, if it is one: a PlugInError.
+        """If `name` is a plug-in, turn exceptions within the block into a PlugInError.
 
-        For calls of an entry and the first use of what it returns, which fails in our code if it is of a wrong type.
-        InputError and faults of the system or of memory are nobody's bug, and stay as they are.
+        For calling an entry and for the first use of its result, which fails in our code if it has the wrong type.
+        InputError and errors of the operating system or of memory are not bugs, and are re-raised unchanged.
         """
         try:
             yield
@@ -143,10 +143,7 @@ class Registry(Generic[T]):
         return dict(self._broken)
 
     def broken_note(self) -> str:
-        """Suffix for unknown-name errors: names the first module that failed to import.
-
-        That module may define the name.
-        """
+        """Suffix for unknown-name errors: the first module that failed to import, since it may define the name."""
         files = {label: reason for label, reason in self.broken().items() if label.endswith(".py")}
         lines = [f"; {label} failed to import: {reason}" for label, reason in files.items()]
         return "".join(lines[:1]) + and_more(len(lines) - 1)
@@ -156,10 +153,10 @@ class Registry(Generic[T]):
         return name in self._entries
 
     def _resolve_name_conflict(self, entry: Entry) -> None:
-        """List a plug-in of the same name as broken. Raises ValueError if neither entry takes precedence."""
+        """List an existing plug-in of the same name as broken. Raises ValueError if neither entry takes precedence."""
         taken = self._entries.get(entry.name)
-        # The same line again is the same definition (`python -m` imports a module a second time, as __main__), and a
-        # notebook's cell that is run again defines the same function anew.
+        # The same line again is the same definition (`python -m` imports a module a second time, as __main__), and
+        # running a notebook cell again redefines the same function.
         redefined = taken is not None and entry.module == "__main__" and taken.object_path == entry.object_path
         if taken is None or taken.location == entry.location or redefined:
             return
@@ -182,7 +179,7 @@ class Registry(Generic[T]):
         try:
             self._import_package()
             self._load_plug_ins()
-        except BaseException:  # the package itself failed to import, or Ctrl-C: the next look-up starts again
+        except BaseException:  # the package itself failed to import, or Ctrl-C: the next look-up starts over
             self._discovered = False
             raise
 
@@ -206,8 +203,8 @@ class Registry(Generic[T]):
                 continue
             with self._disabled_by_errors(point.name, module):
                 loaded = point.load()
-                # Loading usually runs the plug-in's own @register; a bare function is registered for it. The names that
-                # a module registers may differ from the entry point's.
+                # Loading usually runs the plug-in's own @register; an undecorated function is registered here. The
+                # names that a module registers may differ from the entry point's.
                 own = isinstance(loaded, ModuleType) and any(
                     f"{entry.module}.".startswith(f"{module}.") for entry in self._entries.values()
                 )

@@ -1,7 +1,7 @@
-"""What must hold before our packages are imported: the working folder exists, no package is hidden, and so on.
+"""Checks before our packages are imported: the working folder exists, no package is shadowed, and so on.
 
 `python -m` and scripts import from the working folder first, so `from models import …` would read a user's own
-models.py there. Such faults would end in a traceback, since a command's own handling of errors is not imported yet.
+models.py there. Such faults would end in a traceback, because the commands' error handling is not imported yet.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ OUR_PACKAGES = ("registry", "models", "folds", "ensemble", "submit")
 
 
 def check_startup() -> None:
-    """Check the working folder, packages and variables; called when the first of our packages is imported."""
+    """Check the working folder, the packages and environment variables; called when our first package is imported."""
     check_working_folder()
     check_packages()
     check_variables()
@@ -31,7 +31,7 @@ def check_working_folder() -> None:
 
 
 def check_packages(names: tuple[str, ...] = OUR_PACKAGES, root: Path = Path(__file__).parents[1]) -> None:
-    """Raise ImportError, or end a command with one line, if a package would be imported from elsewhere than `root`."""
+    """Raise ImportError, or end a command with one line, if a package would not be imported from `root`."""
     for name in names:
         found = _location(name)
         if found is not None and found.parent.resolve() != (root / name).resolve():
@@ -39,7 +39,7 @@ def check_packages(names: tuple[str, ...] = OUR_PACKAGES, root: Path = Path(__fi
 
 
 def check_variables() -> None:
-    """Raise ImportError, or end a command with one line, for a number of threads with which Numba is not imported."""
+    """Raise ImportError, or end a command with one line, for a number of threads with which Numba fails to import."""
     threads = os.environ.get("NUMBA_NUM_THREADS", "1").strip()
     if threads.lstrip("-").isdecimal() and int(threads) < 1:
         _refuse(f"environment variable NUMBA_NUM_THREADS is {threads[:40]}: expected 1 or more, or unset")
@@ -53,7 +53,7 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _location(name: str) -> Path | None:
-    """The file that `import name` reads; None if there is none, or if it is no file."""
+    """The file that `import name` reads; None if there is none, or if it is not a file."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):

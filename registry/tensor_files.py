@@ -1,4 +1,4 @@
-"""Open and write safetensors files with the operating system's own errors."""
+"""Open and write safetensors files such that errors of the operating system are reported as OSError."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from registry.files import atomic_write, check_regular
 def open_tensors(path: str | os.PathLike[str], framework: str) -> Any:
     """`safe_open(path, framework)`, to be used in a `with` statement.
 
-    Raises OSError as `open` and `check_regular` do, SafetensorError for a damaged file. `safe_open` alone says of every
-    file that it cannot open, whatever the reason, that it does not exist.
+    Raises OSError like `open` and `check_regular`, SafetensorError for a damaged file. `safe_open` alone reports every
+    file that it cannot open as missing, whatever the reason.
     """
     check_regular(path)
     with open(path, "rb"):
@@ -24,10 +24,10 @@ def open_tensors(path: str | os.PathLike[str], framework: str) -> Any:
 
 
 def write_serialized(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write what `safetensors.numpy.save` or `safetensors.torch.save` returned, whole or not at all.
+    """Write the result of `safetensors.numpy.save` or `safetensors.torch.save` atomically.
 
-    Equal contents give equal bytes, so a hash of the file identifies them. Raises OSError as `open` and `write` do:
-    `save_file` of the library hides the errno of a full disk, and writes metadata in a random order.
+    Equal contents give equal bytes, so a hash of the file identifies them. Raises OSError like `open` and `write`: the
+    library's `save_file` hides the errno of a full disk, and writes metadata in random order.
     """
     with atomic_write(path) as temporary:
         temporary.write_bytes(_with_sorted_header(data))
