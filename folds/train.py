@@ -9,11 +9,11 @@ import itertools
 import os
 import sys
 
-# OpenMP's threads spin while they wait, and a step has thousands of waits: beside other busy processes, training with
-# two threads fell from 11,000 frames/s or more to 15 to 400. Threads that sleep at once are slow on an idle machine
-# (20,200 frames/s where spinning ones reach 70,900, pblstm_small on two cores). Spinning for a thousand turns first
-# gives 62,900 there, and 19,200 beside a busy process. The default number of threads follows load and speed,
-# but a step ends with as many as it began with. OpenMP reads these variables when PyTorch is imported.
+# OpenMP's threads spin while they wait, and a step has thousands of waits: next to other busy processes, training with
+# two threads fell from 11,000 frames/s or more to 15 to 400. Threads that sleep immediately are slow on an idle machine
+# (20,200 frames/s, versus 70,900 for spinning ones; pblstm_small on two cores). Spinning for a thousand iterations
+# first gives 62,900 there, and 19,200 next to a busy process. The default number of threads follows load and speed, but
+# cannot change within a step. OpenMP reads these variables when PyTorch is imported.
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "1000"
 
@@ -31,14 +31,14 @@ LEAK = "so a speaker can be in several folds: out-of-fold distances may be too l
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train the models and folds of the command line, one after the other; the exit status."""
+    """Train the models and folds of the command line, one after the other; return the exit status."""
     models = parse(sys.argv[1:] if arguments is None else arguments)
-    options = models[0].options  # they differ in the recipe alone
+    options = models[0].options  # they differ only in the recipe
     folds = options.fold_list()
     check_folder(options.runs)
     for model, fold in itertools.product(models, folds):
         check_sources(options, model.name, fold)
-    logger_names(options.log)  # whether they are installed is known before the data are read
+    logger_names(options.log)  # fail before the data are read if one is not installed
     for model, fold in itertools.product(models, folds):
         check_folds(options.run_folder(model.name, fold), options.folds, options.fold_by)
     dataset = options.open_dataset()
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
                 try:
                     train_fold_model(model.options, dataset, model.name, fold, model.config_for(dataset), group)
                 except FinishedOtherwise as error:
-                    refused.append(error)  # the others are trained all the same
+                    refused.append(error)  # still train the others
             if refused:
                 raise InputError("; ".join(map(str, refused)))
     except Stopped as stopped:

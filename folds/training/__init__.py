@@ -1,1 +1,1 @@
-"""Training one fold model: options, objective, schedule, the training loop, and the predictions it ends with."""
+"""Training one fold model: options, objective, schedule, the training loop, and the final predictions."""

@@ -1,4 +1,4 @@
-"""The command line of `folds.train`: the options of training, and those of the models it names.
+"""The command line of `folds.train`: training options, and the options of the models it names.
 
 A model's options are the fields of its config dataclass: `--model lstm --hidden 512`.
 """
@@ -23,20 +23,20 @@ from registry.command_line import leading_options, parse_options
 from registry.config import Config
 
 OF_LAUNCH = {"--models": "--model", "--seeds": "--seed", "--fold-count": "--folds", "--refits": "--folds 1"}
-"""Options of folds.launch, and what they are called in folds.train."""
+"""Options of folds.launch, and their names in folds.train."""
 FROM_DATA = ("features", "classes")
-"""Fields of every config that follow from the data, and are no options."""
+"""Fields of every config that are determined by the data and are therefore not options."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
-    """What the command line says of one model."""
+    """What the command line specifies for one model."""
 
     name: str
     options: TrainOptions
     """Only the recipe differs between models, because each has its own preset."""
     config: Config
-    """Its `features` and `classes` are still to be set; see `config_for`."""
+    """Its `features` and `classes` are not set yet; see `config_for`."""
 
     def config_for(self, dataset: Dataset) -> Config:
         """The config of a network for this data."""
@@ -44,11 +44,11 @@ class ModelOptions:
 
 
 def parse(arguments: list[str]) -> list[ModelOptions]:
-    """The options of training and the config of each model named.
+    """The training options and the config of each model named.
 
-    An option that all of the models have applies to all of them. What is not given is the value in the `--config` file,
-    the preset's or the model's own default; the help text shows the first model's. Raises InputError for an option that
-    only some of the models have, and for a preset that does not fit a model.
+    An option that all of the models have applies to all of them. Options that are not given come from the `--config`
+    file, the preset or the model's own defaults; the help text shows those of the first model. Raises InputError for an
+    option that only some of the models have, and for a preset that does not fit a model.
     """
     for argument in arguments:
         option = argument.partition("=")[0]
@@ -64,9 +64,9 @@ def parse(arguments: list[str]) -> list[ModelOptions]:
 
 
 def _other_budget(arguments: list[str]) -> str | None:
-    """The option that these arguments replace, though they do not name it: how long a run is, is one decision.
+    """"minutes" if these arguments give --epochs, which overrides the --minutes of a file; else None.
 
-    Raises InputError where both are given.
+    Raises InputError if both are given.
     """
     epochs, minutes = (leading_options(arguments, name)[name] for name in ("epochs", "minutes"))
     if epochs is not None and minutes not in (None, "None"):
@@ -75,7 +75,7 @@ def _other_budget(arguments: list[str]) -> str | None:
 
 
 def _complaint_about(from_file: list[str], arguments: list[str]) -> str:
-    """What is wrong with the file's own arguments; empty if nothing is."""
+    """What is wrong with the arguments in the file itself; empty if they are valid."""
     chosen = [f"--{option}={value}" for option, value in _leading(arguments).items() if value is not None]
     try:
         _parse_models(from_file + chosen)
@@ -85,12 +85,12 @@ def _complaint_about(from_file: list[str], arguments: list[str]) -> str:
 
 
 def _leading(arguments: list[str]) -> dict[str, str | None]:
-    """The options on which the defaults of others depend; None for those that are not given."""
+    """The options that determine the defaults of others; None for those that are not given."""
     return leading_options(arguments, "model", "preset", "device")
 
 
 def _parse_models(arguments: list[str]) -> list[ModelOptions]:
-    """As `parse`, for arguments without a file."""
+    """Like `parse`, for arguments without a `--config` file."""
     given = _leading(arguments)
     leading = {name: getattr(TrainOptions, name) if value is None else value for name, value in given.items()}
     names, device = leading["model"].split(","), device_type(leading["device"])
@@ -135,7 +135,7 @@ def _check_shared(arguments: list[str], configs: dict[str, Config], shared: list
 
 
 def _subset(config: Config, names: list[str]) -> Any:
-    """A dataclass instance with the values of only these options."""
+    """A dataclass instance with the values of these options only."""
     types = typing.get_type_hints(type(config), include_extras=True)
     subset = dataclasses.make_dataclass("Options", [(name, types[name]) for name in names], frozen=True)
     subset.__doc__ = "Options common to all of these models; `--help` with one model explains them."
@@ -143,8 +143,8 @@ def _subset(config: Config, names: list[str]) -> Any:
 
 
 def _parse(arguments: list[str], options: TrainOptions, panel: Any) -> tuple[TrainOptions, Any]:
-    """`options` and `panel` with the values given for their fields."""
-    # tyro titles the help's panels by the fields' names, which are no part of the options' names.
+    """`options` and `panel`, updated with the values given for their fields."""
+    # tyro uses the field names as panel titles in the help; they must not become part of the option names.
     options_type = Annotated[TrainOptions, tyro.conf.arg(name="")]
     schema: Any = dataclasses.make_dataclass("Command", [("options", options_type), ("model", type(panel))])
     schema.__doc__ = TrainOptions.__doc__
@@ -155,7 +155,7 @@ def _parse(arguments: list[str], options: TrainOptions, panel: Any) -> tuple[Tra
 
 
 class _ShortPanelTitles:
-    """Standard output on which a help panel is titled "recipe" where tyro prints "recipe options"."""
+    """Standard output that shortens the title of a help panel from tyro's "recipe options" to "recipe"."""
 
     _COLOR = r"(?:\x1b\[[\d;]*m)*"
     _TITLE = re.compile(rf"^({_COLOR}╭?{_COLOR}─?{_COLOR} {_COLOR}\w+{_COLOR}) options({_COLOR} {_COLOR})", re.M)
@@ -168,7 +168,7 @@ class _ShortPanelTitles:
 
     @staticmethod
     def _shortened(title: re.Match[str]) -> str:
-        # The line above the panel stays as long as it was; there is none where the output is not UTF-8.
+        # The rule above the panel keeps its length; there is none if the output is not UTF-8.
         return title[1] + title[2] + ("─" if "─" in title[1] else " ") * len(" options")
 
     def __getattr__(self, name: str) -> Any:

@@ -1,8 +1,9 @@
-"""Options in a JSON file, `folds.train --config FILE`: an object with the options' names and values.
+"""Options in a JSON file, `folds.train --config FILE`: an object that maps option names to values.
 
     {"model": "gru_small", "lr": 0.003, "channels": [128, 256], "prior": false}
 
-They are turned into arguments, which the command line's own follow and override; so they are checked like those.
+They are turned into arguments, which the command line's own arguments follow and override, so they are checked
+alike.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ def arguments_of(values: Mapping[str, Any]) -> list[str]:
 
 
 def config_arguments(arguments: list[str], instead_of: str | None = None) -> tuple[Path | None, list[str]]:
-    """The file that `--config` among `arguments` names, and the arguments in it; None and none without it.
+    """The file given as `--config` in `arguments`, and the arguments in it; None and an empty list without one.
 
-    The option `instead_of` is left out, since the command line gives another in its place. Raises InputError for a file
-    that is no JSON object of options and their values.
+    The option `instead_of` is left out, since the command line gives another one in its place. Raises InputError for a
+    file that is not a JSON object of options and their values.
     """
     name = leading_options(arguments, "config")["config"]
     if name is None:

@@ -1,4 +1,4 @@
-"""What the training of a run took: its record in summary.json, and how it is printed."""
+"""The cost of training a run: its record in summary.json, and how it is printed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from registry.json_files import read_json_lines
 
 @dataclass(frozen=True)
 class Cost:
-    """What the training of a run took, as summary.json records it."""
+    """The cost of training a run, as recorded in summary.json."""
 
     cpu_minutes: float
     wall_minutes: float | None = None
-    """None for runs older than this record."""
+    """None for runs from before this was recorded."""
     frames_per_s: float | None = None
 
     @staticmethod
     def of_run(folder: RunFolder) -> Cost:
-        """The sums over its epochs. What a killed process did after its last checkpoint does not count."""
-        # They are only information: that some are lost must not keep a trained run from being finished.
+        """Sums over the run's epochs. The work of a killed process after its last checkpoint is not counted."""
+        # This is only information: lost lines must not keep a trained run from finishing.
         rows = read_json_lines(folder.timing, EpochTiming, any_torn=True) if exists(folder.timing) else []
         wall = sum(row.wall_s for row in rows)
         frames = sum(row.wall_s * row.frames_per_s for row in rows)
@@ -30,7 +30,7 @@ class Cost:
 
     @staticmethod
     def from_summary(summary: SummaryFile) -> Cost:
-        """What a summary.json records."""
+        """The cost recorded in a summary.json."""
         return Cost(summary.cpu_minutes, summary.wall_minutes, summary.frames_per_s)
 
     def as_json(self) -> dict[str, float]:
@@ -44,7 +44,7 @@ class Cost:
 
 
 def cpu_time(seconds: float) -> str:
-    """CPU time with a unit in which it is not rounded to nothing.
+    """CPU time in a unit in which it does not round to zero.
 
     >>> cpu_time(2.34), cpu_time(90)
     ('2.3 CPU-seconds', '1.5 CPU-minutes')

@@ -1,4 +1,4 @@
-"""The CPUs on which this process may run: how many cores they are, and how much of them other processes use."""
+"""The CPUs on which this process may run: the number of cores, and how much of them other processes use."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def allowed_cpus() -> set[int]:
 
 
 def physical_cores(topology: Path = Path("/sys/devices/system/cpu")) -> int:
-    """The physical cores on which this process may run; two hardware threads of one core count once.
+    """The number of physical cores on which this process may run; two hardware threads of one core count once.
 
-    Where the system does not say which CPUs share a core, each counts as one.
+    If the system does not tell which CPUs share a core, each counts as one.
     """
     siblings = set()
     for cpu in allowed_cpus():
@@ -33,9 +33,9 @@ def physical_cores(topology: Path = Path("/sys/devices/system/cpu")) -> int:
 
 
 def cpu_quota(own_group: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> float:
-    """CPU seconds per second that this process's control group (cgroup v2) and those around it grant; inf if no limit.
+    """CPU seconds per second allowed by this process's control group (cgroup v2) and its parents; inf if unlimited.
 
-    Containers limit the CPU time of all their processes together in this way.
+    This is how containers limit the total CPU time of their processes.
     """
     try:
         lines = own_group.read_text(encoding="utf-8").splitlines()
@@ -54,7 +54,7 @@ def cpu_quota(own_group: Path = Path("/proc/self/cgroup"), groups: Path = Path("
 
 
 def busy_seconds(stat: str, cpus: set[int], ticks_per_second: int) -> float:
-    """Seconds for which these CPUs were busy since the system's start, by the text of /proc/stat.
+    """Seconds for which these CPUs have been busy since boot, from the text of /proc/stat.
 
     Time that a hypervisor gave to other virtual machines counts too. Format: proc(5).
     """
@@ -70,7 +70,7 @@ def busy_seconds(stat: str, cpus: set[int], ticks_per_second: int) -> float:
 class LoadMeter:
     """Measures how many of this process's CPUs other processes keep busy.
 
-    Raises OSError where there is no /proc/stat.
+    Raises OSError if there is no /proc/stat.
     """
 
     def __init__(self, stat: Path = STAT) -> None:
@@ -80,11 +80,11 @@ class LoadMeter:
 
     @property
     def seconds(self) -> float:
-        """Since the last call of `others` or `restart`, or the meter's creation."""
+        """Seconds since the last call of `others` or `restart`, or since the meter was created."""
         return time.monotonic() - self._last[0]
 
     def restart(self) -> None:
-        """Begin anew: what was used until now does not count."""
+        """Start over: CPU time used until now does not count."""
         self._last = self._read()
 
     def others(self) -> float:

@@ -1,7 +1,7 @@
-"""Runs made from a finished run without training: the same held-out utterances, predicted in another way.
+"""Runs derived from a finished run without training: the same held-out utterances, predicted in another way.
 
-`folds.adapt`, `folds.delay` and `folds.soup` make them. A command takes `DerivedRunOptions`, finds the runs to derive
-from, and writes each by `write_derived_run`.
+`folds.adapt`, `folds.delay` and `folds.soup` create them. A command takes `DerivedRunOptions`, finds the source runs,
+and writes each derived run with `write_derived_run`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from registry.json_files import read_json, write_json
 
 @dataclass(frozen=True)
 class DerivedRunOptions(DataOptions):
-    """Which runs to derive others from, and where to compute."""
+    """Source runs, and where to compute."""
 
     run: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Folders of runs: runs/<model>/fold<k>, or runs/*/fold* for all."""
@@ -54,14 +54,14 @@ class DerivedRunOptions(DataOptions):
 
 
 def run_at(path: Path) -> RunFolder:
-    """The run in a folder that a user named; its name has the member's, which a relative path or a link may lack."""
+    """The run in a folder given by the user; resolved, as a relative path or a link may lack the member's name."""
     return RunFolder(Path(os.path.realpath(path)))
 
 
 def finished_sources(runs: Iterable[RunFolder], command: str) -> list[FoldModel]:
-    """The runs to derive others from, with a line printed for each that is not finished.
+    """The source runs; prints a line for each run that is not finished.
 
-    Raises InputError, which names `command`, for a folder without a run, for one without weights, and for no folder.
+    Raises InputError, naming `command`, for a folder without a run or without weights, and if no folder is given.
     """
     named = list(runs)
     if not named:
@@ -73,16 +73,16 @@ def finished_sources(runs: Iterable[RunFolder], command: str) -> list[FoldModel]
 
 
 def check_data(source: FoldModel, dataset: Dataset) -> TrainedConfig:
-    """What the run's config.json says. Raises InputError if it was trained on other data than `dataset`."""
+    """The contents of the run's config.json. Raises InputError if it was trained on other data than `dataset`."""
     trained = source.check_trained()
-    # Runs of earlier versions do not have the hash of their features.
+    # Runs of earlier versions do not record the hash of their features.
     if dataset.hash != trained.data.hash or trained.data.features not in (None, dataset.features_hash):
         raise InputError(f"{source.path}: was trained on other data than {dataset.root}: pass its data with --data")
     return trained
 
 
 def held_out_by(source: FoldModel, dataset: Dataset) -> np.ndarray:
-    """Positions `(N,)` int64 of the utterances that the run held out, whichever version assigned the folds."""
+    """Positions `(N,)` int64 of the utterances that the run held out, with the fold assignment of its version."""
     row_of = dataset.train.row_of
     return np.array([row_of[utterance] for utterance in source.load("oof").ids], np.int64)
 
@@ -95,11 +95,11 @@ def write_derived_run(
     changes: dict[str, Any],
     device: torch.device,
 ) -> None:
-    """Write config.json, weights and predictions of `network` into `folder`; it cost what `source` has cost.
+    """Write config.json, weights and predictions of `network` into `folder`; the recorded cost is that of `source`.
 
-    `changes` are what config.json has beside or instead of the source's. Predictions of an earlier version are deleted
-    first, so that the run counts as finished only when all are of `network`. Raises InputError for other data than
-    those of the source.
+    `changes` are added to the source's config.json or replace its entries. Existing predictions in the folder are
+    deleted first, so that the run counts as finished only when all predictions are by `network`. Raises InputError if
+    `dataset` is not the source's data.
     """
     trained, summary = check_data(source, dataset), read_json(source.folder.summary, SummaryFile, AGAIN)
     derived = fold_model_of(folder, source.recorded | changes)

@@ -1,4 +1,4 @@
-"""The device a run computes on, and the precision of its arithmetic there."""
+"""The device a run computes on, and its numerical precision there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 def pick_device(name: str, group: ProcessGroup) -> torch.device:
     """The device of `--device`; each process of a group has its own GPU. Raises InputError if it cannot be used.
 
-    `auto` is CUDA where there is a GPU, else the CPU. It is never MPS, for which PyTorch has no CTC loss.
+    `auto` is CUDA if there is a GPU, else the CPU. It is never MPS, for which PyTorch has no CTC loss.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -45,9 +45,9 @@ def device_name(device: torch.device) -> str:
 
 
 def resolve_precision(precision: PrecisionOption, device: torch.device, model: nn.Module) -> Precision:
-    """What `--precision` is for `model` on `device`: "fp32", "bf16" or "fp16".
+    """Resolve `--precision` for `model` on `device`: "fp32", "bf16" or "fp16".
 
-    `auto` on CUDA is fp16 for models with LSTM or GRU layers, and for others bf16 where the GPU has it (compute
+    `auto` on CUDA is fp16 for models with LSTM or GRU layers, and for others bf16 if the GPU supports it (compute
     capability 8.0), else fp16; on a CPU it is bf16 if that is fast there (`has_fast_bf16`), else fp32. Raises
     InputError for bf16 on CUDA with LSTM or GRU layers, and for fp16 on a CPU.
     """
@@ -68,15 +68,15 @@ def resolve_precision(precision: PrecisionOption, device: torch.device, model: n
 
 
 def autocast_dtype(precision: Precision) -> torch.dtype | None:
-    """The dtype of autocast; None for no autocast."""
+    """The autocast dtype; None for no autocast."""
     return DTYPES[precision]
 
 
 def inference_dtype(precision: Precision, device: torch.device, model: nn.Module) -> torch.dtype | None:
-    """The dtype of autocast in which another model, without gradients, takes part in a training of this precision.
+    """The autocast dtype for running another model, without gradients, in a training run of this precision.
 
-    It is fp16 for recurrent layers where training is in bf16 on CUDA, where PyTorch before 2.10 runs those one step at
-    a time.
+    For recurrent layers it is fp16 if training uses bf16 on CUDA, because PyTorch before 2.10 runs them one time step
+    at a time there.
     """
     if precision == "bf16" and device.type == "cuda" and _is_recurrent(model):
         precision = "fp16"
@@ -88,11 +88,11 @@ def _is_recurrent(model: nn.Module) -> bool:
 
 
 def has_fast_bf16() -> bool:
-    """Whether the CPU computes faster in bf16 than in float32: with AMX, or by AMD's AVX-512 BF16 (Zen 4 and later).
+    """Whether the CPU computes faster in bf16 than in float32: with AMX, or AMD's AVX-512 BF16 (Zen 4 and later).
 
-    On Zen 5, which does four times as many operations per second in matrix products of bf16, steps of all families take
-    0.66 to 0.76 times as long as in float32, GRUs included, whose recurrence stays in float32; Zen 4 has not been
-    measured. On an Intel Xeon without AMX they take 1.2 to 1.6 times as long.
+    On Zen 5, where bf16 matrix products run four times as many operations per second, steps of all model families take
+    0.66 to 0.76 times as long as in float32, even those of GRUs, whose recurrence stays in float32; Zen 4 has not been
+    measured. On an Intel Xeon without AMX, steps take 1.2 to 1.6 times as long.
     """
     # Older PyTorch releases do not have get_capabilities.
     found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}

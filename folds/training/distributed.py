@@ -2,11 +2,11 @@
 
     torchrun --nproc-per-node 4 -m folds.train --model pblstm --fold 0
 
-On CPUs a batch is the same as on one device, `--batch-frames` in all; on CUDA it is that many frames per process.
+On CPUs a batch is the same as on one device, `--batch-frames` in total; on CUDA it is that many frames per process.
 Process r of n takes its utterances r, r + n, r + 2 n, … Normalisation statistics and loss are those of the whole batch,
-so the result for the same batches does not depend on the number of devices except for rounding and the random numbers
-of dropout and masks. (In a batch of fewer utterances than processes, at most the last of an epoch, the statistics count
-one of them more than once.) Only the first process writes files.
+so for the same batches the result does not depend on the number of devices, except for rounding and the random numbers
+of dropout and masks. (In a batch of fewer utterances than processes, at most the last one of an epoch, the statistics
+count one utterance more than once.) Only the first process writes files.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "remot
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of one run, seen from this one."""
+    """The processes of one run, from the perspective of this one."""
 
     rank: int = 0
     size: int = 1
@@ -53,7 +53,7 @@ class ProcessGroup:
         return self.rank == 0
 
     def share(self, batch: np.ndarray) -> np.ndarray:
-        """This process's utterances of a batch; if there are fewer than processes, one to which `weight` gives 0."""
+        """This process's utterances of a batch; if there are fewer than processes, one whose `weight` may be 0."""
         return batch[self.rank :: self.size] if self.rank < len(batch) else batch[:1]
 
     def weight(self, batch: np.ndarray) -> float:
@@ -61,9 +61,9 @@ class ProcessGroup:
         return float(self.rank < len(batch))
 
     def step_totals(self, loss: Tensor, stop: bool, seconds: float) -> tuple[Tensor, bool, float]:
-        """(`loss` summed over the processes, on its device; whether any is to stop; the first process's seconds).
+        """(`loss` summed over the processes, on its device; whether any should stop; the first process's seconds).
 
-        One collective where the loss is on the CPU, else two: the loss is summed on the device without waiting for it.
+        One collective if the loss is on the CPU, else two: the loss is summed on the device without waiting for it.
         """
         if self.size == 1:
             return loss, stop, seconds
@@ -80,7 +80,7 @@ class ProcessGroup:
         return loss, bool(values[1] > 0), float(values[2])
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` is set in any process; all of them must call."""
+        """Whether `flag` is set in any process; all processes must call this."""
         if self.size == 1:
             return flag
         value = torch.tensor(float(flag))
@@ -88,7 +88,7 @@ class ProcessGroup:
         return bool(value > 0)
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have reached this point."""
         if self.size > 1:
             dist.barrier()
 
@@ -96,17 +96,17 @@ class ProcessGroup:
         """`module` with gradients averaged over all processes."""
         if self.size == 1:
             return module
-        # FrameNorm reduces its statistics itself, so buffers are equal without being broadcast. Without `device_ids`,
-        # a batch's lengths stay on the CPU.
+        # FrameNorm reduces its statistics itself, so buffers are equal without a broadcast. Without `device_ids`, a
+        # batch's lengths stay on the CPU.
         with warnings.catch_warnings():
-            # Its new name, which PyTorch 2.13 warns about, is not known to earlier versions.
+            # PyTorch 2.13 warns that it was renamed, but earlier versions do not know the new name.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             return DistributedDataParallel(module, broadcast_buffers=False)
 
     def averaged_gradients(self, module: nn.Module, averaged: bool) -> contextlib.AbstractContextManager[None]:
-        """Whether a backward in the block averages gradients over processes.
+        """Whether backward passes within the block average gradients over processes.
 
-        If not, they only add up in this process, and the next backward that averages includes them.
+        If not, gradients accumulate locally, and the next averaging backward pass includes them.
         """
         if isinstance(module, DistributedDataParallel) and not averaged:
             return module.no_sync()
@@ -114,7 +114,7 @@ class ProcessGroup:
 
 
 def _variable(name: str, least: int) -> int:
-    """One of torchrun's variables; world sizes are 1 without it. Raises InputError for anything but such a number."""
+    """One of torchrun's variables; world sizes default to 1. Raises InputError unless it is an integer >= `least`."""
     text = os.environ.get(name, "1" if name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE") else "")
     if not (text.isascii() and text.isdecimal() and len(text) < 7 and int(text) >= least):
         raise InputError(
@@ -126,7 +126,7 @@ def _variable(name: str, least: int) -> int:
 
 @contextlib.contextmanager
 def joined_group(device: str) -> Iterator[ProcessGroup]:
-    """The process group of torchrun's environment variables, or this process alone."""
+    """The process group described by torchrun's environment variables, or this process alone."""
     if _variable("WORLD_SIZE", 1) == 1:
         yield ProcessGroup()
         return
@@ -135,11 +135,11 @@ def joined_group(device: str) -> Iterator[ProcessGroup]:
     if cuda:
         _check_gpus(device, group)
         torch.cuda.set_device(group.local_rank)
-    # DDP imports it, and if that is after the group's start, its functions' defaults keep the group alive: threads of a
-    # group that outlives the interpreter abort the process now and then.
+    # DDP imports this module; if that happens after the group was created, its default arguments keep the group alive,
+    # and the threads of a group that outlives the interpreter sometimes abort the process.
     importlib.import_module("torch.distributed.nn.functional")
-    # With both, values on the host are reduced without waiting for the GPU. The others wait while the first process
-    # predicts, which can take longer than the default of 30 minutes; torchrun ends them if it dies.
+    # With both backends, values on the host are reduced without waiting for the GPU. The other processes wait while the
+    # first one predicts, which can take longer than the default timeout of 30 minutes; torchrun ends them if it dies.
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(days=7))
     except (RuntimeError, ValueError) as error:  # ValueError: MASTER_ADDR or MASTER_PORT is missing or wrong
@@ -154,8 +154,8 @@ def joined_group(device: str) -> Iterator[ProcessGroup]:
         raise
     except BaseException as error:
         if cuda:
-            # Destroying the group would wait for collectives that the others have begun, as its destructor might; and
-            # torchrun ends the others only when this process has ended.
+            # Destroying the group would wait for collectives that the others have started, and its destructor might
+            # too; but torchrun ends the others only after this process has ended.
             atexit.register(_exit_at_once)
         else:
             dist.destroy_process_group()
@@ -171,7 +171,7 @@ def joined_group(device: str) -> Iterator[ProcessGroup]:
 
 
 def _check_gpus(device: str, group: ProcessGroup) -> None:
-    """Raise InputError, in all processes of a machine, unless each can have a GPU of its own."""
+    """Raise InputError, in all processes of a machine, unless there is a GPU for each."""
     count = torch.cuda.device_count()
     if ":" in device:
         raise InputError(f"--device {device}: each process of torchrun takes a GPU of its own: use --device cuda")
@@ -182,7 +182,7 @@ def _check_gpus(device: str, group: ProcessGroup) -> None:
 
 
 def _exit_at_once() -> None:
-    """End the process without the destructors of its objects."""
+    """End the process without running destructors."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)

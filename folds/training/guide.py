@@ -1,11 +1,11 @@
-"""Guided CTC: a model learns to spike on the frames on which a trained model, its guide, does.
+"""Guided CTC: a model learns to spike on the same frames as a trained model, its guide.
 
-CTC models choose the frames of their spikes, so the frame average of two of them loses spikes of both, even at one
-stride. Models with one guide spike together (Kurata & Audhkhasi 2019, arXiv 1904.08311).
+CTC models are free to choose the frames of their spikes, so averaging two of them frame by frame loses spikes of both,
+even at the same stride. Models with the same guide spike together (Kurata & Audhkhasi 2019, arXiv 1904.08311).
 
-The guide reads the features of each batch at the speeds drawn for it, without masks. Stretching its spikes on the
-original utterances to those speeds would save its forward pass, but spikes are one or two output frames wide, and
-rounding would put many of them on the frame beside.
+The guide reads the features of each batch with its speed perturbation but without masks. Stretching the guide's spikes
+on the original utterances instead would save its forward pass, but spikes are one or two output frames wide, and
+rounding would shift many of them to a neighbouring frame.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Guide:
     def spikes(self, batch: Batch) -> Tensor:
         """The class of highest posterior in each output frame, int64 `(N, T')`, for all views of the batch.
 
-        It is the blank where the guide does not spike, and past the end of an utterance. Needs `batch.unmasked`.
+        This is the blank where the guide does not spike, and past the end of an utterance. Needs `batch.unmasked`.
         """
         assert batch.unmasked is not None
         utterances = len(batch.unmasked)
@@ -48,16 +48,16 @@ class Guide:
 
 
 def guided_posterior(log_probs: Tensor, spikes: Tensor) -> Tensor:
-    """Sum of the posteriors of a guide's spikes: log-probabilities `(N, T', C)`, spikes `(N, T')` → a scalar.
+    """Sum of the posteriors at a guide's spikes: log-probabilities `(N, T', C)`, spikes `(N, T')` → a scalar.
 
-    The paper's sum over the posteriors under a mask that is 1 at the guide's class where that is not the blank.
+    The paper's sum of the masked posteriors; the mask is 1 at the guide's class unless that is the blank.
     """
     posteriors = log_probs.gather(2, spikes[:, :, None]).squeeze(2).exp()
     return (posteriors * (spikes != BLANK)).sum()
 
 
 def find_guide(path: Path, fold: int) -> FoldModel:
-    """The finished run in the folder `path`, or that of this fold in the member's folder `path`.
+    """The finished run in the folder `path`, or the run of this fold if `path` is a member's folder.
 
     Raises InputError unless it has predictions and weights.
     """
@@ -66,10 +66,10 @@ def find_guide(path: Path, fold: int) -> FoldModel:
 
 
 def open_guide(path: Path, run: FoldModel) -> Guide:
-    """The guide of `run`, which is to be trained.
+    """The guide for `run`, which is about to be trained.
 
     Raises InputError for a guide of other data or of another stride, and for one that does not hold out the same
-    utterances: spikes of a model that was trained on them would leak their transcripts.
+    utterances: the spikes of a model trained on them would leak their transcripts.
     """
     guide = find_guide(path, run.fold)
     _check(guide, f"--guide {path}", run)
@@ -88,7 +88,7 @@ def _described(transform: FeatureTransform) -> str:
 
 
 def _check(guide: FoldModel, option: str, run: FoldModel) -> None:
-    """Raise InputError unless `guide` can guide `run`, and may; messages begin with `option`."""
+    """Raise InputError unless `guide` fits `run` and leaks nothing; messages begin with `option`."""
     theirs, ours = guide.config, run.config
     for what, given, expected in (
         ("another alphabet", theirs.data.alphabet, ours.data.alphabet),

@@ -1,8 +1,8 @@
-"""The training loop of one run. Stopped or killed at any moment and run again, it ends with the same metrics.
+"""The training loop of one run. A run stopped or killed at any moment and resumed ends with the same metrics.
 
-They are the same to the last bit on a CPU with a given `--threads`; the default follows load and speed, and another
-number of threads rounds sums differently. A step's random numbers follow from seed, process and step. A checkpoint is
-written after each epoch, every few minutes of a long one, or with `--save-every` at its intervals, and
+On a CPU with a given `--threads` they are bit-identical; the default number of threads follows load and speed, and
+sums round differently with another number of threads. A step's random numbers depend only on seed, process and step.
+A checkpoint is written after each epoch and every few minutes of a long one, or at the intervals of `--save-every`, and
 when a signal stops the run.
 """
 
@@ -34,8 +34,8 @@ from registry import InputError
 def fit(model: CTCModel, task: TrainingTask) -> None:
     """Train `model` in place, from the newest checkpoint in `task.folder` if there is one.
 
-    Writes checkpoints, metrics and timings, and gives the metrics to the task's loggers. Raises Stopped after SIGTERM
-    or Ctrl-C, once the state is saved, and InputError after too many non-finite losses in a row.
+    Writes checkpoints, metrics and timings, and passes the metrics to the task's loggers. Raises Stopped after SIGTERM
+    or Ctrl-C, once the state is saved, and InputError after too many consecutive non-finite losses.
     """
     recipe = task.recipe
     if task.start == "random" and recipe.prior:
@@ -47,19 +47,19 @@ def fit(model: CTCModel, task: TrainingTask) -> None:
     counters = state.counters
     epochs = 0 if recipe.minutes is not None else recipe.epochs
     budget = Budget(recipe, sum(task.steps(epoch) for epoch in range(1, epochs + 1)))
-    task.group.wait()  # all have read the checkpoint before the first process writes another
+    task.group.wait()  # the first process writes a checkpoint only after all have read the last one
     logger, save_timer = None, SaveTimer(task.save_minutes)
     if task.group.first:
         _announce(task, budget, resumed, counters.step)
         progress = budget.progress(counters.step, counters.elapsed)
         logger = MetricsLogger(task.folder, counters.epoch - 1, counters.step, progress, task.loggers)
     with SignalCatcher(several=task.group.size > 1) as signals, logger or contextlib.nullcontext():
-        # A run that was stopped after its last step resumes within its last epoch, which is not measured yet.
+        # A run stopped after its last step resumes within its last epoch, which has not been evaluated yet.
         while budget.progress(counters.step, counters.elapsed) < 1 or counters.position > 0:
             _epoch(state, task, budget, logger, signals, save_timer)
             last = budget.progress(counters.step, counters.elapsed) >= 1
             _close_epoch(state, task, logger, save_timer, last)
-        # A signal that came while the last epoch was measured, after which no step looks for one.
+        # A signal that arrived while the last epoch was evaluated: no further step checks for one.
         if task.group.any(signals.caught is not None):
             raise Stopped(signals.caught or signal.SIGTERM)
     if recipe.select == "best":
@@ -76,7 +76,7 @@ def _epoch(
     signals: SignalCatcher,
     save_timer: SaveTimer,
 ) -> None:
-    """The rest of the current epoch, or as much of it as the budget allows."""
+    """Train for the rest of the current epoch, or as much of it as the budget allows."""
     counters, group, recipe = state.counters, task.group, task.recipe
     if logger is not None:
         logger.begin_epoch(*counters.epoch_cost)
@@ -128,7 +128,7 @@ def _read_metrics(state: State, task: TrainingTask) -> None:
 def _close_epoch(
     state: State, task: TrainingTask, logger: MetricsLogger | None, save_timer: SaveTimer, last: bool
 ) -> None:
-    """Score held-out utterances, write the epoch's metrics, then if due a checkpoint at the start of the next epoch."""
+    """Score held-out utterances and write the epoch's metrics and, if due, a checkpoint at the next epoch's start."""
     _read_metrics(state, task)
     if logger is not None:
         task.check_lease()
@@ -136,7 +136,7 @@ def _close_epoch(
     state.counters.epoch += 1
     state.begin_epoch()
     if logger is not None and (last or save_timer.due_after_epoch()):
-        task.check_lease()  # measuring takes minutes
+        task.check_lease()  # evaluation takes minutes
         state.save(task.folder)
         save_timer.restart()
     task.group.wait()

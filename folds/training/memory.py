@@ -1,4 +1,4 @@
-"""What training raises where memory does not suffice."""
+"""Exceptions that training raises when it runs out of memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from registry.errors import MachineFault
 
 
 class MemoryRanOut(MachineFault):
-    """Memory did not suffice for a run that it had sufficed for before."""
+    """A run that used to fit into memory ran out of it."""
 
 
 class BatchTooLarge(Exception):
@@ -19,6 +19,6 @@ class BatchTooLarge(Exception):
 
     @property
     def smaller(self) -> str:
-        """The options that train the same with batches of half the frames."""
+        """The options for equivalent training with batches of half the frames."""
         recipe = self.recipe
         return f"--batch-frames {recipe.batch_frames // 2} --accumulate {2 * recipe.accumulate} --lr {recipe.lr:.5g}"

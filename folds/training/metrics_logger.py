@@ -1,7 +1,6 @@
 """What a run reports: a progress bar, a line per epoch, metrics.jsonl, timing.jsonl, and the loggers of `--log`.
 
-Clock readings differ from run to run, so they go to a file of their own, and the file of metrics can be compared byte
-by byte.
+Timings differ from run to run, so they go to a separate file; this way metrics.jsonl can be compared byte by byte.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from registry.json_files import read_json_lines
 
 
 class MetricsLogger:
-    """Open for the time of a run: `with MetricsLogger(folder, epochs_done, step, progress, loggers) as logger`."""
+    """Open for the duration of a run: `with MetricsLogger(folder, epochs_done, step, progress, loggers) as logger`."""
 
     def __init__(
         self, folder: RunFolder, epochs_done: int, step: int, progress: float, loggers: Sequence[str]
@@ -48,7 +47,7 @@ class MetricsLogger:
         self._loggers.close()
 
     def begin_epoch(self, wall: float = 0.0, cpu: float = 0.0, frames: int = 0) -> None:
-        """Start the epoch's clocks, at what the part of it before a checkpoint has taken."""
+        """Start the epoch's clocks, offset by the cost of the part of the epoch before a checkpoint."""
         self._wall, self._cpu = time.perf_counter() - wall, time.process_time() - cpu
         self._frames = frames
 
@@ -58,7 +57,7 @@ class MetricsLogger:
         return time.perf_counter() - self._wall, time.process_time() - self._cpu, self._frames
 
     def step(self, progress: float, frames: int, loss: float) -> None:
-        """Report a step of `frames` input frames, after which `progress` (0 to 1) of the run is done."""
+        """Report a step of `frames` input frames; `progress` (0 to 1) is the completed fraction of the run."""
         self._frames += frames
         speed = self._frames / (time.perf_counter() - self._wall)
         status = f"loss {loss:.3f}, distance {self._distance}, {speed:.0f} frames/s"
@@ -67,8 +66,8 @@ class MetricsLogger:
     def epoch(self, label: str, row: dict[str, Any], what: str, source: str) -> None:
         """Write an epoch's metrics; `label` is "3/10".
 
-        `what` names the distance, of held-out utterances or of dev, and `source` describes those that are measured; it
-        is empty if there are none.
+        `what` names the distance, of held-out utterances or of dev, and `source` describes the utterances scored; it is
+        empty if there are none.
         """
         _append(self.folder.metrics, row)
         wall, cpu, frames = self.epoch_cost
@@ -87,7 +86,7 @@ class MetricsLogger:
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    """Append a line that is on the disk before the checkpoint that says that it was written."""
+    """Append a line and flush it to disk, before the checkpoint that counts it is written."""
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
         file.flush()
@@ -95,9 +94,9 @@ def _append(path: Path, row: dict[str, Any]) -> None:
 
 
 def _truncate(path: Path, epochs: int) -> None:
-    """Keep the lines of the first `epochs` epochs: those after them follow the checkpoint, and will be written again.
+    """Keep the lines of the first `epochs` epochs: later lines are newer than the checkpoint and will be rewritten.
 
-    What a crash cut off is left out. Raises InputError for other content.
+    A line truncated by a crash is dropped. Raises InputError for unexpected content.
     """
     if not exists(path):
         return

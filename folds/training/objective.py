@@ -1,6 +1,6 @@
-"""The training objective: CTC on the output; as options a middle layer's, two views' agreement, a guide, a teacher.
+"""The training objective: CTC on the output; optionally intermediate CTC, consistency of two views, guide and teacher.
 
-Intermediate CTC: Lee & Watanabe 2021 (arXiv 2102.03216). Agreement of two views, CR-CTC: Yao et al. 2024 (arXiv
+Intermediate CTC: Lee & Watanabe 2021 (arXiv 2102.03216). Consistency of two views, CR-CTC: Yao et al. 2024 (arXiv
 2410.05101). Guided CTC: Kurata & Audhkhasi 2019 (arXiv 1904.08311). A teacher's hypotheses: Kim & Rush 2016 (arXiv
 1606.07947).
 """
@@ -20,10 +20,10 @@ from models.layers.lengths import Lengths
 def ctc(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
     """CTC loss in nats per label: log-probabilities `(N, T', C)`, lengths `(N,)` on the CPU → a scalar.
 
-    The batch's sum divided by its labels, rather than a mean of utterances' means: batches bounded by frames hold
-    unequal numbers of utterances, and every label should weigh the same.
+    The batch's total loss divided by its number of labels, rather than a mean of per-utterance means: batches bounded
+    by frames hold unequal numbers of utterances, and every label should weigh the same.
     """
-    # From another device, lengths would be read back. PyTorch's CUDA kernel copies them there itself, and waits for it.
+    # Lengths on another device would be read back. PyTorch's CUDA kernel copies them to the device itself, and waits.
     loss = functional.ctc_loss(
         log_probs.transpose(0, 1), batch.targets, lengths, batch.target_lengths, blank=BLANK, reduction="sum"
     )
@@ -31,14 +31,14 @@ def ctc(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
 
 
 def soft_ctc(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
-    """The CTC losses of `batch.soft`'s sequences by their weights, in nats per label of the transcripts: a scalar.
+    """Weighted CTC losses of the sequences in `batch.soft`, in nats per label of the transcripts: a scalar.
 
-    That is -sum over h of weight(h) log P(h), with P the model's. Sequences too long for their utterance's output count
-    nothing: the teacher may have a smaller stride.
+    That is -sum over h of weight(h) log P(h), where P is the model's. Sequences too long for their utterance's output
+    count as 0: the teacher may have a smaller stride.
     """
     soft = batch.soft
     assert soft is not None
-    # The outputs are computed once; only the log-probabilities are repeated. The rows are not read back from a device.
+    # The outputs are computed once; only the log-probabilities are repeated. The rows need no synchronisation.
     repeated = log_probs.index_select(0, soft.rows.to(log_probs.device, non_blocking=True))
     losses = functional.ctc_loss(
         repeated.transpose(0, 1),
@@ -53,7 +53,7 @@ def soft_ctc(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
 
 
 def taught_ctc(log_probs: Tensor, lengths: Tensor, batch: Batch, teacher_weight: float) -> tuple[Tensor, Tensor]:
-    """(CTC loss of the transcript and, by `teacher_weight`, of the teacher's hypotheses; that of the transcript)."""
+    """(CTC loss mixed with that of the teacher's hypotheses by `teacher_weight`; CTC loss of the transcript alone)."""
     loss = ctc(log_probs, lengths, batch)
     if not teacher_weight or batch.soft is None:
         return loss, loss
@@ -61,7 +61,7 @@ def taught_ctc(log_probs: Tensor, lengths: Tensor, batch: Batch, teacher_weight:
 
 
 def label_count(batch: Batch) -> int:
-    """Number of labels of a batch, at least 1: what a teacher gives for unlabelled utterances may be empty.
+    """Number of labels of a batch, at least 1: a teacher's transcripts of unlabelled utterances may be empty.
 
     `target_lengths` are on the CPU, so nothing is read from the device.
     """
@@ -80,9 +80,9 @@ def objective(
 ) -> tuple[Tensor, Tensor]:
     """(the training loss, the CTC loss of the output alone), both in nats per label.
 
-    With `consistency`, the batch is two views of the same utterances, one after the other. `spikes` `(N, T')` are a
-    guide's; the model's posterior of each counts as `guide_weight` nats less. `teacher_weight` is the share of
-    `batch.soft` in every CTC loss.
+    With `consistency`, the batch holds two views of the same utterances, one after the other. `spikes` `(N, T')` are a
+    guide's; the model's posterior at each, times `guide_weight` nats, is subtracted from the loss. `teacher_weight` is
+    the share of `batch.soft` in every CTC loss.
     """
     outputs = model.grouped_outputs(batch.features, batch.lengths, batch.groups)
     total, loss = taught_ctc(outputs.log_probs, outputs.lengths, batch, teacher_weight)
@@ -121,7 +121,7 @@ class Objective(nn.Module):
         self.teacher_weight = teacher_weight
 
     def forward(self, batch: Batch, spikes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `objective`."""
+        """Same as `objective`."""
         return objective(
             self.model,
             batch,
@@ -134,7 +134,7 @@ class Objective(nn.Module):
 
 
 def disagreement(log_probs: Tensor, lengths: Tensor) -> Tensor:
-    """Sum over valid frames of KL(the other view, held fixed || this view), for both views of `(2 N, T', C)`.
+    """Sum over valid frames of KL(other view, detached || this view), for both views of `(2 N, T', C)`.
 
     `lengths` `(2 N,)` are on the CPU. The consistency loss of CR-CTC (arXiv 2410.05101).
     """
@@ -144,7 +144,7 @@ def disagreement(log_probs: Tensor, lengths: Tensor) -> Tensor:
 
 
 def log_prior(labels: Tensor, classes: int, frames: int) -> Tensor:
-    """Log-frequency of each class `(C,)` when `labels` are spread over `frames` output frames and the rest is blank."""
+    """Log-frequency of each class `(C,)` if each of `labels` fills one of `frames` output frames, the rest blank."""
     counts = torch.bincount(labels.long(), minlength=classes).double() + 1.0
     counts[BLANK] = max(float(frames - len(labels)), 1.0)
     return (counts / counts.sum()).log().float()

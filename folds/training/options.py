@@ -1,4 +1,4 @@
-"""The training command's options; each line of documentation here is its help text."""
+"""The training command's options; the attribute docstrings are their help texts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from registry.bounds import MAX_SEED, MAX_THREADS, MAX_UTTERANCES, Bounded, numb
 Precision = Literal["fp32", "bf16", "fp16"]
 PrecisionOption = Literal["auto", "fp32", "bf16", "fp16"]
 CPU_FRAMES, CUDA_FRAMES = 16_000, 64_000
-"""Default frames per batch. On a GPU, where a step of 16,000 frames is bound by latency, it is per process."""
+"""Default frames per batch. On GPUs, where a step of 16,000 frames is latency-bound, they are per process."""
 LEARNING_RATE = 2e-3
 """Default peak learning rate at 16,000 frames per batch."""
 MAX_LEARNING_RATE, MAX_FRAMES, MAX_MINUTES = 10.0, 100_000_000, 525_600
@@ -33,14 +33,15 @@ class RecipeOptions(Bounded):
     epochs: int = number(40, at_least=1, at_most=100_000, scale="log")
     """Passes over the training folds; warm-up and cosine end with the last one."""
     minutes: float | None = number(None, above=0, at_most=MAX_MINUTES, scale="log")
-    """Instead of epochs: warm-up and cosine end with the step after which this many minutes of training are over;
-    predicting comes on top."""
+    """Instead of --epochs: train for this many minutes; warm-up and cosine end with the step that exceeds them.
+    Prediction takes additional time."""
     clock: Literal["wall", "cpu"] = "wall"
-    """What --minutes counts: wall time, or CPU time of this process, which other load on the machine does not
-    stretch."""
+    """What --minutes counts: wall time, or CPU time of this process, which does not depend on other load on the
+    machine."""
     lr: float | None = number(None, above=0, at_most=MAX_LEARNING_RATE, scale="log", search=(3e-4, 1e-2))
     """Peak learning rate, by default 0.002. On CUDA with the default --batch-frames it is 0.002 times the square root
-    of 4 times the number of processes, as a batch has 64,000 frames in each, with both views of --consistency."""
+    of 4 times the number of processes, because each has 64,000 frames per batch (both views of --consistency
+    counted)."""
     warmup: float = number(0.05, at_least=0, below=1, search=(0.0, 0.3))
     """Fraction of steps used for linear warm-up."""
     weight_decay: float = number(0.01, at_least=0, at_most=100, scale="log", search=(1e-3, 0.3))
@@ -48,55 +49,54 @@ class RecipeOptions(Bounded):
     clip: float = number(5.0, above=0, at_most=1e6, scale="log", search=(0.5, 20.0))
     """Maximum gradient norm (clipping)."""
     batch_frames: int | None = number(None, at_least=1, at_most=MAX_FRAMES, scale="log")
-    """Input frames per batch, padding included, before changes of speed; at least the longest utterance. By default the
-    preset's on CPUs, and on CUDA 64,000, or 32,000 of two views with --consistency. With several processes (torchrun)
-    it is per process on CUDA, and for all together on CPUs."""
+    """Input frames per batch, padding included, before speed perturbation; at least the longest utterance. The default
+    is the preset's on CPUs, and on CUDA 64,000, or 32,000 in two views with --consistency. With several processes
+    (torchrun) it is per process on CUDA, and in total on CPUs."""
     average: float = number(0.0, at_least=0, below=1)
-    """Predict with an exponential moving average (EMA) of the weights whose time constant is this fraction of the run
+    """Predict with an exponential moving average (EMA) of the weights, whose time constant is this fraction of the run
     (0.05 is typical); 0 disables it."""
     accumulate: int = number(1, at_least=1, at_most=10_000, scale="log")
-    """Batches per step; their gradients are added."""
+    """Batches per step; their gradients are accumulated."""
     prior: bool = True
     """Initialise the output's biases from the frequency of each label and of the blank."""
     intermediate: float = number(0.0, at_least=0, below=1)
-    """Weight w of intermediate CTC on the middle layer; the final CTC loss gets 1 - w."""
+    """Weight w of intermediate CTC on the middle layer; the weight of the final CTC loss is 1 - w."""
     consistency: float = number(0.0, at_least=0, at_most=100)
-    """CR-CTC: train on two views of each batch, with this weight on their agreement (0.2 is usual). Doubles the work
-    per step, so lower --batch-frames on a CPU; the default on CUDA is halved already. Works best with more time masks:
+    """CR-CTC: train on two views of each batch, with this weight on their consistency (0.2 is usual). Doubles the work
+    per step, so lower --batch-frames on a CPU; on CUDA the default is already halved. Works best with more time masks:
     --time-every 75, as in the presets small, base and large."""
     guide_weight: float = number(1.0, at_least=0, at_most=100)
-    """With --guide: weight of the posteriors at the guide's spikes, against CTC's loss."""
+    """With --guide: weight of the posteriors at the guide's spikes, relative to the CTC loss."""
     teacher_weight: float = number(0.5, at_least=0, at_most=1)
-    """With --teacher: share of the loss of the teacher's hypotheses, weighted by their posteriors; that of the
-    transcript has the rest."""
+    """With --teacher: weight w of the loss on the teacher's hypotheses (themselves weighted by their posteriors); the
+    weight of the loss on the transcript is 1 - w."""
     normalise: Normalization = "utterance"
-    """Whose mean and variance each feature is normalised with: those of the utterance, or of all frames that its group
-    (its speaker or day) has in the same split, which needs no labels, so that new groups have their own. none keeps
-    features as the data have them."""
+    """Normalise each feature by the mean and variance of the utterance, or of all frames of its group (its speaker or
+    day) in the same split. This needs no labels, so it works for new groups too. none leaves the features unchanged."""
     group_layer: str | None = None
-    """day or speaker, as the data are grouped: a linear layer for each group in front of the model, the identity at
-    first. Utterances of groups that were not trained on go through the mean of the layers."""
+    """day or speaker, depending on the data: a linear layer for each group in front of the model, initialised to the
+    identity. Utterances of groups not seen in training go through the mean of the layers."""
     group_softsign: bool = False
     """With --group-layer: x / (1 + |x|) after the layer."""
     augment: Annotated[SpecAugment, tyro.conf.arg(name="SpecAugment", prefix_name=False)] = dataclasses.field(
         default_factory=SpecAugment
     )
-    """Masks and changes of speed, drawn anew for each batch."""
+    """Masks and speed perturbation, sampled for each batch."""
     precision: PrecisionOption = "auto"
-    """Precision of autocast; the loss is always computed in float32. auto on CUDA is fp16 with loss scaling for models
-    with LSTM or GRU layers, and for others bf16 from Ampere on, else fp16; on CPUs it is bf16 with AMX, and on AMD's
-    with AVX-512 BF16 (Zen 4 and later), else fp32. On CUDA, matrix products of fp32 use TF32."""
+    """Autocast precision; the loss is always computed in float32. auto on CUDA is fp16 with loss scaling for models
+    with LSTM or GRU layers, and for others bf16 from Ampere on, else fp16; on CPUs it is bf16 with AMX or, on AMD CPUs,
+    AVX-512 BF16 (Zen 4 and later), else fp32. On CUDA, fp32 matrix products use TF32."""
     select: Literal["last", "best"] = "last"
-    """Which weights predict: those at the end of the schedule, or those of the epoch with the lowest held-out distance.
+    """Weights used for prediction: those at the end of the schedule, or of the epoch with the lowest held-out distance.
     The latter makes out-of-fold distances too optimistic; config.json records it, and ensemble.blend warns about such
     members."""
     keep: int = number(2, at_least=2, at_most=10_000)
-    """How many checkpoints to keep; `python -m folds.soup` averages them."""
+    """Number of checkpoints to keep; `python -m folds.soup` averages them."""
     limit: int | None = number(None, at_least=1, at_most=MAX_UTTERANCES, scale="log")
     """Train on this many utterances only, for quick experiments; all utterances are still predicted."""
     speakers: float = number(1.0, above=0, at_most=1)
-    """Train on this fraction of the speakers only. The speakers of a smaller fraction are among those of a larger one;
-    all utterances are still predicted."""
+    """Train on this fraction of the speakers only. The speakers of a smaller fraction are a subset of those of a larger
+    one; all utterances are still predicted."""
 
     def sized_for(self, device: str, processes: int) -> RecipeOptions:
         """With `batch_frames` and `lr` filled in for this type of device ("cpu" or "cuda") and number of processes."""
@@ -105,26 +105,26 @@ class RecipeOptions(Bounded):
             scaled = device == "cuda" and frames is None
             lr = LEARNING_RATE * (math.sqrt(CUDA_FRAMES * processes / CPU_FRAMES) if scaled else 1.0)
         if frames is None:
-            # The two views of CR-CTC share the frames that a GPU computes at a time.
+            # The two views of CR-CTC share a GPU's frames per batch.
             frames = CUDA_FRAMES // (2 if self.consistency else 1) if device == "cuda" else CPU_FRAMES
         return dataclasses.replace(self, batch_frames=frames, lr=lr)
 
     def halved(self) -> Self:
-        """With batches of half the frames, of which two make a step; for recipes that are `sized_for` a device."""
+        """With batches of half the frames, two of them per step; for recipes that are `sized_for` a device."""
         assert self.batch_frames is not None
         return dataclasses.replace(self, batch_frames=self.batch_frames // 2, accumulate=2 * self.accumulate)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRecipe(RecipeOptions):
-    """A recipe in which nothing is left to the device."""
+    """A recipe in which all values that depend on the device are resolved."""
 
     lr: float = number(LEARNING_RATE, above=0, at_most=MAX_LEARNING_RATE, scale="log")
     """Peak learning rate."""
     batch_frames: int = number(CPU_FRAMES, at_least=1, at_most=MAX_FRAMES, scale="log")
-    """Input frames per batch, padding included: per process on CUDA, for all processes on CPUs."""
+    """Input frames per batch, padding included: per process on CUDA, in total on CPUs."""
     precision: Precision = "fp32"
-    """Precision of autocast."""
+    """Autocast precision."""
 
     @staticmethod
     def of(options: RecipeOptions, precision: Precision) -> TrainingRecipe:
@@ -133,7 +133,7 @@ class TrainingRecipe(RecipeOptions):
         return TrainingRecipe(**values | {"precision": precision})
 
     def frames_of_all(self, device: str, processes: int) -> int:
-        """Input frames per batch of all processes together, on this type of device."""
+        """Total input frames per batch over all processes, on this type of device."""
         return self.batch_frames * (processes if device == "cuda" else 1)
 
 
@@ -145,57 +145,57 @@ class TrainOptions(StoreOptions):
     """One or more registered models, comma-separated (see `python -m registry`). With several, only model options
     common to all of them can be set."""
     config: Path | None = None
-    """A JSON file of options, such as the best.json of folds.tune; what the command line gives overrides it."""
+    """A JSON file of options, such as the best.json of folds.tune; command-line options override it."""
     name: str = ""
-    """Name of the member, its folder in the runs folder; by default the model's. Gives two recipes of one model folders
-    of their own."""
+    """Name of the member and of its folder in the runs folder; by default the model's. Use it to keep two recipes of
+    one model apart."""
     preset: str = "auto"
-    """A recipe by name: short (12 epochs, pblstm_small only), quick (18 epochs of plain CTC), small, base or large (30,
+    """A named recipe: short (12 epochs, pblstm_small only), quick (18 epochs of plain CTC), small, base or large (30,
     150 or 200 epochs of CR-CTC, for models of that size). Other options override its values; add --help to a command
-    to see them. auto is quick on CPUs, and on a GPU the preset of the model's size."""
+    to see them. auto is quick on CPUs, and on a GPU the preset for the model's size."""
     fold: str = "0"
     """A fold, several (0,2), or all."""
     folds: int = number(5, at_least=1, at_most=1000)
-    """Number of speaker-disjoint folds. With 1, the model is trained on everything and nothing is held out: <name>.all,
-    the refit. python -m ensemble.blend predicts with it beside the fold models of the same model and recipe, from whose
-    out-of-fold predictions its weight comes; alone, python -m ensemble.decode writes its submission."""
+    """Number of speaker-disjoint folds. With 1, the model is trained on everything and nothing is held out: the refit,
+    <name>.all. python -m ensemble.blend uses it together with the fold models of the same model and recipe, from whose
+    out-of-fold predictions its weight comes; without them, python -m ensemble.decode writes its submission."""
     fold_by: FoldBy = "group"
-    """What folds keep together: whole speakers, or days, so that held-out distances are those on unknown ones; or
-    single utterances, so that every fold has some of each, as where the organisers test on known days."""
+    """What folds keep together. group: whole speakers or days, so that held-out distances are for unknown ones.
+    utterance: single utterances, so that every fold has some of each group, as if the organisers test on known days."""
     with_dev: bool = False
-    """With --folds 1: train on the dev utterances too, once everything is decided. The member is <model>.all-dev, and
-    nothing measures it on dev; needs a fixed number of epochs."""
+    """With --folds 1: train on the dev utterances too, once all decisions are made. The member is <model>.all-dev, and
+    is never evaluated on dev; needs a fixed number of epochs."""
     seed: int = number(0, at_least=0, at_most=MAX_SEED)
-    """Seed of initial weights, batches and masks; each seed has a folder of its own."""
+    """Seed of initial weights, batches and masks; each seed has its own folder."""
     resume: bool = False
     """Continue a run that was stopped from its last checkpoint; finished runs are skipped."""
     restart_from: Path | None = None
-    """Warm restart: start from the final weights of a finished run instead of from random ones (from its best ones if
-    it was trained with --select best). A runs folder, for the run there of the same name, fold and seed, which for a
-    run with --folds 1 is a refit or, where there is none, its first fold model: --runs itself will do then. Or the
-    folder of one run, such as runs/pblstm/fold0, for a run of another name or seed."""
+    """Warm restart: start from the final weights of a finished run (its best ones if it was trained with --select best)
+    instead of random ones. Pass a runs folder to use its run of the same name, fold and seed; with --folds 1 this is a
+    refit or, if there is none, the member's first fold model, so the folder of --runs itself works. Or pass the folder
+    of one run, such as runs/pblstm/fold0, to start from a run of another name or seed."""
     guide: Path | None = None
     """Guided CTC: spike on the same frames as a trained model of the same stride, so that their frames can be averaged.
-    A member's folder, such as runs/pblstm, or that of one run; its run of the same fold is used, which has not seen
-    what is held out here."""
+    Pass the folder of one run, or a member's folder, such as runs/pblstm, to use its run of the same fold, which has
+    not seen the utterances held out here."""
     teacher: Path | None = None
-    """Distillation, with --folds 1: learn an ensemble's posterior over its hypotheses as well. The .csv.json beside a
-    submission that was blended with --nbest-out; the hypotheses of training utterances are out of fold."""
+    """Distillation, with --folds 1: also learn an ensemble's posterior over its hypotheses. Pass the .csv.json next to
+    a submission blended with --nbest-out; the hypotheses for training utterances are out of fold."""
     teacher_test: bool = False
-    """With --teacher: train on the features of test too, with the teacher's hypotheses as transcripts. The model has
-    the tag transductive, which --forbid transductive of ensemble.blend and submit refuses."""
+    """With --teacher: also train on the features of test, with the teacher's hypotheses as transcripts. The model gets
+    the tag transductive, which ensemble.blend and submit reject with --forbid transductive."""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:1. auto is CUDA where there is a GPU, else the CPU; MPS has no CTC loss in PyTorch."""
+    """auto, cpu, cuda or cuda:1. auto is CUDA if there is a GPU, else the CPU; PyTorch has no CTC loss for MPS."""
     threads: int = number(0, at_least=0, at_most=MAX_THREADS)
-    """CPU threads. 0 starts with one, tries more while there are idle cores, and keeps those that make training faster;
-    small models use at most 4; with --clock cpu it is one. Sums are rounded differently with another number, so only
-    with a given number does a stopped and resumed run end in the same metrics to the last bit."""
+    """CPU threads. 0 starts with one, tries more while cores are idle, and keeps them if they make training faster;
+    small models use at most 4; with --clock cpu it is one. Sums round differently with another number of threads, so a
+    stopped and resumed run ends with bit-identical metrics only if the number is given."""
     save_every: float = number(0.0, at_least=0, at_most=MAX_MINUTES)
-    """Minutes between checkpoints, for slow or mounted drives; a kill loses up to this much. 0 writes one after each
-    epoch and every 10 minutes within one. The last step and a stop by SIGTERM or Ctrl-C always write one."""
+    """Minutes between checkpoints, for slow or mounted drives; a killed run loses up to this much. 0 writes one after
+    each epoch and every 10 minutes within one. The last step and a stop by SIGTERM or Ctrl-C always write one."""
     log: str = "tensorboard"
-    """Where metrics go besides metrics.jsonl: tensorboard, wandb, mlflow, or the logger of a plug-in, several
-    separated by commas, or none. wandb and mlflow have to be installed, and read their own environment variables."""
+    """Where metrics go besides metrics.jsonl: tensorboard, wandb, mlflow or a plug-in's logger, comma-separated, or
+    none. wandb and mlflow must be installed, and read their own environment variables."""
     skip_bad: bool = False
     """Leave out training utterances too short for their labels instead of stopping with an error."""
     recipe: RecipeOptions = dataclasses.field(default_factory=RecipeOptions)
@@ -223,7 +223,7 @@ class TrainOptions(StoreOptions):
             raise InputError("--with-dev with --minutes: the length of training must be fixed beforehand; use --epochs")
 
     def _check_teacher(self) -> None:
-        """Raise InputError for options of a teacher that do not fit the others."""
+        """Raise InputError for teacher options that conflict with the others."""
         if self.teacher is not None and self.folds != 1:
             raise InputError(
                 f"--teacher with --folds {self.folds}: its hypotheses come from models that were trained on what a "

@@ -1,4 +1,4 @@
-"""Log-probabilities of whole splits from one model, and the distances of their greedy decoding."""
+"""One model's log-probabilities for whole splits, and the distances of their greedy decoding."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def predict(
 ) -> LogProbs:
     """Log-probabilities of the utterances at `indices`, in that order, in batches of at most `frames` frames.
 
-    With a description, a progress bar shows how far it is.
+    With a description, a progress bar is shown.
     """
     was_training = model.training
     model.eval()
     chosen = np.asarray(indices)
-    # Without utterances the result still has C columns.
+    # The result has C columns even without utterances.
     parts = [np.zeros((0, model.classes), np.float16)] * max(1, len(chosen))
     batches = plan(split.lengths[chosen], frames=frames)
     for positions in track(batches, description) if description else batches:
@@ -58,7 +58,7 @@ def greedy_distances(
 ) -> np.ndarray:
     """Edit distance of each utterance's greedy decoding to its transcript, int64 `(N,)`.
 
-    `indices` are its utterances' positions in `split`; by default they are found by their ids.
+    `indices` are the utterances' positions in `split`; by default they are looked up by id.
     """
     if indices is None:
         indices = [split.row_of[utterance] for utterance in log_probs.ids]
@@ -78,11 +78,11 @@ def write_predictions(
     with_dev: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write predictions of `held_out` of train, of dev and of test; report each split's mean greedy distance.
+    """Write predictions for train's `held_out`, for dev and for test; report each split's mean greedy distance.
 
-    `frames` bounds the batches. `cost`, what the training took, goes to the summary with the distances. A model that
-    was trained `with_dev` predicts dev, but is not measured on it. `check`, called before each file is written, raises
-    where another process has taken the run over.
+    `frames` is the maximum batch size. `cost`, the cost of training, goes to the summary with the distances. A model
+    trained `with_dev` predicts dev, but is not evaluated on it. `check`, called before each file is written, raises if
+    another process has taken over the run.
     """
     indices_of = {"oof": held_out, "dev": np.arange(len(dataset.dev)), "test": np.arange(len(dataset.test))}
     distances: dict[str, float] = {}
@@ -100,7 +100,7 @@ def write_predictions(
         if split.tokens is not None and len(indices) and not (name == "dev" and with_dev):
             distances[name] = round(float(greedy_distances(log_probs, split, indices).mean()), 4)
         check()
-        # The run is finished once the predictions of all splits exist, so everything else is written before the last.
+        # The run counts as finished once all splits' predictions exist, so everything else is written before the last.
         write_json(folder.summary, {"greedy_distance": distances, **cost.as_json()})
         write_log_probs(folder.predictions(name), log_probs)
     listed = ", ".join(f"{name} {distance:.3f}" for name, distance in distances.items())

@@ -1,4 +1,4 @@
-"""Before a run: its recipe with nothing left to the device, and the utterances to fit and to hold out."""
+"""Preparation of a run: its recipe, resolved for the device, and the utterances to fit and to hold out."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from registry import InputError
 def resolve_options(
     options: TrainOptions, device: torch.device, group: ProcessGroup, model: CTCModel, halved: bool
 ) -> tuple[TrainOptions, TrainingRecipe]:
-    """The options with the frames and the learning rate for this device, and the recipe with the precision as well."""
+    """The options with batch size and learning rate for this device, and the recipe, which also has the precision."""
     if device.type == "cuda":
-        # TF32 for the float32 matrix products of recurrent and convolutional layers, and of those outside autocast.
+        # TF32 for the float32 matrix products of recurrent and convolutional layers, and of layers outside autocast.
         torch.set_float32_matmul_precision("high")
     sized = options.recipe.sized_for(device.type, group.size)
     recipe = TrainingRecipe.of(sized, resolve_precision(sized.precision, device, model))
@@ -37,9 +37,9 @@ def resolve_options(
 
 
 def training_data(options: TrainOptions, dataset: Dataset, teacher: Teacher | None) -> Dataset:
-    """The data as the network reads them, with all utterances to train on in its train split.
+    """The data as the network reads them, with all training utterances in the train split.
 
-    That is with dev, or with test as the teacher labels it.
+    This may include dev, and test with the teacher's labels.
     """
     dataset = dataset_as_read(dataset, FeatureTransform(options.recipe.normalise))
     more = [dataset.dev] if options.with_dev else []
@@ -51,7 +51,7 @@ def training_data(options: TrainOptions, dataset: Dataset, teacher: Teacher | No
 
 
 def split_fold(options: TrainOptions, dataset: Dataset, fold: int, model: CTCModel) -> tuple[np.ndarray, np.ndarray]:
-    """Indices into the train split: (the fold that is held out, the utterances to fit)."""
+    """Indices into the train split: (the held-out fold, the utterances to fit)."""
     fold_of = assign_folds(dataset.train, options.folds, options.fold_by)
     others = speaker_subset(dataset.train, np.flatnonzero(fold_of != fold), options.recipe.speakers)
     others = others[: options.recipe.limit]
@@ -72,7 +72,7 @@ def check_group_layer(options: TrainOptions, dataset: Dataset) -> None:
 def add_group_layer(
     model: CTCModel, options: TrainOptions, dataset: Dataset, fitted: np.ndarray
 ) -> dict[str, Any] | None:
-    """Give the model a layer for each group of the utterances to fit, if the recipe has it; config.json's record."""
+    """If the recipe asks for it, add a layer for each group of the utterances to fit; return config.json's record."""
     if options.recipe.group_layer is None:
         return None
     groups = tuple(sorted({dataset.train.groups[index] for index in fitted.tolist()}))

@@ -1,7 +1,7 @@
-"""Presets: recipes for a model's size and the time there is. `--preset` names one; other options override its values.
+"""Presets: recipes by model size and available time. `--preset` names one; other options override its values.
 
-RESULTS.md has the measurements behind short, quick and small. Those of base and large are not measured: public models
-of such sizes were trained for 150 to 250 epochs on the real data.
+RESULTS.md has the measurements behind short, quick and small. base and large have not been measured: public models of
+these sizes were trained for 150 to 250 epochs on the real data.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ _CR_CTC = {"consistency": 0.2, "time_every": 75}
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """Values of options for models of `least` (exclusive) to `most` parameters, or for one model alone."""
+    """Option values for models of `least` (exclusive) to `most` parameters, or for a single model."""
 
     values: Mapping[str, Any]
     """Options of RecipeOptions and SpecAugment."""
     cpu_frames: int
-    """Frames per batch on CPUs; on CUDA they follow from the device, unless `values` has a learning rate."""
+    """Frames per batch on CPUs; on CUDA they depend on the device, unless `values` has a learning rate."""
     least: int = 0
     most: float = math.inf
     model: str | None = None
-    """The registered model that it is for; None for all of these sizes."""
+    """The only registered model it is for; None for all models of these sizes."""
     shape: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Fields of that model's config."""
     default_on: str = ""
-    """The type of device ("cpu" or "cuda") on which `auto` is this preset; each model has one for each type."""
+    """The type of device ("cpu" or "cuda") on which `auto` selects this preset; each model has one for each type."""
 
     def __post_init__(self) -> None:
         unknown = sorted(self.values.keys() - _VALUE_NAMES)
@@ -66,7 +66,7 @@ class Preset:
         return dataclasses.replace(
             recipe,
             augment=augment,
-            # A learning rate of its own is one for these batches.
+            # A preset's own learning rate belongs to its batch size.
             batch_frames=self.cpu_frames if device == "cpu" or "lr" in self.values else None,
             **{name: value for name, value in self.values.items() if name not in _MASK_NAMES},
         )
@@ -99,7 +99,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 
 
 def find_preset(name: str, model: str, device: str) -> Preset:
-    """The preset `name` for a registered model; `auto` is `quick` on a CPU, and on CUDA the one of the model's size.
+    """The preset `name` for a registered model; `auto` is `quick` on a CPU, and on CUDA the one for the model's size.
 
     Raises InputError for an unknown preset, or one for models of another size.
     """
@@ -118,7 +118,7 @@ def find_preset(name: str, model: str, device: str) -> Preset:
 
 
 def device_type(name: str) -> str:
-    """The type of device ("cpu" or "cuda") that `--device` will be, for the presets' values."""
+    """The type of device ("cpu" or "cuda") that `--device` resolves to, for the values of presets."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return "cuda" if name.startswith("cuda") else "cpu"

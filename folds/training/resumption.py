@@ -1,4 +1,4 @@
-"""Whether a run may be continued: its new config.json against the one that it was started with."""
+"""Check whether a run may be resumed, by comparing its new config.json with the one it was started with."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class FinishedOtherwise(StartedOtherwise):
 
 
 def started_run(folder: RunFolder) -> FoldModel | None:
-    """The run that was begun in a folder. None if there is none, or if it was stopped before it had any results.
+    """The run that was started in a folder. None if there is none, or if it stopped before it had any results.
 
-    Such a beginning binds nobody to its settings. Raises InputError for results without a config.json.
+    Without results, its settings may still change. Raises InputError for results without a config.json.
     """
     if not folder.has_results:
         return None
@@ -48,9 +48,9 @@ def started_run(folder: RunFolder) -> FoldModel | None:
 
 
 def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
-    """Raise StartedOtherwise unless the run that was started has the settings and the folds of `config`.
+    """Raise StartedOtherwise unless the run was started with the settings and the folds of `config`.
 
-    `config` is its new config.json. Options that the run's version did not have yet count as their defaults.
+    `config` is its new config.json. Options that did not exist in the run's version count as their defaults.
     """
     started.check_trained()
     if started.model != config["model"]:
@@ -65,7 +65,7 @@ def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
         | {"model_config": as_json(model_config(config["model"], **sizes))}
     )
     if _hardware(started.recorded, "precision") == _hardware(config, "precision"):
-        before["precision"] = now["precision"]  # auto and what it stands for on this device are the same
+        before["precision"] = now["precision"]  # auto equals its resolved value on this device
     changed = sorted(key for key in {*before, *now} if before.get(key, default.get(key)) != now.get(key))
     if any(key.startswith("data.") for key in changed):
         raise StartedOtherwise(
@@ -93,10 +93,10 @@ def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
 def check_same_settings(
     started: FoldModel, options: TrainOptions, dataset: Dataset, name: str, config: Config
 ) -> None:
-    """Raise StartedOtherwise, as `check_same_run`, for options with which no machine would continue the run.
+    """Raise StartedOtherwise, like `check_same_run`, for options that could not resume the run on any machine.
 
-    `name` is the model's. What the options leave to the device counts as recorded, and so do the contents of the guide
-    and of the teacher.
+    `name` is the model's. Values that depend on the device are taken from the run's record, and so are the contents of
+    the guide and of the teacher.
     """
     hardware = started.recorded.get("hardware", {})
     device = hardware.get("device") or device_type(options.device)
@@ -120,7 +120,7 @@ def check_same_settings(
 def check_folds(folder: RunFolder, folds: int, fold_by: FoldBy) -> None:
     """Raise InputError if another run of the same member in the same store has another number or kind of folds.
 
-    Their folds hold out other utterances, so they could not be blended.
+    The runs would hold out different utterances, so they could not be blended.
     """
     runs = folder.path.parent.parent
     for other in run_folders(runs) if runs.is_dir() else ():
@@ -139,9 +139,9 @@ def check_folds(folder: RunFolder, folds: int, fold_by: FoldBy) -> None:
 
 
 def check_same_processes(started: FoldModel, config: dict[str, Any]) -> None:
-    """Raise InputError where another number of processes would give an unfinished run batches of another size.
+    """Raise InputError if another number of processes would change the batch size of an unfinished run.
 
-    On CUDA the default learning rate follows from it as well, so this is checked before the settings.
+    On CUDA the default learning rate depends on it as well, so this is checked before the settings.
     """
     before, now = (
         (_hardware(facts, "world_size"), _hardware(facts, "frames_per_batch")) for facts in (started.recorded, config)
@@ -154,10 +154,10 @@ def check_same_processes(started: FoldModel, config: dict[str, Any]) -> None:
 
 
 def check_same_hardware(started: FoldModel, config: dict[str, Any]) -> None:
-    """Raise InputError unless an unfinished run would continue in the same precision, with batches of the same size.
+    """Raise InputError unless an unfinished run would continue with the same precision and batch size.
 
-    It is a MachineFault if the precision of this machine is another. Other processors and numbers of threads are
-    accepted, and so are runs that do not record what they used.
+    It is a MachineFault if this machine uses another precision. Other processors and numbers of threads are accepted,
+    and so are runs that do not record what they used.
     """
     before, now = _hardware(started.recorded, "precision"), _hardware(config, "precision")
     if before is not None and before != now:
@@ -178,7 +178,7 @@ def _hardware(config: dict[str, Any], key: str) -> Any:
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """What must not change between a run and its resumption; entries of nested options are `augment.noise`."""
+    """The settings that must not change when a run is resumed; nested options are flattened to `augment.noise`."""
     chosen = {key: value for key, value in config["options"].items() if key not in FREE}
     # The source of a warm restart may be moved; whether there is one must not change.
     restarted = {"restart_from": "given" if config["options"].get("restart_from") else "not given"}

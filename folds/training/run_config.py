@@ -1,4 +1,4 @@
-"""What a run's config.json holds; see `folds.training.resumption` for its comparison with an earlier one."""
+"""The contents of a run's config.json; see `folds.training.resumption` for its comparison with an earlier one."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def run_config(
     model: CTCModel,
     hardware: dict[str, Any],
 ) -> dict[str, Any]:
-    """The resolved configuration, and what a blend needs to know about the fold model; all of it JSON.
+    """The resolved configuration, and what a blend needs to know about the fold model, as JSON.
 
-    `hardware` is what the run computes on and how; see `describe_hardware`.
+    `hardware` is the device and its settings; see `describe_hardware`.
     """
     return {
         "model": name,
@@ -107,5 +107,5 @@ def weights_description(fold_model: FoldModel, alphabet: Alphabet) -> dict[str, 
 
 
 def as_json(options: Config | TrainOptions) -> dict[str, Any]:
-    """As JSON would return it: tuples become lists, paths strings."""
+    """The options as JSON would return them: tuples become lists, paths become strings."""
     return json.loads(json.dumps(dataclasses.asdict(options), default=str))

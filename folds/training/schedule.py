@@ -1,4 +1,4 @@
-"""The progress of a run, and the learning rate at it: warm-up and cosine over a budget of epochs or of minutes."""
+"""Progress and learning-rate schedule of a run: warm-up and cosine over a budget of epochs or minutes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from folds.training.options import TrainingRecipe
 
 
 def learning_rate(progress: float, recipe: TrainingRecipe) -> float:
-    """The learning rate at `progress` 0 to 1: a linear warm-up, then a cosine to 0."""
+    """The learning rate at `progress` from 0 to 1: a linear warm-up, then a cosine to 0."""
     if progress < recipe.warmup:
         return recipe.lr * (progress + 1e-3) / (recipe.warmup + 1e-3)
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - recipe.warmup) / (1 - recipe.warmup))))
@@ -21,15 +21,15 @@ SAVE_MINUTES = 10.0
 
 
 class SaveTimer:
-    """Which moments get a checkpoint: after each epoch and every ten minutes within one, or with `--save-every` only
-    once every `minutes`."""
+    """When to write checkpoints: after each epoch and every ten minutes within one, or with `--save-every` only once
+    every `minutes`."""
 
     def __init__(self, minutes: float) -> None:
         self._minutes = minutes
         self.restart()
 
     def restart(self) -> None:
-        """A checkpoint was written now."""
+        """Called when a checkpoint was written."""
         self._saved = time.monotonic()
 
     def due(self) -> bool:
@@ -42,7 +42,7 @@ class SaveTimer:
 
 
 class Budget:
-    """What a run may spend: `steps`, those of all its epochs, or with `--minutes` time, however many steps it takes."""
+    """A run's budget: `steps`, the total over its epochs, or with `--minutes` a time, however many steps it allows."""
 
     def __init__(self, recipe: TrainingRecipe, steps: int) -> None:
         self.minutes = recipe.minutes
@@ -61,5 +61,5 @@ class Budget:
         return elapsed / (60 * self.minutes) if self.minutes is not None else step / self.steps
 
     def total_steps(self, step: int, elapsed: float) -> float:
-        """The number of steps the run will have; with `--minutes`, an estimate from those so far."""
+        """The total number of steps of the run; with `--minutes`, an estimate from the steps so far."""
         return self.steps if self.minutes is None else step / max(self.progress(step, elapsed), 1e-6)

@@ -1,4 +1,4 @@
-"""This process's parts of an epoch's batches: planned, then prepared for training on the prefetching thread."""
+"""This process's shares of an epoch's batches: planned ahead, then prepared on the prefetching thread."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class Share:
     """This process's utterances of one of the batches of a step."""
 
     step: int
-    """Steps of the run before this one."""
+    """Number of the run's steps before this one."""
     indices: np.ndarray
     """Positions in the train split."""
     frames: int
-    """Their input frames, before augmentation."""
+    """Number of their input frames, before augmentation."""
     labels: float
-    """Their labels, or 0 if the share is also another process's."""
+    """Number of their labels, or 0 if the share is also another process's."""
     batch_labels: float
-    """The labels of the whole batch: those of all processes."""
+    """Number of labels of the whole batch, over all processes."""
 
 
 def epoch_shares(task: TrainingTask, counters: Counters) -> list[Share]:
-    """The shares of the rest of the current epoch. The plan is the same in all processes, so none has to ask others."""
+    """The shares of the rest of the current epoch. All processes compute the same plan, so none has to communicate."""
     split, group = task.dataset.train, task.group
     assert split.tokens is not None
     frames, labels = split.lengths, split.tokens.lengths
@@ -52,9 +52,9 @@ def epoch_shares(task: TrainingTask, counters: Counters) -> list[Share]:
 
 
 class SharePreparation:
-    """Collates and augments shares, one call per share in order, and pins them where they go to CUDA.
+    """Collates and augments shares, one call per share in order, and pins their memory if they go to CUDA.
 
-    The batches of one step draw from one generator, one after the other.
+    The batches of one step use the same random generator, one after the other.
     """
 
     def __init__(self, task: TrainingTask, stride: int) -> None:
@@ -78,6 +78,6 @@ class SharePreparation:
             keep_unmasked=self.task.guide is not None,
         )
         if self.task.student_targets is not None:
-            # The views of an utterance share its hypotheses, which their `indices` name.
+            # The views of an utterance have the same index, and so the same hypotheses.
             batch = replace(batch, soft=self.task.student_targets.of_batch(batch.indices))
         return batch.pinned() if self.task.device.type == "cuda" else batch

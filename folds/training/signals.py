@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Stopped(Exception):
-    """A signal stopped the run; its state is saved. `status` is the shell's exit status for the signal."""
+    """A signal stopped the run, and its state is saved. `status` is the shell's exit status for the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -17,7 +17,7 @@ class Stopped(Exception):
 
 
 class SignalCatcher:
-    """Within the `with` block the first SIGTERM or SIGINT is only recorded in `caught`; a second acts as usual.
+    """Within the `with` block, the first SIGTERM or SIGINT is only recorded in `caught`; a second one acts as usual.
 
     With `several`, for the processes of torchrun, further ones are ignored: a scheduler sends a signal to all processes
     of a job, and torchrun, which kills them 30 s later anyway, then sends it to its processes again.
@@ -29,7 +29,7 @@ class SignalCatcher:
         self._handlers_before: dict[int, Any] = {}
 
     def __enter__(self) -> SignalCatcher:
-        # Only the main thread may set handlers; in another one the program that calls us decides about signals.
+        # Only the main thread may set handlers; in other threads the calling program handles signals.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._handlers_before[number] = signal.signal(number, self._record)

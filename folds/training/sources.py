@@ -1,4 +1,4 @@
-"""What a run needs from other runs, checked before the first of many begins, which may take hours."""
+"""Check what a run needs from other runs, before the first of many runs starts, which may take hours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from registry import InputError
 
 
 def check_sources(options: TrainOptions, model: str, fold: int) -> None:
-    """Raise InputError unless the run of this model and fold finds its guide, teacher, and weights to start from.
+    """Raise InputError unless the guide, the teacher and the initial weights of this model and fold exist.
 
     The weights are needed only until it has a checkpoint of its own.
     """

@@ -1,11 +1,11 @@
 """Speaker adaptation: an affine layer for each speaker in front of a trained network, fitted to a blend's hypotheses.
 
-The network stays as it is, and each speaker's layer, the identity at first, learns what makes that speaker's features
-fit it: in the terms of hybrid recognisers a linear input network (Neto et al. 1995), of Gaussian mixtures CMLLR (Gales
-1998, "Maximum likelihood linear transformations for HMM-based speech recognition"). No transcript is needed. The
-hypotheses of a blend stand in for it, weighted by their posteriors; that they come from other networks too, with other
-errors, is what cross-system adaptation gains by. F (F + 1) parameters per speaker are too few to learn the hypotheses
-by heart, as all of a network's parameters would.
+The network is frozen, and each speaker's layer, initialised to the identity, learns to fit that speaker's features to
+it. Hybrid recognisers call this a linear input network (Neto et al. 1995), Gaussian mixture models CMLLR (Gales 1998,
+"Maximum likelihood linear transformations for HMM-based speech recognition"). No transcripts are needed: a blend's
+hypotheses, weighted by their posteriors, take their place. Cross-system adaptation gains from hypotheses that also come
+from other networks, which make other errors. F (F + 1) parameters per speaker are too few to memorise the hypotheses;
+all of a network's parameters would.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from registry import InputError
 from registry.console import track
 
 BATCH_FRAMES = 6000
-"""Frames per step, on every device: a speaker has few utterances, and steps are what a layer learns by."""
+"""Frames per step, on every device: a speaker has few utterances, and a layer needs enough steps to learn."""
 
 
 @dataclass(frozen=True, eq=False)
 class Unlabelled:
-    """Utterances to adapt to: those of `split` at `indices`, and what a blend says of them."""
+    """Utterances to adapt to: those of `split` at `indices`, and a blend's hypotheses for them."""
 
     split: Split
     """Its features are as the network reads them; its transcripts are the most probable hypotheses."""
@@ -41,11 +41,11 @@ class Unlabelled:
 
     @staticmethod
     def of(split: Split, indices: np.ndarray, hypotheses: TeacherHypotheses) -> Unlabelled:
-        """The utterances of `split` at `indices`, all of which `hypotheses` has."""
+        """The utterances of `split` at `indices`, all of which have `hypotheses`."""
         return Unlabelled(labelled(split, hypotheses), indices, hypotheses)
 
     def check(self, option: str, title: str) -> None:
-        """Raise InputError, which names `option` and the run `title`, if utterances have no hypotheses."""
+        """Raise InputError, naming `option` and the run `title`, if utterances have no hypotheses."""
         known = set(self.hypotheses.ids)
         missing = [self.split.ids[index] for index in self.indices.tolist() if self.split.ids[index] not in known]
         if missing:
@@ -55,7 +55,7 @@ class Unlabelled:
             )
 
     def of_group(self, group: str) -> Iterator[Batch]:
-        """The batches of one speaker's utterances, from the longest to the shortest, with the hypotheses."""
+        """Batches of one speaker's utterances and their hypotheses, from the longest utterance to the shortest."""
         row_of = {utterance: row for row, utterance in enumerate(self.hypotheses.ids)}
         flat = self.hypotheses.tokens, self.hypotheses.posteriors, self.hypotheses.offsets
         chosen = np.array([index for index in self.indices.tolist() if self.split.groups[index] == group], np.int64)
@@ -74,11 +74,11 @@ def adapt(
     device: torch.device,
     description: str = "",
 ) -> GroupFacts:
-    """Put a layer for each speaker of `parts` in front of `network`, and return what describes it.
+    """Put a layer for each speaker of `parts` in front of `network`, and return the description of the layers.
 
-    Each layer takes `passes` over its speaker's utterances with Adam at the learning rate `lr`. The network ends in
-    evaluation mode on `device`; its own weights are unchanged and need no gradients. With a description, a progress
-    bar shows how far it is. Raises InputError for a layer that is not finite.
+    Each layer is trained for `passes` over its speaker's utterances with Adam at the learning rate `lr`. The network
+    ends in evaluation mode on `device`; its own weights are unchanged and require no gradients. With a description, a
+    progress bar is shown. Raises InputError for a layer with non-finite weights.
     """
     groups = sorted({part.split.groups[index] for part in parts for index in part.indices.tolist()})
     facts = GroupFacts(parts[0].split.grouped_by, tuple(groups))
@@ -114,7 +114,7 @@ def _fit(
 
 
 def _let_recurrent_layers_learn(network: nn.Module) -> None:
-    """cuDNN computes gradients through recurrent layers only in training mode, in which dropout must not act."""
+    """Set training mode without dropout: cuDNN computes gradients through recurrent layers only in training mode."""
     for module in network.modules():
         if isinstance(module, nn.RNNBase):
             module.dropout = 0.0

@@ -1,4 +1,4 @@
-"""The state of a run in memory: what a checkpoint holds, and all that a resumed run needs to repeat every bit."""
+"""The in-memory state of a run: what a checkpoint holds, and all that a resumed run needs to be bit-identical."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from folds.training.weight_average import WeightAverage
 from models import CTCModel
 from registry.json_files import convert
 
-# Steps whose loss and gradient norm stay on the device until they are read; 1 where it is not listed. Each read waits
-# for a GPU, which then has nothing to do. Steps with a non-finite loss are then skipped on the device, without the host
-# knowing. Tests add "cpu" to train there as on CUDA.
+# Number of steps whose loss and gradient norm stay on the device until they are read; 1 for types not listed. Each read
+# waits for the GPU and leaves it idle. In between, the device itself skips steps with a non-finite loss, without the
+# host knowing. Tests add "cpu" to train there as on CUDA.
 STEPS_PER_READ = {"cuda": 50}
 
 
@@ -33,12 +33,12 @@ class StepSeeds(NamedTuple):
 
 
 def step_seeds(seed: int, rank: int, step: int) -> StepSeeds:
-    """The seeds of a step, which follow from the run's seed, the process and the step alone."""
+    """The seeds of a step, which depend only on the run's seed, the process and the step."""
     return StepSeeds(*np.random.SeedSequence([seed, rank, step]).generate_state(2, np.uint64).tolist())
 
 
 class State:
-    """Model, optimizer, loss scaler, averaged weights and counters of one run; its random numbers follow from those."""
+    """Model, optimizer, loss scaler, averaged weights and counters of one run; these determine its random numbers."""
 
     def __init__(
         self, model: CTCModel, recipe: TrainingRecipe, device: torch.device, seed: int, group: ProcessGroup
@@ -60,15 +60,15 @@ class State:
         self.metrics = StepMetrics(steps_per_read)
         self.counters = Counters()
         self._keep = recipe.keep
-        # Each process draws masks and dropout of its own.
+        # Each process draws its own masks and dropout.
         self._seed, self._rank = seed, group.rank
 
     def begin_epoch(self) -> None:
-        """Begin at the first batch, with empty sums."""
+        """Start at the first batch, with empty sums."""
         self.counters.position, self.counters.sums, self.counters.epoch_cost = 0, {}, NO_COST
 
     def begin_step(self) -> None:
-        """Seed this step's dropout from seed, process and step alone: a resumed run draws the same."""
+        """Seed this step's dropout from seed, process and step only, so that a resumed run draws the same."""
         torch.manual_seed(step_seeds(self._seed, self._rank, self.counters.step).dropout)
 
     def read_metrics(self) -> None:
@@ -112,7 +112,7 @@ class _StateHeader(msgspec.Struct):
 
 
 def _optimizer(model: CTCModel, recipe: TrainingRecipe, fused: bool) -> torch.optim.Optimizer:
-    # Weight decay is for matrices: on biases and on the gains of normalisation it does harm.
+    # Weight decay is for matrices: it hurts on biases and on the gains of normalisation layers.
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
     groups: list[dict[str, Any]] = [

@@ -1,4 +1,4 @@
-"""One step of training: forward, backward, update. On CUDA the host never waits for the device in it.
+"""One training step: forward, backward, update. On CUDA the host never waits for the device within a step.
 
 Loss and gradient norm stay on the device, which also decides whether the step is skipped; see `STEPS_PER_READ`.
 """
@@ -24,13 +24,13 @@ from folds.training.task import TrainingTask
 def train_step(
     state: State, task: TrainingTask, parts: Sequence[tuple[Share, Batch]], signals: SignalCatcher, budget: Budget
 ) -> tuple[bool, float]:
-    """Forward, backward, update: (whether a signal reached any process, seconds since the step before).
+    """Forward, backward, update: (whether a signal reached any process, seconds since the previous step).
 
-    `parts` are this process's shares of the batches of the step, as prepared. A step with a non-finite loss or gradient
-    changes nothing.
+    `parts` are this process's prepared shares of the step's batches. A step with a non-finite loss or gradient changes
+    nothing.
     """
     state.begin_step()
-    # Normalisation layers change their running statistics in the forward pass.
+    # Normalisation layers update their running statistics in the forward pass.
     statistics = [(buffer, buffer.clone()) for buffer in state.model.buffers()]
     labels = max(1, sum(share.batch_labels for share, _ in parts))  # a teacher's best hypotheses can all be empty
     state.optimizer.zero_grad(set_to_none=True)
@@ -47,7 +47,7 @@ def train_step(
 
 
 def _backward(state: State, task: TrainingTask, batch: Batch, own_labels: float, labels: float) -> Tensor:
-    """Add the gradients of one batch, of which `own_labels` of the step's `labels` are; its CTC loss in nats."""
+    """Accumulate the gradients of one batch, with `own_labels` of the step's `labels`; return its CTC loss in nats."""
     dtype = autocast_dtype(task.precision)
     batch = add_noise(batch.to(task.device), task.recipe.augment)
     spikes = None
@@ -63,9 +63,9 @@ def _backward(state: State, task: TrainingTask, batch: Batch, own_labels: float,
 
 
 def _update(state: State, loss: Tensor, norm: Tensor, statistics: list[tuple[Tensor, Tensor]]) -> None:
-    """Change the weights, or restore the `statistics` (now, before the step) if loss or gradient norm is not finite."""
+    """Update the weights, or restore the `statistics` (now, before the step) if loss or gradient norm is not finite."""
     if state.decides_on_device:
-        # The fused AdamW kernel leaves everything as it is where this is 1.
+        # The fused AdamW kernel skips its update if this is 1.
         skipped = ~(torch.isfinite(loss) & torch.isfinite(norm))
         setattr(state.optimizer, "found_inf", skipped.float())  # noqa: B010 - optimizers do not declare it
         state.optimizer.step()
@@ -76,5 +76,5 @@ def _update(state: State, loss: Tensor, norm: Tensor, statistics: list[tuple[Ten
     else:
         for buffer, before in statistics:
             buffer.copy_(before)
-    # After gradients too large for fp16 the scale is halved.
+    # Halves the scale if gradients overflowed in fp16.
     state.scaler.update()

@@ -1,4 +1,4 @@
-"""How far a run is, and its steps' metrics, which stay on the device until several steps are read at once."""
+"""A run's progress counters, and its step metrics, which stay on the device until several steps are read at once."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from torch import Tensor
 
 from registry.json_files import convert
 
-# Steps with a non-finite loss or gradient are skipped; this many in a row mean that training has diverged. fp16 needs
-# some to find its scale, which starts at 2 ** 16 and is halved after each.
+# Steps with a non-finite loss or gradient are skipped; this many in a row mean that training has diverged. In fp16 the
+# first few steps may be skipped until the loss scale fits: it starts at 2 ** 16 and is halved after each.
 MAX_NONFINITE_STEPS = 20
 NO_COST = (0.0, 0.0, 0)
 
 
 @dataclass
 class Counters:
-    """How far a run is. Floating-point sums survive JSON to the last bit."""
+    """A run's progress. Floating-point sums survive a round trip through JSON exactly."""
 
     epoch: int = 1
     """The current epoch, from 1."""
     position: int = 0
-    """Batches of it that are done."""
+    """Number of the epoch's batches that are done."""
     step: int = 0
     elapsed: float = 0.0
-    """Seconds, by the budget's clock."""
+    """Seconds of training so far, by the budget's clock."""
     nonfinite_steps: int = 0
     """Consecutive steps with a non-finite loss or gradient."""
     best: float | None = None
@@ -43,7 +43,7 @@ class Counters:
     def from_header(header: dict[str, Any]) -> Counters:
         """The counters in a checkpoint's header, written by this version or by versions up to 0.1.
 
-        Raises InputError for missing counters, or those of a wrong type.
+        Raises InputError for counters that are missing or of the wrong type.
         """
         name = "counters" if "counters" in header else "at"
         recorded = convert(header, _MetricsHeader, "header").counters
@@ -81,15 +81,15 @@ class StepMetrics:
         self._waiting: list[tuple[Tensor, float, np.ndarray]] = []
 
     def add(self, loss: Tensor, norm: Tensor, labels: float, utterances: np.ndarray) -> None:
-        """Keep a step's loss in nats, summed over its `labels`, and its gradient norm; `utterances` are some of it."""
+        """Keep a step's loss in nats, summed over its `labels`, its gradient norm, and some of its `utterances`."""
         self._waiting.append((torch.stack([loss.detach().double(), norm.detach().double()]), labels, utterances))
 
     def due(self, step: int) -> bool:
-        """Whether to read after `step` steps, and after the first of this process so that there is a loss to show."""
+        """Whether to read after `step` steps; always after this process's first, so that there is a loss to show."""
         return self.loss is None or step % self.steps_per_read == 0
 
     def read(self, counters: Counters) -> None:
-        """Add the waiting steps to `counters`; on a GPU this waits until they are done."""
+        """Add the pending steps to `counters`; on a GPU this waits until they are done."""
         if not self._waiting:
             return
         values = torch.stack([values for values, _, _ in self._waiting]).tolist()

@@ -1,4 +1,4 @@
-"""What one run trains on, and how: all that the training loop needs besides the network."""
+"""The data and settings of one run: everything that the training loop needs besides the network."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from registry import InputError
 
 Start = Literal["random", "given", "checkpoint"]
 WATCHED_UTTERANCES = {"cpu": 150, "cuda": 600}
-"""About how many utterances are scored after each epoch, by type of device; all are scored at the end. With 150, the
-mean distance has a standard error of 0.4 to 0.7."""
+"""Approximate number of utterances scored after each epoch, by type of device; all are scored at the end. With 150, the
+standard error of the mean distance is 0.4 to 0.7."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,39 +39,39 @@ class TrainingTask:
     folder: RunFolder
     group: ProcessGroup = field(default_factory=ProcessGroup)
     start: Start = "random"
-    """What a run without a checkpoint starts from: random weights, the weights the network is given with, or, for
-    "checkpoint", nothing: a checkpoint is required."""
+    """What a run without a checkpoint starts from: random weights, or the weights that the network already has. With
+    "checkpoint", a checkpoint is required."""
     with_dev: bool = False
     """Whether the utterances of dev are among `fitted`."""
     save_minutes: float = 0.0
     """Minutes between checkpoints; 0 for one after each epoch."""
     threads: CPUThreads = field(default_factory=lambda: CPUThreads(torch.get_num_threads()))
-    """The CPU threads; by default the present number."""
+    """The CPU threads; by default the current number."""
     loggers: tuple[str, ...] = ()
     """Where metrics go besides metrics.jsonl: names in `LOGGERS`."""
     guide: Guide | None = None
-    """The trained model, on `device`, on whose frames this one learns to spike."""
+    """A trained model, on `device`; this model learns to spike on the same frames."""
     student_targets: StudentTargets | None = None
-    """A teacher's hypotheses of the train split."""
+    """A teacher's hypotheses for the train split."""
     lease: Lease | None = None
     """The right to write into `folder`; None in the processes of a group that write nothing."""
 
     def check_lease(self) -> None:
-        """To be called before writing. Raises InputError if another process has taken the run over."""
+        """Call this before writing. Raises InputError if another process has taken over the run."""
         if self.lease is not None:
             self.lease.check()
 
     @property
     def precision(self) -> Precision:
-        """The precision of autocast."""
+        """The autocast precision."""
         return self.recipe.precision
 
     @property
     def watched(self) -> tuple[Split, np.ndarray]:
-        """What is scored after each epoch, a split and indices.
+        """The utterances scored after each epoch: a split, and indices into it.
 
-        With `--select best` all held-out utterances, otherwise a sample of them; of dev if none are held out; none if
-        dev is fitted too, or has no transcripts.
+        All held-out utterances with `--select best`, otherwise a sample of them; a sample of dev if none are held out;
+        none if dev is trained on too, or has no transcripts.
         """
         if self.with_dev or (not len(self.held_out) and self.dataset.dev.tokens is None):
             return self.dataset.dev, np.zeros(0, np.int64)
@@ -85,7 +85,7 @@ class TrainingTask:
 
     @property
     def frames_per_batch(self) -> int:
-        """Input frames of a batch of all processes together."""
+        """Total input frames per batch over all processes."""
         return self.recipe.frames_of_all(self.device.type, self.group.size)
 
     def batches(self, epoch: int) -> list[np.ndarray]:
@@ -99,7 +99,7 @@ class TrainingTask:
 
 
 def describe_run(task: TrainingTask, config: dict[str, Any]) -> str:
-    """What is trained, on what and how, in one line. `config` is the run's config.json."""
+    """One line that says what is trained, on which data and how. `config` is the run's config.json."""
     recipe, hardware = task.recipe, config["hardware"]
     split, watched = task.watched
     rows = watched if len(watched) else task.fitted
@@ -132,8 +132,8 @@ def check_batch_frames(frames: int, split: Split, indices: np.ndarray) -> None:
 def long_enough(model: CTCModel, dataset: Dataset, indices: np.ndarray, skip_bad: bool) -> np.ndarray:
     """The training utterances among `indices` that `model` can fit.
 
-    The others have fewer output frames than their labels need. Raises InputError for those unless `skip_bad`, and if
-    nothing is left.
+    The others have fewer output frames than their labels need. Raises InputError if there are any, unless `skip_bad`,
+    and if nothing is left.
     """
     split = dataset.train
     outputs = model.output_lengths(torch.from_numpy(split.lengths)).numpy()

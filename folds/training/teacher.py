@@ -1,12 +1,12 @@
 """Sequence-level distillation: a student learns the posterior of an ensemble over its N-best hypotheses.
 
-The student's loss is the cross-entropy between the teacher's posterior over label sequences, cut to its N-best, and the
-student's (Kim & Rush 2016, arXiv 1606.07947, section 3.2), mixed with the loss of the transcript.
+The student's loss is the cross-entropy between the teacher's posterior over label sequences, truncated to its N-best,
+and the student's (Kim & Rush 2016, arXiv 1606.07947, section 3.2), mixed with the loss on the transcript.
 
-The hypotheses of a training utterance are out of fold: by models that had not trained on it. But those of the other
-folds come from models that had trained on it. A student that held out a fold would learn its transcripts that way, and
-look better out of fold than it is; so only a student that holds nothing out (`--folds 1`) has a teacher, and it is
-measured on dev, on which no teacher was trained. The few settings of the teacher's blend were fitted on all of the
+The hypotheses for a training utterance are out of fold: their models were not trained on it. But the models behind the
+hypotheses for the other folds were. Through them, a student that held out a fold would learn that fold's transcripts,
+and look better out of fold than it is. So only a student that holds nothing out (`--folds 1`) can have a teacher, and
+is evaluated on dev, on which no teacher was trained. The few settings of the teacher's blend were fitted on all of the
 utterances.
 """
 
@@ -40,7 +40,7 @@ class Teacher:
 
     @property
     def on_test(self) -> bool:
-        """Whether the student is trained on test, too."""
+        """Whether the student is trained on test too."""
         return self.facts["on_test"]
 
     def label_test(self, test: Split) -> Split:
@@ -69,28 +69,28 @@ def labelled(split: Split, hypotheses: TeacherHypotheses) -> Split:
 class StudentTargets:
     """The hypotheses and posteriors from which a student learns, by position in its train split.
 
-    An utterance without hypotheses of the teacher has its transcript, with posterior 1.
+    An utterance without teacher hypotheses gets its transcript, with posterior 1.
     """
 
     offsets: np.ndarray
-    """The utterance at position u has the hypotheses `offsets[u]:offsets[u + 1]`, `(N + 1,)`."""
+    """`(N + 1,)`: the utterance at position u has the hypotheses `offsets[u]:offsets[u + 1]`."""
     tokens: Ragged
     posteriors: np.ndarray
     taught: int
-    """Number of utterances with hypotheses of the teacher."""
+    """Number of utterances with teacher hypotheses."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def of_batch(self, indices: tuple[int, ...]) -> SoftTargets:
-        """Those of a batch of the utterances at `indices`."""
+        """The targets of a batch of the utterances at `indices`."""
         return soft_targets(self.tokens, self.posteriors, self.offsets, indices)
 
 
 def soft_targets(tokens: Ragged, posteriors: np.ndarray, offsets: np.ndarray, rows: Sequence[int]) -> SoftTargets:
-    """The hypotheses of a batch of the utterances at `rows`; that at row u has those from `offsets[u]` on.
+    """The hypotheses of a batch of the utterances at `rows`; those of row u start at `offsets[u]`.
 
-    NumPy for the reason that `collate` gives.
+    Uses NumPy for the reason given in `collate`.
     """
     chosen, chosen_offsets = Ragged(posteriors, offsets).rows_of(rows)
     tokens = tokens.take(chosen)
@@ -108,20 +108,20 @@ class _NBest(msgspec.Struct):
     file: str
     sha256: str
     tags: list[str] | None = None
-    """Those of the members whose hypotheses these are."""
+    """Tags of the members that produced the hypotheses."""
 
 
 class _Sidecar(msgspec.Struct):
-    """What a student needs of the file beside its teacher's submission."""
+    """What a student reads from the .json file next to its teacher's submission."""
 
     tags: list[str] = []
     nbest: _NBest | None = None
 
 
 def find_hypotheses(sidecar: Path, option: str) -> tuple[Path, str, list[str]]:
-    """(the file of hypotheses that a submission's `.json` names, its SHA-256, the tags of those who made them).
+    """(the file of hypotheses that a submission's `.json` names, its SHA-256, the tags of the members behind it).
 
-    Raises InputError, which names `option`, if there are none, or other ones than the sidecar was written with.
+    Raises InputError, naming `option`, if there are none, or if they changed since the sidecar was written.
     """
     option = f"{option} {sidecar}"
     description = read_json(sidecar, _Sidecar, "pass the .json beside a submission that was blended with --nbest-out")
@@ -139,8 +139,8 @@ def open_hypotheses(
 ) -> tuple[TeacherFile, dict[str, Any]]:
     """The hypotheses that `sidecar`, the `.json` of a submission, names, and what a run records about them.
 
-    They are for the run that `config`, its config.json, describes; `transductive` if it learns from those of dev or
-    test. Raises InputError, which names `option`, as `find_hypotheses`, or if they are of other data.
+    `config` is the config.json of the run that will use them; `transductive` says whether it learns from those of dev
+    or test. Raises InputError, naming `option`, like `find_hypotheses`, or if they are for other data.
     """
     path, digest, inherited = find_hypotheses(sidecar, option)
     option = f"{option} {sidecar}"
@@ -159,26 +159,26 @@ def open_hypotheses(
 
 
 def open_teacher(sidecar: Path, on_test: bool, config: ConfigFile) -> Teacher:
-    """The teacher whose submission `sidecar` describes, for the run that `config`, its future config.json, describes.
+    """The teacher whose submission `sidecar` describes, for the run described by `config`, its future config.json.
 
-    Raises InputError as `open_hypotheses`.
+    Raises InputError like `open_hypotheses`.
     """
     file, facts = open_hypotheses(sidecar, "--teacher", config, transductive=on_test)
     return Teacher(file, facts | {"on_test": on_test})
 
 
 def student_targets(teacher: Teacher, split: Split, training: int) -> StudentTargets:
-    """What the teacher says of the utterances of the train split. Raises InputError if that is nothing.
+    """The targets for the utterances of the train split. Raises InputError if the teacher has hypotheses for none.
 
-    Its first `training` utterances are those of training; those of dev and, at its end, test are joined to them. Ids
-    are unique within one split only.
+    The first `training` utterances are those of train; those of dev and, at the end, test may follow. Ids are unique
+    only within a split.
     """
     assert split.tokens is not None
     sources = [teacher.file.oof, *([teacher.file.test] if teacher.on_test else [])]
     known = _joined(sources)
     rows_of_oof, rows_of_test = _rows(teacher.file.oof, 0), _rows(teacher.file.test, len(teacher.file.oof.ids))
     of_test = len(split) - (len(teacher.file.test.ids) if teacher.on_test else 0)
-    # After the teacher's hypotheses come the transcripts, each a hypothesis of its own.
+    # After the teacher's hypotheses come the transcripts, each as a separate hypothesis.
     own, first = np.arange(len(split)), len(known.tokens)
     own_rows = (rows_of_oof if u < training else rows_of_test if u >= of_test else {} for u in own.tolist())
     pairs = zip(own_rows, split.ids, strict=True)
@@ -194,7 +194,7 @@ def student_targets(teacher: Teacher, split: Split, training: int) -> StudentTar
 
 
 def _rows(hypotheses: TeacherHypotheses, first: int) -> dict[str, int]:
-    """The position of each utterance, counted from `first`."""
+    """Each utterance's position, starting from `first`."""
     return {utterance: row for row, utterance in enumerate(hypotheses.ids, start=first)}
 
 

@@ -1,10 +1,10 @@
-"""How many CPU threads a run computes with: as many as `--threads` says, or as idle cores make it faster.
+"""The number of CPU threads of a run: given by `--threads`, or adapted to idle cores and training speed.
 
 No fixed number is good everywhere. On two cores, pblstm_small trains 1.4 times faster with two threads than with one if
 the machine is idle, and 3.6 times slower if another process keeps one core busy: threads wait for each other many times
-in a step, and each wait lasts until the slowest has been given a core. And idle cores do not make every model faster:
-gru_small gains nothing from a second thread on some machines. So the load says how many threads may be tried, and the
-speed of training which number is kept.
+per step, each time until the slowest one has been scheduled. And idle cores do not make every model faster: gru_small
+gains nothing from a second thread on some machines. So the load limits how many threads are tried, and the training
+speed decides which number is kept.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from folds.training.distributed import ProcessGroup
 from folds.training.options import TrainOptions
 
 SMALL_MODEL = 4_000_000
-"""Parameters up to which a model is small: more than the largest *_small model has (2.3 M), and less than any other."""
+"""Maximum parameters of a small model: more than the largest *_small model has (2.3 M), and fewer than any other."""
 SMALL_MODEL_THREADS = 4
-"""Most threads for a small model. Two threads make pblstm_small 1.37 times faster, so by Amdahl's law about half of its
-step runs in parallel: four would gain another 1.23 times, and any number of more at most 1.3. It has not been measured
-on more than two cores."""
+"""Maximum threads for a small model. Two threads make pblstm_small 1.37 times faster, so by Amdahl's law about half of
+a step runs in parallel: four would gain another factor of 1.23, and any further threads at most 1.3. Not measured on
+more than two cores."""
 
 WINDOW_SECONDS = 1.0
 """Load and speed are measured over windows of at least this length. /proc/stat counts hundredths of a second."""
 WINDOWS = 3
-"""A number of threads is judged by the median speed of this many windows. More are tried only if their cores were idle
-in as many windows, fewer at the start; one busy window removes them."""
+"""A number of threads is judged by the median speed of this many windows. More threads are tried only if their cores
+were idle in as many windows (fewer at the start); one busy window removes them."""
 GAIN = 1.1
-"""More threads are kept if they train this many times faster: what they cost other processes should buy something, and
-speeds of equal runs differ by some per cent."""
+"""More threads are kept if they train this many times faster: they take CPU time from other processes, so the gain
+should be clear, and the speed of identical runs varies by several per cent."""
 CLEARLY_SLOWER = 0.8
-"""A first window of this share of the former speed ends a trial."""
+"""A trial ends if its first window falls to this fraction of the previous speed."""
 FIRST_PAUSE, LONGEST_PAUSE = 10, 640
-"""Windows until the next trial after one that failed; each further failure doubles them. Where a second thread
-makes steps slower by a fifth or more, a trial is one window: 5 % of the first minute, and 0.3 % of an hour."""
+"""Windows until the next trial after a failed one; each further failure doubles them. If a second thread makes steps
+slower by a fifth or more, a trial is one window: 5 % of the first minute, and 0.3 % of an hour."""
 SHARE_TO_REMOVE, SHARE_TO_ADD = 0.35, 0.2
-"""Shares of a core that others must use before its thread is removed, and at most for one to be added. A second thread
-that makes steps 1.4 to 1.65 times faster does so no more once its core is taken for 0.3 to 0.4 of the time. Between the
-two shares the number stays as it is, so that it does not alternate."""
+"""Shares of a core: a thread is removed if other processes use more than the first, and added if they use at most the
+second. A second thread that makes steps 1.4 to 1.65 times faster gains nothing once others use its core for 0.3 to 0.4
+of the time. Between the two shares the number does not change, so that it does not oscillate."""
 
 
 def most_threads(parameters: int, processes: int = 1) -> int:
-    """The most threads for a model of this size: the physical cores of this process, shared by `processes`.
+    """Maximum threads for a model of this size: the physical cores of this process, divided among `processes`.
 
-    OMP_NUM_THREADS, which torchrun sets too, and the CPU quota of a container are upper limits.
+    OMP_NUM_THREADS (which torchrun sets) and the CPU quota of a container are upper limits.
     """
     limits = [physical_cores() // processes, cpu_quota() / processes]
     if parameters <= SMALL_MODEL:
@@ -63,7 +63,7 @@ def most_threads(parameters: int, processes: int = 1) -> int:
 def adapted_threads(present: int, cores: int, others: Sequence[float], most: int) -> int:
     """The number of threads that the load allows, 1 to `most`.
 
-    `others` is what other processes used of the `cores` in each of the last windows, in cores, the latest last.
+    `others` is how many of the `cores` other processes used in each of the last windows, the latest last.
     """
     upper = math.floor(cores - others[-1] + SHARE_TO_REMOVE)
     lower = math.floor(cores - max(others) + SHARE_TO_ADD)
@@ -71,24 +71,24 @@ def adapted_threads(present: int, cores: int, others: Sequence[float], most: int
 
 
 class SpeedTrials:
-    """Chooses the number of threads by the speed of training, within what the load allows.
+    """Chooses the number of threads by training speed, within what the load allows.
 
-    It starts at 1. More threads, twice as many at a time, are tried for some windows, and kept if they are faster; if
-    not, they are tried again after a pause, since other work may have slowed them down. Those kept are given up when
-    training becomes slower than it was with fewer.
+    It starts at 1. Twice as many threads are tried for some windows, and kept if they are faster; if not, they are
+    tried again after a pause, since other work may have slowed them down. They are given up later if training becomes
+    slower than it was with fewer.
     """
 
     def __init__(self) -> None:
         self._kept = 1
-        self._speeds: list[float] = []  # of the number kept, the latest last
+        self._speeds: list[float] = []  # with the number kept, the latest last
         self._fewer: tuple[int, float] | None = None  # the number before this one, and its speed
         self._trial: list[float] | None = None
         self._until_trial, self._pause = 0, FIRST_PAUSE
 
     def next(self, present: int, allowed: int, speed: float) -> int:
-        """The number to continue with after a window in which `present` threads trained at this speed.
+        """The number of threads to continue with, after a window in which `present` threads trained at this speed.
 
-        `allowed` is how many the load of the machine allows now.
+        `allowed` is how many threads the machine's load allows now.
         """
         if allowed < present:
             return self._keep(min(self._kept, allowed), [], None)
@@ -106,7 +106,7 @@ class SpeedTrials:
         return present
 
     def _judge(self, present: int, speed: float) -> int:
-        """The number after another window of a trial."""
+        """The number of threads after another window of a trial."""
         assert self._trial is not None
         self._trial.append(speed)
         before = statistics.median(self._speeds)
@@ -129,9 +129,9 @@ class SpeedTrials:
 
 
 class CPUThreads:
-    """PyTorch's CPU threads in a run: a constant number, or with a meter 1 at first, then 1 to `most` as it is faster.
+    """PyTorch's CPU threads in a run: a constant number, or with a meter starting at 1 and adapted from 1 to `most`.
 
-    Creating it sets the number. A run shorter than some windows stays at one thread.
+    The constructor sets the number. A run shorter than a few windows stays at one thread.
     """
 
     def __init__(self, most: int, meter: LoadMeter | None = None) -> None:
@@ -145,11 +145,11 @@ class CPUThreads:
 
     @staticmethod
     def of_run(options: TrainOptions, parameters: int, device: torch.device, group: ProcessGroup) -> CPUThreads:
-        """Those of `--threads`, which by default follow load and speed where one process trains on a CPU by wall time.
+        """The threads of `--threads`; by default they adapt if a single process trains on a CPU by wall time.
 
-        Elsewhere they are constant: with `--clock cpu`, by which a second thread would shorten the run, one; and half
-        of the CPUs on systems that do not report their load, since there the two threads of a core, or slow cores,
-        count as CPUs.
+        Otherwise they are constant: one with `--clock cpu`, because a second thread would use up the budget faster; and
+        half of the CPUs on systems that do not report their load, since there both hardware threads of a core, or slow
+        cores, count as CPUs.
         """
         if options.threads:
             return CPUThreads(options.threads)
@@ -169,13 +169,13 @@ class CPUThreads:
         return f"{self.most} CPU thread" + ("s" if self.most > 1 else "")
 
     def begin(self) -> None:
-        """Before the first of several steps: what was computed since the last one does not count."""
+        """Call before the first of several steps: what was computed since the last step does not count."""
         self._frames = 0
         if self._meter is not None:
             self._meter.restart()
 
     def adapt(self, frames: int) -> None:
-        """After a step of `frames` frames: change the number if load or speed call for it."""
+        """Call after a step of `frames` frames: changes the number of threads if load or speed require it."""
         if self._meter is None:
             return
         self._frames += frames

@@ -53,11 +53,11 @@ def train_fold_model(
 ) -> RunFolder:
     """Train model `name` with `config` on all folds but `fold` and write its folder; returns that folder.
 
-    If a batch of the default size does not fit into the GPU's memory, the run starts again with batches of half the
-    frames, two of them per step. Raises InputError if half of it does not fit, or a size that was given, or in several
-    processes, and MemoryRanOut if the run has checkpoints already; for a run that another process trains, or that was
-    started before and is not resumed, or resumed with other settings; for utterances too short for their labels, or
-    longer than --batch-frames; for predictions that are not finite.
+    If a batch of the default size does not fit into the GPU's memory, the run starts over with batches of half the
+    frames, two of them per step. If half the size does not fit either, if the size was given, or with several
+    processes, this raises InputError; if the run already has checkpoints, MemoryRanOut. Also raises InputError for a
+    run that another process trains, that was started before and is not resumed, or that is resumed with other settings;
+    for utterances too short for their labels, or longer than --batch-frames; and for non-finite predictions.
     """
     with _lease(options.run_folder(name, fold), group) as lease:
         return _train_in_memory(options, dataset, name, fold, config, group, lease)
@@ -65,7 +65,7 @@ def train_fold_model(
 
 @contextlib.contextmanager
 def _lease(folder: RunFolder, group: ProcessGroup) -> Iterator[Lease | None]:
-    """The lease of a run, in the process that writes it; None in others, and for a finished run, to which none writes.
+    """The lease of a run, in the process that writes its files; None in others, and for a finished run.
 
     If the lease is refused, all processes of the group end.
     """
@@ -92,7 +92,7 @@ def _train_in_memory(
     group: ProcessGroup,
     lease: Lease | None,
 ) -> RunFolder:
-    """As `train_fold_model`, once the run belongs to this process."""
+    """Like `train_fold_model`, once this process holds the lease."""
     folder = options.run_folder(name, fold)
     by_default = options.recipe.batch_frames is None
     started = started_run(folder)
@@ -113,7 +113,7 @@ def _train_in_memory(
             folder.config.unlink()
         halved = True
         gc.collect()  # an optimizer is part of a reference cycle
-        torch.cuda.empty_cache()  # what the failed attempt had is free, but still reserved
+        torch.cuda.empty_cache()  # the failed attempt's memory is free, but still reserved
 
 
 def _train_once(
@@ -126,13 +126,13 @@ def _train_once(
     lease: Lease | None,
     halved: bool,
 ) -> RunFolder:
-    """As `train_fold_model`; with `halved`, in batches of half the default frames, two of them per step."""
+    """Like `train_fold_model`; with `halved`, in batches of half the default frames, two of them per step."""
     check_group_layer(options, dataset)
     folder = options.run_folder(name, fold)
     device = pick_device(options.device, group)
     torch.manual_seed(options.seed)
     model = create_model(name, config)
-    # Without it, DistributedDataParallel would wait for the gradient of a layer that no loss reads.
+    # Without this, DistributedDataParallel would wait for the gradient of a layer that no loss uses.
     model.use_intermediate(options.recipe.intermediate > 0)
     threads = CPUThreads.of_run(options, count_parameters(model), device, group)
     given_frames = options.recipe.batch_frames
@@ -182,7 +182,7 @@ def _train_once(
 
 
 def _already_finished(options: TrainOptions, started: FoldModel, record: dict[str, Any]) -> bool:
-    """Whether the run is finished and to be left unchanged. Raises InputError if it may not be continued."""
+    """Whether the run is finished and is left unchanged. Raises InputError if it cannot be continued."""
     folder = started.folder
     if not folder.finished:
         check_same_processes(started, record)
@@ -199,9 +199,9 @@ def _already_finished(options: TrainOptions, started: FoldModel, record: dict[st
 
 
 def _train(model: CTCModel, task: TrainingTask, record: dict[str, Any], fresh: bool) -> None:
-    """Train, predict, write; a `fresh` run has not begun before."""
+    """Train, predict, write; a `fresh` run was not started before."""
     folder, group = task.folder, task.group
-    group.wait()  # all have looked at the folder before the first process writes to it
+    group.wait()  # the first process writes only after all have read the folder
     if group.first:
         if fresh:
             folder.discard_beginning()
@@ -239,7 +239,7 @@ def _starting_point(
     """Where training starts; for a warm restart, loads the source's weights and records the source in `record`."""
     start: Start = "random"
     if started is not None and started.config.restart is not None and started.folder.checkpoints:
-        start = "checkpoint"  # the source is not needed any more, and may be gone
+        start = "checkpoint"  # the source is no longer needed, and may be gone
         record["restart"] = started.recorded["restart"]
     elif options.restart_from is not None:
         run = fold_model_of(options.run_folder(record["model"], record["fold"]), record)
@@ -255,7 +255,7 @@ def _starting_point(
 
 
 def _write_results(model: CTCModel, task: TrainingTask, record: dict[str, Any]) -> None:
-    """Write the weights that predict, whichever they are, and the predictions."""
+    """Write the weights used for prediction, and the predictions."""
     task.check_lease()
     folder = task.folder
     write_weights(folder.weights, model, weights_description(fold_model_of(folder, record), task.dataset.alphabet))

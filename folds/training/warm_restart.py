@@ -1,10 +1,10 @@
 """Warm restarts: training starts from the final weights of the same model, fold and seed in another runs folder.
 
-A refit, which holds nothing out, can also start from one of its member's fold models, and then costs a few epochs. A
-run of another name or seed, such as a student, starts from a run that is given by its folder.
+A refit, which holds nothing out, can also start from one of its member's fold models, and then takes only a few epochs.
+A run of another name or seed, such as a student, starts from a run given by its folder.
 
-The source is needed only until the run has a checkpoint of its own; what must be known about it later is recorded in
-the run's config.json under "restart".
+The source is needed only until the run has its own checkpoint; what must be known about it later is recorded in the
+run's config.json under "restart".
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class WarmStart:
 
 
 def find_source(runs: Path, name: str, fold: int, seed: int, folds: int) -> FoldModel:
-    """The finished (model, fold, seed) under `runs`; for a refit that is not there, its member's first fold model.
+    """The finished (model, fold, seed) under `runs`; for a missing refit, its member's first fold model.
 
-    If `runs` is itself the folder of a run, it is that one. Raises InputError unless it has predictions and weights,
-    and, if it is to hold something out, holds out the same fold.
+    If `runs` is itself the folder of a run, that run. Raises InputError unless it has predictions and weights and, if
+    `folds` is more than 1, holds out the same fold.
     """
     if not (exists(runs) and runs.is_dir()):
         raise InputError(f"--restart-from {runs}: no such folder: pass a runs folder, or the folder of one run")
     if RunFolder(runs).begun:
-        # Resolved, because its name has the member's, which a relative path may lack.
+        # Resolved, because a relative path may lack the member's name.
         given = read_finished(RunFolder(runs.resolve()), "--restart-from")
         if folds > 1 and (given.fold, given.folds) != (fold, folds):
             was, now = f"fold {given.fold} of {given.folds}", f"fold {fold} of {folds}"
@@ -62,24 +62,24 @@ def find_source(runs: Path, name: str, fold: int, seed: int, folds: int) -> Fold
 
 
 def _same(before: Any, now: Any) -> bool:
-    """Whether two entries of config.json are equal; what the source's version did not record counts as equal."""
+    """Whether two entries of config.json are equal; entries that the source's version did not record count as equal."""
     if isinstance(before, dict) and isinstance(now, dict):
         return all(before[name] == now[name] for name in before.keys() & now.keys())
     return before == now
 
 
 def _is_layer_of_other_groups(before: Any, now: Any) -> bool:
-    """Whether two entries "group_layer" of config.json differ in their groups alone."""
+    """Whether two "group_layer" entries of config.json differ only in their groups."""
     if not (isinstance(before, dict) and isinstance(now, dict)):
         return False
     return before.get("groups") != now["groups"] and _same(before | {"groups": None}, now | {"groups": None})
 
 
 def open_source(runs: Path, run: FoldModel, held_out: Sequence[str]) -> WarmStart:
-    """The source for `run`, which is to be trained.
+    """The source for `run`, which is about to be trained.
 
-    Raises InputError if there is none, or if it has other data or model options or held out other utterances than
-    `held_out`: what is out of fold here must not have been trained on there.
+    Raises InputError if there is none, if it has other data or model options, or if it did not hold out exactly
+    `held_out`: the utterances held out here must not have been trained on there.
     """
     source = find_source(runs, run.recorded["name"], run.fold, run.seed, run.folds)
     trained = source.folder.trained_run

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """The EMA of `model`'s floating-point state; its time constant is `fraction` of the run's steps."""
+    """The EMA of `model`'s floating-point state; its time constant is the `fraction` of the run's steps."""
 
     def __init__(self, model: nn.Module, fraction: float) -> None:
         self.model = model
@@ -23,14 +23,14 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int, total_steps: float) -> None:
-        """Include the weights after `step` of `total_steps` steps; over the first steps the average is a plain mean."""
+        """Add the weights after `step` of `total_steps` steps; over the first steps the average is a plain mean."""
         weight = 1.0 / (1.0 + min(float(step), self.fraction * total_steps))
         for name, value in self._floating().items():
             self.values[name].lerp_(value, weight)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Within the `with` block the model has the averaged weights."""
+        """Within the `with` block, the model has the averaged weights."""
         own = {name: value.detach().clone() for name, value in self._floating().items()}
         self._set(self.values)
         try:

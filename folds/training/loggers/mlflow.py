@@ -1,4 +1,4 @@
-"""MLflow, the extra `mlflow`. Its own environment variables apply; without them, a database in the runs folder."""
+"""MLflow (extra `mlflow`). MLflow's own environment variables apply; by default, a database in the runs folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from filelock import FileLock
 from folds.store.run_folder import RunFolder
 from folds.training.loggers.base import LOGGERS, remembered_id, run_settings
 
-# MLflow accepts no more than this in one request.
+# MLflow accepts at most this many parameters in one request.
 MOST_PARAMS = 100
 
 
@@ -25,7 +25,7 @@ class MLflow:
 
         database = folder.path.resolve().parents[1] / "mlflow.db"
         self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database.as_posix()}")
-        # Of several runs that begin together, one creates the database and the experiment.
+        # If several runs start at the same time, only one creates the database and the experiment.
         lock = FileLock(f"{database}.lock", fallback_to_soft=False)
         with contextlib.suppress(OSError, NotImplementedError):  # a file system without locks
             lock.acquire()
@@ -53,5 +53,5 @@ class MLflow:
         self._client.log_batch(self._run_id, metrics=[Metric(key, value, now, step) for key, value in values.items()])
 
     def close(self) -> None:
-        """Mark the run as finished; a resumed one goes on all the same."""
+        """Mark the run as finished; a resumed run can still continue it."""
         self._client.set_terminated(self._run_id)

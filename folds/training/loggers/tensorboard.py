@@ -15,7 +15,7 @@ class TensorBoard:
     def __init__(self, folder: RunFolder, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed for training
 
-        # It hides what was logged at that step, too, and the epoch that ended at `step` is not logged again.
+        # purge_step itself is hidden too, and the epoch that ended at `step` is not logged again.
         self._writer = SummaryWriter(str(folder.tensorboard), purge_step=step + 1 if step else None)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
@@ -24,5 +24,5 @@ class TensorBoard:
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close the event file."""
         self._writer.close()

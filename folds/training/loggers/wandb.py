@@ -1,4 +1,4 @@
-"""Weights & Biases, the extra `wandb`. Its own environment variables apply: WANDB_MODE=offline needs no account."""
+"""Weights & Biases (extra `wandb`). Its own environment variables apply: WANDB_MODE=offline needs no account."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class WeightsAndBiases:
         )
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """One row."""
+        """One row of metrics."""
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
-        """Send or write what is left."""
+        """Upload or write the remaining data."""
         self._run.finish()
