@@ -1,4 +1,4 @@
-"""`python -m folds.competitions`: list the competitions that are known, with their metric and their rules."""
+"""`python -m folds.competitions`: list the known competitions, with their metrics and rules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CompetitionListOptions:
 
 
 def rows() -> list[dict[str, Any]]:
-    """What is known of each competition."""
+    """One row per competition."""
     described = []
     for name in COMPETITIONS.names():
         kind, entry = COMPETITIONS.get(name), COMPETITIONS.entry(name)

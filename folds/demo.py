@@ -4,8 +4,8 @@
     python -m folds.demo --out DIR --score submission.csv     scores a submission against its answers
     python -m folds.demo --competition brain-to-text          the same for Brain-to-Text: simulated neural activity
 
-It has the layout of the real data. eSpeak NG speaks every sentence from phonemes, so that labels are exact, and no
-speaker is in two splits. The same settings give the same bytes. Distances on it do not predict those on human speech.
+It has the layout of the real data. eSpeak NG speaks every sentence from phonemes, so labels are exact, and no speaker
+is in two splits. The same settings give the same bytes. Distances on it do not predict those on human speech.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def make(options: DemoOptions) -> bool:
         try:
             _discard(new, replaced, out)
             _write(new, options.settings)
-            _check_replaceable(options)  # minutes have passed
+            _check_replaceable(options)  # check again: minutes have passed
             if exists(out):
                 out.rename(replaced)
             new.rename(out)
@@ -118,7 +118,7 @@ def _check_replaceable(options: DemoOptions) -> None:
 
 
 def _discard(new: Path, replaced: Path, out: Path) -> None:
-    """Delete an unfinished demo; the one that it was to replace is moved back, or deleted if it was replaced."""
+    """Delete an unfinished demo; move back the one it was to replace, or delete that one if it was replaced."""
     shutil.rmtree(new, ignore_errors=True)
     if exists(replaced) and not exists(out):
         replaced.rename(out)
@@ -133,7 +133,7 @@ def _write(root: Path, settings: DemoSettings) -> None:
 
 
 def _contents(settings: DemoSettings) -> str:
-    """What a demo's folder holds, in words."""
+    """A description of the demo's contents."""
     if isinstance(settings, BrainSettings):
         return brain_to_text.contents(settings)
     return speech_competition.contents(settings)

@@ -38,7 +38,7 @@ class SplitSource:
     ids: tuple[str, ...]
     """One id per utterance, unique within the split."""
     files: tuple[str, ...]
-    """Every file the split is read from, relative to the root; their names, sizes and times are the cache's key."""
+    """All files of the split, relative to the root; their names, sizes and modification times are the cache's key."""
     location: Callable[[int], str]
     """The file or array element of utterance `i`, for error messages."""
     features: Callable[[int], np.ndarray]
@@ -88,7 +88,7 @@ class Competition(ABC):
     alphabet: ClassVar[Alphabet]
     """The phonemes, with their classes and characters."""
     columns: ClassVar[tuple[str, str]]
-    """Column names of a submission; those of a sample file come first."""
+    """Column names of a submission; those of a sample file take precedence."""
     grouped_by: ClassVar[str] = "speaker"
     """What a group is, such as "speaker" or "day": folds keep groups together."""
     metrics: ClassVar[tuple[Metric, ...]] = (MEAN_DISTANCE,)

@@ -14,7 +14,7 @@ from registry.errors import InputError
 def check_competition(
     kind: type[Competition], root: Path, foreign_folders: Iterable[Path] = (), allow_pickle: bool = False
 ) -> None:
-    """Read everything in a small example of a competition, and raise InputError for the first broken rule.
+    """Read everything in a small example of a competition, and raise InputError for the first violation.
 
     `root` is the example's folder; `foreign_folders` are folders of other competitions, which must not be recognised.
     Each split needs utterances with distinct ids, features `(T, F)` of the same F and, except for test, labels `(L,)`

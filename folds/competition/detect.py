@@ -53,7 +53,7 @@ def open_competition(root: Path, allow_pickle: bool = False) -> Competition:
     subfolders = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
     if competitions := [inner for folder in subfolders for inner in _recognised(folder, allow_pickle)]:
         competition = _only(root, competitions)
-        if competition.sample is None and (sample := sample_of(root)) is not None:  # beside the layout's folder
+        if competition.sample is None and (sample := sample_of(root)) is not None:  # next to the layout's folder
             competition.follow(sample)
         return competition
     parent = root.resolve().parent

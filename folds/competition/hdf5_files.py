@@ -121,7 +121,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     """Open a file for reading; the errors of many kinds that h5py raises for a damaged one become one line."""
     try:
         check_regular(path)
-        # Without a lock, which read-only and network file systems may refuse.
+        # Without a lock, which read-only and network file systems may not support.
         with h5py.File(path, "r", locking=False) as file:
             yield file
     except InputError:

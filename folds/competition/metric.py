@@ -97,7 +97,7 @@ def _rate(distances: np.ndarray, units: int) -> float:
 
 
 def _as_text(tokens: Tokens) -> str:
-    # Strings compare several times faster than lists; a class serves as its own code point.
+    # Comparing strings is several times faster than comparing lists; each class is used as a code point.
     return tokens if isinstance(tokens, str) else "".join(map(chr, tokens))
 
 

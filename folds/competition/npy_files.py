@@ -69,7 +69,7 @@ def _codes(strings: np.ndarray) -> np.ndarray:
 
 
 def array_length(path: Path) -> int:
-    """First dimension of a `.npy` file, from its header alone."""
+    """First dimension of a `.npy` file, from its header only."""
     shape = _read_header(path).shape
     if not shape or not shape[0]:
         raise InputError(f"{path}: found shape {shape}; expected one element per utterance; download it again")
@@ -96,11 +96,11 @@ def read_ragged(path: Path, allow_pickle: bool) -> np.ndarray:
     if header.dtype != np.dtype(object):
         raise InputError(f"{path}: an array of {header.dtype}; expected an object array; download it again")
     try:
-        # The oldest files were written by Python 2, whose byte strings inside a pickle need a codec.
+        # The oldest files were written by Python 2; byte strings in its pickles need an encoding.
         array = np.load(path, allow_pickle=True, encoding="latin1")
     except OSError as error:
         raise _unreadable(path, error) from None
-    except Exception as error:  # noqa: BLE001 - a damaged pickle calls anything with any arguments
+    except Exception as error:  # noqa: BLE001 - a damaged pickle may call anything with any arguments
         raise InputError(
             f"{path}: damaged ({_brief(error)}); expected an object array; copy or download it again"
         ) from None

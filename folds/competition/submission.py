@@ -1,6 +1,6 @@
-"""Submission files: the organisers' sample, which sets header and row order; writing a submission; checking one.
+"""Submission files: reading the organisers' sample (for header and row order), writing and checking a submission.
 
-Everything here works on CSV files alone: no features are read, and nothing is uploaded.
+Everything here works on CSV files only: no features are read, and nothing is uploaded.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SampleFile:
 def sample_of(root: Path) -> SampleFile | None:
     """The sample file of a competition's folder, or of the folder its zip file unpacked into; None if there is none.
 
-    Looks at names only, and reads that one file.
+    Only looks at names, and reads only that file.
     """
     root = Path(root)
     subfolders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
@@ -54,8 +54,8 @@ def read_sample(path: Path) -> SampleFile:
     )
     try:
         check_regular(path)
-        # The organisers' file may begin with a byte-order mark ("utf-8-sig"); Kaggle's own header has none. Only the
-        # Python engine marks a missing second column as missing.
+        # The organisers' file may begin with a byte-order mark ("utf-8-sig"), which must not end up in the header.
+        # Only the Python engine reports a missing second column as missing.
         table = pd.read_csv(
             path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig", engine="python"
         )
@@ -76,8 +76,7 @@ def read_sample(path: Path) -> SampleFile:
 def write_submission(path: Path, header: tuple[str, str], ids: Sequence[str], strings: Sequence[str]) -> None:
     """Write phoneme strings `(N,)` for the rows `ids` `(N,)` as a submission file, atomically.
 
-    UTF-8 without a byte-order mark, lines ending in a bare newline. Raises ValueError unless there is one string per
-    id.
+    UTF-8 without a byte-order mark, Unix line endings. Raises ValueError unless there is one string per id.
 
     >>> write_submission(Path("submission.csv"), ("index", "label"), ["0", "1"], ["-@", "ab"])  # doctest: +SKIP
     """

@@ -1,1 +1,1 @@
-"""A competition's data as training needs it: checked, packed, split into folds, batched and augmented."""
+"""A competition's data for training: checked, packed, split into folds, batched and augmented."""

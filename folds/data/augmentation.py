@@ -1,4 +1,4 @@
-"""Augmentation of training batches: a random speed, noise, a random offset and random masks per utterance.
+"""Augmentation of training batches: random speed, noise, offset and masks per utterance.
 
 Time and feature masks follow SpecAugment (Park et al. 2019, arXiv 1904.08779). Speed perturbation interpolates between
 frames, as a substitute for resampling the audio (Ko et al. 2015, "Audio augmentation for speech recognition").

@@ -126,9 +126,9 @@ def padding_share(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
 
 
 def collate(split: Split, indices: Sequence[int] | np.ndarray) -> Batch:
-    """The utterances at `indices` as one batch; targets are empty where the split has no transcripts.
+    """The utterances at `indices` as one batch; targets are empty if the split has no transcripts.
 
-    This uses NumPy because it runs on a thread of its own: PyTorch's parallel loops would start a second OpenMP team
+    This uses NumPy because it runs on a separate thread: PyTorch's parallel loops would start a second OpenMP team
     there, and with more threads than cores OpenMP sleeps between the many short loops of recurrent layers. On two
     cores that made training five times slower.
     """

@@ -31,7 +31,7 @@ from registry.console import ProgressBar
 from registry.errors import InputError
 from registry.files import atomic_write, check_folder, exists
 
-# Increase it when the meaning of the packed numbers changes, so that older caches are not read.
+# Increase this when the meaning of the packed numbers changes, so that older caches are not read.
 SCHEMA_VERSION = 3
 CACHE_VARIABLE = "HW3P2_CACHE"
 _PATIENCE_S = 2.0
@@ -76,7 +76,7 @@ def cache_folder(option: Path | None = None) -> Path:
         return Path(folder)
     try:
         user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:  # in a container, a user without an entry in /etc/passwd and without HOME
+    except RuntimeError:  # a user without an entry in /etc/passwd and without HOME, as in a container
         raise InputError(f"no home folder for the cache of features: set {CACHE_VARIABLE} to a folder") from None
     return Path(user) / "hw3p2"
 

@@ -1,4 +1,4 @@
-"""The options shared by the commands that read a competition."""
+"""Options shared by the commands that read a competition's data."""
 
 from __future__ import annotations
 

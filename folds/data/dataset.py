@@ -23,7 +23,7 @@ class Split:
     ids: tuple[str, ...]
     """Utterance ids without `.npy`; for test, in the order of the submission's rows."""
     frames: Ragged
-    """Features, values `(sum of T, F)` float32, normalised per utterance; read-only and mapped from the disk."""
+    """Features, values `(sum of T, F)` float32, normalised per utterance; read-only and memory-mapped."""
     tokens: Ragged | None = None
     """Labels, values `(sum of L,)` int16 classes, never 0 (the blank); None for a split without transcripts."""
     groups: tuple[str, ...] = ()
@@ -84,7 +84,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class _JoinedFrames(Ragged):
-    """The parts of two arrays, one after the other, without a copy: the values of both stay mapped from the disk."""
+    """The parts of two arrays, one after the other, without copying: the values of both stay memory-mapped."""
 
     first: Ragged
     more: Ragged
@@ -139,7 +139,7 @@ class Dataset:
     dev: Split
     test: Split
     hash: str
-    """16 hexadecimal digits of ids, lengths and transcripts; the same for the same data in another folder."""
+    """16 hexadecimal digits: hash of ids, lengths and transcripts; the same for the same data in another folder."""
     path: Path
     """The cache file."""
     features_hash: str = ""

@@ -1,7 +1,7 @@
 """The cache's file format: a safetensors file, written in one pass, memory-mapped for reading, checked for damage.
 
 The safetensors library needs all tensors in memory before it writes; 4 GB of features are better streamed. The format
-allows that: the header comes first but is known last, so a fixed number of bytes is reserved and padded with spaces.
+allows this: the header comes first but is known last, so a fixed number of bytes is reserved and padded with spaces.
 Large tensors are streamed first; small ones follow.
 
 Format: https://huggingface.co/docs/safetensors/index#format
@@ -24,10 +24,10 @@ from registry.errors import InputError
 from registry.files import check_regular
 from registry.json_files import convert
 
-# Bytes of the header: 8 for its length, then its text. A multiple of 64 keeps the first tensor aligned.
+# Bytes reserved for the header: 8 for its length, then its text. A multiple of 64 keeps the first tensor aligned.
 _HEADER = 4096
 _CHUNK = 1 << 22
-# This many chunks of the streamed tensors are compared with their checksums when a file is opened: all of a small file,
+# Number of chunks of the streamed tensors verified against their checksums when a file is opened: all of a small file,
 # evenly spaced ones of a large file, because opening must not read 4 GB. A truncated file is detected by its size.
 _CHECKED_CHUNKS = 32
 _DTYPES = {"<f4": "F32", "<i8": "I64", "<i2": "I16", "<u4": "U32", "|u1": "U8"}
@@ -102,9 +102,9 @@ class PackWriter:
 
 
 def open_packed(path: Path) -> dict[str, np.ndarray] | None:
-    """Tensors of a packed file by name: streamed ones mapped and read-only, small ones in memory.
+    """Tensors of a packed file by name: streamed ones memory-mapped and read-only, small ones in memory.
 
-    None if there is no such file, or if it is not what `PackWriter` wrote: truncated, overwritten, or another file.
+    None if there is no such file, or if it is not an intact file of `PackWriter`.
     """
     try:
         check_regular(path)

@@ -18,7 +18,7 @@ from models.features import EPSILON, FeatureTransform, delayed, group_moments
 
 @dataclass(frozen=True, eq=False)
 class _RescaledFrames(Ragged):
-    """Frames that are scaled and shifted when they are read, by `scale` and `shift` `(N, F)` float32."""
+    """Frames that are scaled and shifted when read, by `scale` and `shift` `(N, F)` float32."""
 
     scale: np.ndarray
     shift: np.ndarray
@@ -48,7 +48,7 @@ def renormalized(split: Split, normalization: str) -> Split:
 
 @dataclass(frozen=True, eq=False)
 class _DelayedFrames(Ragged):
-    """The frames of `source`, delayed when they are read."""
+    """The frames of `source`, delayed when read."""
 
     source: Ragged
     delay: int
@@ -74,6 +74,6 @@ def as_read(split: Split, transform: FeatureTransform) -> Split:
 
 
 def dataset_as_read(dataset: Dataset, transform: FeatureTransform) -> Dataset:
-    """`dataset` with each of its splits `as_read`."""
+    """`dataset` with `as_read` applied to each split."""
     train, dev, test = (as_read(split, transform) for split in (dataset.train, dataset.dev, dataset.test))
     return dataclasses.replace(dataset, train=train, dev=dev, test=test)

@@ -20,8 +20,8 @@ from registry.errors import InputError
 FOLD_ASSIGNMENT = 2
 """Version of the assignment, recorded with every run: a blend must not mix fold models with different versions.
 
-1 was scikit-learn's GroupKFold over samples of 100 frames, whose sort was unstable until scikit-learn 1.9: speakers of
-equal size changed folds with the library's version. 2 is `assign_speakers`, 3 is `utterance_folds`.
+1 was scikit-learn's GroupKFold over samples of 100 frames, whose sort was unstable until scikit-learn 1.9: the folds of
+speakers of equal size depended on the library's version. 2 is `assign_speakers`, 3 is `utterance_folds`.
 """
 FoldBy = Literal["group", "utterance"]
 ASSIGNMENTS: dict[FoldBy, int] = {"group": FOLD_ASSIGNMENT, "utterance": 3}
@@ -70,7 +70,7 @@ def utterance_folds(split: Split, folds: int) -> np.ndarray:
 
 
 def speaker_subset(split: Split, indices: np.ndarray, fraction: float) -> np.ndarray:
-    """Those of `indices` into `split` that belong to this fraction of their speakers, rounded up.
+    """Those of `indices` into `split` that belong to the given fraction of their speakers, rounded up.
 
     Speakers are taken in the order of a hash of their names, so that smaller subsets are contained in larger ones.
     """

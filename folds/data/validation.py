@@ -1,4 +1,4 @@
-"""Checks of each utterance before it is packed: a fault is one line that names the file and says what to do."""
+"""Checks of each utterance before packing: an error is one line that names the file and says what to do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ are at most a few thousand, so larger numbers mean a damaged file or the wrong b
 
 
 class Faults:
-    """The first fault and the number of others: one mistake in a script may make 28,000 files faulty."""
+    """The first fault and the number of others: one bug in a script may affect 28,000 files."""
 
     def __init__(self) -> None:
         self._first = ""
@@ -62,7 +62,7 @@ def checked_features(features: np.ndarray, location: str) -> np.ndarray:
 
 
 def checked_labels(labels: np.ndarray, location: str) -> np.ndarray:
-    """The same labels `(L,)`, if there are any; else raises InputError."""
+    """Return the labels `(L,)` if there are any; else raise InputError."""
     if not len(labels):
         raise InputError(
             f"{location}: its transcript is empty; expected at least one phoneme between the marks; "
@@ -72,7 +72,7 @@ def checked_labels(labels: np.ndarray, location: str) -> np.ndarray:
 
 
 def checked_text(text: str, location: str) -> str:
-    """The same sentence, if it is one line of text with words; else raises InputError."""
+    """Return the sentence if it is one line of text with words; else raise InputError."""
     if not text.strip() or not text.isprintable():
         raise InputError(
             f"{location}: its sentence is {text[:40]!r}; expected one line of text; "
@@ -82,7 +82,7 @@ def checked_text(text: str, location: str) -> str:
 
 
 class FeatureDimensions:
-    """The feature dimensions of the utterances so far; all must be the same."""
+    """The feature dimensions of the utterances so far, which must all be the same."""
 
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()

@@ -30,7 +30,7 @@ FRONT_ENDS: Registry[FrontEnd] = Registry("frontends", package="folds.frontends"
 def register_front_end(
     name: str, features: int, *, marker: str = "", data: Iterable[str] = ()
 ) -> Callable[[FrontEnd], FrontEnd]:
-    """Register a function as the front end `name`, which has `features` values per frame.
+    """Register a function as the front end `name`, which computes `features` values per frame.
 
     Data whose folder has the file `marker`, or whose `Dataset.hash` is one of `data`, are known to be made by it.
     """

@@ -16,7 +16,7 @@ INT16 = 32_768.0
 
 
 def mfcc(samples: np.ndarray, coefficients: int, mel_bins: int, scale: float = INT16) -> np.ndarray:
-    """Kaldi MFCCs of 16 kHz samples: `(T, coefficients)` float32, the first from the cepstrum, not the energy.
+    """Kaldi MFCCs of 16 kHz samples: `(T, coefficients)` float32, the first being C0, not the energy.
 
     Samples are between -1 and 1, and multiplied by `scale`, by default to the range that Kaldi reads.
     """

@@ -25,10 +25,10 @@ class Outcome:
     """How an attempt ended."""
 
     state: Literal["finished", "stopped", "failed", "busy"]
-    """`stopped` by a signal, with its state saved; `busy` if another process was training the run."""
+    """`stopped`: by a signal, with its state saved; `busy`: another process was training the run."""
     reason: str = ""
     hopeless: bool = False
-    """Whether another attempt would end in the same way, because the input is wrong."""
+    """Whether another attempt would fail in the same way, because the input is wrong."""
 
 
 class RunningAttempt:

@@ -35,7 +35,7 @@ def check_tasks(tasks: Sequence[Task], dataset: Dataset, destination: Destinatio
 
 
 def check_limits(plan: Plan, tasks: Sequence[Task], dataset: Dataset) -> None:
-    """Raise InputError for a run that the plan's own limits would keep out of every blend."""
+    """Raise InputError for a run that the plan's own limits would exclude from every blend."""
     limit, checked = plan.parameter_limit, set[str]()
     for task in tasks:
         config = task.parsed.config_for(dataset)

@@ -23,7 +23,7 @@ class Destination:
         self._uploaded = self._store.finished() if self._store is not None else set()
 
     def finished(self, folder: RunFolder) -> bool:
-        """Whether a run is finished, and under the URL if there is one."""
+        """Whether a run is finished and, if there is a URL, uploaded."""
         return folder.finished if self._store is None else folder.name in self._uploaded
 
     def refresh(self) -> None:
@@ -46,7 +46,7 @@ class Destination:
         return status
 
     def known(self) -> list[RunFolder]:
-        """All runs that were started here, or are under the URL. Raises InputError if there is no runs folder."""
+        """All runs that were started here or are under the URL. Raises InputError if there is no runs folder."""
         if self._store is None:
             return known_runs(self.folder)
         here = {run.path for run in known_runs(self.folder)} if self.folder.is_dir() else set()

@@ -1,4 +1,4 @@
-"""An estimate of the hours of a launch, before it starts: frames to train on, divided by a measured speed."""
+"""Estimate of the hours that a launch takes: frames to train on, divided by a measured speed."""
 
 from __future__ import annotations
 

@@ -52,14 +52,15 @@ class LaunchSettings:
 class Executor(Protocol):
     """Starts attempts, and reports how they ended. It may be created only where it can start them.
 
-    Creating one raises InputError if its package is not installed or its cluster does not answer.
+    The constructor raises InputError if it cannot start any here: its package is not installed, or its cluster does not
+    respond.
     """
 
     poll_s: float
     """Seconds between two calls of `ended`."""
 
     def submit(self, tasks: Sequence[ExecutorTask]) -> None:
-        """Start an attempt at each task as soon as there is a place for it."""
+        """Start an attempt at each task as soon as there is a free slot."""
 
     def ended(self) -> list[tuple[ExecutorTask, Outcome]]:
         """The attempts that have ended since the last call."""

@@ -1,4 +1,4 @@
-"""What an executor starts: a run of `folds.train`, or a process of a search."""
+"""The tasks that an executor starts: a run of `folds.train`, or a process of a search."""
 
 from __future__ import annotations
 

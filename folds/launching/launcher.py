@@ -19,7 +19,7 @@ from registry import InputError
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM ended the launch; the message says what became of the runs. `number` is the signal."""
+    """Ctrl-C or SIGTERM ended the launch; the message says what happened to the runs. `number` is the signal."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -66,7 +66,7 @@ class Launcher:
         return self._failures
 
     def _settle(self, task: ExecutorTask, outcome: Outcome) -> None:
-        """Decide what follows from how an attempt ended."""
+        """Decide what to do after an attempt has ended."""
         if outcome.state == "failed":
             # If each machine has its own cache, an uploaded run is visible only under its URL.
             with contextlib.suppress(InputError):

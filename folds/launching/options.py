@@ -22,7 +22,7 @@ class LaunchOptions(StoreOptions):
     """
 
     runs: Path = Path("runs")
-    """The runs folder; or a URL such as s3://bucket/runs, to which each finished run is uploaded."""
+    """The runs folder, or a URL such as s3://bucket/runs, to which each finished run is uploaded."""
     models: str = ""
     """Models to train, comma-separated."""
     plan: str = ""

@@ -1,6 +1,6 @@
 """Plans: which members to train, in a YAML file or from the command line.
 
-A plan that comes with the package is chosen by its name, `--plan course-20M`; its file is folds/plans/course-20M.yaml.
+A plan included in the package is selected by name, `--plan course-20M`; its file is folds/plans/course-20M.yaml.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class MemberPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     model: str
     name: str = ""
-    """The member's name, if it is not the model's."""
+    """The member's name, if it differs from the model's."""
     folds: Literal["all", "none"] | tuple[int, ...] = "all"
     """The folds to train."""
     refit: bool = False
     """Whether to train the model on all training utterances as well (`folds.train --folds 1`)."""
     seeds: tuple[int, ...] = (0,)
     options: dict[str, Option] = {}
-    """Options of folds.train and of the model, without the dashes: `batch-frames: 4000`, `prior: false`."""
+    """Options of folds.train and of the model, without dashes in front: `batch-frames: 4000`, `prior: false`."""
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -64,7 +64,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 def plan_names() -> list[str]:
-    """The names of the plans that come with the package."""
+    """The names of the plans included in the package."""
     files = importlib.resources.files("folds.plans").iterdir()
     return sorted(file.name.removesuffix(SUFFIX) for file in files if file.name.endswith(SUFFIX))
 

@@ -1,4 +1,4 @@
-"""A search (`folds.tune`) on an executor, which starts processes that take their trials from the study's journal."""
+"""A search (`folds.tune`) on an executor, which starts processes that get their trials from the study's journal."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"),
     "TIMEOUT",
 }
-"""States of jobs that will not run again; others are alive."""
+"""States of jobs that will not run again; all others are alive."""
 ONE_COMMAND_S = 5
 """Jobs cancelled within this many seconds may be due to one command: `scancel --user` sends a request for each."""
 
@@ -42,13 +42,13 @@ GONE = Job("gone")
 
 
 def own_job_id() -> str:
-    """The id of the job in which this process runs, as squeue prints it: `12_3` for a part of an array."""
+    """The id of the job in which this process runs, as printed by squeue: `12_3` for an array task."""
     array, part = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{part}" if array and part else os.environ.get("SLURM_JOB_ID", "")
 
 
 def ask(*arguments: str) -> str:
-    """What a Slurm command prints. Raises InputError if it fails, or takes longer than `ANSWER_S`."""
+    """The output of a Slurm command. Raises InputError if it fails, or takes longer than `ANSWER_S`."""
     seconds_since_1970 = {**os.environ, "SLURM_TIME_FORMAT": "%s"}
     try:
         done = subprocess.run(
@@ -93,5 +93,5 @@ def judge_end(job: str, jobs: Mapping[str, Job], began: bool, cancelled_before: 
 
 
 def _cancelled_together(own: Job, other: Job) -> bool:
-    """Whether one command may have cancelled both; another job may still be completing."""
+    """Whether one command may have cancelled both jobs; the other may still be completing."""
     return other.state in ("CANCELLED", "COMPLETING") and abs(other.ended - own.ended) <= ONE_COMMAND_S

@@ -22,8 +22,8 @@ from registry.errors import InputError
 
 FOLDER = "hdf5_data_final"
 FILES = {"train": "data_train.hdf5", "dev": "data_val.hdf5", "test": "data_test.hdf5"}
-# Class 40, " | " in the organisers' list, is the silence after each word. Submissions are words, so that the characters
-# serve reports and distances alone.
+# Class 40, " | " in the organisers' list, is the silence after each word. Submissions are words, so the characters are
+# used only for reports and distances.
 ALPHABET = Alphabet.of(
     "Brain-to-Text '25",
     "AA a AE @ AH A AO c AW W AY Y B b CH C D d DH D EH e ER R EY E F f G g HH h IH I IY i JH j K k L l M m N n NG G "
@@ -40,7 +40,7 @@ class BrainToText25(Competition):
     columns = ("id", "text")
     grouped_by = "day"
     metrics = (WORD_ERROR_RATE, PHONEME_ERROR_RATE, MEAN_DISTANCE)
-    frame_shift = frame_length = 0.02  # neural activity in bins that do not overlap
+    frame_shift = frame_length = 0.02  # neural activity in non-overlapping bins
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
@@ -79,7 +79,7 @@ class BrainToText25(Competition):
 
 
 def check_words(text: str) -> None:
-    """Raise InputError for what is no line of text."""
+    """Raise InputError for anything but a single line of text."""
     if not text.isprintable():
         raise InputError(f"{text[:40]!r} has characters that cannot be printed; expected words")
 
@@ -92,7 +92,7 @@ def _sessions(folder: Path) -> list[str]:
 
 
 def _check_session(folder: Path) -> None:
-    """Raise InputError for a session whose training trials are missing; the shortest sessions have no others."""
+    """Raise InputError for a session without training trials; the shortest sessions have only those."""
     if not (folder / FILES["train"]).is_file():
         raise InputError(
             f"no file {folder / FILES['train']}: each session has one; unzip the whole competition, or remove the "

@@ -31,7 +31,7 @@ class F20ToF21(Competition):
         return any((root / f"{split}.npy").is_file() for split in ("train", "dev"))
 
     def read(self, split: str) -> SplitSource:
-        # Labels index the course's list of phonemes, whose entry 0 is the blank.
+        # Labels are indices into the course's list of phonemes, whose entry 0 is the blank.
         return _split(self, split, f"{split}.npy", f"{split}_labels.npy", first_label=1)
 
 
@@ -47,19 +47,20 @@ class F18ToS20(Competition):
         return any(_wsj_file(root, split) for split in ("train", "dev"))
 
     def read(self, split: str) -> SplitSource:
-        # Labels count from 0, and the course's list of phonemes has no blank: class 1 is label 0.
+        # Labels start at 0, and the course's list of phonemes has no blank: label 0 is class 1.
         file = _wsj_file(self.root, split) or f"wsj0_{split}.npy"
         return _split(self, split, file, f"wsj0_{split}_merged_labels.npy", first_label=0)
 
 
 def _wsj_file(root: Path, split: str) -> str | None:
-    # Some semesters' files came without the ending, and one with its test features under another name.
+    # In some semesters the files came without an extension, and in one the test features had another name.
     names = [f"wsj0_{split}.npy", f"wsj0_{split}", *(["transformed_test_data.npy"] if split == "test" else [])]
     return next((name for name in names if (root / name).is_file()), None)
 
 
 def _split(competition: Competition, name: str, features: str, labels: str, first_label: int) -> SplitSource:
-    """A split in one array of features and, but for test, one of labels, where class 1 is written as `first_label`."""
+    """A split stored as one array of features and, except for test, one of labels; class 1 is stored as `first_label`.
+    """
     files = (features,) if name == "test" else (features, labels)
     features_path, labels_path = competition.root / features, competition.root / labels
     for file in files:
@@ -81,7 +82,7 @@ def _split(competition: Competition, name: str, features: str, labels: str, firs
 
     return SplitSource(
         name=name,
-        # No dash, which would end a speaker's name: these semesters name none, so each utterance counts as its own.
+        # No dash, which would end a speaker's name: these semesters name none, so each utterance is its own group.
         ids=tuple(f"{name}{index:06d}" for index in range(count)),
         files=files,
         location=lambda index: f"{features_path}, utterance {index}",
@@ -94,9 +95,9 @@ def _split(competition: Competition, name: str, features: str, labels: str, firs
 def _features(element: Any, location: str) -> np.ndarray:
     """Features `(T, F)` of one utterance. Raises InputError for anything but numbers."""
     features = as_numbers(element, location, "floating-point features (frames, features)")
-    # Utterances of equal length make an object array of single numbers.
+    # NumPy turns utterances of equal length into an object array of single numbers.
     boxed = isinstance(element, np.ndarray) and element.dtype.hasobject
-    with np.errstate(over="ignore"):  # infinity is refused later, with its place
+    with np.errstate(over="ignore"):  # infinities are rejected later, with their location
         return features.astype(np.float32) if boxed and features.dtype.kind == "f" else features
 
 

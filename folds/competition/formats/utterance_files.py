@@ -1,6 +1,6 @@
 """The formats with one `.npy` file per utterance: S22, and F22 to S26.
 
-Only names and numbers of files are checked here; features and labels are read one utterance at a time, later.
+Only file names and counts are checked here; features and labels are read later, one utterance at a time.
 
 Source: the handouts and starter code of those semesters.
 """
@@ -65,7 +65,7 @@ def _listed_order(path: Path, test: SplitSource) -> list[int]:
         )
     except OSError:
         raise InputError(f"no file {path}: only it has the order of the submission's rows; download it") from None
-    except (ValueError, OverflowError) as error:  # pandas' own are ValueErrors, too
+    except (ValueError, OverflowError) as error:  # pandas' errors are ValueErrors too
         raise InputError(f"{path}: not UTF-8 CSV ({error}); expected a header and file names; download it") from None
     names = table.iloc[:, 0].str.removesuffix(".npy").tolist()
     position = {utterance: index for index, utterance in enumerate(test.ids)}
@@ -80,7 +80,7 @@ def _listed_order(path: Path, test: SplitSource) -> list[int]:
 
 
 def _split(competition: Competition, name: str, folders: Sequence[str]) -> SplitSource:
-    """A split of `folders`, sorted by file name whatever order the disk has; all but test have transcripts."""
+    """A split of `folders`, sorted by file name regardless of directory order; all but test have transcripts."""
     root, alphabet, labelled = competition.root, competition.alphabet, name != "test"
     features: list[str] = []
     transcripts: list[str] = []
@@ -115,7 +115,7 @@ def _labels(path: Path, alphabet: Alphabet) -> np.ndarray:
         )
     try:
         phonemes = array.astype(str).tolist()
-    except ValueError:  # bytes that are not ASCII, or numbers that are no characters
+    except ValueError:  # bytes that are not ASCII, or invalid code points
         raise InputError(f"{path}: its strings cannot be decoded; expected ASCII; download it again") from None
     try:
         return alphabet.encode(phonemes)
@@ -135,7 +135,7 @@ def _npy_names(root: Path, folder: str) -> list[str]:
 
 
 def _transcript_folder(root: Path, folder: str) -> str:
-    """`transcript/`, or the folder inside it where a semester kept both raw and processed transcripts."""
+    """`transcript/`, or the right subfolder if a semester kept both raw and processed transcripts."""
     subfolders = [f"{folder}/transcript/raw", f"{folder}/transcript/processed"]
     return next((subfolder for subfolder in subfolders if (root / subfolder).is_dir()), f"{folder}/transcript")
 
@@ -143,7 +143,7 @@ def _transcript_folder(root: Path, folder: str) -> str:
 def _check_pairs(
     root: Path, features_folder: str, features: Sequence[str], transcript_folder: str, transcripts: Sequence[str]
 ) -> None:
-    """Raises InputError for features without a transcript, then for transcripts without features."""
+    """Raise InputError for features without a transcript, then for transcripts without features."""
     for folder, unpaired, what, other_folder in (
         (features_folder, set(features) - set(transcripts), "transcript", transcript_folder),
         (transcript_folder, set(transcripts) - set(features), "features", features_folder),

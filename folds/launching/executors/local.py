@@ -67,7 +67,7 @@ def visible_gpus() -> list[str]:
 
 
 def divide_here(tasks: Sequence[ExecutorTask], jobs: int, count: int) -> list[MachineShare]:
-    """The shares of this machine for `count` tasks, of which these are the first."""
+    """The shares of this machine for `count` tasks, the first of which are `tasks`."""
     on_gpu = any(task.device == "cuda" for task in tasks)
     cores = max(1, int(min(physical_cores(), cpu_quota())))
     return divide_machine(jobs, count, cores, visible_gpus() if on_gpu else [])

@@ -47,7 +47,7 @@ class RayOptions(Resources):
 
 
 def train(task: ExecutorTask) -> Outcome:
-    """What a Ray task does."""
+    """The body of a Ray task: attempt `task`."""
     import ray
 
     job = ray.get_runtime_context().get_task_id() or ""
@@ -90,7 +90,7 @@ class Owner:
         return list(self._under_way)
 
     async def submit(self, launcher: str, tasks: Sequence[ExecutorTask]) -> None:
-        """Follow tasks, and start those that are not under way."""
+        """Follow tasks, and start those that are not in progress."""
         launch = self._launches[launcher]
         launch.followed.update(tasks)
         for task in tasks:
@@ -98,14 +98,14 @@ class Owner:
                 self._under_way[task] = asyncio.create_task(self._attend(launch, task))
 
     async def ended(self, launcher: str) -> list[tuple[ExecutorTask, Outcome]]:
-        """The tasks it follows that have ended since its last call."""
+        """The tasks followed by `launcher` that have ended since its last call."""
         launch = self._launches[launcher]
         launch.last_call = time.monotonic()
         ended, launch.ended = launch.ended, []
         return ended
 
     async def leave(self, launcher: str) -> bool:
-        """Unregister a launcher; returns whether no task and no other launcher is left."""
+        """Unregister a launcher; returns True if no tasks and no other launchers are left."""
         del self._launches[launcher]
         silent_since = time.monotonic() - SILENT_S
         return not self._under_way and all(launch.last_call < silent_since for launch in self._launches.values())
@@ -114,7 +114,7 @@ class Owner:
         async with launch.places:
             try:
                 outcome = await launch.train.remote(task)
-            except Exception as error:  # noqa: BLE001 - whatever ended the task, the others go on
+            except Exception as error:  # noqa: BLE001 - whatever ended the task, the others continue
                 outcome = Outcome("failed", one_line(error)[:500])
         del self._under_way[task]
         for follower in self._launches.values():
@@ -124,7 +124,7 @@ class Owner:
 
 
 class RayExecutor:
-    """Hands tasks to the actor of the runs folder, which it shares with other launchers."""
+    """Passes tasks to the actor of the runs folder, which is shared with other launchers."""
 
     poll_s = 2.0
 
@@ -156,7 +156,7 @@ class RayExecutor:
     def close(self) -> None:
         import ray
 
-        # An owner that is gone, or too busy to answer, must not turn the end of a launch into an error.
+        # An owner that is gone, or too busy to respond, must not make a finished launch fail.
         with contextlib.suppress(InputError, ray.exceptions.RayError):
             if self._ask("leave", self._name, timeout=CONNECT_S):
                 ray.kill(self._owner)
@@ -166,7 +166,7 @@ class RayExecutor:
         return "left the runs to Ray: --status shows them, the same command follows them"
 
     def _ask(self, method: str, *arguments: Any, timeout: float | None = None) -> Any:
-        """What a method of the owner returns. Raises InputError if the cluster is gone."""
+        """Call a method of the owner. Raises InputError if the cluster is gone."""
         import ray
 
         try:
@@ -195,7 +195,7 @@ def find_owner(runs: Path) -> Any:
 
 
 def connect(option: str) -> None:
-    """Connect to the cluster. Raises InputError if there is none, or if it does not answer soon."""
+    """Connect to the cluster. Raises InputError if there is none, or if it does not respond soon."""
     import ray
 
     address = option or os.environ.get(ADDRESS_VARIABLE, "") or "auto"

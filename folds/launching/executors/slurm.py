@@ -28,9 +28,9 @@ from registry.errors import one_line
 
 LEAST_MINUTES = 5
 SAVE_S = 120
-"""Seconds before the time limit at which a job is told to save its state."""
+"""Seconds before the time limit at which a job saves its state."""
 MAX_TIMEOUTS = 1000
-"""A run may need many times its time limit."""
+"""Maximum number of requeues: a run may need many times a job's time limit."""
 GRACE_S = 30.0
 """Seconds to wait for a job that is gone to be requeued, and for its files to appear on another machine."""
 RESUBMIT_S = 120.0
@@ -44,7 +44,7 @@ class SlurmOptions(Resources):
     partition: str | None = None
     """Partition; by default the cluster's default."""
     time: str = "12:00:00"
-    """Time limit of a job, hours:minutes:seconds or minutes. A run that needs longer is requeued and continued."""
+    """Time limit of a job, hours:minutes:seconds or minutes. A run that takes longer is requeued and continued."""
     account: str | None = None
     """Account to charge, if the cluster requires one."""
 
@@ -71,7 +71,7 @@ class TrainingJob:
         self._attempt = RunningAttempt(self._task, "slurm", job=own_job_id(), wait_s=EXPIRY_S + SAVE_S)
         outcome = self._attempt.wait()
         if outcome.state == "stopped":
-            # Pre-empted: Slurm is about to end and requeue this job, which must not seem complete.
+            # Preempted: Slurm is about to end and requeue this job, which must not seem complete.
             time.sleep(GRACE_S)
         return outcome.state
 
@@ -187,7 +187,7 @@ class SlurmExecutor:
         return [job.job_id for job in jobs]
 
     def _refused_long_ago(self) -> list[tuple[ExecutorTask, Outcome]]:
-        """The refused tasks that are due for another submission."""
+        """The rejected tasks that are due for another submission."""
         due = [task for task, (refused, _) in self._refused.items() if time.monotonic() - refused >= RESUBMIT_S]
         return [(task, self._refused.pop(task)[1]) for task in due]
 
