@@ -3,8 +3,8 @@
 `competition/` describes the data; `data/` packs it, splits it into folds and makes batches; `training/` trains;
 `store/` keeps runs and their predictions. Commands: `folds.demo` makes a demo competition, `folds.train` trains
 models over folds, `folds.launch` trains many runs at once, `folds.tune` searches for a better recipe, `folds.soup`
-averages the weights of one run, `folds.delay` predicts once more with features that come later, `folds.adapt` adapts
-networks to speakers, and `folds.competitions` lists the competitions that are known.
+averages the weights of one run, `folds.delay` predicts again with delayed features, `folds.adapt` adapts networks to
+speakers, and `folds.competitions` lists the known competitions.
 
 >>> import folds
 >>> dataset = folds.load_dataset(folds.data_root())                         # doctest: +SKIP
@@ -46,8 +46,8 @@ __all__ = [
     "unfinished_runs",
 ]
 
-# Public names are imported at their first use (PEP 562). Some need PyTorch, which takes seconds to import;
-# `python -m submit` and `python -m folds.demo` need none of those, and start at once.
+# Public names are imported lazily (PEP 562). Some need PyTorch, which takes seconds to import; `python -m submit` and
+# `python -m folds.demo` need none of those, and start at once.
 _MODULES = {
     "folds.competition.detect": ("data_root", "open_competition"),
     "folds.competition.metric": ("edit_distances", "mean_distance"),

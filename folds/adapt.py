@@ -64,7 +64,7 @@ class AdaptOptions(DerivedRunOptions):
 
 
 def write_adapted(options: AdaptOptions) -> list[RunFolder]:
-    """Write the folders of the adapted runs, and return those that were written."""
+    """Write the folders of the adapted runs; return those written."""
     device, dataset = options.pick_device(), options.open_dataset()
     unnamed = [split.name for split in (dataset.dev, dataset.test) if not split.names_groups]
     if unnamed:
@@ -103,7 +103,7 @@ def _with_hypotheses(
         if lacking := set(source.load("oof").ids).difference(file.oof.ids):
             print(f"left out: the blend has no hypotheses of {len(lacking)} utterances that {source.path} held out")
             continue
-        file = found[0][1] if found else file  # the same one, held in memory once
+        file = found[0][1] if found else file  # the same file, kept in memory only once
         found.append((source, file, facts | {"of": source.weights_hash, "passes": options.passes, "lr": options.lr}))
     if sources and not found:
         raise InputError(

@@ -23,7 +23,7 @@ from registry.command_line import parse_options
 
 @dataclass(frozen=True)
 class SoupOptions(DerivedRunOptions):
-    """Average the last checkpoints of one run into a fold model of its own, <model>.soup."""
+    """Average the last checkpoints of one run into a new fold model, <model>.soup."""
 
     run: tyro.conf.Positional[tuple[Path, ...]] = ()
     """The folder of one run: runs/<model>/fold<k>."""

@@ -99,7 +99,7 @@ def _report(tuning: Tuning, study: optuna.Study) -> None:
 
 
 def _result(tuning: Tuning, winner: Winner, trials: int) -> str:
-    """What the winner gains, and what the stages saved, in one line."""
+    """One line that says what the winner gains and what the stages saved."""
     full, spent = tuning.stages[-1], tuning.spent()
     alternative = trials * full.minutes * len(full.folds)
     cost = (

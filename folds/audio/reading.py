@@ -44,7 +44,7 @@ class Audio:
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know about how it is read."""
+        """Notes for the user on how it is read."""
         notes = []
         if self.channels > 1:
             notes.append(f"{self.source}: {self.channels} channels, mixed down to one")

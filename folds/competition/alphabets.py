@@ -18,7 +18,7 @@ import numpy as np
 
 from registry.errors import InputError
 
-# Marks around a transcript, neither scored nor predicted. `[SIL]` is not one of them: it is a scored label.
+# Markers around a transcript, neither scored nor predicted. `[SIL]` is not one of them: it is a scored label.
 MARKS = ("[SOS]", "[EOS]", "<sos>", "<eos>")
 # Silence is written both ways, sometimes within one semester.
 SILENCES = ("[SIL]", "SIL")
@@ -56,12 +56,12 @@ class Alphabet:
 
     @property
     def classes(self) -> int:
-        """Number of classes, the blank included: the `C` of every shape."""
+        """Number of classes, including the blank: the `C` of every shape."""
         return len(self.phonemes)
 
     @functools.cached_property
     def hash(self) -> str:
-        """16 hexadecimal digits that differ whenever a class, a phoneme or a character differs."""
+        """16 hexadecimal digits: hash of all classes, phonemes and characters."""
         text = json.dumps([self.phonemes, self.characters], ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -76,7 +76,7 @@ class Alphabet:
         return {character: index for index, character in enumerate(self.characters) if index}
 
     def encode(self, phonemes: Iterable[str]) -> np.ndarray:
-        """Classes `(L,)` int16 of a transcript without its marks. Raises InputError for an unknown phoneme."""
+        """Classes `(L,)` int16 of a transcript without its markers. Raises InputError for an unknown phoneme."""
         table = self._class_of_phoneme
         try:
             return np.array([table[phoneme] for phoneme in phonemes if phoneme not in MARKS], dtype=np.int16)
@@ -125,4 +125,4 @@ F18 = Alphabet.of(
 )
 
 COURSE_ALPHABETS = (F22, S22, F20, F18)
-"""The alphabets of the course, the newest first."""
+"""The course's alphabets, newest first."""

@@ -41,10 +41,10 @@ class RunStatus:
     epochs: int | None = None
     """How many epochs there will be; None if it has not started, or ends after a number of minutes."""
     distance: float | None = None
-    """The held-out distance; out of fold, or else on dev, once it is finished."""
+    """The held-out distance; once finished, the out-of-fold distance, or that on dev if nothing was held out."""
     frames_per_s: float | None = None
     hours_left: float | None = None
-    """Hours of training left after its last epoch; None until an epoch has shown how long one takes."""
+    """Hours of training left after its last epoch; None until the duration of an epoch is known."""
     place: str = ""
     """Where it runs, or what it is waiting for."""
     reason: str = ""
@@ -125,7 +125,7 @@ def _state(folder: RunFolder, attempts: list[TrainingAttempt], earlier: int) -> 
 
 
 def _final(folder: RunFolder, distance: float | None, frames_per_s: float | None) -> tuple[float | None, float | None]:
-    """The distance out of fold, or on dev if nothing was held out, and the speed of a finished run."""
+    """A finished run's out-of-fold distance (on dev if nothing was held out) and speed."""
     summary = _readable(lambda: read_json(folder.summary, SummaryFile), None)
     if summary is None:
         return distance, frames_per_s
@@ -139,7 +139,7 @@ def _rows(path: Path, schema: type[T]) -> list[T]:
 
 
 def _readable(read: Callable[[], T], default: Default) -> T | Default:
-    """What `read()` returns, or `default` if the file is missing or damaged."""
+    """The result of `read()`, or `default` if the file is missing or damaged."""
     try:
         return read()
     except (InputError, OSError):

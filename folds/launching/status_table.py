@@ -1,4 +1,4 @@
-"""The table of runs: live on a terminal, and otherwise a line whenever a run's state changes."""
+"""The table of runs: live on a terminal, otherwise a line whenever a run's state changes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def print_failures(statuses: Sequence[RunStatus]) -> None:
 
 
 def summary(statuses: Sequence[RunStatus]) -> str:
-    """How many runs are in which state: `3 training, 5 finished`."""
+    """The number of runs in each state: `3 training, 5 finished`."""
     counts = Counter(status.state for status in statuses)
     return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "no runs"
 
@@ -69,7 +69,7 @@ class StatusDisplay:
     """Shows the runs while its `with` block runs."""
 
     def __init__(self, live: bool = True) -> None:
-        """Without `live`, always a line per change."""
+        """Without `live`, print a line per change even on a terminal."""
         self._live = Live(auto_refresh=False, transient=True) if live and sys.stdout.isatty() else None
         self._shown: dict[str, str] = {}
 

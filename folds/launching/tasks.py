@@ -105,7 +105,7 @@ def make_tasks(plan: Plan, options: LaunchOptions, destination: Destination, mor
 
 
 def _splits(plan: Plan, member: MemberPlan) -> list[tuple[int, list[int]]]:
-    """The (number of folds, folds to train) of a member: the fold models, then the refit."""
+    """A member's (number of folds, folds to train): for the fold models, then for the refit."""
     if member.folds == "all":
         folds = list(range(plan.fold_count))
     else:

@@ -24,7 +24,7 @@ from registry.errors import describe_machine_fault
 from registry.redaction import redact
 
 BUSY = 75
-"""Exit status if another process works on the run: EX_TEMPFAIL of sysexits.h."""
+"""Exit status if another process is working on the run: EX_TEMPFAIL of sysexits.h."""
 RETRY_S = 15.0
 _PR_SET_PDEATHSIG = 1
 

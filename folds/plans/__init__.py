@@ -1,1 +1,1 @@
-"""Plans that come with the package: members to train, by name (`folds.launch --plan course-20M`)."""
+"""Plans included in the package: members to train, by name (`folds.launch --plan course-20M`)."""

@@ -13,7 +13,7 @@ import msgspec
 from registry.json_files import read_json_lines
 
 Event = Literal["submitted", "started", "finished", "stopped", "failed", "busy"]
-"""`submitted` to a scheduler; `started`, then one of the others: `busy` if another process was training the run."""
+"""`submitted` to a scheduler; `started`, then one of the others. `busy`: another process was training the run."""
 
 
 class TrainingAttempt(msgspec.Struct, frozen=True):
@@ -24,14 +24,14 @@ class TrainingAttempt(msgspec.Struct, frozen=True):
     """Seconds since 1970."""
     executor: str = ""
     job: str = ""
-    """The scheduler's name for the job."""
+    """The scheduler's job id."""
     host: str = ""
     reason: str = ""
     """Why it failed, in one line."""
     hopeless: bool = False
     """Whether another attempt would fail in the same way."""
     options: str = ""
-    """The hash of the options with which a job was submitted; earlier versions do not record it."""
+    """Hash of the options with which a job was submitted; earlier versions do not record it."""
 
 
 def record_attempt(
@@ -43,7 +43,7 @@ def record_attempt(
     hopeless: bool = False,
     options: str = "",
 ) -> None:
-    """Append a line, in one write: several machines may append to one file."""
+    """Append a line in a single write, because several machines may append to one file."""
     host = "" if event == "submitted" else os.uname().nodename
     row = TrainingAttempt(event, time.time(), executor, job, host, reason, hopeless, options)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ def read_attention_scores(path: Path, weights: str) -> dict[str, dict[bytes, flo
     try:
         return _unpack(tokens, ids, scores, counts)
     except (ValueError, TypeError, IndexError):
-        return {}  # the arrays do not fit one another
+        return {}  # the arrays are inconsistent
 
 
 def _unpack(tokens: Ragged, ids: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> dict[str, dict[bytes, float]]:

@@ -1,6 +1,6 @@
 """Training states and weights on disk, without pickle: tensors in safetensors, the rest as JSON in the file's header.
 
-At least two training states are kept, so that one damaged by a failing disk costs some steps and not the run.
+At least two training states are kept, so that one damaged by a failing disk costs some steps, not the run.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _slots(tensors: Mapping[str, Tensor], optimizer: Optimizer) -> dict[int, dic
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
-    """Write the weights alone, for `models.weights_file.load_weights`."""
+    """Write only the weights, for `models.weights_file.load_weights`."""
     write_tensors(path, model.state_dict())
 
 

@@ -51,10 +51,10 @@ def check_tags(option: str, tags: Iterable[str], others: Iterable[str] = ()) -> 
 
 @dataclass(frozen=True, eq=False)
 class FoldModel:
-    """One (model, fold, seed), as its config.json describes it."""
+    """One (model, fold, seed), as described by its config.json."""
 
     path: Path
-    """The folder of its run."""
+    """Its run's folder."""
     config: ConfigFile
     """Its config.json, with defaults for what an earlier version did not record."""
     recorded: dict[str, Any]
@@ -67,17 +67,17 @@ class FoldModel:
 
     @property
     def fold(self) -> int:
-        """The fold that it holds out."""
+        """The fold held out."""
         return self.config.fold
 
     @property
     def folds(self) -> int:
-        """How many folds there are; 1 for a run that holds nothing out."""
+        """Number of folds; 1 for a run that holds nothing out."""
         return self.config.folds
 
     @property
     def seed(self) -> int:
-        """The seed of its training."""
+        """Its training seed."""
         return self.config.seed
 
     @property
@@ -107,7 +107,7 @@ class FoldModel:
 
     @property
     def fold_assignment(self) -> int:
-        """The version of the assignment of speakers to folds; runs that do not record it have the first."""
+        """The version of the fold assignment; runs that do not record it have version 1."""
         return self.config.fold_assignment
 
     @property
@@ -141,7 +141,7 @@ class FoldModel:
 
     @property
     def has_attention_scores(self) -> bool:
-        """Whether it can score hypotheses by attention: it has an attention decoder, and its weights exist."""
+        """Whether it can score hypotheses by attention: it has an attention decoder and its weights exist."""
         return self.config.speller and exists(self.folder.weights)
 
     @property
@@ -188,7 +188,7 @@ def read_finished(folder: RunFolder, option: str) -> FoldModel:
 
 
 def unfinished_runs(runs: Path) -> list[Path]:
-    """Folders of runs that were started and are not finished."""
+    """Folders of runs that were started but are not finished."""
     return [folder.path for folder in run_folders(runs) if not folder.finished]
 
 

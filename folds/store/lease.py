@@ -43,7 +43,7 @@ _ATTEMPTS = 5
 
 
 class Held(InputError):
-    """Another process works in the folder."""
+    """Another process is working in the folder."""
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -121,7 +121,7 @@ def hold(folder: Path, subject: str) -> Iterator[Lease]:
 def holder_of(folder: Path) -> Holder | None:
     """The process that works in a folder, or None. Only `hold` is certain: another process may come first."""
     leases = _leases(folder)
-    # This machine's clock may be minutes ahead of the file server's, by which leases are dated.
+    # This machine's clock may be minutes ahead of the file server's, which dates the leases.
     now = _server_time(folder) if any(lease.depends_on_time for lease in leases) else time.time()
     return next((lease.holder for lease in leases if not lease.abandoned(now)), None)
 
@@ -146,7 +146,7 @@ class _LeaseFile:
     """A lease of any process, as it was when it was read."""
 
     def __init__(self, path: Path) -> None:
-        """Raises FileNotFoundError if it is gone."""
+        """Raises FileNotFoundError if the file is gone."""
         self.path = path
         self.refreshed = path.stat().st_mtime
         try:
@@ -183,7 +183,7 @@ def _claim(folder: Path, subject: str) -> Lease:
         try:
             own, now = _write_own(folder)
         except InputError:
-            # A process that had nothing to write may have deleted the empty folder after it was created here.
+            # A process that had nothing to write may have deleted the empty folder after this one created it.
             if folder.is_dir() or attempt == _ATTEMPTS:
                 raise
             continue

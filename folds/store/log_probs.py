@@ -30,7 +30,7 @@ _intact: set[tuple[str, int, int]] = set()
 
 
 def ids_hash(ids: Iterable[str]) -> str:
-    """16 hexadecimal digits that identify a sequence of utterance ids, order included."""
+    """16 hexadecimal digits: hash of a sequence of utterance ids, including their order."""
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
 
 
@@ -55,7 +55,7 @@ class LogProbs(Ragged):
 
     @property
     def classes(self) -> int:
-        """Number of classes, the blank included."""
+        """Number of classes, including the blank."""
         return self.values.shape[1]
 
     def take(self, indices: Sequence[int] | np.ndarray) -> LogProbs:

@@ -201,7 +201,7 @@ class RemoteStore:
     def _refusals(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - each file system has errors of its own
+        except Exception as error:  # noqa: BLE001 - each file system has its own errors
             reason = redact(one_line(error))[:500]
             raise InputError(f"{self.url}: {reason}: check the URL and the credentials") from None
 
@@ -212,7 +212,7 @@ def _hash(path: Path) -> str:
 
 
 def check_folder(runs: Path) -> None:
-    """Raise InputError for a URL, where only a folder will do."""
+    """Raise InputError for a URL where a folder is required."""
     if url := store_url(runs):
         raise InputError(f"--runs {url}: trained in a folder only; python -m folds.launch uploads what it has trained")
 

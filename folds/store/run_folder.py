@@ -1,14 +1,14 @@
-"""The folder of one run, runs/<name>/fold<k>/, and the names of all its files, which no other module spells out.
+"""The folder of one run, runs/<name>/fold<k>/, and the names of all its files, which are defined only here.
 
     config.json              the resolved configuration, and what a blend needs to know about the fold model
     metrics.jsonl            one line per epoch; equal runs write equal bytes
-    timing.jsonl             clock readings, one line per epoch
-    summary.json             greedy distances, CPU- and wall minutes, frames/s, written with the predictions
+    timing.jsonl             timings, one line per epoch
+    summary.json             greedy distances, CPU and wall minutes, frames/s, written with the predictions
     attempts.jsonl           what folds.launch did for the run: submitted, started, ended, where and why
     log.txt                  what its processes printed, if folds.launch started them
     tensorboard/             the metrics and timings for TensorBoard
     trackers.json            the run's ids in other trackers (`--log`)
-    checkpoint/              training states, the best weights so far, and the weights that predict
+    checkpoint/              training states, the best weights so far, and the weights used for prediction
     oof, dev, test.safetensors                     log-probabilities; the run is finished once all three exist
     oof, dev, test.attention_scores.safetensors    a cache of attention scores, written by blends
     lease-*.json             the process that is training the run; see folds.store.lease
@@ -136,7 +136,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> list[Path]:
-        """The training states that exist, oldest first."""
+        """The existing training states, oldest first."""
         return listed(self.path / "checkpoint", "step*.safetensors")
 
     def predictions(self, split: str) -> Path:

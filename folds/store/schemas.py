@@ -25,7 +25,7 @@ class DataFacts(Struct, frozen=True):
 
 
 class SourceFacts(Struct, frozen=True):
-    """A run whose weights another run started from, or was guided by."""
+    """A run that another run started from, or was guided by."""
 
     weights: str
     earlier: tuple[str, ...] = ()

@@ -63,7 +63,7 @@ class Trial:
 
     @property
     def labels(self) -> list[int]:
-        """Its classes; a silence follows each word."""
+        """The sentence's classes; a silence follows each word."""
         phonemes = [phoneme for word in self.words for phoneme in (*PRONUNCIATIONS[word], "|")]
         return ALPHABET.encode(phonemes).tolist()
 
@@ -75,7 +75,7 @@ def counts(settings: BrainSettings) -> dict[str, int]:
 
 
 def contents(settings: BrainSettings) -> str:
-    """What the demo's folder holds, in words."""
+    """A description of the demo's contents."""
     train, dev, test = (settings.days * count for count in counts(settings).values())
     return (
         f"{train} train, {dev} dev and {test} test sentences of {settings.days} days; the test set's answers are in "

@@ -39,8 +39,8 @@ _PHONEMES_OF = _ALLOPHONES | {
 }
 _GLIDES = (";", "r-")
 
-# Variants of eSpeak's voice. Left out are robots, whispers, and every voice with breath noise, which comes from memory
-# that the library does not initialise: no seed reproduces it.
+# Variants of eSpeak's voice. Robots, whispers, and all voices with breath noise are left out: the noise comes from
+# memory that the library does not initialise, so no seed reproduces it.
 VOICES = (
     "m1", "f1", "m3", "linda", "m7", "belinda", "edward", "f4", "m2", "steph", "Michael", "anika", "m5", "Annie",
     "john", "aunty", "m6", "steph2", "paul", "Andrea", "m4", "steph3", "max", "grandma", "m8", "adam", "ian",

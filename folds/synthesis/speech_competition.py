@@ -52,7 +52,7 @@ class Speaker:
 
 
 def contents(settings: SpeechSettings) -> str:
-    """What the demo's folder holds, in words."""
+    """A description of the demo's contents."""
     train, dev, test = (len(speakers) * settings.utterances for speakers in draw_speakers(settings))
     return (
         f"{train} train, {dev} dev and {test} test utterances of {settings.speakers} speakers; the test set's answers "
@@ -119,7 +119,7 @@ def score(root: Path, submission: Path) -> str:
 def mean_distance_and_length(root: Path, submission: Path) -> tuple[float, float]:
     """Mean edit distance of a submission to the demo's answers, and the answers' mean length, in phonemes."""
     ids, answers = zip(*read_submission(root / ANSWERS), strict=True)
-    # A model trained for seconds may predict nothing for an utterance; here that is only a bad score.
+    # A model trained for seconds may predict nothing for an utterance; here this is merely a bad score.
     strings = check_submission(submission, HEADER, ids, F22.from_string, allow_empty=True)
     return float(edit_distances(strings, answers).mean()), float(np.mean([len(answer) for answer in answers]))
 

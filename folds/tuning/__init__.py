@@ -1,1 +1,1 @@
-"""The search for hyperparameters, `folds.tune`: ranges, stages, trials, the study on disk, and what comes out of it."""
+"""Hyperparameter search, `folds.tune`: ranges, stages, trials, the study on disk, and its results."""

@@ -39,7 +39,7 @@ class Winner:
 
 @dataclass(frozen=True)
 class Gain:
-    """Differences of the mean greedy edit distance, negative if the winner is better, with paired intervals."""
+    """Differences in mean greedy edit distance, negative if the winner is better, with paired intervals."""
 
     held_out: Interval
     dev: Interval | None
@@ -47,7 +47,7 @@ class Gain:
 
 
 def find_winner(tuning: Tuning, study: optuna.Study) -> Winner | None:
-    """The best trial that has finished the last stage; None if there is none."""
+    """The best trial among those that finished the last stage; None if there are none."""
     from optuna.trial import TrialState
 
     finished = [trial for trial in counted(study) if trial.state == TrialState.COMPLETE]

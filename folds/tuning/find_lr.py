@@ -48,7 +48,7 @@ DIVERGED, LAST = 1.5, 10
 
 @dataclass(frozen=True)
 class Curve:
-    """Learning rates, each a constant factor above the one before, and the losses in nats per label, both `(N,)`."""
+    """Learning rates, growing by a constant factor, and the losses in nats per label, both `(N,)`."""
 
     rates: np.ndarray
     losses: np.ndarray
@@ -60,7 +60,7 @@ class Curve:
 
     @property
     def steepest(self) -> float:
-        """The learning rate at which the loss falls fastest, per factor of the learning rate."""
+        """The learning rate at which the loss falls fastest, with respect to its logarithm."""
         return float(self.rates[np.argmin(self._fitted(1))])
 
     @property

@@ -28,7 +28,7 @@ class TuneOptions(DataOptions):
     preset: str = "auto"
     """The recipe that the search starts from and is compared with; options that are not searched keep its values."""
     trials: int = number(40, at_least=1, at_most=100_000)
-    """How many configurations to try. The first is the preset's, if it is within the ranges of --space."""
+    """Number of configurations to try. The first is the preset's, if it is within the ranges of --space."""
     minutes: float = number(480.0, above=0, at_most=MAX_MINUTES)
     """Budget of the study in minutes of training: CPU time on CPUs, wall time on a GPU, summed over all jobs; each
     run's predictions come on top. It determines the length of the runs."""

@@ -1,4 +1,4 @@
-"""The report of a study: Optuna's plots in one HTML file, which needs no network."""
+"""The report of a study: Optuna's plots in one self-contained HTML file."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Parameter:
         return f"{self.low:g} to {self.high:g}" + (f" in steps of {self.step}" if self.step > 1 else "")
 
     def contains(self, value: object) -> bool:
-        """Whether a value can be drawn."""
+        """Whether a value can be sampled."""
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not self.low <= value <= self.high:
             return False
         return not self.integer or (value - self.low) % self.step == 0
@@ -74,7 +74,7 @@ class Space:
         return values if all(parameter.contains(values[parameter.name]) for parameter in self.parameters) else None
 
     def outside(self) -> list[str]:
-        """The values of the preset that cannot be drawn: `lr=0.002 is outside 0.01 to 0.02`."""
+        """The values of the preset that cannot be sampled: `lr=0.002 is outside 0.01 to 0.02`."""
         values = self._defaults()
         return [
             f"{parameter.name}={values[parameter.name]:g} is outside {parameter}"

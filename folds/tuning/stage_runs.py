@@ -59,7 +59,7 @@ class Tuning:
     ) -> RunFolder:
         """Train a fold, or finish it; `start` is the runs folder of the stage before, whose weights it starts from.
 
-        Raises InputError as `train_fold_model` does, and Stopped after a signal.
+        Raises InputError like `train_fold_model`, and Stopped after a signal.
         """
         own = {
             "data": self.dataset.root,

@@ -45,7 +45,7 @@ class Stage:
 
 
 def trials_per_stage(trials: int) -> list[int]:
-    """How many of `trials` train in each stage.
+    """The number of `trials` that train in each stage.
 
     >>> trials_per_stage(40)
     [40, 10, 3]

@@ -46,7 +46,7 @@ lease must expire first."""
 
 @dataclass(frozen=True)
 class StudyPaths:
-    """The files of the study whose journal is `journal`, a file name that ends in .journal."""
+    """The files of the study whose journal is `journal`, a path that ends in .journal."""
 
     journal: Path
 
@@ -74,12 +74,12 @@ class StudyPaths:
 
     @property
     def finished(self) -> Path:
-        """Exists once all trials are finished, and the winner is compared with the preset."""
+        """Exists once all trials are finished and the winner has been compared with the preset."""
         return self.folder / FINISHED
 
     @property
     def log(self) -> Path:
-        """What training prints."""
+        """The output of training."""
         return self.folder / "log.txt"
 
     @property
@@ -195,7 +195,7 @@ def _check_journal(path: Path, lock: Any) -> None:
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
-            # The next line would be appended to what is left of this one.
+            # Otherwise the next line would be appended to the rest of this one.
             os.truncate(path, whole)
             print(f"{path}: deleted the end of its last line, which a killed process did not finish", file=sys.stderr)
     finally:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MAX_DEATHS = 5
 """A trial is given up once this many processes have died in it: it may be what kills them."""
 STOPPED = "stopped"
-"""The attribute of a trial whose process was stopped by a signal, which is nobody's fault."""
+"""The attribute of a trial whose process was stopped by a signal, which does not count as a death."""
 RUN = "run"
 """The attribute with the name of the trial's runs."""
 STAGE = "stage"
@@ -41,7 +41,7 @@ def run_name(trial: optuna.Trial | optuna.trial.FrozenTrial) -> str:
 
 
 def stage_index(trial: optuna.Trial | optuna.trial.FrozenTrial) -> int:
-    """The index of the stage that it trains."""
+    """The index of the stage that the trial trains."""
     return trial.user_attrs.get(STAGE, 0)
 
 
@@ -150,7 +150,7 @@ def _ask(
     from optuna.trial import TrialState
 
     trials = study.get_trials(deepcopy=False)
-    # Those that were given up count as well.
+    # Abandoned trials count as well.
     begun = set(map(run_name, trials))
     new = False
     if not any(trial.state == TrialState.WAITING for trial in trials):

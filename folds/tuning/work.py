@@ -1,4 +1,4 @@
-"""What one process does for a study: trial after trial until all are finished, then the comparison."""
+"""The work of one process on a study: trial after trial until all are finished, then the comparison."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POLL_S = 2.0
 
 
 def make_tuning(options: TuneOptions) -> Tuning:
-    """The study of these options, with its data. Raises InputError for faulty ones."""
+    """The study with these options, and its data. Raises InputError for invalid options."""
     space = make_space(options.model, options.preset, device_type(options.device), options.space, options.fix)
     stages = plan_stages(options.trials, options.minutes)
     return Tuning(options, space, options.open_dataset(), stages, StudyPaths(options.journal))
