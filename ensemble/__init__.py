@@ -1,7 +1,7 @@
 """Combine many models' log-probabilities into one phoneme sequence per utterance, by decoding and blending.
 
-Commands: `ensemble.blend` writes a submission of all members, `ensemble.decode` of one member, `ensemble.joint` of
-one fold model; `ensemble.report` writes a page about all members; `ensemble.transcribe` transcribes recordings.
+Commands: `ensemble.blend` writes a submission from all members, `ensemble.decode` from one member, `ensemble.joint`
+from one fold model; `ensemble.report` writes a page about all members; `ensemble.transcribe` transcribes recordings.
 Functions with the same name as their module are imported from it: `ensemble.blend.blend`, `ensemble.rover.rover`,
 `ensemble.mbr.mbr`, `ensemble.beam.beam_search`.
 """

@@ -3,8 +3,8 @@
 Prints each member's and blender's mean edit distance on out-of-fold data (as fitted and by nested cross-validation) and
 on the untouched dev set, selects the blender with the lowest nested distance (for ties see `ensemble.blenders.best`),
 and writes the submission and `<out>.json`, which holds everything needed to reproduce it. The best member alone,
-decoded with the language model, is one of the blenders, and every difference is to the strongest member alone. In
-Python, `ensemble.blend.blend` does this without printing or writing files.
+decoded with the language model, is one of the blenders, and all differences are relative to the strongest member alone.
+In Python, `ensemble.blend.blend` does this without printing or writing files.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class BlendResult:
 
     recipe: BlendRecipe
     members: list[Member]
-    """The members that the recipe uses, each with the networks used."""
+    """The members in the recipe, each with the networks used."""
     fitted: dict[str, FittedBlender]
     """The blenders that were compared, by name."""
     networks: Networks
@@ -69,7 +69,7 @@ class BlendResult:
     dev_by_networks: dict[Networks, dict[str, np.ndarray]]
     """Edit distances (N,) of each blender on dev, for each choice of networks."""
     dev_hypotheses: list[list[int]]
-    """The chosen blender's class sequences of dev, by the networks that predict test."""
+    """The chosen blender's class sequences for dev, from the networks that predict test."""
     hypotheses: list[list[int]]
     """One class sequence per utterance of test."""
 
@@ -80,12 +80,12 @@ class BlendResult:
 
     @property
     def dev(self) -> dict[str, np.ndarray]:
-        """Edit distances (N,) of each blender on dev, by the networks that predict test."""
+        """Edit distances (N,) of each blender on dev, with the networks that predict test."""
         return self.dev_by_networks[self.networks]
 
 
 def blend(inputs: OpenedInputs, method: str = "best", seed: int = 0) -> BlendResult:
-    """Fit a registered blender, or all of them for `best`, on out-of-fold data; measure it on dev and predict test.
+    """Fit a registered blender, or all of them for `best`, on out-of-fold data; evaluate it on dev and predict test.
 
     >>> from ensemble import members_of, open_inputs
     >>> from folds import find_fold_models, load_dataset
@@ -99,10 +99,10 @@ def blend(inputs: OpenedInputs, method: str = "best", seed: int = 0) -> BlendRes
     >>> len(phonemes) == len(dataset.test)
     True
 
-    `seed` decides ties. Raises InputError for an unknown method, and for missing or faulty predictions.
+    `seed` breaks ties. Raises InputError for an unknown method, and for missing or faulty predictions.
     """
     fitted = fit_blenders(inputs.oof, methods_of(method), seed)
-    # Fewer networks' hypotheses are parts of pools already scored if all networks come first.
+    # All networks come first: the hypotheses of fewer networks are then part of pools that are already scored.
     choices = sorted(inputs.choices, key=lambda networks: networks != "both")
     predicted = {networks: _predict_dev(inputs, fitted, networks) for networks in choices}
     chosen = winner(fitted)
@@ -120,7 +120,7 @@ def blend(inputs: OpenedInputs, method: str = "best", seed: int = 0) -> BlendRes
 def _predict_dev(
     inputs: OpenedInputs, fitted: dict[str, FittedBlender], networks: Networks
 ) -> dict[str, list[list[int]]]:
-    """Class sequences of dev by each blender, predicted by these networks."""
+    """Each blender's class sequences for dev, predicted from these networks."""
     return {
         name: predict_with(inputs.dev, blender.recipe, inputs.keep(blender.recipe.weights, networks))
         for name, blender in fitted.items()
@@ -132,9 +132,8 @@ class BlendOptions(InputOptions, WordOptions, StoresOptions):
     """Blend all finished members into a submission."""
 
     method: str = "best"
-    """A registered blender: average, rover, rover_mbr, rescore, mbr, rank, single (the best member alone), that of a
-    plug-in, or best (the blender with the lowest nested out-of-fold distance). In words, there are no rover_mbr and no
-    rank."""
+    """A registered blender: average, rover, rover_mbr, rescore, mbr, rank, single (the best member alone), a plug-in's,
+    or best (the blender with the lowest nested out-of-fold distance). For words, there is no rover_mbr and no rank."""
     out: Path = Path("submission.csv")
     """The submission to write; `<out>.json` describes how it was made."""
     members: tuple[str, ...] = ("*",)
@@ -145,22 +144,23 @@ class BlendOptions(InputOptions, WordOptions, StoresOptions):
     """Tags that no model used may have, e.g. attention, pretrained, external-data, transductive."""
 
     text_scorer: str | None = None
-    """For a competition in words: an installed plug-in that scores sentences, such as a neural language model."""
+    """For a competition scored in words: an installed plug-in that scores sentences, such as a neural language model.
+    """
     nbest_out: Path | None = None
-    """Also write hypotheses of the training utterances, out of fold, and of dev and test, with their posteriors:
-    folds.adapt --hypotheses <out>.json adapts networks to the speakers by them, and folds.train --teacher <out>.json
+    """Also write hypotheses with their posteriors for the training utterances (out of fold), dev and test:
+    folds.adapt --hypotheses <out>.json uses them to adapt networks to speakers, and folds.train --teacher <out>.json
     trains one model on them (distillation)."""
 
     @property
     def rules(self) -> Rules:
-        """The rules on models."""
+        """The rules that restrict which models may be used."""
         return Rules(None if self.max_params is None else parse_count(self.max_params), tuple(self.forbid))
 
 
 def print_blenders(
     result: BlendResult, baselines: Sequence[MemberBaseline], groups: Sequence[Hashable] | None, resampled: str
 ) -> None:
-    """Print the distances of the blenders and of the strongest member, and which blender was chosen."""
+    """Print the distances of the blenders and of the strongest member, and the chosen blender."""
     alternative = strongest(baselines)
     print(f"\nmean edit distances, with 95 % intervals over {resampled}")
     level = describe_level(bootstrap(alternative.dev, groups))
@@ -202,7 +202,7 @@ def dev_results(
 def keep_measurements(
     out: Path, inputs: OpenedInputs, dataset: Dataset, baselines: Sequence[MemberBaseline], result: BlendResult
 ) -> None:
-    """Write what was measured beside the submission, for `ensemble.report`."""
+    """Write the measurements next to the submission, for `ensemble.report`."""
     blenders = {
         name: MeasuredBlender(float(b.oof.mean()), float(b.nested.mean()), tuple(map(float, result.dev[name])))
         for name, b in result.fitted.items()
@@ -212,7 +212,7 @@ def keep_measurements(
 
 
 def recorded(inputs: OpenedInputs, result: BlendResult) -> dict[str, Any]:
-    """What commands that read the submission need: the rules, and the settings of the used members' searches."""
+    """What commands that read the submission need: the rules, and the search settings of the members used."""
     fusion, names = inputs.fusion, inputs.test.names
     used = [member.name for member in result.members]
     settings = {name: msgspec.to_builtins(search_settings(fusion, names.index(name))) for name in used}
@@ -220,7 +220,7 @@ def recorded(inputs: OpenedInputs, result: BlendResult) -> dict[str, Any]:
 
 
 def open_vocabulary(options: BlendOptions, dataset: Dataset) -> Vocabulary:
-    """What a blend in words needs. Raises InputError where it is missing, and for options that are for phonemes."""
+    """The vocabulary for a blend in words. Raises InputError if it is missing, and for options meant for phonemes."""
     methods_in_words(options.method)
     if options.text_scorer is not None:
         TEXT_SCORERS.entry(options.text_scorer)
@@ -230,7 +230,7 @@ def open_vocabulary(options: BlendOptions, dataset: Dataset) -> Vocabulary:
 
 
 def write_blend(inputs: OpenedInputs, dataset: Dataset, options: BlendOptions) -> None:
-    """Blend, print the tables, and write the submission and what describes it."""
+    """Blend, print the tables, and write the submission and its description."""
     baselines = measure_members(inputs)
     table = member_table(inputs.members, baselines)
     print_table(list(table.columns), table.itertuples(index=False))

@@ -1,10 +1,10 @@
 """`python -m ensemble.decode`: decode members' stored log-probabilities, and report edit distance and speed.
 
 `--lm train` estimates a phone language model from the training transcripts. Each out-of-fold utterance is decoded with
-a model estimated without its fold, so that the model has not seen the utterance's transcript. `--tune` finds the weight
-of the language model and the length bonus with the lowest out-of-fold distance; for a refit they are found on its fold
-models. With `--out`, one member's hypotheses are written as a submission, with `<out>.json` beside it; `ensemble.blend`
-writes a submission of several members.
+a model estimated without its fold, so that the model has not seen the utterance's transcript. `--tune` finds the
+language-model weight and the length bonus with the lowest out-of-fold distance; for a refit, those of its fold models.
+With `--out`, one member's hypotheses are written as a submission, with `<out>.json` next to it; `ensemble.blend` writes
+a submission from several members.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ class DecodeOptions(WordOptions, StoresOptions):
     """Decode members in the runs folders."""
 
     members: tuple[str, ...] = ("*",)
-    """Members to decode, each by itself: globs over their names."""
+    """Members to decode, each separately: globs over their names."""
     split: Literal["oof", "dev", "test"] = "dev"
     """Split to decode. On dev and test, the posteriors of a member's fold models are averaged."""
     decoder: str = "beam"
-    """A registered decoder: greedy, beam, if installed ctcdecode, flashlight, fast_ctc_decode, or that of a plug-in."""
+    """A registered decoder: greedy, beam, a plug-in's, or, if installed, ctcdecode, flashlight or fast_ctc_decode."""
     beam: int | None = number(None, at_least=1, at_most=10_000, scale="log")
     """Number of prefixes kept after each frame; by default 50 for phonemes, and 100 for words, as in a blend."""
     nbest: int = number(1, at_least=1, at_most=10_000, scale="log")
-    """Number of hypotheses per utterance; above 1, the distance of the best of them (the oracle) is reported too."""
+    """Number of hypotheses per utterance; if above 1, the oracle distance (of the best of them) is reported too."""
     lm: str = "none"
-    """`none`; `train`, a phone language model of the training transcripts; or an ARPA file, used for all folds, which
-    must not be of the training transcripts where out-of-fold utterances are decoded (`--tune`, `--split oof`)."""
+    """`none`; `train`, a phone language model of the training transcripts; or an ARPA file, used for all folds. If
+    out-of-fold utterances are decoded (`--tune`, `--split oof`), it must not come from the training transcripts."""
     lm_order: int = number(InputOptions.lm_order, at_least=1, at_most=MAX_ORDER)
-    """Order of the model that `--lm train` estimates, the length of its longest n-grams."""
+    """Order of the model estimated by `--lm train`: the length of its longest n-grams."""
     lm_weight: float = number(0.3, at_least=-100, at_most=100)
     """Weight of the language model; with `--tune`, the initial value of the search."""
     length_bonus: float = number(0.0, at_least=-100, at_most=100)
@@ -66,7 +66,7 @@ class DecodeOptions(WordOptions, StoresOptions):
     tune: bool = False
     """First find the weight and the bonus with the lowest out-of-fold distance, then decode the split with them."""
     limit: int | None = number(None, at_least=1, at_most=MAX_UTTERANCES, scale="log")
-    """Decode only this many utterances, drawn with a fixed seed."""
+    """Decode only this many utterances, sampled with a fixed seed."""
     out: Path | None = None
     """Write the best hypotheses to this file as a submission; for one member and `--split test`."""
     arpa: Path | None = None
@@ -90,7 +90,7 @@ class DecodeOptions(WordOptions, StoresOptions):
         return self.beam or 50
 
     def check_for_phonemes(self) -> None:
-        """Raise InputError for options of words, and for those of a language model without one."""
+        """Raise InputError for options meant for words, and for language-model options without a language model."""
         self.check_unused()
         if self.lm == "none" and self.lm_weight != DecodeOptions.lm_weight:
             raise InputError(f"--lm-weight {self.lm_weight:g} without a language model: pass --lm train, too")
@@ -113,7 +113,7 @@ class DecodeOptions(WordOptions, StoresOptions):
 
 
 def open_task(member: Member, split: str, dataset: Dataset, options: DecodeOptions) -> DecodingTask:
-    """One split of a member, with the language models and the limit of the options."""
+    """One split of a member, with the language models and the limit given by the options."""
     return open_decoding_task(member, split, dataset, options.lm, options.lm_order, options.limit)
 
 
@@ -146,7 +146,7 @@ def tune_member(
 def format_summary(member: Member, task: DecodingTask, result: DecodingResult, nbest: int, fitted: bool) -> str:
     """One line with the distance, the oracle distance of the N-best, and the speed.
 
-    `fitted` is whether the settings were found on these utterances, so that the distance is a little too low.
+    `fitted` says whether the settings were fitted on these utterances, so that the distance is slightly too low.
     """
     count = len(task.log_probs)
     line = f"{member.name}: {count} utterances"
@@ -156,15 +156,15 @@ def format_summary(member: Member, task: DecodingTask, result: DecodingResult, n
             line += " (the weight and the bonus were tuned on these utterances)"
         if nbest > 1:
             line += f", oracle of the {nbest}-best {result.oracle_distances(task.references).mean():.3f}"
-    # The clocks are too coarse for a few utterances.
+    # Clock resolution is too coarse for a few utterances.
     wall, cpu = max(result.wall, 1e-6), max(result.cpu, 1e-6)
     return line + f", {count / wall:.0f} utterances/s, {count / cpu:.0f} utterances/CPU-s"
 
 
 def member_to_tune(member: Member, fold_models: Sequence[FoldModel]) -> Member:
-    """The member itself, or for one that holds nothing out, that of the fold models trained as it was, if they exist.
+    """The member itself or, for a refit, the member of its fold models, if they exist.
 
-    Raises InputError if they were trained otherwise.
+    Raises InputError if these were trained differently.
     """
     network = member.fold_models[0]
     held_out = [model for model in fold_models if model.folds > 1 and model.name == network.folder.refit_of]
@@ -191,7 +191,7 @@ def decode_member(
     if options.tune:
         weight, bonus, results["oof"] = tune_member(tuned_on, dataset, options, decode)
     task = open_task(member, options.split, dataset, options)
-    # The first call loads compiled code, which is not part of the speed.
+    # The first call loads compiled code, which must not count for the speed.
     decode(*task.log_probs.padded([0]), beam=options.phoneme_beam)
     beam = options.phoneme_beam
     settings: DecoderSettings = {"beam": beam, "nbest": options.nbest, "lm_weight": weight, "length_bonus": bonus}

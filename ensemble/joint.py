@@ -1,8 +1,8 @@
-"""`python -m ensemble.joint`: decode fold models with an attention decoder by CTC and attention together.
+"""`python -m ensemble.joint`: decode fold models with an attention decoder by CTC and attention jointly.
 
-The search is `ensemble.decoding.joint_search`. CTC weight 1 is CTC alone, 0 is attention alone. Several weights are
+The search is `ensemble.decoding.joint_search`. CTC weight 1 means CTC alone, 0 attention alone. Several weights are
 compared on the same utterances; choose by the out-of-fold distance (`--split oof`). With `--out`, one fold model's
-hypotheses are written as a submission, with `<out>.json` beside it. A blend does not need this command: rescoring and
+hypotheses are written as a submission, with `<out>.json` next to it. A blend does not need this command: rescoring and
 minimum Bayes risk use attention scores.
 """
 
@@ -39,20 +39,20 @@ from registry.files import check_writable
 
 @dataclass(frozen=True)
 class JointOptions(StoresOptions):
-    """Decode fold models with an attention decoder by CTC and attention together."""
+    """Decode fold models with an attention decoder by CTC and attention jointly."""
 
     members: tuple[str, ...] = ("las*",)
-    """Members to decode, each fold model by itself: globs over their names."""
+    """Members to decode, each fold model separately: globs over their names."""
     fold: int | None = number(None, at_least=0, at_most=999)
     """Decode only the fold models of this fold; None for all."""
     split: Literal["oof", "dev", "test"] = "dev"
     """Split to decode."""
     ctc_weight: tuple[float, ...] = number((0.5,), at_least=0, at_most=1)
-    """Weight of CTC in a hypothesis's score, from 0 to 1; attention has 1 minus this weight. Several are compared."""
+    """Weight of CTC in a hypothesis's score, from 0 to 1; that of attention is 1 minus this. Several are compared."""
     beam: int = number(5, at_least=1, at_most=1000, scale="log")
     """Number of hypotheses kept after each label."""
     limit: int | None = number(None, at_least=1, at_most=MAX_UTTERANCES, scale="log")
-    """Decode only this many utterances, drawn with a fixed seed."""
+    """Decode only this many utterances, sampled with a fixed seed."""
     out: Path | None = None
     """Write the best hypotheses to this file as a submission; for one fold model, one weight and `--split test`."""
 
@@ -75,7 +75,7 @@ class JointTask(NamedTuple):
 
 
 def select_fold_models(options: JointOptions) -> list[FoldModel]:
-    """The fold models of `--members` and `--fold`. Raises InputError for none, or one without an attention decoder."""
+    """The fold models of `--members` and `--fold`. Raises InputError for none, or if one has no attention decoder."""
     available = options.find_fold_models()
     available, notes = measurable_on(options.split, available, options.members)
     for note in notes:
@@ -147,7 +147,7 @@ def main() -> None:
     if options.out is not None:
         check_writable(options.out)
     dataset = options.open_dataset()
-    # Every fold model is opened before the first is decoded, so that a faulty file is reported at once.
+    # All fold models are opened before the first is decoded, so that a faulty file is reported at once.
     tasks = [open_task(fold_model, options.split, dataset, options.limit) for fold_model in fold_models]
     for task in tasks:
         hypotheses = decode_and_report(task, options)

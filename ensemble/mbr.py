@@ -1,7 +1,7 @@
 """Minimum Bayes risk: choose the hypothesis of a scored pool with the least expected edit distance.
 
 Goel & Byrne, "Minimum Bayes-risk automatic speech recognition" (Computer Speech and Language 14(2), 2000). The most
-probable hypothesis minimises the chance of any error, but the competition counts edits.
+probable hypothesis minimises the probability of any error, but the competition counts edits.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ def mbr(
 ) -> tuple[list[int], float]:
     """The hypothesis that minimises sum over h' of P(h') * d(h, h'), and that expected distance.
 
-    `log_posteriors` (H,) need not be normalised. On a tie the more probable hypothesis wins, then the one whose
-    tokens come first in order, so the order of the pool does not matter. Raises ValueError for an empty pool, and for
-    log-posteriors that are NaN or all minus infinity.
+    `log_posteriors` (H,) need not be normalised. Ties go to the more probable hypothesis, then to the one whose tokens
+    sort first, so the order of the pool does not matter. Raises ValueError for an empty pool, and for log-posteriors
+    that are NaN or all minus infinity.
 
     >>> mbr([[1, 2], [1, 3], [1, 3, 4]], [0.0, 0.0, 0.0])
     ([1, 3], 0.6666666666666666)

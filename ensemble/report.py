@@ -1,10 +1,10 @@
 """`python -m ensemble.report`: one HTML page about the members in the runs folder, and about blends of them.
 
-The page shows what would be submitted and what it is worth, all members and blends, learning curves, who is redundant,
-which phonemes are taken for which, where errors are, cross-validation beside the leaderboard, and a table of
-utterances, each of which opens with features, posteriors and hypotheses. What `ensemble.blend` measured is read from
-the file beside its submission; without one for these members and options, their baselines are fitted, which takes
-minutes. No submission is written. The page is one file that makes no request, so it can be sent by mail.
+The page shows what would be submitted and its expected score, all members and blends, learning curves, redundant
+members, phoneme confusions, where errors are, cross-validation against the leaderboard, and a table of utterances that
+expand to features, posteriors and hypotheses. The measurements of `ensemble.blend` are read from the file next to its
+submission; if there are none for these members and options, the members' baselines are fitted, which takes minutes. No
+submission is written. The page is one file that makes no requests, so it can be sent by mail.
 """
 
 from __future__ import annotations
@@ -40,36 +40,36 @@ from registry.bounds import number
 from registry.command_line import leading_options, parse_options
 
 DETAIL_BYTES = 1_500_000
-"""Size of all features and posteriors in a page, at most."""
+"""Maximum size of all features and posteriors in a page."""
 
 
 @dataclass(frozen=True)
 class ReportOptions(InputOptions, StoresOptions):
     """Write a page about the finished members, and about the submissions blended from them.
 
-    The first submission decides what is not given: --nbest, --pool, --networks, --fold-mean, --lm-order, --fit-limit
-    and --seed are those that it was blended with, so that the page shows the same distances; so are the rules on
-    parameters and tags.
+    Unless they are given, --nbest, --pool, --networks, --fold-mean, --lm-order, --fit-limit and --seed are those that
+    the first submission was blended with, so that the page shows the same distances; so are the rules on parameters and
+    tags.
     """
 
     out: Path = Path("report.html")
     """The page to write."""
     submission: tuple[Path, ...] = (Path("submission.csv"),)
-    """Submissions of blends, each described by the `.json` beside it; the first is the headline."""
+    """Submissions of blends, each described by the `.json` next to it; the first one is the headline."""
     members: tuple[str, ...] = ("*",)
     """Members to report on: globs over their names."""
     compare: tuple[str, str] | None = None
-    """Two systems to show side by side: names of members, or submissions. The page can compare any other two too."""
+    """Two systems to show side by side: names of members, or submissions. The page can also compare any other two."""
     split: Literal["dev", "test"] = "dev"
     """The utterances to show. For test, which has no transcripts, hypotheses are compared with each other."""
     hardest: int = number(40, at_least=0, at_most=10_000)
     """Number of utterances, the hardest first, that include features and posteriors, as far as 1.5 MB suffice."""
     ledger_file: Path = Path("submissions.jsonl")
-    """The ledger of python -m submit, for cross-validation beside the leaderboard."""
+    """The ledger of python -m submit, for comparing cross-validation with the leaderboard."""
 
 
 def page(options: ReportOptions, given: Collection[str] = ()) -> str:
-    """The whole page. `given` names options that the first submission does not decide, though they have the default."""
+    """The whole page. `given` names options that keep their value even if it is the default."""
     dataset, inputs = _open(options, given)
     submissions, missing = _submissions(options, inputs)
     blends = [open_blend(path, inputs, dataset) for path in submissions]
@@ -111,7 +111,7 @@ def _open(options: ReportOptions, given: Collection[str]) -> tuple[Dataset, Open
     if not made:
         return dataset, open_inputs(members, dataset, options, Rules())
     first = read_sidecar(made[0])
-    if first.recipe.method not in (*BLENDERS.names(), WORDS):  # its options have other meanings than a blend's
+    if first.recipe.method not in (*BLENDERS.names(), WORDS):  # its options mean something else than a blend's
         return dataset, open_inputs(members, dataset, options, first.rules)
     taken = as_recorded(options, first, str(sidecar_path(made[0])), given)
     if taken != options:
@@ -120,13 +120,13 @@ def _open(options: ReportOptions, given: Collection[str]) -> tuple[Dataset, Open
 
 
 def _describe_changes(options: InputOptions, taken: InputOptions) -> str:
-    """The options that differ, as they would be given."""
+    """The options that differ, as on the command line."""
     values = ((name, getattr(taken, name)) for name in INPUT_OPTIONS if getattr(taken, name) != getattr(options, name))
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values)
 
 
 def _submissions(options: ReportOptions, inputs: OpenedInputs) -> tuple[list[Path], str]:
-    """The submissions that exist, those of `--compare` included, and the first that does not.
+    """The submissions that exist, including those of `--compare`, and the first that does not.
 
     Raises InputError for a name in `--compare` that is neither a member nor a submission.
     """
@@ -147,7 +147,7 @@ def _submissions(options: ReportOptions, inputs: OpenedInputs) -> tuple[list[Pat
 def _data(
     options: ReportOptions, inputs: OpenedInputs, comparison: Comparison, dataset: Dataset
 ) -> dict[str, Any]:
-    """What the script of the page shows."""
+    """The data for the page's script."""
     names = [system.name for system in comparison.systems]
     rows = comparison.hardest_first[: options.hardest].tolist()
     predictions = inputs.dev if options.split == "dev" else inputs.test

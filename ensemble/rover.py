@@ -1,9 +1,9 @@
 """ROVER: align systems' hypotheses to a confusion network, and let them vote slot by slot.
 
 Fiscus, "A post-processing system to yield reduced word error rates: Recognizer Output Voting Error Reduction" (ASRU
-1997). Costs of the alignment, voting formulas and ties are those of SCTK, NIST's implementation. `rover` is the call
-for lists of tokens; the blender of the same name fits the scheme, the weights and the confidence of the null on
-out-of-fold predictions.
+1997). Alignment costs, voting formulas and tie-breaking are those of SCTK, NIST's implementation. `rover` is the
+function for lists of tokens; the blender of the same name fits the scheme, the weights and the confidence of the null
+on out-of-fold predictions.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class ConfusionNetwork:
     """The hypotheses of several systems for one utterance, aligned in slots."""
 
     arcs: np.ndarray
-    """The tokens, (slots, systems) int32; NULL where a system has none."""
+    """The tokens, (slots, systems) int32; NULL if a system has none."""
     confidences: np.ndarray
     """Their confidences from 0 to 1, (slots, systems) float64; 0 for NULL, whose confidence is set by the vote."""
 
 
 class _Network(NamedTuple):
-    """A network that grows system by system, with room for as many slots as there are tokens."""
+    """A network under construction, system by system, with room for as many slots as there are tokens."""
 
     arcs: np.ndarray  # (capacity, systems) int32
     confidences: np.ndarray  # (capacity, systems) float64
@@ -51,11 +51,11 @@ def rover(
     alpha: float = 1.0,
     null_confidence: float = 0.0,
 ) -> list[Token]:
-    """Combine several systems' hypotheses, given best system first because the network is built on the first one.
+    """Combine several systems' hypotheses, best system first, because the network is built on the first one.
 
     `confidences` holds one number in 0..1 per token; `method` is meth1, maxconf or avgconf (see `vote`), `alpha` the
-    weight of the vote counts against the confidences. On a tie the token of the earliest system wins, so a tie can
-    delete as well as insert. Raises ValueError for no hypotheses, an unknown method, or confidences of other lengths.
+    weight of vote counts relative to confidences. Ties go to the token of the earliest system, so a tie can delete as
+    well as insert. Raises ValueError for no hypotheses, an unknown method, or confidences of other lengths.
 
     >>> "".join(rover(["speech", "spech", "peech"]))
     'speech'
@@ -76,7 +76,7 @@ def rover(
 def align(
     hypotheses: Sequence[Sequence[int]], confidences: Sequence[Sequence[float]] | None = None
 ) -> ConfusionNetwork:
-    """Build the network of an utterance; the first hypothesis is the skeleton, so put the best system first.
+    """Build the network of an utterance; the first hypothesis is the skeleton, so pass the best system first.
 
     Tokens are integers from 0. Without confidences every token has confidence 1.
 
@@ -98,15 +98,15 @@ def vote(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The winner of each slot, and every arc's score.
 
-    Returns winners (slots,) int32 with NULL where the null wins, and scores (slots, systems): in each cell the score
-    of that cell's token. With N(w) votes for token w among Narc arcs, and its confidences c:
+    Returns winners (slots,) int32, NULL if the null wins, and scores (slots, systems): in each cell the score of that
+    cell's token. With N(w) votes for token w among Narc arcs, and its confidences c:
 
         meth1    alpha * N(w)/Narc + (1 - alpha) * sum(c)/N(w)
         maxconf  alpha * N(w)/Narc + (1 - alpha) * max(c)
         avgconf  alpha * N(w)/Narc + (1 - alpha) * sum(c)/sum(all c)
 
-    A system's weight counts as that many systems with the same hypothesis; a weight of zero keeps the column out of
-    the vote. Ties go to the token of the earliest system, as in SCTK.
+    A system with weight w counts as w systems with the same hypothesis; a weight of zero excludes the column from the
+    vote. Ties go to the token of the earliest system, as in SCTK.
     """
     systems = network.arcs.shape[1]
     system_weights = np.ones(systems) if weights is None else np.asarray(weights, np.float64)
@@ -118,16 +118,16 @@ def vote(
 def as_log_probs(arcs: np.ndarray, scores: np.ndarray, classes: int) -> np.ndarray:
     """A network's `arcs` as a CTC matrix (2 * slots - 1, classes), from which a beam search reads hypotheses.
 
-    One row per slot, with the null as blank, and a row of certain blank between two slots. `scores` (slots, systems)
-    are those of `vote`; they are normalised over the distinct tokens of each slot, which are equally likely where all
-    scores are 0. An empty network gives one row of certain blank.
+    One row per slot, with the null as blank, and between two slots a row in which the blank has probability 1. `scores`
+    (slots, systems) are those of `vote`; they are normalised over the distinct tokens of each slot, which are equally
+    likely if all scores are 0. An empty network gives a single blank row.
     """
     return _matrix(arcs, scores, classes)
 
 
 @numba.njit(cache=True, nogil=True)
 def _align(tokens, confidences, offsets, classes):
-    """The network's arcs and confidences, from the systems' `tokens` one after the other."""
+    """The network's arcs and confidences, from the systems' concatenated `tokens`."""
     systems = len(offsets) - 1
     capacity = len(tokens) + 1
     network = _Network(
@@ -149,10 +149,10 @@ def _align(tokens, confidences, offsets, classes):
 
 @numba.njit(cache=True, nogil=True)
 def _moves(present, has_null, slots, tokens):
-    """Dynamic programming with SCTK's costs and its preference on a tie: align, then insert, then skip the slot."""
+    """Dynamic programming with SCTK's costs and tie-breaking: align, then insert, then skip the slot."""
     length = len(tokens)
     cost = np.zeros((slots + 1, length + 1))
-    moves = np.zeros((slots + 1, length + 1), np.int8)  # _ALIGN, unless written over
+    moves = np.zeros((slots + 1, length + 1), np.int8)  # _ALIGN, unless overwritten
     for j in range(1, length + 1):
         cost[0, j] = 3.0 * j
         moves[0, j] = _INSERT
@@ -178,12 +178,12 @@ def _moves(present, has_null, slots, tokens):
 
 @numba.njit(cache=True, nogil=True)
 def _merge(network, slots, system, tokens, confidences, moves):
-    """Add a system to the network of those before it, along the best path of `moves`; returns the number of slots."""
+    """Add a system to the network of the previous ones, along the best path of `moves`; returns the number of slots."""
     arcs, held, present, has_null = network
     i, j, count = slots, len(tokens), _path_length(moves)
     if count > len(arcs):
         raise AssertionError("align: more slots than tokens")
-    # The path is walked back from its end, so slots move towards the end, the last one first.
+    # The path is traced back from its end, so slots move towards the end, the last one first.
     for at in range(count - 1, -1, -1):
         move = moves[i, j]
         if move == _INSERT:

@@ -1,9 +1,9 @@
-"""How many threads decoding and blending use: one number for all of them.
+"""The number of threads for decoding and blending: one setting for all of them.
 
-Compiled functions release the GIL, so ordinary Python threads run them at the same time. Numba's own threads are not
-used: starting them, or only asking for their number, sets the number of OpenMP threads of the whole process, which
-PyTorch uses too. A blend with an attention decoder took 31 minutes with twice as many threads as the machine had free
-cores, and 21 seconds without.
+Compiled functions release the GIL, so ordinary Python threads run them in parallel. Numba's own threads are not used:
+starting them, or merely querying their number, sets the number of OpenMP threads of the whole process, which PyTorch
+uses too. A blend with an attention decoder took 31 minutes with twice as many threads as free cores, and 21 seconds
+without.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from registry.errors import InputError
 T = TypeVar("T")
 R = TypeVar("R")
 
-# A thread takes several parts of a range one after the other, so that none is left with the longest utterances.
+# A thread takes several parts of a range one after the other, so that no thread is left with the longest utterances.
 _PARTS_PER_THREAD = 16
 
 _threads: int | None = None
@@ -54,9 +54,9 @@ def map_threads(function: Callable[[T], R], items: Sequence[T], threads: int | N
 
 
 def for_ranges(function: Callable[[int, int], object], count: int, description: str = "") -> None:
-    """Call `function(first, last)` for ranges that cover `range(count)` once, several at a time.
+    """Call `function(first, last)` for ranges that partition `range(count)`, several in parallel.
 
-    With a description, a progress bar shows how far the calls are.
+    With a description, a progress bar is shown.
     """
     parts = min(count, _PARTS_PER_THREAD * worker_threads())
     edges = [count * part // parts for part in range(parts + 1)] if parts else []

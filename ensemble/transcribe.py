@@ -4,10 +4,10 @@
     python -m ensemble.transcribe recordings/ --submission submission.csv --out transcripts     the whole fitted blend
     arecord -d 10 -f S16_LE -r 16000 | python -m ensemble.transcribe - --format json
 
-Files are wav or flac (or anything else that libsndfile reads), or npy with features (T, F) as the competition has them.
-Audio is mixed down to one channel, converted to 16 kHz, and goes through the front end that the training data had:
-recorded in the run where it is known, else given by `--frontend`. Recordings longer than `--max-seconds` are split at
-pauses. A blend also needs the data it was fitted on (`--data`), for its language model.
+Files are wav or flac (or anything else that libsndfile reads), or npy with features (T, F) as in the competition. Audio
+is mixed down to one channel, converted to 16 kHz, and processed by the front end of the training data: as recorded in
+the run if known, else given by `--frontend`. Recordings longer than `--max-seconds` are split at pauses. A blend also
+needs the data it was fitted on (`--data`), for its language model.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class TranscribeOptions(StoresOptions):
     member: str | None = None
     """Transcribe with a network of this member; by default, the network with the lowest greedy distance on dev."""
     frontend: str | None = None
-    """The front end that made the features of the training data, where the run does not record it: hw3p2-mini,
-    kaldi-mfcc-13, demo, or that of a plug-in."""
+    """The front end that computed the features of the training data, if the run does not record it: hw3p2-mini,
+    kaldi-mfcc-13, demo, or a plug-in's."""
     format: tuple[Format, ...] = ()
     """Formats to write: by default text on standard output; textgrid, ctm and json into --out."""
     out: Path | None = None
@@ -68,12 +68,12 @@ class TranscribeOptions(StoresOptions):
 
     @property
     def formats(self) -> tuple[Format, ...]:
-        """The formats given, or their defaults."""
+        """The given formats, or the default ones."""
         return tuple(dict.fromkeys(self.format)) or (("text",) if self.out is None else ("textgrid", "ctm", "json"))
 
 
 def open_recognizer(options: TranscribeOptions) -> Recognizer:
-    """The network or the blend of the options."""
+    """The network or the blend selected by the options."""
     if options.submission is not None:
         return open_fitted_blend(options.submission, options)
     return open_network(options, options.member)
@@ -94,7 +94,8 @@ def write_transcript(transcript: Transcript, options: TranscribeOptions) -> None
 
 
 def draw(source: Source, recognized: Recognized, recognizer: Recognizer, out: Path) -> None:
-    """Write the picture of an utterance; those of long recordings are named by the second at which they begin."""
+    """Write the picture of an utterance; for parts of long recordings, the name includes the second at which it starts.
+    """
     start = recognized.utterance.start
     name = source.name if start == 0 else f"{source.name}.{start:07.2f}s"
     plot(recognized, recognizer.phonemes, f"{source.name} · {recognizer.name}", out / f"{name}.png")

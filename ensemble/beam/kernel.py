@@ -1,7 +1,7 @@
 """The compiled prefix beam search of one utterance: flat arrays, no Python objects, and the GIL is released.
 
 Three properties make it fast without changing its result:
-1. A prefix keeps its slot of the beam from frame to frame. The mass that flows from a prefix into its child is added
+1. A prefix keeps its slot in the beam from frame to frame. The mass that flows from a prefix into its child is added
    first, for all slots at once, in loops without branches that the compiler vectorises.
 2. A frame's tokens are tried best first, against a running threshold: the worst score that would still stay in the
    beam. The frame ends at the first token whose upper bound (best prefix + token) is not above the threshold. In most
@@ -58,8 +58,8 @@ def _prepare(values, shift, row):
 def _propagate(row, slots, mass, new_mass, inflow, token):
     """Extend every prefix by a blank, by its last token again, and by what its parent emits in this frame.
 
-    `inflow` becomes the difference between the parent's contribution and the prefix's own: above 0 the last token is
-    emitted anew.
+    `inflow` becomes the difference between the parent's contribution and the prefix's own: above 0, the last token is
+    newly emitted in this frame.
     """
     last, source, edge, nonblank = slots.last, slots.source, slots.edge, slots.nonblank
     width = len(last)
@@ -67,7 +67,7 @@ def _propagate(row, slots, mass, new_mass, inflow, token):
     for j in range(width):
         token[j] = row[last[j]]
         inflow[j] = mass[source[j]]
-    # Two loops, because the second sum depends on the first: apart, the processor overlaps many of each.
+    # Two loops, because the second sum depends on the first: separated, the processor overlaps many of each.
     for j in range(width):
         entering = inflow[j] + edge[j] + token[j]
         again = nonblank[j] + token[j]
@@ -91,7 +91,7 @@ def _extremes(values, count):
 
 @njit(error_model="numpy")
 def _sort_tokens(row, minimum, first, token, token_key):
-    """Sort the tokens above `minimum`, best first, behind `first` at index 0; returns how many there are with it."""
+    """Sort the tokens above `minimum`, best first, after `first` at index 0; returns their number including `first`."""
     count = 1
     for c in range(1, len(row)):
         value = row[c]
@@ -111,7 +111,7 @@ def _sort_tokens(row, minimum, first, token, token_key):
 def _keep_best(candidates, count, beam):
     """Move the best `beam` of `count` candidates to the front, in any order; returns the worst score kept.
 
-    The score that separates them is found by interpolation on counts: counting vectorises, sorting does not.
+    The separating score is found by interpolation on counts: counting vectorises, sorting does not.
     """
     key, what = candidates.key, candidates.what
     low, high = _extremes(key, count)
@@ -178,7 +178,7 @@ def _compete(row, beam, worst, top, graph, slots, mass, new_mass, candidates, to
             threshold = max(FLOOR, _keep_best(candidates, count, beam))
             count = beam
         if n == 0:
-            # The best token has raised the threshold, so that few others are left to be sorted.
+            # The best token has raised the threshold, so few others are left to sort.
             tokens = _sort_tokens(row, threshold - top, best, token, token_key)
         n += 1
     return count
@@ -281,7 +281,7 @@ def _read_back(log_probs, nbest, graph, slots, trie, mass, offset, fault):
         until = len(log_probs)
         for k in range(first + lengths[h] - 1, first - 1, -1):
             token, start = trie.nodes[node, TOKEN], trie.records[record, FRAME]
-            # Between its emission and the next token's, the token is placed where it is most probable.
+            # Between its emission and that of the next token, the token is placed where it is most probable.
             peak = start
             for t in range(start + 1, until):
                 if log_probs[t, token] > log_probs[peak, token]:

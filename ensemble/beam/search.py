@@ -1,7 +1,7 @@
 """CTC prefix beam search over a batch: exact pruning, N-best lists, a phone language model, all cores.
 
-The search sums the paths of equal label sequences (Graves et al. 2006; Hannun et al. 2014) and returns what the
-unpruned search with the same beam returns, up to ties: of prefixes with exactly equal scores at the edge of the beam,
+The search sums the paths of equal label sequences (Graves et al. 2006; Hannun et al. 2014) and returns the same result
+as the unpruned search with the same beam, up to ties: of prefixes with exactly equal scores at the edge of the beam,
 the two may keep different ones. This module checks the input, distributes the utterances over threads and packs the
 hypotheses; the compiled search of one utterance is in `ensemble.beam.kernel`.
 """
@@ -24,8 +24,8 @@ from models.ctc import check_batch, check_frames, frame_fault
 from registry.errors import InputError
 
 MAX_BONUS = 1e6
-"""Bound of what a token may add to a score. The search computes in float32, in which -1e30 stands for log 0: sums near
-that would be NaN, and NaN an index out of range."""
+"""Limit on what a token may add to a score. The search computes in float32, where -1e30 stands for log 0: sums near
+that would become NaN, and NaN an index out of range."""
 
 # Types of the arrays that `search` returns.
 _EMPTY = (np.int64, np.int32, np.int32, np.float32, np.float64)
@@ -36,8 +36,8 @@ class Hypothesis:
     """One decoded label sequence.
 
     `score` is `ctc + lm_weight * lm + length_bonus * len(tokens)` plus the tokens' bonuses, natural logarithms.
-    `ctc` is log P(tokens | frames) as far as the beam summed it, which is at most the exact value of
-    `models.ctc.log_likelihood`. `lm` is the language model's log-probability, the end of the utterance included, or 0
+    `ctc` is log P(tokens | frames) summed over the paths in the beam, which is at most the exact value of
+    `models.ctc.log_likelihood`. `lm` is the language model's log-probability, including the end of the utterance, or 0
     without a model. For each token, `frames` is the frame where it was most likely emitted and `confidences` its
     posterior probability there.
     """
@@ -52,7 +52,7 @@ class Hypothesis:
 
 @dataclass(frozen=True, eq=False)
 class PackedHypotheses:
-    """The N-best lists of N utterances, H hypotheses in all, in flat arrays; the values are those of `Hypothesis`."""
+    """The N-best lists of N utterances, H hypotheses in total, in flat arrays; the values are those of `Hypothesis`."""
 
     offsets: np.ndarray
     """Utterance u has the hypotheses `offsets[u]:offsets[u + 1]`, best first, (N + 1,)."""
@@ -98,19 +98,19 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """Decode `(N, T, C)` log-probabilities (blank 0) of `(N,)` lengths: up to `nbest` hypotheses each, best first.
 
-    An utterance gets fewer than `nbest` hypotheses where fewer label sequences have a probability above zero.
-    `beam` is the number of prefixes kept after each frame, `length_bonus` what each label adds to a score, and
-    `token_bonus` `(C,)` what each particular label adds to that, for example to subtract a prior. `threads` utterances
-    are decoded at a time, by default `ensemble.threads.worker_threads()`; the GIL is released meanwhile. Memory grows
-    with beam × T per thread.
+    An utterance gets fewer than `nbest` hypotheses if fewer label sequences have a probability above zero. `beam` is
+    the number of prefixes kept after each frame, `length_bonus` is added to a score for every label, and `token_bonus`
+    `(C,)` additionally for each particular label, for example to subtract a prior. `threads` utterances are decoded in
+    parallel, by default `ensemble.threads.worker_threads()`, with the GIL released. Memory grows with beam × T per
+    thread.
 
     >>> best = beam_search(np.log(np.float32([[[0.4, 0.6], [0.5, 0.5]]])), [2], beam=2)[0][0]
     >>> best.tokens, round(best.ctc, 4)
     ((1,), -0.2231)
 
-    Raises `InputError` for a shape or length that does not fit, NaN, +inf, a frame without a possible class, a beam
-    below 1, `nbest` outside 1 … beam, a weight that is not finite, a token that would add more than `MAX_BONUS` to a
-    score, or a language model or bonus with a different number of classes.
+    Raises `InputError` for a mismatched shape or length, NaN, +inf, a frame without a possible class, a beam below 1,
+    `nbest` outside 1 … beam, a non-finite weight, a token that would add more than `MAX_BONUS` to a score, or a
+    language model or bonus with a different number of classes.
     """
     return packed_beam_search(
         log_probs, lengths, beam, nbest, lm, lm_weight, length_bonus, token_bonus, threads
@@ -130,7 +130,7 @@ def packed_beam_search(
 ) -> PackedHypotheses:
     """`beam_search` with its result in flat arrays.
 
-    For 100-best lists it takes half the time, because objects are made by one thread at a time.
+    For 100-best lists it takes half the time, because only one thread at a time can create Python objects.
     """
     values, frame_counts = check_batch(log_probs, np.asarray(lengths))
     if beam < 1:
@@ -158,7 +158,7 @@ def packed_beam_search(
 
 
 def _check_token_bonus(token_bonus: np.ndarray | None, classes: int) -> np.ndarray:
-    """The bonus of each class `(C,)` float64. Raises `InputError` for another shape and for one that is not finite."""
+    """The bonus of each class `(C,)` float64. Raises `InputError` for another shape or a non-finite bonus."""
     bonus = np.zeros(classes) if token_bonus is None else np.asarray(token_bonus, np.float64)
     if bonus.shape != (classes,) or not np.isfinite(bonus).all():
         raise InputError(f"token bonus has shape {bonus.shape}; expected {classes} finite numbers, one per class")

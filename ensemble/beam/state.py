@@ -1,10 +1,10 @@
 """What the prefix beam search keeps from frame to frame, and how new prefixes replace those that leave the beam.
 
-A slot is an index into the beam, and a prefix keeps its slot while it stays there, so the work of a frame here is
+A slot is an index into the beam, and a prefix keeps its slot while it stays in the beam, so the work per frame here is
 proportional to what changes. The trie has a node for each prefix that was ever in the beam; a prefix that leaves and
-comes back gets its node again, so that its children that stayed receive its mass. Which prefixes stay is decided in
-`ensemble.beam.kernel`. All functions are compiled into its `search`, and numba's cache of that does not notice changes
-to this file: remove `__pycache__` after editing.
+returns gets its old node, so that its remaining children receive its mass. Which prefixes stay is decided in
+`ensemble.beam.kernel`. All functions are compiled into its `search`, and numba's cache does not notice changes to this
+file: remove `__pycache__` after editing.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from numba import njit
 
 from ensemble.lm.automaton import advance
 
-IMPOSSIBLE = np.float32(-1e30)  # log 0: sums of it over any number of frames stay finite, so no NaN arises
+IMPOSSIBLE = np.float32(-1e30)  # log 0: sums over any number of frames stay finite, so no NaN arises
 FLOOR = np.float32(-1e29)  # a prefix with a score at or below this has probability zero and is not created
 
-# Columns of a trie node; SLOT is the prefix's slot, or -1 where it is not in the beam.
+# Columns of a trie node; SLOT is the prefix's slot, or -1 if it is not in the beam.
 PARENT, TOKEN, CHILD, SIBLING, SLOT = range(5)
-# Columns of an emission record: the record of the token before, and the frame.
+# Columns of an emission record: the record of the previous token, and the frame.
 BEFORE, FRAME = range(2)
 
 
@@ -48,7 +48,7 @@ class Slots(NamedTuple):
     edge: np.ndarray  # what the last token added to the score
     best_edge: np.ndarray  # the most that a next token can add
     nonblank: np.ndarray  # mass of the paths that end in the last token
-    live_child: np.ndarray  # (width, C) 1 where the child by that token is in the beam
+    live_child: np.ndarray  # (width, C) 1 if the child for that token is in the beam
 
 
 class Trie(NamedTuple):
@@ -78,7 +78,7 @@ def edge(graph, state, token):
 @njit(error_model="numpy")
 def best_edge(graph, state):
     """An upper bound of what any token adds to the score of a prefix in `state`."""
-    # A weight below 0 favours the least probable token. Its bound is loose, because no state keeps that one.
+    # A negative weight favours the least probable token. The bound is loose then, because states do not store it.
     log_prob = graph.cells[state - 1].log_prob if graph.weight >= 0 else graph.lowest
     return graph.weight * log_prob + graph.best_bonus
 
@@ -113,7 +113,7 @@ def _child(trie, parent, token):
 
 @njit(error_model="numpy")
 def _add_record(trie, before, frame):
-    """Record that the token after the one of record `before` was emitted at `frame`."""
+    """Record that the token following that of record `before` was emitted at `frame`."""
     record = trie.counts[1]
     trie.counts[1] += 1
     trie.records[record, BEFORE] = before
@@ -158,7 +158,7 @@ def create_prefixes(count, frame, graph, slots, trie, candidates, stays, created
 
 @njit(error_model="numpy")
 def record_emissions(beam, frame, slots, trie, stays, inflow):
-    """Give each token that was emitted anew a record of this frame, on top of its parent's record of the last frame."""
+    """Give each newly emitted token a record of this frame, linked to its parent's record as of the previous frame."""
     first = trie.counts[1]
     for slot in range(beam):
         if inflow[slot] > 0 and stays[slot] and slots.parent[slot] >= 0:

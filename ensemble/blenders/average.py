@@ -1,10 +1,10 @@
 """Frame averaging: the weighted mean of members' posteriors at a common frame rate, then beam search.
 
 The mean is of probabilities or of log-probabilities; a member's fold models are first averaged as probabilities.
-Members of different strides have different numbers of frames: each is brought to the finest rate by
-repeating its own, which changes no hypothesis by itself; frames of delayed twins are moved to where those of the
-others are. Each model chooses the frames of its CTC spikes, so averaging
-loses what the sequence-level blenders keep. It is simple, and often good among similar members.
+Members of different strides have different numbers of frames: each is brought to the finest rate by repeating its
+frames, which by itself changes no hypothesis; frames of delayed twins are shifted to align with the others. Each model
+chooses the frames of its CTC spikes, so averaging loses information that the sequence-level blenders keep. It is
+simple, and often good for similar members.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Average:
     weighs_networks = False
 
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
-        """Greedy weights on the greedily decoded mean, both domains, calibrated or not; then LM weight and bonus."""
+        """Greedy weights for the greedily decoded mean, in both domains, with and without temperatures; then the LM."""
         fitted = dict(zip(inputs.names, fit_temperatures(inputs), strict=True))
         plain = dict.fromkeys(inputs.names, 1.0)
         trials = []
@@ -52,7 +52,7 @@ class Average:
         return replace(recipe, settings=settings | _fit_first_pass(inputs, recipe))
 
     def predict(self, inputs: BlendInputs, recipe: BlendRecipe) -> list[list[int]]:
-        """The best hypothesis of the averaged posteriors in a search with the recipe's LM weight and bonuses."""
+        """The best hypothesis in a search of the averaged posteriors with the recipe's LM weight and bonuses."""
         return decode_first_pass(
             _average(inputs, recipe),
             inputs.split.language_models,
@@ -69,7 +69,7 @@ def _average(inputs: BlendInputs, recipe: BlendRecipe) -> LogProbs:
 
 
 def _fit_first_pass(inputs: BlendInputs, recipe: BlendRecipe) -> dict[str, float]:
-    """The LM weight, length bonus and prior weight with which the averaged posteriors are decoded best."""
+    """The best LM weight, length bonus and prior weight for decoding the averaged posteriors."""
     sample = inputs.take(sample_rows(np.arange(len(inputs)), TUNING_UTTERANCES))
     trials = FirstPassTrials.of(
         _average(sample, recipe),
@@ -90,7 +90,7 @@ def average_frames(
 ) -> LogProbs:
     """The weighted mean (sum of T', C) float32 of the members with weight, normalised per frame, at a common rate.
 
-    `temperatures` are the members', by name; 1 without them.
+    `temperatures` maps members' names to their temperatures; by default 1.
     """
     members = [member for member, weight in enumerate(weights) if weight > 0]
     rate = common_rate(inputs, members)
@@ -105,7 +105,7 @@ def average_frames(
 
 
 def common_rate(inputs: BlendInputs, members: Sequence[int]) -> FrameRate:
-    """The finest rate of these members' predictions; of several with it, that of the least delay."""
+    """The finest frame rate of these members' predictions; among several, the one with the smallest delay."""
     indices = inputs.prediction_indices(members)
     rates = (FrameRate.of(inputs.load(index), inputs.split.predictions[index].delay) for index in indices)
     return min(rates, key=lambda rate: (rate.stride, rate.delay))
@@ -116,8 +116,8 @@ def member_frames(
 ) -> np.ndarray:
     """A member's posteriors (sum of T', C) float32 at the common rate, its fold models averaged as probabilities.
 
-    Each is divided by the temperature first, which was fitted on single fold models: their mean is flatter. In the
-    "log" domain they are log-probabilities, floored as the probabilities are.
+    The temperature is applied to each fold model first: it was fitted on single fold models, and their mean is flatter.
+    In the "log" domain the result is log-probabilities, with the same floor as the probabilities.
     """
 
     def at_temperature(index: int) -> LogProbs:
@@ -135,7 +135,7 @@ def member_frames(
 def _fit_weights(
     inputs: BlendInputs, domain: str, temperatures: Mapping[str, float], seed: int
 ) -> tuple[np.ndarray, float]:
-    """Weights (members,) of least mean distance of the greedily decoded mean, and that distance."""
+    """Weights (members,) that minimise the mean distance of the greedily decoded mean, and that distance."""
     references = Ragged.of(inputs.references, np.int16)
     frames, offsets = _quantise_frames(inputs, domain, temperatures)
 
@@ -155,10 +155,10 @@ def _fit_weights(
 def _quantise_frames(
     inputs: BlendInputs, domain: str, temperatures: Mapping[str, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All members' frames (members, sum of T', C) as 16-bit steps of one scale, and the offsets (N + 1,).
+    """All members' frames (members, sum of T', C), quantised to 16 bits on one scale, and the offsets (N + 1,).
 
-    Only the search for weights uses them: twenty members of a whole split then fit into memory, and which class has the
-    largest weighted sum does not depend on the zero of the scale.
+    Only the search for weights uses them: this way twenty members of a whole split fit into memory, and the class with
+    the largest weighted sum does not depend on the scale's zero point.
     """
     members = range(len(inputs.names))
     rate = common_rate(inputs, members)

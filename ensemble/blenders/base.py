@@ -1,7 +1,7 @@
 """The interface of blenders, their registry, and nested cross-validation.
 
 A blender is fitted on out-of-fold inputs, and then predicts one hypothesis per utterance from the inputs of any split.
-Blenders register themselves in `BLENDERS`; a new one is one file in this folder. Nested cross-validation measures a
+Blenders register themselves in `BLENDERS`; add one as a file in this folder. Nested cross-validation measures a
 blender's distance on utterances that it was not fitted on.
 """
 
@@ -35,7 +35,7 @@ class BlendRecipe:
     """The method's other settings."""
 
     def to_json(self) -> dict[str, Any]:
-        """The recipe as JSON can hold it; `BlendRecipe(**…)` reads it."""
+        """The recipe as JSON; read it with `BlendRecipe(**…)`."""
         return asdict(self)
 
     def array(self, names: tuple[str, ...]) -> np.ndarray:
@@ -49,26 +49,27 @@ class BlendRecipe:
 class Blender(Protocol):
     """The contract of every registered blender; `tests/ensemble/test_ensemble_blenders.py` runs it over them all.
 
-    A class attribute `weighs_networks = True` states that several networks of a member decide by their likelihoods of
-    each other's hypotheses, so that a poor one cannot spoil what a good one says. `best` prefers such a blender where
+    A class attribute `weighs_networks = True` states that a member's networks are combined by their likelihoods of each
+    other's hypotheses, so that a poor network cannot spoil the result of a good one. `best` prefers such a blender if
     the out-of-fold distances hardly differ.
     """
 
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
         """The best recipe for these inputs, whose references are known. The same seed gives the same recipe.
 
-        It names this blender, and its members have at most `inputs.split.max_params` parameters (see `select_members`).
+        Its method is this blender, and its members have at most `inputs.split.max_params` parameters (see
+        `select_members`).
         """
         ...
 
     def predict(self, inputs: BlendInputs, recipe: BlendRecipe) -> list[list[int]]:
-        """One class sequence per utterance, in their order, without use of the references."""
+        """One class sequence per utterance, in order, without using the references."""
         ...
 
 
 @runtime_checkable
 class PosteriorBlender(Blender, Protocol):
-    """A blender whose predictions follow from a posterior over a pool, from which a student model can be trained."""
+    """A blender whose predictions come from a posterior over a pool, on which a student model can be trained."""
 
     def posteriors(self, inputs: BlendInputs, recipe: BlendRecipe) -> tuple[Pool, np.ndarray]:
         """The pool of the members with weight, and its hypotheses' posteriors (H,), which sum to 1 per utterance."""
@@ -82,12 +83,12 @@ BLENDERS: Registry[type[Blender]] = Registry("blenders", package="ensemble.blend
 
 
 def weights_by_name(names: tuple[str, ...], weights: np.ndarray) -> dict[str, float]:
-    """Weights as a recipe holds them: members without weight are left out."""
+    """Weights as stored in a recipe: members with weight 0 are left out."""
     return {name: float(weight) for name, weight in zip(names, weights, strict=True) if weight > 0}
 
 
 def used_members(recipe: BlendRecipe, names: tuple[str, ...]) -> list[int]:
-    """Indices of the members to which a recipe gives weight."""
+    """Indices of the members with a positive weight in the recipe."""
     return [member for member, weight in enumerate(recipe.array(names)) if weight > 0]
 
 
@@ -114,7 +115,7 @@ def select_members(
 
 
 def view_of(inputs: AnyInputs, kept: Sequence[Member]) -> AnyInputs:
-    """A view of the predictions of the members' networks alone; predictions of whole members stay."""
+    """A view of only the predictions of the kept members' networks; predictions of whole members stay."""
     paths = {network.path for member in kept for network in member.networks}
     return inputs.restricted_to(
         [
@@ -126,9 +127,9 @@ def view_of(inputs: AnyInputs, kept: Sequence[Member]) -> AnyInputs:
 
 
 def restricted(inputs: AnyInputs, recipe: BlendRecipe, kept: Sequence[Member]) -> tuple[AnyInputs, BlendRecipe]:
-    """Inputs and recipe for the networks of the members `kept` alone, whose weights are scaled to sum to 1.
+    """Inputs and recipe for only the networks of the members `kept`, with weights rescaled to sum to 1.
 
-    `max_params` may not allow every network of every member with weight; see `keep_within_max_params`.
+    `max_params` may not allow all networks of all members with weight; see `keep_within_max_params`.
     """
     total = sum(recipe.weights[member.name] for member in kept)
     weights = {member.name: recipe.weights[member.name] / total for member in kept}
@@ -136,12 +137,12 @@ def restricted(inputs: AnyInputs, recipe: BlendRecipe, kept: Sequence[Member]) -
 
 
 def predict_with(inputs: BlendInputs, recipe: BlendRecipe, kept: Sequence[Member]) -> list[list[int]]:
-    """Predict by a recipe from the networks of the members `kept` alone."""
+    """Predict with a recipe from only the networks of the members `kept`."""
     return predictions_of(*restricted(inputs, recipe, kept))
 
 
 def predictions_of(inputs: BlendInputs, recipe: BlendRecipe) -> list[list[int]]:
-    """What a recipe's blender predicts. Raises PlugInError for a user's blender that fails."""
+    """The predictions of a recipe's blender. Raises PlugInError if a plug-in's blender fails."""
     with BLENDERS.using(recipe.method):
         return checked_predictions(BLENDERS.get(recipe.method)().predict(inputs, recipe), inputs)
 
@@ -166,10 +167,10 @@ def checked_predictions(predictions: Any, inputs: BlendInputs) -> list[list[int]
 
 
 def checked_recipe(recipe: Any, method: str, inputs: BlendInputs) -> BlendRecipe:
-    """What the `fit` of a blender returned. Raises TypeError or ValueError unless it keeps the contract of `Blender`.
+    """The result of a blender's `fit`. Raises TypeError or ValueError if it violates the contract of `Blender`.
 
-    A recipe of another method would be measured as this one and predict as that one; one beyond `max_params` would be
-    measured with members that prediction leaves out.
+    A recipe of another method would be evaluated as this blender but predict as the other; one beyond `max_params`
+    would be evaluated with members that are left out of the prediction.
     """
     if not isinstance(recipe, BlendRecipe):
         raise TypeError(f"fit returned a {type(recipe).__name__}; expected a BlendRecipe")
@@ -192,7 +193,8 @@ def checked_recipe(recipe: Any, method: str, inputs: BlendInputs) -> BlendRecipe
 
 
 def nested_distances(blender: Blender, inputs: BlendInputs, seed: int = 0) -> np.ndarray:
-    """Edit distance (N,) by nested cross-validation: each outer fold is predicted by a recipe fitted on the others."""
+    """Edit distance (N,) by nested cross-validation: each outer fold is predicted with a recipe fitted on the others.
+    """
     from sklearn.model_selection import LeaveOneGroupOut  # takes a second to import, and only a fit needs it
 
     nested = np.zeros(len(inputs), np.int64)

@@ -1,6 +1,6 @@
 """Fit all other blenders and choose the one with the lowest nested out-of-fold distance.
 
-The distance of the fit cannot decide: the blender with the most settings would win by fitting noise.
+The fitted distance cannot be used: the blender with the most settings would win by fitting noise.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ class FittedBlender:
 
     recipe: BlendRecipe
     oof: np.ndarray
-    """Distances (N,) of the recipe, which is fitted on these utterances."""
+    """Distances (N,) of the recipe, on the utterances it was fitted on."""
     nested: np.ndarray
     """Distances (N,) by nested cross-validation."""
     groups: tuple[str, ...] | None = None
-    """The speaker of each utterance, or its day; None where it is not known."""
+    """The speaker or day of each utterance; None if unknown."""
     weighs_networks: bool = False
-    """Whether several networks of a member weigh against each other; see `Blender`."""
+    """Whether the networks of a member are weighed against each other; see `Blender`."""
 
 
 def fit_blenders(
     inputs: BlendInputs, methods: Sequence[str], seed: int = 0, blenders: Registry[type[Any]] = BLENDERS
 ) -> dict[str, FittedBlender]:
-    """Fit the registered blenders named by `methods`. Raises PlugInError for a user's blender that fails."""
+    """Fit the registered blenders named in `methods`. Raises PlugInError if a plug-in's blender fails."""
     named, fitted = inputs.split.groups, {}
     if named is not None and inputs.rows is not None:
         named = tuple(named[row] for row in inputs.rows)
@@ -62,22 +62,22 @@ def fit_blenders(
 
 
 def methods_of(method: str) -> list[str]:
-    """The blenders to fit for a method: itself, or every other one for `best`."""
+    """The blenders to fit for a method: itself, or all others for `best`."""
     return [name for name in BLENDERS.names() if name != "best"] if method == "best" else [method]
 
 
 def lowest_nested(fitted: Mapping[str, FittedBlender]) -> str:
-    """The method with the lowest nested distance; on a tie one that weighs networks, then the first by name."""
+    """The method with the lowest nested distance; ties go to one that weighs networks, then to the first by name."""
     return min(fitted, key=lambda method: (_mean(fitted[method]), not fitted[method].weighs_networks, method))
 
 
 def winner(fitted: Mapping[str, FittedBlender]) -> str:
-    """The method of `lowest_nested`, or one that hardly differs from it and is safer.
+    """The method of `lowest_nested`, or a safer one that hardly differs from it.
 
-    If a poor network can spoil what a good one says in the former (see `Blender`), the best of those where it cannot is
-    chosen if the 95 % interval of the difference reaches zero. Out of fold each member has one network per utterance;
-    on dev and test it has several, and a poor one can spoil the mean of their posteriors: averaging on the demo, with
-    4.47 errors out of fold as good as minimum Bayes risk with 4.51, had 2.73 on dev, where the latter had 1.47.
+    If the former does not weigh networks (see `Blender`), the best method that does is chosen, provided that the 95 %
+    interval of the difference reaches zero. Out of fold each member has one network per utterance; on dev and test it
+    has several, and a poor one can spoil the mean of their posteriors: on the demo, averaging was as good as minimum
+    Bayes risk out of fold (4.47 and 4.51 errors), but had 2.73 errors on dev, where the latter had 1.47.
     """
     lowest = lowest_nested(fitted)
     safe = [method for method in sorted(fitted) if fitted[method].weighs_networks]
@@ -106,7 +106,7 @@ def best_recipe(fitted: Mapping[str, FittedBlender]) -> BlendRecipe:
 
 @BLENDERS.register("best")
 class Best:
-    """The registered blender that has the lowest nested out-of-fold distance."""
+    """The registered blender with the lowest nested out-of-fold distance."""
 
     weighs_networks = True
 

@@ -1,8 +1,8 @@
 """Minimum Bayes risk: choose the hypothesis of the rescored pool with the least expected edit distance to the others.
 
 The posterior over the pool is proportional to exp(sharpness * score), with the scores of rescoring. The most probable
-hypothesis minimises the chance of any error; this one minimises the number of edits, which the competition counts.
-`ensemble.mbr` has the reference and the call for one utterance.
+hypothesis minimises the probability of any error; this one minimises the expected number of edits, which the
+competition counts. `ensemble.mbr` has the literature reference and the function for one utterance.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class MinimumBayesRisk:
     weighs_networks = True
 
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
-        """Start from the rescoring recipe, then search the posterior's sharpness, LM weight, bonus and weights."""
+        """Start from the recipe of rescoring, then search the posterior's sharpness, LM weight, bonus and weights."""
         start = BLENDERS.get("rescore")().fit(inputs, seed)
         loss = _loss(inputs, range(len(inputs.names)), start.settings["mean"])
         grid = {"sharpness": SHARPNESS, **lm_grid(inputs.pool()), **prior_grid(inputs.pool())}
@@ -71,7 +71,7 @@ def _pool_with_log_posterior(inputs: BlendInputs, recipe: BlendRecipe) -> tuple[
 def _loss(
     inputs: BlendInputs, members: Sequence[int] | np.ndarray, mean: str
 ) -> Callable[[np.ndarray, Mapping[str, Any]], float]:
-    """Mean distance as a function of all members' weights and the settings, on the pool of some members."""
+    """A function from all members' weights and the settings to the mean distance, on the pool of some members."""
     pool, pairwise = inputs.pool(members), inputs.pairwise_distances(members)
     mixture = Mixture(pool, inputs.member_of_column(members), mean)
 

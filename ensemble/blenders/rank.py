@@ -1,7 +1,7 @@
 """Ranking: a log-linear posterior over the pool, trained for the least expected edit distance, and its consensus.
 
-It starts from the recipe of rescoring, which chooses the members. Then the weights of the joint likelihood, of each
-member's, of the language model, of the label prior and of attention, and a bonus for every label, are fitted together
+It starts from the recipe of rescoring, which chooses the members. Then the weights of the joint likelihood, the
+members' likelihoods, the language model, the label prior and attention, and a bonus for every label, are fitted jointly
 by minimum-risk training. The decision minimises the expected edit distance under the ranker's own posterior.
 """
 
@@ -24,9 +24,9 @@ from ensemble.ranking.features import Features, ranking_features
 from ensemble.ranking.minimum_risk import fit_minimum_risk
 from folds.store.ragged import Ragged
 
-# Hypotheses per utterance on which the weights are fitted; the others have next to no posterior.
+# Hypotheses per utterance on which the weights are fitted; the posterior of the others is negligible.
 TRAINING_HYPOTHESES = 80
-# Factors of the fitted weights: the decision may want a flatter or sharper posterior than the least expected distance.
+# Factors for the fitted weights: the decision may need a flatter or sharper posterior than the training objective.
 SHARPENING = (0.5, 0.7, 1.0, 1.4, 2.0)
 
 

@@ -3,9 +3,9 @@
 score(y) = weighted mean over members m of log P_m(y|x) + lm_weight * log P_LM(y) + length_bonus * len(y)
 - prior_weight * sum over y's labels of their log prior + attention_weight * log P_attention(y|x); the last term needs a
 member with an attention decoder. The mean is geometric (of log-likelihoods) or arithmetic (the logarithm of the mean
-likelihood). Weights, mean and settings are fitted on out-of-fold edit distance; each trial is one product over the
-pool's table. A member's weight is divided equally among its fold models: out of fold there is one model per utterance,
-so nothing distinguishes them.
+likelihood). Weights, mean and settings are fitted on out-of-fold edit distance; each trial is one matrix product with
+the pool's table. A member's weight is divided equally among its fold models: out of fold there is one model per
+utterance, so their weights cannot be fitted separately.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Rescore:
     weighs_networks = True
 
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
-        """Greedy weights and a search over LM weight and bonus, in turns, for both means."""
+        """Greedy weights and a search over LM weight and bonus, alternating, for both means."""
         _, weights, settings = min((self._fit(inputs, mean, seed) for mean in MEANS), key=lambda trial: trial[0])
         recipe = BlendRecipe("rescore", weights_by_name(inputs.names, weights), settings)
         if weights.all():

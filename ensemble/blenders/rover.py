@@ -4,8 +4,8 @@ The alignment and the votes are in `ensemble.rover`. Instead of taking each slot
 blender can also read the slots as a CTC matrix and search it with the language model. The setting `search` records
 which of the two has the lower out-of-fold distance.
 
-A member has one vote. Where it has several networks, as on dev and test, its hypothesis is the one that they find best
-together: with a vote each, two poor networks would outvote a good one, and what was fitted out of fold, where each
+A member has one vote. If it has several networks, as on dev and test, its hypothesis is the one that they jointly score
+best: with one vote per network, two poor networks would outvote a good one, and what was fitted out of fold, where each
 member has one network per utterance, would not apply.
 """
 
@@ -43,7 +43,7 @@ SLOT_LM_GRID = {
     "lm_weight": (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3),
     "length_bonus": (-0.4, -0.2, 0.0, 0.1, 0.2, 0.3, 0.5, 0.8),
 }
-# Hypotheses per utterance that the search in the slots returns: half of a member's N-best by default, to save time.
+# Hypotheses per utterance returned by the search in the slots: half of a member's N-best by default, to save time.
 SLOT_NBEST = 50
 
 
@@ -58,7 +58,7 @@ class _Slots:
     """Member index of each system."""
 
     def vote(self, weights: np.ndarray, settings: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Winners (slots,) and scores (slots, systems), as `ensemble.rover.vote` gives them."""
+        """Winners (slots,) and scores (slots, systems), as returned by `ensemble.rover.vote`."""
         method, alpha, null_confidence = settings["method"], settings["alpha"], settings["null_confidence"]
         return vote(self.confusion_network, method, alpha, null_confidence, weights[self.members])
 
@@ -70,7 +70,7 @@ class _Slots:
 
 @BLENDERS.register("rover")
 class Rover:
-    """ROVER among the members' best hypotheses, which are found with the language model."""
+    """ROVER over the members' best hypotheses, which are found with the language model."""
 
     weighs_networks = True
 
@@ -86,7 +86,7 @@ class Rover:
         settings: dict[str, Any] = {"method": "avgconf", "alpha": 1.0, "null_confidence": 0.0}
         start = best_leading_members(inputs, order, lambda counts: loss(counts, settings))
         weights = select_members(inputs, lambda counts: loss(counts, settings), seed, start=start).weights
-        if not weights.all():  # prediction aligns only members with weight, so the rest is fitted on that alignment
+        if not weights.all():  # prediction aligns only members with weight, so fit the rest on that alignment
             slots = _align_slots(inputs, order, np.flatnonzero(weights))
         settings, _ = coordinate_search(lambda trial: loss(weights, trial), settings, VOTE_GRID, rounds=2)
         recipe = BlendRecipe("rover", weights_by_name(inputs.names, weights), settings | {"order": order})
@@ -118,10 +118,10 @@ def _members_in_order(inputs: BlendInputs) -> list[str]:
 def best_leading_members(
     inputs: BlendInputs, order: Sequence[str], loss: Callable[[np.ndarray], float]
 ) -> np.ndarray | None:
-    """Counts that give one vote to each of the first members in `order`, as many as have the lowest loss.
+    """Counts that give one vote to each of the first k members in `order`, for the k with the lowest loss.
 
-    Greedy selection cannot go from one member to three, because two equal votes never change the result; so also try
-    the best 1, 2, 3, … members as a start. None if `max_params` allows no member.
+    Greedy selection cannot go from one member to three, because two equal votes never change the result; so the best
+    1, 2, 3, … members are tried as a start too. None if `max_params` allows no member.
     """
     split = inputs.split
     ranks = np.array([order.index(name) for name in inputs.names])
@@ -133,9 +133,9 @@ def best_leading_members(
 
 
 def _align_slots(inputs: BlendInputs, order: Sequence[str], members: Sequence[int] | np.ndarray) -> _Slots:
-    """Align the best hypotheses of `members`, one each, in the order of the names `order`.
+    """Align the best hypotheses of `members`, one each, in the order of the names in `order`.
 
-    That names all members that the recipe was fitted with: those without weight may be gone.
+    `order` names all members that the recipe was fitted with; those without weight may be gone.
     """
     ordered = [index for index in map(inputs.names.index, filter(inputs.names.__contains__, order)) if index in members]
     systems = [best_of_member(inputs, member) for member in ordered]

@@ -1,9 +1,9 @@
 """ROVER of minimum-Bayes-risk decisions: each member decides within its own pool, then the decisions vote.
 
 The second place of DrivenData's "On Top of Pasketti" (2026) combined 13 CTC models in this way. A member's decision is
-the consensus of its own scored hypotheses, and the vote is the consensus of the members' decisions, weighted by the
-members. Both are iterated over confusion networks, see `ensemble.ranking.consensus`. A member with several fold models
-takes one decision with their mean log-likelihood, so that it has one vote whatever their number.
+the consensus of its own scored hypotheses, and the vote is the consensus of the members' decisions, weighted by member.
+Both are found by iterating over confusion networks, see `ensemble.ranking.consensus`. A member with several fold models
+makes one decision with their mean log-likelihood, so it has one vote regardless of their number.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from ensemble.hypotheses.scoring import NO_LM_OR_ATTENTION, best_per_utterance, 
 from ensemble.ranking.consensus import consensus
 from folds.store.ragged import Ragged
 
-# By how much a member's posterior is flattened before it decides.
+# Factors that flatten a member's posterior before it decides.
 SHARPNESS = (0.1, 0.3, 0.6, 1.0)
 # Utterances on which the sharpness and the weights are fitted: a decision within a pool of 80 takes 0.3 to 0.5 ms, and
-# weights need more than a hundred votes of all members.
+# fitting weights takes more than a hundred votes of all members.
 FIT_UTTERANCES = 800
 
 
 @BLENDERS.register("rover_mbr")
 class RoverOfDecisions:
-    """ROVER among the members' minimum-Bayes-risk decisions, each within the member's own pool."""
+    """ROVER over the members' minimum-Bayes-risk decisions, each within the member's own pool."""
 
     weighs_networks = True
 
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
-        """Each member's LM settings on its own pool, the sharpness for the best one, then greedy weights."""
+        """Fit each member's LM settings on its own pool, the sharpness for the best member, then greedy weights."""
         fitted = [_fit_member(inputs, member) for member in range(len(inputs.names))]
         settings = [of_member for of_member, _ in fitted]
         best = int(np.argmin([distance for _, distance in fitted]))
@@ -69,7 +69,7 @@ def _fit_member(inputs: BlendInputs, member: int) -> tuple[dict[str, Any], float
 def _fit_votes(
     inputs: BlendInputs, settings: Sequence[Mapping[str, Any]], sharpness: float, seed: int
 ) -> np.ndarray:
-    """Weights (members,) of least mean distance."""
+    """Weights (members,) that minimise the mean distance."""
     decisions = [_decide(inputs, member, of_member, sharpness) for member, of_member in enumerate(settings)]
 
     def loss(counts: np.ndarray) -> float:
@@ -95,7 +95,7 @@ def _decide(inputs: BlendInputs, member: int, settings: Mapping[str, Any], sharp
 
 
 def _vote(decisions: Sequence[Ragged], weights: np.ndarray, classes: int) -> Ragged:
-    """The consensus of one decision per member and utterance; it starts from the member of the largest weight."""
+    """The consensus of one decision per member and utterance, starting from the member with the largest weight."""
     count, systems = len(decisions[0]), len(decisions)
     by_utterance = np.arange(count * systems).reshape(systems, count).T.ravel()
     tokens = Ragged.concatenate(decisions).take(by_utterance)

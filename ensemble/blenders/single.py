@@ -1,14 +1,15 @@
 """The best member by itself, decoded with the language model.
 
-For a member of one network this is what `ensemble.decode --tune` does, but that the weight of the label prior is fitted
-too, and that at most 400 utterances decide. For one of several, `ensemble.decode` averages posteriors instead.
+For a member with one network this is what `ensemble.decode --tune` does, except that the weight of the label prior is
+fitted too, and that at most 400 utterances are used. For a member with several, `ensemble.decode` averages posteriors
+instead.
 
 It takes part in the choice of `best`, so that no blend is chosen that is worse out of fold than its best member.
-Members are ranked by the best hypotheses that they propose, which are searched with the language model too, and the
+Members are ranked by the best hypotheses that they propose, which are also searched with the language model, and the
 settings of the first few are fitted: the language model's weight, the length bonus and the weight of the label prior.
-Where the member has several networks, as on dev and test, their hypotheses are rescored by the mean of their
-log-likelihoods: frame by frame, each network's spikes are at frames of its own choosing, and on the demo's dev set the
-mean of their posteriors has 3.21 errors where rescoring has 1.75.
+If the member has several networks, as on dev and test, their hypotheses are rescored by the mean of their
+log-likelihoods: each network chooses the frames of its spikes, and on the demo's dev set the mean of their posteriors
+has 3.21 errors where rescoring has 1.75.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ensemble.hypotheses.fusion import LENGTH_BONUS, LM_WEIGHT
 from ensemble.hypotheses.scoring import best_hypotheses
 from folds.competition.metric import edit_distances
 
-# Members whose settings are fitted, which takes up to a minute each.
+# Number of members whose settings are fitted, which takes up to a minute each.
 CANDIDATES = 3
 
 
@@ -31,7 +32,7 @@ class Single:
     weighs_networks = True
 
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
-        """The member and the settings of least first-pass distance."""
+        """The member and the settings with the lowest first-pass distance."""
         fitted = {member: fit_first_pass(inputs, member) for member in leading_members(inputs)}
         best = min(fitted, key=lambda member: fitted[member][1])
         return BlendRecipe("single", {inputs.names[best]: 1.0}, fitted[best][0])
@@ -59,7 +60,7 @@ def leading_members(inputs: BlendInputs) -> list[int]:
 
 
 def fit_first_pass(inputs: BlendInputs, member: int) -> tuple[dict[str, float], float]:
-    """The settings of a member's first pass of least mean distance on these utterances, and that distance."""
+    """The first-pass settings that minimise a member's mean distance on these utterances, and that distance."""
     (index,) = inputs.prediction_indices([member])
     trials, rows = inputs.first_pass(index)
     return trials.fit(rows, (LM_WEIGHT, LENGTH_BONUS))

@@ -1,4 +1,4 @@
-"""A blender's posterior over its pools, cut to the most probable hypotheses: what students are taught.
+"""A blender's posterior over its pools, truncated to the most probable hypotheses: the training targets of students.
 
 Networks are adapted to speakers by the same hypotheses (`folds.adapt`).
 
@@ -29,7 +29,7 @@ from folds.store.teacher_file import TeacherFile, TeacherHypotheses, file_hash, 
 from registry import InputError
 
 MOST_HYPOTHESES = 8
-"""Hypotheses per utterance of a teacher; each costs its student one more CTC loss per step."""
+"""Maximum hypotheses per utterance of a teacher; each costs its student one more CTC loss per step."""
 LEAST_POSTERIOR = 1e-3
 """Posterior above which a hypothesis is kept; the most probable one always is."""
 
@@ -41,7 +41,7 @@ def posterior_blenders() -> list[str]:
 
 
 def check_can_teach(method: str) -> None:
-    """Raise InputError for a method without a posterior; `best` has that of one of the blenders it compares."""
+    """Raise InputError for a method without a posterior; `best` uses that of one of the blenders it compares."""
     able = posterior_blenders()
     if method not in ("best", *able):
         raise InputError(f"--nbest-out: {method} has no posterior over hypotheses: use --method {' or '.join(able)}")
@@ -58,7 +58,7 @@ def teacher_hypotheses(
 ) -> TeacherHypotheses:
     """The most probable hypotheses of each utterance, with their posteriors.
 
-    `kept` are the members as in `predict_with`, for any split but the out-of-fold one, which has no networks to choose.
+    `kept` are the members as in `predict_with`; None for the out-of-fold split, which has no networks to choose from.
     """
     if kept is not None:
         inputs, recipe = restricted(inputs, recipe, kept)
@@ -71,9 +71,9 @@ def teacher_hypotheses(
 def write_nbest(
     path: Path, out: Path, inputs: OpenedInputs, fitted: Mapping[str, FittedBlender], dataset: Dataset
 ) -> dict[str, Any]:
-    """Write the hypotheses of all splits, and return how the sidecar of the submission `out` names them.
+    """Write the hypotheses of all splits, and return their entry for the sidecar of the submission `out`.
 
-    Those of training utterances are of all of them, whatever part weights were fitted on.
+    All training utterances get hypotheses, even if weights were fitted on only a part of them.
     """
     method = teacher_of(fitted)
     recipe = fitted[method].recipe
@@ -88,7 +88,7 @@ def write_nbest(
 
 
 def most_probable(ids: Sequence[str], pool: Pool, posteriors: np.ndarray) -> TeacherHypotheses:
-    """Each utterance's most probable hypotheses, with `posteriors` (H,) that sum to 1 again."""
+    """Each utterance's most probable hypotheses, with `posteriors` (H,) renormalised to sum to 1."""
     best, best_offsets = keep_best(posteriors, pool.offsets, MOST_HYPOTHESES)
     rows = np.repeat(np.arange(len(pool)), np.diff(best_offsets))
     peaks = np.maximum.reduceat(posteriors[best], best_offsets[:-1])[rows]

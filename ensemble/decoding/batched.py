@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DecodedBatch(Generic[T]):
-    """What the decoder returned for the utterances at `rows`."""
+    """The decoder's results for the utterances at `rows`."""
 
     rows: list[int]
     hypotheses: T

@@ -78,7 +78,7 @@ def _select_states(lstm_states: tuple[Cell, Cell], rows: Tensor) -> tuple[Cell, 
 
 
 def _combine(ctc_weight: float, ctc_scores: np.ndarray, speller_scores: np.ndarray) -> np.ndarray:
-    # A weight of 0 leaves a score out: 0 times minus infinity would be NaN.
+    # A weight of 0 ignores a score: 0 times minus infinity would be NaN.
     if ctc_weight in (0, 1):
         return ctc_scores.copy() if ctc_weight else speller_scores.copy()
     return ctc_weight * ctc_scores + (1 - ctc_weight) * speller_scores
@@ -95,7 +95,7 @@ class PrefixScorer:
         self.log_probs = log_probs
 
     def start(self) -> np.ndarray:
-        """The forward variables of the empty prefix alone: `(1, T, 2)`."""
+        """The forward variables of the empty prefix: `(1, T, 2)`."""
         forward = np.full((1, len(self.log_probs), 2), -np.inf)
         forward[0, :, 1] = np.cumsum(self.log_probs[:, BLANK])
         return forward

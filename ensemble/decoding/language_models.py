@@ -27,14 +27,14 @@ _MEASURED = 1000
 
 
 def transcripts_of(split: Split, limit: int | None = None) -> list[np.ndarray]:
-    """The labels of a split's utterances, or of at most `limit` of them, drawn with a fixed seed."""
+    """The labels of a split's utterances, or of at most `limit` of them, sampled with a fixed seed."""
     return [split.labels(row) for row in sample_rows(np.arange(len(split)), limit).tolist()]
 
 
 def load_language_models(
     dataset: Dataset, source: str, order: int, outer_folds: np.ndarray, train_folds: np.ndarray | None
 ) -> Mapping[int, PhoneLM | None]:
-    """The language model of each fold in `outer_folds` `(N,)`, the folds of the utterances that are decoded.
+    """The language model of each fold in `outer_folds` `(N,)`, the folds of the utterances to decode.
 
     `source` is `none`: no models; `train`: models of this order, estimated from the training transcripts outside each
     fold; or an ARPA file. `train_folds` are the folds of all training utterances. Without them, on dev and test, a

@@ -75,7 +75,7 @@ def decode_with_flashlight(
         log_add=True,
         criterion_type=CriterionType.CTC,
     )
-    # There is no silence label apart from the blank: with -1 no label gets a silence score.
+    # There is no silence label besides the blank: with -1, no label gets a silence score.
     search = LexiconFreeDecoder(options, ZeroLM(), -1, 0, [])
     nbest_lists: list[list[TokensAndFrames]] = []
     for row, length in enumerate(lengths.tolist()):

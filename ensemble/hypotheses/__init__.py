@@ -1,1 +1,1 @@
-"""What members propose for each utterance: N-best lists, pools of hypotheses, and their scores and distances."""
+"""The hypotheses that members propose for each utterance: N-best lists, pools, and their scores and distances."""

@@ -1,8 +1,8 @@
 """Attention rescoring: log P(hypothesis | utterance) under the attention decoders of LAS members.
 
 Like the language model's scores, they enter a hypothesis's score with a weight that is fitted on out-of-fold distance.
-An attention decoder takes a recurrent step per token, so it scores only each utterance's most likely hypotheses, and
-its scores are cached in the runs folder.
+An attention decoder takes a recurrent step per token, so only each utterance's most likely hypotheses are scored, and
+the scores are cached in the runs folder.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from folds.store.fold_model import FoldModel, load_model
 from folds.store.ragged import Ragged
 from registry.console import track
 
-# Hypotheses per utterance that are scored; the posterior outside the best 40 is too small to matter.
+# Number of hypotheses scored per utterance; the posterior mass outside the best 40 is too small to matter.
 SCORED_HYPOTHESES = 40
 
 
 def can_score(fold_models: Sequence[FoldModel], data: str) -> bool:
-    """Whether all have an attention decoder, and were trained on the data with this hash: it reads their features."""
+    """Whether all have an attention decoder and were trained on the data with this hash, whose features it reads."""
     return all(it.has_attention_scores and it.config.data.hash == data for it in fold_models)
 
 
 def attention_scorer(
     fold_models: Sequence[FoldModel], split_name: str, split: Split, data: str
 ) -> AttentionScorer | None:
-    """Mean log-likelihood under the fold models; of an out-of-fold utterance, under those that held it out.
+    """Scores by mean log-likelihood under the fold models; out of fold, under those that held out the utterance.
 
     None unless they `can_score` the `data`. `split_name` is "oof", "dev" or "test", `split` the data of its utterances.
     """
@@ -64,9 +64,9 @@ def pool_attention_scores(
     tokens: Ragged,
     ctc: np.ndarray,
 ) -> np.ndarray:
-    """Mean score (H,) of every hypothesis over members, of each the mean of its `scorers`; zeros without any.
+    """Score (H,) of every hypothesis, averaged over each member's `scorers`, then over members; zeros without any.
 
-    Members count alike, whatever their number of networks, as they do out of fold, where the score's weight is fitted.
+    Members count equally, regardless of their number of networks, as out of fold, where the score's weight is fitted.
     Utterance u has the hypotheses `offsets[u]:offsets[u + 1]` of `tokens`. The `SCORED_HYPOTHESES` with the highest
     mean of the log-likelihoods `ctc` (H, predictions) are scored. The others get the lowest of their scores, so that
     attention can raise a likely hypothesis but never an unlikely one.
@@ -74,7 +74,7 @@ def pool_attention_scores(
     scores = np.zeros(len(ctc))
     if not scorers:
         return scores
-    # A model with too few frames for a hypothesis finds it impossible; that must not exclude it here either.
+    # A hypothesis is impossible for a model with too few frames, which must not rule it out here either.
     mean = floor_likelihoods(ctc, offsets).mean(axis=1)
     spans = list(itertools.pairwise(offsets.tolist()))
     most_likely = [np.argsort(-mean[start:end], kind="stable")[:SCORED_HYPOTHESES] for start, end in spans]
@@ -99,7 +99,7 @@ def attention_scores(
 ) -> list[np.ndarray]:
     """log P(hypothesis | utterance) under one fold model: per utterance of `ids` an array like its `hypotheses`.
 
-    Arguments are as in `attention_scorer`. Runs on the CPU. Scores by the same weights are read from the run's cache,
+    Arguments are as in `attention_scorer`. Runs on the CPU. Scores from the same weights are read from the run's cache,
     and new ones are added to it.
     """
     path = fold_model.folder.attention_scores(split_name)

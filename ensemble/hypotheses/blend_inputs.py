@@ -1,7 +1,7 @@
 """Blend inputs: everything that a blender may use of one split.
 
-They give log-probabilities, N-best lists, pools of hypotheses and, where known, the references. Derived values are
-computed when first used and cached for the whole split. `take` returns a view of some utterances that shares the cache;
+They provide log-probabilities, N-best lists, pools of hypotheses and, if known, the references. Derived values are
+computed on first use and cached for the whole split. `take` returns a view of some utterances that shares the cache;
 without it, nested cross-validation would decode every utterance once per fit. Nothing is fitted here.
 """
 
@@ -29,14 +29,14 @@ from folds.store.log_probs import LogProbs
 from folds.store.ragged import Ragged
 from registry.console import track
 
-# Hypotheses that all members score, for each that stays in the pool. A pool that is cut before its hypotheses are
-# scored by all members loses what matters.
+# Number of hypotheses scored by all members for each one that stays in the pool. Truncating the pool before all members
+# have scored its hypotheses would lose valuable ones.
 JOINED_PER_POOLED = 2
 
 
 @dataclass(frozen=True)
 class _Cache:
-    """What was computed for a whole split.
+    """Values computed for a whole split.
 
     Keys are indices of predictions; for the best hypotheses also whether they were searched with the language model.
     """
@@ -51,11 +51,11 @@ class _Cache:
 
 @dataclass(frozen=True, eq=False)
 class BlendInputs:
-    """The predictions of one split, and what is derived from them.
+    """The predictions of one split, and everything derived from them.
 
     N-best lists have up to `nbest_size` hypotheses per utterance, pools up to `pool_size`: the best of
-    `JOINED_PER_POOLED` times as many that all members have scored. `fusion` has the settings of searches with the
-    language model, by default fixed ones. `rows` restricts it to some utterances, `allowed` to some predictions.
+    `JOINED_PER_POOLED` times as many that all members have scored. `fusion` holds the settings of searches with the
+    language model, by default fixed ones. `rows` restricts a view to some utterances, `allowed` to some predictions.
     `index` always indexes `split.predictions`; `member` indexes `names`.
     """
 
@@ -77,7 +77,7 @@ class BlendInputs:
 
     @property
     def classes(self) -> int:
-        """The tokens of hypotheses are from 1 to `classes` - 1."""
+        """Number of classes; the tokens of hypotheses are from 1 to `classes` - 1."""
         return self.split.classes
 
     @property
@@ -115,7 +115,7 @@ class BlendInputs:
         return [self.split.predictions[index].member for index in self.prediction_indices(members)]
 
     def load(self, index: int) -> LogProbs:
-        """Log-probabilities of this view's utterances; they are read each time, not cached."""
+        """Log-probabilities of this view's utterances, read on each call, not cached."""
         log_probs = self.split.predictions[index].load()
         return log_probs if self.rows is None else log_probs.take(self.rows)
 
@@ -132,18 +132,18 @@ class BlendInputs:
         return nbest.tokens[split_row].tolist(), nbest.confidences[split_row]
 
     def fusion_settings(self, index: int) -> list[FusionSettings]:
-        """The settings of one prediction's search with each of the language models."""
+        """The settings of one prediction's search, one for each language model."""
         folds, member = range(len(self.split.language_models)), self.split.predictions[index].member
         if self.fusion is None:
             return [FusionSettings() for _ in folds]
         return [self.fusion.settings(member, fold if self.split.name == "oof" else None) for fold in folds]
 
     def label_bonus(self, members: Collection[int]) -> np.ndarray | None:
-        """The negative logarithm of the labels' prior (C,), the mean of these members'; None where it is unknown."""
+        """The negative log prior of the labels (C,), averaged over these members; None if unknown."""
         return None if self.fusion is None else np.mean([self.fusion.label_bonus(m) for m in sorted(members)], axis=0)
 
     def first_pass(self, index: int) -> tuple[FirstPassTrials, np.ndarray]:
-        """First-pass trials of one prediction, which all views share, and this view's rows in the whole split."""
+        """First-pass trials of one prediction, shared by all views, and this view's rows in the whole split."""
         trials, split, predictions = self._cache.first_pass, self.split, self.split.predictions[index]
         if index not in trials:
             references, bonus = replace(self, rows=None).references, self.label_bonus([predictions.member])
@@ -153,10 +153,10 @@ class BlendInputs:
         return trials[index], self._split_rows
 
     def pool(self, members: Sequence[int] | np.ndarray | None = None) -> Pool:
-        """The pool of hypotheses of `members`, by default of all members, scored by these members alone.
+        """The pool of hypotheses of `members`, by default of all members, scored only by these members.
 
-        A blend must not use the hypotheses of a member without weight, because it would use that member's parameters
-        without counting them.
+        A blend must not use the hypotheses of a member without weight: it would use that member's parameters without
+        counting them.
         """
         key = tuple(self.prediction_indices(members))
         if key not in self._cache.pools:
@@ -173,11 +173,11 @@ class BlendInputs:
         if key not in cache:
             cache[key] = compute_pairwise_distances(replace(self, rows=None).pool(members))
         distances = cache[key]
-        # Not `take`, whose index arrays would need many times the memory of these bytes.
+        # Not `take`: its index arrays would need many times the memory of these bytes.
         return distances if self.rows is None else Ragged.of([distances[row] for row in self.rows], np.uint8)
 
     def pool_of(self, nbest: NBest) -> Pool:
-        """A pool built from N-best lists that come from no single member, such as ROVER's, with their scores."""
+        """A pool built from N-best lists that do not come from a single member, such as ROVER's, with their scores."""
         order = sort_lists(nbest)
         tokens = nbest.tokens.take(order)
         lm = language_model_scores(nbest.offsets, tokens, self.split.language_models, self.outer_folds)
@@ -185,9 +185,9 @@ class BlendInputs:
         return build_pool(nbest.offsets, tokens, nbest.scores[order][:, None], lm, references)
 
     def shares(self, indices: Sequence[int]) -> np.ndarray:
-        """The weight of each prediction when a pool is filled: the predictions of a member share a weight of 1.
+        """The weight of each prediction for filling a pool: the predictions of a member share a total weight of 1.
 
-        So a member with many fold models does not push out the hypotheses of others.
+        So a member with many fold models does not crowd out the hypotheses of others.
         """
         members = [self.split.predictions[index].member for index in indices]
         return np.array([1 / members.count(member) for member in members])
@@ -197,7 +197,7 @@ class BlendInputs:
         return np.arange(len(self.split.ids)) if self.rows is None else self.rows
 
     def _proposals(self, index: int) -> Proposals:
-        """What one prediction proposes for the whole split, without and with the language model."""
+        """One prediction's proposals for the whole split, without and with the language model."""
         if index not in self._cache.proposals:
             split, predictions = self.split, self.split.predictions[index]
             log_probs, name = predictions.load(), f"{split.name} {predictions.name}"
@@ -233,7 +233,7 @@ class BlendInputs:
     def _recombine(self, indices: list[int]) -> NBest:
         """N-best lists searched in the predictions' confusion networks.
 
-        They hold new hypotheses, for example one that begins as one prediction's does and ends as another's does.
+        They contain new hypotheses, for example the start of one prediction's hypothesis with the end of another's.
         """
         order = sorted(indices, key=lambda index: self.split.predictions[index].name)
         shares, matrices = self.shares(order), []

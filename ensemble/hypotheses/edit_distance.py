@@ -1,10 +1,10 @@
 """Edit distances within pools of hypotheses, and from hypotheses to references, on flat arrays.
 
-`folds.competition.metric` measures one hypothesis against one reference; a pool of 100 needs 5,000 distances per
-utterance, between hypotheses that are nearly equal. So the bit masks of a hypothesis are made once for all its pairs,
-and only the part of a pair between the common beginning and the common end is processed. Myers, "A fast bit-vector
+`folds.competition.metric` compares one hypothesis with one reference; a pool of 100 needs 5,000 distances per
+utterance, between nearly equal hypotheses. So the bit masks of a hypothesis are computed once for all its pairs, and
+only the part of a pair between the common prefix and the common suffix is processed. Myers, "A fast bit-vector
 algorithm for approximate string matching based on dynamic programming" (J. ACM 46(3), 1999), in blocks of 64 tokens as
-in Hyyrö (2003). Compiled functions expect tokens of 0 or above, and need memory in proportion to the largest.
+in Hyyrö (2003). Compiled functions expect non-negative tokens, and need memory in proportion to the largest.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def to_references(hypotheses: Ragged, rows: np.ndarray, references: Ragged) -> n
 
 @numba.njit(cache=True, nogil=True)
 def fill_pairs(tokens, offsets, out):
-    """Distances between all hypotheses of flat `tokens`, into a square `out`; capped at 255 where it holds bytes."""
+    """Write distances between all hypotheses of flat `tokens` into a square `out`; capped at 255 if `out` is uint8."""
     count = len(offsets) - 1
     longest = 0
     for i in range(count):
@@ -101,8 +101,8 @@ def _between(a, masks, b, up, down):
         end_b -= 1
     if end_a == start or end_b == start:
         return end_a - start + end_b - start
-    # Column `start` of the table is known: the distance of a's first i tokens to the common beginning is |i - start|.
-    # So vertical differences are -1 up to it and +1 from there, and the loop begins with the first token that differs.
+    # Column `start` of the table is known: the distance of a's first i tokens to the common prefix is |i - start|. So
+    # vertical differences are -1 up to it and +1 from there, and the loop starts at the first token that differs.
     blocks = ((end_a - 1) >> 6) + 1
     for w in range(blocks):
         low = min(max(start - 64 * w, 0), 64)

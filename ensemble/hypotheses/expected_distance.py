@@ -1,6 +1,6 @@
-"""Minimum Bayes risk over pools: the hypothesis of least expected edit distance, for many utterances at once.
+"""Minimum Bayes risk over pools: the hypothesis with the least expected edit distance, for many utterances at once.
 
-`ensemble.mbr.mbr` is the same for one utterance.
+`ensemble.mbr.mbr` does the same for one utterance.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def _pairs(tokens, token_offsets, offsets, pair_offsets, first_utterance, last_u
 
 
 def least_expected_distance(scores: np.ndarray, offsets: np.ndarray, pairwise: Ragged) -> tuple[np.ndarray, np.ndarray]:
-    """Flat index (N,) of each utterance's hypothesis of least expected distance, and that expectation (N,).
+    """Flat index (N,) of each utterance's hypothesis with the least expected distance, and that distance (N,).
 
     `scores` (H,) are log-posteriors up to a constant per utterance, `pairwise` the distances of
     `compute_pairwise_distances`. Ties go to the higher score, then to the order of tokens.
     """
-    # NaN passes on to the maximum.
+    # NaN propagates to the maximum.
     if len(offsets) > 1 and not np.isfinite(np.maximum.reduceat(scores, offsets[:-1])).all():
         raise ValueError("expected distances: scores are NaN or infinite")
     chosen, risks = np.zeros(len(offsets) - 1, np.int64), np.zeros(len(offsets) - 1)
@@ -59,7 +59,7 @@ def _least_expected_distance(scores, offsets, pairs, pair_offsets, first_utteran
         first, count = offsets[u], offsets[u + 1] - offsets[u]
         posterior = np.exp(scores[first : first + count] - scores[first : first + count].max())
         posterior /= posterior.sum()
-        # Both loops begin with the most probable hypothesis, so that the bound is tight early and most candidates
+        # Both loops start with the most probable hypothesis, so that the bound is tight early and most candidates
         # exceed it after a few terms.
         order = np.argsort(-posterior)
         best, least = -1, np.inf
@@ -67,7 +67,7 @@ def _least_expected_distance(scores, offsets, pairs, pair_offsets, first_utteran
             risk = 0.0
             for j in order:
                 risk += posterior[j] * pairs[pair_offsets[u] + i * count + j]
-                # The remaining mass is too little to change an expectation.
+                # The remaining mass is too small to change an expectation.
                 if risk > least + 1e-9 or posterior[j] < 1e-9:
                     break
             equal = abs(risk - least) <= 1e-9

@@ -1,8 +1,8 @@
-"""First-pass decoding with the language model: beam search fused with it, its weight and the length bonus fitted.
+"""First-pass decoding: beam search with language-model fusion, with fitted LM weight and length bonus.
 
-This is what one model reaches without any other, and what a blend has to improve on. Rescoring a model's N-best lists
-at the weights that suit them best is close, but not as good: 4.66 against 4.57 out of fold for `gru_small` on the demo,
-since the lists were searched at other weights.
+This is what one model achieves alone, and what a blend has to improve on. Rescoring a model's N-best lists with the
+weights that suit them best is close, but not as good: 4.66 against 4.57 out of fold for `gru_small` on the demo,
+because the lists were searched with other weights.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ensemble.lm.ngram import PhoneLM
 from folds.store.log_probs import LogProbs
 
 BEAM = 50
-"""As wide as that of `ensemble.decode`; with 20, distances are 2 to 3 % higher on the demo."""
+"""Beam as in `ensemble.decode`; with 20, distances are 2 to 3 % higher on the demo."""
 TUNING_UTTERANCES = 400
 """A search decodes this many utterances 30 to 40 times; more would only take longer, since neighbouring settings differ
-by less than the utterances' noise."""
+by less than the sampling noise."""
 
 PRIOR_WEIGHTS = (0.2, 0.4, 0.6)
-"""Weights of the label prior that are tried, beside 0."""
+"""Weights of the label prior to try, besides 0."""
 
 
 def decode_first_pass(
@@ -36,9 +36,9 @@ def decode_first_pass(
     description: str,
     label_bonus: np.ndarray | None = None,
 ) -> list[list[int]]:
-    """The best hypothesis of every utterance at these settings: `lm_weight`, `length_bonus` and perhaps `prior_weight`.
+    """The best hypothesis of every utterance with the settings `lm_weight`, `length_bonus` and maybe `prior_weight`.
 
-    Utterance `u` is searched with `language_models[outer_folds[u]]`. `label_bonus` (C,) is that of prior weight 1.
+    Utterance `u` is searched with `language_models[outer_folds[u]]`. `label_bonus` (C,) is for a prior weight of 1.
     """
     task = DecodingTask(log_probs, None, outer_folds, dict(enumerate(language_models)))
     result = decode_in_batches(
@@ -55,7 +55,7 @@ def decode_first_pass(
 
 @dataclass(frozen=True, eq=False)
 class FirstPassTrials:
-    """The first pass of one prediction at the settings tried so far, for a search over them.
+    """The first pass of one prediction with the settings tried so far, for a search over settings.
 
     The utterances are those of the whole split, or a sample of them, so that the fits of nested cross-validation share
     their trials.
@@ -66,7 +66,7 @@ class FirstPassTrials:
     """Rows of the split that the task decodes, sorted."""
     name: str
     label_bonus: np.ndarray | None = None
-    """The bonus of each class at a prior weight of 1, (C,), where one is to be searched."""
+    """The bonus of each class at a prior weight of 1, (C,); None if the prior weight is not searched."""
     _distances: dict[tuple[float, float, float], np.ndarray] = field(default_factory=dict)
 
     @staticmethod
@@ -78,7 +78,7 @@ class FirstPassTrials:
         name: str,
         label_bonus: np.ndarray | None = None,
     ) -> FirstPassTrials:
-        """On at most TUNING_UTTERANCES of the N utterances, drawn with a fixed seed; `name` is for progress bars.
+        """Trials on at most TUNING_UTTERANCES of N utterances, sampled with a fixed seed; `name` is for progress bars.
 
         Utterance `u` is searched with `language_models[outer_folds[u]]`.
         """
@@ -105,10 +105,10 @@ class FirstPassTrials:
         return self._distances[settings]
 
     def fit(self, rows: np.ndarray, start: tuple[float, float]) -> tuple[dict[str, float], float]:
-        """The settings of least mean distance on those of the split's `rows` that were drawn, and that distance.
+        """The settings with the lowest mean distance on the sampled ones of the split's `rows`, and that distance.
 
-        The pattern search begins at `start` (LM weight, length bonus), or without a language model if that is better.
-        Then the weight of the label prior is searched, if there is a `label_bonus`. If none of the `rows` was drawn,
+        The pattern search starts at `start` (LM weight, length bonus), or without a language model if that is better.
+        Then the weight of the label prior is searched, if there is a `label_bonus`. If none of the `rows` was sampled,
         the settings are `start`, and the distance is infinite.
         """
         drawn = np.isin(self.rows, rows)

@@ -1,8 +1,8 @@
-"""Fusion: how the language model takes part in the search that proposes hypotheses, fitted for each member.
+"""Fusion: how the language model enters the search that proposes hypotheses, fitted for each member.
 
-The settings are the language model's weight, the length bonus, and a bonus for each label that subtracts a part of its
-prior, because a model favours frequent labels and so does the language model. They decide which hypotheses a pool
-holds; no weight that is fitted later can bring back one that was not proposed.
+The settings are the language model's weight, the length bonus, and a bonus for each label that subtracts part of its
+prior, because both the acoustic and the language model favour frequent labels. They decide which hypotheses a pool
+contains; no weight that is fitted later can recover a hypothesis that was not proposed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ensemble.members.sidecar import SearchSettings
 from folds.store.log_probs import LogProbs
 from folds.store.ragged import Ragged
 
-# Near the best settings of single members out of fold on real speech, for searches to begin with, and for inputs that
-# have no fitted settings. Rescoring the N-best of a search without a language model gains a third of what
-# fusion gains, because the hypotheses that the language model prefers are not in it.
+# Close to the best settings of single members out of fold on real speech: the start of searches, and the default for
+# inputs without fitted settings. Rescoring the N-best list of a search without a language model gains a third of what
+# fusion gains, because the hypotheses that the language model prefers are not in the list.
 LM_WEIGHT, LENGTH_BONUS = 0.45, 1.0
-# The pairs of weight and bonus that are tried: the more a language model counts, the more it shortens hypotheses. All
-# outer folds share these trials; a search from point to point would decode most utterances anew for each fold.
+# The pairs of weight and bonus to try: the larger the language model's weight, the more it shortens hypotheses. All
+# outer folds share these trials; a pattern search would decode most utterances again for each fold.
 GRID = (
     *((0.0, bonus) for bonus in (0.0, 0.5)),
     *((0.2, bonus) for bonus in (0.0, 0.5, 1.0)),
@@ -36,10 +36,10 @@ GRID = (
     *((0.7, bonus) for bonus in (1.0, 1.5, 2.0)),
     *((1.0, bonus) for bonus in (2.0, 2.5, 3.0)),
 )
-# Utterances on which the settings are fitted, each of which is decoded about 20 times.
+# Number of utterances on which the settings are fitted, each decoded about 20 times.
 FUSION_UTTERANCES = 200
-# Labels with a lower mean posterior get the bonus of this one: a label that a model never predicts would otherwise be
-# proposed everywhere.
+# Floor of a label's mean posterior in its bonus: a label that a model never predicts would otherwise be proposed
+# everywhere.
 LOWEST_PRIOR = 1e-3
 
 
@@ -50,7 +50,7 @@ class FusionSettings:
     lm_weight: float = LM_WEIGHT
     length_bonus: float = LENGTH_BONUS
     token_bonus: np.ndarray | None = None
-    """What each class adds to a score, (C,), beside the length bonus."""
+    """What each class adds to a score, (C,), besides the length bonus."""
     prior_weight: float = 0.0
     """The weight of the label prior in `token_bonus`."""
 
@@ -82,9 +82,9 @@ def language_terms(
 
 @dataclass(frozen=True, eq=False)
 class Fusion:
-    """The settings of every member, fitted on a sample of the out-of-fold utterances when first used.
+    """The settings of every member, fitted on a sample of the out-of-fold utterances on first use.
 
-    What is fitted for an outer fold does not use its utterances, so that nested cross-validation stays honest.
+    Settings for an outer fold are fitted without its utterances, so that nested cross-validation stays unbiased.
     """
 
     predictions: Sequence[Predictions]
@@ -96,10 +96,10 @@ class Fusion:
     _trials: dict[int, FirstPassTrials] = field(default_factory=dict)
 
     def settings(self, member: int, held_out: int | None = None) -> FusionSettings:
-        """The settings fitted on all utterances of the sample but those of the outer fold `held_out`."""
+        """The settings fitted on all utterances of the sample except those of the outer fold `held_out`."""
         trials = self._of_member(member)
         drawn = trials.task.outer_folds != held_out
-        if not drawn.any():  # all that were drawn are held out
+        if not drawn.any():  # all sampled utterances are held out
             return FusionSettings()
 
         def loss(settings: tuple[float, ...]) -> float:
@@ -133,10 +133,10 @@ class Fusion:
 
 @dataclass(frozen=True, eq=False)
 class RecordedFusion:
-    """The settings of every member, as they were fitted for a blend and recorded beside its submission."""
+    """The settings of every member, as fitted for a blend and recorded next to its submission."""
 
     recorded: Sequence[SearchSettings]
-    """Those of each member."""
+    """The settings of each member."""
 
     def settings(self, member: int, held_out: int | None = None) -> FusionSettings:
         """The settings of a member's search; `held_out` is ignored, since nothing is fitted."""
@@ -150,19 +150,19 @@ class RecordedFusion:
 
 
 def search_settings(fusion: Fusion, member: int) -> SearchSettings:
-    """The settings of a member's search on utterances of no outer fold, to be recorded."""
+    """The settings of a member's search on utterances outside all outer folds, to be recorded."""
     settings = fusion.settings(member)
     label_bonus = tuple(fusion.label_bonus(member).tolist())
     return SearchSettings(settings.lm_weight, settings.length_bonus, settings.prior_weight, label_bonus)
 
 
 def label_bonus_of(log_probs: LogProbs) -> np.ndarray:
-    """The negative logarithm of each label's prior, its share of the posteriors of all frames, (C,); 0 for the blank.
+    """The negative log prior of each label, (C,), from its share of the posteriors of all frames; 0 for the blank.
 
-    A constant is added so that its mean over labels as they occur is 0: the number of labels is the length bonus's
-    part. Variani et al., "Hybrid autoregressive transducer" (ICASSP 2020), subtract an internal language model; for CTC
-    the prior of the labels is its simplest form. It is unknown, and nothing is subtracted, for a model that gives no
-    label any probability.
+    A constant is added so that its mean over labels, weighted by frequency, is 0: controlling the number of labels is
+    left to the length bonus. Variani et al., "Hybrid autoregressive transducer" (ICASSP 2020), subtract an internal
+    language model, of which the label prior is the simplest form for CTC. If a model gives no label any probability,
+    the prior is unknown and nothing is subtracted.
     """
     posteriors = np.exp(log_probs.values.astype(np.float32)).mean(axis=0, dtype=np.float64)[1:]
     if not posteriors.sum() > 0:

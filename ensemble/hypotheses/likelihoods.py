@@ -10,8 +10,8 @@ from folds.store.ragged import Ragged
 from models.ctc import packed_log_likelihood
 from registry.console import track
 
-# A hypothesis that does not fit into a model's frames has likelihood zero there. One model must not exclude what the
-# others agree on, so log-likelihoods are floored this far below the best of the pool.
+# A hypothesis that does not fit into a model's frames has likelihood zero under it. One model must not rule out what
+# the others agree on, so log-likelihoods are floored this far below the best of the pool.
 LIKELIHOOD_FLOOR = 50.0
 
 
@@ -20,8 +20,8 @@ def compute_likelihoods(
 ) -> np.ndarray:
     """Exact log P(hypothesis | utterance) of every hypothesis under one model, (H,) float64.
 
-    Utterance u has the hypotheses `offsets[u]:offsets[u + 1]` of `tokens`. `known` (H,) holds values computed before
-    and NaN elsewhere; only the latter are computed.
+    Utterance u has the hypotheses `offsets[u]:offsets[u + 1]` of `tokens`. `known` (H,) holds previously computed
+    values, or NaN for those to compute.
     """
     scores = known.copy()
 
@@ -40,8 +40,8 @@ def compute_likelihoods(
 def floor_likelihoods(ctc: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Log-likelihoods (H, predictions) floored `LIKELIHOOD_FLOOR` below the best of their pool.
 
-    A model that finds no hypothesis of a pool possible gives all of them the same, which is below what the others find,
-    so that it has no influence on their mean or on the mean of their likelihoods.
+    A model under which no hypothesis of a pool is possible gives all of them the same value, below those of the other
+    models, so that it has no influence on geometric or arithmetic means.
     """
     best = np.maximum.reduceat(ctc, offsets[:-1], axis=0)
     found = np.isfinite(best)

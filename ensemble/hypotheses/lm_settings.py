@@ -17,7 +17,7 @@ def fit_lm_settings(
 ) -> tuple[dict[str, Any], float]:
     """Search a grid of LM weight, length bonus and attention weight, by default `lm_grid`, for the least mean distance.
 
-    `acoustic` (H,) are the acoustic scores of the pool's hypotheses; `settings` are replaced only by better ones.
+    `acoustic` (H,) are the acoustic scores of the pool's hypotheses; `settings` are only replaced by better ones.
     Returns the settings and their mean distance.
     """
     grid = lm_grid(pool) if grid is None else grid
@@ -25,7 +25,7 @@ def fit_lm_settings(
 
 
 def fit_prior_weight(acoustic: np.ndarray, pool: Pool, settings: dict[str, Any]) -> tuple[dict[str, Any], float]:
-    """The same settings with the weight of the label prior of least mean distance, and that distance."""
+    """The same settings with the label-prior weight that gives the lowest mean distance, and that distance."""
     return coordinate_search(lambda trial: pool_distance(acoustic, pool, trial), settings, prior_grid(pool), rounds=1)
 
 

@@ -1,4 +1,4 @@
-"""The hypothesis of each utterance that one member finds best, with confidences, for votes among members."""
+"""One member's best hypothesis for each utterance, with confidences, for votes among members."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from folds.store.ragged import Ragged
 def best_of_member(inputs: BlendInputs, member: int) -> tuple[Ragged, Ragged]:
     """The best hypotheses of one member with the language model, int16, and their tokens' confidences, float64.
 
-    Several networks, as on dev and test, find it together: it is the hypothesis of their pool with the highest mean
-    log-likelihood and language model score, and the confidence of a token is the mean of the networks' confidences in
-    it, 0 for those whose own best hypothesis does not have it.
+    Several networks, as on dev and test, decide jointly: the hypothesis of their pool with the highest mean
+    log-likelihood plus language-model score, where the confidence of a token is the mean of the networks' confidences
+    in it, 0 for networks whose own best hypothesis lacks it.
     """
     indices = inputs.prediction_indices([member])
     rows = range(len(inputs))

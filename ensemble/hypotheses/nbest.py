@@ -18,7 +18,7 @@ from folds.store.ragged import Ragged, offsets_of
 
 @dataclass(frozen=True, eq=False)
 class NBest:
-    """The N-best lists of one model for N utterances, H hypotheses in all, in flat arrays."""
+    """The N-best lists of one model for N utterances, H hypotheses in total, in flat arrays."""
 
     offsets: np.ndarray
     """Utterance u has the hypotheses `offsets[u]:offsets[u + 1]`, best first, (N + 1,)."""
@@ -27,7 +27,7 @@ class NBest:
     scores: np.ndarray
     """Their scores, by which they are ranked, (H,)."""
     confidences: Ragged
-    """Confidences of the best hypothesis's tokens of each utterance, for ROVER, float32."""
+    """Token confidences of each utterance's best hypothesis, for ROVER, float32."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -47,7 +47,7 @@ class NBest:
         return [self.tokens[index].tolist() for index in self.offsets[:-1]]
 
     def only_best(self) -> NBest:
-        """The lists cut after their first hypothesis."""
+        """The lists truncated to their first hypotheses."""
         first = self.offsets[:-1]
         return NBest(np.arange(len(self) + 1), self.tokens.take(first), self.scores[first], self.confidences)
 
@@ -65,7 +65,7 @@ def nbest_of(
     """
     batches = decoded_batches(
         log_probs,
-        # A thread for each batch instead of each utterance: what NumPy does to a batch takes as many cores then.
+        # One thread per batch rather than per utterance, so that the NumPy work on a batch is parallel too.
         functools.partial(packed_beam_search, threads=1),
         outer_folds=outer_folds,
         fold_settings=fold_settings,
@@ -79,7 +79,7 @@ def nbest_of(
     for batch in batches:
         packed = batch.hypotheses
         tokens = Ragged(packed.tokens.values.astype(np.int16), packed.tokens.offsets)
-        # The first hypotheses' confidences; those of all others are as many as their tokens, and nothing uses them.
+        # Keep only the first hypotheses' confidences: all others are as large as the tokens, and unused.
         confidences = Ragged(packed.confidences, packed.tokens.offsets).take(packed.offsets[:-1])
         rows += batch.rows
         lists.append(NBest(packed.offsets, tokens, packed.scores, confidences))

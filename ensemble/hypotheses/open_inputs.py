@@ -35,26 +35,26 @@ from registry.console import track
 
 @dataclass(frozen=True)
 class InputOptions(Bounded):
-    """How blend inputs are made."""
+    """How blend inputs are built."""
 
     nbest: int = number(200, at_least=1, at_most=10_000, scale="log")
-    """Number of hypotheses that each model proposes per utterance, at most as many as `--pool` keeps."""
+    """Number of hypotheses that each model proposes per utterance; at most --pool."""
     pool: int = number(200, at_least=1, at_most=10_000, scale="log")
-    """Maximum number of hypotheses per pool: the best of twice as many from all members' N-best lists for one
-    utterance, after every member has scored them."""
+    """Maximum number of hypotheses per utterance's pool: the best of twice as many from all members' N-best lists,
+    after every member has scored them."""
     networks: Networks = "both"
-    """Which networks predict dev and test: folds, each member's fold models; refits, its refit on all training data
-    (folds.train --folds 1) where there is one; or both. Weights and settings come from the fold models' out-of-fold
-    predictions in any case. With --max-params, both keeps refits first, then the fold models that the limit allows."""
+    """Networks that predict dev and test: folds, each member's fold models; refits, its refit on all training data
+    (folds.train --folds 1) if there is one; or both. Weights and settings always come from the fold models' out-of-fold
+    predictions. With --max-params, both keeps refits first, then the fold models that the limit allows."""
     fold_mean: Literal["sequence", "frames"] = "sequence"
-    """How a member's networks are combined on dev and test: sequence scores and votes over all networks' hypotheses;
-    frames averages their posteriors per frame (needs equal strides)."""
+    """How to combine a member's networks on dev and test: sequence scores and votes over the hypotheses of all
+    networks; frames averages their posteriors per frame (needs equal strides)."""
     lm_order: int = number(DEFAULT_ORDER, at_least=1, at_most=MAX_ORDER)
-    """Order of the phone language model, the length of its longest n-grams."""
+    """Order of the phone language model: the length of its longest n-grams."""
     fit_limit: int | None = number(4000, at_least=2, at_most=MAX_UTTERANCES, scale="log")
     """Maximum number of out-of-fold utterances used to fit the weights; None for all."""
     seed: int = number(0, at_least=0, at_most=MAX_SEED)
-    """Seed that decides ties between members, and which utterances `--fit-limit` keeps."""
+    """Seed for breaking ties between members, and for the utterances that --fit-limit keeps."""
 
     @property
     def frames(self) -> bool:
@@ -76,12 +76,12 @@ class OpenedInputs:
     rules: Rules
     notes: list[str]
     dev_groups: Sequence[str] | None
-    """The group of each dev utterance, its speaker or what else `grouped_by` says; None where the data name none."""
+    """The group of each dev utterance, its speaker or whatever `grouped_by` says; None if the data name none."""
     grouped_by: str = "speaker"
 
     @property
     def choices(self) -> tuple[Networks, ...]:
-        """The networks to compare on dev: those of the options alone where the members have no other choice."""
+        """The choices of networks to compare on dev; only that of the options if the members have no others."""
         if not any(member.refit for member in self.members):
             return ("folds",)
         if self.options.frames:
@@ -90,7 +90,7 @@ class OpenedInputs:
         return tuple(networks for networks in kinds if networks == "both" or self._fit(networks))
 
     def _fit(self, networks: Networks) -> bool:
-        """Whether the rules allow each member these networks alone: none is larger than what fitting counted."""
+        """Whether the rules allow these networks: no member is larger than was counted when fitting."""
         if self.rules.max_params is None:
             return True
         least = minimum_parameters([member.using(networks) for member in self.members])
@@ -104,12 +104,12 @@ class OpenedInputs:
 
     def keep(self, weights: Mapping[str, float], networks: Networks) -> list[Member]:
         """The members with weight, each with those of its `networks` that the rules allow."""
-        # Networks whose frames are averaged are used together, so their member's parameters counted all of them.
+        # Networks whose frames are averaged are used together, so all of them were counted when fitting.
         max_params = None if self.options.frames else self.rules.max_params
         return keep_within_max_params([member.using(networks) for member in self.members], weights, max_params)
 
     def oof_without_limit(self, dataset: Dataset) -> BlendInputs:
-        """Out-of-fold inputs of all utterances, searched with the settings that were fitted on those of `oof`."""
+        """Out-of-fold inputs for all utterances, searched with the settings fitted on those of `oof`."""
         split, _ = _open_oof(self.members, dataset, replace(self.options, fit_limit=None), self.rules)
         if len(split.ids) == len(self.oof.split.ids):
             return self.oof
@@ -125,10 +125,10 @@ class OpenedInputs:
 def open_inputs(
     members: Sequence[Member], dataset: Dataset, options: InputOptions | None = None, rules: Rules | None = None
 ) -> OpenedInputs:
-    """Blend inputs from members and the data that they were trained on; predictions are read when they are used.
+    """Blend inputs from members and the data that they were trained on; predictions are read lazily.
 
-    Members outside the rules are left out with a note. Raises InputError for members that do not fit together or do
-    not fit the data, when no member meets the rules, and for `refits` where no member has one.
+    Members that violate the rules are left out with a note. Raises InputError for members that do not match each other
+    or the data, if no member meets the rules, and for `refits` if no member has one.
     """
     if not all(isinstance(member, Member) for member in members):
         raise InputError("open_inputs: expected members: pass the first of members_of(fold_models)")
@@ -173,7 +173,7 @@ def _open_oof(
     """Out-of-fold predictions, one entry per member, and notes."""
     train = dataset.train
     everything = common_oof(members, train.ids)
-    # Assigned before utterances are drawn, so that an outer fold has the same speakers whatever the limit is.
+    # Assigned before utterances are sampled, so that an outer fold has the same speakers regardless of the limit.
     groups = [train.groups[train.row_of[utterance]] for utterance in everything.ids]
     all_outer_folds, fold_notes = assign_outer_folds(everything.folds, groups)
     common, outer_folds = _limit_utterances(everything, all_outer_folds, options)
@@ -205,7 +205,7 @@ def _open_oof(
 def _limit_utterances(
     common: OutOfFold, outer_folds: np.ndarray, options: InputOptions
 ) -> tuple[OutOfFold, np.ndarray]:
-    """At most `fit_limit` of the utterances, drawn by the seed, and their outer folds."""
+    """At most `fit_limit` of the utterances, sampled with the seed, and their outer folds."""
     limit = options.fit_limit
     if limit is None or len(common.ids) <= limit:
         return common, outer_folds

@@ -1,8 +1,8 @@
 """Pools: the best of all members' proposals for each utterance, with every model's exact log-likelihoods.
 
 A pool holds what a search over weights needs in every trial (scores, lengths, distances to the reference) in flat
-arrays, so that a trial is one product and one maximum. Hypotheses of an utterance are in the order of their tokens, so
-a pool does not depend on the order of the members.
+arrays, so that a trial is one matrix product and one maximum. An utterance's hypotheses are sorted by tokens, so a pool
+does not depend on the order of the members.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Pool:
     lm: np.ndarray
     """Their log-probabilities under the language model, (H,)."""
     attention: np.ndarray
-    """Their attention scores, (H,), or those of sentences by a text scorer; zeros without either."""
+    """Their attention scores, (H,), or a text scorer's scores of sentences; zeros without either."""
     prior: np.ndarray
-    """What subtracting the prior of their labels adds to their scores, (H,); zeros where it is unknown."""
+    """What subtracting the label prior adds to their scores, (H,); zeros if it is unknown."""
     distance: np.ndarray | None
     """Their edit distances to the reference, (H,); None without references."""
     lm_grid: Mapping[str, tuple[float, ...]] | None = None
@@ -45,7 +45,7 @@ class Pool:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each hypothesis, (H,)."""
+        """Number of tokens of each hypothesis, (H,)."""
         return self.tokens.lengths
 
     def hypotheses(self, utterance: int) -> list[list[int]]:
@@ -87,10 +87,10 @@ def build_pool(
     attention: np.ndarray | None = None,
     label_bonus: np.ndarray | None = None,
 ) -> Pool:
-    """A pool of hypotheses in order of their tokens, with log-likelihoods `ctc` (H, predictions).
+    """A pool of hypotheses sorted by tokens, with log-likelihoods `ctc` (H, predictions).
 
     `lm` are their `language_model_scores`, `attention` (H,) their attention scores and `label_bonus` (C,) the negative
-    logarithm of the labels' prior, where there are any.
+    log prior of the labels, if available.
     """
     rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     distance = None if references is None else to_references(tokens, rows, Ragged.of(references, np.int16))
@@ -102,7 +102,7 @@ def build_pool(
 def language_model_scores(
     offsets: np.ndarray, tokens: Ragged, language_models: Sequence[PhoneLM], outer_folds: np.ndarray
 ) -> np.ndarray:
-    """Log-probabilities (H,) of hypotheses; those of utterance u are by `language_models[outer_folds[u]]`."""
+    """Log-probabilities (H,) of hypotheses; those of utterance u are scored by `language_models[outer_folds[u]]`."""
     fold_of = np.repeat(np.asarray(outer_folds), np.diff(offsets))
     scores = np.zeros(len(tokens))
     for fold, model in enumerate(language_models):

@@ -1,8 +1,8 @@
-"""Proposals: the hypotheses that models propose for each utterance, stored small, and joined to pools.
+"""Proposals: the hypotheses that models propose for each utterance, stored compactly, and merged into pools.
 
-A model's N-best lists are kept until the last pool is built, since every choice of members has a pool of its own. The
-hypotheses of a list are nearly equal, so each is stored as the part that differs from the one before it in the order of
-tokens: about a sixth of its tokens.
+A model's N-best lists are kept until the last pool is built, since every choice of members has its own pool. The
+hypotheses of a list are nearly equal, so they are sorted by tokens and each is stored as its difference from the one
+before it: about a sixth of its tokens.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from registry.console import track
 
 @dataclass(frozen=True, eq=False)
 class Proposals:
-    """The hypotheses that one model proposes for N utterances, H in all, those of an utterance in order of tokens."""
+    """The hypotheses that one model proposes for N utterances, H in total, sorted by tokens within an utterance."""
 
     offsets: np.ndarray
     """Utterance u has the hypotheses `offsets[u]:offsets[u + 1]`, (N + 1,)."""
     shared: np.ndarray
-    """How many first tokens a hypothesis shares with the one before it, (H,) int32; 0 for an utterance's first."""
+    """Length of the prefix that a hypothesis shares with the one before it, (H,) int32; 0 for an utterance's first."""
     suffixes: Ragged
-    """The other tokens of each hypothesis, int16."""
+    """The remaining tokens of each hypothesis, int16."""
     posteriors: np.ndarray
     """Each hypothesis's posteriors, normalised within each list and summed over the model's lists, (H,) float32."""
 
@@ -59,16 +59,16 @@ class Proposals:
 def join_proposals(
     proposals: Sequence[Proposals], size: int, weights: Sequence[float] | np.ndarray
 ) -> tuple[np.ndarray, Ragged]:
-    """The `size` hypotheses of each utterance with the largest weighted sum of posteriors, in order of tokens.
+    """The `size` hypotheses of each utterance with the largest weighted sum of posteriors, sorted by tokens.
 
-    `weights` has one for each of the `proposals`. Returns offsets (N + 1,) and the hypotheses. Posteriors are
+    `weights` has one entry for each of the `proposals`. Returns offsets (N + 1,) and the hypotheses. Posteriors are
     normalised within each list, so a hypothesis of which a single model is certain stays in the union.
     """
 
     def join(row: int) -> Ragged:
         spans = [(of_model.offsets[row], of_model.offsets[row + 1]) for of_model in proposals]
         pairs = list(zip(proposals, spans, strict=True))
-        # A list's first hypothesis shares nothing, so several lists one after the other can be read as one.
+        # A list's first hypothesis shares nothing, so concatenated lists can be read as one.
         shared = np.concatenate([of_model.shared[first:last] for of_model, (first, last) in pairs])
         suffixes = Ragged.concatenate([of_model.suffixes.range(first, last) for of_model, (first, last) in pairs])
         parts = [of_model.posteriors[first:last] for of_model, (first, last) in pairs]
@@ -83,7 +83,7 @@ def join_proposals(
 
 
 def sort_lists(nbest: NBest) -> np.ndarray:
-    """Indices (H,) that put each utterance's hypotheses in order of tokens."""
+    """Indices (H,) that sort each utterance's hypotheses by tokens."""
     order = np.arange(nbest.offsets[-1])
     for first, last in itertools.pairwise(nbest.offsets.tolist()):
         order[first:last] = _sort(nbest.tokens.values, nbest.tokens.offsets, order[first:last])
@@ -91,9 +91,9 @@ def sort_lists(nbest: NBest) -> np.ndarray:
 
 
 def find_hypotheses(offsets: np.ndarray, tokens: Ragged, others: np.ndarray, other_tokens: Ragged) -> np.ndarray:
-    """Index (H,) of each hypothesis among those of the same utterance in other pools, -1 where it is not there.
+    """Index (H,) of each hypothesis among those of the same utterance in another pool, -1 if it is not there.
 
-    `offsets` and `others` (N + 1,) are those of the pools' utterances, whose hypotheses are in order of tokens.
+    `offsets` and `others` (N + 1,) are the two pools' offsets; hypotheses are sorted by tokens within an utterance.
     """
     return _find(offsets, tokens.values, tokens.offsets, others, other_tokens.values, other_tokens.offsets)
 
@@ -107,7 +107,7 @@ def _normalised(scores: np.ndarray) -> np.ndarray:
 def _join(tokens, offsets, mass, size):
     """The `size` distinct hypotheses with the largest total mass: the index of each one's first copy, and the total.
 
-    They are in order of tokens. Of equal masses, the first proposed are kept.
+    They are sorted by tokens. For equal masses, the first proposed are kept.
     """
     count = len(offsets) - 1
     slots = 2
@@ -138,7 +138,7 @@ def _join(tokens, offsets, mass, size):
 
 @njit(nogil=True, cache=True)
 def _compare(tokens, offsets, i, other_tokens, other_offsets, j):
-    """-1, 0 or 1 as hypothesis i comes before hypothesis j of the others in order of tokens, equals it, or after it."""
+    """-1, 0 or 1 if hypothesis i sorts before, equals, or sorts after hypothesis j of the others, by tokens."""
     first, other_first = offsets[i], other_offsets[j]
     length, other_length = offsets[i + 1] - first, other_offsets[j + 1] - other_first
     for k in range(min(length, other_length)):
@@ -149,7 +149,7 @@ def _compare(tokens, offsets, i, other_tokens, other_offsets, j):
 
 @njit(nogil=True, cache=True)
 def _sort(tokens, offsets, indices):
-    """`indices` of hypotheses in order of tokens, by merging sorted runs of 1, 2, 4, …"""
+    """`indices` of hypotheses sorted by tokens, with a merge sort of runs of 1, 2, 4, …"""
     source, target = indices.copy(), indices.copy()
     run = 1
     while run < len(source):
@@ -170,7 +170,7 @@ def _sort(tokens, offsets, indices):
 
 @njit(nogil=True, cache=True)
 def _compress(tokens, offsets, order):
-    """How many first tokens each hypothesis of `order` shares with the one before it, and its other tokens."""
+    """The length of the prefix that each hypothesis in `order` shares with the one before it, and its other tokens."""
     shared = np.zeros(len(order), np.int32)
     suffix_offsets = np.zeros(len(order) + 1, np.int64)
     suffixes = np.empty(len(tokens), tokens.dtype)

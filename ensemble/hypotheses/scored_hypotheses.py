@@ -1,4 +1,4 @@
-"""Hypotheses joined from all members' proposals and scored by each of them, before a pool keeps the best."""
+"""Hypotheses merged from all members' proposals and scored by each member, before a pool keeps the best."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from folds.store.ragged import Ragged
 
 @dataclass(frozen=True, eq=False)
 class ScoredHypotheses:
-    """Utterance u has the hypotheses `offsets[u]:offsets[u + 1]` of `tokens`, in order of tokens."""
+    """Utterance u has the hypotheses `offsets[u]:offsets[u + 1]` of `tokens`, sorted by tokens."""
 
     offsets: np.ndarray
     tokens: Ragged
@@ -24,7 +24,7 @@ class ScoredHypotheses:
     """Their log-likelihoods under each prediction, by its index, (H,) each."""
 
     def look_up(self, index: int, offsets: np.ndarray, tokens: Ragged) -> np.ndarray:
-        """The log-likelihoods of other hypotheses of the same utterances, NaN where they are not known."""
+        """The log-likelihoods of other hypotheses of the same utterances, NaN if unknown."""
         if index not in self.ctc:
             return np.full(len(tokens), np.nan)
         found = find_hypotheses(offsets, tokens, self.offsets, self.tokens)
@@ -33,7 +33,7 @@ class ScoredHypotheses:
 
 @dataclass(frozen=True, eq=False)
 class ScoreCache:
-    """The hypotheses of a split that were scored so far.
+    """The hypotheses of a split that have been scored so far.
 
     Most hypotheses of a pool of fewer members are also in the pool of all members, where they were scored.
     """
@@ -63,8 +63,8 @@ def joint_posteriors(
 ) -> np.ndarray:
     """The weighted sum (H,) of each hypothesis's posteriors under all models, without and with language model terms.
 
-    `scores` and `terms` hold an array (H,) per model, `weights` a number. The posterior of the models' mean score would
-    be as simple, but a single useless model would decide it.
+    `scores` and `terms` hold an array (H,) per model, `weights` a number per model. The posterior of the models' mean
+    score would be just as simple, but a single useless model would dominate it.
     """
     total = np.zeros(len(scores[0]))
     for of_model, added, weight in zip(scores, terms, weights, strict=True):

@@ -1,4 +1,4 @@
-"""Scores of a pool's hypotheses: likelihoods combined, language model, length bonus, label prior, attention scores."""
+"""Scores of a pool's hypotheses: combined likelihoods, language model, length bonus, label prior, attention scores."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MEANS = ("geometric", "arithmetic")
 # Far above the smallest float64, so that a sum above it has lost nothing.
 _UNDERFLOW = 1e-250
 
-# A language model lowers a score by about two nats per phoneme, which the length bonus compensates for: so both are
-# searched together.
+# A language model lowers a score by about two nats per phoneme, which the length bonus compensates, so both are
+# searched jointly.
 LM_GRID = {
     "lm_weight": (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 0.9, 1.2),
     "length_bonus": (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 3.5),
@@ -31,8 +31,8 @@ class Mixture:
     """Every hypothesis's combined log-likelihood (H,) as a function of member weights (members,) that sum to 1.
 
     "geometric" is the weighted mean of log-likelihoods, "arithmetic" the logarithm of the weighted mean likelihood.
-    Either takes one matrix product per call, because a search calls it thousands of times. `member_of` is the member
-    index of each column of `pool.ctc`.
+    Both need only one matrix product per call, because a search calls this thousands of times. `member_of` is the
+    member index of each column of `pool.ctc`.
     """
 
     def __init__(self, pool: Pool, member_of: Sequence[int], mean: str) -> None:
@@ -45,7 +45,7 @@ class Mixture:
         mixed = self.columns @ of_predictions
         if self.mean == "geometric":
             return mixed
-        # Where the models with weight are hundreds of nats below another one, the product underflows.
+        # If the models with weight are hundreds of nats below another one, the product underflows.
         lost = np.flatnonzero(mixed < _UNDERFLOW)
         scores = self.peaks + np.log(np.maximum(mixed, _UNDERFLOW))
         if len(lost):
@@ -78,7 +78,7 @@ def lm_grid(pool: Pool) -> dict[str, tuple[float, ...]]:
 
 
 def prior_grid(pool: Pool) -> dict[str, tuple[float, ...]]:
-    """The values to search for the weight of the label prior, where it is known."""
+    """The values to search for the weight of the label prior, if it is known."""
     return {"prior_weight": PRIOR_GRID} if pool.prior.any() else {}
 
 
@@ -88,7 +88,7 @@ def best_hypotheses(acoustic: np.ndarray, pool: Pool, settings: Mapping[str, Any
 
 
 def normalized_posteriors(scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Each utterance's posteriors (H,) from `scores`, log-posteriors up to a constant; 0 where all of them are -inf."""
+    """Each utterance's posteriors (H,) from `scores`, log-posteriors up to a constant; 0 if all of them are -inf."""
     counts = np.diff(offsets)
     peaks = np.maximum.reduceat(scores, offsets[:-1])
     likelihoods = np.exp(scores - np.repeat(np.where(np.isfinite(peaks), peaks, 0.0), counts))
@@ -100,14 +100,14 @@ def keep_best(scores: np.ndarray, offsets: np.ndarray, size: int) -> tuple[np.nd
     """Flat indices of the `size` hypotheses with the highest scores per utterance, in their order, and new offsets."""
     counts = np.diff(offsets)
     rows = np.repeat(np.arange(len(counts)), counts)
-    ranked = np.lexsort((-scores, rows))  # on a tie the first in order of tokens
+    ranked = np.lexsort((-scores, rows))  # ties go to the first by tokens
     rank = np.arange(len(scores)) - np.repeat(offsets[:-1], counts)
     return np.sort(ranked[rank < size]), offsets_of(np.minimum(counts, size))
 
 
 @numba.njit(cache=True, nogil=True)
 def best_per_utterance(scores, offsets):
-    """Flat index (N,) of the hypothesis with the highest score per utterance; on a tie the first in order of tokens."""
+    """Flat index (N,) of the hypothesis with the highest score per utterance; ties go to the first by tokens."""
     chosen = np.zeros(len(offsets) - 1, np.int64)
     for u in range(len(chosen)):
         best = offsets[u]

@@ -1,4 +1,4 @@
-"""What blend inputs are made from: the predictions of one split, with its references and language models."""
+"""The basis of blend inputs: the predictions of one split, with its references and language models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SplitPredictions:
     ids: tuple[str, ...]
     """The N utterances."""
     classes: int
-    """Number of classes, the blank included."""
+    """Number of classes, including the blank."""
     outer_folds: np.ndarray
     """Outer fold of each utterance in nested cross-validation, (N,) int64 from 0."""
     language_models: Sequence[PhoneLM]
@@ -38,4 +38,4 @@ class SplitPredictions:
     max_params: int | None = None
     """Maximum total number of parameters of the members that a blend uses; None for no limit."""
     groups: tuple[str, ...] | None = None
-    """What folds keep together of each utterance, its speaker or day; None where it is not known."""
+    """The group of each utterance that folds keep together, its speaker or day; None if unknown."""

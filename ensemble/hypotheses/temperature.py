@@ -1,10 +1,10 @@
-"""Temperatures: how overconfident, or underconfident, each member's frames are.
+"""Temperatures: how overconfident or underconfident each member's frame posteriors are.
 
 A member's temperature maximises the CTC likelihood of the out-of-fold transcripts (Guo et al., "On calibration of
-modern neural networks", ICML 2017). Dividing log-probabilities by it changes no single model's greedy hypothesis, only
-how members weigh against each other in an average of frames. There it is one of the settings searched, so it is kept
-only where it helps. The sequence-level blenders need none: their weights and the posterior's sharpness scale whole
-hypotheses' scores in the same way.
+modern neural networks", ICML 2017). Dividing log-probabilities by it does not change a single model's greedy
+hypothesis, only the relative weight of members in an average of frames. There it is one of the settings searched, so it
+is used only if it helps. The sequence-level blenders need none: their weights and the posterior's sharpness scale the
+scores of whole hypotheses in the same way.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ UTTERANCES = 200
 
 
 def apply_temperature(log_probs: np.ndarray, temperature: float) -> np.ndarray:
-    """Divide log-probabilities (…, C) by `temperature` and normalise them again."""
+    """Divide log-probabilities (…, C) by `temperature` and renormalise them."""
     scaled = np.asarray(log_probs, np.float32) / np.float32(temperature)
     return scaled - np.logaddexp.reduce(scaled, axis=-1, keepdims=True)
 
 
 def fit_temperatures(inputs: BlendInputs) -> list[float]:
-    """The temperature of each member, out of `GRID`, by the likelihood of at most `UTTERANCES` references."""
+    """The temperature of each member, from `GRID`, by the likelihood of at most `UTTERANCES` references."""
     rows = np.unique(np.linspace(0, len(inputs) - 1, min(UTTERANCES, len(inputs))).astype(int))
     sample = inputs.take(rows)
     temperatures: list[float] = []

@@ -1,6 +1,6 @@
 """Read and write ARPA files of phone language models, the text format of SRILM and KenLM.
 
-Probabilities are base-10 logarithms with nine digits; labels are the alphabet's phoneme names.
+Probabilities are written as base-10 logarithms with nine digits, labels as the alphabet's phoneme names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from registry.errors import InputError, describe_os_error
 from registry.files import atomic_write
 
 _LN10 = math.log(10)
-_LARGEST = 1e4  # far beyond any probability: what is larger is a damaged file
+_LARGEST = 1e4  # far beyond any log-probability: a larger value means a damaged file
 _LOG_ZERO = -99.0  # how ARPA files write log 0: `<s>` is never predicted
 
 
@@ -32,7 +32,7 @@ def write_arpa(path: str | os.PathLike[str], lm: PhoneLM, phonemes: Sequence[str
     with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write("\\data\\\n")
         for n, grams in enumerate(lm.orders, start=1):
-            # `<s>` shares label 0 with `</s>`, so there is one unigram more than there are labels.
+            # `<s>` shares label 0 with `</s>`, so there is one more unigram than there are labels.
             file.write(f"ngram {n}={len(grams.tokens) + (n == 1)}\n")
         for n, grams in enumerate(lm.orders, start=1):
             file.write(f"\n\\{n}-grams:\n")
@@ -62,7 +62,7 @@ class _Row(NamedTuple):
 
 @dataclass
 class _Sections:
-    """How many n-grams of each order a file has, and how many its header announces."""
+    """The number of n-grams of each order in a file, and according to its header."""
 
     counted: dict[int, int] = field(default_factory=dict)
     expected: dict[int, int] = field(default_factory=dict)
@@ -71,10 +71,10 @@ class _Sections:
 def read_arpa(path: str | os.PathLike[str], phonemes: Sequence[str]) -> PhoneLM:
     """Read a model over `phonemes` (index 0 is the blank).
 
-    N-grams that no utterance contains, those with `<unk>`, with `</s>` inside or with `<s>` behind the first place, are
-    ignored. Raises `InputError` for a file that is not ARPA, a line that cannot be parsed, counts that do not match, a
-    phoneme that is not in the alphabet or has no unigram, an n-gram that is listed twice or whose first n - 1 words are
-    not listed.
+    N-grams that cannot occur in an utterance are ignored: those with `<unk>`, with `</s>` before the end, or with `<s>`
+    after the start. Raises `InputError` for a file that is not ARPA, a line that cannot be parsed, counts that do not
+    match, a phoneme that is not in the alphabet or has no unigram, and an n-gram that is listed twice or whose first
+    n - 1 words are not listed.
     """
     place = Path(path)
     labels = {name: label for label, name in enumerate(_names(phonemes, len(phonemes)))} | {"<s>": 0}
@@ -86,7 +86,7 @@ def read_arpa(path: str | os.PathLike[str], phonemes: Sequence[str]) -> PhoneLM:
             rows[order].append(_Row(tokens, log_prob, backoff, words[-1] == "<s>"))
 
     orders = [_grams(n, rows[n]) for n in read_ngrams(place, keep)]
-    if len(orders) * np.log2(len(phonemes)) > 62:  # n-grams are numbers of 64 bits
+    if len(orders) * np.log2(len(phonemes)) > 62:  # n-grams are stored as 64-bit integers
         raise InputError(f"{place}: of order {len(orders)}; expected less for {len(phonemes)} classes: cut it to 7")
     _check_prefixes(orders, place, _names(phonemes, len(phonemes)))
     return compile_lm(orders, len(phonemes))
@@ -95,8 +95,8 @@ def read_arpa(path: str | os.PathLike[str], phonemes: Sequence[str]) -> PhoneLM:
 def read_ngrams(place: Path, keep: Callable[[int, Sequence[str], float, float, int], None]) -> list[int]:
     """Pass the n-grams of a file to `keep(order, words, log_prob, backoff, line)`, base-10 logarithms.
 
-    Returns the orders of the file, ascending. Those that no utterance contains, with `</s>` inside or `<s>` behind the
-    first place, are not passed. Raises `InputError` for a file that is not ARPA or whose counts do not match.
+    Returns the orders of the file, ascending. N-grams that cannot occur in an utterance, with `</s>` before the end or
+    `<s>` after the start, are skipped. Raises `InputError` for a file that is not ARPA or whose counts do not match.
     """
     if not place.is_file():
         raise InputError(f"{place}: no such file; expected a language model in ARPA format")
@@ -209,7 +209,7 @@ def _lines(place: Path) -> Iterator[tuple[int, str]]:
 
 
 def _fields(line: str, n: int, place: Path, number: int) -> tuple[list[str], float, float]:
-    """The words of an n-gram's line, its log-probability and its back-off weight, 0 where it has none."""
+    """The words of an n-gram's line, its log-probability and its back-off weight, 0 if it has none."""
     fields = line.split()
     if n < 1 or len(fields) not in (n + 1, n + 2):
         raise InputError(

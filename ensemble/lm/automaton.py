@@ -1,8 +1,8 @@
 """A back-off n-gram model as an automaton in one flat array, for compiled code.
 
-A state is a history: the longest suffix of the tokens so far that is followed by an n-gram or has a back-off weight.
-Short histories have a dense row of all tokens; a longer one lists only the tokens that were observed after it, and
-backs off for the others. So memory is proportional to the number of n-grams: an order-7 model of 28,000 utterances has
+A state is a history: the longest suffix of the tokens so far that an n-gram extends or that has a back-off weight.
+Short histories have a dense row of all tokens; longer ones list only the tokens that were observed after them, and back
+off for the others. So memory is proportional to the number of n-grams: an order-7 model of 28,000 utterances has
 400,000 histories, most of them with one or two successors, and dense rows for all would take 41 × 12 bytes each.
 """
 
@@ -18,8 +18,8 @@ from ensemble.lm.kneser_ney import NGrams
 from folds.store.ragged import offsets_of
 from registry.errors import InputError
 
-# Longer histories have dense rows as well if those of all histories up to their length fit into this many bytes. 85,000
-# histories of up to 4 phones do, so that an order-5 model needs no search for a token.
+# Longer histories get dense rows too if the rows of all histories up to their length fit into this many bytes. 85,000
+# histories of up to 4 phones do, so an order-5 model never has to search for a token.
 _DENSE_BYTES = 48 << 20
 
 _LOG_ZERO = np.float32(-1e30)
@@ -32,10 +32,10 @@ CELL = np.dtype([("token", np.int32), ("log_prob", np.float32), ("next", np.int3
 class Automaton(NamedTuple):
     """`cells` `(M,)`, in which a state is an index; states below `dense_end` are dense.
 
-    A dense state s has the log-probability of token c (0: the end of the utterance) and the state after it in cell
-    s + c. Another state has in cell s the number of its successors (`token`), its back-off weight's logarithm and the
-    state that it backs off to, and behind it a cell per successor, ascending by token. Cell s - 1 has an upper bound
-    of the log-probabilities of all tokens from 1 on.
+    A dense state s stores the log-probability of token c (0: the end of the utterance) and the state after it in cell
+    s + c. A sparse state stores in cell s the number of its successors (`token`), its log back-off weight and the state
+    that it backs off to, followed by one cell per successor, ascending by token. Cell s - 1 holds an upper bound of the
+    log-probabilities of all tokens from 1 on.
     """
 
     cells: np.ndarray
@@ -64,7 +64,7 @@ def advance(cells, dense_end, state, token):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def sum_tokens(automaton, tokens, lengths):
-    """Log-probabilities `(H,)` float64 of sequences packed one after the other, their ends included."""
+    """Log-probabilities `(H,)` float64 of sequences packed one after the other, including their ends."""
     cells, dense_end = automaton
     sums = np.zeros(len(lengths))
     first = 0
@@ -90,9 +90,9 @@ class Histories(NamedTuple):
 
 
 def compile_automaton(orders: Sequence[NGrams], classes: int) -> Automaton:
-    """Compile back-off n-grams, shortest first, where the first n - 1 tokens of every n-gram are an n-gram too.
+    """Compile back-off n-grams, shortest first; the first n - 1 tokens of every n-gram must be an n-gram too.
 
-    Raises `InputError` where a label has no unigram.
+    Raises `InputError` if a label has no unigram.
     """
     keys = [_keys_of(grams.tokens, classes) for grams in orders]
     missing = np.setdiff1d(np.arange(classes), keys[0])
@@ -119,8 +119,8 @@ def compile_automaton(orders: Sequence[NGrams], classes: int) -> Automaton:
 
 
 def write_dense(cells: np.ndarray, level: Histories, successors: np.ndarray, classes: int) -> None:
-    """Write the rows of histories: those of their longest known suffixes, scaled by the back-off weight, with the
-    `successors` written over them."""
+    """Write the rows of histories: the rows of their longest known suffixes, scaled by the back-off weight, overwritten
+    with the `successors`."""
     columns = np.arange(classes)
     rows = cells[level.backoff_state[:, None] + columns]
     rows["log_prob"] += level.backoffs[:, None]
@@ -158,9 +158,9 @@ def _keys_of(tokens: np.ndarray, classes: int) -> np.ndarray:
 
 
 def _number_histories(orders: Sequence[NGrams], keys: Sequence[np.ndarray], classes: int) -> list[Histories]:
-    """The histories of each length from 0: what n-grams begin with, and n-grams that have a back-off weight.
+    """The histories of each length from 0: the prefixes of n-grams, and n-grams that have a back-off weight.
 
-    States ascend by length and then by tokens, but `<s>`, the first of length 1, is before the empty history.
+    States ascend by length and then by tokens, except that `<s>`, the first of length 1, precedes the empty history.
     """
     row = classes + 1
     empty = np.array([START + row])

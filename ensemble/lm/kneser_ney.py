@@ -1,7 +1,7 @@
 """Modified Kneser-Ney estimation of n-gram probabilities and back-off weights.
 
 Label sequences are padded with `<s>` and `</s>`, which share index 0 with the blank: no transcript contains it. As the
-oldest symbol of an n-gram 0 is `<s>`, as its last symbol it is `</s>`.
+first symbol of an n-gram, 0 is `<s>`; as its last symbol, it is `</s>`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from registry.errors import InputError
 
 TokenSequences = Sequence[Sequence[int] | np.ndarray]
 
-# The one discount of an order whose counts of counts determine none, as of the unigrams of a small corpus.
+# The discount of an order whose counts of counts do not determine any, such as the unigrams of a small corpus.
 _FALLBACK_DISCOUNT = 0.5
 
 
@@ -62,9 +62,9 @@ def kneser_ney(lengths: np.ndarray, tokens: np.ndarray, classes: int, order: int
 def discounts(counts: np.ndarray) -> np.ndarray:
     """The discounts of n-grams counted 0 times, once, twice, and 3 times or more: `(4,)`.
 
-    With n_k the number of n-grams counted k times and Y = n1 / (n1 + 2 n2), D_k = k - (k + 1) Y n_(k+1) / n_k. Where
-    one is undefined or not positive, as in a small corpus, all are Y, the discount of unmodified Kneser-Ney; where n1
-    or n2 is 0 as well, all are 0.5.
+    With n_k the number of n-grams counted k times and Y = n1 / (n1 + 2 n2), D_k = k - (k + 1) Y n_(k+1) / n_k. If one
+    is undefined or not positive, as in a small corpus, all are Y, the discount of unmodified Kneser-Ney; if n1 or n2 is
+    0 as well, all are 0.5.
 
     >>> discounts(np.array([1, 1, 1, 1, 2, 2, 3, 4, 9])).tolist()
     [0.0, 0.5, 1.25, 1.0]
@@ -122,7 +122,7 @@ def _kneser_ney_counts(
             by_key = np.argsort(keys, kind="stable")
             keys, count = keys[by_key], count[by_key]
         if n == 1:
-            # Unigrams of all classes, those without an occurrence too.
+            # Unigrams of all classes, including those that never occur.
             all_counts = np.zeros(classes)
             all_counts[keys] = count
             keys, count = np.arange(classes), all_counts

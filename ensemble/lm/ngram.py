@@ -17,13 +17,13 @@ from registry.errors import InputError
 
 # The order of the language models of all commands.
 DEFAULT_ORDER = 7
-# Orders beyond it are refused; from 32 classes on the estimator's own limit is at most 12.
+# Higher orders are rejected; from 32 classes on, the estimator's own limit is at most 12.
 MAX_ORDER = 20
 
 
 @dataclass(frozen=True, eq=False)
 class PhoneLM:
-    """A back-off model over C classes, the blank included.
+    """A back-off model over C classes, including the blank.
 
     `orders` are its n-grams, shortest first; `automaton` computes their probabilities in compiled code.
     """
@@ -39,12 +39,12 @@ class PhoneLM:
 
     @property
     def lowest(self) -> float:
-        """A lower bound of its log-probabilities: at most one back-off weight per order, and one n-gram."""
+        """A lower bound of its log-probabilities: the sum of at most one back-off weight per order and one n-gram."""
         return self.order * float(self.automaton.cells["log_prob"].min())
 
     @property
     def largest(self) -> float:
-        """An upper bound of the absolute value of its log-probabilities, back-off weights included."""
+        """An upper bound of the absolute value of its log-probabilities, including back-off weights."""
         columns = [column for grams in self.orders for column in (grams.log_probs, grams.backoffs)]
         return self.order * max((float(np.abs(column).max(initial=0.0)) for column in columns), default=0.0)
 
@@ -63,7 +63,7 @@ class PhoneLM:
 
 
 def compile_lm(orders: Sequence[NGrams], classes: int) -> PhoneLM:
-    """The language model of back-off n-grams, shortest first; `compile_automaton` states what they must satisfy."""
+    """The language model of back-off n-grams, shortest first; see `compile_automaton` for the requirements."""
     return PhoneLM(tuple(orders), classes, compile_automaton(orders, classes))
 
 
@@ -95,9 +95,9 @@ def estimate_folds(
     classes: int,
     order: int = DEFAULT_ORDER,
 ) -> dict[int, PhoneLM]:
-    """For each fold k, estimate a model of the sequences outside it, so that it scores fold k's utterances unseen.
+    """For each fold, estimate a model from the sequences outside it, so that it has not seen the fold's utterances.
 
-    `folds` `(N,)` is the fold of each sequence. Raises `InputError` where one fold holds every sequence.
+    `folds` `(N,)` is the fold of each sequence. Raises `InputError` if one fold holds all sequences.
     """
     fold_of = np.asarray(folds)
     if fold_of.shape != (len(sequences),):

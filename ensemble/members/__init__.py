@@ -1,1 +1,1 @@
-"""Members of a blend: fold models grouped and checked, and their predictions of one split."""
+"""Members of a blend: fold models, grouped and checked, and their predictions for one split."""

@@ -16,7 +16,7 @@ from registry.errors import InputError
 def open_decoding_task(
     member: Member, split: str, dataset: Dataset, lm: str, lm_order: int, limit: int | None = None
 ) -> DecodingTask:
-    """The split "oof", "dev" or "test", or `limit` of its utterances, drawn with a fixed seed.
+    """The split "oof", "dev" or "test", or `limit` of its utterances, sampled with a fixed seed.
 
     On dev and test, the posteriors of the member's networks are averaged. `lm` and `lm_order` are the source and the
     order of `load_language_models`. Raises InputError for "oof" if the member holds nothing out or was trained on other

@@ -1,4 +1,4 @@
-"""The competition's rules on models: total parameters and forbidden tags, checked before a submission is used up.
+"""The competition's rules on models: total parameters and forbidden tags, checked before a submission is spent.
 
 Every network that a blend uses, fold model or refit, counts with all its parameters; a network used with several
 feature delays (`folds.delay`) counts once. A model's tags are declared where it is registered, and are not verified.
@@ -17,7 +17,7 @@ from registry import InputError
 def filter_by_rules(members: Sequence[Member], rules: Rules, together: bool = False) -> tuple[list[Member], list[str]]:
     """The members that meet the rules, and a note on each of the others.
 
-    `together` is as in `minimum_parameters`. Raises InputError when none is left.
+    `together` is as in `minimum_parameters`. Raises InputError if none is left.
     """
     kept, notes = [], []
     for member, parameters in zip(members, minimum_parameters(members, together), strict=True):
@@ -124,7 +124,7 @@ def keep_within_max_params(
 
 
 def total_parameters(members: Sequence[Member]) -> int:
-    """Parameters of all networks together."""
+    """Total parameters of all networks."""
     identity = _identities(members)
     counted = {identity[network]: network.parameters for member in members for network in member.networks}
     return sum(counted.values())

@@ -41,7 +41,7 @@ def members_of(fold_models: Sequence[FoldModel], patterns: Sequence[str] = ("*",
     """
     available, outdated_notes = without_outdated(fold_models)
     on_dev_notes = measurable_on("dev", available, patterns)[1]
-    # Refits of members that were not asked for need no note.
+    # Refits of members that were not requested need no note.
     wanted = [model for model in available if _matches(patterns, model.name, model.folder.refit_of)]
     held_out = [model for model in available if model.folds > 1]
     members, refit_notes = with_refits(group_by_member(held_out, patterns), wanted)

@@ -14,7 +14,7 @@ LEAST_PROBABILITY = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class FrameRate:
-    """Which input frames the output frames of N utterances cover.
+    """The input frames that the output frames of N utterances cover.
 
     Output frame t covers `stride` input frames, starting at `stride * t - delay`: a model whose features are delayed by
     `delay` frames emits everything later.

@@ -11,7 +11,7 @@ from folds.store.fold_model import FoldModel
 from registry import InputError
 
 Networks = Literal["both", "folds", "refits"]
-"""Which networks of a member predict dev and test: its fold models, its refit, or both."""
+"""The networks of a member that predict dev and test: its fold models, its refit, or both."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Member:
 
     @property
     def parameters(self) -> int:
-        """Parameters of all its networks together."""
+        """Total parameters of its networks."""
         return sum(network.parameters for network in self.networks)
 
     @property
@@ -54,12 +54,12 @@ class Member:
 
     @property
     def fold_count(self) -> int:
-        """The number of folds that the data were split into; it may have a fold model for only some of them."""
+        """The number of folds that the data were split into; the member may have a fold model for only some of them."""
         return self.fold_models[0].folds
 
     @property
     def fold_assignment(self) -> str:
-        """The version of the assignment of speakers to folds: several, such as "1, 2", if its runs differ."""
+        """The version of the fold assignment; several, such as "1, 2", if its runs differ."""
         return ", ".join(map(str, sorted({fold_model.fold_assignment for fold_model in self.fold_models})))
 
     def keep(self, networks: Collection[FoldModel]) -> Member:
@@ -81,7 +81,7 @@ class Member:
 
 
 def _no_member(pattern: str, names: Sequence[str]) -> str:
-    """Why no member of these names matches."""
+    """An error message for a pattern that matches none of these members."""
     if "," in pattern:
         return f"separate names by spaces: --members {pattern.replace(',', ' ')}"
     if f"{pattern}.all" in names:

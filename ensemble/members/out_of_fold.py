@@ -21,7 +21,7 @@ class OutOfFold(NamedTuple):
 
 
 def oof_folds(member: Member) -> dict[str, int]:
-    """The fold that holds out each utterance. Raises InputError when two folds hold out the same utterance."""
+    """The fold that holds out each utterance. Raises InputError if two folds hold out the same utterance."""
     fold_of: dict[str, int] = {}
     for fold_model in member.fold_models:
         for utterance in fold_model.load("oof").ids:

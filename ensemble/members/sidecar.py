@@ -91,7 +91,7 @@ def sidecar_path(submission: Path) -> Path:
 
 
 def read_sidecar(submission: Path) -> Sidecar:
-    """The description of a submission. Raises InputError for one that is missing or damaged."""
+    """The description of a submission. Raises InputError if it is missing or damaged."""
     return read_json(sidecar_path(submission), Sidecar, "write it again with python -m ensemble.blend")
 
 

@@ -50,7 +50,7 @@ class StoresOptions(DataOptions):
         return [fold_model for runs in self.folders for fold_model in find_fold_models(runs)]
 
     def unfinished_notes(self, members: Collection[str] | None = None) -> list[str]:
-        """A note for each unfinished run in the runs folders, or for those of these members alone."""
+        """A note for each unfinished run in the runs folders, or only for those of the given members."""
         runs = (run for folder in self.folders for run in unfinished_runs(folder))
         return [
             f"left out: {run} is not finished" for run in runs if members is None or RunFolder(run).member in members

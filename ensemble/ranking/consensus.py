@@ -1,4 +1,4 @@
-"""Consensus decoding: the sequence of least expected edit distance, which need not be in the pool.
+"""Consensus decoding: the sequence with the least expected edit distance, which need not be in the pool.
 
 Xu, Povey, Mangu & Zhu, "Minimum Bayes risk decoding and system combination based on a recursion for edit distance"
 (Computer Speech and Language 25(4), 2011), with one alignment per hypothesis instead of their sum over lattice paths:
@@ -106,7 +106,7 @@ def _count_slots(sequence, tokens, token_offsets, posterior, used, classes):
 
 @numba.njit(cache=True, nogil=True)
 def _add_alignment(slots, sequence, hypothesis, mass):
-    """Add one hypothesis's mass to the slots along an alignment of least edit distance."""
+    """Add one hypothesis's mass to the slots along an optimal alignment."""
     start, end_a, end_b = 0, len(sequence), len(hypothesis)
     while start < end_a and start < end_b and sequence[start] == hypothesis[start]:
         slots[2 * start + 1, sequence[start]] += mass

@@ -20,7 +20,7 @@ class Features:
     """(H, F) float32; only differences within an utterance matter."""
 
     def weigh(self, weights: Mapping[str, float]) -> np.ndarray:
-        """The weighted sum (H,) float64 of the features; a feature without a weight, or a weight without one, is 0."""
+        """The weighted sum (H,) float64 of the features; features without a weight and unknown weights are ignored."""
         return self.values @ np.array([weights.get(name, 0.0) for name in self.names])
 
 

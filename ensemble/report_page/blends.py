@@ -94,6 +94,6 @@ def averaged_as(options: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _networks_used(member: Member, paths: tuple[str, ...]) -> Member:
-    """The member with the networks in these folders, which may have been moved as a whole."""
+    """The member with the networks in these folders; the whole runs folder may have been moved."""
     used = {PurePath(path).parts[-2:] for path in paths}
     return member.keep([network for network in member.networks if network.path.parts[-2:] in used])

@@ -67,7 +67,7 @@ def pack_details(inputs: BlendInputs, split: Split, rows: Sequence[int], max_byt
 def _member_probabilities(inputs: BlendInputs, member: int) -> list[np.ndarray]:
     """A member's mean probabilities (T', C) of each utterance of `inputs`."""
     indices = inputs.prediction_indices([member])
-    rate = FrameRate.of(inputs.load(indices[0]))  # a member's networks have one delay
+    rate = FrameRate.of(inputs.load(indices[0]))  # a member's networks have the same delay
     mean = mean_probabilities(((inputs.load(index), 0) for index in indices), len(indices), rate)
     return np.split(mean, rate.offsets[1:-1])
 

@@ -86,9 +86,9 @@ def leaderboard(
     )
     others = pd.concat([*(_not_chosen(measured.blend, inputs, len(blends) > 1) for measured in blends), members])
     others = others.sort_values("dev, with LM", kind="stable")
-    # As objects, since numbers of a column that blends lack would become floats.
+    # As objects, because integers in a column that blends lack would become floats.
     table = pd.concat([rows.astype(object), others.astype(object)], ignore_index=True)
-    # The figures that decide come first, since a phone shows three or four columns.
+    # The most important figures come first, since a phone shows three or four columns.
     first = [name for name in FIRST_COLUMNS if name in table]
     order = first + [name for name in members.columns if name not in first]
     return table[order].rename(columns={"member": "system"})
@@ -157,7 +157,7 @@ def headline(
 
 
 def alarm_text(alarm: Alarm | None) -> str:
-    """What the members' disagreement says about test."""
+    """What the members' disagreement implies about test."""
     if alarm is None:
         return "With a single network there is no disagreement to measure, so nothing is known about test."
     verdict_text = f"no alarm (the threshold is {ALARM})"

@@ -50,7 +50,7 @@ def encode_edits(edits: Sequence[Edit], classes: int, alphabet: str) -> str:
 
 
 def comparison_payload(comparison: Comparison, alphabet: Alphabet) -> dict[str, Any]:
-    """Figures of all systems and utterances."""
+    """Figures for all systems and utterances."""
     split, lengths = comparison.split, comparison.lengths
     content = {
         "split": split.name,

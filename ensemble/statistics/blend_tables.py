@@ -71,7 +71,7 @@ def describe_level(interval: Interval) -> str:
 
 
 def describe_difference(ours: np.ndarray, theirs: np.ndarray, groups: Sequence[Hashable] | None) -> str:
-    """A paired difference, its interval and its share of `theirs`, for example `-0.391 [-0.563, -0.215] (-4.3 %)`."""
+    """A paired difference, its interval and its size relative to `theirs`: `-0.391 [-0.563, -0.215] (-4.3 %)`."""
     difference = paired_bootstrap(ours, theirs, groups)
     percentage = f" ({100 * difference.mean / theirs.mean():+.1f} %)" if theirs.any() else ""
     return f"{difference}{percentage}"

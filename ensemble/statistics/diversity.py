@@ -28,7 +28,7 @@ def pairwise_distances(hypotheses: Sequence[Sequence[Tokens]]) -> np.ndarray:
 
 
 def mean_over_pairs(distances: np.ndarray) -> np.ndarray:
-    """The mean of `pairwise_distances` over the pairs of K systems, (N,): their disagreement; zeros for one system."""
+    """The mean of `pairwise_distances` over all pairs of K systems, (N,): their disagreement; zeros for one system."""
     systems = len(distances)
     return distances.sum(axis=(0, 1)) / max(systems * (systems - 1), 1)
 
@@ -36,7 +36,7 @@ def mean_over_pairs(distances: np.ndarray) -> np.ndarray:
 def error_correlation(wrong: np.ndarray) -> np.ndarray:
     """Correlation of errors (K, K) of K systems on P reference phonemes, from `wrong` (K, P) bool.
 
-    NaN for a system that has all phonemes right, or none.
+    NaN for a system that recognises all phonemes, or none.
     """
     centred = wrong - wrong.mean(axis=1, keepdims=True)
     covariance = centred @ centred.T

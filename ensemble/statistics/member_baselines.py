@@ -46,7 +46,7 @@ class MemberBaseline:
     dev_mean: np.ndarray
     """Distances on dev of hypotheses decoded from the mean of its networks' posteriors."""
     dev_lm: np.ndarray
-    """Distances on dev with the language model, as the blender `single` decodes the member."""
+    """Distances on dev with the language model, decoded by the blender `single`."""
     recipe: BlendRecipe
     """How it is decoded with the language model."""
     hypotheses: list[list[int]]
@@ -112,7 +112,7 @@ def _measure(inputs: OpenedInputs, member: int, settings: dict[str, float]) -> M
 
 
 def _without_lm(dev: BlendInputs, member: int) -> tuple[np.ndarray, np.ndarray]:
-    """The mean over the member's predictions of their distances, and the distances of the mean of their posteriors."""
+    """The distances averaged over the member's networks, and the distances of the mean of their posteriors."""
     indices = dev.prediction_indices([member])
     by_network = np.mean([_distances(dev, index) for index in indices], axis=0)
     if len(indices) == 1:

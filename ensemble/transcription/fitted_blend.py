@@ -30,7 +30,7 @@ from registry.errors import InputError
 
 
 def open_fitted_blend(submission: Path, options: StoresOptions) -> Recognizer:
-    """The blend that wrote `submission`, with its networks from the runs folders and its data's transcripts.
+    """The blend that wrote `submission`, with its networks from the runs folders and the transcripts of its data.
 
     Raises InputError for a file without a blend's description, for missing networks, and for data that it was not
     blended on.

@@ -50,7 +50,7 @@ def to_textgrid(transcript: Transcript) -> str:
 
 
 def _contiguous(transcript: Transcript) -> Iterator[tuple[float, float, str, str]]:
-    """Start, end, phoneme and confidence; a TextGrid's intervals leave no gaps, so some have no text."""
+    """Start, end, phoneme and confidence; a TextGrid's intervals must leave no gaps, so some have no text."""
     time = 0.0
     for timed in transcript.phonemes:
         if _rounded(timed.end) <= _rounded(timed.start):

@@ -64,7 +64,7 @@ class Recognizer:
         return RecognitionBatch(list(features), [_predict(network, features) for network in self.networks])
 
     def front_end(self, option: str | None) -> str | None:
-        """The front end of the data that the networks were trained on; None if it is not known.
+        """The front end of the data that the networks were trained on; None if unknown.
 
         It is recorded in each run or known from the data; otherwise `option` names it. Raises InputError for an
         `option` that is not registered, for front ends that differ, and for one with another number of features.

@@ -31,7 +31,7 @@ class FrameTimes:
     """The timing of feature frames, in seconds; by default that of the audio front ends."""
 
     shift: float = FRAME_SHIFT
-    """From one frame to the next."""
+    """Seconds from one frame to the next."""
     length: float = WINDOW
     """Duration of the signal behind a frame."""
 
@@ -50,10 +50,10 @@ class TimedPhoneme:
 
     phoneme: str
     start: float
-    """In seconds from the recording's beginning."""
+    """Seconds from the start of the recording."""
     end: float
     confidence: float
-    """From 0 to 1; see this module."""
+    """From 0 to 1; see the module docstring."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +78,8 @@ def time_phonemes(
 ) -> list[TimedPhoneme]:
     """Times and confidences of L tokens in an utterance of `seconds`, in order and without overlap.
 
-    `phonemes` are the names of the classes, and `frames` is the timing of the features. Where no network has an
-    alignment, the phonemes are spread evenly and their confidence is 0.
+    `phonemes` are the names of the classes, and `frames` is the timing of the features. If no network has an alignment,
+    the phonemes are spread evenly and their confidence is 0.
     """
     if not len(tokens):
         return []

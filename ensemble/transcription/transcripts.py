@@ -17,8 +17,8 @@ from folds.frontends.base import FRONT_ENDS, SAMPLE_RATE, compute_features
 from registry.errors import InputError
 
 BATCH = 32
-"""Utterances recognized together: enough that loading the networks takes little of the time, and at most 20 minutes of
-audio in memory."""
+"""Number of utterances recognized together: enough that loading the networks takes a small part of the time, and at
+most 20 minutes of audio in memory."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Utterance:
     recording: int
     """Index of its source."""
     start: float
-    """In seconds from the recording's beginning."""
+    """Seconds from the start of the recording."""
     seconds: float
     features: np.ndarray
     """`(T, F)`."""

@@ -1,1 +1,1 @@
-"""Words: from CTC log-probabilities of phonemes to sentences, by a lexicon and an n-gram model of words."""
+"""Words: from CTC log-probabilities of phonemes to sentences, with a lexicon and a word n-gram model."""

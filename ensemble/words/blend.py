@@ -1,4 +1,4 @@
-"""The blend of a competition in words: what `ensemble.blend` does there instead of blending phonemes."""
+"""The blend for a competition scored in words: what `ensemble.blend` does there instead of blending phonemes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class WordSplits:
 
 @dataclass(frozen=True)
 class WordBlend:
-    """The chosen blend and what was measured."""
+    """The chosen blend and its measurements."""
 
     recipe: BlendRecipe
     members: list[Member]
@@ -131,7 +131,7 @@ def print_members(inputs: OpenedInputs, words: WordSplits) -> dict[str, np.ndarr
 def print_blenders(
     blend: WordBlend, words: WordSplits, members: Mapping[str, np.ndarray], groups: Sequence[str] | None, resampled: str
 ) -> None:
-    """Print word error rates of the blenders, and how the chosen one compares to the best member alone on dev."""
+    """Print word error rates of the blenders, and compare the chosen one with the best member alone on dev."""
     oof_words, dev_words = _lengths(words.oof), _lengths(words.dev)
     strongest = min(members, key=lambda name: float(members[name].sum()))
     print(f"\nword error rates in %, with 95 % intervals over {resampled}")
@@ -201,7 +201,7 @@ def write_word_blend(
 
 
 def _lengths(inputs: WordInputs) -> np.ndarray:
-    """Words of each reference, (N,)."""
+    """Number of words of each reference, (N,)."""
     return np.array([len(reference) for reference in inputs.references], np.int64)
 
 

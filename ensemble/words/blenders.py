@@ -104,7 +104,7 @@ class AverageInWords:
 
 @WORD_BLENDERS.register("rover")
 class RoverInWords:
-    """ROVER among the members' best sentences: one vote per member and word."""
+    """ROVER over the members' best sentences: one vote per member and word."""
 
     weighs_networks = True
 
@@ -145,7 +145,7 @@ class _WordSlots:
             self.networks.append((align(numbered), list(small)))
 
     def winners(self, weights: np.ndarray, settings: Mapping[str, Any]) -> list[list[int]]:
-        """The words that win the votes of each utterance; `weights` (members,) are those of all members."""
+        """The winning words of each utterance; `weights` (members,) are those of all members."""
         scheme = (settings["method"], settings["alpha"], settings["null_confidence"], weights[self.members])
         voted = ((vote(network, *scheme)[0], words) for network, words in self.networks)
         return [[words[winner] for winner in winners if winner != NULL] for winners, words in voted]

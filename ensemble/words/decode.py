@@ -1,4 +1,4 @@
-"""Decode one member to words: what `ensemble.decode` does for a competition in words."""
+"""Decode one member to words: what `ensemble.decode` does for a competition scored in words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from folds.data.dataset import Dataset, Split
 
 
 def fit_settings(task: DecodingTask, name: str, dataset: Dataset, vocabulary: Vocabulary, beam: int) -> SearchTrials:
-    """The settings of the search, fitted on the out-of-fold utterances of `task`."""
+    """The search settings, fitted on the out-of-fold utterances of `task`."""
     texts = _texts_of(dataset.train, task)
     references = number_words([text or "" for text in texts], vocabulary.lexicon)
     start = WordSettings()._replace(beam=beam)
@@ -32,7 +32,7 @@ def decode_to_words(
     """The best sentence of each utterance of `task`, and the settings; prints the settings, error rates and speed.
 
     Each out-of-fold utterance is decoded with the settings fitted on the other folds. Without `trials`, as for a refit
-    alone, the settings are the default ones.
+    without fold models, the default settings are used.
     """
     folds = np.unique(task.outer_folds).tolist()
     fitted: Mapping[int, WordSettings] = {
@@ -63,6 +63,6 @@ def decode_to_words(
 
 
 def _texts_of(split: Split, task: DecodingTask) -> list[str | None]:
-    """The sentence of each utterance of the task, None where it is not known."""
+    """The sentence of each utterance of the task, None if unknown."""
     texts = dict(zip(split.ids, split.texts or (), strict=False))
     return [texts.get(utterance) for utterance in task.log_probs.ids]

@@ -26,7 +26,7 @@ def sentence_likelihoods(
     silence: int = 0,
     description: str = "",
 ) -> np.ndarray:
-    """log P(sentence | utterance) under one model, `(H,)` float64; -inf where an utterance has too few frames.
+    """log P(sentence | utterance) under one model, `(H,)` float64; -inf if an utterance has too few frames.
 
     Utterance u, log-probabilities `(T, C)`, has the sentences `offsets[u]:offsets[u + 1]`, words by number. The sum is
     over all combinations of pronunciations, with and without each silence of class `silence`.
@@ -129,7 +129,7 @@ def _count(words, of_word, of_word_offsets, phoneme_offsets):
 
 @njit(nogil=True, cache=True)
 def _follow(ends, end_count, before, edge):
-    """Let a node follow the first `end_count` of `ends`; returns the index of the next edge."""
+    """Make a node follow the first `end_count` of `ends`; returns the index of the next edge."""
     for e in range(end_count):
         before[edge + e] = ends[e]
     return edge + end_count

@@ -21,7 +21,7 @@ from folds.store.log_probs import LogProbs
 from folds.store.ragged import Ragged
 
 SAMPLE = 200
-"""Utterances that are decoded to fit the settings."""
+"""Number of utterances that are decoded to fit the settings."""
 NBEST = 100
 GRID: Mapping[str, Sequence[float]] = {
     "lm_weight": (0.3, 0.5, 0.8, 1.0, 1.3, 1.7, 2.2),
@@ -31,7 +31,7 @@ GRID: Mapping[str, Sequence[float]] = {
 
 @dataclass(frozen=True, eq=False)
 class SearchTrials:
-    """Errors of each setting of the grid on the sample, `(settings, utterances)`."""
+    """Errors of each setting in the grid on the sample, `(settings, utterances)`."""
 
     grid: tuple[WordSettings, ...]
     errors: np.ndarray
@@ -46,7 +46,7 @@ class SearchTrials:
         name: str,
         start: WordSettings | None = None,
     ) -> SearchTrials:
-        """Decode a sample of the utterances; `references` are their words by number."""
+        """Decode a sample of the utterances; `references` are their word numbers."""
         start = start or WordSettings()
         rows = sample_rows(np.arange(len(log_probs)), SAMPLE)
         utterances = [log_probs[row] for row in rows.tolist()]
@@ -62,7 +62,7 @@ class SearchTrials:
         return SearchTrials(grid, errors, outer_folds[rows])
 
     def settings(self, held_out: int | None = None) -> WordSettings:
-        """The settings with the fewest errors on the sample, without the outer fold `held_out`; the first on a tie.
+        """The settings with the fewest errors on the sample, without the outer fold `held_out`; ties go to the first.
 
         The default settings if the sample has no other utterances.
         """

@@ -77,7 +77,7 @@ class WordCandidates(NamedTuple):
 
 @njit(inline="always")
 def find(keys, key):
-    """Where `key` is in a hash table, or the free place (-1) where it belongs."""
+    """The position of `key` in a hash table, or the free one (-1) where it belongs."""
     size = len(keys)
     code = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
     place = np.int64((code ^ (code >> np.uint64(29))) & np.uint64(size - 1))
@@ -111,7 +111,7 @@ def _doubled(values):
 
 @njit
 def first_sequences():
-    """The empty sequence alone."""
+    """Only the empty sequence."""
     capacity = 2048
     parent, word = np.full(capacity, -1, np.int32), np.zeros(capacity, np.int32)
     state, lm, length = np.full(capacity, START, np.int32), np.zeros(capacity), np.zeros(capacity, np.int32)
@@ -148,7 +148,7 @@ def next_sequence(graph, sequences, parent, word):
 
 @njit
 def first_beam(width):
-    """A beam that holds the empty prefix, with room for `width`."""
+    """A beam that holds the empty prefix, with room for `width` prefixes."""
     beam = _empty_prefixes(width)
     beam.sequence[0], beam.node[0], beam.blank[0], beam.label[0], beam.used[0] = 0, 0, 1.0, 0.0, 1
     return beam

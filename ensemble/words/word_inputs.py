@@ -1,4 +1,4 @@
-"""Blend inputs in words: N-best sentences of each prediction, and pools of sentences scored by all of them.
+"""Blend inputs in words: N-best sentences of each prediction, and pools of sentences scored by all predictions.
 
 They are `BlendInputs` whose references and pools hold word numbers of the lexicon, so blenders that use nothing else
 work on words as they do on phonemes: rescoring and minimum Bayes risk.
@@ -43,7 +43,7 @@ class WordCache:
     numbers: dict[tuple[int, tuple[int, ...]], int] = field(default_factory=dict)
     """A number for each sentence that has been in an utterance's pool; sentences take far more memory than scores."""
     scores: dict[int, np.ndarray] = field(default_factory=dict)
-    """Log-likelihoods by prediction, then by the number of the sentence; NaN where they are not computed."""
+    """Log-likelihoods by prediction, then by the number of the sentence; NaN if not computed."""
 
     def number(self, rows: np.ndarray, sentences: Ragged) -> np.ndarray:
         """The numbers (H,) of sentences of the utterances `rows` (H,)."""
@@ -83,7 +83,7 @@ class WordInputs(BlendInputs):
 
     @property
     def classes(self) -> int:
-        """The words of hypotheses have the numbers 1 to `classes` - 1 in the lexicon."""
+        """Number of classes; the words of hypotheses have the numbers 1 to `classes` - 1 in the lexicon."""
         return len(self.vocabulary.lexicon.words)
 
     def sentences(self, index: int) -> Sentences:
@@ -133,7 +133,7 @@ class WordInputs(BlendInputs):
         return terms
 
     def _distances(self, offsets: np.ndarray, sentences: Ragged) -> np.ndarray | None:
-        """Edit distances (H,) to the references, None without them."""
+        """Edit distances (H,) to the references; None without references."""
         if self.split.references is None:
             return None
         references = Ragged.of(self.split.references, np.int32)
@@ -186,7 +186,7 @@ def decode_by_fold(
 
 
 def _unite(lists: Sequence[Sentences]) -> tuple[np.ndarray, Ragged]:
-    """The distinct sentences of each utterance, in order of their words; at least the empty one."""
+    """The distinct sentences of each utterance, sorted by word numbers; at least the empty one."""
     united: list[list[tuple[int, ...]]] = []
     for row in range(len(lists[0].offsets) - 1):
         spans = [(nbest, range(nbest.offsets[row], nbest.offsets[row + 1])) for nbest in lists]

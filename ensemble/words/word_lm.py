@@ -35,7 +35,7 @@ class WordLM:
     automaton: Automaton
     order: int
     unknown: int
-    """How many words of the lexicon the model does not list."""
+    """Number of words in the lexicon that the model does not list."""
 
     def scores(self, sentences: Ragged) -> np.ndarray:
         """log P(words, end of utterance) of many sentences, `(H,)` float64, natural logarithms."""
@@ -141,7 +141,7 @@ def _level(n: int, columns: _Columns, shorter: Sequence[_Level], place: Path, le
 
 
 def _find(keys: np.ndarray, prefix: np.ndarray, last: np.ndarray, count: int) -> np.ndarray:
-    """The index `(M,)` of each n-gram among the sorted `keys` of its order; -1 where it or its prefix is not listed."""
+    """The index `(M,)` of each n-gram among the sorted `keys` of its order; -1 if it or its prefix is not listed."""
     if not len(keys):
         return np.full(len(last), -1)
     wanted = prefix * count + last
