@@ -57,7 +57,7 @@ class SubmitOptions(FolderOptions):
     allow_empty: bool = False
     """Allow rows with an empty label."""
     max_params: str | None = None
-    """Maximum number of parameters that the rules allow for all models of the blend together, such as 20M."""
+    """Maximum total number of parameters that the rules allow for all models of the blend, such as 20M."""
     forbid: tuple[str, ...] = ()
     """Tags that no model of the blend may have, such as attention."""
     ledger: bool = False

@@ -15,7 +15,7 @@ TOKENS = f"{SITE}/settings/api"
 
 @dataclass(frozen=True)
 class Credentials:
-    """Where the client found credentials and whose they are, never the credentials themselves."""
+    """Where the client found credentials, and of which kind; never the credentials themselves."""
 
     version: str
     """Version of the `kaggle` package."""

@@ -73,8 +73,8 @@ def check_file(
 ) -> CheckedFile:
     """Check a submission file, against the competition in `data` if given. Raises `InputError`.
 
-    `max_params` and `forbid` are the competition's rules for all models of the blend together; they are checked against
-    the results next to the file. `allow_pickle` is needed to open data in the F18 to F21 formats.
+    `max_params` and `forbid` are the competition's rules for all models of the blend taken together; they are checked
+    against the results next to the file. `allow_pickle` is needed to open data in the F18 to F21 formats.
     """
     path = Path(path)
     try:

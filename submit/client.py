@@ -202,7 +202,7 @@ class Client:
         budget: TimeBudget,
         watch: Callable[[], None] | None = None,
     ) -> Any:
-        # The child's time limit is a little shorter than our wait, so that it can exit by itself and report how far the
+        # The child's time limit is slightly shorter than our wait, so that it can exit by itself and report how far the
         # submission got.
         wait = min(time_limit + _GRACE_SECONDS, budget.remaining)
         if wait <= 0:

@@ -48,7 +48,7 @@ class Attempt:
     file: str
     sha256: str
     time: float
-    """When the attempt was recorded, in seconds since the epoch, by a clock that may have been wrong."""
+    """When the attempt was recorded, in seconds since the epoch, by a clock that may be wrong."""
     message: str = ""
     blend: dict[str, Any] = field(default_factory=dict)
     """The blend's results: recipe, oof, nested, dev, parameters, tags."""
@@ -77,7 +77,7 @@ def append(path: Path, event: str, id: str, **values: Any) -> None:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
-                data = b"\n" + data  # do not merge with a line that a crash cut off
+                data = b"\n" + data  # do not merge with a line truncated by a crash
         if file.write(data) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(file.fileno())

@@ -46,7 +46,7 @@ class PendingAttempts:
                 os.close(folder)
 
     def remove(self, id: str, sha256: str) -> None:
-        """Forget an attempt."""
+        """Remove the record of an attempt."""
         self._path(id, sha256).unlink(missing_ok=True)
 
     def find(self, sha256: str) -> set[str]:
@@ -61,6 +61,6 @@ def _state_folder() -> Path:
     state = os.environ.get("XDG_STATE_HOME", "")
     try:
         base = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
-    except RuntimeError:  # in a container, a user without an entry in /etc/passwd and without HOME
+    except RuntimeError:  # a user without an entry in /etc/passwd and without HOME, as in a container
         raise InputError("no home folder for the record of submissions: set XDG_STATE_HOME to a folder") from None
     return base / "hw3p2-ensemble" / "submit"

@@ -139,7 +139,7 @@ class Sender:
         would pass before all attempts are resolved.
         """
         arrived, waits = [], 0
-        # We hold the sending lock, so the run that made an open attempt has ended, and sends nothing from now on.
+        # We hold the sending lock, so the run that made an open attempt has ended, and will not send anything.
         start = time.monotonic()
         while True:
             requested = time.monotonic()  # the list may be as old as the request, even if the answer took long

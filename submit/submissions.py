@@ -35,7 +35,7 @@ def parse_status(submission: dict[str, Any]) -> str:
 
 
 def parse_scores(submission: dict[str, Any]) -> dict[str, str]:
-    """Status, scores and error text, by their names in the ledger; empty where Kaggle gives none."""
+    """Status, scores and error text, by their names in the ledger; empty if Kaggle gives none."""
     texts = {name: "" if submission.get(key) is None else str(submission[key]) for name, key in _SCORES.items()}
     return {"status": parse_status(submission)} | texts
 
