@@ -35,9 +35,10 @@ help:
 
 install: $(INSTALLED)
 
+# An existing environment keeps its Python: made over it by another one, it would not start.
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or later found: install one, or run make PYTHON=/path/to/python" >&2; exit 2; }
-	$(PYTHON) -m venv .venv
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[test]' -c constraints.txt
 	touch $@
 
