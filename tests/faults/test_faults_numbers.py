@@ -209,4 +209,4 @@ def test_help_is_printed_whole(capsys: pytest.CaptureFixture[str]) -> None:
         parse_options(DemoOptions, "python -m folds.demo", ["--help"])
     printed = capsys.readouterr()
     assert exit.value.code == 0 and not printed.err
-    assert "--speakers INT" in printed.out and "a sixth of them each" in printed.out
+    assert "--speakers INT" in printed.out and "Total number of speakers, at least 4" in printed.out
