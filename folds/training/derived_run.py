@@ -46,7 +46,7 @@ class DerivedRunOptions(DataOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.run:
-            raise InputError("no run is given: pass the folder of a finished one, runs/<model>/fold<k>")
+            raise InputError("no run is given: pass the folder of a finished run, such as runs/<model>/fold<k>")
 
     def pick_device(self) -> torch.device:
         """The device of `--device`. Raises InputError if it cannot be used."""
@@ -65,7 +65,7 @@ def finished_sources(runs: Iterable[RunFolder], command: str) -> list[FoldModel]
     """
     named = list(runs)
     if not named:
-        raise InputError(f"{command}: all of these runs are made from others: pass those they were made from")
+        raise InputError(f"{command}: all of these runs were derived from others: pass the original runs")
     for run in named:
         if run.begun and not run.finished:
             print(f"left out: {run.path} is not finished")

@@ -295,7 +295,7 @@ def test_errors_say_what_to_do(adapted, tiny, dataset, sidecar, tmp_path):
         write_adapted(options(adapted, tiny, incomplete))
     copy = tmp_path / "lstm_small.adapted" / "fold0"
     shutil.copytree(run_folder(adapted).parent.with_name("lstm_small.adapted") / "fold0", copy)
-    with pytest.raises(InputError, match="folds.adapt: all of these runs are made from others"):
+    with pytest.raises(InputError, match="folds.adapt: all of these runs were derived from others"):
         write_adapted(AdaptOptions(run=(copy,), data=tiny, hypotheses=sidecar))
     with pytest.raises(InputError, match="fold7 is not a finished run"):
         write_adapted(AdaptOptions(run=(run_folder(adapted).with_name("fold7"),), data=tiny, hypotheses=sidecar))
