@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ensemble.lm import automaton
 from ensemble.lm.arpa import read_arpa, write_arpa
+from ensemble.lm.automaton import START
 from ensemble.lm.ngram import PhoneLM, estimate
 from registry.errors import InputError
 
@@ -25,6 +27,16 @@ def test_arpa_round_trip(tmp_path_factory, transcripts, order):
     read = read_arpa(path, PHONEMES)
     assert read.order == order
     np.testing.assert_array_equal(read.automaton.cells, lm.automaton.cells)
+
+
+def test_the_end_of_an_utterance_has_no_back_off_weight_and_its_start_is_never_predicted(tmp_path):
+    """Both are label 0 in memory."""
+    write_arpa(tmp_path / "lm.arpa", estimate([[1, 2], [1, 3]], CLASSES, 2), PHONEMES)
+    fields = [line.split("\t") for line in (tmp_path / "lm.arpa").read_text().splitlines()]
+    (end,) = (row for row in fields if row[1:2] == ["</s>"])
+    (start,) = (row for row in fields if row[1:2] == ["<s>"])
+    assert len(end) == 2 and float(end[0]) < 0
+    assert start[0] == "-99" and len(start) == 3 and float(start[2]) < 0
 
 
 # An ARPA file that `write_arpa` would not write: pruned, with <unk>, without some back-off weights. log10 p.
@@ -63,19 +75,42 @@ def test_a_foreign_arpa_file_is_read_as_back_off_models_are(tmp_path):
     assert isinstance(lm, PhoneLM)
 
 
-def test_a_back_off_weight_counts_without_longer_n_grams(tmp_path):
+@pytest.mark.parametrize("dense_bytes", [0, 1 << 20])
+def test_a_back_off_weight_counts_without_longer_n_grams(tmp_path, monkeypatch, dense_bytes):
+    monkeypatch.setattr(automaton, "_DENSE_BYTES", dense_bytes)
     path = tmp_path / "lm.arpa"
     # `[SIL] AA` has a weight although no trigram begins with it, as in a pruned model; n-grams with `<unk>`, and those
     # that no utterance contains, change nothing.
     path.write_text(
-        FOREIGN.replace("-0.2 [SIL] AA\n", "-0.2 [SIL] AA -0.25\n-0.1 <unk> AA\n-0.1 </s> AA\n-0.1 AA <s>\n")
-        .replace("ngram 2=2", "ngram 2=5\nngram 3=1")
+        FOREIGN.replace("-0.2 [SIL] AA\n", "-0.2 [SIL] AA -0.25\n-0.3 B K -0.35\n")
+        .replace("-0.3 B K", "-0.1 <unk> AA\n-0.1 </s> AA\n-0.1 AA <s>\n-0.3 B K")
+        .replace("ngram 2=2", "ngram 2=6\nngram 3=1")
         .replace("\\end\\", "\\3-grams:\n-0.05 <s> AA K\n\n\\end\\")
     )
     lm = read_arpa(path, PHONEMES)
     fifth = np.log(10) * -0.69897
+    assert lm.score([1, 2]) == pytest.approx(np.log(10) * (-0.30103 - 0.2 - 0.25) + 2 * fifth, abs=1e-5)
     assert lm.score([1, 2, 3]) == pytest.approx(np.log(10) * (-0.30103 - 0.2 - 0.25) + 3 * fifth, abs=1e-5)
     assert lm.score([2, 4]) == pytest.approx(np.log(10) * (-0.5 - 0.05) + fifth, abs=1e-5)
+
+
+@pytest.mark.parametrize("dense_bytes", [0, 1 << 20])
+def test_a_history_may_make_what_it_does_not_list_more_probable(tmp_path, monkeypatch, dense_bytes):
+    """Pruned models have positive back-off weights. The search must not underestimate what a token may add."""
+    monkeypatch.setattr(automaton, "_DENSE_BYTES", dense_bytes)
+    path = tmp_path / "lm.arpa"
+    path.write_text(
+        FOREIGN.replace("-0.2 [SIL] AA\n", "-0.9 [SIL] AA 0.25\n")
+        .replace("ngram 2=2", "ngram 2=2\nngram 3=1")
+        .replace("\\end\\", "\\3-grams:\n-0.9 [SIL] AA K\n\n\\end\\")
+    )
+    lm = read_arpa(path, PHONEMES)
+    state, log10 = START, np.log(10)
+    for token in (1, 2):
+        state = automaton.advance(*lm.automaton, state, token)[1]
+    following = [automaton.advance(*lm.automaton, state, token)[0] for token in range(1, CLASSES)]
+    np.testing.assert_allclose(following, log10 * np.array([*[0.25 - 0.69897] * 3, -0.9]), rtol=1e-5)
+    assert lm.automaton.cells[state - 1]["log_prob"] == pytest.approx(log10 * (0.25 - 0.69897), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -139,5 +174,6 @@ def test_a_label_without_a_unigram_another_alphabet_and_no_file_are_refused(tmp_
     lm = estimate([[1, 2]], CLASSES)
     with pytest.raises(InputError, match="5 classes, the alphabet 3"):
         write_arpa(path, lm, PHONEMES[:3])
-    with pytest.raises(InputError, match="distinct single words"):
-        write_arpa(path, lm, ("", "a b", "c", "d", "e"))
+    for names in (("", "a b", "c", "d", "e"), ("", "a", "c", "c", "e"), ("", "<unk>", "c", "d", "e")):
+        with pytest.raises(InputError, match="distinct single words"):
+            write_arpa(path, lm, names)

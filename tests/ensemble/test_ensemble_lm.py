@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ensemble.beam import beam_search
@@ -88,6 +88,8 @@ def test_each_count_has_its_discount():
     np.testing.assert_allclose(discounts(np.array([5, 6])), [0, 0.5, 0.5, 0.5])
     # D2 would be 2 - 3 * 0.5 * 4 / 1 < 0.
     np.testing.assert_allclose(discounts(np.array([1, 1, 2, 3, 3, 3, 3, 4])), [0, 0.5, 0.5, 0.5])
+    # D2 would be 2 - 3 * 2/3 * 1 / 1 = 0: nothing would be left for what was never seen after such n-grams.
+    np.testing.assert_allclose(discounts(np.array([1, 1, 1, 1, 2, 3, 4])), [0, 2 / 3, 2 / 3, 2 / 3])
 
 
 def states_and_rows(lm: PhoneLM) -> dict[int, tuple[np.ndarray, list[int]]]:
@@ -112,15 +114,24 @@ def test_probabilities_sum_to_one_for_every_history(dense_bytes, transcripts, or
     for state, (log_probs, _) in states_and_rows(lm).items():
         assert np.exp(log_probs).sum() == pytest.approx(1.0, abs=1e-5)
         assert np.isfinite(log_probs).all()
-        assert lm.lowest <= log_probs.min() and log_probs[1:].max() <= lm.automaton.cells[state - 1]["log_prob"] + 1e-6
+        assert max(lm.lowest, -lm.largest) <= log_probs.min() + 1e-6
+        # What interpolation lists is never below what it backs off to, so the bound is reached.
+        assert log_probs[1:].max() == pytest.approx(lm.automaton.cells[state - 1]["log_prob"], abs=1e-5)
 
 
 @settings(deadline=None, max_examples=40)
-@given(TRANSCRIPTS, st.integers(3, 7), st.lists(st.lists(st.integers(1, CLASSES - 1), max_size=10), max_size=5))
-def test_sparse_states_have_the_probabilities_of_dense_ones(transcripts, order, sequences):
+@given(
+    TRANSCRIPTS,
+    st.integers(3, 7),
+    st.lists(st.lists(st.integers(1, CLASSES - 1), max_size=10), max_size=5),
+    st.integers(0, 1500),
+)
+# Rows of all histories of two tokens do not fit, those of the fewer ones of three would.
+@example([[1], [2], [3], [4], [1, 2, 3]], 4, [[1, 2, 3], [1, 2, 3, 4], [4]], 830)
+def test_sparse_states_have_the_probabilities_of_dense_ones(transcripts, order, sequences, dense_bytes):
     dense = estimate(transcripts, CLASSES, order)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(automaton, "_DENSE_BYTES", 0)
+        patch.setattr(automaton, "_DENSE_BYTES", dense_bytes)
         sparse = estimate(transcripts, CLASSES, order)
     np.testing.assert_allclose(sparse.scores(sequences), dense.scores(sequences), atol=1e-4)
     assert len(states_and_rows(sparse)) == len(states_and_rows(dense))
@@ -185,6 +196,13 @@ def test_a_longer_history_lowers_the_perplexity():
     assert perplexities[2] < 1.6
 
 
+def test_the_perplexity_of_a_uniform_model_is_its_number_of_classes():
+    """The end of an utterance is a symbol too, so of an empty utterance as well."""
+    uniform = PhoneLM((), CLASSES, automaton.uniform_automaton(CLASSES))
+    for sequences in ([[1, 2, 1], [], [4]], [[]]):
+        assert uniform.perplexity(sequences) == pytest.approx(CLASSES, rel=1e-6)
+
+
 def test_silence_is_an_ordinary_label_and_unseen_labels_are_possible():
     lm = estimate([[1, 2, 1], [1, 2, 2, 1]], CLASSES, order=3)
     assert lm.score([1, 2, 1]) > lm.score([2, 1]) > lm.score([4, 4]) > -np.inf
@@ -211,9 +229,11 @@ def test_a_folds_model_never_saw_the_fold():
     [
         ([], 5, 4, "no transcripts"),
         ([[1], [2, 5]], 5, 4, "sequence 1 has token 5; expected 1 to 4"),
+        ([[1], [], [5, 1]], 5, 4, "sequence 2 has token 5"),
         ([[0]], 5, 4, "sequence 0 has token 0"),
         ([[1]], 5, 0, "order 0"),
         ([[1]], 41, 40, "order 40"),
+        ([[1]], 4, 32, "order 32"),
     ],
 )
 def test_bad_input_to_estimate_is_refused(transcripts, classes, order, message):
