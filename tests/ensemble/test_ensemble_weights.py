@@ -63,6 +63,20 @@ def test_a_tie_prefers_members_already_used():
     assert len({member for member, _ in selection.trajectory}) == 1
 
 
+def test_a_tie_prefers_a_member_that_is_used_whatever_the_seed_prefers():
+    for member in range(5):
+        start = np.eye(5, dtype=int)[member]
+        assert greedy_selection(lambda counts: 1.0, 5, rounds=1, start=start).trajectory[0][0] == member
+
+
+def test_the_search_ends_after_so_many_rounds_without_a_new_best():
+    # The counts are (1, 0), (1, 1), (2, 1), the worse (2, 2), then (3, 2), which is exact.
+    loss = towards([0.6, 0.4])
+    assert len(greedy_selection(loss, 2, patience=1).trajectory) == 4
+    selection = greedy_selection(loss, 2, patience=2)
+    assert selection.counts.tolist() == [3, 2] and len(selection.trajectory) == 5 + 2
+
+
 def test_same_seed_same_weights():
     rng = np.random.default_rng(1)
     target = rng.dirichlet(np.ones(6))

@@ -128,6 +128,56 @@ def test_a_heartbeat_refreshes_the_lease_and_does_not_bring_it_back(tmp_path, mo
         assert not held.path.exists()
 
 
+def test_a_heartbeat_outlasts_a_network_drive_that_fails_for_a_while(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "HEARTBEAT_S", 0.01)
+    utime, failed = os.utime, []
+
+    def failing(path: Path) -> None:
+        if not failed:
+            failed.append(path)
+            raise PermissionError(path)
+        utime(path)
+
+    monkeypatch.setattr(os, "utime", failing)
+    with hold(tmp_path, "x") as held:
+        utime(held.path, (0, 0))
+        deadline = time.monotonic() + 30
+        while held.path.stat().st_mtime == 0 and held._heartbeat.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert failed == [held.path] and held.path.stat().st_mtime > time.time() - 60
+
+
+def test_a_folder_that_is_deleted_while_it_is_claimed_is_created_again(tmp_path, monkeypatch):
+    """By a process that created it too, and had nothing to write."""
+    folder, write_json = tmp_path / "fold0", lease.write_json
+
+    def delete_first(*arguments: object) -> None:
+        monkeypatch.setattr(lease, "write_json", write_json)
+        folder.rmdir()
+        raise InputError(f"{folder}: no such folder")
+
+    monkeypatch.setattr(lease, "write_json", delete_first)
+    with hold(folder, "x") as held:
+        held.check()
+
+
+def test_a_process_tries_again_when_the_other_gave_up_too(tmp_path, monkeypatch):
+    path = of_another_host(tmp_path, age=0)
+    monkeypatch.setattr(time, "sleep", lambda seconds: path.unlink())
+    with hold(tmp_path, "x") as held:
+        held.check()
+
+
+def test_a_lease_that_is_deleted_while_it_is_read_is_nobodys(tmp_path, monkeypatch):
+    def too_late(path: Path, schema: type) -> None:
+        path.unlink()
+        raise InputError(f"{path}: no such file")
+
+    of_another_host(tmp_path, age=0)
+    monkeypatch.setattr(lease, "read_json", too_late)
+    assert holder_of(tmp_path) is None
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"pid": "x"}', "[]"])
 def test_a_damaged_lease_is_respected_until_it_expires(tmp_path, content):
     path = of_another_host(tmp_path, age=0)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,47 @@ def test_changed_contents_are_refused(tmp_path, change):
         read_log_probs(path)
 
 
+@pytest.mark.parametrize("offsets", [[0, 4, 6, 8], [1, 4, 6, 9], [0, 6, 4, 9], [0, 4, 9]])
+def test_offsets_that_do_not_divide_the_frames_are_refused_without_a_checksum_too(tmp_path, offsets):
+    path = tmp_path / "dev.safetensors"
+    write_log_probs(path, some_log_probs())
+    change_tensors(path, with_checksum=False, offsets=np.array(offsets))
+    with pytest.raises(InputError, match="offsets, rows and utterances do not match"):
+        read_log_probs(path)
+
+
+@pytest.mark.parametrize("lengths", [[], [0], [4, 0, 5]])
+def test_utterances_without_frames_are_read_as_written(tmp_path, lengths):
+    values, ids = some_log_probs().values[: sum(lengths)], tuple(f"u{row}" for row in range(len(lengths)))
+    write_log_probs(tmp_path / "dev.safetensors", LogProbs(values, offsets_of(lengths), ids, "abc", 3, 4))
+    read = read_log_probs(tmp_path / "dev.safetensors")
+    assert read.lengths.tolist() == lengths and read.ids == ids and np.array_equal(read.values, values)
+    assert (read.alphabet_hash, read.blank, read.stride) == ("abc", 3, 4)
+
+
+def test_a_blank_that_is_no_class_and_another_schema_are_refused(tmp_path):
+    path = tmp_path / "dev.safetensors"
+    write_log_probs(path, replace(some_log_probs(), blank=4))
+    with pytest.raises(InputError, match="the blank is class 4 of 4: train this model again"):
+        read_log_probs(path)
+    save_file(load_file(path), path, header_of(path) | {"blank": "0", "schema": "2"})
+    with pytest.raises(InputError, match="schema 2, expected 1: train this model again"):
+        read_log_probs(path)
+
+
+def test_padding_is_blank_and_utterances_end(tmp_path):
+    log_probs = replace(some_log_probs(), blank=3)
+    batch, lengths = log_probs.padded([2, 0])
+    assert lengths.tolist() == [3, 4]
+    np.testing.assert_array_equal(batch[0, :3], log_probs[2])
+    np.testing.assert_array_equal(np.exp(batch[0, 3]), [0, 0, 0, 1])
+    np.testing.assert_array_equal(log_probs[-1], log_probs[2])
+    assert [len(frames) for frames in log_probs] == [4, 2, 3]
+    for index in (3, -4):
+        with pytest.raises(IndexError):
+            log_probs[index]
+
+
 @pytest.mark.parametrize("key, value", [("stride", "2"), ("blank", "3"), ("alphabet", "abd")])
 def test_a_changed_header_is_refused(tmp_path, key, value):
     path = tmp_path / "dev.safetensors"
@@ -122,14 +164,25 @@ def test_contents_are_compared_once_in_a_process(tmp_path, monkeypatch):
     path = tmp_path / "dev.safetensors"
     write_log_probs(path, some_log_probs())
     read_log_probs(path)
-    monkeypatch.setattr("folds.store.log_probs._checksum", lambda *contents: pytest.fail("compared again"))
-    read_log_probs(path)
+    with monkeypatch.context() as patch:
+        patch.setattr("folds.store.log_probs._checksum", lambda *contents: pytest.fail("compared again"))
+        read_log_probs(path)
+    # Of the same size, but written since.
+    change_tensors(path, log_probs=np.roll(some_log_probs().values, 1, axis=0))
+    os.utime(path, (1, 1))
+    with pytest.raises(InputError, match="do not match their checksum"):
+        read_log_probs(path)
 
 
-def test_frames_that_do_not_sum_to_one_are_not_written(tmp_path):
+@pytest.mark.parametrize("check_rows", [3, 100])
+def test_frames_that_do_not_sum_to_one_are_not_written(tmp_path, monkeypatch, check_rows):
+    monkeypatch.setattr("folds.store.log_probs._CHECK_ROWS", check_rows)
     log_probs = some_log_probs()
-    log_probs.values[4] += np.float16(0.1)
-    with pytest.raises(InputError, match=r"output for u1 has a frame with probabilities that sum to 1\.1"):
+    log_probs.values[8] += np.float16(np.log(1.01))  # no more than networks in bfloat16 are off
+    write_log_probs(tmp_path / "oof.safetensors", log_probs)
+    (tmp_path / "oof.safetensors").unlink()
+    log_probs.values[4] += np.float16(np.log(1.03))
+    with pytest.raises(InputError, match=r"output for u1 has a frame with probabilities that sum to 1\.03"):
         write_log_probs(tmp_path / "oof.safetensors", log_probs)
     assert list(tmp_path.iterdir()) == []
 
