@@ -56,6 +56,22 @@ def test_a_null_with_as_much_mass_as_a_token_wins():
     assert consensus_of([[1, 2], [1, 3, 2]], np.array([0.4, 0.6]), start=0) == [1, 3, 2]
 
 
+@pytest.mark.parametrize("masses", [[0.25, 0.125, 0.125], [0.3, 0.1, 0.2]])
+def test_a_tie_keeps_the_current_symbol_whatever_the_rounding(masses):
+    # In float64, 0.1 + 0.2 is above 0.3. The last hypothesis decides the second symbol, and only that.
+    pool = [[3, 5], [2, 6], [2, 6], [8, 6]]
+    assert consensus_of(pool, np.array([*masses, 0.05]), start=0) == [3, 6]
+
+
+def test_consensus_may_be_longer_than_every_hypothesis():
+    pool = [[1, 2, 7, 3, 4, 8], [6, 1, 2, 3, 4, 8], [6, 1, 2, 7, 3, 4]]
+    assert consensus_of(pool, np.full(3, 1 / 3), start=0) == [6, 1, 2, 7, 3, 4, 8]
+
+
+def test_many_improbable_hypotheses_count_together():
+    assert consensus_of([[7], *[[1]] * 400], np.array([0.2, *[0.002] * 400]), start=0) == [1]
+
+
 def test_several_utterances_are_independent():
     pools = [[[1, 2], [1, 3], [1, 3]], [[], [4]], [[2, 2, 2]]]
     tokens = Ragged.of([hypothesis for pool in pools for hypothesis in pool], np.int16)
@@ -113,6 +129,36 @@ def test_a_feature_that_never_differs_within_a_pool_keeps_its_weight():
     assert fit_minimum_risk(values, distance, offsets, np.array([0.5, 0.0, 0.7]))[2] == pytest.approx(0.7)
 
 
+def test_what_minimum_risk_adds_to_a_whole_pool_changes_nothing():
+    values, distance, offsets = random_pools()
+    start = np.array([0.5, 0.0, 0.0])
+    shifts = np.repeat(np.random.default_rng(1).normal(size=(60, 3)), 8, axis=0).astype(np.float32)
+    expected = fit_minimum_risk(values, distance, offsets, start)
+    assert fit_minimum_risk(values + 3 * shifts, distance, offsets, start) == pytest.approx(expected, abs=2e-3)
+    harder = distance + np.repeat(np.arange(60), 8)
+    assert fit_minimum_risk(values, harder, offsets, start) == pytest.approx(expected, abs=2e-3)
+
+
+def test_the_penalty_of_minimum_risk_is_a_prior_so_it_weighs_half_as_much_for_twice_the_utterances():
+    values, distance, offsets = random_pools()
+    start = np.array([0.3, 0.0, 0.0])
+    once, twice = np.tile(values, (2, 1)), np.tile(distance, 2)
+    of_both = np.concatenate([offsets, offsets[-1] + offsets[1:]])
+    fitted = [
+        fit_minimum_risk(values, distance, offsets, start, penalty=7.5),
+        fit_minimum_risk(once, twice, of_both, start, penalty=15.0),
+        fit_minimum_risk(once, twice, of_both, start, penalty=7.5),
+    ]
+    assert fitted[1] == pytest.approx(fitted[0], abs=2e-3)
+    assert fitted[2][0] > fitted[0][0] + 0.02
+
+
+def test_minimum_risk_starts_from_a_posterior_as_sharp_as_it_may_be():
+    values, distance, offsets = random_pools()
+    start = np.array([2000.0, 0.0, 0.0])
+    assert np.isfinite(fit_minimum_risk(values, distance, offsets, start)).all()
+
+
 @pytest.fixture(scope="module")
 def references():
     return simulated.references(24, length=10)
@@ -136,11 +182,12 @@ def test_features_do_not_depend_on_the_number_of_fold_models(oof):
 
 
 def test_features_weighed_by_rescorings_settings_differ_from_its_scores_by_a_constant_per_pool(oof):
-    pool = replace(oof.pool(), prior=np.random.default_rng(0).normal(size=len(oof.pool().lm)))
-    weights = {"lm_weight": 0.4, "length_bonus": 0.9, "prior_weight": 0.3}
+    prior, attention = np.random.default_rng(0).normal(size=(2, len(oof.pool().lm)))
+    pool = replace(oof.pool(), prior=prior, attention=attention)
+    weights = {"lm_weight": 0.4, "length_bonus": 0.9, "prior_weight": 0.3, "attention_weight": 0.2}
     features = ranking_features(pool, pool.ctc[:, 0], [0, 1], oof.names, oof.split.classes)
-    found = features.weigh({"joint": 1.0, "lm": 0.4, "length": 0.9, "prior": 0.3})
-    expected = 1.0 * pool.ctc[:, 0] + 0.4 * pool.lm + 0.9 * pool.lengths + 0.3 * pool.prior
+    found = features.weigh({"joint": 1.0, "lm": 0.4, "length": 0.9, "prior": 0.3, "attention": 0.2})
+    expected = pool.ctc[:, 0] + 0.4 * pool.lm + 0.9 * pool.lengths + 0.3 * prior + 0.2 * attention
     np.testing.assert_allclose(combined_scores(pool.ctc[:, 0], pool, weights), expected)
     for first, last in itertools.pairwise(pool.offsets):
         assert np.ptp((found - expected)[first:last]) < 1e-4
