@@ -17,6 +17,12 @@ from folds.store.ragged import Ragged, offsets_of
 TOKENS = st.lists(st.integers(0, 3), max_size=7)
 
 
+def pool_of(hypotheses):
+    """The pool of one utterance; only its tokens matter here."""
+    count, tokens = len(hypotheses), Ragged.of(hypotheses, np.int16)
+    return build_pool(np.array([0, count]), tokens, np.zeros((count, 1)), np.zeros(count), None)
+
+
 @given(st.lists(TOKENS, min_size=1, max_size=6, unique_by=tuple), st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=80)
 def test_equals_exhaustive_search_in_any_order(pool, random):
@@ -60,6 +66,37 @@ def test_hypotheses_longer_than_a_machine_word():
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 40, 150).tolist(), rng.integers(0, 40, 130).tolist()
     assert pairwise([a, b])[0, 1] == Levenshtein.distance(a, b)
+
+
+@given(st.sampled_from([0, 1, 62, 63, 64, 65, 127, 128, 130]), st.sampled_from([0, 1, 64]), st.data())
+@settings(deadline=None, max_examples=80)
+def test_common_beginnings_and_ends_of_any_length(beginning, end, data):
+    """They are skipped, and what remains may begin or end within any word of the bit masks, or at its edge."""
+    middles = data.draw(st.lists(st.lists(st.integers(0, 2), max_size=4), min_size=2, max_size=3))
+    rows = [[3, 4] * (beginning // 2) + [3] * (beginning % 2) + middle + [5] * end for middle in middles]
+    assert pairwise(rows).tolist() == [[Levenshtein.distance(a, b) for b in rows] for a in rows]
+
+
+def test_distances_within_a_pool_are_capped_where_they_are_stored_in_a_byte():
+    distances = compute_pairwise_distances(pool_of([[], [1] * 254, [1] * 300]))
+    assert distances[0].tolist() == [0, 254, 255, 254, 0, 46, 255, 46, 0]
+
+
+def test_of_equal_risks_the_more_probable_wins_and_of_equal_posteriors_the_first():
+    pool = pool_of([[number] for number in range(1, 61)])
+    pairs = compute_pairwise_distances(pool)
+    assert least_expected_distance(np.zeros(60), pool.offsets, pairs)[0].tolist() == [0]
+    pool = pool_of([[1], [1, 2], [1, 2, 3]])
+    # The last two are both expected to be off by 0.6.
+    chosen, risks = least_expected_distance(np.log([0.1, 0.4, 0.5]), pool.offsets, compute_pairwise_distances(pool))
+    assert risks == pytest.approx([0.6]) and chosen.tolist() == [2]
+
+
+def test_many_improbable_hypotheses_count_together():
+    pool = pool_of([[1], [2], *([2, number] for number in range(3, 2003))])
+    scores = np.log([0.3, 0.2, *[0.5 / 2000] * 2000])
+    chosen, risks = least_expected_distance(scores, pool.offsets, compute_pairwise_distances(pool))
+    assert chosen.tolist() == [1] and risks == pytest.approx([0.3 + 0.5])
 
 
 def test_tokens_may_be_any_integers():

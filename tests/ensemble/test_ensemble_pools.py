@@ -15,7 +15,7 @@ from ensemble.hypotheses import blend_inputs
 from ensemble.hypotheses.likelihoods import floor_likelihoods
 from ensemble.hypotheses.nbest import NBest, nbest_of, nbest_of_matrices
 from ensemble.hypotheses.proposals import Proposals, find_hypotheses, join_proposals, sort_lists
-from ensemble.hypotheses.scoring import MEANS, Mixture, keep_best, normalized_posteriors
+from ensemble.hypotheses.scoring import MEANS, Mixture, best_per_utterance, keep_best, normalized_posteriors
 from ensemble.rover import align, as_log_probs, vote
 from folds.store.ragged import Ragged, offsets_of
 from models.ctc import log_likelihood
@@ -94,6 +94,11 @@ def test_the_best_scores_are_kept_in_order_and_ties_go_to_the_first():
     assert kept.tolist() == [1, 2, 4, 5] and offsets.tolist() == [0, 2, 4]
     kept, offsets = keep_best(np.array([1.0, 1.0, 1.0, 0.0]), np.array([0, 3, 4]), 2)
     assert kept.tolist() == [0, 1, 3] and offsets.tolist() == [0, 2, 3]
+
+
+def test_of_the_best_scores_the_first_is_chosen():
+    scores = np.array([1.0, 3.0, 3.0 + 1e-12, 2.0, 5.0, 5.0])
+    assert best_per_utterance(scores, np.array([0, 4, 6])).tolist() == [1, 4]
 
 
 def test_posteriors_sum_to_one_per_utterance_and_are_zero_where_nothing_is_possible():

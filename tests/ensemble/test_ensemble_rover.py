@@ -91,6 +91,19 @@ def test_weight_zero_takes_no_part():
     assert vote(network, weights=[1, 0, 0])[0].tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("method", ["meth1", "maxconf", "avgconf"])
+def test_scores_are_those_without_the_systems_of_weight_zero(method):
+    hypotheses, confidences = [[1, 2], [1, 3], [1, 2]], [[0.5, 0.4], [0.3, 0.6], [0.9, 0.8]]
+    _, with_zero = vote(align(hypotheses, confidences), method, 0.3, 0.2, weights=[1, 1, 0])
+    _, without = vote(align(hypotheses[:2], confidences[:2]), method, 0.3, 0.2)
+    np.testing.assert_allclose(with_zero[:, :2], without)
+
+
+def test_rounding_breaks_no_tie():
+    # In float64, 0.1 + 0.2 is above 0.3.
+    assert vote(align([[1], [2], [2]]), weights=[0.3, 0.1, 0.2])[0].tolist() == [1]
+
+
 def test_a_system_of_weight_zero_hides_no_token_of_another():
     network = align([[1, 2], [1, 3], [1, 2]])
     winners, scores = vote(network, weights=[2, 1, 0])
@@ -136,6 +149,7 @@ def test_matrix_reads_back_as_the_vote():
     matrix = as_log_probs(network.arcs, scores, 5)
     assert matrix.shape == (2 * len(winners) - 1, 5)
     np.testing.assert_allclose(np.exp(matrix).sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(np.exp(matrix[-1]), [0, 0, 2 / 3, 1 / 3, 0], atol=1e-6)
     path = matrix.argmax(axis=1)
     collapsed = [k for k, _ in itertools.groupby(path.tolist()) if k]
     assert collapsed == [w for w in winners if w != NULL] == [1, 1, 2]
