@@ -173,14 +173,14 @@ def print_blenders(
     print(f"\n{how}: {result.chosen}, predicted by {NETWORKS[result.networks]}")
     lowest = lowest_nested(result.fitted)
     if lowest != result.chosen:
-        print(f"({lowest} is lower, but hardly, and in it a poor network of a member, of which only dev and test have")
-        print("several, can spoil what a good one says)")
+        print(f"({lowest} is lower, but not significantly, and more sensitive to a poor network of a member: on dev")
+        print("and test, a member can have several networks per utterance, and out of fold only one)")
     print(
         f"on dev: {ours.mean():.3f}, {verdict(paired_bootstrap(ours, alternative.dev, groups))} {alternative.name} "
         f"at 95 %: {difference}"
     )
     if len(result.fitted) == 1 and ours.mean() > alternative.dev.mean():
-        print("so the blend gains nothing: without --method, all blenders and the best member alone are compared")
+        print("so the blend gains nothing: leave out --method to compare all blenders and the best member alone")
 
 
 def dev_results(
@@ -225,7 +225,10 @@ def open_vocabulary(options: BlendOptions, dataset: Dataset) -> Vocabulary:
     if options.text_scorer is not None:
         TEXT_SCORERS.entry(options.text_scorer)
     if options.nbest_out is not None:
-        raise InputError("--nbest-out: students and adaptation need phonemes, and this competition is blended in words")
+        raise InputError(
+            "--nbest-out is for students and adaptation, which need phonemes, and this competition is blended in "
+            "words: leave it out"
+        )
     return options.open_vocabulary(dataset, data_root(options.data))
 
 
@@ -258,7 +261,7 @@ def main() -> None:
     options = parse_options(BlendOptions, "python -m ensemble.blend", description=__doc__)
     BLENDERS.entry(options.method)
     for name, reason in BLENDERS.broken().items():
-        print(f"left out: blender {name} does not load: {reason}", file=sys.stderr)
+        print(f"left out: blender {name} failed to import: {reason}", file=sys.stderr)
     check_writable(options.out)
     if options.nbest_out is not None:
         check_can_teach(options.method)

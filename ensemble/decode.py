@@ -93,7 +93,7 @@ class DecodeOptions(WordOptions, StoresOptions):
         """Raise InputError for options meant for words, and for language-model options without a language model."""
         self.check_unused()
         if self.lm == "none" and self.lm_weight != DecodeOptions.lm_weight:
-            raise InputError(f"--lm-weight {self.lm_weight:g} without a language model: pass --lm train, too")
+            raise InputError(f"--lm-weight {self.lm_weight:g} without a language model: pass --lm train as well")
         if self.lm != "train" and self.arpa is None and self.lm_order != DecodeOptions.lm_order:
             raise InputError(f"--lm-order {self.lm_order} is for --lm train and --arpa: pass one of them")
 
@@ -101,14 +101,14 @@ class DecodeOptions(WordOptions, StoresOptions):
         """Raise InputError for options that a search in words does not have."""
         if (self.lm_weight, self.length_bonus) != (DecodeOptions.lm_weight, DecodeOptions.length_bonus):
             raise InputError(
-                "--lm-weight and --length-bonus are for phonemes, and this competition is decoded to words, whose "
-                "weight and bonus are found out of fold, on a refit's fold models: leave them out"
+                "--lm-weight and --length-bonus are for phonemes, and this competition is decoded to words, for which "
+                "the weight and the bonus are fitted out of fold: leave them out"
             )
         plain = (self.lm, self.nbest, self.decoder, self.arpa, self.lm_order)
         if plain != ("none", 1, "beam", None, DecodeOptions.lm_order):
             raise InputError(
                 "--lm, --lm-order, --tune, --nbest, --arpa and --decoder are for phonemes, and this competition is "
-                "decoded to words: leave them out (--lexicon and --word-lm name the files of words)"
+                "decoded to words: leave them out (--lexicon and --word-lm name the files for words)"
             )
 
 
@@ -153,7 +153,7 @@ def format_summary(member: Member, task: DecodingTask, result: DecodingResult, n
     if task.references is not None:
         line += f", distance {result.distances(task.references).mean():.3f}"
         if fitted:
-            line += " (the weight and the bonus were tuned on these utterances)"
+            line += " (weight and bonus were tuned on these utterances)"
         if nbest > 1:
             line += f", oracle of the {nbest}-best {result.oracle_distances(task.references).mean():.3f}"
     # Clock resolution is too coarse for a few utterances.
@@ -173,8 +173,8 @@ def member_to_tune(member: Member, fold_models: Sequence[FoldModel]) -> Member:
     (folds,) = group_by_member(held_out)
     if difference := recipe_difference(network, folds.fold_models):
         raise InputError(
-            f"--tune: {member.name} was not trained as the fold models of {folds.name}: {difference}; pass --lm-weight "
-            "and --length-bonus instead"
+            f"--tune: {member.name} was not trained like the fold models of {folds.name}: {difference}; pass "
+            "--lm-weight and --length-bonus instead"
         )
     return folds
 

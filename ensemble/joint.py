@@ -61,7 +61,7 @@ class JointOptions(StoresOptions):
         if not self.ctc_weight:
             raise InputError("--ctc-weight: no weight is given: expected one or several from 0 to 1")
         if self.out is not None and (self.split != "test" or self.limit is not None or len(self.ctc_weight) > 1):
-            raise InputError("--out: a submission needs all of --split test, one --ctc-weight and no --limit")
+            raise InputError("--out: a submission needs --split test, a single --ctc-weight and no --limit")
 
 
 class JointTask(NamedTuple):
@@ -95,7 +95,7 @@ def select_fold_models(options: JointOptions) -> list[FoldModel]:
             )
     if options.out is not None and len(fold_models) > 1:
         raise InputError(
-            f"--out with {len(fold_models)} fold models: a joint search decodes one: choose it with --members and "
+            f"--out with {len(fold_models)} fold models: a joint search decodes only one; choose it with --members and "
             "--fold, or blend them"
         )
     return fold_models

@@ -75,7 +75,7 @@ def page(options: ReportOptions, given: Collection[str] = ()) -> str:
     blends = [open_blend(path, inputs, dataset) for path in submissions]
     for blend in blends:
         if blend.obstacle and blend.name in map(str, map(Path, options.compare or ())):
-            raise InputError(f"--compare {blend.name}: cannot be computed again: {blend.obstacle}")
+            raise InputError(f"--compare {blend.name}: cannot be recomputed: {blend.obstacle}")
     known = [blend.measured for blend in blends if blend.measured is not None]
     baselines = known[0].baselines(dataset.alphabet) if known else measure_members(inputs)
     measured = [measure_blend(blend, inputs, baselines) for blend in blends]
@@ -115,7 +115,7 @@ def _open(options: ReportOptions, given: Collection[str]) -> tuple[Dataset, Open
         return dataset, open_inputs(members, dataset, options, first.rules)
     taken = as_recorded(options, first, str(sidecar_path(made[0])), given)
     if taken != options:
-        print(f"as {made[0]} was blended: {_describe_changes(options, taken)}")
+        print(f"options recorded with {made[0]}: {_describe_changes(options, taken)}")
     return dataset, open_inputs(members, dataset, taken, first.rules)
 
 

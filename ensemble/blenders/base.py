@@ -159,7 +159,7 @@ def checked_predictions(predictions: Any, inputs: BlendInputs) -> list[list[int]
     """
     sequences = [[int(token) for token in sequence] for sequence in predictions]
     if len(sequences) != len(inputs):
-        raise TypeError(f"{len(sequences)} predictions of {len(inputs)} utterances")
+        raise TypeError(f"predicts {len(sequences)} sequences for {len(inputs)} utterances; expected one each")
     for token in itertools.chain.from_iterable(sequences):
         if not 0 < token < inputs.classes:
             raise ValueError(f"predicts class {token}; expected 1 to {inputs.classes - 1}")
@@ -186,8 +186,8 @@ def checked_recipe(recipe: Any, method: str, inputs: BlendInputs) -> BlendRecipe
         cost = parameters_used(recipe.array(inputs.names) > 0, split.parameters, split.same_networks)
         if cost > split.max_params:
             raise ValueError(
-                f"fit uses members of {cost:,.0f} parameters, where {split.max_params:,} are allowed: choose them with "
-                "select_members"
+                f"fit uses members with {cost:,.0f} parameters in all; expected at most {split.max_params:,}: choose "
+                "them with select_members"
             )
     return recipe
 

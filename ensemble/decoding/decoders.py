@@ -103,7 +103,7 @@ def _check_result(name: str, nbest_lists: list[list[TokensAndFrames]], utterance
         if not valid:
             raise InputError(
                 f"decoder {name}: returned {str(nbest)[:80]} for utterance {row}; expected a list of hypotheses "
-                "(tokens, frames) with one frame per token, or () without frames"
+                "(tokens, frames), with one frame per token or () for no frames"
             )
 
 

@@ -57,9 +57,9 @@ def _check_unseen(model: PhoneLM, source: str, dataset: Dataset) -> None:
     train, dev = (model.perplexity(transcripts_of(split, _MEASURED)) for split in (dataset.train, dataset.dev))
     if train < _SEEN * dev:
         raise InputError(
-            f"--lm {source}: has seen the training transcripts (perplexity {train:.2f} on them, {dev:.2f} on dev), so "
-            "distances out of fold would be too low: use --lm train with --tune and --split oof, then this file with "
-            "the --lm-weight and --length-bonus found"
+            f"--lm {source}: was estimated from the training transcripts (perplexity {train:.2f} on them, {dev:.2f} on "
+            "dev), so out-of-fold distances would be too low: tune with --lm train --tune --split oof, then pass this "
+            "file with the resulting --lm-weight and --length-bonus"
         )
 
 

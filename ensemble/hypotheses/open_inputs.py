@@ -131,7 +131,7 @@ def open_inputs(
     or the data, if no member meets the rules, and for `refits` if no member has one.
     """
     if not all(isinstance(member, Member) for member in members):
-        raise InputError("open_inputs: expected members: pass the first of members_of(fold_models)")
+        raise InputError("open_inputs: expected members: pass the first value that members_of(fold_models) returns")
     options, rules = options or InputOptions(), rules or Rules()
     rules = rules.completed(dataset.competition.rules)
     if options.networks == "refits" and not any(member.refit for member in members):
@@ -258,11 +258,11 @@ def _member_notes(member: Member, options: InputOptions, data: str, in_words: bo
     models = "one fold model" if count == 1 else f"{count} fold models"
     notes.append(f"dev and test: {member.describe()} is {models}{refit}" + (f", {how}" if count > 1 or refit else ""))
     if in_words and any(network.has_attention_scores for network in member.networks):
-        notes.append(f"  the attention decoder of {member.name} scores nothing: it knows phonemes, not sentences")
+        notes.append(f"  the attention decoder of {member.name} is not used: it scores phonemes, not sentences")
     elif can_score(member.networks, data):
         what = f"the {SCORED_HYPOTHESES} most likely hypotheses of each pool"
         notes.append(f"  the attention decoder of {member.name} scores {what}")
     elif all(network.has_attention_scores for network in member.networks):
-        why = "it was trained on other data, or on data smoothed otherwise (--smooth)"
-        notes.append(f"  the attention decoder of {member.name} scores nothing: {why}")
+        why = "it was trained on different data, or with a different --smooth"
+        notes.append(f"  the attention decoder of {member.name} is not used: {why}")
     return notes

@@ -86,8 +86,12 @@ def read_arpa(path: str | os.PathLike[str], phonemes: Sequence[str]) -> PhoneLM:
             rows[order].append(_Row(tokens, log_prob, backoff, words[-1] == "<s>"))
 
     orders = [_grams(n, rows[n]) for n in read_ngrams(place, keep)]
-    if len(orders) * np.log2(len(phonemes)) > 62:  # n-grams are stored as 64-bit integers
-        raise InputError(f"{place}: of order {len(orders)}; expected less for {len(phonemes)} classes: cut it to 7")
+    highest = int(62 / np.log2(len(phonemes)))  # n-grams are stored as 64-bit integers
+    if len(orders) > highest:
+        raise InputError(
+            f"{place}: has order {len(orders)}; expected at most {highest} for {len(phonemes)} classes: use a language "
+            "model of lower order"
+        )
     _check_prefixes(orders, place, _names(phonemes, len(phonemes)))
     return compile_lm(orders, len(phonemes))
 
@@ -103,7 +107,7 @@ def read_ngrams(place: Path, keep: Callable[[int, Sequence[str], float, float, i
     sections = _read_sections(place, keep)
     if sections.counted != sections.expected:
         raise InputError(
-            f"{place}: holds {sections.counted} n-grams by order where its header says {sections.expected}"
+            f"{place}: has {sections.counted} n-grams by order, but its header says {sections.expected}"
         )
     orders = sorted(sections.counted)
     if orders != list(range(1, len(orders) + 1)):
@@ -136,7 +140,7 @@ def _read_sections(place: Path, keep: Callable[[int, Sequence[str], float, float
             if "</s>" not in words[:-1] and "<s>" not in words[1:]:
                 keep(order, words, log_prob, backoff, number)
     if not ended or not sections.expected:
-        raise InputError(f"{place}: not a whole ARPA file; expected \\data\\, \\1-grams: … and \\end\\")
+        raise InputError(f"{place}: incomplete, or not an ARPA file; expected \\data\\, \\1-grams: … and \\end\\")
     return sections
 
 
@@ -145,7 +149,7 @@ def _labels_of(words: Sequence[str], labels: dict[str, int], place: Path, number
         if word not in labels:
             raise InputError(
                 f"{place}, line {number}: {word!r} is not in the competition's alphabet; "
-                f"expected a language model of its {len(labels) - 2} phonemes"
+                f"expected a language model over its {len(labels) - 2} phonemes"
             )
     return [labels[word] for word in words]
 

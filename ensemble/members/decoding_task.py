@@ -46,7 +46,7 @@ def _open_oof(member: Member, dataset: Dataset, lm: str, lm_order: int, limit: i
     train = dataset.train
     rows = np.array([row for row, utterance in enumerate(train.ids) if utterance in fold_of], np.int64)
     if len(rows) < len(fold_of):
-        raise InputError(f"member {member.name}: was trained on other data; leave it out with --members")
+        raise InputError(f"member {member.name}: was trained on different data; leave it out with --members")
     rows = sample_rows(rows, limit)
     ids = [train.ids[row] for row in rows]
     outer_folds = np.array([fold_of[utterance] for utterance in ids], np.int64)

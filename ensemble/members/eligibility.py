@@ -58,8 +58,8 @@ def notes_on_twins(members: Sequence[Member]) -> list[str]:
         partial = [other.name for other, theirs in earlier if own & theirs and own != theirs]
         if partial:
             notes.append(
-                f"  {member.name} does not have the same networks as {partial[0]}, so they count more than once under "
-                "--max-params: python -m folds.delay makes those that are missing"
+                f"  {member.name} and {partial[0]} share only some of their networks, so these count more "
+                "than once under --max-params: make the missing runs with python -m folds.delay"
             )
     return notes
 

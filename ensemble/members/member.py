@@ -85,10 +85,10 @@ def _no_member(pattern: str, names: Sequence[str]) -> str:
     if "," in pattern:
         return f"separate names by spaces: --members {pattern.replace(',', ' ')}"
     if f"{pattern}.all" in names:
-        return f"only its refit {pattern}.all is finished; train a fold of it as well (folds.train --fold 0)"
+        return f"only its refit {pattern}.all is finished; train a fold model as well (folds.train --fold 0)"
     if not names:
         return "no run is finished"
-    return f"no finished member has such a name; there are: {', '.join(names)}"
+    return f"no finished member matches; there are: {', '.join(names)}"
 
 
 def group_by_member(fold_models: Sequence[FoldModel], patterns: Sequence[str] = ("*",)) -> list[Member]:
@@ -110,12 +110,12 @@ def group_by_member(fold_models: Sequence[FoldModel], patterns: Sequence[str] = 
         if len({model.folds for model in models}) > 1:
             description = ", ".join(f"fold {model.fold} of {model.folds}" for model in models)
             raise InputError(
-                f"member {name}: its runs differ in their number of folds ({description}): train them with one --folds"
+                f"member {name}: its runs differ in their number of folds ({description}): train all with one --folds"
             )
         stores = sorted({str(model.path.parent.parent) for model in models})
         if len(stores) > 1:
             raise InputError(
-                f"member {name}: is in {' and in '.join(stores)}: rename one folder, or leave a store out of --runs"
+                f"member {name}: is in {' and in '.join(stores)}: rename one folder, or leave one out of --runs"
             )
         members.append(Member(name, tuple(models)))
     return members

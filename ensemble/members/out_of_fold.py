@@ -49,15 +49,15 @@ def common_oof(members: Sequence[Member], train_ids: Sequence[str]) -> OutOfFold
         if unknown:
             raise InputError(
                 f"member {member.name}: {len(unknown)} out-of-fold utterances are not in the data's training split, "
-                f"the first is {unknown[0]}: it was trained on other data; leave it out with --members"
+                f"the first is {unknown[0]}: it was trained on different data; leave it out with --members"
             )
     check_fold_assignment(members, fold_maps)
     common = set.intersection(*(set(fold_of) for fold_of in fold_maps))
     if len(common) < 2:
         few = "only one" if common else "no"
         raise InputError(
-            f"{few} utterance was held out by every member, and weights are fitted on two or more of them: "
-            f"{_describe_folds(members)}: train the same folds of each, or leave some out with --members"
+            f"{few} utterance was held out by every member, but fitting weights takes at least two "
+            f"({_describe_folds(members)}): train the same folds of each, or leave some out with --members"
         )
     ids = [utterance for utterance in train_ids if utterance in common]
     fewest = min(range(len(members)), key=lambda index: (members[index].fold_count, index))

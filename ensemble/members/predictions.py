@@ -56,15 +56,15 @@ def load_checked(fold_model: FoldModel, split: str, alphabet_hash: str, frames: 
     log_probs = fold_model.load(split)
     if log_probs.alphabet_hash != alphabet_hash:
         raise InputError(
-            f"{where}: alphabet {log_probs.alphabet_hash} where the data has {alphabet_hash}: it was trained on "
+            f"{where}: has alphabet {log_probs.alphabet_hash}, but the data has {alphabet_hash}: it was trained on "
             "another competition; leave it out with --members, or pass its --data"
         )
     if log_probs.blank != 0:
         raise InputError(f"{where}: the blank is class {log_probs.blank}; expected 0: train it again")
     if log_probs.stride != fold_model.stride:
         raise InputError(
-            f"{where}: stride {log_probs.stride} where config.json has {fold_model.stride}: train it again, or leave "
-            "it out with --members"
+            f"{where}: has stride {log_probs.stride}, but config.json says {fold_model.stride}: train it again, or "
+            "leave it out with --members"
         )
     if frames is not None and fold_model.config.data.hash is not None:  # simulated runs have no data
         _check_frames(where, log_probs, frames, fold_model.delay)
@@ -77,9 +77,9 @@ def _check_frames(where: str, log_probs: LogProbs, frames: Frames, delay: int) -
         count = frames.get(utterance)  # callers reject utterances that are not in the data
         if count is not None and found != (expected := -(-(count + delay) // log_probs.stride)):
             raise InputError(
-                f"{where}: {found} frames of {utterance}, whose features have {count} frames, which make "
-                f"{expected} at stride {log_probs.stride}: the features have changed since it was "
-                "trained; train it again, or leave it out with --members"
+                f"{where}: predicts {found} frames for {utterance}; its {count} frames of features give {expected} at "
+                f"stride {log_probs.stride}: the features have changed since it was trained; train it again, or leave "
+                "it out with --members"
             )
 
 
@@ -159,7 +159,7 @@ def _loader(
         if unknown:
             raise InputError(
                 f"{where}: predicts {len(unknown)} utterances that the data does not have, the first is {unknown[0]}: "
-                "it was trained on other data; leave it out with --members"
+                "it was trained on different data; leave it out with --members"
             )
         return log_probs.select(ids)
 

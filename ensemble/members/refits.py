@@ -35,19 +35,19 @@ def with_refits(members: Sequence[Member], fold_models: Sequence[FoldModel]) -> 
         if member is None:
             notes.append(
                 f"left out: {refit.name} was trained on all utterances, and {refit.folder.refit_of}, whose out-of-fold "
-                "predictions would weigh it, is not a member here"
+                "predictions determine its weight, is not among the members"
             )
             continue
         difference = recipe_difference(refit, member.fold_models)
         if difference is None and member.refit is not None:
             raise InputError(
-                f"{member.refit.path} and {refit.path}: two refits of {member.name}: it may be in only one of the runs "
-                "folders"
+                f"member {member.name}: has two refits, {member.refit.path} and {refit.path}: leave one runs folder "
+                "out of --runs"
             )
         if difference is None:
             by_name[member.name] = dataclasses.replace(member, refit=refit)
         else:
-            notes.append(f"left out: {refit.name} was not trained as the fold models of {member.name}: {difference}")
+            notes.append(f"left out: {refit.name} was not trained like the fold models of {member.name}: {difference}")
     return [by_name[member.name] for member in members], notes
 
 

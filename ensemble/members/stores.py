@@ -35,7 +35,7 @@ class StoresOptions(DataOptions):
         """Use `threads` from now on. Raises InputError for more than four per CPU."""
         most = 4 * (os.cpu_count() or 1)
         if self.threads > most:
-            raise InputError(f"--threads {self.threads}: expected 0 to {most}, four for each CPU of this machine")
+            raise InputError(f"--threads {self.threads}: expected 0 to {most}, four per CPU of this machine")
         if self.threads:
             set_worker_threads(self.threads)
             torch.set_num_threads(self.threads)

@@ -38,11 +38,11 @@ def open_fitted_blend(submission: Path, options: StoresOptions) -> Recognizer:
     sidecar = read_sidecar(submission)
     where = str(sidecar_path(submission))
     if sidecar.recipe.method == WORDS:
-        raise InputError(f"{where}: a blend in words, which transcribes no recordings: pass --member with one model")
+        raise InputError(f"{where}: a blend in words, which cannot transcribe recordings: pass --member with one model")
     if sidecar.recipe.method not in BLENDERS:
         raise InputError(
-            f"{where}: was made by the method {sidecar.recipe.method}, which is no blender; expected a submission of "
-            "python -m ensemble.blend; to transcribe with one model, pass --member instead of --submission"
+            f"{where}: was made by the method {sidecar.recipe.method}, which is not a blender; expected a submission "
+            "of python -m ensemble.blend; to transcribe with one model, pass --member instead of --submission"
         )
     members = recorded_members(sidecar, options, where)
     dataset = options.open_dataset()
@@ -53,7 +53,7 @@ def open_fitted_blend(submission: Path, options: StoresOptions) -> Recognizer:
         )
     recipe = BlendRecipe(sidecar.recipe.method, _weights(sidecar, where), dict(sidecar.recipe.settings))
     settings = recorded_options(sidecar, where)
-    decide = _decision(members, recipe, dataset, settings, _fusion(sidecar, members, dataset, settings))
+    decide = _decision(members, recipe, dataset, settings, _fusion(sidecar, members, dataset, settings, where))
     networks: list[FoldModel] = []
     weights: list[float] = []
     total = sum(recipe.weights[member.name] for member in members)
@@ -106,7 +106,7 @@ def _weights(sidecar: Sidecar, where: str) -> dict[str, float]:
 
 
 def _fusion(
-    sidecar: Sidecar, members: Sequence[Member], dataset: Dataset, settings: InputOptions
+    sidecar: Sidecar, members: Sequence[Member], dataset: Dataset, settings: InputOptions, where: str
 ) -> Fusion | RecordedFusion:
     """The members' search settings: as recorded, or fitted again for a blend that did not record them."""
     names = [member.name for member in members]
@@ -114,7 +114,7 @@ def _fusion(
         return RecordedFusion([sidecar.fusion[name] for name in names])
     held_out = [member for member in members if member.fold_models]
     if len(held_out) < len(members):
-        raise InputError(f"a blend of refits that does not record the settings of its searches: {AGAIN}")
+        raise InputError(f"{where}: a blend of refits without recorded search settings: {AGAIN}")
     return open_inputs(members, dataset, replace(settings, networks="both")).fusion
 
 

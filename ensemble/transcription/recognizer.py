@@ -79,7 +79,7 @@ class Recognizer:
             found = f"--frontend {option}" if option else f"{names[known[0]].path}, of {known[0]}"
             raise InputError(
                 f"{names[other].path}: was trained on features of the front end {other}, not {found}: "
-                + ("leave the option out" if option else "transcribe with members of the same data")
+                + ("leave the option out" if option else "choose members of the same data")
             )
         for name in known:
             made = FRONT_ENDS.entry(name).info.get("features")
@@ -87,7 +87,7 @@ class Recognizer:
                 if made is not None and made != features_of(network):
                     raise InputError(
                         f"{network.path}: was trained on {features_of(network)} features per frame; the front end "
-                        f"{name} makes {made}: pass the --frontend that its data had"
+                        f"{name} makes {made}: pass the --frontend of its training data"
                     )
         return known[0] if known else None
 

@@ -108,8 +108,8 @@ def _utterances(
             continue
         if front_end is None:
             raise InputError(
-                f"{source.where}: which front end makes the features that the model was trained on is not recorded: "
-                f"pass --frontend with one of {', '.join(FRONT_ENDS.names())}"
+                f"{source.where}: the front end of the model's training features is not recorded: pass --frontend with "
+                f"one of {', '.join(FRONT_ENDS.names())}"
             )
         with source.audio() as audio:
             for start, samples in split_at_pauses(audio.blocks(), max_seconds):

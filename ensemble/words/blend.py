@@ -76,7 +76,7 @@ def open_word_inputs(
 
 def _texts(split: Split) -> tuple[str, ...]:
     if split.texts is None:
-        raise InputError(f"the {split.name} split has no sentences, which a blend in words is fitted on")
+        raise InputError(f"the {split.name} split has no sentences, on which a blend in words is fitted")
     return split.texts
 
 

@@ -41,7 +41,7 @@ def decode_to_words(
     }
     settings = {fold: own._replace(beam=beam) for fold, own in fitted.items()}
     used = next(iter(settings.values())) if trials is None else trials.settings()
-    origin = "the defaults, since no fold models of it were found" if trials is None else "found out of fold"
+    origin = "the defaults, since it has no fold models to fit them on" if trials is None else "fitted out of fold"
     print(f"{member.name}: language model weight {used.lm_weight:g}, word bonus {used.word_bonus:g} ({origin})")
     start = time.perf_counter()
     found = decode_by_fold(task.log_probs, task.outer_folds, vocabulary, settings, 1, member.name)

@@ -120,9 +120,9 @@ def test_a_history_may_make_what_it_does_not_list_more_probable(tmp_path, monkey
         ("-0.5 <s>", "-0.x <s>", "line 17: found '-0.x' where a number is expected"),
         ("-0.5 <s>", "nan <s>", "finite"),
         ("-0.5 <s> AA", "-0.5 <s>", "line 17: .* expected a probability, 2 words"),
-        ("ngram 2=2", "ngram 2=3", "holds .* where its header says"),
-        ("\\end\\", "", "not a whole ARPA file"),
-        ("\\data\\", "", "not a whole ARPA file"),
+        ("ngram 2=2", "ngram 2=3", "has .* n-grams by order, but its header says"),
+        ("\\end\\", "", "incomplete, or not an ARPA file"),
+        ("\\data\\", "", "incomplete, or not an ARPA file"),
         ("-0.69897 K\n", "", "header says"),
         ("-0.2 [SIL] AA", "-0.2 <s> AA", "lists the 2-gram '<s> AA' twice"),
         ("\\end\\", "\\3-grams:\n-1 K B B\n\\end\\", "3-gram 'K B B' without the 2-gram of its first words"),
@@ -157,7 +157,7 @@ def test_an_order_whose_n_grams_are_no_numbers_of_64_bits_is_refused(tmp_path):
     body = "".join(f"\\{n}-grams:\n-0.1 {text} -0.1\n\n" for n, text in grams)
     unigrams = FOREIGN[FOREIGN.index("\\1-grams:") : FOREIGN.index("\\2-grams:")]
     path.write_text(f"\\data\\\nngram 1=7\n{counts}\n{unigrams}{body}\\end\\\n")
-    with pytest.raises(InputError, match="of order 30; expected less for 5 classes"):
+    with pytest.raises(InputError, match="has order 30; expected at most 26 for 5 classes"):
         read_arpa(path, PHONEMES)
 
 

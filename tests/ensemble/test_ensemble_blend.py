@@ -238,5 +238,5 @@ def test_names_are_separated_by_spaces(tiny, runs, tmp_path, monkeypatch):
 
 
 def test_fold_models_are_no_members(runs, dataset):
-    with pytest.raises(InputError, match="expected members: pass the first of members_of"):
+    with pytest.raises(InputError, match="expected members: pass the first value that members_of"):
         open_inputs(find_fold_models(str(runs)), dataset)

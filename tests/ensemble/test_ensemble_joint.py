@@ -83,7 +83,7 @@ def test_out_of_fold_a_refit_is_left_out(run, runs, tiny, tmp_path, monkeypatch,
 
 def test_one_fold_model_s_strings_become_a_submission(run, runs, dataset, tmp_path, capsys):
     out = tmp_path / "joint.csv"
-    with pytest.raises(InputError, match="--out with 2 fold models: a joint search decodes one"):
+    with pytest.raises(InputError, match="--out with 2 fold models: a joint search decodes only one"):
         run("--split", "test", "--out", out)
     assert not out.exists()
     run("--fold", 1, "--split", "test", "--out", out)
@@ -118,8 +118,8 @@ def test_damaged_weights_are_one_line_before_anything_is_decoded(run, runs, tmp_
         (["--ctc-weight", "1.5"], r"--ctc-weight \(1.5,\): expected at most 1"),
         (["--beam", "0"], "--beam 0: expected at least 1"),
         (["--limit", "-1"], "--limit -1: expected at least 1"),
-        (["--out", "x.csv"], "--out: a submission needs all of --split test"),
-        (["--out", "x.csv", "--split", "test", "--limit", "3"], "--out: a submission needs all of --split test"),
+        (["--out", "x.csv"], "--out: a submission needs --split test"),
+        (["--out", "x.csv", "--split", "test", "--limit", "3"], "--out: a submission needs --split test"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(run, options, message):

@@ -123,7 +123,7 @@ def test_a_refit_of_another_recipe_is_left_out_with_one_line(runs, refit, messag
     changed = simulated.edit_config(network, **refit)
     (member,), notes = with_refits([Member("a", fold_models)], [changed])
     assert member.refit is None
-    assert notes == [f"left out: a.all was not trained as the fold models of a: {message}"]
+    assert notes == [f"left out: a.all was not trained like the fold models of a: {message}"]
 
 
 def test_trained_runs_of_one_recipe_belong_together(tiny, tmp_path, monkeypatch):
@@ -141,7 +141,7 @@ def test_trained_runs_of_one_recipe_belong_together(tiny, tmp_path, monkeypatch)
     (member,) = members_of(tmp_path / "runs")
     assert (member.name, member.refit.name, member.refit.model) == ("tiny", "tiny.all", "lstm_small")
     notes = with_refits([member.using("folds")], find_fold_models(tmp_path / "longer"))[1]
-    assert notes == ["left out: tiny.all was not trained as the fold models of tiny: epochs 2, not 1"]
+    assert notes == ["left out: tiny.all was not trained like the fold models of tiny: epochs 2, not 1"]
     (refit,) = find_fold_models(tmp_path / "continued")
     assert with_refits([member.using("folds")], [refit]) == ([dataclasses.replace(member, refit=refit)], [])
     refit = simulated.edit_config(refit, options=refit.recorded["options"] | {"teacher": "submission.csv.json"})
@@ -275,7 +275,7 @@ def test_fold_models_that_are_larger_than_the_limit_do_not_predict_alone(runs, d
 
 def test_a_member_with_two_refits_is_refused(runs, dataset, tmp_path):
     add_run(tmp_path / "more", dataset, "a", 0, folds=1)
-    with pytest.raises(InputError, match=r"a\.all/fold0 and .*a\.all/fold0: two refits of a: it may be in only one of"):
+    with pytest.raises(InputError, match=r"member a: has two refits, .*a\.all/fold0 and .*a\.all/fold0: leave"):
         find_members(BlendOptions(runs=(runs, tmp_path / "more")), ["*"])
 
 

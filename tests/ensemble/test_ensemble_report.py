@@ -153,7 +153,7 @@ def greedy_disagreement(split):
     ("options", "message"),
     [
         (["--compare", "a", "b"], r"--compare b: expected a member \(a\) or a submission with a .json beside it"),
-        (["--compare", "a", "decoded.csv"], "--compare decoded.csv: cannot be computed again: decode is not a blender"),
+        (["--compare", "a", "decoded.csv"], "--compare decoded.csv: cannot be recomputed: decode is not a blender"),
         (["--split", "train"], "invalid choice 'train' for argument '--split'"),
     ],
 )
@@ -215,8 +215,8 @@ def test_options_that_are_given_are_not_those_of_the_submission(tiny, runs, subm
     ]
     printed = capsys.readouterr().out.splitlines()
     assert printed == [
-        f"as {submission} was blended: --nbest 10 --pool 20 --lm-order 3",
-        f"as {submission} was blended: --pool 20",
+        f"options recorded with {submission}: --nbest 10 --pool 20 --lm-order 3",
+        f"options recorded with {submission}: --pool 20",
     ]
 
 

@@ -228,7 +228,7 @@ def test_a_front_end_other_than_the_recorded_one_is_refused(trained, recording, 
     [
         ({"data": "0" * 16}, "was blended on data 0000000000000000"),
         ({"recipe": {"method": "words"}}, "a blend in words"),
-        ({"recipe": {"method": "decode"}}, "made by the method decode, which is no blender"),
+        ({"recipe": {"method": "decode"}}, "made by the method decode, which is not a blender"),
         ({"recipe": {"method": "mbr", "weights": {"x": 1}, "members": {"x": ["r/x/fold0"]}}}, "needs the run x/fold0"),
         ({"recipe": {"method": "mbr"}}, "names no members"),
         ({"weights": "outdated"}, "lstm_small/fold0 was trained again since it was blended"),

@@ -132,7 +132,7 @@ def test_decode_one_member(run: Run, dataset: Dataset, tmp_path: Path) -> None:
     for split, count in (("oof", len(dataset.train)), ("dev", len(dataset.dev))):
         printed = run(decode.main, "--members", "first", "--split", split)
         assert f"first: {count} utterances, word error rate " in printed and "greedy phoneme error rate " in printed
-        assert re.search(r"first: language model weight \S+, word bonus \S+ \(found out of fold\)\n", printed)
+        assert re.search(r"first: language model weight \S+, word bonus \S+ \(fitted out of fold\)\n", printed)
     run(decode.main, "--members", "first", "--split", "test", "--out", tmp_path / "one.csv")
     assert [row for row, _ in read_submission(tmp_path / "one.csv")] == dataset.sample_ids
     with pytest.raises(InputError, match="are for phonemes, and this competition is decoded to words"):
@@ -149,7 +149,7 @@ def test_decode_one_member(run: Run, dataset: Dataset, tmp_path: Path) -> None:
         (["--lexicon", "none.txt"], "none.txt: no such file; a competition in words needs a lexicon: pass --lexicon"),
         (["--word-lm", "none.arpa"], "needs a language model of words: pass --word-lm FILE"),
         (["--method", "rank"], "unknown word blender 'rank'"),
-        (["--nbest-out", "nbest.npz"], "--nbest-out: students and adaptation need phonemes"),
+        (["--nbest-out", "nbest.npz"], "--nbest-out is for students and adaptation, which need phonemes"),
     ],
 )
 def test_bad_options(run: Run, tmp_path: Path, options: list[str], message: str) -> None:

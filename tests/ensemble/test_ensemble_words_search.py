@@ -151,8 +151,8 @@ def test_bad_lexicon(tmp_path: Path, text: str, message: str) -> None:
         ("-0.3 a b -0.25", "-0.3 b a", "lists the 3-gram '<s> a b' without"),
         ("-0.2 <s> a -0.4", "-0.2 a b -0.4", "lists the 2-gram 'a b' twice"),
         ("-0.8 b", "-0.8 a", "lists the 1-gram 'a' twice"),
-        ("ngram 3=2", "ngram 3=3", "holds {1: 6, 2: 4, 3: 2} n-grams"),
-        ("\\end\\", "", "not a whole ARPA file"),
+        ("ngram 3=2", "ngram 3=3", "has {1: 6, 2: 4, 3: 2} n-grams"),
+        ("\\end\\", "", "incomplete, or not an ARPA file"),
     ],
 )
 def test_bad_model_of_words(folder: Path, old: str, new: str, message: str) -> None:
