@@ -69,8 +69,8 @@ def write_adapted(options: AdaptOptions) -> list[RunFolder]:
     unnamed = [split.name for split in (dataset.dev, dataset.test) if not split.names_groups]
     if unnamed:
         raise InputError(
-            f"{dataset.root}: the files of {' and '.join(unnamed)} do not name their speakers, as those of LibriSpeech "
-            "do, so nothing can be adapted to them: blend the networks as they are"
+            f"{dataset.root}: the file names of {' and '.join(unnamed)} do not contain the speakers, as those of "
+            "LibriSpeech do, so networks cannot be adapted to speakers: blend them as they are"
         )
     runs = map(run_at, options.run)
     sources = finished_sources([run for run in runs if run.trained_run == run], "folds.adapt")
@@ -78,7 +78,7 @@ def write_adapted(options: AdaptOptions) -> list[RunFolder]:
     for source, file, adaptation in _with_hypotheses(options, dataset, sources):
         folder = source.folder.adapted
         if folder.finished and _same(read_fold_model(folder).recorded.get("adaptation"), adaptation):
-            print(f"{folder.title}: done before")
+            print(f"{folder.title}: already finished, left unchanged")
             continue
         _write(source, dataset, folder, file, adaptation, device)
         written.append(folder)
@@ -101,14 +101,14 @@ def _with_hypotheses(
         check_data(source, dataset)
         file, facts = open_hypotheses(options.hypotheses, "--hypotheses", source.config, transductive=True)
         if lacking := set(source.load("oof").ids).difference(file.oof.ids):
-            print(f"left out: the blend has no hypotheses of {len(lacking)} utterances that {source.path} held out")
+            print(f"left out: {source.path} held out {len(lacking)} utterances for which the blend has no hypotheses")
             continue
         file = found[0][1] if found else file  # the same file, kept in memory only once
         found.append((source, file, facts | {"of": source.weights_hash, "passes": options.passes, "lr": options.lr}))
     if sources and not found:
         raise InputError(
-            f"--hypotheses {options.hypotheses}: has none of what these runs held out, since a blend has those of "
-            "utterances that all of its members held out: blend members with the folds of these runs"
+            f"--hypotheses {options.hypotheses}: lacks utterances that these runs held out, since a blend has "
+            "hypotheses only for utterances that all its members held out: blend members with the folds of these runs"
         )
     return found
 

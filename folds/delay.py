@@ -49,7 +49,7 @@ def write_delayed(options: DelayOptions) -> list[RunFolder]:
     for source, frames in twins:
         folder = source.folder.delayed(frames)
         if folder.finished and read_fold_model(folder).weights_hash == source.weights_hash:
-            print(f"{folder.title}: done before")
+            print(f"{folder.title}: already finished, left unchanged")
             continue
         delay = {"frames": frames, "of": source.weights_hash}
         write_derived_run(source, dataset, load_model(source), folder, {"delay": delay}, device)

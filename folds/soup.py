@@ -34,9 +34,8 @@ class SoupOptions(DerivedRunOptions):
         super().__post_init__()
         if len(self.run) > 1:
             raise InputError(
-                f"{', '.join(map(str, self.run))}: a soup is of one run: models trained separately compute different "
-                "functions with the same weight, so their mean computes neither, and across folds every utterance was "
-                "fitted by one of them, so nothing would be out of fold; blend them with python -m ensemble.blend"
+                f"{', '.join(map(str, self.run))}: expected one run: weights of separately trained models cannot be "
+                "averaged, and across folds no utterance would be out of fold; blend them with python -m ensemble.blend"
             )
 
 

@@ -89,7 +89,7 @@ def _report(tuning: Tuning, study: optuna.Study) -> None:
     winner = find_winner(tuning, study)
     if winner is None:
         refused = [trial.user_attrs["refused"] for trial in counted(study) if "refused" in trial.user_attrs]
-        reason = f"; the first: {refused[0]}" if refused else "; pass more --minutes"
+        reason = f"; the first failed: {refused[0]}" if refused else "; pass more --minutes"
         raise InputError(f"{tuning.paths.journal}: no trial finished the last stage{reason}")
     write_json(tuning.paths.best, recipe_of(tuning, winner))
     lines = _result(tuning, winner, len(counted(study)))

@@ -116,7 +116,7 @@ def resampled_means(
         group = np.array([index_of[name] for name in groups])
     sums, counts = np.bincount(group, values), np.bincount(group, sizes)
     if not counts.all():
-        raise ValueError("bootstrap: a group has no size: leave out utterances without words")
+        raise ValueError("bootstrap: the sizes of a group sum to 0: leave out utterances without words")
     generator = np.random.default_rng(seed)
     means = np.empty(samples)
     # In slices, so that the drawn indices take a few MB for any number of utterances.

@@ -44,7 +44,7 @@ def check_competition(
                 raise InputError(f"{where}, {utterance}: text has characters that cannot be printed; expected words")
         split.close()
     if len(widths) != 1:
-        raise InputError(f"{name}: utterances have {sorted(widths)} features per frame; expected one number in all")
+        raise InputError(f"{name}: utterances have {sorted(widths)} features per frame; expected the same in all")
     _check_groups(competition, name)
 
 
@@ -55,7 +55,7 @@ def _check_names(split: SplitSource, root: Path, where: str) -> None:
         raise InputError(f"{where}: {len(split.ids)} ids, {distinct} distinct; expected one or more, each once")
     for file in split.files:
         if not (root / file).is_file():
-            raise InputError(f"{where}: files names {file}, which is no file; expected paths relative to the root")
+            raise InputError(f"{where}: files names {file}, which is not a file; expected paths relative to the root")
 
 
 def _check_features(split: SplitSource, index: int, where: str) -> int:
@@ -78,7 +78,7 @@ def _check_labels(competition: Competition, labels: np.ndarray, where: str) -> N
     try:
         competition.check_text(text)
     except InputError as error:
-        raise InputError(f"{where}: check_text refuses {text[:80]!r}, made by submission_text: {error}") from None
+        raise InputError(f"{where}: check_text rejects {text[:80]!r}, made by submission_text: {error}") from None
 
 
 def _check_groups(competition: Competition, name: str) -> None:

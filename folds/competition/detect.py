@@ -71,7 +71,7 @@ def _recognised(root: Path, allow_pickle: bool) -> list[Competition]:
         try:
             kind = COMPETITIONS.get(name)
             if not isinstance(kind, type) or not issubclass(kind, Competition):
-                raise TypeError("it is no subclass of Competition")
+                raise TypeError("it is not a subclass of Competition")
             if kind.recognises(root):
                 competitions.append(kind(root, allow_pickle))
         except (InputError, OSError, MemoryError):

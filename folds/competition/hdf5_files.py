@@ -70,7 +70,7 @@ class TrialFiles:
             if sentence is None:
                 codes = self._array(index, trial, "transcription")
                 if codes.ndim != 1 or codes.dtype.kind not in "iu" or np.any((codes < 0) | (codes > 127)):
-                    raise InputError(f"{self.location(index)}: its transcription is no list of ASCII codes; {_AGAIN}")
+                    raise InputError(f"{self.location(index)}: transcription is not a list of ASCII codes; {_AGAIN}")
                 sentence = bytes(codes.tolist()).split(b"\0", 1)[0]
         return (sentence.decode(errors="replace") if isinstance(sentence, bytes) else str(sentence)).strip()
 

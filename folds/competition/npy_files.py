@@ -59,7 +59,7 @@ def read_array(path: Path) -> np.ndarray:
     array = np.frombuffer(data, dtype, math.prod(shape), start) if needed else np.empty(0, dtype)
     if dtype.kind == "U" and _codes(array).max(initial=0) > _LAST_CHARACTER:
         # NumPy accepts such code points; Python later fails on them in one of several ways.
-        raise InputError(f"{path}: has numbers that are no characters; copy or download it again")
+        raise InputError(f"{path}: has invalid code points; copy or download it again")
     return array.reshape(shape, order="F" if fortran else "C")
 
 

@@ -122,8 +122,8 @@ def _make(path: Path, competition: Competition, progress: bool, smooth: float) -
         ) from None
     if packed is None:
         raise InputError(
-            f"{path}: damaged although it was written just now; check the disk, or set {CACHE_VARIABLE} to a folder "
-            f"on another"
+            f"{path}: damaged right after it was written; check the disk, or set {CACHE_VARIABLE} to a folder on "
+            "another disk"
         )
     return packed
 

@@ -165,11 +165,11 @@ def describe_total(estimates: Sequence[Estimate], jobs: int) -> str:
     known = [run.hours for run in estimates if run.hours is not None and run.hours > 0]
     unknown = sum(run.hours is None for run in estimates)
     if unknown and not known:
-        return f"{unknown} runs: hours unknown, since no run of theirs has trained yet"
+        return f"{unknown} runs: hours unknown, since no run with the same recipe has trained yet"
     total, last = duration(sum(known)), duration(makespan(known, jobs)) if known else duration(0.0)
     together = "one after the other" if jobs == 1 else f"{jobs} at a time"
     least, about = ("at least ", "at least") if unknown else ("", "about")
-    notes = f"; {unknown} unknown: no run of theirs has trained yet" if unknown else ""
+    notes = f"; {unknown} unknown: no run with the same recipe has trained yet" if unknown else ""
     return (
         f"{len(estimates)} runs: {least}{total} of training in all, {about} {last} {together}, prediction not "
         f"included{notes}"

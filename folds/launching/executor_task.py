@@ -15,7 +15,7 @@ def shared_device(name: str) -> str:
     if ":" in name:
         kind, _, number = name.partition(":")
         here = f"set CUDA_VISIBLE_DEVICES={number}" if kind == "cuda" else "leave out the number"
-        raise InputError(f"--device {name}: processes here are given their device: {here}, and use --device {kind}")
+        raise InputError(f"--device {name}: each process is assigned its device: {here}, and pass --device {kind}")
     return device_type(name)
 
 

@@ -55,7 +55,9 @@ def ask(*arguments: str) -> str:
             arguments, capture_output=True, text=True, timeout=ANSWER_S, check=False, env=seconds_since_1970
         )
     except subprocess.TimeoutExpired:
-        raise InputError(f"--on slurm: {arguments[0]} has no answer in {ANSWER_S:g} s: is the cluster up?") from None
+        raise InputError(
+            f"--on slurm: {arguments[0]} did not answer within {ANSWER_S:g} s: is the cluster up?"
+        ) from None
     if done.returncode:
         reason = " ".join((done.stderr or done.stdout).split())
         raise InputError(f"--on slurm: {arguments[0]} failed ({reason}): is the cluster up?")
@@ -88,7 +90,7 @@ def judge_end(job: str, jobs: Mapping[str, Job], began: bool, cancelled_before: 
     elif any(other != job and _cancelled_together(own, jobs[other]) for other in jobs):
         how = "together with others"
     else:
-        return Outcome("failed", f"its Slurm job {job} was killed or cancelled; to end the run, cancel the next too")
+        return Outcome("failed", f"its Slurm job {job} was killed or cancelled; to end the run, cancel the next job")
     return Outcome("failed", f"its Slurm job {job} was cancelled {how}: launch again to continue", hopeless=True)
 
 

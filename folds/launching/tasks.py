@@ -22,7 +22,7 @@ OWN = {
     "--model": "--models",
     "--fold": "--folds",
     "--seed": "--seeds",
-    "--resume": "nothing: begun runs are always resumed",
+    "--resume": "not needed: started runs are always resumed",
 }
 """Options of folds.train that are replaced by others here."""
 
@@ -89,8 +89,8 @@ def make_tasks(plan: Plan, options: LaunchOptions, destination: Destination, mor
         for name in options_of_member:
             if (option := f"--{name.replace('_', '-')}") in OWN or option == "--name":
                 raise InputError(
-                    f"the plan's options of {member.name or member.model}: {name} is none of them: a member's model, "
-                    "name, folds and seeds stand beside its options, and begun runs are always resumed"
+                    f"the plan's options of {member.name or member.model}: {name} is not allowed there: a member's "
+                    "model, name, folds and seeds are given beside its options, and started runs are always resumed"
                 )
         arguments = [*common, *arguments_of(options_of_member), *more]
         arguments += ["--name", member.name] if member.name else []

@@ -138,7 +138,7 @@ class RemoteStore:
         for name in sorted(names):
             if not self._download(name, into / name):
                 shutil.rmtree(into / name, ignore_errors=True)
-                note = f"left out: {self.url}/{name} is not whole: it is being uploaded, or damaged"
+                note = f"left out: {self.url}/{name} is incomplete: it is being uploaded, or damaged"
                 print(redact(note), file=sys.stderr)
 
     def _download(self, name: str, target: Path) -> bool:
@@ -195,7 +195,7 @@ class RemoteStore:
         thread.start()
         thread.join(ANSWER_S)
         if thread.is_alive():
-            raise InputError(f"{self.url}: no answer in {ANSWER_S:g} s: check the URL and the network")
+            raise InputError(f"{self.url}: no answer within {ANSWER_S:g} s: check the URL and the network")
 
     @contextlib.contextmanager
     def _refusals(self) -> Iterator[None]:
@@ -214,6 +214,6 @@ def _hash(path: Path) -> str:
 def check_folder(runs: Path) -> None:
     """Raise InputError for a URL where a folder is required."""
     if url := store_url(runs):
-        raise InputError(f"--runs {url}: trained in a folder only; python -m folds.launch uploads what it has trained")
+        raise InputError(f"--runs {url}: expected a folder: only python -m folds.launch uploads what it has trained")
 
 

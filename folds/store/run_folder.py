@@ -64,7 +64,7 @@ def check_name(name: str) -> None:
     if not re.fullmatch(rf"[A-Za-z0-9_][A-Za-z0-9_.+-]{{0,{MAX_NAME - 1}}}", name):
         raise InputError(f"--name {name!r}: expected 1 to {MAX_NAME} letters, digits or _ . + -, not a dot first")
     if reserved := re.search(r"\.(all|all-dev|soup|adapted|seed\d+|delay\d+)(?=\.|$)", name):
-        raise InputError(f"--name {name}: the commands themselves give names with {reserved[0]}: choose another")
+        raise InputError(f"--name {name}: names with {reserved[0]} are reserved: choose another")
 
 
 @dataclass(frozen=True)

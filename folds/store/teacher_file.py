@@ -79,11 +79,13 @@ def read_teacher(path: Path) -> TeacherFile:
     try:
         tensors = from_bytes(_read(path))
         if tensors["schema"].tolist() != [SCHEMA_VERSION]:
-            raise InputError(f"{path}: of another version: blend again with --nbest-out")
+            raise InputError(f"{path}: written by another version: blend again with --nbest-out")
         oof, dev, test = (_hypotheses(tensors, split) for split in SPLITS)
         return TeacherFile(oof, dev, test, _as_text(tensors["data"]), _as_text(tensors["alphabet"]))
     except (SafetensorError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: not a whole file of ensemble.blend --nbest-out ({error}): blend again") from None
+        raise InputError(
+            f"{path}: incomplete, or not a file of ensemble.blend --nbest-out ({error}): blend again with --nbest-out"
+        ) from None
 
 
 def _read(path: Path) -> bytes:
@@ -103,11 +105,11 @@ def _hypotheses(tensors: dict[str, np.ndarray], split: str) -> TeacherHypotheses
     if ids_hash(ids) != _as_text(tensors[f"{split}.ids_hash"]):
         raise ValueError(f"the utterances of {split} do not match their hash")
     if not (_divides(offsets, len(ids), len(tokens)) and (np.diff(offsets) > 0).all()):
-        raise ValueError(f"the offsets of {split} do not give each utterance hypotheses")
+        raise ValueError(f"the offsets of {split} do not assign hypotheses to each utterance")
     if not (_divides(tokens.offsets, len(posteriors), len(tokens.values)) and (tokens.values > 0).all()):
         raise ValueError(f"the hypotheses of {split} do not match their tokens")
     if not (np.isfinite(posteriors) & (posteriors >= 0)).all():
-        raise ValueError(f"the posteriors of {split} are not all finite and 0 or more")
+        raise ValueError(f"the posteriors of {split} are not all finite and non-negative")
     return TeacherHypotheses(ids, offsets, tokens, posteriors)
 
 

@@ -77,7 +77,7 @@ def check_data(source: FoldModel, dataset: Dataset) -> TrainedConfig:
     trained = source.check_trained()
     # Runs of earlier versions do not record the hash of their features.
     if dataset.hash != trained.data.hash or trained.data.features not in (None, dataset.features_hash):
-        raise InputError(f"{source.path}: was trained on other data than {dataset.root}: pass its data with --data")
+        raise InputError(f"{source.path}: was trained on data other than {dataset.root}: pass its data with --data")
     return trained
 
 

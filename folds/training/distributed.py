@@ -144,8 +144,8 @@ def joined_group(device: str) -> Iterator[ProcessGroup]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(days=7))
     except (RuntimeError, ValueError) as error:  # ValueError: MASTER_ADDR or MASTER_PORT is missing or wrong
         raise MachineFault(
-            f"the processes of this training do not reach each other ({one_line(error)}): start them with torchrun, "
-            "and beside another one with torchrun --standalone"
+            f"the processes of this training cannot reach each other ({one_line(error)}): start them with torchrun, "
+            "or with torchrun --standalone if another one is running on this machine"
         ) from error
     try:
         yield group
@@ -160,11 +160,11 @@ def joined_group(device: str) -> Iterator[ProcessGroup]:
         else:
             dist.destroy_process_group()
         if isinstance(error, RuntimeError) and any(text in str(error) for text in _PEER_IS_GONE):
-            raise InputError("another process of this training has ended: its own message says why") from error
+            raise InputError("another process of this training has ended: see its own error message") from error
         if cuda and isinstance(error, dist.DistBackendError):
             raise MachineFault(
                 f"the GPUs of this training cannot communicate ({one_line(error)}): NCCL_DEBUG=INFO prints the reason; "
-                "in a container it may be too little shared memory, which docker run --ipc=host gives it"
+                "in a container, there may be too little shared memory: start it with docker run --ipc=host"
             ) from error
         raise
     dist.destroy_process_group()
@@ -174,7 +174,7 @@ def _check_gpus(device: str, group: ProcessGroup) -> None:
     """Raise InputError, in all processes of a machine, unless there is a GPU for each."""
     count = torch.cuda.device_count()
     if ":" in device:
-        raise InputError(f"--device {device}: each process of torchrun takes a GPU of its own: use --device cuda")
+        raise InputError(f"--device {device}: each process of torchrun uses its own GPU: pass --device cuda")
     if group.local_size > count:
         few = f"with --nproc-per-node {count} at most" if count else "with --device cpu"
         found = f"{group.local_size} processes, but {count} GPU{'' if count == 1 else 's'}"

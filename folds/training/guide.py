@@ -91,9 +91,9 @@ def _check(guide: FoldModel, option: str, run: FoldModel) -> None:
     """Raise InputError unless `guide` fits `run` and leaks nothing; messages begin with `option`."""
     theirs, ours = guide.config, run.config
     for what, given, expected in (
-        ("another alphabet", theirs.data.alphabet, ours.data.alphabet),
-        ("another number of features", theirs.model_config.get("features"), ours.model_config["features"]),
-        ("other data", theirs.data.hash, ours.data.hash),
+        ("a different alphabet", theirs.data.alphabet, ours.data.alphabet),
+        ("a different number of features", theirs.model_config.get("features"), ours.model_config["features"]),
+        ("different data", theirs.data.hash, ours.data.hash),
     ):
         if given != expected:
             raise InputError(

@@ -211,7 +211,7 @@ class TrainOptions(StoreOptions):
                 "commands"
             )
         if self.recipe.group_softsign and self.recipe.group_layer is None:
-            raise InputError("--group-softsign: there is no layer of each group: pass --group-layer")
+            raise InputError("--group-softsign: there is no group layer: pass --group-layer")
         if self.folds == 1 and self.recipe.select == "best":
             raise InputError("--select best with --folds 1: no utterances are held out to select by; use --select last")
         if self.guide is None and self.recipe.guide_weight != RecipeOptions.guide_weight:

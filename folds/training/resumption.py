@@ -69,24 +69,24 @@ def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
     changed = sorted(key for key in {*before, *now} if before.get(key, default.get(key)) != now.get(key))
     if any(key.startswith("data.") for key in changed):
         raise StartedOtherwise(
-            f"{started.path}: was started on other data: pass those with --data, or use another --name"
+            f"{started.path}: was started on different data: pass those with --data, or use another --name"
         )
     if changed:
         difference = "; ".join(f"{key} was {before.get(key, default.get(key))}, now {now.get(key)}" for key in changed)
         if started.folder.finished:
             raise FinishedOtherwise(
-                f"{started.path}: finished with other settings ({difference}): leave it out; or give the new run a "
-                f"--name of its own, and --restart-from {started.path} if it is to train this one further"
+                f"{started.path}: finished with different settings ({difference}): leave it out, or give the new run "
+                f"its own --name (with --restart-from {started.path} to train this one further)"
             )
         raise StartedOtherwise(
-            f"{started.path}: started with other settings ({difference}): use the same settings, another --name, "
+            f"{started.path}: started with different settings ({difference}): use the same settings, another --name, "
             "--seed or --runs, or delete the folder"
         )
     if started.folds > 1 and started.fold_assignment != config["fold_assignment"]:
         raise StartedOtherwise(
-            f"{started.path}: started under fold assignment {started.fold_assignment}, now "
-            f"{config['fold_assignment']}, which puts other speakers into the folds: use another --runs, or delete the "
-            "folder"
+            f"{started.path}: started with fold assignment {started.fold_assignment}, now "
+            f"{config['fold_assignment']}, which puts different speakers into the folds: use another --runs, or delete "
+            "the folder"
         )
 
 
@@ -128,13 +128,13 @@ def check_folds(folder: RunFolder, folds: int, fold_by: FoldBy) -> None:
             started = read_fold_model(other)
             if started.folds != folds:
                 raise InputError(
-                    f"{folds} folds: {other.path} was started with {started.folds}, and those of one member must be of "
-                    f"one number: use {started.folds} here as well, or another --name or --runs"
+                    f"{folds} folds: {other.path} was started with {started.folds}, and all runs of a member must have "
+                    f"the same number: use {started.folds} here as well, or another --name or --runs"
                 )
             if folds > 1 and started.fold_assignment != ASSIGNMENTS[fold_by]:
                 raise InputError(
-                    f"--fold-by {fold_by}: the folds of {other.path} were assigned in another way, and those of one "
-                    "member must be assigned in one: use the same --fold-by, or another --name or --runs"
+                    f"--fold-by {fold_by}: the folds of {other.path} were assigned differently, and all runs of a "
+                    "member must share one assignment: use the same --fold-by, or another --name or --runs"
                 )
 
 

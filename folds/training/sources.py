@@ -18,7 +18,7 @@ def check_sources(options: TrainOptions, model: str, fold: int) -> None:
         source = find_source(options.restart_from, options.name or model, fold, options.seed, options.folds)
         if source.model != model:
             raise InputError(
-                f"--restart-from {options.restart_from}: {source.path} was trained with another model than {model}: "
+                f"--restart-from {options.restart_from}: {source.path} was trained with a model other than {model}: "
                 "use the same here"
             )
     if options.guide is not None:

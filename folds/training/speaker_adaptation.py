@@ -50,8 +50,8 @@ class Unlabelled:
         missing = [self.split.ids[index] for index in self.indices.tolist() if self.split.ids[index] not in known]
         if missing:
             raise InputError(
-                f"{option}: has no hypotheses of {len(missing)} of the {len(self.indices)} utterances of "
-                f"{self.split.name} that {title} predicts, {missing[0]} among them: blend members with its folds"
+                f"{option}: has no hypotheses for {len(missing)} of the {len(self.indices)} {self.split.name} "
+                f"utterances that {title} predicts, the first is {missing[0]}: blend members with its folds"
             )
 
     def of_group(self, group: str) -> Iterator[Batch]:

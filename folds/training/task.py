@@ -124,7 +124,7 @@ def check_batch_frames(frames: int, split: Split, indices: np.ndarray) -> None:
     longest = indices[split.lengths[indices].argmax()]
     if split.lengths[longest] > frames:
         raise InputError(
-            f"--batch-frames {frames}: fewer than the longest utterance, {split.ids[longest]}, has: use "
+            f"--batch-frames {frames}: too few for the longest utterance, {split.ids[longest]}: pass "
             f"{split.lengths[longest]} or more"
         )
 

@@ -48,7 +48,7 @@ class Teacher:
         hypotheses = self.file.test
         if set(hypotheses.ids) != set(test.ids):
             raise InputError(
-                f"--teacher {self.facts['from']}: its hypotheses are not those of the utterances of {test.name}: blend "
+                f"--teacher {self.facts['from']}: its hypotheses are not for the utterances of {test.name}: blend "
                 "again on this data with --nbest-out"
             )
         return labelled(test, hypotheses)
@@ -146,8 +146,8 @@ def open_hypotheses(
     option = f"{option} {sidecar}"
     file = read_teacher(path)
     for what, given, here in (
-        ("another alphabet", file.alphabet, config.data.alphabet),
-        ("other data", file.data, config.data.hash),
+        ("a different alphabet", file.alphabet, config.data.alphabet),
+        ("different data", file.data, config.data.hash),
     ):
         if given != here:
             raise InputError(f"{option}: blended for {what} ({given}, here {here}): blend again on this data")
@@ -185,7 +185,7 @@ def student_targets(teacher: Teacher, split: Split, training: int) -> StudentTar
     rows = np.array([rows.get(utterance, len(known.ids) + u) for u, (rows, utterance) in enumerate(pairs)])
     taught = int((rows < len(known.ids)).sum())
     if not taught:
-        raise InputError(f"--teacher {teacher.facts['from']}: has hypotheses of none of the training utterances")
+        raise InputError(f"--teacher {teacher.facts['from']}: has no hypotheses for any training utterance")
     offsets = np.concatenate([known.offsets, first + 1 + own])
     tokens = Ragged.concatenate([known.tokens, split.tokens])
     posteriors = np.concatenate([known.posteriors, np.ones(len(split), np.float32)])

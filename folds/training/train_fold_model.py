@@ -79,7 +79,7 @@ def _lease(folder: RunFolder, group: ProcessGroup) -> Iterator[Lease | None]:
         except (InputError, OSError) as error:
             refused = error
         if group.any(refused is not None):
-            raise refused or InputError(f"{folder.path}: the first process could not begin this run")
+            raise refused or InputError(f"{folder.path}: the first process could not start this run")
         yield lease
 
 

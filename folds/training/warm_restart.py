@@ -44,7 +44,7 @@ def find_source(runs: Path, name: str, fold: int, seed: int, folds: int) -> Fold
         if folds > 1 and (given.fold, given.folds) != (fold, folds):
             was, now = f"fold {given.fold} of {given.folds}", f"fold {fold} of {folds}"
             raise InputError(
-                f"--restart-from {runs}: {was}, where {now} is to be trained: pass the runs folder instead"
+                f"--restart-from {runs}: is {was}, but {now} is to be trained: pass the runs folder instead"
             )
         return given
     source = RunFolder.of(runs, name, fold, seed, folds)
@@ -89,14 +89,14 @@ def open_source(runs: Path, run: FoldModel, held_out: Sequence[str]) -> WarmStar
         )
     if _is_layer_of_other_groups(source.recorded.get("group_layer"), run.recorded["group_layer"]):
         raise InputError(
-            f"--restart-from {runs}: the --group-layer of {source.path} has other groups than are trained on here, as "
-            "that of a fold model has fewer than its refit's: leave out --restart-from"
+            f"--restart-from {runs}: the --group-layer of {source.path} has different groups from this run's (a fold "
+            "model has fewer than its refit): leave out --restart-from"
         )
     for key, what in (
-        ("data", "other data"),
-        ("model", "another model"),
-        ("model_config", "other model options"),
-        ("group_layer", "another --group-layer"),
+        ("data", "different data"),
+        ("model", "a different model"),
+        ("model_config", "different model options"),
+        ("group_layer", "a different --group-layer"),
     ):
         before, now = source.recorded.get(key), run.recorded[key]
         if not _same(before, now):
@@ -105,12 +105,12 @@ def open_source(runs: Path, run: FoldModel, held_out: Sequence[str]) -> WarmStar
                 what += f" ({', '.join(f'{name} {before[name]}, not {now[name]}' for name in changed)})"
             raise InputError(f"--restart-from {runs}: {source.path} was trained with {what}: use the same here")
     if source.transform != run.transform:
-        what = "another --normalise"
+        what = "a different --normalise"
         raise InputError(f"--restart-from {runs}: {source.path} was trained with {what}: use the same here")
     if source.with_dev and not run.with_dev:
         raise InputError(f"--restart-from {runs}: {source.path} was trained on dev too: use it with --with-dev")
     if held_out and source.load("oof").ids != tuple(held_out):
-        raise InputError(f"--restart-from {runs}: {source.path} held out other utterances: train it again")
+        raise InputError(f"--restart-from {runs}: {source.path} held out different utterances: train it again")
     earlier = source.config.restart
     summary = read_json(source.folder.summary, SummaryFile, "train this run again")
     facts = {

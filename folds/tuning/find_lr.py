@@ -83,8 +83,8 @@ def find_lr(tuning: Tuning) -> None:
     figure.update_xaxes(type="log", title="learning rate").update_yaxes(title="loss (nats per label)")
     around = f"{curve.lowest / 100:.2g}:{curve.lowest / 3:.2g}"
     found = (
-        f"the loss falls fastest at a learning rate of {curve.steepest:.2g} and is lowest at {curve.lowest:.2g}, of "
-        f"which a tenth is a common choice; to search around it, --space lr={around}"
+        f"the loss falls fastest at a learning rate of {curve.steepest:.2g} and is lowest at {curve.lowest:.2g} (a "
+        f"tenth of that is a common choice); to search around it, pass --space lr={around}"
     )
     write_page(tuning.paths.range_test, f"Learning-rate range test: {tuning.options.model}", [("Loss", found, figure)])
     print(f"{found}\nwrote {tuning.paths.range_test}")

@@ -136,8 +136,8 @@ def make_space(model: str, preset: str, device: str, ranges: Sequence[str], pins
         _check_known(name, unpinned, "--fix")
         if name == "group_layer" and fixed[name] is not None:
             raise InputError(
-                f"--fix group_layer={fixed[name]}: each stage has other {fixed[name]}s, so none could begin with the "
-                "weights of the one before: leave it out, and train the recipe that is found with --group-layer"
+                f"--fix group_layer={fixed[name]}: each stage has different {fixed[name]}s, so it could not start from "
+                "the weights of the previous one: leave it out, and train the best recipe with --group-layer"
             )
     space = Space(model, preset, device, (), fixed)
     try:
@@ -181,8 +181,9 @@ def _default_range(name: str, option: OptionField) -> Parameter | None:
 def _given_range(text: str, name: str, span: str, option: OptionField) -> Parameter:
     """The range given by `--space`."""
     if name in (*SET_BY_STAGES, *NO_HYPERPARAMETERS) or option.bounds is None or not _is_number(option):
-        reason = "the study sets it itself" if name in SET_BY_STAGES else "it is not a number that can be searched"
-        raise InputError(f"--space {text}: {reason}; leave it out, or pin another value with --fix")
+        if name in SET_BY_STAGES:
+            raise InputError(f"--space {text}: the study sets it itself: leave it out")
+        raise InputError(f"--space {text}: not a number that can be searched: leave it out, or pin a value with --fix")
     ends, scale = span.split(":")[:2], span.split(":")[2:]
     try:
         low, high = map(float, ends)
@@ -200,7 +201,7 @@ def _given_range(text: str, name: str, span: str, option: OptionField) -> Parame
     if log and low <= 0:
         raise InputError(f"--space {text}: expected a low end above 0 on a logarithmic scale")
     if not parameter.low < parameter.high:
-        raise InputError(f"--space {text}: the range has fewer than two whole numbers that are accepted")
+        raise InputError(f"--space {text}: expected a range with at least two valid whole numbers")
     return parameter
 
 

@@ -123,7 +123,7 @@ def _run_stage(tuning: Tuning, study: optuna.Study, trial: optuna.Trial) -> None
     index, name = stage_index(trial), run_name(trial)
     values = {parameter.name: trial.params[parameter.name] for parameter in tuning.space.parameters}
     if index:
-        print(f"{name} goes on to stage {index + 1} of {len(tuning.stages)}", flush=True)
+        print(f"{name} advances to stage {index + 1} of {len(tuning.stages)}", flush=True)
     before = rungs(study, tuning.stages)
     if index == 1 and name == best_first(before[0].distances)[0] and tuning.space.preset_values() is None:
         # Without the preset, one trial says little: its values may be at fault. By now all have ended the first stage.
@@ -173,8 +173,8 @@ def _warn_of_short_stages(subject: str, distance: float, dataset: Dataset) -> No
     if distance > NOTHING_LEARNT * of_empty_ones:
         print(
             f"warning: {subject} learnt next to nothing in its first stage: its held-out distance is "
-            f"{distance:.1f}, that of empty predictions {of_empty_ones:.1f}, so who goes on is chance: begin another "
-            "--study with more --minutes or fewer --trials",
+            f"{distance:.1f}, that of empty predictions {of_empty_ones:.1f}, so which trials advance is chance: start "
+            "another --study with more --minutes or fewer --trials",
             flush=True,
         )
 

@@ -181,7 +181,7 @@ def _check_settings(study: optuna.Study, settings: Mapping[str, Any], journal: P
     if changed:
         difference = "; ".join(f"{key} was {recorded.get(key)}, now {settings.get(key)}" for key in changed)
         raise InputError(
-            f"{journal}: a study with other settings ({difference}): use the same, or another file for --study"
+            f"{journal}: a study with different settings ({difference}): use the same, or another file for --study"
         )
 
 
@@ -197,6 +197,6 @@ def _check_journal(path: Path, lock: Any) -> None:
         if whole < len(content):
             # Otherwise the next line would be appended to the rest of this one.
             os.truncate(path, whole)
-            print(f"{path}: deleted the end of its last line, which a killed process did not finish", file=sys.stderr)
+            print(f"{path}: removed an incomplete last line, left by a killed process", file=sys.stderr)
     finally:
         lock.release()

@@ -185,7 +185,7 @@ def test_predictions_are_those_of_each_speakers_layer(adapted, tiny, dataset):
 def test_what_is_done_is_left_out_and_made_again_for_other_settings(adapted, tiny, sidecar, tmp_path, capsys):
     shutil.copytree(adapted, tmp_path, dirs_exist_ok=True)
     assert write_adapted(options(tmp_path, tiny, sidecar)) == []
-    assert capsys.readouterr().out == "lstm_small.adapted fold 0: done before\n"
+    assert capsys.readouterr().out == "lstm_small.adapted fold 0: already finished, left unchanged\n"
     moved = tmp_path / "moved"
     shutil.copytree(sidecar.parent, moved)
     assert write_adapted(options(tmp_path, tiny, moved / sidecar.name)) == []  # the same hypotheses
@@ -291,7 +291,7 @@ def test_errors_say_what_to_do(adapted, tiny, dataset, sidecar, tmp_path):
     few = hypotheses(dataset.train.ids[:3], labels_of(dataset.train)[:3])
     others = [hypotheses(split.ids, [[1, 2]] * len(split)) for split in (dataset.dev, dataset.test)]
     incomplete = write(tmp_path, dataset, TeacherFile(few, *others, "", ""))
-    with pytest.raises(InputError, match="has none of what these runs held out"):
+    with pytest.raises(InputError, match="lacks utterances that these runs held out"):
         write_adapted(options(adapted, tiny, incomplete))
     copy = tmp_path / "lstm_small.adapted" / "fold0"
     shutil.copytree(run_folder(adapted).parent.with_name("lstm_small.adapted") / "fold0", copy)
@@ -312,7 +312,7 @@ def test_runs_that_held_out_what_the_blend_did_not_are_left_out(tiny, dataset, s
     every = AdaptOptions(run=(second.path, first.path), data=tiny, hypotheses=of_one, device="cpu", passes=1)
     assert [folder.name for folder in write_adapted(every)] == ["lstm_small.adapted/fold0"]
     count = len(held_out(second, dataset))
-    assert f"left out: the blend has no hypotheses of {count} utterances that {second.path}" in capsys.readouterr().out
+    assert f"left out: {second.path} held out {count} utterances for which the blend" in capsys.readouterr().out
 
 
 def test_other_data_are_refused_before_anything_is_computed(adapted, tiny, sidecar, tmp_path, monkeypatch):
@@ -323,7 +323,7 @@ def test_other_data_are_refused_before_anything_is_computed(adapted, tiny, sidec
     for path in other.glob("train*/transcript/*"):
         path.rename(path.with_name(f"9{path.name}"))
     monkeypatch.setattr("folds.adapt.adapt", lambda *arguments, **options: pytest.fail("computed"))
-    with pytest.raises(InputError, match="fold0: was trained on other data than .*: pass its data with --data"):
+    with pytest.raises(InputError, match="fold0: was trained on data other than .*: pass its data with --data"):
         write_adapted(options(adapted, other, sidecar))
 
 

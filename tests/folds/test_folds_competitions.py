@@ -84,7 +84,7 @@ class Broken(COMPETITIONS.get("F22-S26")):
         ("recognises", lambda root: False, r"Broken.recognises: does not recognise .*F22-S26; expected the folder of"),
         ("recognises", lambda root: True, r"Broken.recognises: recognises .*S22, the folder of another competition"),
         ("group", lambda self, utterance: "x" + utterance, r"Broken.group: 3 training utterances, 3 groups such as"),
-        ("submission_text", lambda self, labels: "?!", r"Broken, train, 1-1-0: check_text refuses '\?!', made by"),
+        ("submission_text", lambda self, labels: "?!", r"Broken, train, 1-1-0: check_text rejects '\?!', made by"),
     ],
 )
 def test_a_competition_that_breaks_a_rule_is_refused(attribute, value, message, examples, monkeypatch):
@@ -98,7 +98,7 @@ def test_a_competition_that_breaks_a_rule_is_refused(attribute, value, message, 
     [
         ({"ids": ("1-1-0", "1-1-0")}, "Broken, train: 2 ids, 1 distinct; expected one or more, each once"),
         ({"ids": ()}, "Broken, train: 0 ids, 0 distinct"),
-        ({"files": ("no.csv",)}, r"Broken, train: files names no\.csv, which is no file"),
+        ({"files": ("no.csv",)}, r"Broken, train: files names no\.csv, which is not a file"),
         ({"features": lambda index: FEATURES[0]}, r"Broken, train, 1-1-0: features are float32 \(4,\); expected"),
         ({"features": lambda index: FEATURES * np.nan}, r"Broken, train, 1-1-0: features are float32 \(5, 4\)"),
         ({"features": lambda index: FEATURES[:, :3]}, r"Broken: utterances have \[3, 4\] features per frame"),

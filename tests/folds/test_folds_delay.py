@@ -71,7 +71,7 @@ def test_a_twin_has_the_distances_and_the_cost_of_a_run(trained):
 def test_what_is_done_or_delayed_already_is_left_out(trained, tiny, capsys):
     folders = tuple(fold_model.path for fold_model in find_fold_models(trained))
     assert len(folders) == 2 and write_delayed(DelayOptions(run=folders, data=tiny, device="cpu")) == []
-    assert capsys.readouterr().out == "lstm_small.delay1 fold 0: done before\n"
+    assert capsys.readouterr().out == "lstm_small.delay1 fold 0: already finished, left unchanged\n"
 
 
 def test_runs_that_are_not_finished_are_left_out_and_outdated_twins_made_again(trained, tiny, tmp_path, capsys):
@@ -104,7 +104,7 @@ def test_other_data_are_refused(trained, tiny, tmp_path):
     shutil.copytree(tiny, changed)
     transcript = next(changed.glob("train*/transcript/*.npy"))
     np.save(transcript, np.delete(np.load(transcript), 2))
-    with pytest.raises(InputError, match="was trained on other data than"):
+    with pytest.raises(InputError, match="was trained on data other than"):
         write_delayed(DelayOptions(run=(run_folder(trained),), data=changed, frames=(3,)))
 
 
@@ -113,7 +113,7 @@ def test_other_features_of_the_same_utterances_are_refused(trained, tiny, tmp_pa
     shutil.copytree(tiny, changed)
     features = next(changed.glob("train*/mfcc/*.npy"))
     np.save(features, np.load(features)[::-1])
-    with pytest.raises(InputError, match="was trained on other data than"):
+    with pytest.raises(InputError, match="was trained on data other than"):
         write_delayed(DelayOptions(run=(run_folder(trained),), data=changed, frames=(3,)))
 
 

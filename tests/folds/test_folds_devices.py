@@ -180,7 +180,7 @@ def test_runs_that_do_not_record_their_precision_can_be_resumed(undisturbed, tin
     path, config = unfinished(undisturbed, tmp_path)
     del config["hardware"], config["with_dev"], config["options"]["with_dev"], config["options"]["save_every"]
     path.write_text(json.dumps(config))
-    with pytest.raises(InputError, match="started with other settings .precision was auto, now fp32"):
+    with pytest.raises(InputError, match="started with different settings .precision was auto, now fp32"):
         run(monkeypatch, tiny, tmp_path, "--epochs", "6", "--resume", "--precision", "fp32")
     run(monkeypatch, tiny, tmp_path, "--epochs", "6", "--resume")
     assert metrics(run_folder(tmp_path)) == metrics(undisturbed)

@@ -63,9 +63,9 @@ def test_a_soup_has_the_layer(grouped, tiny):
 
 def test_a_refit_has_more_groups_than_a_fold_model_to_start_from(grouped, tiny, tmp_path, monkeypatch):
     options = ["--folds", "1", "--epochs", "1", "--restart-from", str(grouped.path.parents[1])]
-    with pytest.raises(InputError, match="has other groups than are trained on here"):
+    with pytest.raises(InputError, match="has different groups from this run's"):
         run(monkeypatch, tiny, tmp_path, *options, *LAYER)
-    with pytest.raises(InputError, match="another --group-layer: use the same here"):
+    with pytest.raises(InputError, match="a different --group-layer: use the same here"):
         run(monkeypatch, tiny, tmp_path, *options)
 
 
@@ -83,7 +83,7 @@ def test_a_stopped_run_resumes_to_the_same_metrics(grouped, tiny, tmp_path, monk
 
 def test_a_warm_restart_and_a_guide(grouped, undisturbed, tiny, tmp_path, monkeypatch):
     source = ("--restart-from", str(grouped.path.parents[1]))
-    with pytest.raises(InputError, match="was trained with another --group-layer"):
+    with pytest.raises(InputError, match="was trained with a different --group-layer"):
         run(monkeypatch, tiny, tmp_path / "none", "--epochs", "1", *source)
     guide = ("--guide", str(grouped.path))
     assert run(monkeypatch, tiny, tmp_path / "both", "--epochs", "1", *source, *guide, *LAYER) == 0
@@ -93,7 +93,7 @@ def test_a_warm_restart_and_a_guide(grouped, undisturbed, tiny, tmp_path, monkey
     ("options", "message"),
     [
         (("--group-layer", "day"), "--group-layer day: the groups of these data are speakers: pass speaker"),
-        (("--group-softsign",), "--group-softsign: there is no layer of each group: pass --group-layer"),
+        (("--group-softsign",), "--group-softsign: there is no group layer: pass --group-layer"),
     ],
 )
 def test_what_does_not_fit_is_refused(options, message, tiny, tmp_path, monkeypatch):

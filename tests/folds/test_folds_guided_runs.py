@@ -90,7 +90,7 @@ def test_a_stopped_run_resumes_with_its_guide_alone(guided, member, tiny, tmp_pa
     run(monkeypatch, tiny, tmp_path, *options, "--guide", str(member))
     assert f"lstm_small.seed1 fold 0: guided by {member}\n" in capsys.readouterr().out
     shutil.copytree(member, moved)
-    with pytest.raises(InputError, match=r"started with other settings .guide was with weights \w{16}, now not given"):
+    with pytest.raises(InputError, match=r"started with different settings .guide was with weights \w{16}, now not"):
         run(monkeypatch, tiny, tmp_path, *options, "--resume")
     with pytest.raises(InputError, match=r"guide was with weights \w{16}, now with weights \w{16}\)"):
         run(monkeypatch, tiny, tmp_path, *options, "--resume", "--guide", str(guided))
@@ -131,9 +131,9 @@ def a_copy(guide: Path, folder: Path, change: Callable[[dict[str, Any]], object]
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        (lambda c: c["data"].update(alphabet="f00"), [], r"trained with another alphabet .f00, here \w{16}.: use a"),
-        (lambda c: c["data"].update(hash="f00"), [], r"trained with other data .f00, here \w{16}.: use a guide"),
-        (lambda c: c["model_config"].update(features=3), [], r"another number of features .3, here 5."),
+        (lambda c: c["data"].update(alphabet="f00"), [], r"trained with a different alphabet .f00, here \w{16}"),
+        (lambda c: c["data"].update(hash="f00"), [], r"trained with different data .f00, here \w{16}.: use a guide"),
+        (lambda c: c["model_config"].update(features=3), [], r"a different number of features .3, here 5."),
         (lambda c: None, ["--strides", "2", "2"], "has stride 2, lstm_small has 4: use a guide of the same stride"),
         (lambda c: None, ["--fold", "1"], r"holds out fold 0 of 2 \(.*\), this run fold 1 of 2 \(.*\): use a guide"),
         (lambda c: None, ["--folds", "3"], r"holds out fold 0 of 2 \(.*\), this run fold 0 of 3"),

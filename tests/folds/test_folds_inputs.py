@@ -73,7 +73,7 @@ def no_competition(root: Path) -> None:
     [
         (Exits, "SystemExit: 0"),
         (Fails, "ZeroDivisionError: by zero"),
-        (no_competition, "TypeError: it is no subclass of Competition"),
+        (no_competition, "TypeError: it is not a subclass of Competition"),
     ],
 )
 def test_a_competition_of_a_plug_in_that_fails_is_left_out(
@@ -125,7 +125,7 @@ def test_folds_of_one_member_are_of_one_number_and_assignment(tmp_path: Path) ->
     check_folds(RunFolder.of(tmp_path / "elsewhere", "gru", 1, folds=2), 2, "group")
     with pytest.raises(InputError, match=r"^2 folds: .*gru/fold0 was started with 5"):
         check_folds(RunFolder.of(tmp_path, "gru", 1, folds=2), 2, "group")
-    with pytest.raises(InputError, match=r"--fold-by utterance: the folds of .*gru/fold0 were assigned in another way"):
+    with pytest.raises(InputError, match=r"--fold-by utterance: the folds of .*gru/fold0 were assigned differently"):
         check_folds(RunFolder.of(tmp_path, "gru", 1, folds=5), 5, "utterance")
 
 

@@ -144,7 +144,7 @@ def test_ctrl_c_stops_so_that_the_same_command_continues(tiny, tmp_path, monkeyp
 
     threading.Thread(target=interrupt, daemon=True).start()
     assert start(monkeypatch, tiny, tmp_path, *LAUNCH, "--folds", "0", "--epochs", "5000") == 130
-    assert "the states are saved: continue with the same command" in capsys.readouterr().err
+    assert "the state is saved: continue with the same command" in capsys.readouterr().err
     assert holder_of(folder.path) is None and read_status(folder).state == "stopped"
     assert [attempt.event for attempt in read_attempts(folder.attempts)] == ["started", "stopped"]
 
@@ -237,7 +237,7 @@ def test_a_runs_folder_that_cannot_be_written(tiny, tmp_path, monkeypatch):
 
 
 def test_a_gpu_by_number_is_refused(tiny, tmp_path, monkeypatch):
-    message = "^--device cuda:1: processes here are given their device: set CUDA_VISIBLE_DEVICES=1, and use --device "
+    message = "^--device cuda:1: each process is assigned its device: set CUDA_VISIBLE_DEVICES=1, and pass --device "
     with pytest.raises(InputError, match=message):
         start(monkeypatch, tiny, tmp_path / "runs", *LAUNCH, "--device", "cuda:1")
 

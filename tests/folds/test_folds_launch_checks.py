@@ -58,10 +58,10 @@ def test_runs_with_other_settings_or_data_are_refused(
         ([*EPOCHS, "--lr", "None"], "lr was 0.01, now 0.002"),
     ):
         for where in (HERE, CLUSTER):
-            assert f"{folder}: {how} with other settings ({difference})" in refused(
+            assert f"{folder}: {how} with different settings ({difference})" in refused(
                 monkeypatch, tiny, tmp_path, *options, *where
             )
-    assert refused(monkeypatch, small, tmp_path, *EPOCHS).startswith(f"{folder}: was started on other data: pass ")
+    assert refused(monkeypatch, small, tmp_path, *EPOCHS).startswith(f"{folder}: was started on different data: pass ")
     message = f"{folder}: is a run of lstm_small, not of gru_small: train it under another --name"
     options = ["--models", "gru_small", "--name", "lstm_small", "--folds", "0", *EPOCHS]
     assert refused(monkeypatch, tiny, tmp_path, *options) == message
@@ -76,7 +76,7 @@ def test_a_run_that_trains_with_other_settings_is_refused_before_it_has_a_checkp
     folder.mkdir(parents=True)
     shutil.copy(undisturbed / "config.json", folder)
     with hold(folder, "test"):
-        assert "started with other settings (epochs was 6, now 3)" in refused(
+        assert "started with different settings (epochs was 6, now 3)" in refused(
             monkeypatch, tiny, tmp_path, "--epochs", "3"
         )
     assert not started
@@ -105,7 +105,7 @@ def test_missing_sources_are_refused(undisturbed, tiny, tmp_path, monkeypatch, s
     """With the messages of folds.train."""
     source, runs = undisturbed.parents[1], tmp_path / "runs"
     no_run = "is not a finished run with checkpoint/weights.safetensors"
-    other_model = f"--restart-from {undisturbed}: {undisturbed} was trained with another model than gru_small: use the"
+    other_model = f"--restart-from {undisturbed}: {undisturbed} was trained with a model other than gru_small: use the"
     for options, message in (
         (["--restart-from", str(source)], f"--restart-from {source}: {source}/lstm_small/fold1 {no_run}"),
         (["--models", "gru_small", "--folds", "0", "--restart-from", str(undisturbed)], other_model),
@@ -123,7 +123,7 @@ def test_other_folds_than_those_of_the_members_other_runs_are_refused(
     shutil.copytree(undisturbed, finished)
     for folds in (["--folds", "1"], ["--folds", "2"]):
         message = refused(monkeypatch, tiny, tmp_path, *EPOCHS, "--fold-count", "3", *folds)
-        assert message.startswith(f"3 folds: {finished} was started with 2, and those of one member must be")
+        assert message.startswith(f"3 folds: {finished} was started with 2, and all runs of a member must have")
     assert not started
 
 

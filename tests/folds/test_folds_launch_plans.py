@@ -71,7 +71,7 @@ def test_an_option_of_a_plan_that_decides_which_run_it_is_is_refused(name, tiny,
     plan = tmp_path / "plan.yaml"
     plan.write_text(f"options: {{{name}: 1}}\nmembers:\n  - {{model: lstm_small}}\n")
     options = LaunchOptions(data=tiny, plan=str(plan))
-    with pytest.raises(InputError, match=f"the plan's options of lstm_small: {name} is none of them: a member's model"):
+    with pytest.raises(InputError, match=f"the plan's options of lstm_small: {name} is not allowed there: a"):
         make_tasks(options.read_plan(), options, Destination(tmp_path / "runs"), [])
 
 
@@ -142,7 +142,7 @@ def test_a_launch_on_gpus_tries_no_step_itself(tiny, tmp_path, monkeypatch, caps
     monkeypatch.setattr(Launcher, "run", lambda self, tasks: {})
     monkeypatch.setattr("folds.launching.estimate.measure_speed", lambda task, dataset: 1.0)
     assert start(monkeypatch, tiny, tmp_path / "runs", *LAUNCH) == 1
-    assert "2 runs: hours unknown, since no run of theirs has trained yet\n" in capsys.readouterr().out
+    assert "2 runs: hours unknown, since no run with the same recipe has trained yet\n" in capsys.readouterr().out
 
 
 def test_the_machine_is_divided_among_all_unfinished_runs(tiny, tmp_path, monkeypatch):

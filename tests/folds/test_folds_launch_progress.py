@@ -65,9 +65,10 @@ def test_unknown_hours_are_not_called_none(tiny, tmp_path):
     first, second = tasks_of(tiny, tmp_path)
     unknown = Estimate(first, read_status(first.folder), None, "")
     known = Estimate(second, read_status(second.folder), 1.5, "its other runs")
-    assert describe_total([unknown] * 2, 2) == "2 runs: hours unknown, since no run of theirs has trained yet"
+    no_speed = "hours unknown, since no run with the same recipe has trained yet"
+    assert describe_total([unknown] * 2, 2) == f"2 runs: {no_speed}"
     expected = "at least 1:30 h of training in all, at least 1:30 h 2 at a time, prediction not included"
-    note = "; 1 unknown: no run of theirs has trained yet"
+    note = "; 1 unknown: no run with the same recipe has trained yet"
     assert describe_total([known, unknown], 2) == f"2 runs: {expected}{note}"
     assert describe_total([known], 1) == (
         "1 runs: 1:30 h of training in all, about 1:30 h one after the other, prediction not included"

@@ -78,7 +78,7 @@ def test_loggers_get_the_metrics_of_metrics_jsonl_and_a_failure_stops_nothing(mo
 def test_a_logger_that_ends_the_process_stops_nothing(folder, capsys):
     loggers = Loggers(["quitting"], folder, 0)
     loggers.log({"epoch": 1.0}, 1)
-    assert capsys.readouterr().err.count("warning: --log quitting: SystemExit: 0; it gets no more metrics") == 1
+    assert capsys.readouterr().err.count("warning: --log quitting: SystemExit: 0; it gets no more metrics, and") == 1
 
 
 def test_tensorboard_is_the_default_none_writes_nothing_and_resuming_may_change_it(monkeypatch, tiny, tmp_path, capsys):

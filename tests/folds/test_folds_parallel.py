@@ -152,20 +152,20 @@ def test_a_run_that_another_process_trains_is_refused_in_all_processes(tiny, tmp
         (first, refused), (second, told) = start_two(*arguments)
     assert (first, second) == (2, 2)
     assert refused.startswith(f"error: {folder}: lstm_small fold 0 is being worked on by process {os.getpid()} on ")
-    assert told == f"error: {folder}: the first process could not begin this run\n" and refused.count("\n") == 1
+    assert told == f"error: {folder}: the first process could not start this run\n" and refused.count("\n") == 1
 
 
 def test_a_process_whose_group_has_lost_another_ends_with_one_line():
     (first, _), (second, error) = start_two("-c", ENDS)
     assert (first, second) == (5, 2)
-    assert error == "error: another process of this training has ended: its own message says why\n"
+    assert error == "error: another process of this training has ended: see its own error message\n"
 
 
 def test_a_process_that_was_not_started_by_torchrun_ends_with_one_line(monkeypatch):
     for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    message = r"do not reach each other .*MASTER_ADDR.*start them with torchrun"
+    message = r"cannot reach each other .*MASTER_ADDR.*start them with torchrun"
     with pytest.raises(InputError, match=message), joined_group("cpu"):
         pass
 
@@ -215,7 +215,7 @@ def test_a_failure_of_nccl_is_one_of_the_machine(as_two_gpus):
 @pytest.mark.parametrize(
     ("device", "count", "message"),
     [
-        ("cuda:1", 2, "each process of torchrun takes a GPU of its own: use --device cuda"),
+        ("cuda:1", 2, "each process of torchrun uses its own GPU: pass --device cuda"),
         ("cuda", 1, "2 processes, but 1 GPU on this machine: start torchrun with --nproc-per-node 1 at most"),
         ("cuda", 0, "2 processes, but 0 GPUs on this machine: start torchrun with --device cpu"),
     ],

@@ -161,10 +161,10 @@ def test_a_cluster_that_goes_away_during_a_launch(error, tmp_path, monkeypatch):
     assert executor.ended() == []
     gone = True
     message = (
-        r"^--on ray: the cluster no longer answers \([^\n]*the head node has died[^\n]*\): begun runs keep their "
-        "checkpoints; start it and use the same command$"
+        r"^--on ray: the cluster no longer answers \([^\n]*the head node has died[^\n]*\): started runs keep their "
+        "checkpoints; start the cluster again and repeat the command$"
     )
     for ask in (executor.ended, lambda: executor.submit([])):
         with pytest.raises(InputError, match=message):
             ask()
-    assert executor.interrupt().startswith("left the runs to Ray")
+    assert executor.interrupt().startswith("the runs continue on Ray")

@@ -108,7 +108,7 @@ def test_a_copy_follows_the_store(store, undisturbed, tmp_path, capsys):
     manifest = json.loads(files.cat_file("/bucket/runs/lstm_small/fold0/" + MANIFEST))
     files.pipe_file("/bucket/runs/lstm_small/fold0/" + MANIFEST, json.dumps(manifest, indent=1).encode())
     local_copy(Path(store.url), tmp_path / "cache")
-    assert "lstm_small/fold0 is not whole" in capsys.readouterr().err
+    assert "lstm_small/fold0 is incomplete" in capsys.readouterr().err
     assert not (copy / "lstm_small/fold0").exists()  # the copy is of a run that is not there any more
     store.upload(run)
     assert find_fold_models(local_copy(Path(store.url), tmp_path / "cache"))
@@ -172,7 +172,7 @@ def test_a_silent_server_is_one_line(store, monkeypatch):
     monkeypatch.setattr(remote, "ANSWER_S", 0.05)
     silent = threading.Event()
     monkeypatch.setattr(MemoryFileSystem, "info", lambda self, path: silent.wait(20))
-    with pytest.raises(InputError, match="^memory://bucket/runs: no answer in 0.05 s: check the URL and the network$"):
+    with pytest.raises(InputError, match="^memory://bucket/runs: no answer within 0.05 s: check the URL and the"):
         Destination(Path(store.url))
     silent.set()
 

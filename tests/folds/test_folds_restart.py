@@ -74,7 +74,7 @@ def test_a_run_of_another_name_starts_from_a_run_that_is_given(undisturbed, tiny
     assert capsys.readouterr().out.count(f"warm restart from {undisturbed}\n") == 2
     hashes = {fold_model.config.restart.weights for fold_model in find_fold_models(tmp_path)}
     assert len(find_fold_models(tmp_path)) == 2 and hashes == {RunFolder(undisturbed).weights_hash}
-    with pytest.raises(InputError, match="fold 0 of 2, where fold 1 of 2 is to be trained"):
+    with pytest.raises(InputError, match="is fold 0 of 2, but fold 1 of 2 is to be trained"):
         run(monkeypatch, tiny, tmp_path, *options, "--name", "all", "--fold", "all")
     assert len(find_fold_models(tmp_path)) == 2
     final = tmp_path / "final"
@@ -98,7 +98,7 @@ def test_a_restart_that_was_stopped_resumes_without_its_source(restarted, undist
     monkeypatch.setattr(loop, "train_step", stopping)
     run(monkeypatch, tiny, tmp_path / "new", "--epochs", "2", "--restart-from", str(source))
     shutil.rmtree(source)
-    with pytest.raises(InputError, match="started with other settings .restart_from was given, now not given"):
+    with pytest.raises(InputError, match="started with different settings .restart_from was given, now not given"):
         run(monkeypatch, tiny, tmp_path / "new", "--epochs", "2", "--resume")
     run(monkeypatch, tiny, tmp_path / "new", "--epochs", "2", "--resume", "--restart-from", "moved")
     assert len(steps) == 8 and metrics(folder) == metrics(restarted[0])
@@ -133,10 +133,10 @@ def test_a_restart_requires_the_same_model_finished_elsewhere(undisturbed, tiny,
     (source / "lstm_small.seed2" / "fold0" / "summary.json").unlink()
     for options, message in (
         (["--fold", "all", "--seed", "1"], "lstm_small.seed1/fold1 is not a finished run with checkpoint/weights"),
-        (["--dropout", "0.5"], r"trained with other model options \(dropout [\d.]+, not 0.5\): use the same"),
-        (["--restart-from", str(undisturbed), "--model", "gru_small"], "trained with another model than gru_small"),
-        (["--folds", "3"], "held out other utterances"),
-        (["--fold", "1"], "held out other utterances"),
+        (["--dropout", "0.5"], r"trained with different model options \(dropout [\d.]+, not 0.5\): use the same"),
+        (["--restart-from", str(undisturbed), "--model", "gru_small"], "trained with a model other than gru_small"),
+        (["--folds", "3"], "held out different utterances"),
+        (["--fold", "1"], "held out different utterances"),
         (["--seed", "1"], "cannot be read"),
         (["--seed", "2"], "summary.json: no such file"),
         (["--restart-from", str(tmp_path / "nowhere")], "nowhere: no such folder: pass a runs folder"),

@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped, finished, older, or started with other settings, and run again."""
+"""Runs that are killed, stopped, finished, older, or started with different settings, and run again."""
 
 from __future__ import annotations
 
@@ -147,16 +147,16 @@ def test_a_finished_run_is_left_alone(undisturbed, tiny, monkeypatch, capsys):
 
 
 def test_other_settings_for_a_run_begun_before_are_refused(undisturbed, tiny, monkeypatch):
-    with pytest.raises(InputError, match=r"finished with other settings \(epochs was 6, now 7\): leave it out; or"):
+    with pytest.raises(InputError, match=r"finished with different settings \(epochs was 6, now 7\): leave it out, or"):
         run(monkeypatch, tiny, undisturbed.parents[1], "--epochs", "7", "--resume")
-    with pytest.raises(InputError, match=r"finished with other settings \(model.dropout was [\d.]+, now 0.5\)"):
+    with pytest.raises(InputError, match=r"finished with different settings \(model.dropout was [\d.]+, now 0.5\)"):
         run(monkeypatch, tiny, undisturbed.parents[1], "--epochs", "6", "--dropout", "0.5")
 
 
 def test_a_run_that_is_finished_with_other_settings_does_not_stop_the_others(tiny, tmp_path, monkeypatch, capsys):
     run(monkeypatch, tiny, tmp_path, "--epochs", "1")
     before = metrics(run_folder(tmp_path))
-    with pytest.raises(InputError, match=r"fold0: finished with other settings \(epochs was 1, now 2\)"):
+    with pytest.raises(InputError, match=r"fold0: finished with different settings \(epochs was 1, now 2\)"):
         run(monkeypatch, tiny, tmp_path, "--fold", "all", "--epochs", "2")
     assert metrics(run_folder(tmp_path)) == before
     assert RunFolder(run_folder(tmp_path).with_name("fold1")).finished
@@ -199,7 +199,7 @@ def test_a_run_older_than_an_option_can_be_resumed(tiny, tmp_path, monkeypatch, 
     edit_config(tmp_path, make_older)
     run(monkeypatch, tiny, tmp_path, "--epochs", "1", "--resume")
     assert "already finished" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"other settings \(augment.noise was 0.0, now 0.5\)"):
+    with pytest.raises(InputError, match=r"different settings \(augment.noise was 0.0, now 0.5\)"):
         run(monkeypatch, tiny, tmp_path, "--epochs", "1", "--resume", "--noise", "0.5")
 
 
@@ -207,7 +207,7 @@ def test_a_run_of_other_features_is_not_resumed(tiny, tmp_path, monkeypatch):
     """The same utterances, with features made anew."""
     run(monkeypatch, tiny, tmp_path, "--epochs", "1")
     edit_config(tmp_path, lambda config: config["data"].update(features="0123456789abcdef"))
-    with pytest.raises(InputError, match="fold0: was started on other data: pass those with --data"):
+    with pytest.raises(InputError, match="fold0: was started on different data: pass those with --data"):
         run(monkeypatch, tiny, tmp_path, "--epochs", "1", "--resume")
 
 
@@ -237,10 +237,10 @@ def test_a_run_under_another_fold_assignment_is_not_resumed(undisturbed, tiny, t
     shutil.copytree(undisturbed, run_folder(tmp_path))
     edit_config(tmp_path, lambda config: config.pop("fold_assignment"))
     assert find_fold_models(tmp_path)[0].fold_assignment == 1
-    with pytest.raises(InputError, match=f"started under fold assignment 1, now {FOLD_ASSIGNMENT}"):
+    with pytest.raises(InputError, match=f"started with fold assignment 1, now {FOLD_ASSIGNMENT}"):
         run(monkeypatch, tiny, tmp_path, "--epochs", "6", "--resume")
     edit_config(tmp_path, lambda config: config.update(fold_assignment=FOLD_ASSIGNMENT + 1))
-    with pytest.raises(InputError, match=f"started under fold assignment {FOLD_ASSIGNMENT + 1}, now {FOLD_ASSIGNMENT}"):
+    with pytest.raises(InputError, match=f"started with fold assignment {FOLD_ASSIGNMENT + 1}, now {FOLD_ASSIGNMENT}"):
         run(monkeypatch, tiny, tmp_path, "--epochs", "6", "--resume")
 
 
@@ -269,5 +269,5 @@ def test_a_run_begun_without_a_restart_is_not_resumed_as_one(undisturbed, tiny, 
     edit_config(tmp_path, forget)
     run(monkeypatch, tiny, tmp_path, "--epochs", "6")
     for options in (["--restart-from", str(undisturbed.parents[1])], ["--no-prior"]):
-        with pytest.raises(InputError, match="finished with other settings"):
+        with pytest.raises(InputError, match="finished with different settings"):
             run(monkeypatch, tiny, tmp_path, "--epochs", "6", *options)

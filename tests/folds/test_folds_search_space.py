@@ -83,16 +83,16 @@ def test_a_preset_outside_the_space_is_no_point_of_it():
     ("space", "fix", "message"),
     [
         (("hiden=1:2",), (), "--space hiden: no such option of the model, the recipe or SpecAugment; did you mean"),
-        (("epochs=1:9",), (), "--space epochs=1:9: the study sets it itself"),
-        (("select=0:1",), (), "--space select=0:1: it is not a number that can be searched"),
-        (("prior=0:1",), (), "--space prior=0:1: it is not a number that can be searched"),
+        (("epochs=1:9",), (), "--space epochs=1:9: the study sets it itself: leave it out"),
+        (("select=0:1",), (), "--space select=0:1: not a number that can be searched"),
+        (("prior=0:1",), (), "--space prior=0:1: not a number that can be searched"),
         (("lr=0.1:0.1",), (), "--space lr=0.1:0.1: the range is empty"),
         (("lr=0.2:0.1",), (), "--space lr=0.2:0.1: the range is empty"),
         (("lr=nan:0.1",), (), "--space lr=nan:0.1: the range is empty"),
         (("lr=0:0.1",), (), "--space lr=0:0.1: expected more than 0"),
         (("dropout=0:1",), (), "--space dropout=0:1: expected a fraction in [0, 1)"),
         (("dropout=0:0.5:log",), (), "--space dropout=0:0.5:log: expected a low end above 0"),
-        (("hidden=5.2:5.8",), (), "--space hidden=5.2:5.8: the range has fewer than two whole numbers"),
+        (("hidden=5.2:5.8",), (), "--space hidden=5.2:5.8: expected a range with at least two valid whole numbers"),
         (("lr=0.1",), (), "--space lr=0.1: expected name=low:high or name=low:high:log, both numbers"),
         (("lr=a:b",), (), "--space lr=a:b: expected name=low:high"),
         (("lr=0.1:0.2:exp",), (), "--space lr=0.1:0.2:exp: expected log or linear"),
@@ -103,7 +103,7 @@ def test_a_preset_outside_the_space_is_no_point_of_it():
         ((), ("lr=-3",), "--fix lr=-3: expected more than 0"),
         ((), ("clip=5", "lr=fast"), "--fix lr=fast: expected a number or None"),
         ((), ("batch-frames=1.5",), "--fix batch_frames=1.5: expected a whole number or None"),
-        ((), ("group_softsign=true",), "--fix group_softsign=True: there is no layer of each group"),
+        ((), ("group_softsign=true",), "--fix group_softsign=True: there is no group layer"),
         ((), ("lr=0.1", "lr=0.2"), "--fix lr: given twice, 0.1 and 0.2: expected one of the two"),
         (("lr=0.1:0.2", "lr=0.1:0.3"), (), "--space lr: given twice, 0.1:0.2 and 0.1:0.3: expected one of the two"),
         (("lr=0.1:0.2",), ("lr=0.1",), "--fix lr and --space lr: expected one of the two"),
@@ -117,7 +117,7 @@ def test_what_cannot_be_searched_is_one_line(space, fix, message):
 
 def test_a_layer_for_each_speaker_cannot_go_through_stages():
     """Each has other speakers, and so other layers."""
-    with pytest.raises(InputError, match="--fix group_layer=speaker: each stage has other speakers"):
+    with pytest.raises(InputError, match="--fix group_layer=speaker: each stage has different speakers"):
         space_of(fix=("group_layer=speaker",))
 
 

@@ -203,7 +203,8 @@ def test_jobs_with_other_options_are_not_taken_over(squeue, task, monkeypatch, s
     squeue["7_0"] = state
     other = dataclasses.replace(task, arguments=(*task.arguments, "--epochs=3"))
     message = (
-        "lstm_small fold 0: Slurm job 7_0 was submitted with other options: scancel 7_0 first, or use the same options"
+        "lstm_small fold 0: Slurm job 7_0 was submitted with different options: scancel 7_0 first, or use the same "
+        "options"
     )
     with pytest.raises(InputError, match=f"^{message}$"):
         executor_with(other, monkeypatch)
@@ -256,5 +257,5 @@ def test_a_controller_that_does_not_answer(monkeypatch):
         raise subprocess.TimeoutExpired(arguments[0], options["timeout"])
 
     monkeypatch.setattr(subprocess, "run", late)
-    with pytest.raises(InputError, match="^--on slurm: sinfo has no answer in 20 s: is the cluster up\\?$"):
+    with pytest.raises(InputError, match="^--on slurm: sinfo did not answer within 20 s: is the cluster up\\?$"):
         slurm_jobs.ask("sinfo")

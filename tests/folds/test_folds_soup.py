@@ -77,7 +77,7 @@ def test_errors_say_what_to_do(tiny, trained):
     run = run_folder(trained("--epochs", "1"))
     with pytest.raises(InputError, match="lstm_small: not the folder of a run: pass one such as runs/<model>/fold0"):
         make_soup(SoupOptions(run=(run.parent,), data=tiny))
-    with pytest.raises(InputError, match="a soup is of one run: .*nothing would be out of fold"):
+    with pytest.raises(InputError, match="expected one run: .* no utterance would be out of fold"):
         SoupOptions(run=(run, run.with_name("fold1")))
     with pytest.raises(InputError, match="--last 1: expected at least 2"):
         SoupOptions(run=(run,), last=1)

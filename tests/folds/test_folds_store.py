@@ -273,7 +273,7 @@ def test_other_data_are_named_as_the_difference(undisturbed, tiny, tmp_path, mon
     shutil.copytree(tiny, data)
     for path in (data / "train-clean-100" / name / "0-1-0000.npy" for name in ("mfcc", "transcript")):
         path.unlink()
-    with pytest.raises(InputError, match="fold0: was started on other data: pass those with --data, or use another"):
+    with pytest.raises(InputError, match="fold0: was started on different data: pass those with --data, or use"):
         run(monkeypatch, data, undisturbed.parents[1], "--epochs", "6", "--resume")
 
 

@@ -261,7 +261,7 @@ def test_test_is_labelled_by_the_most_probable_hypotheses(dataset):
     teacher = Teacher(TeacherFile(both, both, both, "", ""), {"from": "x", "on_test": True})
     labelled = teacher.label_test(split)
     assert [labelled.labels(i).tolist() for i in range(2)] == [[3, 4], [1, 2]]
-    with pytest.raises(InputError, match="not those of the utterances of test"):
+    with pytest.raises(InputError, match="not for the utterances of test"):
         teacher.label_test(dataset.test)
 
 
@@ -292,13 +292,13 @@ def test_unusable_teachers_are_refused_before_anything_is_written(dataset, sidec
     (tmp_path / "gone").write_bytes(b"torn")
     refused(facts, "gone was written by another blend")
     facts.write_text(json.dumps({"nbest": nbest | {"sha256": file_hash(tmp_path / "gone")}}))
-    refused(facts, "gone: not a whole file of ensemble.blend --nbest-out")
+    refused(facts, "gone: incomplete, or not a file of ensemble.blend --nbest-out")
     good = read_teacher(sidecar.parent / "nbest")
-    for change, message in (({"hash": "0" * 16}, "for other data"), ({}, "of none of the training utterances")):
+    for change, message in (({"hash": "0" * 16}, "for different data"), ({}, "no hypotheses for any training")):
         oof = good.oof if change else good.test
         refused(write(tmp_path, replace(dataset, **change), oof, good.test), message)
     other = replace(dataset, alphabet=replace(dataset.alphabet, phonemes=("", *dataset.alphabet.phonemes[:0:-1])))
-    refused(write(tmp_path, other, good.oof, good.test), "for another alphabet")
+    refused(write(tmp_path, other, good.oof, good.test), "for a different alphabet")
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_unusable_teachers_are_refused_before_anything_is_written(dataset, sidec
 def test_inconsistent_files_are_refused(tmp_path, field, value):
     good = hypotheses(("a", "b"), [[1, 2], [3]])
     write_teacher(tmp_path / "nbest", TeacherFile(replace(good, **{field: value}), good, good, "", ""))
-    with pytest.raises(InputError, match="nbest: not a whole file of ensemble.blend --nbest-out .* of oof"):
+    with pytest.raises(InputError, match="nbest: incomplete, or not a file of ensemble.blend --nbest-out .* of oof"):
         read_teacher(tmp_path / "nbest")
 
 

@@ -107,7 +107,7 @@ def test_one_fold_fits_everything_and_is_a_member_of_its_own(tiny, tmp_path, mon
         (["--device", "nonsense"], "--device nonsense: not available on this machine"),
         (["--device", "mps"], "--device mps: PyTorch has no CTC loss on MPS; use --device cpu"),
         (["--precision", "fp16"], "--precision fp16: not for training on cpu; use --precision auto, bf16 or fp32"),
-        (["--batch-frames", "63"], "--batch-frames 63: fewer than the longest utterance, "),
+        (["--batch-frames", "63"], "--batch-frames 63: too few for the longest utterance, "),
         (["--save-every", "-1"], "--save-every -1.0: expected 0 or more"),
         (["--with-dev"], "--with-dev with --folds 2: a final model has no folds; use --folds 1"),
         (["--epochs", "2", "--minutes", "1"], "--epochs 2 with --minutes 1: either decides how long a run is"),

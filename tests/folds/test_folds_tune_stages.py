@@ -59,9 +59,9 @@ def test_the_best_trial_goes_through_all_stages(run_stages, capsys):
     assert last.state == TrialState.COMPLETE and last.value == 7.0
     assert last.intermediate_values == {1: 8.5, 4: 8.2, 16: 7.0}
     assert capsys.readouterr().out.splitlines() == [
-        "trial0001 goes on to stage 2 of 3",
+        "trial0001 advances to stage 2 of 3",
         "trial0001 stage 2 of 3: held-out distance 8.200, place 1 of 1",
-        "trial0001 goes on to stage 3 of 3",
+        "trial0001 advances to stage 3 of 3",
         "trial0001 stage 3 of 3: held-out distance 7.000, place 1 of 1",
     ]
 
@@ -112,8 +112,8 @@ def test_a_run_that_another_study_trained_is_no_trial_s_and_is_kept(run_stages, 
     folder.weights.parent.mkdir(parents=True)
     folder.weights.touch()
     for error in (FinishedOtherwise, StartedOtherwise):
-        with pytest.raises(error, match="other settings"):
-            run_stages(error("with other settings"))
+        with pytest.raises(error, match="different settings"):
+            run_stages(error("with different settings"))
     assert folder.weights.exists()
 
 

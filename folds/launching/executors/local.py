@@ -114,7 +114,7 @@ class LocalExecutor:
                 elif number is not None:
                     attempt.stop(number)
             time.sleep(0.05)
-        return "stopped; the states are saved: continue with the same command"
+        return "stopped; the state is saved: continue with the same command"
 
     def _start(self) -> None:
         while self._queue and self._free:

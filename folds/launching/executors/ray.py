@@ -163,7 +163,7 @@ class RayExecutor:
 
     def interrupt(self) -> str:
         self.close()
-        return "left the runs to Ray: --status shows them, the same command follows them"
+        return "the runs continue on Ray: --status shows them, and the same command follows them again"
 
     def _ask(self, method: str, *arguments: Any, timeout: float | None = None) -> Any:
         """Call a method of the owner. Raises InputError if the cluster is gone."""
@@ -173,8 +173,8 @@ class RayExecutor:
             return ray.get(getattr(self._owner, method).remote(*arguments), timeout=timeout)
         except (ray.exceptions.RayError, ConnectionError) as error:
             raise InputError(
-                f"--on ray: the cluster no longer answers ({one_line(error)[:300]}): begun runs keep their "
-                "checkpoints; start it and use the same command"
+                f"--on ray: the cluster no longer answers ({one_line(error)[:300]}): started runs keep their "
+                "checkpoints; start the cluster again and repeat the command"
             ) from None
 
 

@@ -159,7 +159,7 @@ class SlurmExecutor:
 
     def interrupt(self) -> str:
         jobs = len(self._alive)
-        return f"left {jobs} jobs to Slurm: --status shows them, the same command follows them, scancel ends them"
+        return f"{jobs} jobs continue in Slurm: --status shows them, the same command follows them, scancel ends them"
 
     def _submitted(self, tasks: Sequence[ExecutorTask]) -> list[str]:
         """Submit an array of new jobs; returns their ids."""
@@ -220,7 +220,7 @@ def _check_same_options(task: ExecutorTask, job: str) -> None:
     submitted = [attempt.options for attempt in attempts if (attempt.event, attempt.job) == ("submitted", job)]
     if any(submitted) and submitted[-1] != task.fingerprint:
         raise InputError(
-            f"{task.title}: Slurm job {job} was submitted with other options: scancel {job} first, or use the same "
+            f"{task.title}: Slurm job {job} was submitted with different options: scancel {job} first, or use the same "
             "options"
         )
 

@@ -75,7 +75,7 @@ class Loggers:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - no logger's error may cost hours of training
             self._open.pop(name, None)
             reason = redact(one_line(error))
-            print(f"warning: --log {name}: {reason}; it gets no more metrics, training goes on", file=sys.stderr)
+            print(f"warning: --log {name}: {reason}; it gets no more metrics, and training continues", file=sys.stderr)
 
 
 def run_settings(folder: RunFolder) -> dict[str, Any]:
