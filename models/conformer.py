@@ -41,7 +41,7 @@ class ConformerConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.strides:
-            raise InputError("--strides: none given: the convolutions make the blocks' width; expected one or more")
+            raise InputError("--strides: none given; expected one or more, since the convolutions set the width")
         if self.size % (2 * self.heads):
             raise InputError(f"--size {self.size} --heads {self.heads}: size must be a multiple of twice the heads")
 

@@ -30,8 +30,8 @@ class GroupFacts(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if not self.groups or len(set(self.groups)) != len(self.groups):
-            different = len(set(self.groups))
-            raise ValueError(f"{len(self.groups)} groups, {different} of them different: expected some, all different")
+            distinct = len(set(self.groups))
+            raise ValueError(f"{len(self.groups)} groups, {distinct} distinct; expected one or more, all distinct")
 
 
 class GroupLayer(nn.Module):

@@ -182,7 +182,7 @@ def check_regular(path: str | os.PathLike[str]) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, f"{_SPECIAL.get(stat.S_IFMT(mode), 'a special file')}, no file", os.fspath(path))
+        raise OSError(errno.EINVAL, f"{_SPECIAL.get(stat.S_IFMT(mode), 'a special file')}, not a file", os.fspath(path))
 
 
 def read_regular(path: str | os.PathLike[str]) -> bytes:

@@ -87,7 +87,7 @@ def convert(content: Any, schema: type[T], where: str, advice: str = "", strict:
     try:
         return msgspec.convert(content, schema, strict=strict)
     except UnicodeEncodeError:
-        raise InputError(f"{where}: a text in it is not UTF-8" + (f": {advice}" if advice else "")) from None
+        raise InputError(f"{where}: contains text that is not UTF-8" + (f": {advice}" if advice else "")) from None
     except (msgspec.ValidationError, OverflowError, RecursionError) as error:
         raise InputError(f"{where}: {describe_mismatch(error)}" + (f": {advice}" if advice else "")) from None
 

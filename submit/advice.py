@@ -54,8 +54,8 @@ def advise(failure: Failure, competition: str, credentials: Credentials | None =
         "limit": f"no submissions left ({text}): the daily count is reset at midnight UTC; see {page}/submissions",
         "unclear": f"it is not known whether the submission arrived ({text}): run the same command again later, "
         f"which checks before it sends, or see {page}/submissions",
-        "unrecorded": f"submitted, but the ledger does not say so yet ({text}): run the same command again then, which "
-        "records the submission and sends nothing",
+        "unrecorded": f"submitted, but not yet recorded in the ledger ({text}): once that is mended, run the same "
+        "command again, which records the submission and sends nothing",
         "unscored": f"submitted, but no score yet ({text}): see {page}/submissions, or run "
         f"`python -m submit --ledger --competition {competition}` later",
         "credentials": f"no Kaggle credentials: create a token at {TOKENS} and save it as ~/.kaggle/access_token "

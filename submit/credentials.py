@@ -63,7 +63,7 @@ def _check_key(environment: Mapping[str, str]) -> None:
         for name in ("username", "key"):
             value = content.get(name, "") if isinstance(content, dict) else None
             if not isinstance(value, str):
-                raise InputError(f"{path}: {name}: expected a text: download the file again from your Kaggle settings")
+                raise InputError(f"{path}: {name}: expected a string: download it again from your Kaggle settings")
             _check(value, str(path), name)
         return
 
@@ -81,6 +81,6 @@ def _read(path: Path) -> str:
             return ""
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8: expected credentials of Kaggle") from None
+        raise InputError(f"{path}: not UTF-8: expected Kaggle credentials; save them again") from None
     except OSError as error:
         raise InputError(describe_os_error(error, path)) from None

@@ -88,7 +88,7 @@ def test_wrong_groups_are_refused():
     with pytest.raises(ValueError, match="1 groups for 2 utterances"):
         layer()(torch.randn(2, 5, 4), ("monday",))
     for groups in ((), ("monday", "monday")):
-        with pytest.raises(ValueError, match="expected some, all different"):
+        with pytest.raises(ValueError, match="expected one or more, all distinct"):
             GroupFacts("day", groups)
 
 
@@ -113,5 +113,5 @@ def test_a_weights_file_restores_the_layer(tmp_path):
     np.testing.assert_allclose(trained.predict(features[1], ["sunday"]), unknown[1], atol=1e-5)
     with pytest.raises(InputError, match="2 groups for 3 utterances"):
         trained.predict(features, ["friday", "monday"])
-    with pytest.raises(ValueError, match="expected some, all different"):
+    with pytest.raises(ValueError, match="expected one or more, all distinct"):
         write_weights(path, network, description | {"normalization": "", "group_layer": {"by": "day", "groups": []}})

@@ -50,8 +50,8 @@ def test_token_file_with_two_lines_is_refused(tmp_path: Path, name: str) -> None
     ("content", "message"),
     [
         ('{"username": "ada", "key": "0123456789\\n"}', "key has .* in it: expected it alone, on one line"),
-        ('{"username": "ada", "key": 3}', "key: expected a text"),
-        ("[]", "username: expected a text"),
+        ('{"username": "ada", "key": 3}', "key: expected a string"),
+        ("[]", "username: expected a string"),
         ("{", "not readable as JSON"),
     ],
 )

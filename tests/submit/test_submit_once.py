@@ -140,7 +140,7 @@ def test_submission_that_cannot_be_recorded_is_reported_and_recorded_by_the_next
 
     monkeypatch.setattr(ledger, "append", fill_disk)
     outcome = harness.run()
-    assert outcome.status == 1 and "submitted, but the ledger does not say so yet (ref 101; the disk" in outcome.err
+    assert outcome.status == 1 and "submitted, but not yet recorded in the ledger (ref 101; the disk" in outcome.err
     monkeypatch.setattr(ledger, "append", append)
     again = harness.run()
     assert again.status == 0 and "already submitted as ref 101" in again.out
