@@ -10,6 +10,7 @@ import dataclasses
 import gc
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -48,6 +49,22 @@ from registry.errors import is_out_of_memory
 from registry.json_files import write_json
 
 
+@dataclass(frozen=True)
+class _RunSpec:
+    """What to train, and with which processes; the arguments of `train_fold_model`."""
+
+    options: TrainOptions
+    dataset: Dataset
+    name: str
+    fold: int
+    config: Config
+    group: ProcessGroup
+
+    @property
+    def folder(self) -> RunFolder:
+        return self.options.run_folder(self.name, self.fold)
+
+
 def train_fold_model(
     options: TrainOptions, dataset: Dataset, name: str, fold: int, config: Config, group: ProcessGroup
 ) -> RunFolder:
@@ -59,8 +76,10 @@ def train_fold_model(
     run that another process trains, that was started before and is not resumed, or that is resumed with other settings;
     for utterances too short for their labels, or longer than --batch-frames; and for non-finite predictions.
     """
-    with _lease(options.run_folder(name, fold), group) as lease:
-        return _train_in_memory(options, dataset, name, fold, config, group, lease)
+    spec = _RunSpec(options, dataset, name, fold, config, group)
+    with _lease(spec.folder, group) as lease:
+        _train_in_memory(spec, lease)
+    return spec.folder
 
 
 @contextlib.contextmanager
@@ -83,23 +102,16 @@ def _lease(folder: RunFolder, group: ProcessGroup) -> Iterator[Lease | None]:
         yield lease
 
 
-def _train_in_memory(
-    options: TrainOptions,
-    dataset: Dataset,
-    name: str,
-    fold: int,
-    config: Config,
-    group: ProcessGroup,
-    lease: Lease | None,
-) -> RunFolder:
+def _train_in_memory(spec: _RunSpec, lease: Lease | None) -> None:
     """Like `train_fold_model`, once this process holds the lease."""
-    folder = options.run_folder(name, fold)
-    by_default = options.recipe.batch_frames is None
+    folder = spec.folder
+    by_default = spec.options.recipe.batch_frames is None
     started = started_run(folder)
     halved = by_default and started is not None and started.config.hardware.halved
     while True:
         try:
-            return _train_once(options, dataset, name, fold, config, group, lease, halved)
+            _train_once(spec, lease, halved)
+            return
         except BatchTooLarge as error:
             smaller = f"delete {folder.path} and train with {error.smaller}"
             if folder.checkpoints:
@@ -107,7 +119,7 @@ def _train_in_memory(
                 raise MemoryRanOut(
                     f"{error} any more, though earlier ones did: {again}; if it fails again, {smaller}"
                 ) from None
-            if halved or not by_default or group.size > 1:
+            if halved or not by_default or spec.group.size > 1:
                 raise InputError(f"{error}: {smaller}") from None
             print(f"{error}: starting again with half of that, two batches per step", flush=True)
             folder.config.unlink()
@@ -116,29 +128,20 @@ def _train_in_memory(
         torch.cuda.empty_cache()  # the failed attempt's memory is free, but still reserved
 
 
-def _train_once(
-    options: TrainOptions,
-    dataset: Dataset,
-    name: str,
-    fold: int,
-    config: Config,
-    group: ProcessGroup,
-    lease: Lease | None,
-    halved: bool,
-) -> RunFolder:
+def _train_once(spec: _RunSpec, lease: Lease | None, halved: bool) -> None:
     """Like `train_fold_model`; with `halved`, in batches of half the default frames, two of them per step."""
+    options, dataset, folder, group = spec.options, spec.dataset, spec.folder, spec.group
     check_group_layer(options, dataset)
-    folder = options.run_folder(name, fold)
     device = pick_device(options.device, group)
     torch.manual_seed(options.seed)
-    model = create_model(name, config)
+    model = create_model(spec.name, spec.config)
     # Without this, DistributedDataParallel would wait for the gradient of a layer that no loss uses.
     model.use_intermediate(options.recipe.intermediate > 0)
     threads = CPUThreads.of_run(options, count_parameters(model), device, group)
     given_frames = options.recipe.batch_frames
     options, recipe = resolve_options(options, device, group, model, halved)
     hardware = describe_hardware(recipe, device, group, threads) | {"halved": halved}
-    record = run_config(options, dataset, name, fold, config, model, hardware)
+    record = run_config(options, dataset, spec.name, spec.fold, spec.config, model, hardware)
     run = fold_model_of(folder, record)
     guide = None
     if options.guide is not None:
@@ -150,10 +153,10 @@ def _train_once(
         record["teacher"] = teacher.facts
     started = started_run(folder)
     if started is not None and _already_finished(options, started, record):
-        return folder
+        return
     training = len(dataset.train)
     dataset = training_data(options, dataset, teacher)
-    held_out, fitted = split_fold(options, dataset, fold, model)
+    held_out, fitted = split_fold(options, dataset, spec.fold, model)
     record["group_layer"] = add_group_layer(model, options, dataset, fitted)
     record["parameters"] = count_parameters(model)
     if given_frames is not None:
@@ -178,7 +181,6 @@ def _train_once(
         lease=lease,
     )
     _train(model, task, record, fresh=started is None)
-    return folder
 
 
 def _already_finished(options: TrainOptions, started: FoldModel, record: dict[str, Any]) -> bool:
