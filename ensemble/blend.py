@@ -20,7 +20,7 @@ import numpy as np
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe, predict_with
 from ensemble.blenders.best import FittedBlender, best_recipe, fit_blenders, lowest_nested, methods_of, winner
-from ensemble.blenders.teacher import check_can_teach, write_nbest
+from ensemble.blenders.nbest_out import check_has_posterior, write_nbest
 from ensemble.hypotheses.fusion import search_settings
 from ensemble.hypotheses.open_inputs import InputOptions, OpenedInputs, open_inputs
 from ensemble.members.eligibility import all_tags, count_networks
@@ -264,7 +264,7 @@ def main() -> None:
         print(f"left out: blender {name} failed to import: {reason}", file=sys.stderr)
     check_writable(options.out)
     if options.nbest_out is not None:
-        check_can_teach(options.method)
+        check_has_posterior(options.method)
         check_writable(options.nbest_out)
     options.use_threads()
     rules = options.rules

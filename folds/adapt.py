@@ -22,8 +22,8 @@ import tyro
 from folds.data.dataset import Dataset
 from folds.data.renormalized import dataset_as_read
 from folds.store.fold_model import FoldModel, load_model, read_fold_model
+from folds.store.nbest_file import NBestFile
 from folds.store.run_folder import RunFolder
-from folds.store.teacher_file import TeacherFile
 from folds.training.derived_run import (
     DerivedRunOptions,
     check_data,
@@ -33,7 +33,7 @@ from folds.training.derived_run import (
     write_derived_run,
 )
 from folds.training.speaker_adaptation import Unlabelled, adapt
-from folds.training.teacher import open_hypotheses
+from folds.training.teacher import open_nbest_file
 from registry import InputError, command
 from registry.bounds import number
 from registry.command_line import parse_options
@@ -87,19 +87,19 @@ def write_adapted(options: AdaptOptions) -> list[RunFolder]:
 
 def _with_hypotheses(
     options: AdaptOptions, dataset: Dataset, sources: Sequence[FoldModel]
-) -> list[tuple[FoldModel, TeacherFile, dict[str, Any]]]:
+) -> list[tuple[FoldModel, NBestFile, dict[str, Any]]]:
     """The runs that can be adapted with the hypotheses, each with these and what its adapted run records about them.
 
     All are checked before the first is adapted, since that takes long. Raises InputError for one that cannot be
     adapted, and if all lack hypotheses.
     """
     assert options.hypotheses is not None  # see AdaptOptions
-    found: list[tuple[FoldModel, TeacherFile, dict[str, Any]]] = []
+    found: list[tuple[FoldModel, NBestFile, dict[str, Any]]] = []
     for source in sources:
         if source.config.group_layer is not None:
             raise InputError(f"{source.path}: was trained with --group-layer: leave this run out")
         check_data(source, dataset)
-        file, facts = open_hypotheses(options.hypotheses, "--hypotheses", source.config, transductive=True)
+        file, facts = open_nbest_file(options.hypotheses, "--hypotheses", source.config, transductive=True)
         if lacking := set(source.load("oof").ids).difference(file.oof.ids):
             print(f"left out: {source.path} held out {len(lacking)} utterances for which the blend has no hypotheses")
             continue
@@ -122,7 +122,7 @@ def _write(
     source: FoldModel,
     dataset: Dataset,
     folder: RunFolder,
-    file: TeacherFile,
+    file: NBestFile,
     adaptation: dict[str, Any],
     device: torch.device,
 ) -> None:

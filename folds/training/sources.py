@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from folds.training.guide import find_guide
 from folds.training.options import TrainOptions
-from folds.training.teacher import find_hypotheses
+from folds.training.teacher import find_nbest_file
 from folds.training.warm_restart import find_source
 from registry import InputError
 
@@ -24,4 +24,4 @@ def check_sources(options: TrainOptions, model: str, fold: int) -> None:
     if options.guide is not None:
         find_guide(options.guide, fold)
     if options.teacher is not None:
-        find_hypotheses(options.teacher, "--teacher")
+        find_nbest_file(options.teacher, "--teacher")

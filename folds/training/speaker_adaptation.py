@@ -19,7 +19,7 @@ from torch import nn
 
 from folds.data.batches import Batch, collate, plan
 from folds.data.dataset import Split
-from folds.store.teacher_file import TeacherHypotheses
+from folds.store.nbest_file import NBestHypotheses
 from folds.training.objective import soft_ctc
 from folds.training.teacher import labelled, soft_targets
 from models import CTCModel, GroupFacts, GroupLayer
@@ -37,10 +37,10 @@ class Unlabelled:
     split: Split
     """Its features are as the network reads them; its transcripts are the most probable hypotheses."""
     indices: np.ndarray
-    hypotheses: TeacherHypotheses
+    hypotheses: NBestHypotheses
 
     @staticmethod
-    def of(split: Split, indices: np.ndarray, hypotheses: TeacherHypotheses) -> Unlabelled:
+    def of(split: Split, indices: np.ndarray, hypotheses: NBestHypotheses) -> Unlabelled:
         """The utterances of `split` at `indices`, all of which have `hypotheses`."""
         return Unlabelled(labelled(split, hypotheses), indices, hypotheses)
 

@@ -24,9 +24,9 @@ import torch
 from folds.data.batches import SoftTargets
 from folds.data.dataset import Split
 from folds.store.fold_model import TRANSDUCTIVE, training_tags
+from folds.store.nbest_file import NBestFile, NBestHypotheses, file_hash, read_nbest_file
 from folds.store.ragged import Ragged, offsets_of
 from folds.store.schemas import ConfigFile
-from folds.store.teacher_file import TeacherFile, TeacherHypotheses, file_hash, read_teacher
 from registry import InputError
 from registry.json_files import read_json
 
@@ -35,7 +35,7 @@ from registry.json_files import read_json
 class Teacher:
     """A teacher's hypotheses, and what the student's run records about it."""
 
-    file: TeacherFile
+    file: NBestFile
     facts: dict[str, Any]
 
     @property
@@ -54,7 +54,7 @@ class Teacher:
         return labelled(test, hypotheses)
 
 
-def labelled(split: Split, hypotheses: TeacherHypotheses) -> Split:
+def labelled(split: Split, hypotheses: NBestHypotheses) -> Split:
     """`split` with the most probable hypotheses as transcripts; an utterance without one has an empty transcript."""
     bounds = zip(hypotheses.offsets[:-1], hypotheses.offsets[1:], strict=True)
     best = [first + int(hypotheses.posteriors[first:last].argmax()) for first, last in bounds]
@@ -118,7 +118,7 @@ class _Sidecar(msgspec.Struct):
     nbest: _NBest | None = None
 
 
-def find_hypotheses(sidecar: Path, option: str) -> tuple[Path, str, list[str]]:
+def find_nbest_file(sidecar: Path, option: str) -> tuple[Path, str, list[str]]:
     """(the file of hypotheses that a submission's `.json` names, its SHA-256, the tags of the members behind it).
 
     Raises InputError, naming `option`, if there are none, or if they changed since the sidecar was written.
@@ -134,17 +134,17 @@ def find_hypotheses(sidecar: Path, option: str) -> tuple[Path, str, list[str]]:
     return path, digest, description.tags if description.nbest.tags is None else description.nbest.tags
 
 
-def open_hypotheses(
+def open_nbest_file(
     sidecar: Path, option: str, config: ConfigFile, transductive: bool
-) -> tuple[TeacherFile, dict[str, Any]]:
+) -> tuple[NBestFile, dict[str, Any]]:
     """The hypotheses that `sidecar`, the `.json` of a submission, names, and what a run records about them.
 
     `config` is the config.json of the run that will use them; `transductive` says whether it learns from those of dev
-    or test. Raises InputError, naming `option`, like `find_hypotheses`, or if they are for other data.
+    or test. Raises InputError, naming `option`, like `find_nbest_file`, or if they are for other data.
     """
-    path, digest, inherited = find_hypotheses(sidecar, option)
+    path, digest, inherited = find_nbest_file(sidecar, option)
     option = f"{option} {sidecar}"
-    file = read_teacher(path)
+    file = read_nbest_file(path)
     for what, given, here in (
         ("a different alphabet", file.alphabet, config.data.alphabet),
         ("different data", file.data, config.data.hash),
@@ -161,9 +161,9 @@ def open_hypotheses(
 def open_teacher(sidecar: Path, on_test: bool, config: ConfigFile) -> Teacher:
     """The teacher whose submission `sidecar` describes, for the run described by `config`, its future config.json.
 
-    Raises InputError like `open_hypotheses`.
+    Raises InputError like `open_nbest_file`.
     """
-    file, facts = open_hypotheses(sidecar, "--teacher", config, transductive=on_test)
+    file, facts = open_nbest_file(sidecar, "--teacher", config, transductive=on_test)
     return Teacher(file, facts | {"on_test": on_test})
 
 
@@ -193,14 +193,14 @@ def student_targets(teacher: Teacher, split: Split, training: int) -> StudentTar
     return StudentTargets(offsets, tokens.take(chosen), posteriors[chosen], taught)
 
 
-def _rows(hypotheses: TeacherHypotheses, first: int) -> dict[str, int]:
+def _rows(hypotheses: NBestHypotheses, first: int) -> dict[str, int]:
     """Each utterance's position, starting from `first`."""
     return {utterance: row for row, utterance in enumerate(hypotheses.ids, start=first)}
 
 
-def _joined(parts: list[TeacherHypotheses]) -> TeacherHypotheses:
+def _joined(parts: list[NBestHypotheses]) -> NBestHypotheses:
     """The hypotheses of several splits, one after the other."""
     ids = tuple(utterance for part in parts for utterance in part.ids)
     offsets = offsets_of(np.concatenate([np.diff(part.offsets) for part in parts]))
     posteriors = np.concatenate([part.posteriors for part in parts])
-    return TeacherHypotheses(ids, offsets, Ragged.concatenate([part.tokens for part in parts]), posteriors)
+    return NBestHypotheses(ids, offsets, Ragged.concatenate([part.tokens for part in parts]), posteriors)

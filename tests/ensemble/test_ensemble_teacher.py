@@ -11,11 +11,17 @@ from test_ensemble_blend import run, runs
 
 from ensemble.blenders.base import BlendRecipe
 from ensemble.blenders.best import FittedBlender
-from ensemble.blenders.teacher import LEAST_POSTERIOR, MOST_HYPOTHESES, most_probable, posterior_blenders, teacher_of
+from ensemble.blenders.nbest_out import (
+    LEAST_POSTERIOR,
+    MOST_HYPOTHESES,
+    most_probable,
+    nbest_method,
+    posterior_blenders,
+)
 from ensemble.hypotheses.pool import build_pool
 from folds import train
+from folds.store.nbest_file import file_hash, read_nbest_file
 from folds.store.ragged import Ragged
-from folds.store.teacher_file import file_hash, read_teacher
 from registry import InputError
 
 __all__ = ["runs"]  # a fixture
@@ -47,7 +53,7 @@ def test_the_teacher_is_the_best_blender_with_a_posterior():
         return FittedBlender(BlendRecipe("", {}), np.full(3, nested), np.full(3, nested))
 
     assert {"mbr", "rank", "rescore"} == set(posterior_blenders())
-    assert teacher_of({"rover": fitted(1), "mbr": fitted(3), "rescore": fitted(2)}) == "rescore"
+    assert nbest_method({"rover": fitted(1), "mbr": fitted(3), "rescore": fitted(2)}) == "rescore"
 
 
 @pytest.mark.parametrize("method", ["mbr", "rank", "rescore"])
@@ -57,7 +63,7 @@ def test_the_blend_writes_what_a_student_is_trained_on(method, tiny, runs, datas
     run(monkeypatch, "--data", tiny, "--runs", runs, "--out", out, "--nbest-out", nbest, *options)
     described = json.loads((tmp_path / "s.csv.json").read_text())["nbest"]
     assert described == {"file": "more/nbest", "sha256": file_hash(nbest), "method": method, "tags": []}
-    teacher = read_teacher(nbest)
+    teacher = read_nbest_file(nbest)
     assert (teacher.data, teacher.alphabet) == (dataset.hash, dataset.alphabet.hash)
     assert set(teacher.oof.ids) == set(dataset.train.ids) and teacher.test.ids == dataset.test.ids
     assert teacher.dev.ids == dataset.dev.ids

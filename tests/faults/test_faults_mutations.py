@@ -21,10 +21,10 @@ from folds.data.packed_file import PackWriter, open_packed
 from folds.store import log_probs as log_probs_file
 from folds.store.fold_model import read_fold_model
 from folds.store.log_probs import LogProbs, read_log_probs, write_log_probs
+from folds.store.nbest_file import NBestFile, NBestHypotheses, read_nbest_file, write_nbest_file
 from folds.store.ragged import Ragged
 from folds.store.run_folder import RunFolder
 from folds.store.schemas import EpochMetrics, EpochTiming, SummaryFile
-from folds.store.teacher_file import TeacherFile, TeacherHypotheses, read_teacher, write_teacher
 from registry import InputError
 from registry.json_files import read_json, read_json_lines
 from submit.ledger import read_attempts
@@ -107,8 +107,8 @@ def files(folder: Path) -> dict[str, bytes]:
         writer.name("frames", (10, 3))
         writer.finish({"offsets": np.array([0, 4, 10], dtype="<i8")})
     tokens = Ragged(np.array([1, 2, 3], np.int16), np.array([0, 2, 3]))
-    hypotheses = TeacherHypotheses(("a", "b"), np.array([0, 1, 2]), tokens, np.ones(2, np.float32))
-    write_teacher(folder / "nbest", TeacherFile(hypotheses, hypotheses, hypotheses, "data", "alphabet"))
+    hypotheses = NBestHypotheses(("a", "b"), np.array([0, 1, 2]), tokens, np.ones(2, np.float32))
+    write_nbest_file(folder / "nbest", NBestFile(hypotheses, hypotheses, hypotheses, "data", "alphabet"))
     write_arpa(folder / "lm", estimate([[1, 2, 3], [2, 2], [3]], 4, 2), PHONEMES)
     (folder / "csv").write_text("index,label\n0,-@\n1,ab\n2,-\n")
     return {name: (folder / name).read_bytes() for name in ("oof", "cache", "nbest", "lm", "csv")}
@@ -159,7 +159,7 @@ def test_a_cache_holds_what_was_packed_or_counts_as_none(
 
 
 READERS: dict[str, Callable[[Path], object]] = {
-    "nbest": read_teacher,
+    "nbest": read_nbest_file,
     "lm": lambda path: read_arpa(path, PHONEMES).score([1, 2, 3]),
     "csv": lambda path: (read_sample(path), read_submission(path)),
 }

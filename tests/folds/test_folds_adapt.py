@@ -22,9 +22,9 @@ from folds.adapt import AdaptOptions, write_adapted
 from folds.delay import DelayOptions, write_delayed
 from folds.soup import SoupOptions, make_soup
 from folds.store.fold_model import find_fold_models, load_model, read_fold_model
+from folds.store.nbest_file import NBestFile, NBestHypotheses, file_hash, write_nbest_file
 from folds.store.ragged import Ragged, offsets_of
 from folds.store.run_folder import RunFolder
-from folds.store.teacher_file import TeacherFile, TeacherHypotheses, file_hash, write_teacher
 from folds.training.speaker_adaptation import Unlabelled, adapt
 from models import create_model
 from models.ctc import log_likelihood
@@ -39,7 +39,7 @@ def sidecar(dataset, tmp_path_factory) -> Path:
     random = np.random.default_rng(5)
     guesses = [random.integers(1, 6, 6).tolist() for _ in dataset.test.ids]
     known = [hypotheses(split.ids, labels_of(split)) for split in (dataset.train, dataset.dev)]
-    file = TeacherFile(*known, hypotheses(dataset.test.ids, guesses), "", "")
+    file = NBestFile(*known, hypotheses(dataset.test.ids, guesses), "", "")
     return write(tmp_path_factory.mktemp("first"), dataset, file)
 
 
@@ -47,14 +47,14 @@ def labels_of(split) -> list[list[int]]:
     return [split.labels(index).tolist() for index in range(len(split))]
 
 
-def hypotheses(ids, labels) -> TeacherHypotheses:
+def hypotheses(ids, labels) -> NBestHypotheses:
     tokens = Ragged.of([part for row in labels for part in (row[:-1], row)], np.int16)
     posteriors = np.tile(np.array((0.25, 0.75), np.float32), len(ids))
-    return TeacherHypotheses(tuple(ids), offsets_of(np.full(len(ids), 2)), tokens, posteriors)
+    return NBestHypotheses(tuple(ids), offsets_of(np.full(len(ids), 2)), tokens, posteriors)
 
 
-def write(folder: Path, dataset, file: TeacherFile) -> Path:
-    write_teacher(folder / "nbest", replace(file, data=dataset.hash, alphabet=dataset.alphabet.hash))
+def write(folder: Path, dataset, file: NBestFile) -> Path:
+    write_nbest_file(folder / "nbest", replace(file, data=dataset.hash, alphabet=dataset.alphabet.hash))
     nbest = {"file": "nbest", "sha256": file_hash(folder / "nbest")}
     (folder / "s.csv.json").write_text(json.dumps({"tags": ["pretrained"], "nbest": nbest}))
     return folder / "s.csv.json"
@@ -290,7 +290,7 @@ def test_errors_say_what_to_do(adapted, tiny, dataset, sidecar, tmp_path):
         AdaptOptions(run=(run_folder(adapted),))
     few = hypotheses(dataset.train.ids[:3], labels_of(dataset.train)[:3])
     others = [hypotheses(split.ids, [[1, 2]] * len(split)) for split in (dataset.dev, dataset.test)]
-    incomplete = write(tmp_path, dataset, TeacherFile(few, *others, "", ""))
+    incomplete = write(tmp_path, dataset, NBestFile(few, *others, "", ""))
     with pytest.raises(InputError, match="lacks utterances that these runs held out"):
         write_adapted(options(adapted, tiny, incomplete))
     copy = tmp_path / "lstm_small.adapted" / "fold0"
@@ -308,7 +308,7 @@ def test_runs_that_held_out_what_the_blend_did_not_are_left_out(tiny, dataset, s
     known = held_out(first, dataset)
     of_fold = hypotheses([dataset.train.ids[i] for i in known], [labels_of(dataset.train)[i] for i in known])
     others = [hypotheses(split.ids, [[1, 2]] * len(split)) for split in (dataset.dev, dataset.test)]
-    of_one = write(tmp_path, dataset, TeacherFile(of_fold, *others, "", ""))
+    of_one = write(tmp_path, dataset, NBestFile(of_fold, *others, "", ""))
     every = AdaptOptions(run=(second.path, first.path), data=tiny, hypotheses=of_one, device="cpu", passes=1)
     assert [folder.name for folder in write_adapted(every)] == ["lstm_small.adapted/fold0"]
     count = len(held_out(second, dataset))

@@ -15,10 +15,10 @@ from folds.competition.base import COMPETITIONS, Competition, SplitSource
 from folds.competition.detect import open_competition
 from folds.data.cache import cache_folder
 from folds.data.data_options import DataOptions
+from folds.store.nbest_file import NBestFile, NBestHypotheses, file_hash, write_nbest_file
 from folds.store.ragged import Ragged, offsets_of
 from folds.store.run_folder import RunFolder
 from folds.store.schemas import ConfigFile, DataFacts
-from folds.store.teacher_file import TeacherFile, TeacherHypotheses, file_hash, write_teacher
 from folds.training.resumption import check_folds
 from folds.training.teacher import open_teacher
 from registry import InputError, Registry
@@ -131,9 +131,9 @@ def test_folds_of_one_member_are_of_one_number_and_assignment(tmp_path: Path) ->
 
 def test_classes_that_the_student_does_not_have_are_refused(tmp_path: Path) -> None:
     tokens = Ragged(np.array([1, 7], np.int16), np.array([0, 2]))
-    hypotheses = TeacherHypotheses(("a",), offsets_of([1]), tokens, np.ones(1, np.float32))
+    hypotheses = NBestHypotheses(("a",), offsets_of([1]), tokens, np.ones(1, np.float32))
     path = tmp_path / "nbest.safetensors"
-    write_teacher(path, TeacherFile(hypotheses, hypotheses, hypotheses, "data", "alphabet"))
+    write_nbest_file(path, NBestFile(hypotheses, hypotheses, hypotheses, "data", "alphabet"))
     sidecar = tmp_path / "x.csv.json"
     sidecar.write_text(json.dumps({"nbest": {"file": path.name, "sha256": file_hash(path)}}))
     student: dict[str, Any] = {"model": "gru", "fold": 0, "folds": 1, "seed": 0}

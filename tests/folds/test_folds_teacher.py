@@ -18,8 +18,8 @@ from folds.data.batches import Batch, SoftTargets
 from folds.data.dataset import Dataset, Split, joined
 from folds.store.fold_model import find_fold_models
 from folds.store.log_probs import read_log_probs
+from folds.store.nbest_file import NBestFile, NBestHypotheses, file_hash, read_nbest_file, write_nbest_file
 from folds.store.ragged import Ragged, offsets_of
-from folds.store.teacher_file import TeacherFile, TeacherHypotheses, file_hash, read_teacher, write_teacher
 from folds.training import loop
 from folds.training.objective import ctc, objective, soft_ctc
 from folds.training.options import RecipeOptions, TrainOptions
@@ -44,14 +44,14 @@ def sidecar(dataset, tmp_path_factory) -> Path:
     return write(folder, dataset, oof, hypotheses(dataset.test.ids, unknown))
 
 
-def hypotheses(ids, labels, posteriors=(0.25, 0.75)) -> TeacherHypotheses:
+def hypotheses(ids, labels, posteriors=(0.25, 0.75)) -> NBestHypotheses:
     tokens = Ragged.of([part for row in labels for part in (row[:-1], row)], np.int16)
     offsets = offsets_of(np.full(len(ids), 2))
-    return TeacherHypotheses(tuple(ids), offsets, tokens, np.tile(np.array(posteriors, np.float32), len(ids)))
+    return NBestHypotheses(tuple(ids), offsets, tokens, np.tile(np.array(posteriors, np.float32), len(ids)))
 
 
-def write(folder: Path, dataset: Dataset, oof: TeacherHypotheses, test: TeacherHypotheses, **facts) -> Path:
-    write_teacher(folder / "nbest", TeacherFile(oof, test, test, dataset.hash, dataset.alphabet.hash))
+def write(folder: Path, dataset: Dataset, oof: NBestHypotheses, test: NBestHypotheses, **facts) -> Path:
+    write_nbest_file(folder / "nbest", NBestFile(oof, test, test, dataset.hash, dataset.alphabet.hash))
     nbest = {"file": "nbest", "sha256": file_hash(folder / "nbest")}
     (folder / "s.csv.json").write_text(json.dumps({"tags": ["attention"], "nbest": nbest} | facts))
     return folder / "s.csv.json"
@@ -122,7 +122,7 @@ def test_a_certain_teacher_is_the_transcript():
 
 def test_batches_have_their_utterances_hypotheses(dataset, sidecar):
     """Views of one utterance have the same; one that the teacher does not know has its transcript."""
-    file = read_teacher(sidecar.parent / "nbest")
+    file = read_nbest_file(sidecar.parent / "nbest")
     targets = student_targets(Teacher(file, {"from": "x", "on_test": False}), dataset.train, len(dataset.train))
     assert (targets.taught, len(targets)) == (len(dataset.train) - 3, len(dataset.train))
     soft = targets.of_batch((5, 0, 5, 0))
@@ -137,7 +137,7 @@ def test_utterances_of_other_splits_with_the_same_ids_are_others(dataset):
     """Ids are unique within one split only: dev keeps its transcripts, and test has its own hypotheses."""
     ids = dataset.train.ids[:2]
     test = hypotheses(ids, [[4], [5, 6]])
-    file = TeacherFile(hypotheses(ids, [[1, 2], [3]]), test, test, "data", "alphabet")
+    file = NBestFile(hypotheses(ids, [[1, 2], [3]]), test, test, "data", "alphabet")
     teacher = Teacher(file, {"from": "x", "on_test": True})
     train = replace(dataset.train, ids=ids, tokens=dataset.train.tokens.take([0, 1]), groups=())
     dev = replace(dataset.dev, ids=ids, tokens=dataset.dev.tokens.take([0, 1]), groups=())
@@ -152,9 +152,9 @@ def test_utterances_of_other_splits_with_the_same_ids_are_others(dataset):
 
 def test_a_file_is_read_as_written(dataset, tmp_path):
     written = hypotheses(("a", "b"), [[1, 2], [3]])
-    none = TeacherHypotheses((), np.zeros(1, np.int64), Ragged.of([], np.int16), np.zeros(0, np.float32))
-    write_teacher(tmp_path / "nbest", TeacherFile(written, none, none, "data", "alphabet"))
-    file = read_teacher(tmp_path / "nbest")
+    none = NBestHypotheses((), np.zeros(1, np.int64), Ragged.of([], np.int16), np.zeros(0, np.float32))
+    write_nbest_file(tmp_path / "nbest", NBestFile(written, none, none, "data", "alphabet"))
+    file = read_nbest_file(tmp_path / "nbest")
     assert (file.data, file.alphabet, file.oof.ids, file.test.ids) == ("data", "alphabet", ("a", "b"), ())
     assert [file.oof.tokens[h].tolist() for h in range(4)] == [[1], [1, 2], [], [3]]
     assert file.oof.posteriors.tolist() == [0.25, 0.75] * 2 and file.oof.offsets.tolist() == [0, 2, 4]
@@ -258,7 +258,7 @@ def test_batches_that_are_silent_by_the_teacher_are_trained_on(dataset, tiny, tm
 def test_test_is_labelled_by_the_most_probable_hypotheses(dataset):
     split = Split("test", ("b", "a"), dataset.test.frames.range(0, 2))
     both = hypotheses(("a", "b"), [[1, 2], [3, 4]])
-    teacher = Teacher(TeacherFile(both, both, both, "", ""), {"from": "x", "on_test": True})
+    teacher = Teacher(NBestFile(both, both, both, "", ""), {"from": "x", "on_test": True})
     labelled = teacher.label_test(split)
     assert [labelled.labels(i).tolist() for i in range(2)] == [[3, 4], [1, 2]]
     with pytest.raises(InputError, match="not for the utterances of test"):
@@ -293,7 +293,7 @@ def test_unusable_teachers_are_refused_before_anything_is_written(dataset, sidec
     refused(facts, "gone was written by another blend")
     facts.write_text(json.dumps({"nbest": nbest | {"sha256": file_hash(tmp_path / "gone")}}))
     refused(facts, "gone: incomplete, or not a file of ensemble.blend --nbest-out")
-    good = read_teacher(sidecar.parent / "nbest")
+    good = read_nbest_file(sidecar.parent / "nbest")
     for change, message in (({"hash": "0" * 16}, "for different data"), ({}, "no hypotheses for any training")):
         oof = good.oof if change else good.test
         refused(write(tmp_path, replace(dataset, **change), oof, good.test), message)
@@ -307,9 +307,9 @@ def test_unusable_teachers_are_refused_before_anything_is_written(dataset, sidec
 )
 def test_inconsistent_files_are_refused(tmp_path, field, value):
     good = hypotheses(("a", "b"), [[1, 2], [3]])
-    write_teacher(tmp_path / "nbest", TeacherFile(replace(good, **{field: value}), good, good, "", ""))
+    write_nbest_file(tmp_path / "nbest", NBestFile(replace(good, **{field: value}), good, good, "", ""))
     with pytest.raises(InputError, match="nbest: incomplete, or not a file of ensemble.blend --nbest-out .* of oof"):
-        read_teacher(tmp_path / "nbest")
+        read_nbest_file(tmp_path / "nbest")
 
 
 def test_options_without_sense_are_refused():

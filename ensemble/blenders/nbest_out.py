@@ -24,8 +24,8 @@ from ensemble.hypotheses.scoring import keep_best
 from ensemble.members.eligibility import all_tags
 from ensemble.members.member import Member
 from folds.data.dataset import Dataset
+from folds.store.nbest_file import NBestFile, NBestHypotheses, file_hash, write_nbest_file
 from folds.store.ragged import offsets_of
-from folds.store.teacher_file import TeacherFile, TeacherHypotheses, file_hash, write_teacher
 from registry import InputError
 
 MOST_HYPOTHESES = 8
@@ -40,22 +40,22 @@ def posterior_blenders() -> list[str]:
     return [name for name, it in blenders.items() if isinstance(it, type) and issubclass(it, PosteriorBlender)]
 
 
-def check_can_teach(method: str) -> None:
+def check_has_posterior(method: str) -> None:
     """Raise InputError for a method without a posterior; `best` uses that of one of the blenders it compares."""
     able = posterior_blenders()
     if method not in ("best", *able):
         raise InputError(f"--nbest-out: {method} has no posterior over hypotheses: use --method {' or '.join(able)}")
 
 
-def teacher_of(fitted: Mapping[str, FittedBlender]) -> str:
+def nbest_method(fitted: Mapping[str, FittedBlender]) -> str:
     """The fitted blender with a posterior and the lowest nested distance."""
     able = posterior_blenders()
     return lowest_nested({name: blender for name, blender in fitted.items() if name in able})
 
 
-def teacher_hypotheses(
+def nbest_hypotheses(
     inputs: BlendInputs, recipe: BlendRecipe, kept: Sequence[Member] | None = None
-) -> TeacherHypotheses:
+) -> NBestHypotheses:
     """The most probable hypotheses of each utterance, with their posteriors.
 
     `kept` are the members as in `predict_with`; None for the out-of-fold split, which has no networks to choose from.
@@ -64,7 +64,7 @@ def teacher_hypotheses(
         inputs, recipe = restricted(inputs, recipe, kept)
     with BLENDERS.using(recipe.method):
         blender = BLENDERS.get(recipe.method)()
-        assert isinstance(blender, PosteriorBlender)  # see `check_can_teach` and `teacher_of`
+        assert isinstance(blender, PosteriorBlender)  # see `check_has_posterior` and `nbest_method`
         return most_probable(inputs.split.ids, *blender.posteriors(inputs, recipe))
 
 
@@ -75,19 +75,19 @@ def write_nbest(
 
     All training utterances get hypotheses, even if weights were fitted on only a part of them.
     """
-    method = teacher_of(fitted)
+    method = nbest_method(fitted)
     recipe = fitted[method].recipe
     kept = inputs.keep(recipe.weights, inputs.networks)
-    oof = teacher_hypotheses(inputs.oof_without_limit(dataset), recipe)
-    dev, test = (teacher_hypotheses(split, recipe, kept) for split in (inputs.dev, inputs.test))
-    write_teacher(path, TeacherFile(oof, dev, test, dataset.hash, dataset.alphabet.hash))
+    oof = nbest_hypotheses(inputs.oof_without_limit(dataset), recipe)
+    dev, test = (nbest_hypotheses(split, recipe, kept) for split in (inputs.dev, inputs.test))
+    write_nbest_file(path, NBestFile(oof, dev, test, dataset.hash, dataset.alphabet.hash))
     print(f"wrote {path}: {len(oof.tokens)} hypotheses of {len(oof.ids)} out-of-fold utterances, by {method}")
     # The student inherits the tags of the members that this blender weighs, whichever blender is chosen.
     tags = all_tags([member for member in inputs.members if recipe.weights.get(member.name)])
     return {"file": os.path.relpath(path, out.parent), "sha256": file_hash(path), "method": method, "tags": tags}
 
 
-def most_probable(ids: Sequence[str], pool: Pool, posteriors: np.ndarray) -> TeacherHypotheses:
+def most_probable(ids: Sequence[str], pool: Pool, posteriors: np.ndarray) -> NBestHypotheses:
     """Each utterance's most probable hypotheses, with `posteriors` (H,) renormalised to sum to 1."""
     best, best_offsets = keep_best(posteriors, pool.offsets, MOST_HYPOTHESES)
     rows = np.repeat(np.arange(len(pool)), np.diff(best_offsets))
@@ -97,4 +97,4 @@ def most_probable(ids: Sequence[str], pool: Pool, posteriors: np.ndarray) -> Tea
     masses = np.bincount(rows, posteriors[kept], minlength=len(pool))
     offsets = offsets_of(np.bincount(rows, minlength=len(pool)))
     normalized = (posteriors[kept] / masses[rows]).astype(np.float32)
-    return TeacherHypotheses(tuple(ids), offsets, pool.tokens.take(kept), normalized)
+    return NBestHypotheses(tuple(ids), offsets, pool.tokens.take(kept), normalized)

@@ -25,7 +25,7 @@ SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
-class TeacherHypotheses:
+class NBestHypotheses:
     """The hypotheses of N utterances of one split in flat arrays of H entries."""
 
     ids: tuple[str, ...]
@@ -39,25 +39,25 @@ class TeacherHypotheses:
 
 
 @dataclass(frozen=True, eq=False)
-class TeacherFile:
-    """A teacher's hypotheses of training utterances (out of fold), dev and test, and what they were made for."""
+class NBestFile:
+    """Hypotheses of training utterances (out of fold), dev and test, and what they were made for."""
 
-    oof: TeacherHypotheses
-    dev: TeacherHypotheses
-    test: TeacherHypotheses
+    oof: NBestHypotheses
+    dev: NBestHypotheses
+    test: NBestHypotheses
     data: str
     """`Dataset.hash` of the competition."""
     alphabet: str
     """`Alphabet.hash` of the alphabet that the classes belong to."""
 
 
-def write_teacher(path: Path, teacher: TeacherFile) -> None:
+def write_nbest_file(path: Path, file: NBestFile) -> None:
     """Write the hypotheses of all splits."""
     tensors = {"schema": np.array([SCHEMA_VERSION])}
-    for name, text in (("data", teacher.data), ("alphabet", teacher.alphabet)):
+    for name, text in (("data", file.data), ("alphabet", file.alphabet)):
         tensors[name] = _as_bytes(text)
     for split in SPLITS:
-        hypotheses: TeacherHypotheses = getattr(teacher, split)
+        hypotheses: NBestHypotheses = getattr(file, split)
         tensors |= {
             f"{split}.ids": _as_bytes("\n".join(hypotheses.ids)),
             f"{split}.ids_hash": _as_bytes(ids_hash(hypotheses.ids)),
@@ -70,18 +70,18 @@ def write_teacher(path: Path, teacher: TeacherFile) -> None:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a teacher file. Raises InputError if there is none."""
+    """SHA-256 of an N-best file. Raises InputError if there is none."""
     return hashlib.sha256(_read(path)).hexdigest()
 
 
-def read_teacher(path: Path) -> TeacherFile:
-    """Read a teacher file. Raises InputError for one that is missing, damaged or inconsistent."""
+def read_nbest_file(path: Path) -> NBestFile:
+    """Read an N-best file. Raises InputError for one that is missing, damaged or inconsistent."""
     try:
         tensors = from_bytes(_read(path))
         if tensors["schema"].tolist() != [SCHEMA_VERSION]:
             raise InputError(f"{path}: written by another version: blend again with --nbest-out")
         oof, dev, test = (_hypotheses(tensors, split) for split in SPLITS)
-        return TeacherFile(oof, dev, test, _as_text(tensors["data"]), _as_text(tensors["alphabet"]))
+        return NBestFile(oof, dev, test, _as_text(tensors["data"]), _as_text(tensors["alphabet"]))
     except (SafetensorError, KeyError, ValueError) as error:
         raise InputError(
             f"{path}: incomplete, or not a file of ensemble.blend --nbest-out ({error}): blend again with --nbest-out"
@@ -95,7 +95,7 @@ def _read(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be read ({error.strerror}): blend again with --nbest-out") from None
 
 
-def _hypotheses(tensors: dict[str, np.ndarray], split: str) -> TeacherHypotheses:
+def _hypotheses(tensors: dict[str, np.ndarray], split: str) -> NBestHypotheses:
     """The hypotheses of one split. Raises ValueError if its arrays contradict each other."""
     text, posteriors = _as_text(tensors[f"{split}.ids"]), tensors[f"{split}.posteriors"]
     _check_types(tensors, split)
@@ -110,11 +110,11 @@ def _hypotheses(tensors: dict[str, np.ndarray], split: str) -> TeacherHypotheses
         raise ValueError(f"the hypotheses of {split} do not match their tokens")
     if not (np.isfinite(posteriors) & (posteriors >= 0)).all():
         raise ValueError(f"the posteriors of {split} are not all finite and non-negative")
-    return TeacherHypotheses(ids, offsets, tokens, posteriors)
+    return NBestHypotheses(ids, offsets, tokens, posteriors)
 
 
 def _check_types(tensors: dict[str, np.ndarray], split: str) -> None:
-    """Raise ValueError for an array whose type is not the one that `write_teacher` writes."""
+    """Raise ValueError for an array whose type is not the one that `write_nbest_file` writes."""
     types = {"offsets": np.int64, "tokens": np.int16, "token_offsets": np.int64, "posteriors": np.float32}
     for name, expected in types.items():
         array = tensors[f"{split}.{name}"]
