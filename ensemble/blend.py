@@ -51,7 +51,7 @@ from folds.data.dataset import Dataset
 from folds.store.fold_model import check_tags
 from registry import InputError, check_writable, command
 from registry.command_line import parse_options
-from registry.console import print_table
+from registry.console import counted, print_table
 from registry.models import parse_count
 
 
@@ -250,8 +250,7 @@ def write_blend(inputs: OpenedInputs, dataset: Dataset, options: BlendOptions) -
     keep_measurements(options.out, inputs, dataset, baselines, result)
     description = write_sidecar(options.out, dataset, result.members, result.recipe.to_json(), options, results)
     print("weights: " + ", ".join(f"{name} {weight:.3f}" for name, weight in result.recipe.weights.items()))
-    count, tags = count_networks(result.members), ", ".join(description["tags"]) or "none"
-    networks = f"{count} network{'s' if count > 1 else ''}"
+    networks, tags = counted(count_networks(result.members), "network"), ", ".join(description["tags"]) or "none"
     print(f"uses {networks}, {description['parameters']:,} parameters in all; tags: {tags}")
     print(f"wrote {options.out} ({len(strings)} rows) and {options.out}.json")
 

@@ -25,7 +25,7 @@ from ensemble.report_page.alarm import measure_alarm
 from ensemble.report_page.blends import open_blend
 from ensemble.report_page.curves import learning_curves
 from ensemble.report_page.details import pack_details
-from ensemble.report_page.headline import alarm_text, counted, headline, leaderboard, measure_blend
+from ensemble.report_page.headline import alarm_text, headline, leaderboard, measure_blend
 from ensemble.report_page.ledger import read_scores
 from ensemble.report_page.page import html_page, note, table
 from ensemble.report_page.payload import comparison_payload
@@ -38,6 +38,7 @@ from folds.data.dataset import Dataset
 from registry import InputError, atomic_write, check_writable, command
 from registry.bounds import number
 from registry.command_line import leading_options, parse_options
+from registry.console import counted
 
 DETAIL_BYTES = 1_500_000
 """Maximum size of all features and posteriors in a page."""

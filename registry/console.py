@@ -95,6 +95,11 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[object]], title: 
     print("\n".join(lines if terminal else [line.rstrip() for line in lines]))
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, for example `1 member` and `2 members`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"

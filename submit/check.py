@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 from folds.competition.alphabets import COURSE_ALPHABETS, Alphabet
 from folds.competition.detect import open_competition
 from folds.competition.submission import check_submission, read_submission, sample_of
+from registry.console import counted
 from registry.errors import InputError
 from registry.files import read_regular
 from registry.json_files import convert, read_json
@@ -194,7 +195,7 @@ def describe_method(blend: dict[str, Any]) -> str:
     if not isinstance(recipe, dict):
         return str(recipe)
     weights = recipe.get("weights") or {}
-    members = f" of {len(weights)} member{'s' if len(weights) > 1 else ''}" if weights else ""
+    members = f" of {counted(len(weights), 'member')}" if weights else ""
     return f"{recipe.get('method', 'blend')}{members}"
 
 

@@ -16,6 +16,7 @@ from ensemble.statistics.blend_tables import describe_level, member_table, verdi
 from ensemble.statistics.member_baselines import MemberBaseline, strongest
 from folds.competition.bootstrap import Interval, bootstrap, describe_resampled, paired_bootstrap
 from folds.competition.metric import edit_distances
+from registry.console import counted
 
 DIFFERS = 0.0005
 """Distances that differ by less are equal to three decimals."""
@@ -168,11 +169,6 @@ def alarm_text(alarm: Alarm | None) -> str:
         "Is test like dev? Without transcripts: greedy hypotheses of two members differ in "
         f"{alarm.test:.2f} of 100 phonemes on test and in {alarm.dev:.2f} on dev{ratio}: {verdict_text}."
     )
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun, for example `1 member` and `2 members`."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _level(measured: MeasuredBlend, inputs: OpenedInputs, resampled: str) -> tuple[str, str]:

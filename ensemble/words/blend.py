@@ -26,7 +26,7 @@ from folds.competition.metric import edit_distances
 from folds.competition.submission import write_submission
 from folds.data.dataset import Dataset, Split
 from registry import InputError
-from registry.console import print_table
+from registry.console import counted, print_table
 
 
 @dataclass(frozen=True)
@@ -195,8 +195,8 @@ def write_word_blend(
     results = results_of(blend, words, members, inputs.dev_groups) | {"rules": msgspec.to_builtins(inputs.rules)}
     write_sidecar(out, dataset, blend.members, blend.recipe.to_json(), options, results)
     print("weights: " + ", ".join(f"{name} {weight:.3f}" for name, weight in blend.recipe.weights.items()))
-    networks = count_networks(blend.members)
-    print(f"uses {networks} networks: {NETWORKS[inputs.networks]}")
+    networks = counted(count_networks(blend.members), "network")
+    print(f"uses {networks}: {NETWORKS[inputs.networks]}")
     print(f"wrote {out} ({len(blend.texts)} rows) and {out}.json")
 
 

@@ -27,7 +27,7 @@ from folds.training.state import State
 from folds.training.step import train_step
 from folds.training.task import TrainingTask
 from models import create_model
-from registry.console import print_table
+from registry.console import counted, print_table
 from registry.errors import is_out_of_memory
 
 PROBE_STEPS = 2
@@ -165,12 +165,12 @@ def describe_total(estimates: Sequence[Estimate], jobs: int) -> str:
     known = [run.hours for run in estimates if run.hours is not None and run.hours > 0]
     unknown = sum(run.hours is None for run in estimates)
     if unknown and not known:
-        return f"{unknown} runs: hours unknown, since no run with the same recipe has trained yet"
+        return f"{counted(unknown, 'run')}: hours unknown, since no run with the same recipe has trained yet"
     total, last = duration(sum(known)), duration(makespan(known, jobs)) if known else duration(0.0)
     together = "one after the other" if jobs == 1 else f"{jobs} at a time"
     least, about = ("at least ", "at least") if unknown else ("", "about")
     notes = f"; {unknown} unknown: no run with the same recipe has trained yet" if unknown else ""
     return (
-        f"{len(estimates)} runs: {least}{total} of training in all, {about} {last} {together}, prediction not "
-        f"included{notes}"
+        f"{counted(len(estimates), 'run')}: {least}{total} of training in all, {about} {last} {together}, prediction "
+        f"not included{notes}"
     )

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from folds.training.signals import Stopped
+from registry.console import counted
 from registry.errors import InputError, MachineFault, one_line
 
 # What Gloo and NCCL raise in a collective when another process has ended.
@@ -177,7 +178,7 @@ def _check_gpus(device: str, group: ProcessGroup) -> None:
         raise InputError(f"--device {device}: each process of torchrun uses its own GPU: pass --device cuda")
     if group.local_size > count:
         few = f"with --nproc-per-node {count} at most" if count else "with --device cpu"
-        found = f"{group.local_size} processes, but {count} GPU{'' if count == 1 else 's'}"
+        found = f"{group.local_size} processes, but {counted(count, 'GPU')}"
         raise InputError(f"--device {device}: {found} on this machine: start torchrun {few}")
 
 

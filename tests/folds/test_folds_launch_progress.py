@@ -71,5 +71,5 @@ def test_unknown_hours_are_not_called_none(tiny, tmp_path):
     note = "; 1 unknown: no run with the same recipe has trained yet"
     assert describe_total([known, unknown], 2) == f"2 runs: {expected}{note}"
     assert describe_total([known], 1) == (
-        "1 runs: 1:30 h of training in all, about 1:30 h one after the other, prediction not included"
+        "1 run: 1:30 h of training in all, about 1:30 h one after the other, prediction not included"
     )

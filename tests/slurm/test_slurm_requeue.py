@@ -103,7 +103,7 @@ def test_a_search_survives_a_killed_job_and_a_launcher_that_is_left(cluster, tin
         subprocess.run(["scancel", "--signal=KILL", job_of(worker)], check=True)
         first.send_signal(signal.SIGINT)
         _, errors = first.communicate(timeout=300)
-    assert first.returncode == 130 and "jobs continue in Slurm" in errors
+    assert first.returncode == 130 and "the jobs continue in Slurm" in errors
     started = time.monotonic()
     assert subprocess.run(command, check=False, timeout=1200).returncode == 0
     print(f"followed for {time.monotonic() - started:.0f} s:", *(events(folder) for folder in workers), flush=True)

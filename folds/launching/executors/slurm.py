@@ -158,8 +158,7 @@ class SlurmExecutor:
         """Nothing to do: its jobs have ended."""
 
     def interrupt(self) -> str:
-        jobs = len(self._alive)
-        return f"{jobs} jobs continue in Slurm: --status shows them, the same command follows them, scancel ends them"
+        return "the jobs continue in Slurm: --status shows them, the same command follows them, scancel ends them"
 
     def _submitted(self, tasks: Sequence[ExecutorTask]) -> list[str]:
         """Submit an array of new jobs; returns their ids."""
