@@ -27,12 +27,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from folds.training.rendezvous import FIND_S, meet, variable
 from folds.training.signals import Stopped
 from registry.console import counted
 from registry.errors import InputError, MachineFault, one_line
 
 # What Gloo and NCCL raise in a collective when another process has ended.
 _PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+COLLECTIVE_TIMEOUT = datetime.timedelta(days=7)
+"""How long a process waits for another one during training. PyTorch's default of 30 minutes can be too short."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class ProcessGroup:
     @property
     def local_size(self) -> int:
         """The number of processes on this machine."""
-        return _variable("LOCAL_WORLD_SIZE", 1) if self.size > 1 else 1
+        return variable("LOCAL_WORLD_SIZE", 1) if self.size > 1 else 1
 
     @property
     def first(self) -> bool:
@@ -114,24 +117,14 @@ class ProcessGroup:
         return contextlib.nullcontext()
 
 
-def _variable(name: str, least: int) -> int:
-    """One of torchrun's variables; world sizes default to 1. Raises InputError unless it is an integer >= `least`."""
-    text = os.environ.get(name, "1" if name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE") else "")
-    if not (text.isascii() and text.isdecimal() and len(text) < 7 and int(text) >= least):
-        raise InputError(
-            f"environment variable {name} is {text[:40]!r}: expected a whole number, {least} or more, as torchrun sets "
-            "it: unset it, or start with torchrun"
-        )
-    return int(text)
-
-
 @contextlib.contextmanager
 def joined_group(device: str) -> Iterator[ProcessGroup]:
     """The process group described by torchrun's environment variables, or this process alone."""
-    if _variable("WORLD_SIZE", 1) == 1:
+    size = variable("WORLD_SIZE", 1)
+    if size == 1:
         yield ProcessGroup()
         return
-    group = ProcessGroup(_variable("RANK", 0), _variable("WORLD_SIZE", 1), _variable("LOCAL_RANK", 0))
+    group = ProcessGroup(variable("RANK", 0, size - 1), size, variable("LOCAL_RANK", 0))
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if cuda:
         _check_gpus(device, group)
@@ -139,15 +132,7 @@ def joined_group(device: str) -> Iterator[ProcessGroup]:
     # DDP imports this module; if that happens after the group was created, its default arguments keep the group alive,
     # and the threads of a group that outlives the interpreter sometimes abort the process.
     importlib.import_module("torch.distributed.nn.functional")
-    # With both backends, values on the host are reduced without waiting for the GPU. The other processes wait while the
-    # first one predicts, which can take longer than the default timeout of 30 minutes; torchrun ends them if it dies.
-    try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(days=7))
-    except (RuntimeError, ValueError) as error:  # ValueError: MASTER_ADDR or MASTER_PORT is missing or wrong
-        raise MachineFault(
-            f"the processes of this training cannot reach each other ({one_line(error)}): start them with torchrun, "
-            "or with torchrun --standalone if another one is running on this machine"
-        ) from error
+    _connect("cpu:gloo,cuda:nccl" if cuda else "gloo", group)
     try:
         yield group
     except Stopped:  # in all processes, after the same step
@@ -169,6 +154,26 @@ def joined_group(device: str) -> Iterator[ProcessGroup]:
             ) from error
         raise
     dist.destroy_process_group()
+
+
+def _connect(backend: str, group: ProcessGroup) -> None:
+    """Create the process group. Raises MachineFault if its processes do not reach each other.
+
+    With both backends, values on the host are reduced without waiting for the GPU.
+    """
+    store = meet(group.rank, group.size)
+    limit = datetime.timedelta(seconds=FIND_S)
+    try:
+        dist.init_process_group(backend, store=store, rank=group.rank, world_size=group.size, timeout=limit)
+    except (RuntimeError, ValueError) as error:
+        raise MachineFault(
+            f"the {group.size} processes of this training have started, but cannot connect to each other "
+            f"({one_line(error)}): with several machines, set GLOO_SOCKET_IFNAME to the network interface that they "
+            "share, such as eth0, and open its ports between them"
+        ) from error
+    # The others wait while the first process predicts, and torchrun ends them if it dies.
+    store.set_timeout(COLLECTIVE_TIMEOUT)
+    dist.distributed_c10d._set_pg_timeout(COLLECTIVE_TIMEOUT)
 
 
 def _check_gpus(device: str, group: ProcessGroup) -> None:

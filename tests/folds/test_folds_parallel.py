@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 
 import folds.train
+import folds.training.distributed as distributed
+import folds.training.rendezvous as rendezvous
 from folds.store.fold_model import find_fold_models
 from folds.store.lease import hold
 from folds.store.run_folder import SPLITS, RunFolder
@@ -49,6 +51,27 @@ def main():
             os._exit(5)
         group.any(False)
 command(main)
+"""
+
+# A process that takes longer between two collectives than the two may take to connect.
+SLOW = """
+import time
+import folds.training.distributed as distributed
+distributed.FIND_S = 4
+with distributed.joined_group("cpu") as group:
+    if group.first:
+        time.sleep(5)
+    assert group.any(group.first)
+"""
+
+# A process that ends in torchrun's first attempt, after all have met.
+RESTARTED = """
+import os
+from folds.training.distributed import joined_group
+with joined_group("cpu") as group:
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os._exit(3)
+    assert group.any(group.first)
 """
 
 # A process whose group has no thread left after training: such threads abort a process now and then as it ends.
@@ -94,14 +117,18 @@ def train(data: Path, runs: Path, *more: str, processes: int = 1) -> list[dict]:
     return rows(runs)
 
 
-def train_by_torchrun(data: Path, runs: Path, *more: str) -> list[dict]:
-    """As `train` in two processes that torchrun starts."""
+def torchrun(*arguments: str) -> None:
+    """Start two processes by torchrun, which must end well."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-addr", "127.0.0.1", "--master-port", free_port()]
-    command += ["-m", "folds.train", "--data", str(data), "--runs", str(runs), *MODEL, *more]
+    command += ["--master-addr", "127.0.0.1", "--master-port", free_port(), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+def train_by_torchrun(data: Path, runs: Path, *more: str) -> list[dict]:
+    """As `train` in two processes that torchrun starts."""
+    torchrun("-m", "folds.train", "--data", str(data), "--runs", str(runs), *MODEL, *more)
     return rows(runs)
 
 
@@ -170,6 +197,44 @@ def test_a_process_that_was_not_started_by_torchrun_ends_with_one_line(monkeypat
         pass
 
 
+@pytest.mark.parametrize(
+    ("rank", "message"),
+    [
+        ("0", r"1 of 2 arrived at MASTER_ADDR=127.0.0.1, MASTER_PORT=\d+ within 0.025 minutes\): WORLD_SIZE must be"),
+        ("1", r"no answer at MASTER_ADDR=127.0.0.1, MASTER_PORT=\d+ within .*refused\): MASTER_ADDR must be the"),
+        ("2", r"variable RANK is '2': expected a whole number, 0 to 1"),
+    ],
+)
+def test_a_process_that_finds_no_other_gives_up_in_time(rank, message, monkeypatch):
+    variables = {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in {**variables, "MASTER_PORT": free_port()}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(rendezvous, "FIND_S", 1.5)
+    with pytest.raises(InputError, match=message), joined_group("cpu"):
+        pass
+
+
+def test_a_port_of_another_program_is_reported_in_time(monkeypatch):
+    """The program may accept the connection and never answer."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        variables = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        for name, value in {**variables, "MASTER_PORT": str(other.getsockname()[1])}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(rendezvous, "FIND_S", 1.5)
+        with pytest.raises(MachineFault, match="no store of PyTorch answers within"), joined_group("cpu"):
+            pass
+
+
+def test_a_collective_may_take_longer_than_finding_each_other():
+    assert start_two("-c", SLOW) == [(0, ""), (0, "")]
+
+
+def test_processes_that_torchrun_restarts_do_not_look_for_those_that_ended(tmp_path):
+    script = tmp_path / "restarted.py"
+    script.write_text(RESTARTED)
+    torchrun("--max-restarts", "1", str(script))
+
+
 @pytest.fixture
 def as_two_gpus(monkeypatch):
     """This process as the first of two under torchrun, each with a GPU; returns what it does to its process group."""
@@ -179,7 +244,7 @@ def as_two_gpus(monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: calls.append(f"GPU {index}"))
-    monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout: calls.append(backend))
+    monkeypatch.setattr(distributed, "_connect", lambda backend, group: calls.append(backend))
     monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("destroyed"))
     monkeypatch.setattr(atexit, "register", lambda function: calls.append(function.__name__))
     return calls
