@@ -24,13 +24,16 @@ def check_tasks(tasks: Sequence[Task], dataset: Dataset, destination: Destinatio
     Also for an unfinished one whose folds differ from those of the member's other runs, or whose guide, teacher or
     initial weights are missing.
     """
+    uploaded = destination.uploaded_runs({task.folder.member for task in tasks})
     for task in tasks:
         options = task.parsed.options
         started = _begun_run(task.folder)
+        if destination.finished(task.folder):
+            started = next((run for run in uploaded if run.folder.name == task.folder.name), started)
         if started is not None:
             check_same_settings(started, options, dataset, task.model, task.parsed.config_for(dataset))
         if not destination.finished(task.folder):
-            check_folds(task.folder, options.folds, options.fold_by)
+            check_folds(task.folder, options.folds, options.fold_by, uploaded)
             check_sources(options, task.model, task.fold)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Container
 from pathlib import Path
 
 from folds.data.cache import cache_folder
 from folds.launching.status import RunStatus, known_runs, read_status
 from folds.store.attempts import read_attempts
+from folds.store.fold_model import FoldModel
 from folds.store.remote import RemoteStore, cache_of, store_url
 from folds.store.run_folder import RunFolder
 
@@ -25,6 +27,13 @@ class Destination:
     def finished(self, folder: RunFolder) -> bool:
         """Whether a run is finished and, if there is a URL, uploaded."""
         return folder.finished if self._store is None else folder.name in self._uploaded
+
+    def uploaded_runs(self, members: Container[str]) -> list[FoldModel]:
+        """The runs of some members that are under the URL."""
+        if self._store is None:
+            return []
+        names = (name for name in sorted(self._uploaded) if RunFolder(Path(name)).member in members)
+        return [run for name in names if (run := self._store.read(name)) is not None]
 
     def refresh(self) -> None:
         """Look for what has been uploaded in the meantime."""

@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import fsspec
 from msgspec import Meta, Struct
 
+from folds.store.fold_model import FoldModel, fold_model_of
 from folds.store.run_folder import RunFolder
 from folds.store.schemas import Count
 from registry import InputError
@@ -113,6 +114,20 @@ class RemoteStore:
             return self._files.ls(folder, detail=True)
         except FileNotFoundError:  # a bucket has no empty folders
             return []
+
+    def read(self, name: str) -> FoldModel | None:
+        """The fold model of an uploaded run, by its config.json; None if it has been removed in the meantime."""
+        folder = RunFolder(Path(self.url, name))
+        with self._refusals():
+            try:
+                content = self._files.cat_file(f"{self._root}/{name}/{folder.config.name}")
+            except FileNotFoundError:
+                return None
+        try:
+            recorded = convert(json.loads(content), dict[str, Any], "config.json")
+        except (InputError, ValueError):
+            raise InputError(f"{self.url}/{name}: its config.json is damaged: upload or train it again") from None
+        return fold_model_of(folder, recorded)
 
     def upload(self, folder: RunFolder) -> None:
         """Upload a finished run. Readers do not see it until all of it is there, even if they did before."""

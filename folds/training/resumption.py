@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from folds.data.dataset import Dataset
 from folds.data.speaker_folds import ASSIGNMENTS, FoldBy
 from folds.store.fold_model import FoldModel, read_fold_model
+from folds.store.remote import store_url
 from folds.store.run_folder import RunFolder, run_folders
 from folds.training.options import RecipeOptions, TrainOptions
 from folds.training.presets import device_type
@@ -53,9 +55,10 @@ def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
     `config` is its new config.json. Options that did not exist in the run's version count as their defaults.
     """
     started.check_trained()
+    path = store_url(started.path) or started.path
     if started.model != config["model"]:
         raise StartedOtherwise(
-            f"{started.path}: is a run of {started.model}, not of {config['model']}: train it under another --name"
+            f"{path}: is a run of {started.model}, not of {config['model']}: train it under another --name"
         )
     before, now = _settings(started.recorded), _settings(config)
     sizes = {name: config["model_config"][name] for name in ("features", "classes")}
@@ -68,23 +71,21 @@ def check_same_run(started: FoldModel, config: dict[str, Any]) -> None:
         before["precision"] = now["precision"]  # auto equals its resolved value on this device
     changed = sorted(key for key in {*before, *now} if before.get(key, default.get(key)) != now.get(key))
     if any(key.startswith("data.") for key in changed):
-        raise StartedOtherwise(
-            f"{started.path}: was started on different data: pass those with --data, or use another --name"
-        )
+        raise StartedOtherwise(f"{path}: was started on different data: pass those with --data, or use another --name")
     if changed:
         difference = "; ".join(f"{key} was {before.get(key, default.get(key))}, now {now.get(key)}" for key in changed)
         if started.folder.finished:
             raise FinishedOtherwise(
-                f"{started.path}: finished with different settings ({difference}): leave it out, or give the new run "
-                f"its own --name (with --restart-from {started.path} to train this one further)"
+                f"{path}: finished with different settings ({difference}): leave it out, or give the new run its "
+                f"own --name (with --restart-from {path} to train this one further)"
             )
         raise StartedOtherwise(
-            f"{started.path}: started with different settings ({difference}): use the same settings, another --name, "
+            f"{path}: started with different settings ({difference}): use the same settings, another --name, "
             "--seed or --runs, or delete the folder"
         )
     if started.folds > 1 and started.fold_assignment != config["fold_assignment"]:
         raise StartedOtherwise(
-            f"{started.path}: started with fold assignment {started.fold_assignment}, now "
+            f"{path}: started with fold assignment {started.fold_assignment}, now "
             f"{config['fold_assignment']}, which puts different speakers into the folds: use another --runs, or delete "
             "the folder"
         )
@@ -117,25 +118,27 @@ def check_same_settings(
     check_same_run(started, record)
 
 
-def check_folds(folder: RunFolder, folds: int, fold_by: FoldBy) -> None:
+def check_folds(folder: RunFolder, folds: int, fold_by: FoldBy, elsewhere: Sequence[FoldModel] = ()) -> None:
     """Raise InputError if another run of the same member in the same store has another number or kind of folds.
 
-    The runs would hold out different utterances, so they could not be blended.
+    The runs would hold out different utterances, so they could not be blended. `elsewhere` are runs of the same store
+    that are not in its folder.
     """
     runs = folder.path.parent.parent
-    for other in run_folders(runs) if runs.is_dir() else ():
-        if other.member == folder.member and other.path != folder.path and other.has_results:
-            started = read_fold_model(other)
-            if started.folds != folds:
-                raise InputError(
-                    f"{folds} folds: {other.path} was started with {started.folds}, and all runs of a member must have "
-                    f"the same number: use {started.folds} here as well, or another --name or --runs"
-                )
-            if folds > 1 and started.fold_assignment != ASSIGNMENTS[fold_by]:
-                raise InputError(
-                    f"--fold-by {fold_by}: the folds of {other.path} were assigned differently, and all runs of a "
-                    "member must share one assignment: use the same --fold-by, or another --name or --runs"
-                )
+    here = (other for other in (run_folders(runs) if runs.is_dir() else ()) if other.name != folder.name)
+    others = [read_fold_model(other) for other in here if other.member == folder.member and other.has_results]
+    for started in (*others, *(run for run in elsewhere if run.folder.member == folder.member)):
+        path = store_url(started.path) or started.path
+        if started.folds != folds:
+            raise InputError(
+                f"{folds} folds: {path} was started with {started.folds}, and all runs of a member must have "
+                f"the same number: use {started.folds} here as well, or another --name or --runs"
+            )
+        if folds > 1 and started.fold_assignment != ASSIGNMENTS[fold_by]:
+            raise InputError(
+                f"--fold-by {fold_by}: the folds of {path} were assigned differently, and all runs of a "
+                "member must share one assignment: use the same --fold-by, or another --name or --runs"
+            )
 
 
 def check_same_processes(started: FoldModel, config: dict[str, Any]) -> None:

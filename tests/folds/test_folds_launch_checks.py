@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 from launches import LAUNCH, start
@@ -14,6 +15,8 @@ from folds import launch
 from folds.launching.executors.slurm import SlurmExecutor
 from folds.launching.launcher import Launcher
 from folds.store.lease import hold
+from folds.store.remote import RemoteStore
+from folds.store.run_folder import RunFolder
 from registry import InputError
 from registry.json_files import read_json, write_json
 
@@ -125,6 +128,27 @@ def test_other_folds_than_those_of_the_members_other_runs_are_refused(
         message = refused(monkeypatch, tiny, tmp_path, *EPOCHS, "--fold-count", "3", *folds)
         assert message.startswith(f"3 folds: {finished} was started with 2, and all runs of a member must have")
     assert not started
+
+
+def test_runs_that_are_only_under_a_url_are_checked_as_those_in_a_folder(
+    undisturbed, tiny, small, tmp_path, monkeypatch, started, capsys
+):
+    """Another machine has trained and uploaded one."""
+    monkeypatch.setenv("HW3P2_CACHE", str(tmp_path / "cache"))
+    url = f"file://{tmp_path}/store"
+    shutil.copytree(undisturbed, run_folder(tmp_path / "elsewhere"))
+    RemoteStore(url).upload(RunFolder(run_folder(tmp_path / "elsewhere")))
+    there = f"{url}/lstm_small/fold0"
+    message = refused(monkeypatch, tiny, url, "--epochs", "3", "--folds", "0")
+    assert message.startswith(f"{there}: started with other settings (epochs was 6, now 3): use the same settings,")
+    assert refused(monkeypatch, small, url, *EPOCHS, "--folds", "0").startswith(f"{there}: was started on other data")
+    message = refused(monkeypatch, tiny, url, *EPOCHS, "--fold-count", "3", "--folds", "1")
+    assert message.startswith(f"3 folds: {there} was started with 2, and those of one member must be")
+    assert not started
+    assert start(monkeypatch, tiny, Path(url), *LAUNCH, *EPOCHS, "--folds", "0") == 0
+    assert capsys.readouterr().out.startswith("1 finished\nnext: python -m ensemble.blend --runs file:///")
+    start(monkeypatch, tiny, Path(url), *LAUNCH, *EPOCHS)
+    assert started == [["lstm_small fold 0", "lstm_small fold 1"]]
 
 
 def test_the_next_command_reads_the_same_data(undisturbed, tiny, tmp_path, monkeypatch, capsys):
