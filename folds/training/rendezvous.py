@@ -55,7 +55,8 @@ def meet(rank: int, size: int) -> Store:
         _wait_for_answer(address, port, place, deadline)
     shared = _open_store("localhost" if serves else address, port, serves, place, deadline)
     # When torchrun restarts the processes, it may keep its store, with the addresses of those that have ended.
-    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
+    prefixed = dist.PrefixStore  # type: ignore[attr-defined]  # documented, but not exported explicitly
+    store = prefixed(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
     _wait_for_all(store, size, place, deadline)
     return store
 
