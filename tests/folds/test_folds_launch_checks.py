@@ -140,10 +140,11 @@ def test_runs_that_are_only_under_a_url_are_checked_as_those_in_a_folder(
     RemoteStore(url).upload(RunFolder(run_folder(tmp_path / "elsewhere")))
     there = f"{url}/lstm_small/fold0"
     message = refused(monkeypatch, tiny, url, "--epochs", "3", "--folds", "0")
-    assert message.startswith(f"{there}: started with other settings (epochs was 6, now 3): use the same settings,")
-    assert refused(monkeypatch, small, url, *EPOCHS, "--folds", "0").startswith(f"{there}: was started on other data")
+    assert message.startswith(f"{there}: started with different settings (epochs was 6, now 3): use the same settings,")
+    message = refused(monkeypatch, small, url, *EPOCHS, "--folds", "0")
+    assert message.startswith(f"{there}: was started on different data")
     message = refused(monkeypatch, tiny, url, *EPOCHS, "--fold-count", "3", "--folds", "1")
-    assert message.startswith(f"3 folds: {there} was started with 2, and those of one member must be")
+    assert message.startswith(f"3 folds: {there} was started with 2, and all runs of a member must have")
     assert not started
     assert start(monkeypatch, tiny, Path(url), *LAUNCH, *EPOCHS, "--folds", "0") == 0
     assert capsys.readouterr().out.startswith("1 finished\nnext: python -m ensemble.blend --runs file:///")
