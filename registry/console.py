@@ -1,11 +1,12 @@
-"""Progress bars and tables, drawn by `rich`: bars on stderr, only if it is a terminal, and tables on stdout.
+"""Progress bars and tables, drawn by `rich`: bars on stderr, if it is a terminal, and tables on stdout.
 
-Log files get the lines that commands print, never a progress bar.
+In a log file, a line per minute takes the place of a progress bar.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TypeVar
@@ -15,6 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 T = TypeVar("T")
+
+LOG_EVERY_S = 60.0
+"""Seconds between the lines about progress in a log file; stages that take less have none."""
 
 # Wide enough that a table written to a file is never wrapped.
 _FILE_WIDTH = 1000
@@ -67,15 +71,34 @@ class ProgressBar:
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Iterate over `items` with a progress bar; pass `total`, their number, if they have no length.
 
+    Unless stderr is a terminal, it gets a line every `LOG_EVERY_S` seconds instead.
+
     >>> [number for number in track([1, 2], "counting")]
     [1, 2]
     """
     if total is None:
         total = len(items) if isinstance(items, Sequence) else None
+    started = logged = time.monotonic()
     with ProgressBar(description, total) as bar:
-        for item in items:
+        for done, item in enumerate(items, start=1):
             yield item
             bar.advance()
+            if not sys.stderr.isatty() and time.monotonic() - logged >= LOG_EVERY_S and done != total:
+                logged = time.monotonic()
+                print(_progress_line(description, done, total, logged - started), file=sys.stderr, flush=True)
+
+
+def _progress_line(description: str, done: int, total: int | None, seconds: float) -> str:
+    """One line for a log file, for example `scoring, dev: 120 of 483 in 2:10, about 6:33 left`."""
+    if total is None:
+        return f"{description}: {done} in {_minutes(seconds)}"
+    left = seconds / done * (total - done)
+    return f"{description}: {done} of {total} in {_minutes(seconds)}, about {_minutes(left)} left"
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02}"
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:

@@ -1,6 +1,8 @@
-"""Tables and progress bars: what a file gets, and that bars are shown on terminals only."""
+"""Tables and progress: what a file gets, and that bars are shown on terminals only."""
 
 from __future__ import annotations
+
+import time
 
 from registry.console import ProgressBar, print_table, track
 
@@ -25,10 +27,25 @@ def test_truth_values_are_not_numbers(capsys):
     assert capsys.readouterr().out == "a\nTrue\nFalse\n"
 
 
-def test_progress_is_quiet_where_stderr_is_not_a_terminal(capsys):
+def test_short_progress_is_quiet_where_stderr_is_not_a_terminal(capsys):
     with ProgressBar("decode", total=3) as bar:
         bar.advance(2, status="distance 9.8")
         bar.move_to(3, status="done")
     assert list(track([1, 2, 3], "count")) == [1, 2, 3]
     assert list(track((number for number in (1, 2)), "count")) == [1, 2]
     assert capsys.readouterr() == ("", "")
+
+
+def test_long_progress_has_a_line_per_minute_where_stderr_is_not_a_terminal(capsys, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for item in track([25, 40, 10, 130, 65], "scoring, dev"):
+        now += item
+    for _ in track(iter([70, 1]), "joining"):
+        now += 70
+    assert capsys.readouterr().err.splitlines() == [
+        "scoring, dev: 2 of 5 in 1:05, about 1:38 left",
+        "scoring, dev: 4 of 5 in 3:25, about 0:51 left",
+        "joining: 1 in 1:10",
+        "joining: 2 in 2:20",
+    ]
