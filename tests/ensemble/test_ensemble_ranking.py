@@ -30,7 +30,7 @@ def risk_of(sequence, pool, posterior):
 
 def consensus_of(pool, posterior, start):
     tokens = Ragged.of(pool, np.int16)
-    return consensus(tokens, np.array([0, len(pool)]), posterior, np.array([start]), classes=9)[0].tolist()
+    return consensus(tokens, np.array([0, len(pool)]), posterior, np.array([start]), classes=19)[0].tolist()
 
 
 @given(st.lists(st.lists(st.integers(1, 3), max_size=4), min_size=1, max_size=6), st.integers(0, 2**32 - 1))
@@ -66,6 +66,26 @@ def test_a_tie_keeps_the_current_symbol_whatever_the_rounding(masses):
 def test_consensus_may_be_longer_than_every_hypothesis():
     pool = [[1, 2, 7, 3, 4, 8], [6, 1, 2, 3, 4, 8], [6, 1, 2, 7, 3, 4]]
     assert consensus_of(pool, np.full(3, 1 / 3), start=0) == [6, 1, 2, 7, 3, 4, 8]
+    # Each lacks two of the tokens.
+    pool = [[token for token in range(1, 19) if token not in lacking] for lacking in ((3, 6), (9, 12), (15, 18))]
+    assert consensus_of(pool, np.full(3, 1 / 3), start=0) == list(range(1, 19))
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([0, 7, 8]), min_size=3, max_size=3), min_size=2, max_size=6),
+    st.integers(0, 2**32 - 1),
+)
+@settings(deadline=None, max_examples=60)
+def test_where_hypotheses_can_be_aligned_in_one_way_each_symbol_has_the_most_mass(choices, seed):
+    """They differ in three places, of which each has a token or none (0); two tokens between them are always equal."""
+
+    def sequence(a, b, c):
+        return [token for token in (a, 1, 2, b, 3, 4, c) if token]
+
+    posterior = np.random.default_rng(seed).dirichlet(np.ones(len(choices)))
+    most = [int(np.bincount(place, posterior).argmax()) for place in zip(*choices, strict=True)]
+    for start in range(len(choices)):
+        assert consensus_of([sequence(*chosen) for chosen in choices], posterior, start) == sequence(*most)
 
 
 def test_many_improbable_hypotheses_count_together():
@@ -235,6 +255,7 @@ def test_rover_mbr_of_one_member_is_its_own_decision(oof, references):
     assert blender.predict(twice, recipe) == blender.predict(alone, recipe)
 
 
-def test_consensus_goes_on_to_the_second_token_of_a_gap():
-    pool = Ragged.of([[1, 2], [1, 3, 4, 2]], np.int16)
-    assert consensus(pool, np.array([0, 2]), np.array([0.3, 0.7]), np.array([0]), 5)[0].tolist() == [1, 3, 4, 2]
+def test_consensus_goes_on_to_the_other_tokens_of_a_gap():
+    assert consensus_of([[1, 2], [1, 3, 4, 5, 6, 2]], np.array([0.3, 0.7]), start=0) == [1, 3, 4, 5, 6, 2]
+    # Most agree on the first token of the gap, and fewer on each second one than on none.
+    assert consensus_of([[1, 2], [1, 3, 4, 2], [1, 3, 5, 2]], np.array([0.4, 0.3, 0.3]), start=0) == [1, 3, 2]
