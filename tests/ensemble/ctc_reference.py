@@ -41,19 +41,35 @@ def plain_beam_search(
     log_probs: np.ndarray, beam: int, lm: PhoneLM | None = None, weight: float = 0.0, bonus: float | np.ndarray = 0.0
 ) -> dict[Tokens, float]:
     """Scores of the beam after the last frame, in float64: every prefix is extended by every token in every frame."""
+    return {prefix: score for prefix, (score, _) in plain_beam_with_frames(log_probs, beam, lm, weight, bonus).items()}
+
+
+def plain_beam_with_frames(
+    log_probs: np.ndarray, beam: int, lm: PhoneLM | None = None, weight: float = 0.0, bonus: float | np.ndarray = 0.0
+) -> dict[Tokens, tuple[float, Tokens]]:
+    """The scores of `plain_beam_search`, and the frame in which each token was emitted.
+
+    The last token is emitted anew in a frame where the parent contributes more than the prefix itself does, by a blank
+    or by the token again; the tokens before it then have the frames that they have in the parent.
+    """
     # Log-probability of the paths of each prefix that end in a blank, and in the last token.
     beam_scores: dict[Tokens, tuple[float, float]] = {(): (0.0, -np.inf)}
-    for row in log_probs.astype(np.float64):
+    frames: dict[Tokens, Tokens] = {(): ()}
+    for t, row in enumerate(log_probs.astype(np.float64)):
         extended: dict[Tokens, list[float]] = {}
+        own = dict.fromkeys(beam_scores, -np.inf)
+        entering: dict[Tokens, float] = {}
         for tokens, (blank, token) in beam_scores.items():
             total = np.logaddexp(blank, token)
             extensions = [(tokens, 0, total + row[0])]
             if tokens:
                 extensions.append((tokens, 1, token + row[tokens[-1]]))
-            extensions += [
+            own[tokens] = max(score for _, _, score in extensions)
+            children = [
                 ((*tokens, c), 1, (blank if tokens[-1:] == (c,) else total) + row[c]) for c in range(1, len(row))
             ]
-            for prefix, which, score in extensions:
+            entering |= {child: score for child, _, score in children}
+            for prefix, which, score in extensions + children:
                 entry = extended.setdefault(prefix, [-np.inf, -np.inf])
                 entry[which] = np.logaddexp(entry[which], score)
         ranked = sorted(
@@ -61,8 +77,12 @@ def plain_beam_search(
             key=lambda p, scores=extended: -np.logaddexp(*scores[p]) - language_score(p, lm, weight, bonus, end=False),
         )
         beam_scores = {prefix: (extended[prefix][0], extended[prefix][1]) for prefix in ranked[:beam]}
+        frames = {
+            p: (*frames[p[:-1]], t) if entering.get(p, -np.inf) > own.get(p, -np.inf) else frames[p]
+            for p in beam_scores
+        }
     return {
-        prefix: float(np.logaddexp(*scores)) + language_score(prefix, lm, weight, bonus, end=True)
+        prefix: (float(np.logaddexp(*scores)) + language_score(prefix, lm, weight, bonus, end=True), frames[prefix])
         for prefix, scores in beam_scores.items()
     }
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from ctc_reference import every_sequence, language_score, log_prob_rows, plain_beam_search
+from ctc_reference import every_sequence, language_score, log_prob_rows, plain_beam_search, plain_beam_with_frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ensemble.beam.log_add import log_add
 from ensemble.beam.search import beam_search, packed_beam_search
 from ensemble.lm.ngram import estimate
 from models.ctc import log_likelihood
@@ -83,6 +85,13 @@ def test_pruning_changes_nothing_with_a_bonus_per_token(frames, seed, beam, with
         assert h.score == pytest.approx(h.ctc + added, abs=1e-6)
 
 
+def test_a_bonus_may_bring_a_token_into_the_beam_that_is_improbable():
+    rows = np.log(np.float32([[0.98, 0.01, 0.01], [0.9, 0.02, 0.08]]))
+    hypotheses = decode(rows, beam=2, nbest=2, length_bonus=3.0)
+    assert [h.tokens for h in hypotheses] == [(2,), ()]
+    assert_same(hypotheses, plain_beam_search(rows, 2, bonus=3.0))
+
+
 def test_packed_hypotheses_are_the_same():
     batch, lengths = np.stack([peaky(30, CLASSES, seed) for seed in range(4)]), np.array([30, 7, 1, 22])
     packed = packed_beam_search(batch, lengths, beam=6, nbest=5, lm=LM, lm_weight=0.4)
@@ -104,9 +113,28 @@ def assert_same(hypotheses, expected) -> None:
         assert scores[tokens] == pytest.approx(expected[tokens], abs=1e-4)
 
 
-def test_long_utterances_keep_their_precision():
-    rows = peaky(400, 30, seed=5)
+@pytest.mark.parametrize("added", [0, -8])
+def test_long_utterances_keep_their_precision(added):
+    """Whatever a frame's log-probabilities have in common: here a power of two, so that float32 loses nothing."""
+    rows = np.float32(np.round(peaky(400, 30, seed=5) * 64) / 64 + added)
     assert_same(decode(rows, beam=6, nbest=6), plain_beam_search(rows, 6))
+
+
+def test_the_logarithm_of_a_sum_is_exact_to_float32():
+    for high in np.float32([0.0, -0.3, 2.5]):
+        for low in high - np.float32(np.linspace(0, 40, 401)):
+            for pair in ((high, low), (low, high)):
+                assert log_add(*pair) == pytest.approx(np.logaddexp(*np.float64(pair)), abs=3e-7)
+
+
+@pytest.mark.parametrize("worst", [0.0, -1.0, -1e9])
+def test_as_many_of_the_tied_stay_as_there_is_room_for(worst):
+    row = np.float32([worst, worst / 2 + 1, worst, worst])
+    hypotheses = decode(row[None], beam=2, nbest=2)
+    assert [h.score for h in hypotheses] == pytest.approx([row[1], row[0]], abs=1e-6) and hypotheses[0].tokens == (1,)
+    # After the second frame, () and (1) tie for the last place in the beam.
+    rows = np.log(np.maximum(np.float32([[0.4, 0.4, 0.2], [0.2, 0.0, 0.8]]), 1e-38))
+    assert_same(decode(rows, beam=3, nbest=3), plain_beam_search(rows, 3))
 
 
 def test_the_beams_probability_is_at_most_the_exact_one():
@@ -119,13 +147,25 @@ def test_the_beams_probability_is_at_most_the_exact_one():
 def test_frames_and_confidences_are_where_each_token_is_most_probable():
     rows = np.full((9, 4), 0.02)
     rows[:, 0] = 0.94
-    for frame, token, probability in ((1, 2, 0.5), (2, 2, 0.9), (5, 2, 0.8), (6, 3, 0.7), (7, 3, 0.6)):
+    for frame, token, probability in ((1, 2, 0.5), (2, 2, 0.9), (3, 2, 0.9), (5, 2, 0.8), (6, 3, 0.7), (7, 3, 0.6)):
         rows[frame] = (1 - probability) / 3
         rows[frame, token] = probability
     best = decode(np.log(rows), beam=10)[0]
     assert best.tokens == (2, 2, 3)
     assert best.frames == (2, 5, 6)
     np.testing.assert_allclose(best.confidences, (0.9, 0.8, 0.7), atol=1e-6)
+    assert decode(np.float32([[0.0, 3.0]]))[0].confidences == (1.0,)  # where log-probabilities are not normalised
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 40), st.integers(0, 10**6), st.integers(1, 20), st.sampled_from([0.0, 2.0, -2.0]))
+def test_tokens_are_placed_between_their_emission_and_the_next(frames, seed, beam, bonus):
+    rows = peaky(frames, CLASSES, seed)
+    expected = plain_beam_with_frames(rows, beam, LM, 0.4, bonus)
+    for h in decode(rows, beam=beam, nbest=beam, lm=LM, lm_weight=0.4, length_bonus=bonus):
+        emitted = (*expected[h.tokens][1], frames)
+        spans = zip(h.tokens, itertools.pairwise(emitted), strict=True)
+        assert list(h.frames) == [start + rows[start:stop, token].argmax() for token, (start, stop) in spans]
 
 
 @settings(deadline=None, max_examples=30)
@@ -170,7 +210,12 @@ def test_float16_and_float64_are_read_as_well():
 
 
 @pytest.mark.parametrize(
-    ("value", "message"), [(np.nan, "NaN"), (np.inf, r"\+inf"), (-np.inf, "no class with a probability above zero")]
+    ("value", "message"), [
+        (np.nan, "NaN"),
+        (np.inf, r"\+inf"),
+        (-np.inf, "no class with a probability above zero"),
+        (-5e29, "no class with a probability above zero"),
+    ],
 )
 def test_bad_values_name_utterance_and_frame(value, message):
     batch = np.full((2, 5, 3), -1.0, np.float32)
@@ -193,6 +238,8 @@ def test_bad_values_name_utterance_and_frame(value, message):
         ((1, 4, 3), [4], {"nbest": 0}, "nbest is 0"),
         ((1, 4, 3), [4], {"lm": LM, "lm_weight": 1.0}, "6 classes, the log-probabilities 3"),
         ((1, 4, 3), [4], {"length_bonus": np.nan}, "must be finite"),
+        ((1, 4, 3), [4], {"length_bonus": 2e6}, r"length bonus .* are up to 2e\+06; expected at most 1e\+06"),
+        ((1, 4, 6), [4], {"lm": LM, "lm_weight": -1e7}, "language model's log-probabilities times its weight are up"),
         ((1, 4, 3), [4], {"token_bonus": np.zeros(2)}, r"token bonus has shape \(2,\); expected 3 finite numbers"),
         ((1, 4, 3), [4], {"token_bonus": np.full(3, np.inf)}, "expected 3 finite numbers"),
     ],
