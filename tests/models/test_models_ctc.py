@@ -98,6 +98,14 @@ def test_a_hopeless_hypothesis_is_scored_beyond_the_range_of_float64():
     assert score == pytest.approx(-20.0 * 150 + np.log(151), abs=0.01)
 
 
+@pytest.mark.parametrize("label", np.linspace(-21, -17, 41))
+def test_likelihoods_are_exact_where_float64_is_about_to_underflow(label):
+    """35 equal labels in 70 frames need all frames but one, which is a blank in one of 36 places, or a label."""
+    rows = np.tile([np.log1p(-np.exp(label)), label], (70, 1))
+    expected = 35 * (rows[0, 0] + label) + np.log(36 + 35 * np.exp(label - rows[0, 0]))
+    assert log_likelihood(rows, [[1] * 35])[0] == pytest.approx(expected, abs=1e-9)
+
+
 def test_the_linear_recursion_agrees_with_the_logarithmic_one_on_long_utterances():
     from models.ctc import _build_trie, _forward_linear, _forward_log
 
