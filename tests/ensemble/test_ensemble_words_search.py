@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from ensemble.lm.automaton import START, advance
+from ensemble.words.kernel import _MARGIN
 from ensemble.words.lexicon import Lexicon, read_lexicon, silence_class
 from ensemble.words.likelihood import sentence_likelihoods
 from ensemble.words.search import Vocabulary, WordSettings, word_beam_search
@@ -197,25 +200,31 @@ def all_paths(
     return {words: score for words, score in found.items() if score > -np.inf}
 
 
-@settings(max_examples=40, deadline=None)
-@given(LEXICONS, st.integers(1, 4), st.booleans(), st.integers(0, 10_000), st.booleans())
-def test_search_is_the_sum_over_all_paths(
-    tmp_path_factory: pytest.TempPathFactory,
-    entries: list[list[tuple[int, ...]]],
-    frames: int,
-    with_silence: bool,
-    seed: int,
-    look_ahead: bool,
-) -> None:
-    silence = SILENCE if with_silence else 0
-    folder = tmp_path_factory.getbasetemp()
+def random_search(
+    folder: Path, entries: list[list[tuple[int, ...]]], frames: int, silence: int, seed: int
+) -> tuple[Vocabulary, np.ndarray]:
+    """A vocabulary of these pronunciations with a random language model, and random log-probabilities."""
     lines = [f"w{w} " + " ".join(PHONEMES[c] for c in p) for w, own in enumerate(entries, start=1) for p in own]
     (folder / "lexicon.txt").write_text("\n".join(lines))
     (folder / "words.arpa").write_text(tiny_lm(len(entries), seed))
     lexicon = read_lexicon(folder / "lexicon.txt", PHONEMES)
     vocabulary = Vocabulary(lexicon, read_word_lm(folder / "words.arpa", lexicon), silence)
     logits = np.random.default_rng(seed).normal(0, 3, (frames, 4)).astype(np.float32)
-    log_probs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    return vocabulary, logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(LEXICONS, st.integers(1, 4), st.sampled_from([0, SILENCE]), st.integers(0, 10_000), st.booleans())
+def test_search_is_the_sum_over_all_paths(
+    tmp_path_factory: pytest.TempPathFactory,
+    entries: list[list[tuple[int, ...]]],
+    frames: int,
+    silence: int,
+    seed: int,
+    look_ahead: bool,
+) -> None:
+    vocabulary, log_probs = random_search(tmp_path_factory.getbasetemp(), entries, frames, silence, seed)
+    lexicon = vocabulary.lexicon
     expected = all_paths(log_probs, lexicon, silence, frames)
 
     wide = WordSettings(lm_weight=0.7, word_bonus=0.5, beam=5000, look_ahead=look_ahead)
@@ -234,6 +243,99 @@ def test_search_is_the_sum_over_all_paths(
     narrow = word_beam_search([log_probs], vocabulary, wide._replace(beam=2), nbest=10)
     for h, score in enumerate(narrow.ctc):
         assert score <= expected[tuple(narrow.words[h].tolist())] + 1e-5
+
+
+def plain_word_search(
+    log_probs: np.ndarray, vocabulary: Vocabulary, options: WordSettings
+) -> dict[tuple[int, ...], float]:
+    """log P_CTC of each sentence in the beam after the last frame, in float64: every prefix is extended in every frame.
+
+    A prefix is a word sequence with the phonemes of the next word so far, or with the silence before it.
+    """
+    lexicon, lm = vocabulary.lexicon, vocabulary.lm
+    words_of = [(tuple(p), int(word)) for p, word in zip(lexicon.pronunciations, lexicon.word_of, strict=True)]
+    unigrams, after_silence = lm.unigrams(len(lexicon.words)), (vocabulary.silence,)
+    Prefix = tuple[tuple[int, ...], tuple[int, ...]]
+
+    def below(part: tuple[int, ...]) -> list[tuple[tuple[int, ...], int]]:
+        part = () if part == after_silence else part
+        return [(p, word) for p, word in words_of if p[: len(part)] == part]
+
+    @functools.cache
+    def added(words: tuple[int, ...]) -> float:
+        """What the words add to a score, without the end of the sentence."""
+        state, total = START, 0.0
+        for word in words:
+            log_prob, state = advance(*lm.automaton, state, word)
+            total += options.lm_weight * float(log_prob) + options.word_bonus
+        return total
+
+    def ahead(part: tuple[int, ...]) -> float:
+        best = max(unigrams[word] for _, word in below(part)) - max(unigrams[word] for _, word in words_of)
+        return options.lm_weight * best if options.look_ahead else 0.0
+
+    def next_parts(part: tuple[int, ...]) -> set[tuple[int, ...]]:
+        known = 0 if part == after_silence else len(part)
+        found = {p[: known + 1] for p, _ in below(part) if len(p) > known}
+        return found | ({after_silence} if part == () and vocabulary.silence else set())
+
+    # Log-probabilities of the paths that end in a blank, and in the last phoneme.
+    beam: dict[Prefix, list[float]] = {((), ()): [0.0, -np.inf]}
+    for row in log_probs.astype(np.float64):
+        extended: dict[Prefix, list[float]] = {}
+        for (words, part), (blank, label) in beam.items():
+            total = np.logaddexp(blank, label)
+            extensions = [((words, part), 0, total + row[0])]
+            extensions += [((words, part), 1, label + row[part[-1]])] if part else []
+            ways = [(words, part), *(((*words, word), ()) for p, word in words_of if p == part)]
+            for following, start in ways:
+                for new in next_parts(start):
+                    before = blank if part and part[-1] == new[-1] else total
+                    extensions.append(((following, new), 1, before + row[new[-1]] + added(following) - added(words)))
+            for prefix, which, score in extensions:
+                entry = extended.setdefault(prefix, [-np.inf, -np.inf])
+                entry[which] = np.logaddexp(entry[which], score)
+        scores = {prefix: np.logaddexp(*masses) + ahead(prefix[1]) for prefix, masses in extended.items()}
+        lowest = max(scores.values()) + np.log(_MARGIN)
+        ranked = sorted((p for p in scores if scores[p] > lowest), key=scores.__getitem__, reverse=True)
+        # Ties at the edge of the beam may be broken either way.
+        assume(len(ranked) <= options.beam or scores[ranked[options.beam - 1]] > scores[ranked[options.beam]] + 1e-6)
+        beam = {prefix: extended[prefix] for prefix in ranked[: options.beam]}
+    found: dict[tuple[int, ...], float] = {}
+    for (words, part), masses in beam.items():
+        ends = [words] if part in ((), after_silence) else []
+        for sentence in [*ends, *((*words, word) for p, word in words_of if p == part)]:
+            score = np.logaddexp(*masses) - added(words)
+            found[sentence] = float(np.logaddexp(found.get(sentence, -np.inf), score))
+    return found
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    LEXICONS,
+    st.integers(1, 12),
+    st.sampled_from([0, SILENCE]),
+    st.integers(0, 10_000),
+    st.integers(1, 12),
+    st.booleans(),
+    st.sampled_from([0.5, 4.0, -1.0]),
+)
+def test_pruning_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory,
+    entries: list[list[tuple[int, ...]]],
+    frames: int,
+    silence: int,
+    seed: int,
+    beam: int,
+    look_ahead: bool,
+    word_bonus: float,
+) -> None:
+    vocabulary, log_probs = random_search(tmp_path_factory.getbasetemp(), entries, frames, silence, seed)
+    options = WordSettings(lm_weight=1.5, word_bonus=word_bonus, beam=beam, look_ahead=look_ahead)
+    expected = plain_word_search(log_probs, vocabulary, options)
+    found = word_beam_search([log_probs], vocabulary, options, nbest=1000)
+    sentences = {tuple(found.words[h].tolist()): score for h, score in enumerate(found.ctc)}
+    assert sentences == pytest.approx(expected, abs=1e-4)
 
 
 def test_tree_shares_beginnings() -> None:
