@@ -143,7 +143,7 @@ def test_the_range_test_of_a_model_writes_its_curve(tiny, tmp_path, monkeypatch,
     monkeypatch.setattr(sys, "argv", ["tune", *(word for word in arguments if word not in SEARCHED)])
     monkeypatch.setattr(find_lr, "STEPS", 60)
     assert tune.main() == 0
-    found = re.search(r"falls fastest at a learning rate of (\S+) and is lowest at (\S+),", capsys.readouterr().out)
+    found = re.search(r"falls fastest at a learning rate of (\S+) and is lowest at (\S+) ", capsys.readouterr().out)
     assert found and find_lr.LOWEST < float(found[1]) < float(found[2]) <= find_lr.HIGHEST
     assert "Plotly.newPlot(" in paths.range_test.read_text() and not paths.journal.exists()
 
