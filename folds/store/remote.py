@@ -118,11 +118,9 @@ class RemoteStore:
     def read(self, name: str) -> FoldModel | None:
         """The fold model of an uploaded run, by its config.json; None if it has been removed in the meantime."""
         folder = RunFolder(Path(self.url, name))
-        with self._refusals():
-            try:
-                content = self._files.cat_file(f"{self._root}/{name}/{folder.config.name}")
-            except FileNotFoundError:
-                return None
+        content = self._content(name, folder.config.name)
+        if content is None:
+            return None
         try:
             recorded = convert(json.loads(content), dict[str, Any], "config.json")
         except (InputError, ValueError):
@@ -183,13 +181,20 @@ class RemoteStore:
             copy.rename(target)
         return True
 
-    def _manifest(self, name: str) -> tuple[bytes, Manifest] | None:
-        """The bytes and the content of a run's manifest; None if it is missing or invalid."""
+    def _content(self, name: str, file: str) -> bytes | None:
+        """The bytes of a file of an uploaded run; None if there is none."""
         with self._refusals():
             try:
-                content = self._files.cat_file(f"{self._root}/{name}/{MANIFEST}")
+                content: bytes = self._files.cat_file(f"{self._root}/{name}/{file}")
             except FileNotFoundError:
                 return None
+        return content
+
+    def _manifest(self, name: str) -> tuple[bytes, Manifest] | None:
+        """The bytes and the content of a run's manifest; None if it is missing or invalid."""
+        content = self._content(name, MANIFEST)
+        if content is None:
+            return None
         try:
             manifest = convert(json.loads(content), Manifest, MANIFEST)
         except (InputError, ValueError):
