@@ -38,6 +38,7 @@ from ensemble.statistics.blend_tables import (
 )
 from ensemble.statistics.measured import MeasuredBlender, fingerprint, write_measured
 from ensemble.statistics.member_baselines import MemberBaseline, measure_members, strongest
+from ensemble.statistics.oracles import PoolOracle, pool_oracle
 from ensemble.words.blend import methods_in_words, write_word_blend
 from ensemble.words.files import WordOptions
 from ensemble.words.scorers import TEXT_SCORERS
@@ -72,6 +73,8 @@ class BlendResult:
     """The chosen blender's class sequences for dev, from the networks that predict test."""
     hypotheses: list[list[int]]
     """One class sequence per utterance of test."""
+    oracle: PoolOracle | None = None
+    """What a perfect choice from the pools would reach; None if no blender that was compared has pools."""
 
     @property
     def chosen(self) -> str:
@@ -114,7 +117,8 @@ def blend(inputs: OpenedInputs, method: str = "best", seed: int = 0) -> BlendRes
         networks: {name: edit_distances(of_blender, references) for name, of_blender in predicted[networks].items()}
         for networks in inputs.choices
     }
-    return BlendResult(recipe, kept, fitted, inputs.networks, dev, predicted[inputs.networks][chosen], hypotheses)
+    dev_hypotheses, oracle = predicted[inputs.networks][chosen], pool_oracle(inputs, fitted)
+    return BlendResult(recipe, kept, fitted, inputs.networks, dev, dev_hypotheses, hypotheses, oracle)
 
 
 def _predict_dev(
@@ -167,6 +171,8 @@ def print_blenders(
     print(f"the strongest on dev without a blend is {alternative.name}: {level}")
     table = blender_table(result.fitted, result.dev_by_networks, result.networks, alternative, groups)
     print_table(list(table.columns), table.itertuples(index=False))
+    if result.oracle is not None:
+        print(f"oracle: {result.oracle}")
     ours = result.dev[result.chosen]
     difference = describe_difference(ours, alternative.dev, groups)
     how = "chosen by the nested out-of-fold distance" if len(result.fitted) > 1 else "fitted"
@@ -195,6 +201,7 @@ def dev_results(
         "nested": float(blender.nested.mean()),
         "dev": float(result.dev[result.chosen].mean()),
         "dev_by_networks": by_networks,
+        "oracle": None if result.oracle is None else result.oracle._asdict(),
         "dev_minus_best_member": msgspec.to_builtins(Difference.of(alternative.name, difference)),
     }
 

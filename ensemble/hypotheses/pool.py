@@ -58,9 +58,12 @@ class Pool:
 
     def mean_distance(self, indices: np.ndarray) -> float:
         """Mean edit distance of the hypotheses at flat indices (N,). Raises ValueError without references."""
-        if self.distance is None:
-            raise ValueError("the distance of a pool without references is unknown")
-        return float(self.distance[indices].mean())
+        return float(self._known_distances[indices].mean())
+
+    @property
+    def oracle_distances(self) -> np.ndarray:
+        """The distance (N,) of each utterance's best hypothesis. Raises ValueError without references."""
+        return np.minimum.reduceat(self._known_distances, self.offsets[:-1])
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Pool:
         """The pool of some utterances."""
@@ -76,6 +79,12 @@ class Pool:
             distance,
             self.lm_grid,
         )
+
+    @property
+    def _known_distances(self) -> np.ndarray:
+        if self.distance is None:
+            raise ValueError("the distance of a pool without references is unknown")
+        return self.distance
 
 
 def build_pool(

@@ -11,6 +11,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import Levenshtein
 import numpy as np
 import pytest
 import simulated_members as simulated
@@ -79,11 +80,13 @@ def test_bare_command_writes_a_whole_submission_and_its_recipe(tiny, runs, datas
     assert description["recipe"]["method"] == "best"
     assert set(description["recipe"]["weights"]) <= {"a", "b", "attentive"}
     assert {"oof", "nested", "dev", "parameters", "tags"} <= set(description)
+    assert description["oracle"]["oof"] <= description["oof"]
     count = sum(len(paths) for paths in description["recipe"]["members"].values())
     assert description["parameters"] == 1000 * count
     printed = capsys.readouterr().out
     for expected in ("out of fold: 24 of 48", "a (folds 0, 1 of 2)", "chosen by the nested", "on dev: ", "in all"):
         assert expected in printed
+    assert "\noracle: the best hypotheses in the pools of " in printed
 
 
 def test_method_is_forced_and_members_chosen(tiny, runs, tmp_path, monkeypatch):
@@ -189,6 +192,19 @@ def test_the_call_prints_nothing_and_writes_no_file(runs, dataset, tmp_path, mon
     assert result.dev["mbr"].shape == (len(dataset.dev),) and len(result.hypotheses) == len(dataset.test)
     assert sorted(tmp_path.rglob("*")) == before
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_oracle_is_the_distance_of_the_best_hypotheses_in_the_pools(runs, dataset):
+    options = InputOptions(nbest=20, pool=40, lm_order=2)
+    inputs = open_inputs(group_by_member(find_fold_models(runs), ["a", "b"]), dataset, options)
+    result = blend(inputs, method="rescore")
+    used = [inputs.oof.names.index(member.name) for member in result.members]
+    for inputs_of_split, oracle in ((inputs.oof, result.oracle.oof), (inputs.dev, result.oracle.dev)):
+        pool, references = inputs_of_split.pool(used), inputs_of_split.references
+        nearest = [min(Levenshtein.distance(h, r) for h in pool.hypotheses(row)) for row, r in enumerate(references)]
+        assert oracle == pytest.approx(np.mean(nearest))
+    assert result.oracle.method == "rescore" and result.oracle.oof < result.fitted["rescore"].oof.mean()
+    assert blend(inputs, method="rover").oracle is None
 
 
 def test_the_call_and_the_command_agree(tiny, runs, dataset, tmp_path, monkeypatch):

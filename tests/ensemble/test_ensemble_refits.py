@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -200,6 +201,14 @@ def test_dev_is_predicted_by_folds_refits_and_both(runs, dataset):
         edit_distances(alone, inputs.dev.references).mean()
         < edit_distances(predict_with(inputs.dev, recipe, [a.using("folds")]), inputs.dev.references).mean()
     )
+
+
+def test_the_oracle_on_dev_is_that_of_the_networks_that_predict_test(runs, dataset):
+    shutil.rmtree(runs / "a.all")
+    add_run(runs, dataset, "a", 0, folds=1, error=0.9)
+    inputs = open_inputs(members_of(runs)[:1], dataset, InputOptions(nbest=4, pool=4, lm_order=2, networks="refits"))
+    expected = inputs.dev.restricted_to([2]).pool().oracle_distances.mean()
+    assert blend(inputs, method="rescore").oracle.dev == expected > inputs.dev.pool().oracle_distances.mean()
 
 
 def test_weights_and_settings_do_not_depend_on_refits(runs, dataset):
