@@ -24,6 +24,7 @@ from folds.data.renormalized import dataset_as_read
 from folds.store.fold_model import FoldModel, load_model, read_fold_model
 from folds.store.nbest_file import NBestFile
 from folds.store.run_folder import RunFolder
+from folds.training.blend_hypotheses import open_nbest_file
 from folds.training.derived_run import (
     DerivedRunOptions,
     check_data,
@@ -33,7 +34,6 @@ from folds.training.derived_run import (
     write_derived_run,
 )
 from folds.training.speaker_adaptation import Unlabelled, adapt
-from folds.training.teacher import open_nbest_file
 from registry import InputError, command
 from registry.bounds import number
 from registry.command_line import parse_options

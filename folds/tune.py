@@ -25,7 +25,7 @@ from folds.tuning.options import TuneOptions
 from folds.tuning.report import write_report
 from folds.tuning.stage_runs import Tuning
 from folds.tuning.study import check_optuna, open_study
-from folds.tuning.trials import counted
+from folds.tuning.trials import latest_stages
 from folds.tuning.work import make_tuning, work_on
 from registry import InputError, command
 from registry.command_line import parse_options
@@ -88,11 +88,11 @@ def _report(tuning: Tuning, study: optuna.Study) -> None:
     """Write best.json and the report; print what was found."""
     winner = find_winner(tuning, study)
     if winner is None:
-        refused = [trial.user_attrs["refused"] for trial in counted(study) if "refused" in trial.user_attrs]
+        refused = [trial.user_attrs["refused"] for trial in latest_stages(study) if "refused" in trial.user_attrs]
         reason = f"; the first failed: {refused[0]}" if refused else "; pass more --minutes"
         raise InputError(f"{tuning.paths.journal}: no trial finished the last stage{reason}")
     write_json(tuning.paths.best, recipe_of(tuning, winner))
-    lines = _result(tuning, winner, len(counted(study)))
+    lines = _result(tuning, winner, len(latest_stages(study)))
     write_report(tuning.paths, study, tuning.stages, f"folds.tune: {tuning.options.model}", lines)
     print(lines)
     print(f"wrote {tuning.paths.best} (python -m folds.train --config {tuning.paths.best}) and {tuning.paths.report}")

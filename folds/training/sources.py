@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from folds.training.blend_hypotheses import find_nbest_file
 from folds.training.guide import find_guide
 from folds.training.options import TrainOptions
-from folds.training.teacher import find_nbest_file
 from folds.training.warm_restart import find_source
 from registry import InputError
 

@@ -20,8 +20,8 @@ from torch import nn
 from folds.data.batches import Batch, collate, plan
 from folds.data.dataset import Split
 from folds.store.nbest_file import NBestHypotheses
+from folds.training.blend_hypotheses import labelled, soft_targets
 from folds.training.objective import soft_ctc
-from folds.training.teacher import labelled, soft_targets
 from models import CTCModel, GroupFacts, GroupLayer
 from registry import InputError
 from registry.console import track

@@ -12,23 +12,19 @@ utterances.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
-import torch
 
 from folds.data.batches import SoftTargets
 from folds.data.dataset import Split
-from folds.store.fold_model import TRANSDUCTIVE, training_tags
-from folds.store.nbest_file import NBestFile, NBestHypotheses, file_hash, read_nbest_file
+from folds.store.nbest_file import NBestFile, NBestHypotheses
 from folds.store.ragged import Ragged, offsets_of
 from folds.store.schemas import ConfigFile
+from folds.training.blend_hypotheses import labelled, open_nbest_file, rows_of, soft_targets
 from registry import InputError
-from registry.json_files import read_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,17 +50,6 @@ class Teacher:
         return labelled(test, hypotheses)
 
 
-def labelled(split: Split, hypotheses: NBestHypotheses) -> Split:
-    """`split` with the most probable hypotheses as transcripts; an utterance without one has an empty transcript."""
-    bounds = zip(hypotheses.offsets[:-1], hypotheses.offsets[1:], strict=True)
-    best = [first + int(hypotheses.posteriors[first:last].argmax()) for first, last in bounds]
-    row_of = _rows(hypotheses, 0)
-    # The empty transcript comes after the hypotheses.
-    tokens = Ragged.concatenate([hypotheses.tokens, Ragged.of([[]], np.int16)])
-    chosen = [best[row_of[utterance]] if utterance in row_of else len(hypotheses.tokens) for utterance in split.ids]
-    return replace(split, tokens=tokens.take(chosen))
-
-
 @dataclass(frozen=True, eq=False)
 class StudentTargets:
     """The hypotheses and posteriors from which a student learns, by position in its train split.
@@ -87,77 +72,6 @@ class StudentTargets:
         return soft_targets(self.tokens, self.posteriors, self.offsets, indices)
 
 
-def soft_targets(tokens: Ragged, posteriors: np.ndarray, offsets: np.ndarray, rows: Sequence[int]) -> SoftTargets:
-    """The hypotheses of a batch of the utterances at `rows`; those of row u start at `offsets[u]`.
-
-    Uses NumPy for the reason given in `collate`.
-    """
-    chosen, chosen_offsets = Ragged(posteriors, offsets).rows_of(rows)
-    tokens = tokens.take(chosen)
-    return SoftTargets(
-        rows=torch.from_numpy(np.repeat(np.arange(len(rows)), np.diff(chosen_offsets))),
-        targets=torch.from_numpy(tokens.values.astype(np.int64)),
-        target_lengths=torch.from_numpy(tokens.lengths),
-        weights=torch.from_numpy(posteriors[chosen]),
-    )
-
-
-class _NBest(msgspec.Struct):
-    """The file of hypotheses that a sidecar names, relative to it."""
-
-    file: str
-    sha256: str
-    tags: list[str] | None = None
-    """Tags of the members that produced the hypotheses."""
-
-
-class _Sidecar(msgspec.Struct):
-    """What a student reads from the .json file next to its teacher's submission."""
-
-    tags: list[str] = []
-    nbest: _NBest | None = None
-
-
-def find_nbest_file(sidecar: Path, option: str) -> tuple[Path, str, list[str]]:
-    """(the file of hypotheses that a submission's `.json` names, its SHA-256, the tags of the members behind it).
-
-    Raises InputError, naming `option`, if there are none, or if they changed since the sidecar was written.
-    """
-    option = f"{option} {sidecar}"
-    description = read_json(sidecar, _Sidecar, "pass the .json beside a submission that was blended with --nbest-out")
-    if description.nbest is None:
-        raise InputError(f"{option}: names no N-best hypotheses: blend with --nbest-out FILE and pass its .csv.json")
-    path, expected = sidecar.parent / description.nbest.file, description.nbest.sha256
-    digest = file_hash(path)
-    if digest != expected:
-        raise InputError(f"{option}: {path} was written by another blend: blend again with --nbest-out")
-    return path, digest, description.tags if description.nbest.tags is None else description.nbest.tags
-
-
-def open_nbest_file(
-    sidecar: Path, option: str, config: ConfigFile, transductive: bool
-) -> tuple[NBestFile, dict[str, Any]]:
-    """The hypotheses that `sidecar`, the `.json` of a submission, names, and what a run records about them.
-
-    `config` is the config.json of the run that will use them; `transductive` says whether it learns from those of dev
-    or test. Raises InputError, naming `option`, like `find_nbest_file`, or if they are for other data.
-    """
-    path, digest, inherited = find_nbest_file(sidecar, option)
-    option = f"{option} {sidecar}"
-    file = read_nbest_file(path)
-    for what, given, here in (
-        ("a different alphabet", file.alphabet, config.data.alphabet),
-        ("different data", file.data, config.data.hash),
-    ):
-        if given != here:
-            raise InputError(f"{option}: blended for {what} ({given}, here {here}): blend again on this data")
-    largest = max(int(part.tokens.values.max(initial=0)) for part in (file.oof, file.dev, file.test))
-    if largest >= (classes := config.model_config["classes"]):
-        raise InputError(f"{option}: {path} has class {largest}; expected 1 to {classes - 1}: blend again on this data")
-    tags = training_tags([*inherited, *([TRANSDUCTIVE] if transductive else [])])
-    return file, {"from": str(sidecar), "nbest": digest[:16], "tags": tags}
-
-
 def open_teacher(sidecar: Path, on_test: bool, config: ConfigFile) -> Teacher:
     """The teacher whose submission `sidecar` describes, for the run described by `config`, its future config.json.
 
@@ -176,7 +90,7 @@ def student_targets(teacher: Teacher, split: Split, training: int) -> StudentTar
     assert split.tokens is not None
     sources = [teacher.file.oof, *([teacher.file.test] if teacher.on_test else [])]
     known = _joined(sources)
-    rows_of_oof, rows_of_test = _rows(teacher.file.oof, 0), _rows(teacher.file.test, len(teacher.file.oof.ids))
+    rows_of_oof, rows_of_test = rows_of(teacher.file.oof), rows_of(teacher.file.test, len(teacher.file.oof.ids))
     of_test = len(split) - (len(teacher.file.test.ids) if teacher.on_test else 0)
     # After the teacher's hypotheses come the transcripts, each as a separate hypothesis.
     own, first = np.arange(len(split)), len(known.tokens)
@@ -191,11 +105,6 @@ def student_targets(teacher: Teacher, split: Split, training: int) -> StudentTar
     posteriors = np.concatenate([known.posteriors, np.ones(len(split), np.float32)])
     chosen, offsets = Ragged(posteriors, offsets).rows_of(rows)
     return StudentTargets(offsets, tokens.take(chosen), posteriors[chosen], taught)
-
-
-def _rows(hypotheses: NBestHypotheses, first: int) -> dict[str, int]:
-    """Each utterance's position, starting from `first`."""
-    return {utterance: row for row, utterance in enumerate(hypotheses.ids, start=first)}
 
 
 def _joined(parts: list[NBestHypotheses]) -> NBestHypotheses:

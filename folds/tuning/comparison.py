@@ -18,7 +18,7 @@ from folds.training.predict import greedy_distances
 from folds.tuning.space import Space, Values
 from folds.tuning.stage_runs import Tuning
 from folds.tuning.stages import COMPARED_FOLDS
-from folds.tuning.trials import counted, run_name
+from folds.tuning.trials import latest_stages, run_name
 
 if TYPE_CHECKING:
     import optuna
@@ -50,7 +50,7 @@ def find_winner(tuning: Tuning, study: optuna.Study) -> Winner | None:
     """The best trial among those that finished the last stage; None if there are none."""
     from optuna.trial import TrialState
 
-    finished = [trial for trial in counted(study) if trial.state == TrialState.COMPLETE]
+    finished = [trial for trial in latest_stages(study) if trial.state == TrialState.COMPLETE]
     if not finished:
         return None
     best = min(finished, key=lambda trial: trial.value or 0.0)

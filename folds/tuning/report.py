@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from folds.tuning.stages import Stage
 from folds.tuning.study import StudyPaths
-from folds.tuning.trials import counted
+from folds.tuning.trials import latest_stages
 from registry.files import atomic_write
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def first_stage(study: optuna.Study, stage: Stage) -> optuna.Study:
     import optuna
 
     copy = optuna.create_study(direction="minimize")
-    for trial in counted(study):
+    for trial in latest_stages(study):
         if stage.step in trial.intermediate_values:
             copy.add_trial(
                 optuna.trial.create_trial(
@@ -97,5 +97,5 @@ def _latest_stages(study: optuna.Study) -> optuna.Study:
     import optuna
 
     copy = optuna.create_study(direction="minimize")
-    copy.add_trials(counted(study))
+    copy.add_trials(latest_stages(study))
     return copy

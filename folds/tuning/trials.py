@@ -45,7 +45,7 @@ def stage_index(trial: optuna.Trial | optuna.trial.FrozenTrial) -> int:
     return trial.user_attrs.get(STAGE, 0)
 
 
-def counted(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+def latest_stages(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     """The trials, each in its latest stage that did not fail."""
     from optuna.trial import TrialState
 

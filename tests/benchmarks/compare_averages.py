@@ -38,9 +38,9 @@ class Options(DataOptions):
 
 
 def averaged(one: LogProbs, other: LogProbs) -> LogProbs:
-    """The mean of both models' posteriors. Raises InputError for other utterances or another number of frames."""
+    """The mean of both models' posteriors. Raises InputError if utterances or numbers of frames differ."""
     if one.ids != other.ids or not np.array_equal(one.offsets, other.offsets):
-        raise InputError("the runs have other utterances or strides: pass runs of the same fold and stride")
+        raise InputError("the utterances or strides of the runs differ: pass runs of the same fold and stride")
     both = np.logaddexp(one.values.astype(np.float32), other.values.astype(np.float32))
     return replace(one, values=both - np.float32(np.log(2)))
 

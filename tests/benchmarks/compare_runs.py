@@ -58,7 +58,7 @@ def runs_by_model(store: Path) -> dict[str, Runs]:
 def compared(runs: Runs, base: Runs, split: str, dataset: Dataset) -> tuple[str, str]:
     """(the distance of each run, the difference to the runs of `base`) on one split.
 
-    Raises InputError for runs that held out other utterances than those of `base`.
+    Raises InputError if the runs do not have the same utterances as `base`.
     """
     ours = {key: distances(fold_model, split, dataset) for key, fold_model in runs.items()}
     level = " · ".join(f"{ours[key].mean():.3f}" for key in sorted(ours))
@@ -71,7 +71,8 @@ def compared(runs: Runs, base: Runs, split: str, dataset: Dataset) -> tuple[str,
     for key in common:
         ids = tuple(runs[key].load(split).ids)
         if ids != tuple(base[key].load(split).ids):
-            raise InputError(f"{runs[key].path}: {split} has other utterances than {base[key].path}: train it again")
+            other = base[key].path
+            raise InputError(f"{runs[key].path}: {split} does not have the utterances of {other}: train it again")
         pairs.setdefault(ids, []).append((ours[key], distances(base[key], split, dataset)))
     values, base_values = np.concatenate([np.mean(of_runs, axis=0) for of_runs in pairs.values()], axis=1)
     source = dataset.train if split == "oof" else dataset.dev

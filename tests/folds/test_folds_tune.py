@@ -190,7 +190,7 @@ def test_two_killed_processes_cost_no_trial_and_none_is_counted_twice(tiny, prel
     opened = open_study(paths, json.loads(json.dumps(settings_of(paths))))
     states = Counter(trial.state for trial in opened.trials)
     assert states[TrialState.FAIL] == 2 and states[TrialState.RUNNING] == states[TrialState.WAITING] == 0
-    finished = trials.counted(opened)
+    finished = trials.latest_stages(opened)
     assert sorted(map(trials.run_name, finished)) == [f"trial{number:04d}" for number in range(8)]
     known = trials.rungs(opened, plan_stages(8, 0.2))
     assert [len(rung.distances) for rung in known] == trials_per_stage(8) and len(known[-1].distances) == 1

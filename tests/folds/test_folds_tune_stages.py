@@ -130,7 +130,7 @@ def test_a_process_that_was_suspended_while_another_took_its_trial_over_tells_no
         return 5.0
 
     assert run_stages(taken_over).state == TrialState.FAIL
-    assert "another process took it over" in capsys.readouterr().out and not trials.counted(opened)
+    assert "another process took it over" in capsys.readouterr().out and not trials.latest_stages(opened)
 
 
 def test_the_weights_of_trials_that_cannot_go_on_are_deleted(run_stages, paths):

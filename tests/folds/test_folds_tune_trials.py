@@ -96,7 +96,7 @@ def test_a_trial_whose_process_died_is_failed_once_and_continued_under_its_name(
                 assert trials.run_name(new) == "trial0002"
                 states = [trial.state for trial in first.get_trials()]
                 assert states == [TrialState.RUNNING, TrialState.FAIL, TrialState.RUNNING, TrialState.RUNNING]
-                assert [trial.number for trial in trials.counted(second)] == [0, 2, 3]
+                assert [trial.number for trial in trials.latest_stages(second)] == [0, 2, 3]
                 assert not any(rung.distances for rung in trials.rungs(second, STAGES))
         assert alive.number == 0 and alive.params["lr"] == 0.002  # the preset comes first
 
