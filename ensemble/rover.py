@@ -129,7 +129,7 @@ def as_log_probs(arcs: np.ndarray, scores: np.ndarray, classes: int) -> np.ndarr
 def _align(tokens, confidences, offsets, classes):
     """The network's arcs and confidences, from the systems' concatenated `tokens`."""
     systems = len(offsets) - 1
-    capacity = len(tokens) + 1
+    capacity = len(tokens)
     network = _Network(
         np.full((capacity, systems), NULL, np.int32),
         np.zeros((capacity, systems)),
@@ -199,9 +199,7 @@ def _merge(network, slots, system, tokens, confidences, moves):
                 present[at] = present[i]
                 has_null[at] = has_null[i]
         if move == _SKIP:
-            arcs[at, system] = NULL
-            held[at, system] = 0.0
-            has_null[at] = True
+            has_null[at] = True  # a system's column is filled with nulls from the start
         else:
             j -= 1
             arcs[at, system] = tokens[j]

@@ -272,7 +272,7 @@ def _add_up(endings):
             same = order[merged - 1]
             if parent[same] == parent[i] and word[same] == word[i]:
                 high, low = max(ctc[same], ctc[i]), min(ctc[same], ctc[i])
-                ctc[same] = high + np.log1p(np.exp(low - high)) if low > -np.inf else high
+                ctc[same] = high + np.log1p(np.exp(low - high))
                 continue
         order[merged] = i
         merged += 1

@@ -99,6 +99,14 @@ def test_scores_are_those_without_the_systems_of_weight_zero(method):
     np.testing.assert_allclose(with_zero[:, :2], without)
 
 
+@pytest.mark.parametrize("method", ["meth1", "maxconf", "avgconf"])
+def test_without_any_confidence_the_earliest_system_with_weight_wins(method):
+    network = align([[1], [2], [3]], [[0.0], [0.0], [0.0]])
+    assert vote(network, method, 0.0)[0].tolist() == [1]
+    winners, scores = vote(network, method, 0.0, weights=[0, 1, 1])
+    assert winners.tolist() == [2] and scores.tolist() == [[0.0, 0.0, 0.0]]
+
+
 def test_rounding_breaks_no_tie():
     # In float64, 0.1 + 0.2 is above 0.3.
     assert vote(align([[1], [2], [2]]), weights=[0.3, 0.1, 0.2])[0].tolist() == [1]
