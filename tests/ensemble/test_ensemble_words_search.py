@@ -109,23 +109,35 @@ def test_words_with_the_same_pronunciation(
     assert sentences == pytest.approx(expected, abs=1e-4)
 
 
-def test_thousands_of_sentences_are_found(tmp_path: Path) -> None:
-    """More than the arrays hold at first; each word is one phoneme, so P(words) is that of their phonemes."""
-    count = 14
-    phonemes = ["", *(f"P{number}" for number in range(1, count + 1))]
-    (tmp_path / "lexicon.txt").write_text("".join(f"w{number} P{number}\n" for number in range(1, count + 1)))
-    (tmp_path / "words.arpa").write_text(tiny_lm(count, seed=0))
-    lexicon = read_lexicon(tmp_path / "lexicon.txt", phonemes)
-    vocabulary = Vocabulary(lexicon, read_word_lm(tmp_path / "words.arpa", lexicon))
-    logits = np.random.default_rng(0).normal(0, 1, (3, count + 1)).astype(np.float32)
+def words_of_one_phoneme(folder: Path, count: int, frames: int) -> tuple[Vocabulary, np.ndarray]:
+    """A vocabulary of `count` words, each of its own phoneme, and random log-probabilities."""
+    (folder / "lexicon.txt").write_text("".join(f"w{number} P{number}\n" for number in range(1, count + 1)))
+    (folder / "words.arpa").write_text(tiny_lm(count, seed=0))
+    lexicon = read_lexicon(folder / "lexicon.txt", ["", *(f"P{number}" for number in range(1, count + 1))])
+    logits = np.random.default_rng(0).normal(0, 1, (frames, count + 1)).astype(np.float32)
     log_probs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-    found = word_beam_search([log_probs], vocabulary, WordSettings(beam=10_000), nbest=10_000)
-    # Of sentences of three words in three frames, those that repeat a word at once are impossible.
-    assert len(found.words) == 1 + count + count**2 + count * (count - 1) ** 2
+    return Vocabulary(lexicon, read_word_lm(folder / "words.arpa", lexicon)), log_probs
+
+
+def test_thousands_of_sentences_are_found(tmp_path: Path) -> None:
+    """More than there is room for at first; P(words) is that of their phonemes."""
+    vocabulary, log_probs = words_of_one_phoneme(tmp_path, 13, frames=4)
+    found = word_beam_search([log_probs], vocabulary, WordSettings(beam=50_000), nbest=50_000)
     sentences = [tuple(found.words[h].tolist()) for h in range(len(found.words))]
     assert len(set(sentences)) == len(sentences)
+    # Between equal words there is a blank, so four frames have room for three words with one repetition.
+    assert len(sentences) == 1 + 13 + 13**2 + 13 * 12 * 12 + 2 * 13 * 12 + 13 * 12**3
     np.testing.assert_allclose(found.ctc, log_likelihood(log_probs, sentences), rtol=1e-5)
     np.testing.assert_allclose(found.lm, vocabulary.lm.scores(found.words), atol=1e-5)
+
+
+def test_a_narrow_beam_over_many_words(tmp_path: Path) -> None:
+    """More prefixes compete for the beam than there is room for at first."""
+    vocabulary, log_probs = words_of_one_phoneme(tmp_path, 300, frames=3)
+    options = WordSettings(beam=4)
+    found = word_beam_search([log_probs], vocabulary, options, nbest=1000)
+    sentences = {tuple(found.words[h].tolist()): score for h, score in enumerate(found.ctc)}
+    assert sentences == pytest.approx(plain_word_search(log_probs, vocabulary, options), abs=1e-4)
 
 
 def test_tree_shares_beginnings() -> None:

@@ -7,7 +7,7 @@ import itertools
 from pathlib import Path
 
 import numpy as np
-from hypothesis import assume
+from hypothesis import reject
 
 from ensemble.lm.automaton import START, advance
 from ensemble.words.kernel import _MARGIN
@@ -118,7 +118,8 @@ def plain_word_search(
         lowest = max(scores.values()) + np.log(_MARGIN)
         ranked = sorted((p for p in scores if scores[p] > lowest), key=scores.__getitem__, reverse=True)
         # Ties at the edge of the beam may be broken either way.
-        assume(len(ranked) <= options.beam or scores[ranked[options.beam - 1]] > scores[ranked[options.beam]] + 1e-6)
+        if len(ranked) > options.beam and scores[ranked[options.beam - 1]] <= scores[ranked[options.beam]] + 1e-6:
+            reject()
         beam = {prefix: extended[prefix] for prefix in ranked[: options.beam]}
     found: dict[tuple[int, ...], float] = {}
     for (words, part), masses in beam.items():
