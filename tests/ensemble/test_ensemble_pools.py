@@ -72,12 +72,17 @@ def test_joined_proposals_are_those_with_the_largest_weighted_sum_of_posteriors(
 
 
 @settings(deadline=None, max_examples=60)
-@given(HYPOTHESES, HYPOTHESES)
-def test_hypotheses_are_found_in_another_pool(pool, other):
-    pool, other = sorted(pool), sorted(other)
-    tokens, other_tokens = Ragged.of(pool, np.int16), Ragged.of(other, np.int16)
-    found = find_hypotheses(offsets_of([len(pool)]), tokens, offsets_of([len(other)]), other_tokens)
-    assert found.tolist() == [other.index(hypothesis) if hypothesis in other else -1 for hypothesis in pool]
+@given(st.lists(st.tuples(HYPOTHESES, HYPOTHESES), min_size=1, max_size=3))
+def test_hypotheses_are_found_in_another_pool(pools):
+    pools = [(sorted(pool), sorted(other)) for pool, other in pools]
+    offsets, others = (offsets_of([len(pair[side]) for pair in pools]) for side in (0, 1))
+    tokens, other_tokens = (Ragged.of([h for pair in pools for h in pair[side]], np.int16) for side in (0, 1))
+    expected = [
+        start + other.index(hypothesis) if hypothesis in other else -1
+        for (pool, other), start in zip(pools, others.tolist(), strict=False)
+        for hypothesis in pool
+    ]
+    assert find_hypotheses(offsets, tokens, others, other_tokens).tolist() == expected
 
 
 @settings(deadline=None, max_examples=60)

@@ -109,19 +109,24 @@ def test_words_with_the_same_pronunciation(
     assert sentences == pytest.approx(expected, abs=1e-4)
 
 
-def words_of_one_phoneme(folder: Path, count: int, frames: int) -> tuple[Vocabulary, np.ndarray]:
-    """A vocabulary of `count` words, each of its own phoneme, and random log-probabilities."""
+def words_of_one_phoneme(folder: Path, count: int) -> Vocabulary:
+    """A vocabulary of `count` words, each of its own phoneme."""
     (folder / "lexicon.txt").write_text("".join(f"w{number} P{number}\n" for number in range(1, count + 1)))
     (folder / "words.arpa").write_text(tiny_lm(count, seed=0))
     lexicon = read_lexicon(folder / "lexicon.txt", ["", *(f"P{number}" for number in range(1, count + 1))])
-    logits = np.random.default_rng(0).normal(0, 1, (frames, count + 1)).astype(np.float32)
-    log_probs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-    return Vocabulary(lexicon, read_word_lm(folder / "words.arpa", lexicon)), log_probs
+    return Vocabulary(lexicon, read_word_lm(folder / "words.arpa", lexicon))
+
+
+def random_frames(frames: int, classes: int, seed: int, blank: float = 0.0) -> np.ndarray:
+    """Random log-probabilities (frames, classes); `blank` is added to the blank's logits."""
+    logits = np.random.default_rng(seed).normal(0, 1.5, (frames, classes)).astype(np.float32)
+    logits[:, 0] += blank
+    return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
 
 
 def test_thousands_of_sentences_are_found(tmp_path: Path) -> None:
     """More than there is room for at first; P(words) is that of their phonemes."""
-    vocabulary, log_probs = words_of_one_phoneme(tmp_path, 13, frames=4)
+    vocabulary, log_probs = words_of_one_phoneme(tmp_path, 13), random_frames(4, 14, seed=0)
     found = word_beam_search([log_probs], vocabulary, WordSettings(beam=50_000), nbest=50_000)
     sentences = [tuple(found.words[h].tolist()) for h in range(len(found.words))]
     assert len(set(sentences)) == len(sentences)
@@ -132,12 +137,13 @@ def test_thousands_of_sentences_are_found(tmp_path: Path) -> None:
 
 
 def test_a_narrow_beam_over_many_words(tmp_path: Path) -> None:
-    """More prefixes compete for the beam than there is room for at first."""
-    vocabulary, log_probs = words_of_one_phoneme(tmp_path, 300, frames=3)
-    options = WordSettings(beam=4)
-    found = word_beam_search([log_probs], vocabulary, options, nbest=1000)
-    sentences = {tuple(found.words[h].tolist()): score for h, score in enumerate(found.ctc)}
-    assert sentences == pytest.approx(plain_word_search(log_probs, vocabulary, options), abs=1e-4)
+    """More prefixes compete for the beam than there is room for at first, and many leave it and come back."""
+    vocabulary, options = words_of_one_phoneme(tmp_path, 200), WordSettings(beam=3)
+    for seed in range(20):
+        log_probs = random_frames(4, 201, seed, blank=5.0)
+        found = word_beam_search([log_probs], vocabulary, options, nbest=1000)
+        sentences = {tuple(found.words[h].tolist()): score for h, score in enumerate(found.ctc)}
+        assert sentences == pytest.approx(plain_word_search(log_probs, vocabulary, options), abs=1e-4)
 
 
 def test_tree_shares_beginnings() -> None:
