@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import fsspec
+from filelock import FileLock
 from msgspec import Meta, Struct
 
 from folds.store.fold_model import FoldModel, fold_model_of
@@ -73,6 +74,20 @@ def local_copy(runs: Path, cache: Path) -> Path:
         return runs
     folder = cache_of(url, cache)
     RemoteStore(url).download_all(folder)
+    return folder
+
+
+def local_run(run: Path, cache: Path) -> Path:
+    """The folder of a run: itself, or for a URL such as `s3://bucket/runs/gru/fold0` a copy of it under `cache`.
+
+    Raises InputError if there is no complete run under the URL.
+    """
+    url, name = store_url(run.parent.parent), RunFolder(run).name
+    if url is None:
+        return run
+    folder = cache_of(url, cache) / name
+    if not RemoteStore(url).download(name, folder):
+        raise InputError(f"{url}/{name}: no complete run: train it first, or wait until it is uploaded")
     return folder
 
 
@@ -149,13 +164,13 @@ class RemoteStore:
             if f"{config.parent.parent.name}/{config.parent.name}" not in names:
                 shutil.rmtree(config.parent)
         for name in sorted(names):
-            if not self._download(name, into / name):
+            if not self.download(name, into / name):
                 shutil.rmtree(into / name, ignore_errors=True)
                 note = f"left out: {self.url}/{name} is incomplete: it is being uploaded, or damaged"
                 print(redact(note), file=sys.stderr)
 
-    def _download(self, name: str, target: Path) -> bool:
-        """Copy a run to `target` unless it is already there; returns False if it is incomplete."""
+    def download(self, name: str, target: Path) -> bool:
+        """Copy a run to the folder `target` unless it is already there; returns False if it is incomplete here."""
         manifest = self._manifest(name)
         if manifest is None:
             return False
@@ -176,9 +191,10 @@ class RemoteStore:
                 if path.stat().st_size != facts.size or _hash(path) != facts.sha256:
                     return False
             (copy / MANIFEST).write_bytes(manifest[0])
-            if target.exists():
-                target.rename(Path(scratch) / "before")
-            copy.rename(target)
+            with FileLock(target.parent / f".{target.name}.lock"):  # several processes may download the same run
+                if target.exists():
+                    target.rename(Path(scratch) / "before")
+                copy.rename(target)
         return True
 
     def _content(self, name: str, file: str) -> bytes | None:

@@ -10,6 +10,7 @@ rounding would shift many of them to a neighbouring frame.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ import torch
 from torch import Tensor
 
 from folds.data.batches import Batch
+from folds.data.cache import cache_folder
 from folds.store.fold_model import FoldModel, load_model, read_finished, training_tags
+from folds.store.remote import local_run, store_url
 from folds.store.run_folder import RunFolder
 from models import BLANK, CTCModel
 from models.features import FeatureTransform
@@ -59,10 +62,13 @@ def guided_posterior(log_probs: Tensor, spikes: Tensor) -> Tensor:
 def find_guide(path: Path, fold: int) -> FoldModel:
     """The finished run in the folder `path`, or the run of this fold if `path` is a member's folder.
 
-    Raises InputError unless it has predictions and weights.
+    Either may be a URL, from which the run is downloaded. Raises InputError unless it has predictions and weights.
     """
-    run = RunFolder(path)
-    return read_finished(run if run.begun else RunFolder(path / f"fold{fold}"), f"--guide {path}")
+    if store_url(path) is not None:
+        run = path if re.fullmatch(r"fold\d+", path.name) else path / f"fold{fold}"
+        return read_finished(RunFolder(local_run(run, cache_folder() / "stores")), f"--guide {path}")
+    run_folder = RunFolder(path)
+    return read_finished(run_folder if run_folder.begun else RunFolder(path / f"fold{fold}"), f"--guide {path}")
 
 
 def open_guide(path: Path, run: FoldModel) -> Guide:

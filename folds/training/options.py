@@ -173,11 +173,11 @@ class TrainOptions(StoreOptions):
     """Warm restart: start from the final weights of a finished run (its best ones if it was trained with --select best)
     instead of random ones. Pass a runs folder to use its run of the same name, fold and seed; with --folds 1 this is a
     refit or, if there is none, the member's first fold model, so the folder of --runs itself works. Or pass the folder
-    of one run, such as runs/pblstm/fold0, to start from a run of another name or seed."""
+    of one run, such as runs/pblstm/fold0, to start from a run of another name or seed. URLs work too."""
     guide: Path | None = None
     """Guided CTC: spike on the same frames as a trained model of the same stride, so that their frames can be averaged.
     Pass the folder of one run, or a member's folder, such as runs/pblstm, to use its run of the same fold, which has
-    not seen the utterances held out here."""
+    not seen the utterances held out here. URLs work too."""
     teacher: Path | None = None
     """Distillation, with --folds 1: also learn an ensemble's posterior over its hypotheses. Pass the .csv.json next to
     a submission blended with --nbest-out; the hypotheses for training utterances are out of fold."""

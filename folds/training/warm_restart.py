@@ -9,12 +9,15 @@ run's config.json under "restart".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from folds.data.cache import cache_folder
 from folds.store.fold_model import FoldModel, read_finished, training_tags
+from folds.store.remote import RemoteStore, local_run, store_url
 from folds.store.run_folder import RunFolder, member_name, run_folders
 from folds.store.schemas import SummaryFile
 from registry import InputError
@@ -33,9 +36,12 @@ class WarmStart:
 def find_source(runs: Path, name: str, fold: int, seed: int, folds: int) -> FoldModel:
     """The finished (model, fold, seed) under `runs`; for a missing refit, its member's first fold model.
 
-    If `runs` is itself the folder of a run, that run. Raises InputError unless it has predictions and weights and, if
-    `folds` is more than 1, holds out the same fold.
+    If `runs` is itself the folder of a run, that run. Either may be a URL, from which the run is downloaded. Raises
+    InputError unless it has predictions and weights and, if `folds` is more than 1, holds out the same fold.
     """
+    if (url := store_url(runs)) is not None:
+        is_run = re.fullmatch(r"fold\d+", runs.name)
+        runs = local_run(runs if is_run else _uploaded(url, name, fold, seed, folds), cache_folder() / "stores")
     if not (exists(runs) and runs.is_dir()):
         raise InputError(f"--restart-from {runs}: no such folder: pass a runs folder, or the folder of one run")
     if RunFolder(runs).begun:
@@ -53,12 +59,29 @@ def find_source(runs: Path, name: str, fold: int, seed: int, folds: int) -> Fold
         finished = (run for run in run_folders(runs) if run.path.parent == member and run.finished)
         fold_model = next(finished, None)
         if fold_model is None:
-            raise InputError(
-                f"--restart-from {runs}: no finished run to start from, neither {source.member} nor a fold model of "
-                f"{member.name}: train {name} with --fold 0 first"
-            )
+            raise InputError(_nothing_to_start_from(runs, source, member.name, name))
         source = fold_model
     return read_finished(source, f"--restart-from {runs}")
+
+
+def _uploaded(url: str, name: str, fold: int, seed: int, folds: int) -> Path:
+    """The URL of the run that `find_source` looks for, as a path."""
+    finished = RemoteStore(url).finished()
+    run = RunFolder.of(Path(url), name, fold, seed, folds)
+    if folds > 1 or run.name in finished:
+        return run.path
+    member = member_name(name, seed)
+    fold_models = sorted(other for other in finished if RunFolder(Path(other)).member == member)
+    if not fold_models:
+        raise InputError(_nothing_to_start_from(url, run, member, name))
+    return Path(url, fold_models[0])
+
+
+def _nothing_to_start_from(runs: Path | str, refit: RunFolder, member: str, name: str) -> str:
+    return (
+        f"--restart-from {runs}: no finished run to start from, neither {refit.member} nor a fold model of {member}: "
+        f"train {name} with --fold 0 first"
+    )
 
 
 def _same(before: Any, now: Any) -> bool:

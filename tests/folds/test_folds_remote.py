@@ -6,7 +6,9 @@ import json
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -21,8 +23,10 @@ from folds.launching.options import LaunchOptions
 from folds.launching.tasks import make_tasks
 from folds.store import remote
 from folds.store.fold_model import find_fold_models
-from folds.store.remote import MANIFEST, RemoteStore, local_copy, store_url
+from folds.store.remote import MANIFEST, RemoteStore, cache_of, local_copy, store_url
 from folds.store.run_folder import RunFolder
+from folds.training.guide import find_guide
+from folds.training.warm_restart import find_source
 from registry import InputError
 
 
@@ -152,6 +156,55 @@ def test_a_destination_under_a_url(store, undisturbed, tmp_path, monkeypatch):
     store.upload(run)
     destination.refresh()
     assert destination.finished(run) and destination.status(run).state == "finished" and destination.known() == [run]
+
+
+def test_runs_to_start_from_and_guides_are_downloaded(store, undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setenv("HW3P2_CACHE", str(tmp_path / "cache"))
+    run, url = copy_of(undisturbed, tmp_path / "elsewhere"), Path(store.url)
+    store.upload(run)
+    found = [
+        find_source(url, "lstm_small", 0, 0, 2),
+        find_source(url, "lstm_small", 0, 0, 1),  # a fold model, as there is no refit
+        find_source(url / "lstm_small" / "fold0", "student", 0, 0, 1),
+        find_guide(url / "lstm_small", 0),
+        find_guide(url / "lstm_small" / "fold0", 1),
+    ]
+    copy = cache_of(store.url, tmp_path / "cache" / "stores") / "lstm_small" / "fold0"
+    assert {source.path for source in found} == {copy}
+    assert RunFolder(copy).weights_hash == run.weights_hash and not RunFolder(copy).best_weights.exists()
+    for missing, message in (
+        (lambda: find_source(url, "lstm_small", 1, 0, 2), f"{store.url}/lstm_small/fold1: no complete run"),
+        (lambda: find_source(url, "gru", 0, 1, 1), "neither gru.seed1.all nor a fold model of gru.seed1: train gru"),
+        (lambda: find_source(url / "lstm_small" / "fold0", "x", 1, 0, 2), "is fold 0 of 2, but fold 1 of 2 is to be"),
+        (lambda: find_guide(url / "lstm_small", 1), f"{store.url}/lstm_small/fold1: no complete run"),
+    ):
+        with pytest.raises(InputError) as caught:
+            missing()
+        assert message in str(caught.value)
+
+
+def test_a_refit_under_a_url_is_preferred(store, undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setenv("HW3P2_CACHE", str(tmp_path / "cache"))
+    store.upload(copy_of(undisturbed, tmp_path))
+    shutil.copytree(undisturbed, tmp_path / "lstm_small.all" / "fold0")
+    store.upload(RunFolder(tmp_path / "lstm_small.all" / "fold0"))
+    assert find_source(Path(store.url), "lstm_small", 0, 0, 1).path.parent.name == "lstm_small.all"
+
+
+def test_several_processes_may_download_a_run(undisturbed, tmp_path, monkeypatch):
+    """From a folder, because files in memory are read by one thread at a time; all copies are ready at once."""
+    run, store, rename = copy_of(undisturbed, tmp_path), RemoteStore(f"file://{tmp_path / 'uploaded'}"), Path.rename
+    store.upload(run)
+
+    def slow_rename(path, target):
+        time.sleep(0.1)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", slow_rename)
+    with ThreadPoolExecutor(4) as threads:
+        downloads = [threads.submit(store.download, run.name, tmp_path / "copy" / run.name) for _ in range(4)]
+        assert all(download.result() for download in downloads)
+    assert RunFolder(tmp_path / "copy" / run.name).weights_hash == run.weights_hash
 
 
 @pytest.mark.parametrize(
