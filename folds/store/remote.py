@@ -77,14 +77,14 @@ def local_copy(runs: Path, cache: Path) -> Path:
     return folder
 
 
-def local_run(run: Path, cache: Path) -> Path:
-    """The folder of a run: itself, or for a URL such as `s3://bucket/runs/gru/fold0` a copy of it under `cache`.
+def download_run(run: Path, cache: Path) -> Path:
+    """A copy under `cache` of the run with this URL, such as `s3://bucket/runs/gru/fold0`.
 
     Raises InputError if there is no complete run under the URL.
     """
     url, name = store_url(run.parent.parent), RunFolder(run).name
     if url is None:
-        return run
+        raise InputError(f"{run}: not the URL of a run: expected one such as s3://bucket/runs/gru/fold0")
     folder = cache_of(url, cache) / name
     if not RemoteStore(url).download(name, folder):
         raise InputError(f"{url}/{name}: no complete run: train it first, or wait until it is uploaded")
@@ -170,7 +170,7 @@ class RemoteStore:
                 print(redact(note), file=sys.stderr)
 
     def download(self, name: str, target: Path) -> bool:
-        """Copy a run to the folder `target` unless it is already there; returns False if it is incomplete here."""
+        """Copy a run to the folder `target` unless it is already there; returns False if the upload is incomplete."""
         manifest = self._manifest(name)
         if manifest is None:
             return False

@@ -21,7 +21,7 @@ from torch import Tensor
 from folds.data.batches import Batch
 from folds.data.cache import cache_folder
 from folds.store.fold_model import FoldModel, load_model, read_finished, training_tags
-from folds.store.remote import local_run, store_url
+from folds.store.remote import download_run, store_url
 from folds.store.run_folder import RunFolder
 from models import BLANK, CTCModel
 from models.features import FeatureTransform
@@ -66,7 +66,7 @@ def find_guide(path: Path, fold: int) -> FoldModel:
     """
     if store_url(path) is not None:
         run = path if re.fullmatch(r"fold\d+", path.name) else path / f"fold{fold}"
-        return read_finished(RunFolder(local_run(run, cache_folder() / "stores")), f"--guide {path}")
+        return read_finished(RunFolder(download_run(run, cache_folder() / "stores")), f"--guide {path}")
     run_folder = RunFolder(path)
     return read_finished(run_folder if run_folder.begun else RunFolder(path / f"fold{fold}"), f"--guide {path}")
 

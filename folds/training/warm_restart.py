@@ -17,7 +17,7 @@ from typing import Any
 
 from folds.data.cache import cache_folder
 from folds.store.fold_model import FoldModel, read_finished, training_tags
-from folds.store.remote import RemoteStore, local_run, store_url
+from folds.store.remote import RemoteStore, download_run, store_url
 from folds.store.run_folder import RunFolder, member_name, run_folders
 from folds.store.schemas import SummaryFile
 from registry import InputError
@@ -41,7 +41,7 @@ def find_source(runs: Path, name: str, fold: int, seed: int, folds: int) -> Fold
     """
     if (url := store_url(runs)) is not None:
         is_run = re.fullmatch(r"fold\d+", runs.name)
-        runs = local_run(runs if is_run else _uploaded(url, name, fold, seed, folds), cache_folder() / "stores")
+        runs = download_run(runs if is_run else _uploaded(url, name, fold, seed, folds), cache_folder() / "stores")
     if not (exists(runs) and runs.is_dir()):
         raise InputError(f"--restart-from {runs}: no such folder: pass a runs folder, or the folder of one run")
     if RunFolder(runs).begun:
