@@ -13,7 +13,7 @@ def learning_rate(progress: float, recipe: TrainingRecipe) -> float:
     """The learning rate at `progress` from 0 to 1: a linear warm-up, then a cosine to 0."""
     if progress < recipe.warmup:
         return recipe.lr * (progress + 1e-3) / (recipe.warmup + 1e-3)
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - recipe.warmup) / (1 - recipe.warmup))))
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * ((progress - recipe.warmup) / (1 - recipe.warmup))))
 
 
 # Without --save-every, a killed run loses at most this much work of a long epoch.

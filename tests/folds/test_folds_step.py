@@ -132,6 +132,25 @@ def test_a_non_finite_step_changes_nothing_and_is_counted(steps_per_read, masked
     assert {float(slots["step"]) for slots in own.optimizer.state.values()} == {2.0}
 
 
+@pytest.mark.parametrize("infinite", ["loss", "gradient"])
+@pytest.mark.parametrize("steps_per_read", [1, 7])
+def test_an_infinite_loss_or_gradient_alone_is_reason_enough(steps_per_read, infinite, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(state, "STEPS_PER_READ", {"cpu": steps_per_read})
+    task = a_task(tiny, tmp_path)
+    own = a_state(task)
+    (parts,) = first_steps(task, own.model, own, 1)
+    if infinite == "gradient":
+        next(own.model.parameters()).register_hook(lambda gradient: gradient + torch.inf)
+    else:
+        forward = own.objective.forward
+        monkeypatch.setattr(own.objective, "forward", lambda *given: (forward(*given)[0], torch.tensor(torch.inf)))
+    before = [value.clone() for value in own.model.state_dict().values()]
+    train_step(own, task, parts, SignalCatcher(), Budget(task.recipe, 1))
+    own.read_metrics()
+    assert own.counters.sums == {"skipped": 1}
+    assert all(torch.equal(a, b) for a, b in zip(before, own.model.state_dict().values(), strict=True))
+
+
 def test_training_as_on_cuda_has_the_metrics_of_the_cpu(undisturbed, as_on_cuda, tiny, tmp_path, monkeypatch):
     """Up to the rounding of the fused optimizer."""
     run(monkeypatch, tiny, tmp_path, "--epochs", "6")
@@ -246,9 +265,12 @@ def test_every_step_has_the_rate_of_its_progress(tiny, tmp_path, monkeypatch):
     assert seen == [(progress, {learning_rate(progress, recipe)}) for progress, _ in seen]
 
 
-def test_gradients_are_clipped_and_matrices_decay_alone(tiny, tmp_path):
-    task = a_task(tiny, tmp_path, clip=1e-3)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])  # fp16 has the loss scaler
+def test_gradients_are_clipped_and_matrices_decay_alone(precision, tiny, tmp_path):
+    task = a_task(tiny, tmp_path, clip=1e-3, precision=precision)
     own = a_state(task)
+    # At the scale it begins with, fp16 skips some steps.
+    own.scaler = torch.amp.GradScaler("cpu", init_scale=64, enabled=precision == "fp16")
     (parts,) = first_steps(task, own.model, own, 1)
     train_step(own, task, parts, SignalCatcher(), Budget(task.recipe, 1))
     gradients = [p.grad.flatten() for p in own.model.parameters() if p.grad is not None]
@@ -258,14 +280,16 @@ def test_gradients_are_clipped_and_matrices_decay_alone(tiny, tmp_path):
 
 
 def test_averaged_weights_are_the_mean_first_and_then_a_moving_one():
-    """Of all steps for the first tenth of the training, then with its length as the window."""
+    """Of all steps for the first tenth of the training, then with its length as the window. So are buffers."""
     model = torch.nn.Linear(1, 1, bias=False)
+    model.register_buffer("statistic", model.weight.detach()[0].clone())
     average, seen, expected = WeightAverage(model, 0.1), [float(model.weight.detach())], 0.0
     for step in range(1, 41):
-        torch.nn.init.constant_(model.weight, float(step))
+        for value in model.state_dict().values():
+            value.fill_(float(step))
         average.update(step, 100)
         seen.append(float(step))
         expected = float(np.mean(seen)) if step <= 10 else expected + (step - expected) / 11
         with average.applied():
-            assert float(model.weight.detach()) == pytest.approx(expected, rel=1e-5)
-        assert float(model.weight.detach()) == step
+            assert [float(value) for value in model.state_dict().values()] == pytest.approx([expected] * 2, rel=1e-5)
+        assert [float(value) for value in model.state_dict().values()] == [step] * 2
