@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from training_runs import run, run_folder
 
 from folds.store import lease
 from folds.store.lease import EXPIRY_S, Held, delete_dead, hold, holder_of
+from folds.training import loop, predict, train_fold_model
 from registry import InputError
 from registry.files import remove_leftovers
 from registry.processes import this_process
@@ -226,6 +228,36 @@ def test_temporary_files_of_killed_processes_are_deleted_and_others_kept(tmp_pat
     os.utime(long_ago, (0, 0))
     remove_leftovers(tmp_path, "config.json")
     assert not long_ago.exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "stopped", "unwritten"),
+    [
+        (loop, "train_step", True, "checkpoint/step*"),
+        (loop, "train_step", False, "metrics.jsonl"),
+        (loop, "_measure", False, "checkpoint/step*"),
+        (train_fold_model, "fit", False, "checkpoint/weights*"),
+        (predict, "predict", False, "summary.json"),
+    ],
+)
+def test_a_training_that_lost_its_lease_writes_nothing_more(
+    module, name, stopped, unwritten, tiny, tmp_path, monkeypatch
+):
+    """Before each kind of file it looks whether it still has the lease."""
+    folder, work = run_folder(tmp_path), getattr(module, name)
+
+    def losing(*arguments, **options):
+        if stopped:
+            os.kill(os.getpid(), signal.SIGTERM)
+        result = work(*arguments, **options)
+        for path in folder.glob("lease-*"):
+            path.unlink()
+        return result
+
+    monkeypatch.setattr(module, name, losing)
+    with pytest.raises(InputError, match="lease was deleted"):
+        run(monkeypatch, tiny, tmp_path, "--epochs", "1")
+    assert (folder / "config.json").exists() and not list(folder.glob(unwritten))
 
 
 def test_two_trainings_of_one_run_do_not_mix(tiny, tmp_path, monkeypatch, capsys):

@@ -13,6 +13,7 @@ from training_runs import metric_rows, metrics, run, run_folder
 from folds.store.run_folder import RunFolder
 from folds.training.cost import cpu_time
 from folds.training.loggers.base import LOGGERS, Loggers, logger_names
+from folds.training.metrics_logger import MetricsLogger
 from registry import InputError
 
 CONFIG = {"model": "lstm", "options": {"seed": 3, "recipe": {"lr": 0.002}}}
@@ -73,6 +74,14 @@ def test_loggers_get_the_metrics_of_metrics_jsonl_and_a_failure_stops_nothing(mo
     assert [values["epoch"] for _, values in Unreachable.rows] == [1]
     assert errors.count("warning: --log unreachable: ConnectionError: no route to the tracker") == 1
     assert "abcdefgh1234" not in errors and not folder.joinpath("tensorboard").exists()
+
+
+def test_the_cost_of_an_epoch_includes_that_of_its_part_before_a_checkpoint(folder):
+    with MetricsLogger(folder, 0, 0, 0.0, []) as logger:
+        logger.begin_epoch(1000.0, 500.0, 700)
+        logger.step(0.5, 30, 1.0)
+        wall, cpu, frames = logger.epoch_cost
+    assert 1000 <= wall < 1060 and 500 <= cpu < 560 and frames == 730
 
 
 def test_a_logger_that_ends_the_process_stops_nothing(folder, capsys):

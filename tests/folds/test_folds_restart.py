@@ -56,6 +56,7 @@ def test_a_refit_continues_a_fold_model_where_there_is_no_other(undisturbed, tin
     """In the same runs folder or another; once there is a refit, that one is the source."""
     shutil.copytree(undisturbed, run_folder(tmp_path))
     shutil.copytree(undisturbed, tmp_path / "lstm_small" / "fold1")
+    write_json(run_folder(tmp_path) / "summary.json", summary(undisturbed) | {"cpu_minutes": 7.5})
     options = ["--folds", "1", "--epochs", "1", "--restart-from", str(tmp_path)]
     run(monkeypatch, tiny, tmp_path, *options)
     run(monkeypatch, tiny, tmp_path / "more", *options)
@@ -65,6 +66,8 @@ def test_a_refit_continues_a_fold_model_where_there_is_no_other(undisturbed, tin
     (again,) = find_fold_models(tmp_path / "more")
     assert refit.config.restart.weights == first.folder.weights_hash
     assert again.config.restart.weights == refit.folder.weights_hash != first.folder.weights_hash
+    minutes = [summary(fold_model.path)["cpu_minutes"] for fold_model in (refit, again)]
+    assert 7.5 <= minutes[0] <= minutes[1] < 9  # of training, with that of the weights it started from
 
 
 def test_a_run_of_another_name_starts_from_a_run_that_is_given(undisturbed, tiny, tmp_path, monkeypatch, capsys):

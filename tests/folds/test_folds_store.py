@@ -305,9 +305,10 @@ def test_torn_and_missing_logs_do_not_keep_a_run_from_being_finished(tmp_path):
     folder = RunFolder(tmp_path / "gru" / "fold0")
     folder.path.mkdir(parents=True)
     timing = {"wall_s": 2.0, "cpu_s": 60.0, "frames_per_s": 100, "threads": 1}
-    lines = [json.dumps({"epoch": epoch, **timing}) for epoch in (1, 2, 2, 3)]
+    slower = {"wall_s": 6.0, "frames_per_s": 20}
+    lines = [json.dumps({"epoch": epoch, **timing, **(slower if epoch == 3 else {})}) for epoch in (1, 2, 2, 3)]
     folder.timing.write_text("\n".join([lines[0], lines[1][:9], lines[1], lines[2], lines[3], lines[0][:20]]))
-    assert Cost.of_run(folder).cpu_minutes == 4
+    assert Cost.of_run(folder) == Cost(cpu_minutes=4.0, wall_minutes=0.2, frames_per_s=60.0)
     MetricsLogger(folder, 2, 0, 0.0, [])
     assert folder.timing.read_text() == f"{lines[0]}\n{lines[1]}\n"  # one line for each epoch before the checkpoint
     folder.timing.unlink()

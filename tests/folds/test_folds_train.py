@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from training_runs import metric_rows, metrics, run, run_folder, summary
 
@@ -18,9 +19,10 @@ from folds import train
 from folds.data.cache import load_dataset
 from folds.data.speaker_folds import FOLD_ASSIGNMENT, speaker_folds
 from folds.store.fold_model import find_fold_models
-from folds.training import preparation
+from folds.training import loop, preparation
 from folds.training.device import autocast_dtype, resolve_precision
 from folds.training.predict import greedy_distances
+from folds.training.step import train_step
 from registry import InputError, command
 from registry.bounds import Bounds
 
@@ -74,6 +76,32 @@ def test_the_best_epoch_may_predict_and_config_json_records_it(tiny, tmp_path, m
     best = min(row["held_out"] for row in metric_rows(fold_model.path))
     assert fold_model.config.select == "best"
     assert summary(fold_model.path)["greedy_distance"]["oof"] == pytest.approx(best, abs=1e-3)
+
+
+@pytest.mark.parametrize("average", ["0", "0.3"])
+def test_the_weights_of_the_first_best_epoch_survive_a_stop(average, tiny, tmp_path, monkeypatch):
+    """They are those that were measured: with `--average`, the averages. The stop is in the third of four epochs."""
+    measured, distances, steps, measure = [], iter([5.0, 3.0, 3.0, 4.0]), [], loop.predict
+
+    def noting(model, *arguments, **options):
+        measured.append({name: value.clone() for name, value in model.state_dict().items()})
+        return measure(model, *arguments, **options)
+
+    def stopping(own, task, parts, signals, budget):
+        steps.append(1)
+        if len(steps) == 10:  # epochs have four batches
+            signals.caught = 15
+        return train_step(own, task, parts, signals, budget)
+
+    monkeypatch.setattr(loop, "predict", noting)
+    monkeypatch.setattr(loop, "train_step", stopping)
+    monkeypatch.setattr(loop, "greedy_distances", lambda log_probs, split, rows: np.full(len(rows), next(distances)))
+    options = ["--epochs", "4", "--select", "best", "--average", average]
+    assert run(monkeypatch, tiny, tmp_path, *options) == 143
+    assert run(monkeypatch, tiny, tmp_path, *options, "--resume") == 0 and len(measured) == 4
+    weights = load_file(run_folder(tmp_path) / "checkpoint" / "weights.safetensors")
+    equal = [all(torch.equal(weights[name], value) for name, value in epoch.items()) for epoch in measured]
+    assert equal == [False, True, False, False]
 
 
 def test_several_models_folds_and_seeds(tiny, tmp_path, monkeypatch):
