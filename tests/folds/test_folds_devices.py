@@ -18,7 +18,7 @@ from folds.store.run_folder import RunFolder
 from folds.training import device as device_module
 from folds.training import options as options_module
 from folds.training import train_fold_model
-from folds.training.device import pick_device, resolve_precision
+from folds.training.device import inference_dtype, pick_device, resolve_precision
 from folds.training.distributed import ProcessGroup
 from folds.training.memory import MemoryRanOut
 from folds.training.options import RecipeOptions, TrainingRecipe, TrainOptions
@@ -59,6 +59,17 @@ def test_registered_models_are_recurrent_or_not(monkeypatch):
 def test_bf16_for_recurrent_models_on_cuda_is_refused_with_the_reason():
     with pytest.raises(InputError, match="cuDNN computes LSTM and GRU layers in fp16 under bf16 autocast.*become zero"):
         resolve_precision("bf16", CUDA, RECURRENT)
+
+
+def test_a_guide_runs_in_the_precision_of_training_except_recurrent_ones_in_bf16_on_cuda():
+    for precision, device, guide, dtype in (
+        ("bf16", CUDA, RECURRENT, torch.float16),
+        ("bf16", CUDA, OTHER, torch.bfloat16),
+        ("bf16", CPU, RECURRENT, torch.bfloat16),
+        ("fp16", CUDA, OTHER, torch.float16),
+        ("fp32", CUDA, RECURRENT, None),
+    ):
+        assert inference_dtype(precision, device, guide) is dtype
 
 
 def test_mps_is_never_chosen(monkeypatch):

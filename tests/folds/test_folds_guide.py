@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from folds.training.signals import SignalCatcher
 from folds.training.state import State
 from folds.training.step import train_step
 from folds.training.task import TrainingTask
-from models import CTCModel, create_model
+from models import CTCModel, GroupFacts, GroupLayer, create_model
 
 SMALL: dict[str, Any] = {"hidden": 8, "channels": (8, 8), "strides": (2, 1), "layers": 1}
 
@@ -116,6 +117,18 @@ def test_views_have_the_same_spikes():
     spikes = guide.spikes(batch)
     assert calls == [3] and len(spikes) == 6 and torch.equal(spikes[:3], spikes[3:])
     assert torch.equal(spikes[:3], a_guide().spikes(a_batch(speed=0.2)))
+
+
+def test_a_guide_with_a_group_layer_applies_each_groups_layer():
+    guide, groups = a_guide(), ("a", "b", "a")
+    guide.network.group_layer = GroupLayer(5, GroupFacts("speaker", ("a", "b"))).requires_grad_(False)
+    guide.network.group_layer.weight[0] = -2.0 * torch.eye(5)
+    batch = replace(a_batch(views=2), groups=groups * 2)
+    expected = guide.network(batch.unmasked, batch.lengths[:3], groups)[0].argmax(dim=2)
+    mean = guide.network(batch.unmasked, batch.lengths[:3])[0].argmax(dim=2)
+    spikes = guide.spikes(batch)
+    assert torch.equal(spikes[0], expected[0]) and torch.equal(spikes[3], expected[0])
+    assert not torch.equal(expected[0], mean[0])
 
 
 def test_the_unmasked_features_are_those_of_both_views_before_masks(tiny):

@@ -62,6 +62,11 @@ def test_what_a_preset_names_exists_and_is_in_bounds(preset):
         model_config(model, features=1, classes=2, **preset.shape)
 
 
+def test_a_preset_is_for_more_parameters_than_the_least_and_up_to_the_most():
+    preset = Preset({}, 6000, least=5, most=9)
+    assert [preset.fits("gru", count) for count in (5, 6, 9, 10)] == [False, True, True, False]
+
+
 def test_a_preset_of_unknown_options_is_refused_where_it_is_defined():
     with pytest.raises(ValueError, match=r"^preset: unknown values augment, epochz; expected fields of RecipeOptions"):
         Preset({"epochz": 3, "lr": 0.1, "time_mask": 4, "augment": None}, 6000)

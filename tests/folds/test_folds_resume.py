@@ -18,10 +18,11 @@ from training_runs import QUICK, metric_rows, metrics, run, run_folder
 from folds.data.batches import plan
 from folds.data.cache import load_dataset
 from folds.data.speaker_folds import FOLD_ASSIGNMENT, speaker_folds
-from folds.store.fold_model import find_fold_models
+from folds.store.fold_model import find_fold_models, read_fold_model
 from folds.store.log_probs import read_log_probs
 from folds.store.run_folder import RunFolder
 from folds.training import loop
+from folds.training.resumption import StartedOtherwise, check_same_run
 from folds.training.state import State
 from folds.training.step import train_step
 from registry import InputError
@@ -151,6 +152,26 @@ def test_other_settings_for_a_run_begun_before_are_refused(undisturbed, tiny, mo
         run(monkeypatch, tiny, undisturbed.parents[1], "--epochs", "7", "--resume")
     with pytest.raises(InputError, match=r"finished with different settings \(model.dropout was [\d.]+, now 0.5\)"):
         run(monkeypatch, tiny, undisturbed.parents[1], "--epochs", "6", "--dropout", "0.5")
+
+
+def test_only_options_that_change_no_result_may_change(undisturbed):
+    """Guides and teachers count by their contents, and a warm restart by whether there is one."""
+    started = read_fold_model(RunFolder(undisturbed))
+    options = started.recorded["options"]
+
+    def refused(**changed) -> bool:
+        try:
+            check_same_run(started, started.recorded | {"options": options | changed})
+        except StartedOtherwise:
+            return True
+        return False
+
+    assert not refused()
+    fixed = {"smooth", "folds", "fold_by", "with_dev", "seed", "restart_from", "teacher_test", "skip_bad"}
+    assert {name for name in options.keys() - {"recipe"} if refused(**{name: "changed"})} == fixed
+    recipe = options["recipe"]
+    free = {name for name in recipe if not refused(recipe=recipe | {name: "changed"})}
+    assert free == {"precision"}  # what it is on this device is compared instead, and recorded under "hardware"
 
 
 def test_a_run_that_is_finished_with_other_settings_does_not_stop_the_others(tiny, tmp_path, monkeypatch, capsys):

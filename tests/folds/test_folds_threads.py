@@ -188,8 +188,15 @@ def test_threads_that_do_not_help_are_tried_ever_more_rarely(eight_cores):
     counts = machine.run(CPUThreads(8, machine), 3600)
     begun = [window for window, (now, then) in enumerate(zip(counts[1:], counts, strict=False)) if now == 2 != then]
     pauses = np.diff(begun)
-    assert 5 <= len(begun) <= 12 and (np.diff(pauses) >= 0).all()
+    assert 5 <= len(begun) <= 12 and (np.diff(pauses) >= 0).all() and 640 <= pauses.max() <= 650
     assert counts.count(1) > 0.99 * len(counts) and set(counts) == {1, 2}
+
+
+def test_threads_that_help_little_are_not_kept(eight_cores):
+    for gain, kept in ((1.08, 1), (1.12, 2)):
+        machine = Machine({1: 1000.0, 2: 1000.0 * gain})
+        following = CPUThreads(2, machine)
+        assert machine.run(following, 8)[3:] == [2] * 3 + [kept] * 3
 
 
 def test_a_trial_that_is_clearly_slower_ends_at_once(eight_cores):
@@ -227,11 +234,17 @@ def test_during_a_trial_load_returns_to_the_number_before(eight_cores):
     assert machine.run(following, 1)[-1] == 2
 
 
-def test_threads_that_help_no_more_are_given_up(eight_cores):
-    """Other work need not show in the load, where it takes memory bandwidth, or comes from another virtual machine."""
-    machine = Machine({1: 1000.0, 2: 1400.0})
+@pytest.mark.parametrize("in_vain", [0, 200])
+def test_threads_that_help_no_more_are_given_up(in_vain, eight_cores):
+    """Other work need not show in the load, where it takes memory bandwidth, or comes from another virtual machine.
+
+    How long it takes until they are tried again does not depend on trials before they helped.
+    """
+    machine = Machine(FLAT)
     following = CPUThreads(2, machine)
-    assert machine.run(following, 10)[-1] == 2
+    machine.run(following, in_vain)
+    machine.speeds = {1: 1000.0, 2: 1400.0}
+    assert machine.run(following, 10 + in_vain)[-1] == 2
     machine.speeds = {1: 1000.0, 2: 600.0}
     counts = machine.run(following, 60)
     assert counts[3] == 1 and counts.count(1) > 50
