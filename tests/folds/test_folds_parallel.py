@@ -19,6 +19,8 @@ import torch.distributed as dist
 import folds.train
 import folds.training.distributed as distributed
 import folds.training.rendezvous as rendezvous
+from folds.data.cache import load_dataset
+from folds.data.speaker_folds import speaker_folds
 from folds.store.fold_model import find_fold_models
 from folds.store.lease import hold
 from folds.store.run_folder import SPLITS, RunFolder
@@ -56,11 +58,14 @@ command(main)
 # A process that takes longer between two collectives than the two may take to connect.
 SLOW = """
 import time
+import torch
 import folds.training.distributed as distributed
 distributed.FIND_S = 4
 with distributed.joined_group("cpu") as group:
     if group.first:
         time.sleep(5)
+    loss, stop, seconds = group.step_totals(torch.tensor(1.0 + group.rank), not group.first, 1.5 + group.rank)
+    assert (float(loss), stop, seconds) == (3.0, True, 1.5)
     assert group.any(group.first)
 """
 
@@ -149,6 +154,10 @@ def test_two_resumed_processes_draw_what_each_would_have_drawn(tiny, tmp_path):
     random = ["--dropout", "0.3", "--time-mask", "4", "--feature-mask", "1", "--batch-frames", "400"]
     whole = train(tiny, tmp_path, *random, processes=2)
     run = RunFolder(tmp_path / "lstm_small" / "fold0")
+    timing = json.loads(run.timing.read_text().splitlines()[0])
+    split = load_dataset(tiny).train
+    frames = split.lengths[speaker_folds(split, 2) != 0].sum()
+    assert timing["wall_s"] * timing["frames_per_s"] == pytest.approx(frames, rel=0.1)  # of both, by the first one's
     run.checkpoints[-1].unlink()
     for split in SPLITS:
         run.predictions(split).unlink()
@@ -226,6 +235,7 @@ def test_a_port_of_another_program_is_reported_in_time(monkeypatch):
 
 
 def test_a_collective_may_take_longer_than_finding_each_other():
+    """Losses are added up over the processes, and the first one's time counts."""
     assert start_two("-c", SLOW) == [(0, ""), (0, "")]
 
 
