@@ -60,6 +60,7 @@ def load_dataset(
     >>> dataset.train.features(0).shape                         # doctest: +SKIP
     (642, 28)
     """
+    smooth = float(smooth)  # 2 and 2.0 differ as text, and text is hashed
     competition = open_competition(root, allow_pickle)
     path = cache_folder(cache) / f"{_key(competition, smooth)}.safetensors"
     packed = open_packed(path)

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from folds.competition.alphabets import F22
+from folds.competition.alphabets import F22, Alphabet
+from folds.competition.base import COMPETITIONS
 from folds.data import cache as cache_module
 from folds.data.cache import cache_folder, load_dataset
 from folds.data.dataset import Dataset, too_short
@@ -105,15 +106,46 @@ def test_the_cache_is_keyed_by_the_data(small: Path, tmp_path: Path):
     assert third.path != second.path and same_data(third, second)
 
 
+def test_another_order_of_the_samples_rows_is_that_of_the_features(small: Path, tmp_path: Path):
+    """The files are the same."""
+    before = load_dataset(small, tmp_path / "cache")
+    (small / "test-clean" / "random_submission.csv").write_text("index,label\n1,-\n0,-\n")
+    after = load_dataset(small, tmp_path / "cache")
+    assert after.test.ids == before.test.ids[::-1]
+    for row in (0, 1):
+        np.testing.assert_array_equal(after.test.features(row), before.test.features(1 - row))
+
+
+def test_classes_are_those_of_the_alphabet(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A cache with the classes of another one is not read."""
+    before = load_dataset(small, tmp_path / "cache").train.labels(1)
+    reverse = Alphabet("reverse", ("", *F22.phonemes[:0:-1]), ("", *F22.characters[:0:-1]))
+    monkeypatch.setattr(COMPETITIONS.get("F22-S26"), "alphabet", reverse)
+    after = load_dataset(small, tmp_path / "cache").train.labels(1)
+    assert reverse.to_string(after) == F22.to_string(before) and after.tolist() != before.tolist()
+
+
 def test_the_hash_is_of_the_contents(small: Path, tmp_path: Path):
     first = load_dataset(small, tmp_path / "cache")
     moved = small.rename(tmp_path / "moved")
     for path in moved.rglob("*.npy"):
         os.utime(path, ns=(1, 1))
     assert load_dataset(moved, tmp_path / "elsewhere").hash == first.hash
-    path = moved / "dev-clean" / "transcript" / "20-1-0000.npy"
-    np.save(path, np.array(["[SOS]", "S", "IH", "[EOS]"]))
-    assert load_dataset(moved, tmp_path / "elsewhere").hash != first.hash
+    hashes = [first.hash]
+    np.save(moved / "dev-clean" / "transcript" / "20-1-0000.npy", np.array(["[SOS]", "S", "IH", "[EOS]"]))
+    hashes.append(load_dataset(moved, tmp_path / "elsewhere").hash)
+    np.save(moved / "dev-clean" / "mfcc" / "20-1-0000.npy", np.ones((6, 3)))
+    hashes.append(load_dataset(moved, tmp_path / "elsewhere").hash)
+    last = moved / "test-clean" / "mfcc" / "30-1-0001.npy"
+    last.rename(last.with_name("30-1-0002.npy"))
+    hashes.append(load_dataset(moved, tmp_path / "elsewhere").hash)
+    assert len(set(hashes)) == 4
+
+
+def test_smoothing_by_a_whole_number_is_that_by_a_fraction(small: Path, tmp_path: Path):
+    """In Python, users may pass 2 where the command line has 2.0; a run knows its data by their hash."""
+    one, other = (load_dataset(small, tmp_path / "cache", smooth=smooth) for smooth in (2, 2.0))
+    assert one.hash == other.hash and one.path == other.path
 
 
 def test_features_are_mapped_and_read_only(small: Path, tmp_path: Path):
