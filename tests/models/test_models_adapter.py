@@ -73,6 +73,17 @@ def test_the_output_is_the_module_s(register):
     assert {name.split(".")[0] for name in model.state_dict()} == {"module"}
 
 
+def test_the_module_reads_zeros_as_padding_and_may_compute_in_half_precision(register):
+    register("half", returning(lambda log_probs, lengths: (log_probs.bfloat16(), lengths)))
+    model = create_model("half", features=5, classes=4).eval()
+    x, ends = torch.randn(2, 10, 5), torch.tensor([10, 5])
+    x[1, 5:] = 100.0
+    log_probs, _ = model(x, ends)
+    alone, _ = model(x[1:, :5], ends[1:])
+    assert log_probs.dtype == torch.float32
+    torch.testing.assert_close(log_probs[1:, :2], alone, atol=0.02, rtol=0)
+
+
 def test_probing_leaves_random_state_modes_and_statistics_alone(register):
     """A seed gives the same parameters and the same draws afterwards, with the adapter and without."""
     register("stack", Stack)

@@ -96,6 +96,39 @@ def test_a_reduced_model_is_small_and_of_the_same_stride(name):
     assert sum(parameter.numel() for parameter in model.parameters()) < SMALL
 
 
+def structure(model: torch.nn.Module) -> dict[str, Any]:
+    """The shapes of all parameters, and the numbers that modules keep: strides, rates of dropout and the like."""
+    numbers = {
+        f"{name}.{key}": value
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, int | float)
+    }
+    return numbers | {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def changes(value: Any) -> list[Any]:
+    """Other values of an option, of which at least one is valid."""
+    if isinstance(value, tuple):
+        return [tuple(other) for other in zip(*map(changes, value), strict=True)]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return []
+    return [value + 1, value + 2, 2 * value] if isinstance(value, int) else [(value + 1) / 2, value / 2 + 0.01]
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_every_number_of_a_config_changes_the_network(name):
+    config = model_config(name, features=FEATURES, classes=CLASSES)
+    with torch.device("meta"):
+        plain = structure(MODELS.get(name)(config))
+        for field in dataclasses.fields(config):
+            others = [{field.name: other} for other in changes(getattr(config, field.name))]
+            valid = [other for other in others if _can_be_built(name, config, other)]
+            assert bool(valid) == bool(others), field.name
+            for other in valid:
+                assert structure(MODELS.get(name)(dataclasses.replace(config, **other))) != plain, other
+
+
 @pytest.mark.parametrize("name", RUN)
 def test_shapes_lengths_and_distribution(name):
     model = build(name).eval()

@@ -84,6 +84,18 @@ def test_padding_and_neighbours_in_the_batch_do_not_matter():
         torch.testing.assert_close(together[row, : lengths[row]], alone[0], atol=2e-5, rtol=1e-4)
 
 
+def test_attention_scores_are_those_behind_the_layer_of_the_group():
+    model, (x, _) = build("las_small").eval(), batch(40)
+    model.group_layer = made = GroupLayer(FEATURES, GroupFacts("day", DAYS))
+    torch.nn.init.normal_(made.weight)
+    hypotheses = [[1, 2], [3], []]
+    found = [model.attention_scores(x[0], hypotheses, groups) for groups in (("friday",), ())]
+    model.group_layer = None
+    expected = [model.attention_scores(made(x, groups)[0].detach(), hypotheses) for groups in (("friday",), ())]
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(*found, atol=1e-3)
+
+
 def test_wrong_groups_are_refused():
     with pytest.raises(ValueError, match="1 groups for 2 utterances"):
         layer()(torch.randn(2, 5, 4), ("monday",))

@@ -61,7 +61,8 @@ def test_a_batch_scores_as_one_utterance_and_one_token_at_a_time(model, features
     together = model.speller.log_likelihood(memory, targets).detach()
     alone = [model.attention_scores(x, [t.tolist()])[0] for x, t in zip((features, other), targets, strict=True)]
     torch.testing.assert_close(together, torch.stack(alone), atol=1e-5, rtol=1e-5)
-    _, loss = model.auxiliary_loss(outputs, torch.cat(targets), torch.tensor([3, 1]))
+    weight, loss = model.auxiliary_loss(outputs, torch.cat(targets), torch.tensor([3, 1]))
+    assert weight == 0.3
     assert float(loss.detach()) == pytest.approx(-float(together.sum()) / 4, rel=1e-5)
     outputs = model.training_outputs(features[None], torch.tensor([15]))
     memory, cells, total = model.memory(outputs), None, 0.0

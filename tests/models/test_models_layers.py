@@ -12,7 +12,7 @@ from models.conformer import rotated
 from models.layers import gru_kernel
 from models.layers.frames import Convolution, FrameNorm, LockedDropout, Pyramid, valid
 from models.layers.lengths import Lengths
-from models.layers.recurrent import Bidirectional, PackedFrames, padded
+from models.layers.recurrent import Bidirectional, PackedFrames, Unidirectional, padded
 from registry import InputError, create_model
 
 
@@ -97,10 +97,11 @@ def test_norm_statistics_see_valid_frames_only(gathers, monkeypatch):
 
 def test_locked_dropout_holds_its_mask_over_time():
     torch.manual_seed(0)
-    y = LockedDropout(0.5).train()(torch.ones(4, 7, 50))
-    assert torch.equal(y, y[:, :1].expand_as(y)) and set(y.unique().tolist()) == {0.0, 2.0}
+    y = LockedDropout(0.75).train()(torch.ones(4, 7, 50))
+    assert torch.equal(y, y[:, :1].expand_as(y)) and set(y.unique().tolist()) == {0.0, 4.0}
+    assert float(y.mean()) == pytest.approx(1.0, abs=0.5)
     assert not torch.equal(y[0], y[1])
-    assert torch.equal(LockedDropout(0.5).eval()(y), y)
+    assert torch.equal(LockedDropout(0.75).eval()(y), y)
 
 
 def test_rotation_makes_products_depend_on_distance_only():
@@ -112,6 +113,22 @@ def test_rotation_makes_products_depend_on_distance_only():
         torch.testing.assert_close(along, along[:1].expand_as(along), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(products[0, 0, 0, 0], products[0, 0, 0, 5], atol=1e-2)
     torch.testing.assert_close(rotated(query).norm(dim=3), query.norm(dim=3))
+
+
+def test_rotation_multiplies_by_complex_numbers():
+    """Values k and D / 2 + k of frame t are one number, which is turned by t 10000^(-2k / D)."""
+    x = torch.randn(2, 3, 12, 8)
+    angles = torch.arange(12.0)[:, None] * 10_000 ** (-torch.arange(4.0) / 4)
+    turned = torch.complex(x[..., :4], x[..., 4:]) * torch.polar(torch.ones_like(angles), angles)
+    torch.testing.assert_close(rotated(x), torch.cat([turned.real, turned.imag], dim=3))
+
+
+@pytest.mark.parametrize("layer", [Bidirectional(3, 4), Unidirectional(3, 4, cell="lstm")])
+def test_an_lstm_starts_with_forget_gates_that_are_open(layer):
+    """The gates are in PyTorch's order: input, forget, cell, output."""
+    biases = {name: bias.view(4, 4) for name, bias in layer.rnn.named_parameters() if name.startswith("bias")}
+    for name, gates in biases.items():
+        assert [bool((gate == 1).all()) for gate in gates] == [False, name.startswith("bias_ih"), False, False]
 
 
 def test_a_conformer_without_convolutions_is_refused():

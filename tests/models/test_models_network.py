@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models import CTCNetwork, ModelConfig
-from models.layers import Convolution
+from models.layers import Convolution, Lengths, LockedDropout, zero_padding
 from models.pblstm import PyramidConfig
 from registry import InputError, create_model
 
@@ -63,12 +63,43 @@ def test_a_network_needs_no_intermediate_output_layer():
     assert network.output.bias.exp().tolist() == pytest.approx([0.7, 0.1, 0.1, 0.1])
 
 
+def test_the_intermediate_output_layer_reads_the_layer_before_it():
+    layers = [Convolution(3, 8, stride=2), Convolution(8, 8, stride=3)]
+    network = CTCNetwork(Config(**SIZES), layers, intermediate_after=1).eval()
+    network.start_from_prior(torch.tensor([0.7, 0.1, 0.1, 0.1]).log())
+    x, ends = torch.randn(2, 13, 3), torch.tensor([13, 6])
+    states, lengths = layers[0](zero_padding(x, ends), Lengths(ends))
+    outputs = network.training_outputs(x, ends)
+    assert outputs.middle_lengths.tolist() == lengths.host.tolist() == [7, 3]
+    torch.testing.assert_close(outputs.middle, network.middle(states).log_softmax(dim=2))
+    for layer in (network.output, network.middle):
+        assert layer.bias.exp().tolist() == pytest.approx([0.7, 0.1, 0.1, 0.1])
+
+
 @pytest.mark.parametrize("used", [True, False])
 def test_the_intermediate_output_layer_is_trained_if_it_is_used(used):
     network = create_model("lstm_small", **SIZES, hidden=4)
     network.use_intermediate(used)
     assert network.has_intermediate and network.middle.weight.requires_grad == used
     assert network.output.weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("cnn_lstm_small", [0, 0, *[0, 0.2] * 3, 0.4, 0.4]),
+        ("conformer_small", [0, 0, *[0.4] * 4]),
+        ("gru_small", [0, 0, *[0.4] * 3]),
+        ("gru_stream_small", [0.1, *[0.4] * 3]),
+        ("las_small", [0, *[0.4] * 3, 0.4]),
+        ("lstm_small", [0, 0, *[0.4] * 3]),
+        ("pblstm_small", [0, *[0.4] * 3]),
+    ],
+)
+def test_layers_have_the_rate_of_dropout_of_the_config(name, rates):
+    """Convolutions that subsample have none, and the speller that of its listener."""
+    model = create_model(name, **SIZES, dropout=0.4)
+    assert [module.p for module in model.modules() if isinstance(module, LockedDropout)] == pytest.approx(rates)
 
 
 def test_importing_the_package_imports_no_family_and_draws_no_random_numbers():

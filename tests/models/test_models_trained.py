@@ -85,6 +85,12 @@ def test_a_list_gives_a_list_in_its_order(run, monkeypatch, batch_frames):
     assert trained.decode(predictions) == [trained.decode(values) for values in predictions]
 
 
+def test_batches_are_bounded_with_their_padding(monkeypatch):
+    """From short to long, so that little is padded."""
+    monkeypatch.setattr(trained_module, "BATCH_FRAMES", 60)
+    assert list(trained_module._batches([20, 7, 33, 1, 20, 90])) == [[3, 1, 0], [4], [2], [5]]
+
+
 def test_features_may_be_of_any_numeric_type(run):
     trained = models.load(run)
     whole = np.arange(60).reshape(10, 6) % 7
