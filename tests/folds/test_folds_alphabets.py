@@ -31,6 +31,19 @@ def test_alphabets_are_the_courses():
     assert len({alphabet.hash for alphabet in ALPHABETS}) == 4
 
 
+def test_every_phoneme_has_the_character_of_its_semester():
+    assert " ".join(F22.phonemes[1:]) == (
+        "[SIL] NG F M AE R UW N IY AW V UH OW AA ER HH Z K CH W EY ZH T EH Y AH B P TH DH AO G L JH OY SH D AY S IH"
+    )
+    assert "".join(F22.characters) == "-Gfm@runiWvUoaRhzkCweZtEyAbpTDcgljOSdYsI"
+    assert S22.phonemes[1] == "SIL" and F20.phonemes[1:3] == ("SIL", "SPN")
+    for in_order in (S22.phonemes[2:], F20.phonemes[3:], F18.phonemes[1:]):
+        assert list(in_order) == sorted(in_order)
+    assert "".join(S22.characters) == ".aAhowybcdDerEfgHiIjklmnNOYpRsStTuUvW?zZ"
+    assert "".join(F20.characters) == ".!aAhowybcdDerEfgHiIjklmnNOYpRsStTuUvW?zZ"
+    assert "".join(F18.characters) == "_+~!-@aAhowybcdDerEfgHiIjklmnGOYpRsS.tTuUvW?zZ"
+
+
 @pytest.mark.parametrize("alphabet", ALPHABETS, ids=lambda alphabet: alphabet.name)
 @given(data=st.data())
 @settings(deadline=None, max_examples=30)

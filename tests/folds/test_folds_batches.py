@@ -52,8 +52,9 @@ def test_epochs_differ_and_padding_stays_small():
 
 
 def test_collate_pads_with_zeros_and_joins_targets():
-    split = split_of([3, 1, 2])
+    split = split_of([3, 1, 2], [7, 8, 9])
     batch = collate(split, [2, 0])
+    assert batch.groups == ("9", "7")
     assert batch.lengths.tolist() == [2, 3] and batch.indices == (2, 0)
     assert batch.features[:, :, 0].tolist() == [[4, 5, 0], [0, 1, 2]]
     assert batch.targets.tolist() == [*split.labels(2).tolist(), *split.labels(0).tolist()]
@@ -203,6 +204,12 @@ def test_feature_masks_have_every_place_and_at_most_all_features(most):
     np.testing.assert_allclose((masked == 0).float().mean(dim=(0, 1)), expected, atol=0.025)
 
 
+def test_an_utterance_has_several_feature_masks_of_their_own():
+    options = SpecAugment(time_mask=0, feature_mask=1, feature_masks=3, speed=0)
+    masked = augment(noise(torch.ones(500, 1, 13)), options, 4, torch.Generator().manual_seed(0)).features
+    assert set((masked == 0).sum(dim=(1, 2)).tolist()) == {0, 1, 2, 3}
+
+
 def test_masks_follow_the_generator():
     x = noise(torch.ones(4, 300, 13))
     options = SpecAugment(speed=0.1)
@@ -246,8 +253,10 @@ def test_impossible_augmentation_is_refused(settings, message):
 
 
 def test_a_batch_is_repeated_utterance_by_utterance():
-    one = Batch(torch.rand(2, 3, 4), torch.tensor([3, 1]), torch.tensor([5, 6, 7]), torch.tensor([2, 1]), (8, 9))
+    features, targets = torch.rand(2, 3, 4), torch.tensor([5, 6, 7])
+    one = Batch(features, torch.tensor([3, 1]), targets, torch.tensor([2, 1]), (8, 9), groups=("a", "b"))
     both = repeated(one, 2)
+    assert both.groups == ("a", "b", "a", "b")
     assert torch.equal(both.features[:2], one.features) and torch.equal(both.features[2:], one.features)
     assert both.lengths.tolist() == [3, 1, 3, 1] and both.targets.tolist() == [5, 6, 7, 5, 6, 7]
     assert both.target_lengths.tolist() == [2, 1, 2, 1] and both.indices == (8, 9, 8, 9)

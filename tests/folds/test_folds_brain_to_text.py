@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -102,6 +103,13 @@ def test_smoothed_features_are_other_data(root: Path) -> None:
 def test_metrics_are_rates() -> None:
     assert PHONEME_ERROR_RATE.of([HELLO[:-1], HELLO], [HELLO, HELLO]) == pytest.approx(1 / 20)
     assert word_error_rate(["hello word", "hello world"], ["Hello world.", "Hello, world!"]) == 0.25
+
+
+def test_the_rate_of_phonemes_is_reported_on_dev(root: Path) -> None:
+    """That of words needs sentences, and the mean distance is reported elsewhere."""
+    dataset = load_dataset(root, progress=False)
+    assert dataset.dev_metrics([HELLO[:-1], HELLO[1:], HELLO, HELLO]) == ["dev: phoneme error rate 5.00 %"]
+    assert replace(dataset, dev=dataset.test).dev_metrics([HELLO] * 4) == []
 
 
 def test_a_submission_has_words(root: Path, tmp_path: Path) -> None:

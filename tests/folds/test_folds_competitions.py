@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from brain_to_text_files import brain_to_text
 
-from folds.competition.base import COMPETITIONS, Competition
+from folds.competition.base import COMPETITIONS, Competition, Rules
 from folds.competition.check import check_competition
 from folds.competition.detect import open_competition
 from registry.errors import InputError
@@ -72,6 +72,13 @@ def test_every_competition_keeps_the_contract(name, examples, tmp_path):
     root = examples.pop(name)
     check_competition(COMPETITIONS.get(name), root, [*examples.values(), tmp_path])
     assert open_competition(root).format == name
+
+
+def test_rules_that_are_not_set_are_those_of_the_competition():
+    of_competition = Rules(5, ("attention",))
+    assert Rules().completed(of_competition) == of_competition
+    assert Rules(0).completed(of_competition) == Rules(0, ("attention",))
+    assert Rules(7, ("pretrained",)).completed(of_competition) == Rules(7, ("pretrained",))
 
 
 class Broken(COMPETITIONS.get("F22-S26")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,15 @@ def test_f22(small: Path):
     assert competition.train.features(2).shape == (4, 3)
     assert competition.train.location(2) == str(small / "train-clean-100/mfcc/9-1-0000.npy")
     assert competition.test.labels is None
+
+
+def test_a_reordered_split_is_reordered_in_everything(small: Path):
+    train = dataclasses.replace(open_competition(small).train, text=str)
+    turned = train.reordered([2, 0, 1])
+    assert turned.ids == ("9-1-0000", "10-1-0000", "10-1-0001") and turned.location(0) == train.location(2)
+    assert [len(turned.features(row)) for row in range(3)] == [4, 9, 6]
+    assert [len(turned.labels(row)) for row in range(3)] == [1, 2, 3] and turned.text(1) == "0"
+    assert train.reordered([0, 1, 2]) is train
 
 
 @pytest.mark.parametrize("inside", ["raw", "processed"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -39,6 +40,7 @@ def test_a_run_records_its_groups_and_counts_their_parameters(grouped, undisturb
     assert config["parameters"] - plain["parameters"] == len(speakers) * 5 * 6 and plain["group_layer"] is None
     learned = load_model(read_fold_model(grouped)).group_layer
     assert learned is not None and all(bool(weight.abs().sum() > 0) for weight in learned.weight)
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(learned.weight, 2))
 
 
 def test_predictions_are_those_of_the_restored_network(grouped, tiny):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import Levenshtein
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from folds.competition.alphabets import F22
-from folds.competition.metric import edit_distances, mean_distance
+from folds.competition.metric import edit_distances, mean_distance, words_of
 
 _tokens = st.lists(st.integers(0, 46), max_size=8)
 _classes = st.lists(st.integers(1, 40), max_size=30)
@@ -45,6 +46,32 @@ def test_distances_of_classes_are_those_of_the_submissions_strings(pairs: list[t
     organisers = [Levenshtein.distance(a, b) for a, b in strings]
     assert edit_distances([a for a, _ in pairs], [b for _, b in pairs]).tolist() == organisers
     assert edit_distances([a for a, _ in strings], [b for _, b in strings]).tolist() == organisers
+
+
+def _organisers_words(sentence: str) -> list[str]:
+    """`remove_punctuation` in nejm-brain-to-text."""
+    kept = re.sub(r"[^a-zA-Z\- \']", "", sentence)
+    return kept.replace("- ", " ").lower().replace("--", "").replace(" '", "'").split()
+
+
+@given(text=st.text("aB '-.,3", max_size=12))
+@settings(deadline=None, max_examples=100)
+def test_words_are_the_organisers(text: str):
+    assert words_of(text) == _organisers_words(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("A well- known man", ["a", "well", "known", "man"]),
+        ("one--two", ["onetwo"]),
+        ("yes -- no", ["yes", "-", "no"]),
+        ("a\ttab", ["a", "tab"]),
+        ("Größe, été", ["größe", "été"]),
+    ],
+)
+def test_words_of_sentences_with_dashes_tabs_and_accents(text: str, words: list[str]):
+    assert words_of(text) == words
 
 
 def test_a_textbook_pair_and_mixed_kinds():

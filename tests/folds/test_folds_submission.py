@@ -149,7 +149,13 @@ def test_empty_strings_are_allowed_on_request(file: Path):
 
 @pytest.mark.parametrize(
     "place",
-    ["test-clean/random_submission.csv", "test-clean/transcript/random_submission.csv", "sample_submission.csv"],
+    [
+        "test-clean/random_submission.csv",
+        "test-clean/transcript/random_submission.csv",
+        "sample_submission.csv",
+        "test/sampleSubmission.csv",
+        "test/transcript/sample.csv",
+    ],
 )
 @pytest.mark.parametrize("outer", ["", "11785-hw3p2"])
 def test_where_sample_files_are_found(tmp_path: Path, place: str, outer: str):
