@@ -26,6 +26,14 @@ def test_f22(small: Path):
     assert competition.test.labels is None
 
 
+def test_files_that_are_not_utterances_are_ignored(small: Path):
+    """macOS adds the first kind to zip files, one for each file."""
+    for folder in ("mfcc", "transcript"):
+        for name in ("._10-1-0000.npy", ".DS_Store", "notes.txt"):
+            (small / "train-clean-100" / folder / name).write_bytes(b"x")
+    assert open_competition(small).train.ids == ("10-1-0000", "10-1-0001", "9-1-0000")
+
+
 def test_a_reordered_split_is_reordered_in_everything(small: Path):
     train = dataclasses.replace(open_competition(small).train, text=str)
     turned = train.reordered([2, 0, 1])
