@@ -26,7 +26,8 @@ from urllib.parse import unquote
 
 import pytest
 from conftest import ROOT
-from fake_kaggle import KEY, SPELLINGS, FakeKaggle
+from fake_kaggle import KEY, FakeKaggle
+from fake_kaggle_requests import SPELLINGS
 
 from submit.ledger import read_attempts
 
