@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 
 import Levenshtein
 import numpy as np
@@ -48,29 +47,21 @@ def test_distances_of_classes_are_those_of_the_submissions_strings(pairs: list[t
     assert edit_distances([a for a, _ in strings], [b for _, b in strings]).tolist() == organisers
 
 
-def _organisers_words(sentence: str) -> list[str]:
-    """`remove_punctuation` in nejm-brain-to-text."""
-    kept = re.sub(r"[^a-zA-Z\- \']", "", sentence)
-    return kept.replace("- ", " ").lower().replace("--", "").replace(" '", "'").split()
-
-
-@given(text=st.text("aB '-.,3", max_size=12))
-@settings(deadline=None, max_examples=100)
-def test_words_are_the_organisers(text: str):
-    assert words_of(text) == _organisers_words(text)
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("A well- known man", ["a", "well", "known", "man"]),
+        ("well-known, and well-", ["well-known", "and", "well-"]),
+        ("one - two", ["one", "two"]),
+        ("one---two", ["one-two"]),
+        ("It's 'tis -'em 3.5 A,B.", ["it's'tis", "-'em", "ab"]),
         ("one--two", ["onetwo"]),
         ("yes -- no", ["yes", "-", "no"]),
         ("a\ttab", ["a", "tab"]),
         ("Größe, été", ["größe", "été"]),
     ],
 )
-def test_words_of_sentences_with_dashes_tabs_and_accents(text: str, words: list[str]):
+def test_words_of_sentences_with_dashes_apostrophes_tabs_and_accents(text: str, words: list[str]):
     assert words_of(text) == words
 
 
