@@ -102,6 +102,7 @@ def plain_word_search(
     beam: dict[Prefix, list[float]] = {((), ()): [0.0, -np.inf]}
     for row in log_probs.astype(np.float64):
         extended: dict[Prefix, list[float]] = {}
+        taken: list[tuple[Prefix, int, float]] = []
         for (words, part), (blank, label) in beam.items():
             total = np.logaddexp(blank, label)
             extensions = [((words, part), 0, total + row[0])]
@@ -114,9 +115,18 @@ def plain_word_search(
             for prefix, which, score in extensions:
                 entry = extended.setdefault(prefix, [-np.inf, -np.inf])
                 entry[which] = np.logaddexp(entry[which], score)
+            taken += extensions
         scores = {prefix: np.logaddexp(*masses) + ahead(prefix[1]) for prefix, masses in extended.items()}
         lowest = max(scores.values()) + np.log(_MARGIN)
         ranked = sorted((p for p in scores if scores[p] > lowest), key=scores.__getitem__, reverse=True)
+        # Ways far below the beam may be left out, by a factor of 1e6 if it is full. That shows where they are most of
+        # what a prefix has with a last blank, or with a last phoneme, and later frames favour it.
+        ignored = max(lowest, scores[ranked[: options.beam][-1]] + np.log(1e-6)) + 1e-6
+        if any(
+            scores[prefix] > lowest and extended[prefix][which] - 14 < score <= ignored - ahead(prefix[1])
+            for prefix, which, score in taken
+        ):
+            reject()
         # Ties at the edge of the beam may be broken either way.
         if len(ranked) > options.beam and scores[ranked[options.beam - 1]] <= scores[ranked[options.beam]] + 1e-6:
             reject()
