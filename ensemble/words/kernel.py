@@ -35,8 +35,8 @@ from ensemble.words.trie import AFTER_SILENCE, ROOT
 
 # Prefixes below this fraction of the best one, e ** -41, are pruned.
 _MARGIN = 1e-18
-# Contributions below this fraction of a full beam's worst prefix are left out. They matter only if a later frame favours
-# a phoneme over a blank, or the reverse, by more than the inverse.
+# Contributions below this fraction of a full beam's worst prefix are left out. They matter only if a later frame
+# favours a phoneme over a blank, or the reverse, by more than the inverse.
 _NEGLIGIBLE = 1e-6
 
 

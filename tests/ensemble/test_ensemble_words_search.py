@@ -81,7 +81,7 @@ def test_pruning_changes_nothing(
 ) -> None:
     vocabulary, log_probs = random_search(tmp_path_factory.getbasetemp(), entries, frames, silence, seed, scale)
     options = WordSettings(lm_weight=1.5, word_bonus=word_bonus, beam=beam, look_ahead=look_ahead)
-    expected = plain_word_search(log_probs, vocabulary, options)
+    expected = plain_word_search(log_probs, vocabulary, options, reject_far_ways=True)
     found = word_beam_search([log_probs], vocabulary, options, nbest=1000)
     sentences = {tuple(found.words[h].tolist()): score for h, score in enumerate(found.ctc)}
     assert sentences == pytest.approx(expected, abs=1e-4)

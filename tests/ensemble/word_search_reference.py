@@ -65,11 +65,13 @@ def all_paths(
 
 
 def plain_word_search(
-    log_probs: np.ndarray, vocabulary: Vocabulary, options: WordSettings
+    log_probs: np.ndarray, vocabulary: Vocabulary, options: WordSettings, *, reject_far_ways: bool = False
 ) -> dict[tuple[int, ...], float]:
     """log P_CTC of each sentence in the beam after the last frame, in float64: every prefix is extended in every frame.
 
-    A prefix is a word sequence with the phonemes of the next word so far, or with the silence before it.
+    A prefix is a word sequence with the phonemes of the next word so far, or with the silence before it. Hypothesis
+    rejects ties at the edge of the beam, and with `reject_far_ways` also cases in which the search that is tested may
+    leave out paths that show.
     """
     lexicon, lm = vocabulary.lexicon, vocabulary.lm
     words_of = [(tuple(p), int(word)) for p, word in zip(lexicon.pronunciations, lexicon.word_of, strict=True)]
@@ -122,7 +124,7 @@ def plain_word_search(
         # Ways far below the beam may be left out, by a factor of 1e6 if it is full. That shows where they are most of
         # what a prefix has with a last blank, or with a last phoneme, and later frames favour it.
         ignored = max(lowest, scores[ranked[: options.beam][-1]] + np.log(1e-6)) + 1e-6
-        if any(
+        if reject_far_ways and any(
             scores[prefix] > lowest and extended[prefix][which] - 14 < score <= ignored - ahead(prefix[1])
             for prefix, which, score in taken
         ):
