@@ -188,12 +188,14 @@ def _level(measured: MeasuredBlend, inputs: OpenedInputs, resampled: str) -> tup
 def _difference(measured: MeasuredBlend, name: str, alone: str) -> tuple[str, str]:
     if measured.difference is None:
         return "unknown", f"{name}: {alone}"
-    recorded = measured.blend.sidecar
-    if recorded.metric and recorded.dev_minus_best_member is not None:
-        difference, best = measured.difference, recorded.dev_minus_best_member.member
-        ends = f"[{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
-        return f"{100 * difference.mean:+.2f} % {ends}".replace("-", "−"), f"{verdict(difference)} {best}"
-    return str(measured.difference).replace("-", "−"), f"{verdict(measured.difference)} {name} ({alone})"
+    difference, recorded = measured.difference, measured.blend.sidecar
+    value, compared = str(difference), f"{name} ({alone})"
+    if measured.level is None and recorded.dev_minus_best_member is not None:
+        compared = recorded.dev_minus_best_member.member  # need not be a member of this report
+        if recorded.metric:
+            ends = f"[{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
+            value = f"{100 * difference.mean:+.2f} % {ends}"
+    return value.replace("-", "−"), f"{verdict(difference)} {compared}"
 
 
 def _range(interval: Interval) -> str:
