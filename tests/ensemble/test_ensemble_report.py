@@ -112,13 +112,16 @@ def test_members_and_blends_have_the_same_distances_as_in_the_blend(
 
 
 def test_test_has_no_references(tiny, runs, inputs, submission, tmp_path, monkeypatch):
-    options = ["--submission", submission, "--split", "test", "--compare", submission, "a"]
+    options = ["--submission", submission, "--split", "test", "--compare", submission, "a", "--hardest", "2"]
     text, data = write_report(tiny, runs, tmp_path / "report.html", monkeypatch, *options)
     assert not data["labelled"] and "confusions" not in data and data["compare"] == [0, 1]
     assert "Without transcripts: greedy hypotheses of two members differ" in text
     with open(submission, encoding="utf-8", newline="") as file:
         strings = [label for _, label in list(csv.reader(file))[1:]]
     assert [len(target) for target in data["targets"]] == list(map(len, strings))
+    assert data["pairwise"][0][1] < 1  # the member's hypotheses are of test, too
+    # Of test, every utterance has two simulated phonemes, of two frames each, and two frames more.
+    assert [[part["frames"] for part in detail["posteriors"]] for detail in data["details"].values()] == [[6]] * 2
 
 
 def test_a_blend_that_cannot_be_computed_again_shows_its_own_figures(tiny, runs, tmp_path, monkeypatch):

@@ -11,9 +11,10 @@ import numpy as np
 import planted_report as planted
 import pytest
 import rapidfuzz.distance
+import simulated_members as simulated
 
 from ensemble.report_page import payload as payload_module
-from ensemble.report_page.details import LEAST, pack_features, pack_posteriors
+from ensemble.report_page.details import LEAST, pack_details, pack_features, pack_posteriors
 from ensemble.report_page.ledger import read_scores
 from ensemble.report_page.page import html_page
 from ensemble.report_page.payload import comparison_payload, symbols
@@ -73,7 +74,7 @@ def test_the_planted_confusion_is_the_most_frequent(figures):
 
 
 def test_the_bad_speaker_has_the_highest_error_rate(comparison, figures):
-    speakers, lengths = np.array(comparison.groups), np.array(figures["lengths"])
+    speakers, lengths = np.array(figures["speakers"]), np.array(figures["lengths"])
     for distances in figures["distances"]:
         rates = {s: np.array(distances)[speakers == s].sum() / lengths[speakers == s].sum() for s in set(speakers)}
         assert max(rates, key=rates.get) == planted.BAD_SPEAKER
@@ -83,6 +84,8 @@ def test_the_useless_member_and_the_copy_are_named(comparison, figures):
     redundancy = {comparison.systems[entry["system"]].name: entry for entry in figures["redundancy"]}
     # Wrong wherever another is: what it alone has right comes from ties between alignments.
     assert redundancy["useless"]["alone"] * 20 < redundancy["other"]["alone"]
+    wrong = [wrong_phonemes(comparison.edits[member], comparison.lengths) for member in comparison.members]
+    assert [entry["alone"] for entry in redundancy.values()] == only_right(np.array(wrong)).tolist()
     copies = {name: entry["copy"] for name, entry in redundancy.items() if entry["copy"] is not None}
     assert copies == {"copy": by_name(comparison, "good")}
     correlation = np.array(figures["correlation"], float)
@@ -115,6 +118,17 @@ def test_the_easiest_utterances_lose_their_hypotheses_where_they_are_too_many(co
     assert 0 < len(kept) < planted.UTTERANCES
     assert sorted(comparison.hardest_first[: len(kept)].tolist()) == kept
     assert len(figures["distances"][0]) == planted.UTTERANCES
+    means = np.mean(figures["distances"], axis=0)[comparison.hardest_first]
+    assert means[0] > means[-1] and (np.diff(means) <= 0).all()
+
+
+def test_distances_between_systems_are_means_over_utterances(comparison, figures):
+    distance = rapidfuzz.distance.Levenshtein.distance
+    good, other = (comparison.systems[by_name(comparison, name)].hypotheses for name in ("good", "other"))
+    expected = np.mean([distance(ours, theirs) for ours, theirs in zip(good, other, strict=True)])
+    assert figures["pairwise"][1][2] == figures["pairwise"][2][1] == pytest.approx(expected, abs=5e-5)
+    counts = Counter(token for target in comparison.targets for token in target)
+    assert figures["phonemeCounts"] == [counts[token] for token in range(F22.classes)]
 
 
 def test_symbols_are_distinct_and_need_no_escape():
@@ -157,7 +171,19 @@ class TestStatistics:
     def test_a_near_copy_is_that_of_the_better_one(self):
         distances = np.array([[0, 1, 9, 9], [1, 0, 9, 9], [9, 9, 0, 9], [9, 9, 9, 0]])
         assert near_copies(distances, np.array([5.0, 4.0, 6.0, 7.0])) == {0: 1}
+        assert near_copies(distances, np.array([4.0, 4.0, 6.0, 7.0])) == {1: 0}
         assert near_copies(distances[:2, :2], np.array([5.0, 4.0])) == {}
+        distances[0, 1] = distances[1, 0] = 3  # more than a quarter of the median
+        assert near_copies(distances, np.array([5.0, 4.0, 6.0, 7.0])) == {}
+
+
+def unpacked(packed: dict, classes: int) -> np.ndarray:
+    """The probabilities of packed posteriors, without those of the blank."""
+    probabilities, frame = np.zeros((packed["frames"], classes)), 0
+    for step, index, value in np.frombuffer(base64.b64decode(packed["data"]), np.uint8).reshape(-1, 3).tolist():
+        frame += step
+        probabilities[frame, index] += value / 255
+    return probabilities
 
 
 class TestDetails:
@@ -166,12 +192,8 @@ class TestDetails:
         probabilities = rng.dirichlet(np.full(6, 0.2), 700)
         probabilities[100:650, 1:] = 0.0  # a gap that one byte cannot bridge
         packed = pack_posteriors(probabilities)
-        unpacked, frame = np.zeros_like(probabilities), 0
-        for step, index, value in np.frombuffer(base64.b64decode(packed["data"]), np.uint8).reshape(-1, 3).tolist():
-            frame += step
-            unpacked[frame, index] += value / 255
         kept = np.where(probabilities >= LEAST, probabilities, 0.0)
-        np.testing.assert_allclose(unpacked[:, 1:], kept[:, 1:], atol=1 / 255)
+        np.testing.assert_allclose(unpacked(packed, 6)[:, 1:], kept[:, 1:], atol=1 / 255)
         assert packed["frames"] == 700
 
     def test_features_are_means_of_two_frames(self):
@@ -181,7 +203,28 @@ class TestDetails:
         assert packed["frames"] == 10 and (np.diff(values[:, 0].astype(int)) > 0).all()
         np.testing.assert_array_equal(values[:, 0], 255 - values[:, 1])
 
-    def test_no_more_utterances_than_fit(self):
+    def test_a_members_posteriors_are_the_mean_over_its_networks_for_as_many_utterances_as_fit(self):
+        split, references = planted.planted_split(), planted.references()
+        networks = {
+            name: [simulated.log_probs(references, classes=F22.classes, seed=seed) for seed in seeds]
+            for name, seeds in (("a", (1, 2)), ("b", (3,)))
+        }
+        inputs = simulated.inputs(networks, references, outer_folds=1)
+        details = pack_details(inputs, split, [7, 3], 10**6)
+        assert list(details) == [7, 3]
+        for row, detail in details.items():
+            assert detail["features"] == pack_features(split.features(row))
+            for of_member, packed in zip(networks.values(), detail["posteriors"], strict=True):
+                mean = np.mean([np.exp(log_probs[row]) for log_probs in of_member], axis=0)
+                kept = np.where(mean >= LEAST, mean, 0.0)
+                np.testing.assert_allclose(unpacked(packed, F22.classes)[:, 1:], kept[:, 1:], atol=1 / 255)
+        parts = [part for detail in details.values() for part in (detail["features"], *detail["posteriors"])]
+        size = sum(len(part["data"]) + 40 for part in parts)
+        assert list(pack_details(inputs, split, [7, 3], size)) == [7, 3]
+        assert list(pack_details(inputs, split, [7, 3], size - 1)) == [7]
+        assert pack_details(inputs, split, [], size) == {}
+
+    def test_the_hardest_utterances_have_details(self):
         comparison = planted.planted_comparison()
         data = planted.planted_data(comparison)
         assert list(data["details"]) == comparison.hardest_first[:12].tolist()
