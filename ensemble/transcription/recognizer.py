@@ -76,7 +76,7 @@ class Recognizer:
         known = sorted(name for name in names if name is not None)
         if len(known) > 1:
             other = next(name for name in known if name != option)
-            found = f"--frontend {option}" if option else f"{names[known[0]].path}, of {known[0]}"
+            found = f"--frontend {option}" if option else f"{names[known[1]].path}, of {known[1]}"
             raise InputError(
                 f"{names[other].path}: was trained on features of the front end {other}, not {found}: "
                 + ("leave the option out" if option else "choose members of the same data")

@@ -34,6 +34,21 @@ def test_times_are_the_weighted_mean_of_the_networks_spikes():
     assert first.confidence == pytest.approx(0.97)
 
 
+def test_a_phoneme_of_several_frames_is_where_it_is_most_probable():
+    probs = np.exp(spikes({11: 2}, 40))
+    probs[10] = [0.2, 0.1, 0.6, 0.1]
+    (timed,) = time_phonemes([2], [NetworkFrames(np.log(probs), 1, 1.0)], NAMES, 0.42)
+    centre = WINDOW / 2 + FRAME_SHIFT * (10 * 0.6 + 11 * 0.97) / (0.6 + 0.97)
+    assert (timed.start, timed.end) == pytest.approx((max(0, centre - REACH), centre + REACH))
+    assert timed.confidence == pytest.approx(0.97)
+
+
+def test_no_phoneme_is_after_the_end_of_the_recording():
+    """The last output frame may cover input frames that are not there."""
+    (timed,) = time_phonemes([2], [NetworkFrames(spikes({2: 2}, 3), 8, 1.0)], NAMES, 0.185)
+    assert (timed.start, timed.end) == pytest.approx((0.185 - REACH, 0.185))
+
+
 def test_a_delayed_network_has_the_times_of_the_others():
     networks = [spikes({10: 2, 30: 3}, 60), spikes({13: 2, 33: 3}, 63)]
     outputs = [NetworkFrames(log_probs, 1, 1.0, delay) for log_probs, delay in zip(networks, (0, 3), strict=True)]
