@@ -107,6 +107,12 @@ def test_what_is_no_speech_is_one_line(tmp_path, write, message):
     assert str(path) in str(raised.value) and "\n" not in str(raised.value)
 
 
+def test_speech_may_be_short_or_followed_by_silence(tmp_path):
+    for samples in (tone(0.1), np.concatenate([tone(5.0), np.zeros(20 * SAMPLE_RATE, np.float32)])):
+        soundfile.write(tmp_path / "a.wav", samples, SAMPLE_RATE, subtype="FLOAT")
+        np.testing.assert_array_equal(read(tmp_path / "a.wav"), samples)
+
+
 def test_a_missing_file_and_a_file_without_header_are_one_line(tmp_path):
     with pytest.raises(InputError, match="missing.wav: No such file"):
         open_audio(tmp_path / "missing.wav")
@@ -146,3 +152,14 @@ def test_recordings_are_cut_in_pauses():
     cuts = [start for start, _ in split_at_pauses([loud], 10.0)][1:]
     assert len(cuts) == 7
     np.testing.assert_allclose(cuts, pauses, atol=0.06)
+
+
+def test_a_cut_is_in_the_second_half_of_the_longest_segment():
+    """An earlier pause would make many short utterances, unlike those of the training."""
+    samples = np.random.default_rng(3).normal(size=15 * SAMPLE_RATE).astype(np.float32)
+    for pause, scale in ((3.0, 0.001), (6.0, 0.1)):
+        samples[int((pause - 0.2) * SAMPLE_RATE) : int((pause + 0.2) * SAMPLE_RATE)] *= scale
+    _, (cut, _) = split_at_pauses([samples], 10.0)
+    assert cut == pytest.approx(6.0, abs=0.06)
+    _, (cut, _) = split_at_pauses([samples[: 21 * SAMPLE_RATE // 2]], 10.0)  # half a second too long
+    assert cut == pytest.approx(6.0, abs=0.06)

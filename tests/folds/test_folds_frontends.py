@@ -7,7 +7,7 @@ import pytest
 
 from folds.audio.reading import open_audio
 from folds.data.cache import load_dataset
-from folds.frontends.base import FRONT_ENDS, SAMPLE_RATE, compute_features, front_end_of
+from folds.frontends.base import FRONT_ENDS, SAMPLE_RATE, compute_features, front_end_of, register_front_end
 from folds.frontends.hw3p2_mini import STEP
 from folds.frontends.kaldi import mfcc
 from models.features import normalize
@@ -24,7 +24,8 @@ def test_every_front_end_has_a_frame_per_10_ms_and_its_features(name):
     assert features.shape == (98, FRONT_ENDS.entry(name).info["features"])
     assert features.dtype == np.float32 and np.isfinite(features).all()
     assert np.isfinite(compute_features(name, noise(0.03))).all()
-    assert np.isfinite(compute_features(name, np.zeros(SAMPLE_RATE, np.float32))).all()
+    silence = compute_features(name, np.zeros(SAMPLE_RATE, np.float32))
+    assert np.isfinite(silence).all() and (silence == silence[0]).all()  # nothing random is added
 
 
 def test_the_stand_ins_values_are_8_bit_steps():
@@ -32,8 +33,34 @@ def test_the_stand_ins_values_are_8_bit_steps():
     steps = features / STEP
     np.testing.assert_allclose(steps, np.round(steps), atol=1e-4)
     # Rounding moves a value by at most half a step; its normalisation divides by T - 1 instead of T.
-    plain = normalize(mfcc(noise(3.0), 13, 23, scale=1.0))
-    assert np.abs(features - plain).max() < STEP / 2 + 0.02
+    for loudness in (1.0, 1e-3):  # with 16-bit numbers, the floor of Kaldi's energies would not change what is quiet
+        features = compute_features("hw3p2-mini", noise(3.0) * loudness)
+        plain = normalize(mfcc(noise(3.0) * loudness, 13, 23, scale=1.0))
+        assert np.abs(features - plain).max() < STEP / 2 + 0.02
+
+
+def test_the_stand_ins_features_are_divided_by_the_sample_standard_deviation():
+    """Of three frames it is a fifth smaller than that of the population."""
+    features = compute_features("hw3p2-mini", noise(0.046))
+    assert len(features) == 3
+    np.testing.assert_allclose(features.std(axis=0, ddof=1), 1, atol=STEP / 2)
+
+
+def test_the_stand_ins_values_end_where_8_bits_do():
+    """A tone with the same frame every 10 ms, and a click: ten times as far from the mean as its standard deviation."""
+    samples = (0.1 * np.sin(2 * np.pi * 1000 * np.arange(5 * SAMPLE_RATE) / SAMPLE_RATE)).astype(np.float32)
+    samples[40_000] += 0.9
+    features = compute_features("hw3p2-mini", samples)
+    assert np.abs(features).max() == pytest.approx(127 * STEP)
+
+
+def test_a_front_end_of_another_width_than_it_says_is_refused(monkeypatch):
+    monkeypatch.setattr(FRONT_ENDS, "_entries", dict(FRONT_ENDS._entries))
+    for name, shape in (("narrow", (98, 12)), ("flat", (98,))):
+        register_front_end(name, features=13)(lambda samples, shape=shape: np.zeros(shape))
+        with pytest.raises(InputError) as refused:
+            compute_features(name, noise(1.0))
+        assert str(refused.value) == f"front end {name}: made features of shape {shape}; expected (T, 13)"
 
 
 def test_kaldi_s_features_do_not_depend_on_loudness():

@@ -120,6 +120,17 @@ def test_a_copy_follows_the_store(store, undisturbed, tmp_path, capsys):
     assert not find_fold_models(local_copy(Path(store.url), tmp_path / "cache"))
 
 
+def test_the_copies_of_two_urls_are_in_two_folders(store, undisturbed, tmp_path):
+    """Each is made to hold the runs of its URL and no others."""
+    run = copy_of(undisturbed, tmp_path / "runs")
+    store.upload(run)
+    RemoteStore("memory://bucket/more").upload(run)
+    copies = [local_copy(Path(url), tmp_path / "cache") for url in (store.url, "memory://bucket/more")]
+    MemoryFileSystem.store.pop(f"/bucket/more/lstm_small/fold0/{MANIFEST}")
+    local_copy(Path("memory://bucket/more"), tmp_path / "cache")
+    assert [len(find_fold_models(copy)) for copy in copies] == [1, 0]
+
+
 @pytest.mark.parametrize("name", ["../../../x", "/x", "other.bin"])
 def test_a_manifest_cannot_name_other_files(name, store, undisturbed, tmp_path):
     store.upload(copy_of(undisturbed, tmp_path / "runs"))
@@ -156,6 +167,16 @@ def test_a_destination_under_a_url(store, undisturbed, tmp_path, monkeypatch):
     store.upload(run)
     destination.refresh()
     assert destination.finished(run) and destination.status(run).state == "finished" and destination.known() == [run]
+
+
+def test_the_configuration_of_an_uploaded_run_is_read_by_itself(store, undisturbed, tmp_path):
+    run = copy_of(undisturbed, tmp_path)
+    store.upload(run)
+    assert store.read(run.name).recorded == json.loads(run.config.read_text())
+    fsspec.filesystem("memory").pipe_file(f"/bucket/runs/{run.name}/config.json", b"{")
+    with pytest.raises(InputError, match="lstm_small/fold0: its config.json is damaged: upload or train it again"):
+        store.read(run.name)
+    assert store.read("gru/fold0") is None
 
 
 def test_runs_to_start_from_and_guides_are_downloaded(store, undisturbed, tmp_path, monkeypatch):
