@@ -14,8 +14,13 @@ from hypothesis import strategies as st
 from ensemble.blenders.average import FLOOR, average_frames, common_rate, member_frames
 from ensemble.hypotheses.temperature import apply_temperature, fit_temperatures
 from ensemble.members.frame_mean import FrameRate, mean_probabilities, resampled_rows
+from ensemble.members.member import group_by_member
+from ensemble.members.predictions import mean_predictions
+from folds.store.fold_model import find_fold_models
 from folds.store.log_probs import LogProbs
 from folds.store.ragged import offsets_of
+from folds.store.run_folder import SPLITS
+from registry import InputError
 
 REFERENCES = simulated.references(6, length=8)
 
@@ -106,6 +111,16 @@ def test_folds_of_a_member_are_averaged_as_probabilities():
     inputs = simulated.inputs({"a": fold_models}, REFERENCES)
     expected = np.mean([np.exp(predictions.values.astype(np.float32)) for predictions in fold_models], axis=0)
     np.testing.assert_allclose(np.exp(average_frames(inputs, np.array([1.0])).values), expected, atol=2e-3)
+
+
+def test_networks_of_different_strides_have_no_mean(tmp_path):
+    ids = [f"{number}-0-0" for number in range(6)]
+    for fold, stride in ((0, 4), (1, 2)):
+        whole = simulated.log_probs(REFERENCES, stride, ids=ids)
+        simulated.write_run(tmp_path, "gru", fold, dict.fromkeys(SPLITS, whole), stride=stride)
+    (member,) = group_by_member(find_fold_models(tmp_path))
+    with pytest.raises(InputError, match="member gru: its networks differ in stride: use --fold-mean sequence"):
+        mean_predictions(member, 0, "dev", ids, "simulated").load()
 
 
 def test_each_fold_model_has_the_temperature_that_was_fitted_on_one():

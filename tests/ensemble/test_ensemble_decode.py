@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,13 @@ def test_the_distance_that_tuning_found_is_beside_the_submission(run, tmp_path, 
     assert check_file(out, allow_empty=True).blend["oof"] == pytest.approx(lowest, abs=5e-4)
     run("--split", "oof", "--lm", "train", "--tune", "--beam", 5)
     assert "(weight and bonus were tuned on these utterances)" in capsys.readouterr().out
+
+
+def test_a_member_of_other_training_data_is_refused_out_of_fold(dataset, runs):
+    member = group_by_member(find_fold_models(runs))[0]
+    fewer = replace(dataset, train=replace(dataset.train, ids=dataset.train.ids[1:]))
+    with pytest.raises(InputError, match="member gru: was trained on different data; leave it out with --members"):
+        open_task(member, "oof", fewer, DecodeOptions())
 
 
 def test_a_refit_is_tuned_on_its_fold_models(run, runs, tmp_path, capsys):

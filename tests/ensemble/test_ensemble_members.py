@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,10 +19,11 @@ from ensemble.members.eligibility import (
 )
 from ensemble.members.member import group_by_member
 from ensemble.members.out_of_fold import common_oof
-from ensemble.members.predictions import load_checked, network_predictions, oof_predictions
+from ensemble.members.predictions import load_checked, mean_predictions, network_predictions, oof_predictions
 from ensemble.members.stores import StoresOptions
 from folds.competition.base import Rules
 from folds.store.fold_model import find_fold_models
+from folds.store.log_probs import write_log_probs
 from folds.store.run_folder import RunFolder
 from registry import InputError
 from registry.models import parse_count
@@ -76,20 +78,6 @@ def test_a_member_in_two_stores_is_refused_unless_it_is_left_out(tmp_path):
     assert [member.name for member in group_by_member(fold_models, ["lstm"])] == ["lstm"]
     again = StoresOptions(runs=(tmp_path / "two", tmp_path / "two")).find_fold_models()
     assert [(model.name, model.fold) for model in again] == [("gru", 1), ("lstm", 0)]
-
-
-def test_threads_are_set_for_searches_and_for_networks(monkeypatch):
-    given = []
-    monkeypatch.setattr("ensemble.members.stores.set_worker_threads", given.append)
-    monkeypatch.setattr("torch.set_num_threads", given.append)
-    StoresOptions().use_threads()
-    assert given == []
-    StoresOptions(threads=3).use_threads()
-    assert given == [3, 3]
-    with pytest.raises(InputError, match="--threads 1000: expected 0 to [0-9]+, four per CPU"):
-        StoresOptions(threads=1000).use_threads()
-    with pytest.raises(InputError, match="--threads -1: expected 0 or more"):
-        StoresOptions(threads=-1)
 
 
 def test_oof_is_the_union_of_a_members_folds_and_the_intersection_over_members(tmp_path):
@@ -183,11 +171,30 @@ def test_missing_prediction_is_an_error_that_names_it(tmp_path):
         of_fold.load()
 
 
+def test_predictions_are_in_the_order_of_the_data(tmp_path):
+    add(tmp_path, "gru.delay2", 0, delay={"frames": 2, "of": "x"})
+    (member,) = group_by_member(find_fold_models(tmp_path))
+    (of_fold,) = network_predictions(member, 0, "dev", IDS[::-1], "simulated")
+    loaded = of_fold.load()
+    assert loaded.ids == tuple(IDS[::-1])
+    np.testing.assert_array_equal(loaded[1], predictions(range(8), seed=0)[6])
+    out_of_fold = oof_predictions(member, 0, IDS[::2], "simulated")
+    assert of_fold.delay == out_of_fold.delay == mean_predictions(member, 0, "dev", IDS, "simulated").delay == 2
+
+
 def test_another_alphabet_is_refused(tmp_path):
     add(tmp_path, "gru", 0)
     (fold_model,) = find_fold_models(tmp_path)
     with pytest.raises(InputError, match="member gru, fold 0.*has alphabet simulated, but the data has other"):
         load_checked(fold_model, "dev", "other")
+
+
+def test_another_blank_is_refused(tmp_path):
+    add(tmp_path, "gru", 0)
+    (fold_model,) = find_fold_models(tmp_path)
+    write_log_probs(fold_model.folder.predictions("dev"), replace(fold_model.load("dev"), blank=3))
+    with pytest.raises(InputError, match="member gru, fold 0.*, dev: the blank is class 3; expected 0: train it again"):
+        load_checked(fold_model, "dev", "simulated")
 
 
 def test_another_stride_than_the_configs_is_refused(tmp_path):
@@ -226,6 +233,7 @@ def test_rules_leave_members_out_with_a_note(tmp_path):
     kept, notes = filter_by_rules(members, Rules(2000, ("attention",)))
     assert [member.name for member in kept] == ["gru"]
     assert "conformer (tag attention)" in notes[0] and "huge (5,000 parameters" in notes[1]
+    assert [member.name for member in filter_by_rules(members, Rules(1000))[0]] == ["conformer", "gru"]
     with pytest.raises(InputError, match="no member meets the rules"):
         filter_by_rules(members, Rules(10))
 

@@ -20,6 +20,7 @@ from ensemble.members.eligibility import keep_within_max_params
 from ensemble.members.finished import find_members
 from ensemble.members.member import Member, group_by_member
 from ensemble.members.refits import recipe_difference, with_refits
+from ensemble.statistics.member_baselines import _measure
 from folds import train
 from folds.competition.metric import edit_distances
 from folds.store.fold_model import find_fold_models
@@ -201,6 +202,17 @@ def test_dev_is_predicted_by_folds_refits_and_both(runs, dataset):
         edit_distances(alone, inputs.dev.references).mean()
         < edit_distances(predict_with(inputs.dev, recipe, [a.using("folds")]), inputs.dev.references).mean()
     )
+
+
+def test_a_member_is_measured_with_its_fold_models_and_with_its_refit(runs, dataset):
+    inputs = opened(runs, dataset)
+    measured = _measure(inputs, 0, {"lm_weight": 0.3, "length_bonus": 0.5})
+    *of_folds, of_refit = (edit_distances(inputs.dev.nbest(index).best, inputs.dev.references) for index in range(3))
+    assert measured.dev.tolist() == np.mean(of_folds, axis=0).tolist()
+    assert measured.refit.tolist() == of_refit.tolist() != measured.dev.tolist()
+    for distances, networks in ((measured.dev_lm, "folds"), (measured.refit_lm, "refits")):
+        predicted = predict_with(inputs.dev, measured.recipe, [inputs.members[0].using(networks)])
+        assert distances.tolist() == edit_distances(predicted, inputs.dev.references).tolist()
 
 
 def test_the_oracle_on_dev_is_that_of_the_networks_that_predict_test(runs, dataset):

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from ensemble.members.stores import StoresOptions
 from ensemble.threads import for_ranges, map_threads, set_worker_threads, worker_threads
 from registry.errors import InputError
 
@@ -70,3 +71,17 @@ print(torch.get_num_threads(), recipes[0] == recipes[1])
         env=os.environ | {"PYTHONPATH": paths, "NUMBA_NUM_THREADS": "2", "OMP_NUM_THREADS": "1"},
     )
     assert process.stdout.split() == ["1", "True"]
+
+
+def test_threads_are_set_for_searches_and_for_networks(monkeypatch):
+    given = []
+    monkeypatch.setattr("ensemble.members.stores.set_worker_threads", given.append)
+    monkeypatch.setattr("torch.set_num_threads", given.append)
+    StoresOptions().use_threads()
+    assert given == []
+    StoresOptions(threads=3).use_threads()
+    assert given == [3, 3]
+    with pytest.raises(InputError, match="--threads 1000: expected 0 to [0-9]+, four per CPU"):
+        StoresOptions(threads=1000).use_threads()
+    with pytest.raises(InputError, match="--threads -1: expected 0 or more"):
+        StoresOptions(threads=-1)
