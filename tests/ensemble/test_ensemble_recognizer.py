@@ -12,6 +12,7 @@ import simulated_members as simulated
 import soundfile
 import torch
 
+from ensemble.members.member import group_by_member
 from ensemble.members.stores import StoresOptions
 from ensemble.transcription import fitted_blend, recognizer
 from ensemble.transcription.fitted_blend import open_fitted_blend, recorded_members
@@ -22,6 +23,7 @@ from ensemble.transcription.sources import Source
 from ensemble.transcription.timing import TimedPhoneme
 from ensemble.transcription.transcripts import Recognized, Transcript, Utterance, transcribe
 from folds.frontends.base import FRAME_SHIFT, SAMPLE_RATE, WINDOW
+from folds.store.fold_model import find_fold_models
 from folds.store.log_probs import LogProbs
 from folds.store.ragged import offsets_of
 from folds.store.run_folder import RunFolder
@@ -104,6 +106,15 @@ def test_predictions_are_per_network_or_the_mean_of_a_members_frames(blended):
     for it, pair in zip(means, (loaded[:2], loaded[2:]), strict=True):
         expected = np.mean([np.exp(log_probs.values.astype(np.float32)) for log_probs in pair], axis=0)
         np.testing.assert_allclose(np.exp(it.load().values.astype(np.float32)), expected, atol=2e-3)
+
+
+def test_predictions_of_a_delayed_member_have_its_delay(tmp_path):
+    add_run(tmp_path, "a.delay2", 0, delay={"frames": 2, "of": "x"})
+    members = group_by_member(find_fold_models(tmp_path))
+    batch = RecognitionBatch([np.zeros((8, 13))], [simulated.log_probs([[1, 2]])])
+    for frames in (False, True):
+        (predictions,) = fitted_blend._predictions(members, batch, frames)
+        assert predictions.delay == 2
 
 
 def test_attention_scores_are_the_mean_of_the_networks_for_the_right_features(monkeypatch):
