@@ -46,7 +46,8 @@ _BY_FORM = (
     (re.compile(r"""\?(?=[^\s)'"<>?]*(?:=|%3D))[^\s)'"<>]+""", re.IGNORECASE), "?" + REDACTED),
     (re.compile(rf"(?i)(\b{_NAMES}(?:=|%3D)[\"']?){_VALUE}"), r"\1" + REDACTED),
     (re.compile(rf"(?i)([\"']{_NAMES}[\"']\s*:\s*b?[\"'])[^\"']+"), r"\1" + REDACTED),
-    (re.compile(r"(\w://)[^\s/@'\"]+@"), r"\1" + REDACTED + "@"),
+    # A password may contain an unescaped "@": the host follows the last one.
+    (re.compile(r"(\w://)[^\s/'\"]+@"), r"\1" + REDACTED + "@"),
 )
 
 
@@ -162,6 +163,8 @@ def _spellings(secrets: frozenset[str]) -> list[bytes]:
         data = secret.encode("utf-8", "surrogatepass")
         for spelling in (secret, data.hex(), *_base64_cores(data)):
             spellings.add(_normalize(spelling)[0])
+    # Nothing is left of null bytes, as in a file that a crash damaged, or of escaped white space.
+    spellings.discard(b"")
     return sorted(spellings, key=lambda spelling: (-len(spelling), spelling))
 
 

@@ -77,6 +77,49 @@ def test_a_token_of_two_lines_is_removed_whole_and_line_by_line() -> None:
     assert redact("header b'Bearer KGAT_first0123\\nsecond4567\\n'", environment) == "header b'Bearer [redacted]\\n'"
 
 
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "wandb_api_key", "AWS_SECRET", "CLIENT_SECRET_ID", "DB_PASSWORD", "MY_CREDENTIALS"]
+)
+def test_values_of_variables_whose_names_speak_of_secrets_are_removed(name: str) -> None:
+    assert redact("a 012345 b", HOME | {name: "012345"}) == "a [redacted] b"
+    assert redact("a 01234 b", HOME | {name: "01234"}) == "a 01234 b"  # too short for a secret
+    assert redact("a 012345 b", HOME | {"USER": "012345"}) == "a 012345 b"
+
+
+@pytest.mark.parametrize(
+    ("other", "text"),
+    [("345678", "0123456789ab"), ("0123456789", "0123456789ab"), ("6789abcdef", "0123456789abcdef")],
+)
+def test_secrets_that_overlap_are_removed_whole(other: str, text: str) -> None:
+    assert redact(f"a {text} b", HOME | {"KAGGLE_KEY": "0123456789ab", "HF_TOKEN": other}) == "a [redacted] b"
+
+
+@pytest.mark.parametrize("value", ["%20%20%20", r"\n\n\n", "&#32;&#32;", "%00%00%00"])
+def test_secret_that_is_white_space_once_decoded_does_not_stop_redaction(value: str) -> None:
+    assert redact("20% of 0123456789", HOME | {"A_KEY": value, "KAGGLE_KEY": "0123456789"}) == "20% of [redacted]"
+
+
+def test_credentials_in_all_folders_of_kaggles_client_are_removed(tmp_path: Path) -> None:
+    contents = {
+        ".kaggle/access_token.txt": "token-in-a-text-file",
+        ".config/kaggle/kaggle.json": '{"key": "key-in-config"}',
+        "xdg/kaggle/kaggle.json": '{"key": "0123456789abcdefXYZ", ',  # not whole
+        "own/kaggle.json": '{"proxy": "http://proxy:3128", "others": ["key-in-a-list", {"key": "key-below"}]}',
+        "v1": "token-of-a-notebook",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    text = "token-in-a-text-file key-in-config 0123456789abcdefXYZ key-in-a-list key-below token-of-a-notebook"
+    text += " http://proxy:3128"
+    environment = {"HOME": str(tmp_path), "KAGGLE_CONFIG_DIR": str(tmp_path / "own")}
+    environment |= {"KAGGLE_API_V1_TOKEN": str(tmp_path / "v1")}
+    found = redact(text, environment)
+    assert found == "[redacted] [redacted] 0123456789abcdefXYZ [redacted] [redacted] [redacted] http://proxy:3128"
+    found = redact(text, environment | {"XDG_CONFIG_HOME": str(tmp_path / "xdg")})
+    assert found == "[redacted] key-in-config [redacted] [redacted] [redacted] [redacted] http://proxy:3128"
+
+
 def test_credentials_in_files_of_kaggles_client_are_removed(tmp_path: Path) -> None:
     folder = tmp_path / ".kaggle"
     folder.mkdir()
@@ -89,7 +132,7 @@ def test_credentials_in_files_of_kaggles_client_are_removed(tmp_path: Path) -> N
     assert redact(text, environment) == f"{' '.join(['[redacted]'] * 4)} ada-lovelace {tmp_path / 'secret'}"
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"{", b"[" * 10_000, b'{"key": 3}'])
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"\0" * 100, b"{", b"[" * 10_000, b'{"key": 3}'])
 def test_damaged_files_with_credentials_do_not_stop_redaction(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ".kaggle").mkdir()
     for name in ("access_token", "kaggle.json", "credentials.json"):
@@ -112,6 +155,13 @@ def test_short_values_and_paths_are_no_secrets(tmp_path: Path) -> None:
         ("upload%3Fsignature%3D5e2f", "upload%3Fsignature%3D[redacted]"),
         ('{"token": "abc", "n": 3}', '{"token": "[redacted]", "n": 3}'),
         ("proxy http://ada:pass@host:80/", "proxy http://[redacted]@host:80/"),
+        ("proxy http://ada:p@ss@host:80/ for a@b", "proxy http://[redacted]@host:80/ for a@b"),
+        ("sent Bearer%20abc.def and bearer+abc", "sent Bearer%20[redacted] and bearer+[redacted]"),
+        ("authorization=Basic YWRhOmtleQ==", "authorization=Basic [redacted]"),
+        ("access_token=abc&n=3 api_key='abc'", "access_token=[redacted]&n=3 api_key='[redacted]'"),
+        ("password%3Dabc, client_secret=abc", "password%3D[redacted], client_secret=[redacted]"),
+        ("credentials=abc signature=abc", "credentials=[redacted] signature=[redacted]"),
+        ("{'X_Signature': b'abc', 'password': 'a b'}", "{'X_Signature': b'[redacted]', 'password': '[redacted]'}"),
         ("config.json: key: expected str, found int", "config.json: key: expected str, found int"),
         ("is it right? a = 3", "is it right? a = 3"),
     ],
