@@ -9,6 +9,7 @@ has nothing to do. `folds.competition` interprets the data.
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import os
@@ -148,7 +149,11 @@ def _unpack(archive: Path, out: Path) -> None:
                 for entry, target in missing:
                     with zipped.open(entry) as source:
                         _extract(source, target, bar)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError) as error:
+        # Bytes that are damaged may look like encryption (RuntimeError), a compression method that is not supported
+        # (NotImplementedError), a name that is not UTF-8 (ValueError), or a position before the start of the file.
+        if isinstance(error, OSError) and (error.filename or error.errno not in (None, errno.EINVAL)):
+            raise
         archive.unlink(missing_ok=True)
         message = f"{archive.name} is damaged ({error}) and was removed: run the same command again"
         raise Failure("archive", message) from None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import re
 import shutil
 import zipfile
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ import pytest
 from conftest import CommandResult, Harness
 
 from folds.competition.detect import open_competition
+from submit.client import Failure
+from submit.download import _unpack
 
 
 def zipped(files: dict[str, bytes], folder: str = "") -> bytes:
@@ -136,6 +141,48 @@ def test_damage_inside_the_archive_is_found_by_the_archives_checksums(harness: H
     assert not (harness.folder / "data" / "b.bin").exists() and not (harness.folder / "data" / "hw.zip").exists()
 
 
+def flipped(content: bytes, mark: bytes, offset: int, bits: int) -> bytes:
+    """The content with other bits in a byte after the last `mark`."""
+    damaged = bytearray(content)
+    damaged[content.rindex(mark) + offset] ^= bits
+    return bytes(damaged)
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "encrypted": lambda content: flipped(content, b"PK\x01\x02", 8, 1),
+    "other compression": lambda content: flipped(content, b"PK\x01\x02", 10, 4),
+    "unknown compression": lambda content: flipped(content, b"PK\x01\x02", 10, 64),
+    "name that is not UTF-8": lambda content: content.replace("ü".encode(), b"\xff\xff"),
+    "position of the directory": lambda content: flipped(content, b"PK\x05\x06", 17, 1),
+    "cut off": lambda content: content[:-30],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_archive_whose_structure_is_damaged_is_removed(tmp_path: Path, damage: str) -> None:
+    """Otherwise the next run would unpack it again instead of downloading it."""
+    archive = tmp_path / "hw.zip"
+    archive.write_bytes(DAMAGE[damage](zipped({"a.txt": b"harmless", "ü.txt": b"harmless"})))
+    with pytest.raises(Failure, match=r"hw.zip is damaged \(.*\) and was removed: run the same command again"):
+        _unpack(archive, tmp_path)
+    assert not archive.exists()
+
+
+@pytest.mark.parametrize(("number", "filename"), [(errno.ENOSPC, None), (errno.EIO, None), (errno.EINVAL, "a:b.txt")])
+def test_archive_is_kept_when_its_files_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, filename: str | None
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number), filename)
+
+    archive = tmp_path / "hw.zip"
+    archive.write_bytes(zipped({"a.txt": b"a"}))
+    monkeypatch.setattr("submit.download._extract", refuse)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        _unpack(archive, tmp_path)
+    assert archive.exists()
+
+
 @pytest.mark.parametrize("name", ["../evil.txt", "a/../../evil.txt", "/tmp/evil.txt", "..\\evil.txt", "C:\\evil.txt"])
 def test_entry_that_would_leave_the_folder_is_refused_and_nothing_is_unzipped(harness: Harness, name: str) -> None:
     harness.kaggle.archive = zipped({"fine.txt": b"fine", name: b"evil"})
@@ -173,6 +220,10 @@ def test_free_space_is_checked_first(harness: Harness, monkeypatch: pytest.Monke
     assert outcome.status == 2 and "not enough space for the unpacked files" in outcome.err
     assert not (harness.folder / "data" / "a.bin").exists()
     assert json.loads((harness.folder / "data" / ".download.json").read_text())["state"] == "fetched"
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**6, 0, 10**6))
+    (harness.folder / "data" / "hw.zip").unlink()  # to make room
+    assert fetch(harness).status == 0
+    expect_files(harness.folder / "data", {"a.bin": bytes(100_000)})
 
 
 def test_rules_not_accepted(harness: Harness) -> None:
