@@ -293,5 +293,6 @@ class _Child:
 def _collect_lines(output: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
     with output:
         for line in output:
-            lines.put(line)
+            if line.endswith("\n"):  # else the process was killed while it wrote
+                lines.put(line)
     lines.put(None)

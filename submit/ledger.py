@@ -71,7 +71,9 @@ def append(path: Path, event: str, id: str, **values: Any) -> None:
     now = datetime.now(UTC)
     line = {"event": event, "id": id, "at": now.isoformat(timespec="seconds"), "epoch": now.timestamp()}
     line |= redact_all(values)
-    data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
+    # Surrogates, as in a file name that is not UTF-8, become question marks: as escapes, they would be refused by the
+    # next reader.
+    data = (json.dumps(line, ensure_ascii=False) + "\n").encode(errors="replace")
     path.parent.mkdir(parents=True, exist_ok=True)
     with _appending(path), open(path, "a+b", buffering=0) as file:
         if file.seek(0, os.SEEK_END):

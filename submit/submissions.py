@@ -41,8 +41,11 @@ def parse_scores(submission: dict[str, Any]) -> dict[str, str]:
 
 
 def build_description(id: str, sha256: str, message: str) -> str:
-    """Build a submission's description. The tag comes first, so that a length limit cuts off the message instead."""
-    return f"[id {id}, file {sha256[:16]}] {' '.join(message.split())}"
+    """Build a submission's description. The tag comes first, so that a length limit cuts off the message instead.
+
+    Surrogates, as in a file name that is not UTF-8, cannot be sent, and become question marks.
+    """
+    return f"[id {id}, file {sha256[:16]}] {' '.join(message.split())}".encode(errors="replace").decode()
 
 
 def parse_tag(submission: dict[str, Any]) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,6 +112,16 @@ def test_file_changed_after_the_check_is_detected(file: Path) -> None:
     assert not is_unchanged(checked)
 
 
+def test_folder_of_the_environment_variable_is_compared_with(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "sample_submission.csv").write_bytes(lines(*reversed(ROWS)))
+    monkeypatch.setenv("HW3P2_DATA", str(tmp_path / "data"))
+    with pytest.raises(InputError, match="another order"), Client() as client:
+        run(SubmitOptions(competition="hw", file=file, ledger_file=tmp_path / "submissions.jsonl"), client)
+
+
 def test_missing_file_and_missing_folder(file: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         check_file(tmp_path / "none.csv")
@@ -156,3 +167,18 @@ class TestSidecar:
     def test_rules_that_cannot_be_checked_are_refused(self, file: Path) -> None:
         with pytest.raises(InputError, match="submission.csv.json gives no parameters for this file"):
             check_file(file, max_params=20_000_000)
+        with pytest.raises(InputError, match="submission.csv.json gives no parameters or tags for this file"):
+            check_file(file, max_params=20_000_000, forbid=["attention"])
+        self.write(file, parameters=1, tags=["lstm"], sha256="0")  # of another version of the file
+        with pytest.raises(InputError, match="submission.csv.json gives no tags for this file"):
+            check_file(file, forbid=["attention"])
+
+    @pytest.mark.parametrize(
+        ("rule", "message"),
+        [({"max_params": "20M"}, "the rules allow 20,000,000"), ({"forbid": ("attention",)}, "the rules forbid")],
+    )
+    def test_rules_given_to_the_command_are_checked(self, file: Path, rule: dict[str, Any], message: str) -> None:
+        self.write(file, parameters=21_000_000, tags=["attention", "lstm"])
+        options = SubmitOptions(competition="hw", file=file, ledger_file=file.with_name("submissions.jsonl"), **rule)
+        with pytest.raises(InputError, match=message), Client() as client:
+            run(options, client)

@@ -46,6 +46,23 @@ def test_token_file_with_two_lines_is_refused(tmp_path: Path, name: str) -> None
     prepare(tmp_path, KAGGLE_API_TOKEN=TOKEN)  # the file is not used then
 
 
+def test_token_file_that_a_variable_names_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text(f"{TOKEN}\n")
+    assert prepare(tmp_path, KAGGLE_API_TOKEN=f"{path}\n")["KAGGLE_API_TOKEN"] == str(path)
+    path.write_text(f"{TOKEN}\nanother")
+    with pytest.raises(InputError, match=re.escape(f"{path}: the token has a line break in it")):
+        prepare(tmp_path, KAGGLE_API_TOKEN=str(path))
+
+
+def test_empty_token_file_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / ".kaggle").mkdir()
+    (tmp_path / ".kaggle" / "access_token").write_text(" \n")
+    (tmp_path / ".kaggle" / "access_token.txt").write_text(f"{TOKEN}\nanother")
+    with pytest.raises(InputError, match=r"access_token\.txt: the token has a line break in it"):
+        prepare(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -200,6 +200,12 @@ def test_all_pages_of_the_list_are_read(harness: Harness) -> None:
     assert "already submitted as ref 101 by an interrupted run" in harness.run().out
 
 
+def test_reading_is_tried_five_times(harness: Harness) -> None:
+    harness.kaggle.faults["GetSubmissionLimits"] = ["503"] * 9
+    assert harness.run().status == 1
+    assert harness.kaggle.requests == ["ListSubmissions", *["GetSubmissionLimits"] * 5]
+
+
 @pytest.mark.parametrize("submission_faults", [[], ["403"]])
 def test_dry_run_checks_the_limits_and_sends_nothing(harness: Harness, submission_faults: list[str]) -> None:
     harness.kaggle.faults["CreateSubmission"].extend(submission_faults)
@@ -224,6 +230,18 @@ def test_an_error_once_the_last_request_is_prepared_may_be_of_a_submission(prepa
     with pytest.raises(ConnectionResetError) as caught:
         competition_submit(prepared)
     assert worker._describe(caught.value)["phase"] == phase
+
+
+@pytest.mark.parametrize(
+    ("functions", "phase"),
+    [
+        (["upload_complete", "create_submission"], "create"),
+        (["submit", "upload_complete"], "upload"),
+        (["submit"], "before"),
+    ],
+)
+def test_latest_phase_counts(functions: list[str], phase: str) -> None:
+    assert worker.find_phase(functions) == phase
 
 
 @pytest.mark.parametrize(("call", "phase"), [("submit", "create"), ("get_limits", "before")])
