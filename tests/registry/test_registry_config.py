@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from registry import InputError
+from registry.command_line import UnknownOptions, leading_options, parse_options
 from registry.config import build_config, config_type
 
 
@@ -86,3 +87,18 @@ def test_the_config_of_a_class_is_that_of_its_constructor():
             self.config = config
 
     assert config_type(Network) is Options
+
+
+def test_options_that_others_depend_on_are_read_first():
+    arguments = ["--model=gru", "--epochs", "3", "--mod", "x", "--run-id", "a", "--data"]
+    found = leading_options(arguments, "model", "mode", "run-id", "data", "preset")
+    assert found == {"model": "gru", "mode": None, "run_id": "a", "data": None, "preset": None}
+
+
+def test_options_that_a_command_does_not_have_are_named():
+    with pytest.raises(UnknownOptions) as raised:
+        parse_options(Options, "python -m x", ["--features", "3", "--fetures", "4", "--nothing"])
+    assert raised.value.names == ["--fetures", "--nothing"]
+    message = str(raised.value)
+    assert message.startswith("Unrecognized options: --fetures, 4, --nothing; did you mean --features")
+    assert message.endswith("?; see python -m x --help")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -12,7 +13,7 @@ import time
 import pytest
 
 from registry import InputError, atomic_write, command
-from registry.errors import and_more, one_line
+from registry.errors import HelpShown, and_more, one_line
 
 
 def _status(main) -> int:
@@ -38,6 +39,32 @@ def test_an_end_of_the_process_that_nobody_expects_is_a_bug(tmp_path, monkeypatc
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert _status(lambda: _raise(SystemExit(status))) == 70
     assert capsys.readouterr().err.startswith(f"internal error: SystemExit: {status}; details in {tmp_path}")
+
+
+def test_help_is_no_error():
+    assert _status(lambda: _raise(HelpShown(0))) == 0
+
+
+def test_a_reader_that_has_read_enough_is_no_error():
+    code = "from registry import command; command(lambda: print('x' * 10**6))"
+    shell = f'"{sys.executable}" -c "{code}" | head -c 1; echo " ${{PIPESTATUS[0]}}"'
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("x 0\n", "")
+
+
+def test_a_long_message_is_shortened_in_the_middle_once_secrets_are_removed(capsys, monkeypatch):
+    monkeypatch.setenv("KAGGLE_KEY", "0123456789")
+    _status(lambda: _raise(InputError("a" * 995 + "0123456789" + "b" * 1000 + ": check\nit")))
+    line = capsys.readouterr().err
+    assert line == f"error: {'a' * 995}[reda … {'b' * 990}: check it\n"
+    _status(lambda: _raise(InputError("a" * 2000)))
+    assert capsys.readouterr().err == f"error: {'a' * 2000}\n"
+
+
+def test_an_error_of_the_operating_system_without_a_number_is_a_bug(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert _status(lambda: _raise(OSError("no number"))) == 70
+    assert capsys.readouterr().err.startswith(f"internal error: OSError: no number; details in {tmp_path}")
 
 
 def test_closed_streams_take_and_give_nothing(monkeypatch):
@@ -74,8 +101,9 @@ def test_sigterm_removes_temporary_files(tmp_path, capsys):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_a_full_disk_is_one_line(capsys):
-    assert _status(lambda: _raise(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x.bin"))) == 2
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_one_line(capsys, code):
+    assert _status(lambda: _raise(OSError(code, os.strerror(code), "x.bin"))) == 2
     assert capsys.readouterr().err == (
         "error: the disk or a quota is full while writing x.bin: no partial file was left; free some space and run the "
         "command again\n"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from registry import InputError, atomic_write, check_writable
+from registry.files import listed
+from registry.processes import ProcessId, this_process
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -21,6 +25,50 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
         temporary.write_text("torn")
         raise RuntimeError
     assert path.read_text() == "one" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_has_the_permissions_of_any_other(tmp_path):
+    """Not those of temporary files, which nobody else may read."""
+    before = os.umask(0o027)
+    try:
+        with atomic_write(tmp_path / "file"):
+            pass
+    finally:
+        assert os.umask(before) == 0o027
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_an_error_of_writing_names_the_file_and_not_the_temporary_one(tmp_path):
+    path = tmp_path / "file"
+    with pytest.raises(OSError, match="No space") as raised, atomic_write(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert raised.value.filename == str(path)
+    with pytest.raises(OSError, match="Input/output") as raised, atomic_write(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "other")
+    assert raised.value.filename == "other"
+
+
+def test_paths_that_match_are_listed_in_order(tmp_path):
+    for name in ("b.json", "a.json", "c.txt"):
+        (tmp_path / name).touch()
+    assert listed(tmp_path, "*.json") == [tmp_path / "a.json", tmp_path / "b.json"]
+    assert listed(tmp_path / "missing", "*") == listed(tmp_path / "c.txt", "*") == []
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc")
+def test_a_process_is_known_by_more_than_its_number():
+    me = this_process()
+    assert me.known_alive and not me.known_dead
+    later = dataclasses.replace(me, started=me.started - 1)  # whose number this process has now
+    assert later.known_dead and not later.known_alive
+    for unsure in (dataclasses.replace(me, started=0), dataclasses.replace(me, machine="0" * 12)):
+        assert not unsure.known_dead and not unsure.known_alive
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    ended = ProcessId(me.machine, child.pid, 0)
+    assert ended.known_dead  # although its number is still taken
+    child.wait()
+    assert ended.known_dead
 
 
 def test_a_path_that_cannot_be_written_is_one_line(tmp_path):

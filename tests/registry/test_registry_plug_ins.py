@@ -73,7 +73,8 @@ def test_a_result_of_a_wrong_type_is_the_plug_in_s(faulty, capsys, tmp_path):
 
 def test_what_is_no_bug_stays_what_it_is(faulty):
     registry = faulty("return 1")
-    for error in (InputError("a.npy: empty"), FileNotFoundError(2, "no", "x"), MemoryError(), KeyboardInterrupt()):
+    machine = (FileNotFoundError(2, "no", "x"), MemoryError(), RuntimeError("CUDA error: out of memory"))
+    for error in (InputError("a.npy: empty"), *machine, KeyboardInterrupt()):
         with pytest.raises(type(error)) as raised, registry.using("mine"):
             raise error
         assert raised.value is error
