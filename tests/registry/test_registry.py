@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import itertools
 import runpy
@@ -50,6 +51,22 @@ def test_an_unknown_name_suggests_near_ones(things):
         things.get("zzz")
 
 
+def test_up_to_three_near_names_are_suggested(things):
+    for name in ("pblstm", "pblstm_small", "pblstm_large", "gru"):
+        things.register(name)(lambda: 1)
+    with pytest.raises(InputError, match=r"; did you mean pblstm_small, pblstm or pblstm_large\?$"):
+        things.get("pblstm_smal")
+
+
+def test_a_decorated_function_is_where_it_is_written(things):
+    @things.register("managed")
+    @contextlib.contextmanager
+    def managed():
+        yield 1
+
+    assert things.entry("managed").location == f"{__file__}:{managed.__wrapped__.__code__.co_firstlineno}"
+
+
 def test_a_duplicate_names_both_places(things):
     @things.register("one")
     def first():
@@ -71,6 +88,14 @@ def test_a_notebook_cell_can_be_run_again(things, tmp_path):
         cell.write_text(f"@THINGS.register('mine')\ndef mine():\n    return {number}\n")
         runpy.run_path(str(cell), {"THINGS": things}, run_name="__main__")
     assert things.get("mine")() == 2
+
+
+def test_a_module_that_is_run_after_its_import_is_the_same_code(things, tmp_path):
+    module = tmp_path / "module.py"
+    module.write_text("@THINGS.register('mine')\ndef mine():\n    return __name__\n")
+    for name in ("module", "__main__"):
+        runpy.run_path(str(module), {"THINGS": things}, run_name=name)
+    assert things.get("mine")() == "__main__"
 
 
 def test_a_decorator_without_a_name_is_refused(things):
@@ -102,6 +127,8 @@ def test_our_own_name_wins_over_a_plug_in(things, monkeypatch):
     location = things.entry("own").location
     reason = f"the name is used by {location}, which takes precedence: rename the plug-in's"
     assert things.broken() == {"own (math:sqrt)": reason}
+    with pytest.raises(InputError, match="; available: own$"):  # which has nothing to do with the plug-in
+        things.get("zzz")
 
 
 def test_of_two_plug_ins_with_one_name_the_second_is_listed(things, monkeypatch):

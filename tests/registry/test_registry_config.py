@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Union
 
 import numpy as np
 import pytest
@@ -79,6 +79,21 @@ def test_an_option_of_a_wrong_type_is_one_line(options, message):
 def test_a_missing_option_is_one_line():
     with pytest.raises(InputError, match="model 'm': option features is required: it has no default"):
         build_config("model 'm'", Options, {})
+
+
+def test_unions_of_both_kinds_are_checked_and_computed_fields_are_no_options():
+    @dataclass(frozen=True)
+    class Others:
+        old: Union[int, str] = 0  # noqa: UP007 - as in plug-ins for earlier versions of Python
+        new: int | str = 0
+        computed: int = field(default=3, init=False)
+
+    assert build_config("model 'm'", Others, {"old": "a", "new": 1}) == Others("a", 1)
+    for name in ("old", "new"):
+        with pytest.raises(InputError, match=f"option {name} is 0.5 "):
+            build_config("model 'm'", Others, {name: 0.5})
+    with pytest.raises(InputError, match="no option computed; it has old, new$"):
+        build_config("model 'm'", Others, {"computed": 4})
 
 
 def test_the_config_of_a_class_is_that_of_its_constructor():

@@ -70,6 +70,17 @@ def test_a_file_that_takes_another_s_name_is_listed_with_both_places(make_regist
     assert "parts/a.py:2" in reason and "parts/b.py:2" in reason
 
 
+def test_a_name_twice_in_a_file_is_an_error(make_registry):
+    things = make_registry({"a": good("one") + good("one"), "b": good("two")})
+    (reason,) = things.broken().values()
+    assert things.names() == ["two"] and "parts/a.py:2 and at " in reason and "parts/a.py:6: rename one" in reason
+
+
+def test_what_a_package_does_as_a_command_is_not_done(make_registry):
+    things = make_registry({"a": good("one"), "__main__": good("two") + "raise SystemExit(3)\n"})
+    assert things.names() == ["one"] and things.broken() == {}
+
+
 def test_a_file_may_look_up_names_while_it_is_imported(make_registry):
     looks_up = good("two") + "assert 'one' in THINGS\n"
     things = make_registry({"a": good("one"), "b": looks_up})

@@ -55,6 +55,7 @@ def test_a_model_is_built_from_its_config_as_it_is(models):
         ({"features": 3}, "model 'lstm_small': features and classes are required, or a config"),
         ({"config": "own", "hidden": 3}, "model 'lstm_small': found a config and options beside it"),
         ({"config": "own", "features": 3}, "model 'lstm_small': found a config and options beside it"),
+        ({"config": "own", "classes": 4}, "model 'lstm_small': found a config and options beside it"),
         ({"config": "other"}, "model 'lstm_small': the config is a CNNConfig; expected a RecurrentConfig"),
         ({"features": 3, "classes": 4, "hidden": "3"}, r"'lstm_small': option hidden is '3' \(str\); expected int"),
         ({"features": 3.0, "classes": 4}, r"'lstm_small': option features is 3.0 \(float\); expected int"),

@@ -12,6 +12,7 @@ import pytest
 
 from registry import InputError, Registry, command
 from registry.errors import PlugInError
+from registry.plug_ins import plug_in_of
 
 _names = (f"faulty_{number}" for number in itertools.count())
 
@@ -91,3 +92,33 @@ def test_an_error_of_a_plug_in_is_an_input_error(faulty):
     registry = faulty("return 1")
     with pytest.raises(PlugInError, match=r"'mine' \(.*\.py:2\): KeyError: 'a'"), registry.using("mine"):
         raise KeyError("a")
+
+
+def test_an_end_of_the_process_within_a_plug_in_is_an_error_of_it(faulty):
+    registry = faulty("return 1")
+    with pytest.raises(PlugInError, match=r"'mine' \(.*\): SystemExit: 0"), registry.using("mine"):
+        raise SystemExit(0)
+
+
+def test_of_two_plug_ins_the_one_that_raised_is_named(faulty):
+    outer, inner = faulty("return value()"), faulty("return 1 / value")
+    with pytest.raises(ZeroDivisionError) as raised:
+        outer.get("mine")(lambda: inner.get("mine")(0))
+    what, place = plug_in_of(raised.value)
+    assert what == f"{inner.kind.removesuffix('s').replace('_', ' ')} 'mine'"
+    assert place.endswith(f"/{inner.kind.removesuffix('s')}.py:3")
+
+
+def test_all_modules_of_a_plug_ins_package_are_its_own(tmp_path, monkeypatch):
+    package = next(_names)
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "helper.py").write_text("def divide(value):\n    return 1 / value\n")
+    entry = f"from {package}.helper import divide\ndef mine(value):\n    divide(value)\n"
+    (tmp_path / package / "entry.py").write_text(entry)
+    monkeypatch.syspath_prepend(tmp_path)
+    registry: Registry = Registry(f"{package}_parts", package="registry")
+    registry.register("mine")(importlib.import_module(f"{package}.entry").mine)
+    with pytest.raises(ZeroDivisionError) as raised:
+        registry.get("mine")(0)
+    what, place = plug_in_of(raised.value)
+    assert what.endswith("part 'mine'") and place == f"{tmp_path}/{package}/helper.py:2"
