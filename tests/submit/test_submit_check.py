@@ -60,6 +60,14 @@ def test_invalid_file_is_refused_before_kaggle_is_contacted(fault: str, file: Pa
     assert not options.ledger_file.exists()
 
 
+def test_file_that_is_too_large_for_a_submission_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("submit.check._MAX_BYTES", len(GOOD))
+    check_file(file)
+    file.write_bytes(GOOD + b"6,-\n")
+    with pytest.raises(InputError, match=f"{len(GOOD) + 4} bytes, expected at most {len(GOOD)}; is it the right file"):
+        check_file(file)
+
+
 def test_good_file_with_the_competition(file: Path, tiny: Path) -> None:
     checked = check_file(file, tiny)
     assert (checked.rows, checked.size) == (6, len(GOOD))
@@ -143,8 +151,9 @@ class TestSidecar:
             "recipe": recipe, "oof": 9.75, "dev": 9.9, "parameters": 18_000_000, "tags": ["lstm"]
         }
 
-    def test_sidecar_of_another_version_is_ignored_and_reported(self, file: Path) -> None:
-        self.write(file, oof=9.75, sha256="0")
+    @pytest.mark.parametrize("sha256", ["0", None])
+    def test_sidecar_of_another_version_is_ignored_and_reported(self, file: Path, sha256: str | None) -> None:
+        self.write(file, oof=9.75, sha256=sha256)
         checked = check_file(file)
         assert (checked.blend, "another version of the file: ignored" in checked.notes[1]) == ({}, True)
 

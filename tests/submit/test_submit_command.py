@@ -105,6 +105,8 @@ def test_ledger_of_a_competition_has_the_scores_that_kaggle_lists(
     assert row.split()[2:4] == ["hw", "hw.csv"] and row.split()[-2:] == ["7", "complete"] and " 9.81 " in row
     assert [attempt.state for attempt in read_attempts(path)] == ["submitted", "open"]
     assert client.calls == ["find_credentials", "list_submissions"]
+    recorded = path.read_text()
+    assert command(ledger=True) == 0 and path.read_text() == recorded  # nothing is new
 
 
 @pytest.mark.parametrize(("with_data", "found"), [(True, "the file is valid"), (False, "its rows were not checked")])

@@ -30,6 +30,8 @@ class AnsweringClient:
     limits: dict[str, int] = field(default_factory=lambda: {"today": 1, "total": 1, "allowed": 5})
     during: dict[str, Callable[[], object]] = field(default_factory=dict)
     """What happens during a call, before it is answered; it may raise."""
+    answer: dict[str, Any] = field(default_factory=dict)
+    """What differs in the answer to a submission."""
     calls: list[str] = field(default_factory=list)
     time_limits: list[float] = field(default_factory=list)
 
@@ -49,8 +51,11 @@ class AnsweringClient:
             return self.listed[0]
         if call == "list_submissions":
             return {"submissions": list(self.listed), "next": ""}
-        self.listed.insert(0, {"ref": 101 + len(self.listed), "description": arguments["description"]})
-        return {"ref": self.listed[0]["ref"], "message": "", "printed": "", "uploaded": True}
+        ref = 101 + len(self.listed)
+        answer = {"ref": ref, "message": "", "printed": "", "uploaded": True} | self.answer
+        if answer["ref"]:
+            self.listed.insert(0, {"ref": ref, "description": arguments["description"]})
+        return answer
 
 
 @pytest.fixture
@@ -192,6 +197,27 @@ def test_failed_tries_are_limited_and_each_is_an_attempt(
     attempts = read_attempts(sender.ledger_path)
     assert [(attempt.state, attempt.reason) for attempt in attempts] == [("failed", "out of order")] * 3
     assert PendingAttempts("hw").find(checked.sha256) == set()  # a run with another ledger need not look for them
+
+
+def test_upload_that_failed_made_no_submission(
+    sender: Sender, client: AnsweringClient, checked: CheckedFile
+) -> None:
+    client.answer = {"ref": 0, "uploaded": False, "message": "could not be submitted", "printed": "403 Forbidden"}
+    with pytest.raises(Failure, match="403 Forbidden") as caught:
+        sender.submit(checked, "", allow_duplicate=False)
+    attempts = read_attempts(sender.ledger_path)
+    assert [(attempt.state, attempt.reason) for attempt in attempts] == [("failed", "403 Forbidden")] * 3
+    assert caught.value.kind == "upload" and client.calls.count("list_submissions") == 1
+
+
+def test_answer_without_a_ref_is_looked_up_before_it_is_a_failure(
+    sender: Sender, client: AnsweringClient, checked: CheckedFile
+) -> None:
+    client.answer = {"ref": 0}
+    with pytest.raises(Failure, match="no ref in Kaggle's answer: no reason given"):
+        sender.submit(checked, "", allow_duplicate=False)
+    assert [attempt.state for attempt in read_attempts(sender.ledger_path)] == ["failed"]
+    assert client.calls.count("list_submissions") > 1 and client.calls.count("submit") == 1
 
 
 def test_interrupted_try_is_open_and_recorded_for_all_ledgers_before_it_is_sent(
