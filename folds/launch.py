@@ -81,14 +81,16 @@ def main() -> int:
     check_limits(plan, tasks, dataset)
     check_tasks(tasks, dataset, destination)
     if options.dry_run:
-        estimates, total = estimate(tasks, options, dataset)
+        estimates, total = estimate(tasks, options, dataset, destination)
         print_estimates(estimates)
         print(total)
         return 0
     return launch(plan, tasks, options, executor_options, destination, dataset)
 
 
-def estimate(tasks: list[Task], options: LaunchOptions, dataset: Dataset) -> tuple[list[Estimate], str]:
+def estimate(
+    tasks: list[Task], options: LaunchOptions, dataset: Dataset, destination: Destination
+) -> tuple[list[Estimate], str]:
     """Estimates for each run and in total. On a cluster only runs show their speed: its machines are not like this one.
 
     Nor are steps timed on a GPU before a launch: this process would keep its memory, which the runs need.
@@ -96,7 +98,7 @@ def estimate(tasks: list[Task], options: LaunchOptions, dataset: Dataset) -> tup
     here = is_on_this_machine(options.on)
     jobs = options.jobs or (len(divide_here(tasks, 0, len(tasks))) if here else len(tasks))
     probe = here and (options.dry_run or all(task.device == "cpu" for task in tasks))
-    estimates = estimate_hours(tasks, dataset, probe)
+    estimates = estimate_hours(tasks, dataset, destination, probe)
     return estimates, describe_total(estimates, jobs)
 
 
@@ -117,7 +119,7 @@ def launch(
         for task in tasks:
             if task.folder.path.is_dir():
                 check_writable(task.folder.log)
-        print(estimate(tasks, options, dataset)[1], flush=True)
+        print(estimate(tasks, options, dataset, destination)[1], flush=True)
         try:
             Launcher(executor, options.retries, destination).run(tasks)
         except Interrupted as interrupted:

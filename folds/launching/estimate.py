@@ -13,7 +13,8 @@ import torch
 
 from folds.data.dataset import Dataset
 from folds.data.speaker_folds import assign_folds, speaker_subset
-from folds.launching.status import RunStatus, read_status
+from folds.launching.destination import Destination
+from folds.launching.status import RunStatus
 from folds.launching.status_table import duration
 from folds.launching.tasks import Task
 from folds.store.run_folder import RunFolder
@@ -46,12 +47,12 @@ class Estimate:
     """Where the speed comes from."""
 
 
-def estimate_hours(tasks: Sequence[Task], dataset: Dataset, probe: bool) -> list[Estimate]:
+def estimate_hours(tasks: Sequence[Task], dataset: Dataset, destination: Destination, probe: bool) -> list[Estimate]:
     """The remaining hours of each run, alone on its share of a machine.
 
     The speed of a member is taken from one of its runs; without any, and with `probe`, from a few steps here.
     """
-    statuses = {task: read_status(task.folder) for task in tasks}
+    statuses = {task: destination.status(task.folder) for task in tasks}
     # Runs with other folds and seeds, and refits, have the same speed.
     recorded = {_recipe_name(task): speed for task, status in statuses.items() if (speed := status.frames_per_s)}
     measured: dict[str, float | None] = {}

@@ -12,6 +12,7 @@ from launches import LAUNCH, start
 from training_runs import run_folder
 
 from folds import launch
+from folds.launching.executor import LaunchSettings
 from folds.launching.executors.slurm import SlurmExecutor
 from folds.launching.launcher import Launcher
 from folds.store.lease import hold
@@ -150,6 +151,55 @@ def test_runs_that_are_only_under_a_url_are_checked_as_those_in_a_folder(
     assert capsys.readouterr().out.startswith("1 finished\nnext: python -m ensemble.blend --runs file:///")
     start(monkeypatch, tiny, Path(url), *LAUNCH, *EPOCHS)
     assert started == [["lstm_small fold 0", "lstm_small fold 1"]]
+    # The uploaded run takes no more time.
+    capsys.readouterr()
+    start(monkeypatch, tiny, Path(url), *LAUNCH, *EPOCHS, "--dry-run")
+    (estimated,) = [line.split() for line in capsys.readouterr().out.splitlines() if "lstm_small fold 0" in line]
+    assert estimated == ["lstm_small", "fold", "0", "finished", "0:00", "h", "finished"]
+
+
+def test_a_run_that_another_machine_uploads_during_a_launch_is_finished(undisturbed, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("HW3P2_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("folds.launching.estimate.measure_speed", lambda task, dataset: 1.0)
+    url, run = f"file://{tmp_path}/store", RunFolder(run_folder(tmp_path / "elsewhere"))
+    shutil.copytree(undisturbed, run.path)
+    monkeypatch.setattr(Launcher, "run", lambda self, tasks: RemoteStore(url).upload(run) or {})
+    assert start(monkeypatch, tiny, Path(url), *LAUNCH, *EPOCHS, "--folds", "0") == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "device"),
+    [(["--on", "slurm"], "cuda"), (CLUSTER, "cpu"), (["--on", "slurm", "--device", "cpu"], "cpu")],
+)
+def test_runs_train_on_the_device_that_their_jobs_request(options, device, tiny, tmp_path, monkeypatch, started):
+    devices: list[str] = []
+    monkeypatch.setattr(Launcher, "run", lambda self, tasks: devices.extend(task.device for task in tasks) or {})
+    start(monkeypatch, tiny, tmp_path, *LAUNCH, *options)
+    assert devices == [device] * 2
+
+
+def test_a_log_that_cannot_be_written_is_refused_before_any_run_starts(tiny, tmp_path, monkeypatch, started):
+    (run_folder(tmp_path) / "log.txt").mkdir(parents=True)
+    with pytest.raises(InputError, match="^[^\n]*fold0/log.txt[^\n]*Is a directory"):
+        start(monkeypatch, tiny, tmp_path, *LAUNCH)
+    assert not started
+
+
+def test_the_machine_is_divided_among_the_unfinished_runs(undisturbed, tiny, tmp_path, monkeypatch, started):
+    shutil.copytree(undisturbed, run_folder(tmp_path))
+    created: list[LaunchSettings] = []
+    monkeypatch.setattr("folds.launch.create_executor", lambda name, settings, options: created.append(settings))
+    start(monkeypatch, tiny, tmp_path, *LAUNCH, *EPOCHS, "--jobs", "4", "--retries", "7")
+    assert created == [LaunchSettings(tmp_path, jobs=4, retries=7, tasks=1)]
+
+
+def test_the_next_command_keeps_to_the_limits_of_the_plan(undisturbed, tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("folds.launch.check_tasks", lambda *_: None)
+    shutil.copytree(undisturbed, run_folder(tmp_path))
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("max_params: 20M\nforbid: [attention]\nmembers: [{model: lstm_small, folds: [0]}]\n")
+    assert start(monkeypatch, tiny, tmp_path, "--plan", str(plan)) == 0
+    assert capsys.readouterr().out.endswith(f" --data {tiny} --max-params 20M --forbid attention\n")
 
 
 def test_the_next_command_reads_the_same_data(undisturbed, tiny, tmp_path, monkeypatch, capsys):
