@@ -7,8 +7,7 @@ from collections.abc import Container
 from pathlib import Path
 
 from folds.data.cache import cache_folder
-from folds.launching.status import RunStatus, known_runs, read_status
-from folds.store.attempts import read_attempts
+from folds.launching.status import RunStatus, attempts_at, known_runs, read_status
 from folds.store.fold_model import FoldModel
 from folds.store.remote import RemoteStore, cache_of, store_url
 from folds.store.run_folder import RunFolder
@@ -49,9 +48,13 @@ class Destination:
             return dataclasses.replace(status, state="finished")
         if status.state == "finished":
             # Trained here, but not uploaded, or uploaded after the last look.
-            attempts = read_attempts(folder.attempts)
-            uploaded = bool(attempts) and attempts[-1].event == "finished"
-            return status if uploaded else dataclasses.replace(status, state="stopped")
+            attempts = attempts_at(folder)
+            last = attempts[-1] if attempts else None
+            if last is not None and last.event == "finished":
+                return status
+            if last is not None and last.event == "failed" and len(attempts) > earlier:
+                return dataclasses.replace(status, state="failed", reason=last.reason)
+            return dataclasses.replace(status, state="stopped")
         return status
 
     def known(self) -> list[RunFolder]:

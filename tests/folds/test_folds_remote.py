@@ -22,6 +22,7 @@ from folds.launching.launcher import Launcher
 from folds.launching.options import LaunchOptions
 from folds.launching.tasks import make_tasks
 from folds.store import remote
+from folds.store.attempts import record_attempt
 from folds.store.fold_model import find_fold_models
 from folds.store.remote import MANIFEST, RemoteStore, cache_of, local_copy, store_url
 from folds.store.run_folder import RunFolder
@@ -164,6 +165,15 @@ def test_a_destination_under_a_url(store, undisturbed, tmp_path, monkeypatch):
     destination = Destination(Path(store.url))
     run = copy_of(undisturbed, destination.folder)
     assert not destination.finished(run) and destination.status(run).state == "stopped"
+    assert destination.known() == [run]
+    record_attempt(run.attempts, "failed", "local", reason="s3://bucket: no answer")
+    failed = destination.status(run)
+    assert (failed.state, failed.reason) == ("failed", "s3://bucket: no answer")
+    assert destination.status(run, earlier=1).state == "stopped"  # by an earlier launch
+    record_attempt(run.attempts, "finished", "local")
+    assert destination.status(run).state == "finished" and not destination.finished(run)
+    run.attempts.write_text('{"event": "of a later version"}\n')
+    assert destination.status(run).state == "stopped"
     store.upload(run)
     destination.refresh()
     assert destination.finished(run) and destination.status(run).state == "finished" and destination.known() == [run]
