@@ -192,15 +192,18 @@ class SlurmExecutor:
 
     def _outcome(self, task: ExecutorTask, job: str, jobs: Mapping[str, Job]) -> Outcome | None:
         """How a job that is gone ended; None while its files may still be on their way."""
-        last = read_attempts(task.folder.attempts)[-1]
+        # The owner of a cancelled job may have deleted the folder of its run.
+        attempts = read_attempts(task.folder.attempts)
+        last = attempts[-1] if attempts else None
         # Checked before the folder: training may have finished, but the upload failed.
-        if last.job == job and last.event in ("failed", "busy"):
+        if last is not None and last.job == job and last.event in ("failed", "busy"):
             return Outcome(last.event, last.reason, last.hopeless)
         if task.folder.finished:
             return Outcome("finished")
         if time.monotonic() - self._gone_since.setdefault(task, time.monotonic()) < GRACE_S:
             return None
-        outcome = judge_end(job, jobs, began=last.event != "submitted", cancelled_before=task in self._cancelled)
+        began = last is not None and last.event != "submitted"
+        outcome = judge_end(job, jobs, began, cancelled_before=task in self._cancelled)
         if jobs.get(job, GONE).state == "CANCELLED":
             self._cancelled.add(task)
         record_attempt(task.folder.attempts, "failed", "slurm", job, outcome.reason, outcome.hopeless)
