@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import torch
 from launches import LAUNCH, start
 from sleeping_task import SleepingTask
 
@@ -23,6 +24,7 @@ from folds.launching.executor import (
     register_executor,
 )
 from folds.launching.executor_task import ExecutorTask
+from folds.launching.executors import local
 from folds.launching.worker import BUSY
 from registry.errors import InputError, PlugInError
 
@@ -142,3 +144,35 @@ def test_where_an_executor_s_tasks_run_is_stated_when_it_is_registered(register,
     for name, hours_are_known in (("elsewhere", False), ("here", True)):
         start(monkeypatch, tiny, tmp_path / "runs", *LAUNCH, "--on", name, "--dry-run")
         assert ("unknown" not in capsys.readouterr().out) is hours_are_known
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus"), [(None, ["0", "1"]), ("2, 5", ["2", "5"]), ("GPU-a,GPU-b,GPU-c", ["GPU-a", "GPU-b"])]
+)
+def test_gpus_that_were_chosen_for_the_launcher_are_divided(visible, gpus, tmp_path, monkeypatch):
+    """A process on a GPU chooses its threads itself. One task on a GPU is enough for the GPUs to be divided."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    started: list[tuple[int | None, str]] = []
+
+    def start_attempt(task, executor, *, threads, environment):
+        started.append((threads, environment["CUDA_VISIBLE_DEVICES"]))
+
+    monkeypatch.setattr(local, "RunningAttempt", start_attempt)
+    on_cpu, on_gpu = SleepingTask.create(tmp_path / "cpu", 0.0), SleepingTask.create(tmp_path / "gpu", 0.0)
+    executor = local.LocalExecutor(LaunchSettings(tmp_path, 0, 3, 4))
+    executor.submit([on_cpu, dataclasses.replace(on_gpu, device="cuda"), on_gpu])
+    assert started == [(None, gpu) for gpu in gpus]
+
+
+@pytest.mark.parametrize(("quota", "threads"), [(8.0, 2), (4.9, 1)])
+def test_cores_that_the_launcher_may_use_are_divided(quota, threads, tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "physical_cores", lambda: 8)
+    monkeypatch.setattr(local, "cpu_quota", lambda: quota)
+    started: list[int | None] = []
+    monkeypatch.setattr(local, "RunningAttempt", lambda task, executor, **options: started.append(options["threads"]))
+    executor = local.LocalExecutor(LaunchSettings(tmp_path, 4, 3, 9))
+    executor.submit([SleepingTask.create(tmp_path / str(number), 0.0) for number in range(9)])
+    assert started == [threads] * 4

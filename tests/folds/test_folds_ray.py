@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import sys
+import time
 import types
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sleeping_task import SleepingTask
 
+import registry
 from folds.launching.attempt import Outcome
 from folds.launching.executor import LaunchSettings
 from folds.launching.executors import ray
+from folds.store.attempts import read_attempts
 from registry import InputError
 
 FINISHED = Outcome("finished")
@@ -133,6 +137,26 @@ def test_a_launcher_that_has_died_does_not_keep_the_owner(cluster, monkeypatch):
     asyncio.run(scenario())
 
 
+def test_a_launcher_that_still_asks_keeps_the_owner(cluster, monkeypatch):
+    """Its next attempts, and what it has not been told yet, are the owner's."""
+    now = time.monotonic()
+    monkeypatch.setattr(ray, "time", types.SimpleNamespace(monotonic=lambda: now))
+
+    async def scenario() -> None:
+        nonlocal now
+        owner = ray.Owner()
+        for launcher in ("a", "b"):
+            await owner.join(launcher, 0, {})
+        now += ray.SILENT_S + 1
+        await owner.ended("b")
+        assert not await owner.leave("a")
+        now += ray.SILENT_S + 1
+        await owner.join("c", 0, {})
+        assert await owner.leave("c")
+
+    asyncio.run(scenario())
+
+
 class RayError(Exception):
     """Stands in for `ray.exceptions.RayError`."""
 
@@ -168,3 +192,44 @@ def test_a_cluster_that_goes_away_during_a_launch(error, tmp_path, monkeypatch):
         with pytest.raises(InputError, match=message):
             ask()
     assert executor.interrupt().startswith("the runs continue on Ray")
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_what_a_launcher_asks_of_the_owner(last, tmp_path, monkeypatch):
+    """Tasks that are under way are not recorded as submitted again, and the last launcher ends the owner."""
+    asked: list[tuple[Any, ...]] = []
+    killed: list[object] = []
+    under_way, new = tasks = [SleepingTask.create(tmp_path / name, 0.0) for name in ("under_way", "new")]
+    answers = {"tasks": [under_way], "leave": last}
+
+    class FakeOwner:
+        def __getattr__(self, method: str) -> Any:
+            return types.SimpleNamespace(remote=lambda *more: asked.append((method, *more)) or answers.get(method))
+
+    exceptions = types.SimpleNamespace(RayError=RayError)
+    owner = FakeOwner()
+    module = types.SimpleNamespace(get=lambda answer, timeout: answer, kill=killed.append, exceptions=exceptions)
+    monkeypatch.setitem(sys.modules, "ray", module)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(ray, "connect", lambda address: None)
+    monkeypatch.setattr(ray, "find_owner", lambda runs: owner)
+    options = ray.RayOptions(gpus=0, cpus=3, memory=1.5)
+    executor = ray.RayExecutor(LaunchSettings(tmp_path, 2, 5, 2), options)
+    executor.submit(tasks)
+    executor.close()
+    resources = {"num_cpus": 3, "num_gpus": 0, "max_retries": 5, "memory": 1_500_000_000}
+    name = asked[0][1]
+    assert asked == [("join", name, 2, resources), ("tasks",), ("submit", name, tasks), ("leave", name)]
+    assert [row.event for row in read_attempts(new.folder.attempts)] == ["submitted"]
+    assert read_attempts(under_way.folder.attempts) == [] and killed == [owner] * last
+    ray.RayExecutor(LaunchSettings(tmp_path, 0, 5, 2), ray.RayOptions())
+    assert asked[-1][2:] == (0, {"num_cpus": 4, "num_gpus": 1, "max_retries": 5})
+
+
+def test_workers_read_the_data_and_the_cache_that_the_launcher_reads(monkeypatch):
+    monkeypatch.setenv("HW3P2_CACHE", "/cache")
+    monkeypatch.delenv("HW3P2_DATA", raising=False)
+    monkeypatch.setattr(registry, "__file__", "/code/registry/__init__.py")
+    assert ray.worker_environment() == {"env_vars": {"PYTHONPATH": "/code", "HW3P2_CACHE": "/cache"}}
+    monkeypatch.setattr(registry, "__file__", "/lib/python3.12/site-packages/registry/__init__.py")
+    assert ray.worker_environment() == {"env_vars": {"HW3P2_CACHE": "/cache"}}
