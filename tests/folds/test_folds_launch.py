@@ -190,6 +190,7 @@ def test_statuses(tmp_path):
         (["--models", "lstm_small", "--seeds", "-1"], "--seeds -1: expected numbers"),
         (["--models", "lstm_small", "--folds", "none"], "nothing to train: there are neither folds nor refits"),
         (["--models", "lstm_small", "--seed", "1"], "--seed: an option of folds.train; here it is --seeds"),
+        (["--models", "lstm_small", "--seed=1"], "--seed: an option of folds.train; here it is --seeds"),
         (["--models", "lstm_small", "--epoch", "1"], "Unrecognized options: --epoch, 1; did you mean --epochs?"),
         (["--models", "lstm_small", "--retry", "5"], "--retry: did you mean --retries? see python -m folds.launch"),
         (["--models", "lstm_small", "--gpus", "0"], "--gpus: an option of --on ray and --on slurm; see python"),

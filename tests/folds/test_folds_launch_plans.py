@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from launches import LAUNCH, start
+from launches import LAUNCH, start, tasks_of
 
 from folds.data.cache import load_dataset
 from folds.data.speaker_folds import speaker_folds
@@ -41,6 +41,38 @@ def test_tasks_of_a_plan(tiny, tmp_path):
     assert [recipe.epochs for recipe in recipes] == [3, 3, 3, 3, 4] and not any(recipe.prior for recipe in recipes)
     assert {recipe.lr for recipe in recipes} == {0.01} and tasks[0].parsed.config.channels == (8, 8)
     assert [task.parsed.options.seed for task in tasks] == [0, 2, 0, 2, 0]
+
+
+def test_the_command_line_takes_precedence_over_the_plan(tiny, tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(
+        "fold_count: 3\noptions: {epochs: 3, lr: 0.5}\nmembers: [{model: lstm_small, folds: [1], seeds: [4]}]\n"
+    )
+    for given, more, expected in (
+        ({}, [], [(1, 4, 3, 3)]),
+        ({"folds": "0,2", "seeds": "1", "fold_count": 4}, ["--epochs", "5"], [(0, 1, 4, 5), (2, 1, 4, 5)]),
+        ({"refits": True}, [], [(1, 4, 3, 3), (0, 4, 1, 3)]),
+    ):
+        options = LaunchOptions(data=tiny, plan=str(plan), **given)
+        tasks = make_tasks(options.read_plan(), options, Destination(tmp_path / "runs"), more)
+        found = [(task.fold, task.parsed.options.seed, task.parsed.options) for task in tasks]
+        assert [(fold, seed, own.folds, own.recipe.epochs) for fold, seed, own in found] == expected
+        assert all(own.recipe.lr == 0.5 for _, _, own in found)
+
+
+@pytest.mark.parametrize(
+    ("options", "fixed"),
+    [
+        (["--epochs", "5"], ["--threads", "3"]),
+        (["--minutes", "5", "--clock", "wall"], ["--threads", "3"]),
+        (["--minutes", "5", "--clock", "cpu"], []),
+    ],
+)
+def test_a_run_has_its_share_of_threads_unless_its_cpu_time_is_limited(options, fixed, tiny, tmp_path):
+    task, _ = tasks_of(tiny, tmp_path, *options)
+    start_worker = ["-m", "folds.launching.worker", "1.5", ""]
+    assert task.command(1.5, 3)[1:] == [*start_worker, *fixed, *task.arguments]
+    assert task.command(1.5, None)[1:] == [*start_worker, *task.arguments]
 
 
 @pytest.mark.parametrize("name", ["course-20M", "cpu", "open"])
@@ -171,7 +203,12 @@ def test_the_estimate_counts_the_frames_of_the_chosen_speakers(tiny, tmp_path):
         frames_per_epoch(make_tasks(options.read_plan(), options, Destination(tmp_path), more)[0], dataset)
         for more in (["--speakers", "0.5"], [])
     )
-    assert whole == dataset.train.lengths[speaker_folds(dataset.train, 2) != 0].sum() and 0 < half < whole
+    fitted = dataset.train.lengths[speaker_folds(dataset.train, 2) != 0]
+    assert whole == fitted.sum() and 0 < half < whole
+    (limited, _) = tasks_of(tiny, tmp_path, "--limit", "3")
+    assert frames_per_epoch(limited, dataset) == fitted[:3].sum()
+    (with_dev,) = tasks_of(tiny, tmp_path, "--with-dev", folds="none", refits=True)
+    assert frames_per_epoch(with_dev, dataset) == dataset.train.lengths.sum() + dataset.dev.lengths.sum()
 
 
 @pytest.mark.parametrize(
