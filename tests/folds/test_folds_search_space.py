@@ -67,6 +67,8 @@ def test_space_overrides_a_range_and_fix_takes_an_option_out():
     assert by_name["hidden"] == Parameter("hidden", 128, 512, log=True, integer=True)
     assert by_name["kernel"] == Parameter("kernel", 5, 11, log=False, integer=True, step=2)
     assert by_name["batch_frames"].log and "lr" not in by_name
+    (lr,) = [parameter for parameter in space_of(space=("lr=0.001:0.01:linear",)).parameters if parameter.name == "lr"]
+    assert lr == Parameter("lr", 0.001, 0.01, log=False, integer=False)
     options = space.options({"hidden": 200})
     assert options.options.recipe.lr == 0.003 and options.config.hidden == 200  # type: ignore[attr-defined]
 

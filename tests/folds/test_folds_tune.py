@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -19,7 +20,10 @@ import pytest
 from optuna.trial import TrialState
 
 from folds import tune
-from folds.launching.search import search_workers
+from folds.launching.attempt import Outcome
+from folds.launching.executors.local import LocalOptions
+from folds.launching.launcher import Launcher
+from folds.launching.search import LogDisplay, WorkerFolder, run_search, search_workers
 from folds.store.attempts import read_attempts
 from folds.training.command_line import parse
 from folds.tuning import find_lr, study, trials
@@ -62,6 +66,7 @@ def test_the_executor_of_a_search():
     options, executor_options = tune.parse(["--on", "slurm", "--gpus", "0", "--jobs", "3", "--time", "30"])
     assert (options.device, options.jobs, executor_options.minutes) == ("cpu", 3, 30)
     assert tune.parse(["--on", "ray"])[0].device == "cuda" and tune.parse([])[0].device == "auto"
+    assert tune.parse(["--on", "ray", "--device", "cpu"])[0].device == "cpu"
     with pytest.raises(InputError, match="unknown executor 'slrm'; did you mean slurm"):
         tune.parse(["--on", "slrm"])
 
@@ -85,6 +90,36 @@ def test_the_processes_of_a_search_are_told_its_options(tiny, tmp_path):
     StudyPaths(study).folder.mkdir()
     StudyPaths(study).finished.touch()
     assert first.folder.finished
+
+
+def test_processes_of_this_machine_have_folders_of_their_own(tiny, tmp_path):
+    """Several machines, and several launchers on one, may work on a study."""
+    (process,) = search_workers(TuneOptions(data=tiny, study=tmp_path / "a.journal", device="cpu"))
+    assert process.title == f"worker {socket.gethostname()}-{os.getpid()}-0"
+
+
+def test_a_search_whose_processes_fail_for_good_ends_with_a_reason(tiny, tmp_path, monkeypatch):
+    """Unless the others have finished the study."""
+    monkeypatch.setattr(Launcher, "run", lambda self, workers: {workers[1]: Outcome("failed", "no memory left")})
+    options = TuneOptions(data=tiny, study=tmp_path / "a.journal", device="cpu", jobs=2)
+    with pytest.raises(InputError, match=r"^no memory left \(worker [^\n]*-1; log: [^\n]*-1/log.txt\)$"):
+        run_search(options, LocalOptions())
+    StudyPaths(options.journal).folder.mkdir()
+    StudyPaths(options.journal).finished.touch()
+    run_search(options, LocalOptions())
+
+
+def test_the_logs_of_a_search_are_shown_once_and_in_whole_lines(tmp_path, capsys):
+    """Without what an earlier launch has left in them."""
+    first, second = (WorkerFolder(tmp_path / "workers" / f"local-{index}") for index in range(2))
+    first.path.mkdir(parents=True)
+    first.log.write_text("of an earlier launch\n")
+    display = LogDisplay([first, second])
+    for more, shown in (("", ""), ("one\ntwo\nthr", "one\ntwo\n"), ("ee\n", "three\n"), ("", "")):
+        with open(first.log, "a") as log:
+            log.write(more)
+        display.show([])
+        assert capsys.readouterr().out == shown
 
 
 def test_a_preset_that_is_no_trial_is_announced(tiny, tmp_path, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -134,14 +136,16 @@ def test_a_process_that_was_suspended_while_another_took_its_trial_over_tells_no
 
 
 def test_the_weights_of_trials_that_cannot_go_on_are_deleted(run_stages, paths):
-    """Of 8 trials, 2 go on to the second stage, and 1 to the last."""
+    """And so are their training states and predictions. Of 8 trials, 2 go on to the second stage, and 1 to the last."""
     folders = [RunFolder.of(paths.stage(0), f"trial{number:04d}", 0, 0, 5) for number in range(8)]
-    for folder in folders:
-        folder.weights.parent.mkdir(parents=True)
-        folder.weights.touch()
+    files = [[folder.weights, folder.checkpoint(5), folder.predictions("oof"), folder.timing] for folder in folders]
+    for path in itertools.chain(*files):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
 
     def kept() -> list[int]:
-        return [number for number, folder in enumerate(folders) if folder.weights.exists()]
+        assert all(timing.exists() for *_, timing in files)
+        return [number for number, (*large, _) in enumerate(files) if any(path.exists() for path in large)]
 
     run_stages(9.0, 8.0, 8.5, 9.5, most=8)
     assert kept() == [1, 2, 4, 5, 6, 7]
@@ -150,3 +154,21 @@ def test_the_weights_of_trials_that_cannot_go_on_are_deleted(run_stages, paths):
     run_stages(7.6, 7.5, most=8)
     assert kept() == [6]
     assert run_stages(6.0, most=8).state == TrialState.COMPLETE and kept() == [6]
+
+
+def test_only_the_first_fold_continues_from_the_stage_before(paths, monkeypatch):
+    """The weights of that stage were trained on what the second one holds out. The distance is the mean of both."""
+    starts = {}
+
+    def train(tuning, values, index, name, fold, start):
+        starts[index, fold] = start
+        folder = RunFolder.of(paths.stage(index), name, fold)
+        folder.path.mkdir(parents=True)
+        distances = {"oof": 9.0 - index - fold, "dev": 1.0}
+        folder.summary.write_text(json.dumps({"cpu_minutes": 1, "greedy_distance": distances}))
+        return folder
+
+    monkeypatch.setattr(stage_runs, "_train_when_free", train)
+    for index, mean in enumerate((9.0, 8.0, 6.5)):
+        assert stage_runs._train_stage(stub_tuning(paths, 8), {}, index, "trial0000") == mean
+    assert starts == {(0, 0): None, (1, 0): paths.stage(0), (2, 0): paths.stage(1), (2, 1): None}

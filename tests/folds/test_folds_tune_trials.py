@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from tuning_study import SETTINGS, SPACE, STAGES, ask
 
@@ -24,7 +25,7 @@ from folds.training.signals import Stopped
 from folds.tuning import stage_runs, study, trials
 from folds.tuning.comparison import Winner, recipe_of
 from folds.tuning.options import TuneOptions
-from folds.tuning.space import Space
+from folds.tuning.space import Parameter, Space
 from folds.tuning.stages import (
     COMPARED_FOLDS,
     JUDGED_FOLDS,
@@ -178,8 +179,35 @@ def test_trials_are_trained_on_the_data_and_the_device_of_the_study(tiny, paths,
     tuning = stage_runs.Tuning(options, space, load_dataset(tiny, smooth=1.5), plan_stages(8, 60), paths)
     paths.folder.mkdir(parents=True)
     tuning.train(space, {}, tuning.stages[0], "trial0000", 0, paths.stage(0))
-    assert (seen[0].smooth, seen[0].device) == (1.5, "cuda:1")
+    assert (seen[0].smooth, seen[0].device, seen[0].recipe.clock) == (1.5, "cuda:1", "wall")
     assert recipe_of(tuning, Winner("trial0000", {"lr": 0.1}, False))["smooth"] == 1.5
+
+
+def test_a_stage_is_the_run_that_the_study_says(tiny, paths, monkeypatch):
+    seen: list[Any] = []
+    monkeypatch.setattr(stage_runs, "train_fold_model", lambda options, *more: seen.append((options, *more)))
+    options = TuneOptions(data=tiny, model="lstm_small", folds=6, seed=3, device="cpu", skip_bad=True)
+    tuning = stage_runs.Tuning(options, SPACE, load_dataset(tiny), STAGES, paths)
+    paths.folder.mkdir(parents=True)
+    tuning.train(SPACE, {"lr": 0.01}, STAGES[1], "trial0007", 1, paths.stage(1), start=paths.stage(0))
+    ((run, _, model, fold, *_),) = seen
+    assert (model, fold, run.name, run.fold, run.folds, run.seed) == ("lstm_small", 1, "trial0007", "1", 6, 3)
+    assert (run.runs, run.restart_from, run.resume, run.skip_bad) == (paths.stage(1), paths.stage(0), True, True)
+    recipe = run.recipe
+    assert (recipe.lr, recipe.minutes, recipe.clock, recipe.speakers) == (0.01, STAGES[1].minutes, "cpu", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "distribution"),
+    [
+        (Parameter("kernel", 5, 11, log=False, integer=True, step=2), IntDistribution(5, 11, step=2)),
+        (Parameter("hidden", 8, 64, log=True, integer=True), IntDistribution(8, 64, log=True)),
+        (Parameter("lr", 1e-3, 1e-1, log=True, integer=False), FloatDistribution(1e-3, 1e-1, log=True)),
+        (Parameter("dropout", 0.0, 0.5, log=False, integer=False), FloatDistribution(0.0, 0.5)),
+    ],
+)
+def test_values_are_drawn_from_the_range_of_their_option(parameter, distribution):
+    assert trials._distribution(parameter) == distribution
 
 
 def test_two_processes_draw_other_values(paths):
@@ -210,6 +238,15 @@ def test_a_new_study_does_not_take_over_the_runs_of_another(paths, folder):
         with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
             open_study(paths, SETTINGS | {"model": "gru_small"})
     assert (paths.folder / folder).is_dir()
+
+
+def test_a_study_begins_unfinished(paths):
+    """If its journal was deleted with the runs, a file may be left that says otherwise."""
+    paths.folder.mkdir()
+    for finished in (False, True):  # the second time, the study exists
+        paths.finished.touch()
+        open_study(paths, SETTINGS)
+        assert paths.finished.exists() is finished
 
 
 def test_a_torn_last_line_is_deleted_and_the_study_goes_on(paths, capsys):
