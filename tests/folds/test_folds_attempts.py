@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -99,6 +100,29 @@ def test_a_process_that_does_not_stop_is_killed(tmp_path, monkeypatch):
         time.sleep(0.01)
     executor.interrupt()
     assert read_attempts(task.folder.attempts)[-1].reason.startswith("killed by SIGKILL")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can signal the death of a parent process")
+def test_a_worker_is_stopped_when_its_launcher_is_killed():
+    """Otherwise it would go on with nobody knowing of it. Slurm's warning, SIGUSR2, is not for it."""
+    read, write = os.pipe()
+    launcher = os.fork()
+    if launcher == 0:
+        try:
+            if os.fork() == 0:
+                signal.signal(signal.SIGTERM, lambda *_: os.write(write, b"stopped") and os._exit(0))
+                worker.prepare_signals()
+                os.kill(os.getpid(), signal.SIGUSR2)
+                os.write(write, b"ready")
+            time.sleep(60)
+        finally:
+            os._exit(1)
+    os.close(write)
+    assert os.read(read, 10) == b"ready"
+    os.kill(launcher, signal.SIGKILL)
+    os.waitpid(launcher, 0)
+    assert os.read(read, 10) == b"stopped"
+    os.close(read)
 
 
 def test_a_worker_waits_for_another_process_as_long_as_it_is_told(monkeypatch, capsys):

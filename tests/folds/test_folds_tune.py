@@ -20,12 +20,15 @@ import pytest
 from optuna.trial import TrialState
 
 from folds import tune
+from folds.launching import search_worker
 from folds.launching.attempt import Outcome
 from folds.launching.executors.local import LocalOptions
-from folds.launching.launcher import Launcher
+from folds.launching.launcher import Interrupted, Launcher
 from folds.launching.search import LogDisplay, WorkerFolder, run_search, search_workers
 from folds.store.attempts import read_attempts
+from folds.store.lease import holder_of
 from folds.training.command_line import parse
+from folds.training.signals import Stopped
 from folds.tuning import find_lr, study, trials
 from folds.tuning.find_lr import Curve
 from folds.tuning.options import TuneOptions
@@ -107,6 +110,41 @@ def test_a_search_whose_processes_fail_for_good_ends_with_a_reason(tiny, tmp_pat
     StudyPaths(options.journal).folder.mkdir()
     StudyPaths(options.journal).finished.touch()
     run_search(options, LocalOptions())
+
+
+@pytest.mark.parametrize(
+    ("jobs", "stop", "status", "message"),
+    [
+        ("1", Stopped(signal.SIGTERM), 143, "stopped by SIGTERM; the study is saved: continue with the same command"),
+        ("2", Interrupted("the jobs continue in Slurm", signal.SIGINT), 130, "the jobs continue in Slurm"),
+    ],
+)
+def test_a_search_that_is_stopped_writes_no_result(jobs, stop, status, message, tiny, tmp_path, monkeypatch, capsys):
+    def stopped(*_: object) -> None:
+        raise stop
+
+    monkeypatch.setattr(tune, "work_on" if jobs == "1" else "run_search", stopped)
+    monkeypatch.setattr(tune, "_report", lambda *_: pytest.fail("a result was written"))
+    arguments = ["--data", str(tiny), "--study", str(tmp_path / "a.journal"), "--device", "cpu", "--jobs", jobs]
+    monkeypatch.setattr(sys, "argv", ["tune", *arguments])
+    assert tune.main() == status and capsys.readouterr().err == f"{message}\n"
+
+
+def test_a_process_of_a_search_holds_its_lease_until_it_is_stopped(tiny, tmp_path, monkeypatch):
+    process, _ = search_workers(TuneOptions(data=tiny, study=tmp_path / "a.journal", device="cpu", jobs=2))
+    holders: list[int] = []
+
+    def stopped(tuning: object) -> None:
+        holder = holder_of(process.folder.path)
+        assert holder is not None
+        holders.append(holder.pid)
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(search_worker, "work_on", stopped)
+    monkeypatch.setattr(search_worker.worker, "prepare_signals", lambda: None)
+    monkeypatch.setattr(sys, "argv", process.command(0.0, 1)[2:])
+    assert search_worker.main() == 143
+    assert holders == [os.getpid()] and holder_of(process.folder.path) is None
 
 
 def test_the_logs_of_a_search_are_shown_once_and_in_whole_lines(tmp_path, capsys):
