@@ -7,9 +7,9 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from tiny_competition import tiny_competition
 
 from folds.data.cache import load_dataset
 from folds.data.dataset import Dataset
@@ -22,7 +22,6 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.pop("HW3P2_DATA", None)
 
 STAND_IN = Path(__file__).parents[2] / "shared" / "competition" / "hw3p2-mini.tar.gz"
-PHONEMES = ("AE", "K", "T", "S", "IY", "N")
 
 
 @pytest.fixture(scope="session")
@@ -61,30 +60,8 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A competition in the S24 layout that a model learns in seconds: each phoneme is a pattern held for 8 frames."""
-    root = tmp_path_factory.mktemp("tiny") / "competition"
-    random = np.random.default_rng(0)
-    patterns = random.normal(size=(len(PHONEMES), 5))
-
-    def utterance(folder: Path, name: str, transcript: bool) -> None:
-        phonemes = random.integers(len(PHONEMES), size=random.integers(4, 9))
-        frames = np.repeat(patterns[phonemes], 8, axis=0) + 0.3 * random.normal(size=(8 * len(phonemes), 5))
-        (folder / "mfcc").mkdir(parents=True, exist_ok=True)
-        np.save(folder / "mfcc" / f"{name}.npy", frames.astype(np.float32))
-        if transcript:
-            (folder / "transcript").mkdir(exist_ok=True)
-            labels = ["[SOS]", *(PHONEMES[i] for i in phonemes), "[EOS]"]
-            np.save(folder / "transcript" / f"{name}.npy", np.array(labels))
-
-    for speaker in range(6):
-        for number in range(8):
-            utterance(root / "train-clean-100", f"{speaker}-1-{number:04d}", True)
-    for number in range(6):
-        utterance(root / "dev-clean", f"90-1-{number:04d}", True)
-        utterance(root / "test-clean", f"91-1-{number:04d}", False)
-    rows = "".join(f"{number},-\n" for number in range(6))
-    (root / "test-clean" / "random_submission.csv").write_text("index,label\n" + rows)
-    return root
+    """A competition in the layout of S24: 48 utterances of 6 speakers to train on, 6 each of dev and test."""
+    return tiny_competition(tmp_path_factory.mktemp("tiny") / "competition", speakers=6, each=8, others=6)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 from faults.fork_server import ForkServer, Invocation, Result
-from faults.stage import TRAIN, competition
+from faults.stage import TRAIN
+from tiny_competition import tiny_competition
 
 from folds.store.run_folder import SPLITS
 
@@ -82,7 +83,7 @@ def server() -> Iterator[ForkServer]:
 def stage(server, tmp_path_factory) -> Path:
     """A competition and a store with both fold models."""
     folder = tmp_path_factory.mktemp("stage")
-    competition(folder / "data")
+    tiny_competition(folder / "data", speakers=4, each=3, others=3)
     arguments = ["--data", "data", *TRAIN, "--fold", "all"]
     result = server.run(Invocation("folds.train", arguments, folder, {"HW3P2_CACHE": str(folder / "cache")}))
     assert result.status == 0, result.err

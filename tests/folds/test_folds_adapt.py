@@ -1,4 +1,4 @@
-"""Speaker adaptation: an affine layer for each speaker, fitted to hypotheses, in front of a network left as it is."""
+"""Adapted runs: what they predict, record and refuse, and the refits and delayed twins that belong to them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
+from small_data import labels_of, two_hypotheses
 from training_runs import run as train_quick
 from training_runs import run_folder, summary
 
@@ -22,15 +22,9 @@ from folds.adapt import AdaptOptions, write_adapted
 from folds.delay import DelayOptions, write_delayed
 from folds.soup import SoupOptions, make_soup
 from folds.store.fold_model import find_fold_models, load_model, read_fold_model
-from folds.store.nbest_file import NBestFile, NBestHypotheses, file_hash, write_nbest_file
-from folds.store.ragged import Ragged, offsets_of
+from folds.store.nbest_file import NBestFile, file_hash, write_nbest_file
 from folds.store.run_folder import RunFolder
-from folds.training.speaker_adaptation import Unlabelled, adapt
-from models import create_model
-from models.ctc import log_likelihood
-from registry import InputError, list_models
-
-CPU = torch.device("cpu")
+from registry import InputError
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +32,9 @@ def sidecar(dataset, tmp_path_factory) -> Path:
     """Hypotheses of all splits: the transcript with posterior .75, else without its last phoneme; of test, guesses."""
     random = np.random.default_rng(5)
     guesses = [random.integers(1, 6, 6).tolist() for _ in dataset.test.ids]
-    known = [hypotheses(split.ids, labels_of(split)) for split in (dataset.train, dataset.dev)]
-    file = NBestFile(*known, hypotheses(dataset.test.ids, guesses), "", "")
+    known = [two_hypotheses(split.ids, labels_of(split)) for split in (dataset.train, dataset.dev)]
+    file = NBestFile(*known, two_hypotheses(dataset.test.ids, guesses), "", "")
     return write(tmp_path_factory.mktemp("first"), dataset, file)
-
-
-def labels_of(split) -> list[list[int]]:
-    return [split.labels(index).tolist() for index in range(len(split))]
-
-
-def hypotheses(ids, labels) -> NBestHypotheses:
-    tokens = Ragged.of([part for row in labels for part in (row[:-1], row)], np.int16)
-    posteriors = np.tile(np.array((0.25, 0.75), np.float32), len(ids))
-    return NBestHypotheses(tuple(ids), offsets_of(np.full(len(ids), 2)), tokens, posteriors)
 
 
 def write(folder: Path, dataset, file: NBestFile) -> Path:
@@ -58,82 +42,6 @@ def write(folder: Path, dataset, file: NBestFile) -> Path:
     nbest = {"file": "nbest", "sha256": file_hash(folder / "nbest")}
     (folder / "s.csv.json").write_text(json.dumps({"tags": ["pretrained"], "nbest": nbest}))
     return folder / "s.csv.json"
-
-
-def unlabelled(split, indices=None) -> Unlabelled:
-    chosen = np.arange(len(split)) if indices is None else np.array(indices)
-    return Unlabelled.of(split, chosen, hypotheses(split.ids, labels_of(split)))
-
-
-def network(seed: int = 0, model: str = "lstm_small", **config) -> models.CTCModel:
-    torch.manual_seed(seed)
-    return create_model(model, features=5, classes=41, **config)
-
-
-def test_the_first_step_is_against_the_sign_of_the_gradient_of_the_expected_log_likelihood(dataset):
-    """Adam's first step is the learning rate times the gradient's sign, whatever its size."""
-    model, rows = network(), [0, 1, 2]
-    assert len({dataset.train.groups[row] for row in rows}) == 1
-    weight, bias = torch.zeros(5, 5, requires_grad=True), torch.zeros(5, requires_grad=True)
-    loss = torch.zeros(())
-    for row in rows:
-        x = torch.tensor(dataset.train.features(row))[None]
-        log_probs, lengths = model.eval()(x + x @ weight + bias, torch.tensor([x.shape[1]]))
-        labels = torch.tensor(dataset.train.labels(row)).long()
-        for posterior, target in ((0.75, labels), (0.25, labels[:-1])):
-            count = torch.tensor([len(target)])
-            of_one = functional.ctc_loss(log_probs.transpose(0, 1), target[None], lengths, count, reduction="sum")
-            loss = loss + posterior * of_one
-    loss.backward()
-    facts = adapt(model, [unlabelled(dataset.train, rows)], passes=1, lr=0.01, device=CPU)
-    assert facts.by == "speaker" and facts.groups == (dataset.train.groups[0],)
-    torch.testing.assert_close(model.group_layer.weight[0], -0.01 * weight.grad.sign(), rtol=1e-3, atol=1e-6)
-    torch.testing.assert_close(model.group_layer.bias[0], -0.01 * bias.grad.sign(), rtol=1e-3, atol=1e-6)
-
-
-def test_each_speaker_has_the_layer_that_it_has_alone(dataset):
-    of_speaker = {speaker: [i for i, it in enumerate(dataset.train.groups) if it == speaker] for speaker in "035"}
-    everyone = [index for indices in of_speaker.values() for index in indices]
-    together, options = network(), {"passes": 3, "lr": 0.01, "device": CPU}
-    weights = {name: value.clone() for name, value in together.state_dict().items()}
-    facts = adapt(together, [unlabelled(dataset.train, everyone)], **options)
-    assert facts.groups == ("0", "3", "5")
-    for row, indices in enumerate(of_speaker.values()):
-        alone = network()
-        adapt(alone, [unlabelled(dataset.train, indices)], **options)
-        torch.testing.assert_close(together.group_layer.weight[row], alone.group_layer.weight[0])
-        assert alone.group_layer.weight.abs().max() > 0.01
-    after = together.state_dict()
-    assert all(torch.equal(after[name], value) for name, value in weights.items())
-    assert not any(module.training for module in together.modules())
-
-
-def test_a_speaker_of_two_splits_learns_from_both(dataset):
-    """As a day of Brain-to-Text does: one layer, fitted to the utterances of all splits."""
-    dev = replace(dataset.dev, groups=("0",) * len(dataset.dev))
-    both, first = network(), network()
-    facts = adapt(both, [unlabelled(dataset.train, [0, 1]), unlabelled(dev)], passes=2, lr=0.01, device=CPU)
-    adapt(first, [unlabelled(dataset.train, [0, 1])], passes=2, lr=0.01, device=CPU)
-    assert facts.groups == ("0",) and not torch.allclose(both.group_layer.weight, first.group_layer.weight)
-
-
-@pytest.mark.parametrize("model", list_models("*_small"))
-def test_hypotheses_become_likelier_for_every_family(dataset, model):
-    """By layers alone, with gradients through all layers and all recurrent networks, dropout notwithstanding."""
-    adapted, speaker = network(model=model), [0, 1, 2, 3]
-
-    def likelihood() -> float:
-        total = 0.0
-        for row in speaker:
-            x = torch.tensor(dataset.train.features(row))[None]
-            with torch.no_grad():
-                log_probs, _ = adapted.eval()(x, torch.tensor([x.shape[1]]), [dataset.train.groups[row]])
-            total += float(log_likelihood(log_probs[0].numpy(), [dataset.train.labels(row).tolist()])[0])
-        return total
-
-    before = likelihood()
-    adapt(adapted, [unlabelled(dataset.train, speaker)], passes=10, lr=0.02, device=CPU)
-    assert likelihood() > before + 0.1
 
 
 @pytest.fixture(scope="module")
@@ -233,22 +141,6 @@ def test_an_adapted_run_is_neither_trained_on_nor_averaged(adapted, tiny, tmp_pa
         make_soup(SoupOptions(run=(ours.path,), data=tiny))
 
 
-def test_a_speaker_of_whom_nothing_is_known_keeps_a_finite_layer(dataset):
-    empty = hypotheses(dataset.train.ids, [[]] * len(dataset.train))
-    model = network()
-    adapt(model, [Unlabelled.of(dataset.train, np.arange(3), empty)], passes=2, lr=0.01, device=CPU)
-    assert model.group_layer.weight.isfinite().all()
-
-
-def test_a_layer_that_is_not_finite_is_an_error(dataset, monkeypatch):
-    def diverge(network, layer, *rest):
-        torch.nn.init.constant_(layer.bias, float("nan"))
-
-    monkeypatch.setattr("folds.training.speaker_adaptation._fit", diverge)
-    with pytest.raises(InputError, match="a run: the layer of speaker 0 is NaN or infinite: try a smaller --lr"):
-        adapt(network(), [unlabelled(dataset.train, [0])], passes=1, lr=1.0, device=CPU, description="a run")
-
-
 @pytest.mark.parametrize(
     ("member", "refit_of", "trained_run"),
     [
@@ -289,8 +181,8 @@ def test_errors_say_what_to_do(adapted, tiny, dataset, sidecar, tmp_path):
         AdaptOptions(hypotheses=sidecar)
     with pytest.raises(InputError, match="--hypotheses is missing: run python -m ensemble.blend --method mbr"):
         AdaptOptions(run=(run_folder(adapted),))
-    few = hypotheses(dataset.train.ids[:3], labels_of(dataset.train)[:3])
-    others = [hypotheses(split.ids, [[1, 2]] * len(split)) for split in (dataset.dev, dataset.test)]
+    few = two_hypotheses(dataset.train.ids[:3], labels_of(dataset.train)[:3])
+    others = [two_hypotheses(split.ids, [[1, 2]] * len(split)) for split in (dataset.dev, dataset.test)]
     incomplete = write(tmp_path, dataset, NBestFile(few, *others, "", ""))
     with pytest.raises(InputError, match="lacks utterances that these runs held out"):
         write_adapted(options(adapted, tiny, incomplete))
@@ -307,8 +199,8 @@ def test_runs_that_held_out_what_the_blend_did_not_are_left_out(tiny, dataset, s
     train_quick(monkeypatch, tiny, tmp_path, "--epochs", "1", "--fold", "0,1")
     first, second = find_fold_models(tmp_path)
     known = held_out(first, dataset)
-    of_fold = hypotheses([dataset.train.ids[i] for i in known], [labels_of(dataset.train)[i] for i in known])
-    others = [hypotheses(split.ids, [[1, 2]] * len(split)) for split in (dataset.dev, dataset.test)]
+    of_fold = two_hypotheses([dataset.train.ids[i] for i in known], [labels_of(dataset.train)[i] for i in known])
+    others = [two_hypotheses(split.ids, [[1, 2]] * len(split)) for split in (dataset.dev, dataset.test)]
     of_one = write(tmp_path, dataset, NBestFile(of_fold, *others, "", ""))
     every = AdaptOptions(run=(second.path, first.path), data=tiny, hypotheses=of_one, device="cpu", passes=1)
     assert [folder.name for folder in write_adapted(every)] == ["lstm_small.adapted/fold0"]

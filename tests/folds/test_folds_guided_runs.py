@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from test_folds_parallel import PLAIN, train
-from training_runs import metrics, run, run_folder
+from training_runs import metrics, run, run_folder, signal_in_step
 
 from folds.store.fold_model import find_fold_models
 from folds.store.log_probs import read_log_probs
 from folds.store.run_folder import RunFolder
-from folds.training import loop
 from folds.training.options import RecipeOptions, TrainOptions
-from folds.training.step import train_step
 from registry import InputError
 
 
@@ -78,15 +74,8 @@ def test_the_guide_is_recorded(guided, member):
 
 def test_a_stopped_run_resumes_with_its_guide_alone(guided, member, tiny, tmp_path, monkeypatch, capsys):
     """Which may have moved."""
-    options, moved, steps = ["--epochs", "6", "--seed", "1"], tmp_path / "moved", []
-
-    def stopping(*arguments):
-        steps.append(1)
-        if len(steps) == 6:  # in the second epoch of four batches
-            os.kill(os.getpid(), signal.SIGTERM)
-        return train_step(*arguments)
-
-    monkeypatch.setattr(loop, "train_step", stopping)
+    options, moved = ["--epochs", "6", "--seed", "1"], tmp_path / "moved"
+    steps = signal_in_step(monkeypatch, 6)  # in the second epoch of four batches
     run(monkeypatch, tiny, tmp_path, *options, "--guide", str(member))
     assert f"lstm_small.seed1 fold 0: guided by {member}\n" in capsys.readouterr().out
     shutil.copytree(member, moved)

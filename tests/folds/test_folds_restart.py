@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_runs import metrics, run, run_folder, summary
+from training_runs import metrics, run, run_folder, signal_in_step, summary
 
 from folds.store.fold_model import find_fold_models
 from folds.store.log_probs import read_log_probs
 from folds.store.run_folder import RunFolder
 from folds.training import loop
 from folds.training.state import State
-from folds.training.step import train_step
 from registry import InputError
 from registry.json_files import read_json, write_json
 
@@ -89,16 +86,9 @@ def test_a_run_of_another_name_starts_from_a_run_that_is_given(undisturbed, tiny
 
 
 def test_a_restart_that_was_stopped_resumes_without_its_source(restarted, undisturbed, tiny, tmp_path, monkeypatch):
-    folder, source, steps = run_folder(tmp_path / "new"), tmp_path / "source", []
+    folder, source = run_folder(tmp_path / "new"), tmp_path / "source"
     shutil.copytree(undisturbed.parents[1], source)
-
-    def stopping(*arguments):
-        steps.append(1)
-        if len(steps) == 6:  # in the second epoch of four batches
-            os.kill(os.getpid(), signal.SIGTERM)
-        return train_step(*arguments)
-
-    monkeypatch.setattr(loop, "train_step", stopping)
+    steps = signal_in_step(monkeypatch, 6)  # in the second epoch of four batches
     run(monkeypatch, tiny, tmp_path / "new", "--epochs", "2", "--restart-from", str(source))
     shutil.rmtree(source)
     with pytest.raises(InputError, match="started with different settings .restart_from was given, now not given"):

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
-from training_runs import QUICK, metric_rows, metrics, run, run_folder
+from training_runs import QUICK, metric_rows, metrics, run, run_folder, signal_in_step
 
 from folds.data.batches import plan
 from folds.data.cache import load_dataset
@@ -55,15 +55,7 @@ def test_a_run_stopped_by_a_signal_saves_and_can_be_resumed(
     undisturbed, tiny, tmp_path, monkeypatch, capsys, number, status
 ):
     """The signal arrives in the middle of the third epoch; the rest of it repeats every bit."""
-    steps: list[int] = []
-
-    def stopping(*arguments):
-        steps.append(1)
-        if len(steps) == 11:  # epochs have four batches
-            os.kill(os.getpid(), number)
-        return train_step(*arguments)
-
-    monkeypatch.setattr(loop, "train_step", stopping)
+    steps = signal_in_step(monkeypatch, 11, number)  # epochs have four batches
     assert run(monkeypatch, tiny, tmp_path, "--epochs", "6") == status
     assert f"stopped by {number.name}; the state is saved" in capsys.readouterr().err
     folder = run_folder(tmp_path)

@@ -1,31 +1,24 @@
-"""Distillation: the loss by hand counts, what a student learns, records and resumes with, and teachers it refuses."""
+"""Distillation: what a student learns, records and resumes with, and the teachers that it refuses."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from training_runs import metrics, run
+from small_data import labels_of, two_hypotheses
+from training_runs import metrics, run, signal_in_step
 
-from folds.data.batches import Batch, SoftTargets
 from folds.data.dataset import Dataset, Split, joined
 from folds.store.fold_model import find_fold_models
 from folds.store.log_probs import read_log_probs
 from folds.store.nbest_file import NBestFile, NBestHypotheses, file_hash, read_nbest_file, write_nbest_file
-from folds.store.ragged import Ragged, offsets_of
-from folds.training import loop
-from folds.training.objective import ctc, objective, soft_ctc
+from folds.store.ragged import Ragged
 from folds.training.options import RecipeOptions, TrainOptions
-from folds.training.step import train_step
 from folds.training.teacher import Teacher, student_targets
-from models import create_model
 from models.ctc import log_likelihood
 from registry import InputError
 
@@ -40,14 +33,8 @@ def sidecar(dataset, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("teacher")
     random = np.random.default_rng(5)
     unknown = [random.integers(1, 6, 6).tolist() for _ in dataset.test.ids]
-    oof = hypotheses(dataset.train.ids[3:], [dataset.train.labels(i).tolist() for i in range(3, len(dataset.train))])
-    return write(folder, dataset, oof, hypotheses(dataset.test.ids, unknown))
-
-
-def hypotheses(ids, labels, posteriors=(0.25, 0.75)) -> NBestHypotheses:
-    tokens = Ragged.of([part for row in labels for part in (row[:-1], row)], np.int16)
-    offsets = offsets_of(np.full(len(ids), 2))
-    return NBestHypotheses(tuple(ids), offsets, tokens, np.tile(np.array(posteriors, np.float32), len(ids)))
+    oof = two_hypotheses(dataset.train.ids[3:], labels_of(dataset.train)[3:])
+    return write(folder, dataset, oof, two_hypotheses(dataset.test.ids, unknown))
 
 
 def write(folder: Path, dataset: Dataset, oof: NBestHypotheses, test: NBestHypotheses, **facts) -> Path:
@@ -59,65 +46,6 @@ def write(folder: Path, dataset: Dataset, oof: NBestHypotheses, test: NBestHypot
 
 def student(runs: Path) -> Path:
     return runs / "lstm_small.all" / "fold0"
-
-
-def a_soft_batch() -> Batch:
-    torch.manual_seed(0)
-    soft = SoftTargets(
-        rows=torch.tensor([0, 0, 1, 1]),
-        targets=torch.tensor([1, 2, 2, 1, 2, 3, 1, 5, 5, 5, 5, 5, 5, 5]),
-        target_lengths=torch.tensor([3, 2, 2, 7]),
-        weights=torch.tensor([0.75, 0.25, 0.9, 0.1]),
-    )
-    transcripts = torch.tensor([1, 2, 2, 3, 1])
-    lengths = torch.tensor([40, 24])
-    return Batch(torch.randn(2, 40, 5), lengths, transcripts, torch.tensor([3, 2]), (0, 1), soft=soft)
-
-
-def test_the_loss_is_the_expected_log_likelihood_under_the_teacher():
-    """The last sequence has no path: seven equal labels need 13 frames, and the utterance has 12."""
-    batch, lengths = a_soft_batch(), torch.tensor([20, 12])
-    log_probs = torch.randn(2, 20, 6).log_softmax(dim=2)
-    first = log_likelihood(log_probs[0].numpy(), [[1, 2, 2], [1, 2]])
-    (second,) = log_likelihood(log_probs[1, :12].numpy(), [[3, 1]])
-    expected = -(0.75 * first[0] + 0.25 * first[1] + 0.9 * second) / 5
-    assert float(soft_ctc(log_probs, lengths, batch)) == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_gradient_is_the_weighted_mean_of_those_of_single_sequences():
-    batch, lengths = a_soft_batch(), torch.tensor([20, 12])
-    log_probs = torch.randn(2, 20, 6).log_softmax(dim=2)
-    expected = torch.zeros_like(log_probs)
-    for row, sequence, weight in ((0, [1, 2, 2], 0.75), (0, [1, 2], 0.25), (1, [3, 1], 0.9)):
-        leaf = log_probs[row : row + 1, : lengths[row]].clone().requires_grad_()
-        one = replace(batch, targets=torch.tensor(sequence), target_lengths=torch.tensor([len(sequence)]), soft=None)
-        ctc(leaf, lengths[row : row + 1], one).backward()
-        assert leaf.grad is not None
-        expected[row, : lengths[row]] += weight * len(sequence) * leaf.grad[0] / 5
-    leaf = log_probs.clone().requires_grad_()
-    soft_ctc(leaf, lengths, batch).backward()
-    torch.testing.assert_close(leaf.grad, expected)
-
-
-def test_the_teacher_has_its_share_of_every_ctc_loss():
-    model = create_model("lstm_small", features=5, classes=6, hidden=8, dropout=0.0)
-    batch = a_soft_batch()
-    final, lengths, middle, middle_lengths, _ = model.training_outputs(batch.features, batch.lengths)
-    assert middle is not None and middle_lengths is not None
-    hard = [ctc(*outputs, batch).item() for outputs in ((final, lengths), (middle, middle_lengths))]
-    soft = [soft_ctc(*outputs, batch).item() for outputs in ((final, lengths), (middle, middle_lengths))]
-    mixed = [0.6 * one + 0.4 * other for one, other in zip(hard, soft, strict=True)]
-    total, own = objective(model, batch, intermediate=0.3, teacher_weight=0.4)
-    assert total.item() == pytest.approx(0.7 * mixed[0] + 0.3 * mixed[1], rel=1e-5)
-    assert float(own) == pytest.approx(hard[0], rel=1e-5)
-
-
-def test_a_certain_teacher_is_the_transcript():
-    batch, lengths = a_soft_batch(), torch.tensor([20, 12])
-    log_probs = torch.randn(2, 20, 6).log_softmax(dim=2)
-    soft = SoftTargets(torch.arange(2), batch.targets, batch.target_lengths, torch.ones(2))
-    same = replace(batch, soft=soft)
-    assert float(soft_ctc(log_probs, lengths, same)) == pytest.approx(float(ctc(log_probs, lengths, batch)), rel=1e-6)
 
 
 def test_batches_have_their_utterances_hypotheses(dataset, sidecar):
@@ -136,8 +64,8 @@ def test_batches_have_their_utterances_hypotheses(dataset, sidecar):
 def test_utterances_of_other_splits_with_the_same_ids_are_others(dataset):
     """Ids are unique within one split only: dev keeps its transcripts, and test has its own hypotheses."""
     ids = dataset.train.ids[:2]
-    test = hypotheses(ids, [[4], [5, 6]])
-    file = NBestFile(hypotheses(ids, [[1, 2], [3]]), test, test, "data", "alphabet")
+    test = two_hypotheses(ids, [[4], [5, 6]])
+    file = NBestFile(two_hypotheses(ids, [[1, 2], [3]]), test, test, "data", "alphabet")
     teacher = Teacher(file, {"from": "x", "on_test": True})
     train = replace(dataset.train, ids=ids, tokens=dataset.train.tokens.take([0, 1]), groups=())
     dev = replace(dataset.dev, ids=ids, tokens=dataset.dev.tokens.take([0, 1]), groups=())
@@ -151,7 +79,7 @@ def test_utterances_of_other_splits_with_the_same_ids_are_others(dataset):
 
 
 def test_a_file_is_read_as_written(dataset, tmp_path):
-    written = hypotheses(("a", "b"), [[1, 2], [3]])
+    written = two_hypotheses(("a", "b"), [[1, 2], [3]])
     none = NBestHypotheses((), np.zeros(1, np.int64), Ragged.of([], np.int16), np.zeros(0, np.float32))
     write_nbest_file(tmp_path / "nbest", NBestFile(written, none, none, "data", "alphabet"))
     file = read_nbest_file(tmp_path / "nbest")
@@ -189,18 +117,10 @@ def test_the_teacher_is_recorded(taught, sidecar):
 def test_a_stopped_run_resumes_with_its_teacher_alone(taught, sidecar, tiny, dataset, tmp_path, monkeypatch):
     """Which may have moved."""
     options = [*FINAL, "--epochs", "6", "--consistency", "0.2", "--teacher"]
-    steps = []
-
-    def step_then_signal(*arguments):
-        steps.append(arguments)
-        if len(steps) == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return train_step(*arguments)
-
-    monkeypatch.setattr(loop, "train_step", step_then_signal)
-    assert run(monkeypatch, tiny, tmp_path, *options, str(sidecar)) == 128 + signal.SIGTERM
+    signal_in_step(monkeypatch, 7)
+    assert run(monkeypatch, tiny, tmp_path, *options, str(sidecar)) == 143
     (tmp_path / "other").mkdir()
-    other = hypotheses(dataset.train.ids, [dataset.train.labels(i).tolist() for i in range(len(dataset.train))])
+    other = two_hypotheses(dataset.train.ids, labels_of(dataset.train))
     another = write(tmp_path / "other", dataset, other, other)
     with pytest.raises(InputError, match="teacher was with N-best hypotheses .*, now with N-best hypotheses"):
         run(monkeypatch, tiny, tmp_path, *options, str(another), "--resume")
@@ -217,8 +137,8 @@ def test_a_stopped_run_resumes_with_its_teacher_alone(taught, sidecar, tiny, dat
 
 def test_a_student_learns_what_only_its_teacher_knows(dataset, tiny, tmp_path, monkeypatch):
     """From the teacher alone, which ends each utterance one phoneme early, it does so on dev."""
-    labels = [dataset.train.labels(i).tolist() for i in range(len(dataset.train))]
-    oof = hypotheses(dataset.train.ids, labels, posteriors=(1.0, 0.0))
+    labels = labels_of(dataset.train)
+    oof = two_hypotheses(dataset.train.ids, labels, posteriors=(1.0, 0.0))
     path = write(tmp_path, dataset, oof, oof)
     options = [*FINAL, "--epochs", "40", "--speed", "0", "--teacher", str(path), "--teacher-weight", "1"]
     run(monkeypatch, tiny, tmp_path / "runs", *options)
@@ -245,8 +165,8 @@ def test_a_student_of_test_is_transductive(sidecar, dataset, tiny, tmp_path, mon
 @pytest.mark.parametrize("options", [(), ("--accumulate", "2")])
 def test_batches_that_are_silent_by_the_teacher_are_trained_on(dataset, tiny, tmp_path, monkeypatch, options):
     """Batches are of one or two utterances, some of them without any label."""
-    silence = hypotheses(dataset.test.ids, [[1] for _ in dataset.test.ids], posteriors=(0.9, 0.1))
-    oof = hypotheses(dataset.train.ids, [dataset.train.labels(i).tolist() for i in range(len(dataset.train))])
+    silence = two_hypotheses(dataset.test.ids, [[1] for _ in dataset.test.ids], posteriors=(0.9, 0.1))
+    oof = two_hypotheses(dataset.train.ids, labels_of(dataset.train))
     path, longest = write(tmp_path, dataset, oof, silence), max(dataset.train.lengths.max(), dataset.test.lengths.max())
     frames = ["--batch-frames", str(longest), *options]
     given = [*FINAL, "--epochs", "1", "--teacher", str(path), "--teacher-test", *frames]
@@ -257,7 +177,7 @@ def test_batches_that_are_silent_by_the_teacher_are_trained_on(dataset, tiny, tm
 
 def test_test_is_labelled_by_the_most_probable_hypotheses(dataset):
     split = Split("test", ("b", "a"), dataset.test.frames.range(0, 2))
-    both = hypotheses(("a", "b"), [[1, 2], [3, 4]])
+    both = two_hypotheses(("a", "b"), [[1, 2], [3, 4]])
     teacher = Teacher(NBestFile(both, both, both, "", ""), {"from": "x", "on_test": True})
     labelled = teacher.label_test(split)
     assert [labelled.labels(i).tolist() for i in range(2)] == [[3, 4], [1, 2]]
@@ -267,7 +187,7 @@ def test_test_is_labelled_by_the_most_probable_hypotheses(dataset):
 
 def test_tags_of_what_a_teacher_learnt_from_are_inherited(dataset, tiny, tmp_path, monkeypatch):
     """The tag attention says how a model is built, which is the student's own affair; a warm restart inherits too."""
-    oof = hypotheses(dataset.train.ids, [dataset.train.labels(i).tolist() for i in range(len(dataset.train))])
+    oof = two_hypotheses(dataset.train.ids, labels_of(dataset.train))
     path = write(tmp_path, dataset, oof, oof, tags=["attention", "external-data"])
     run(monkeypatch, tiny, tmp_path / "runs", *FINAL, "--epochs", "1", "--teacher", str(path))
     run(monkeypatch, tiny, tmp_path / "more", *FINAL, "--epochs", "1", "--restart-from", str(tmp_path / "runs"))
@@ -306,7 +226,7 @@ def test_unusable_teachers_are_refused_before_anything_is_written(dataset, sidec
     [("posteriors", np.full(4, np.nan, np.float32)), ("offsets", np.array([0, 0, 4])), ("ids", ("a", "b", "c"))],
 )
 def test_inconsistent_files_are_refused(tmp_path, field, value):
-    good = hypotheses(("a", "b"), [[1, 2], [3]])
+    good = two_hypotheses(("a", "b"), [[1, 2], [3]])
     write_nbest_file(tmp_path / "nbest", NBestFile(replace(good, **{field: value}), good, good, "", ""))
     with pytest.raises(InputError, match="nbest: incomplete, or not a file of ensemble.blend --nbest-out .* of oof"):
         read_nbest_file(tmp_path / "nbest")

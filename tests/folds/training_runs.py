@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 import pytest
 
 from folds import train
+from folds.training import loop
+from folds.training.step import train_step
 
 MODEL = ["--model", "lstm_small", "--hidden", "24", "--channels", "16", "16", "--strides", "2", "1", "--layers", "1"]
 QUICK = [*MODEL, "--folds", "2", "--threads", "1", "--batch-frames", "400", "--lr", "0.01", "--time-mask", "4"]
@@ -40,3 +44,17 @@ def metric_rows(folder: Path) -> list[dict[str, Any]]:
 def summary(folder: Path) -> dict[str, Any]:
     """summary.json."""
     return json.loads((folder / "summary.json").read_text())
+
+
+def signal_in_step(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> list[int]:
+    """Send this process a signal as the given step of training begins, counted from 1; the list grows by each step."""
+    steps: list[int] = []
+
+    def counted(*arguments: Any) -> Any:
+        steps.append(len(steps) + 1)
+        if len(steps) == step:
+            os.kill(os.getpid(), number)
+        return train_step(*arguments)
+
+    monkeypatch.setattr(loop, "train_step", counted)
+    return steps
