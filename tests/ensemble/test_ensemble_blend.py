@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import simulated_members as simulated
 
-from ensemble import InputOptions, group_by_member, open_inputs
+from ensemble import InputOptions, Rules, group_by_member, open_inputs
 from ensemble.blend import BlendOptions, blend, main
+from ensemble.blenders.base import BLENDERS
 from ensemble.members.finished import find_members
 from folds.store.fold_model import find_fold_models
 from folds.store.lease import hold
@@ -153,6 +154,7 @@ def test_members_of_different_utterances_write_nothing(tiny, runs, dataset, tmp_
     other = simulated.log_probs(references, 2, classes=dataset.alphabet.classes, alphabet=dataset.alphabet.hash)
     write_log_probs(RunFolder.of(runs, "b", 1).predictions("test"), other)
     out = tmp_path / "s.csv"
+    monkeypatch.setattr("ensemble.blend.measure_members", None)  # all are read before anything is measured
     with pytest.raises(InputError, match="member b, fold 1.*test.*have no prediction"):
         run(monkeypatch, "--data", tiny, "--runs", runs, "--out", out, "--nbest", 20, "--method", "rescore")
     assert not out.exists() and not list(tmp_path.glob("*.json"))
@@ -256,3 +258,25 @@ def test_names_are_separated_by_spaces(tiny, runs, tmp_path, monkeypatch):
 def test_fold_models_are_no_members(runs, dataset):
     with pytest.raises(InputError, match="expected members: pass the first value that members_of"):
         open_inputs(find_fold_models(str(runs)), dataset)
+
+
+def test_the_rules_of_the_competition_hold_where_none_are_given(runs, dataset, monkeypatch):
+    monkeypatch.setattr(type(dataset.competition), "rules", Rules(9000, ("attention",)))
+    inputs = open_inputs(group_by_member(find_fold_models(runs)), dataset, rules=Rules(8000))
+    assert [member.name for member in inputs.members] == ["a", "b"] and inputs.rules == Rules(8000, ("attention",))
+    assert inputs.oof.split.max_params == 8000
+    assert "left out by the rules: attentive (tag attention)" in inputs.notes
+
+
+def test_a_member_whose_epochs_were_chosen_on_what_it_held_out_is_named(runs, dataset):
+    models = [simulated.edit_config(m, select="best") if m.fold else m for m in find_fold_models(runs)]
+    notes = open_inputs(group_by_member(models, ["a", "attentive"]), dataset).notes
+    (note,) = (note for note in notes if "--select best" in note)
+    assert note.startswith("  a, fold 1: its epoch was chosen on the held-out fold")
+
+
+def test_a_blender_that_cannot_be_imported_is_named_first(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(BLENDERS, "broken", lambda: {"mine": "ImportError: no torch"})
+    with pytest.raises(InputError):
+        run(monkeypatch, "--data", tiny, "--runs", tmp_path)
+    assert capsys.readouterr().err == "left out: blender mine failed to import: ImportError: no torch\n"
