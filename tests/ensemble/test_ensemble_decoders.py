@@ -121,6 +121,8 @@ def test_a_decoder_refuses_what_it_does_not_support(name):
         get_decoder(name)(log_probs, lengths, lm=estimate([[1, 2]], CLASSES), lm_weight=0.5)
     with pytest.raises(InputError, match=f"decoder {name}: supports no language model and no length bonus"):
         get_decoder(name)(log_probs, lengths, length_bonus=1.0)
+    with pytest.raises(InputError, match=f"decoder {name}: supports no language model and no length bonus"):
+        get_decoder(name)(log_probs, lengths, token_bonus=np.ones(CLASSES))
     if name in ("greedy", "fast_ctc_decode"):
         with pytest.raises(InputError, match=f"decoder {name}: nbest is 5; expected at most 1"):
             get_decoder(name)(log_probs, lengths, beam=5, nbest=5)
@@ -202,3 +204,19 @@ def test_batches_are_of_one_fold_and_similar_length_and_decode_each_utterance_wi
         for row, nbest in zip(result.rows, result.hypotheses, strict=True):
             alone = beam_search(log_probs[row, None], lengths[[row]], lm=language_models[outer_folds[row]], **settings)
             assert nbest == alone[0]
+
+
+def test_a_search_gets_the_beam_and_the_length_of_its_lists(monkeypatch):
+    calls = []
+
+    def search(log_probs, lengths, beam, nbest):
+        calls.append((lengths.tolist(), beam, nbest))
+        return [[([1], ())]] * len(lengths)
+
+    monkeypatch.setattr(DECODERS, "_entries", dict(DECODERS._entries))
+    register_acoustic_decoder("own", search)
+    log_probs, lengths = batch(2)
+    get_decoder("own")(log_probs, lengths, beam=7, nbest=3)
+    ((first,), _) = get_decoder("own")(log_probs, lengths)
+    assert calls == [(lengths.tolist(), 7, 3), (lengths.tolist(), 50, 1)]
+    assert first.score == first.ctc == pytest.approx(log_likelihood(log_probs[0, : lengths[0]], [[1]])[0])

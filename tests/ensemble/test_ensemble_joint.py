@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +19,7 @@ from folds import train
 from folds.competition.metric import edit_distances
 from folds.competition.submission import check_submission
 from folds.store.fold_model import find_fold_models, load_model
+from models.features import FeatureTransform, delayed
 from registry import InputError
 
 BRIEF = ["--threads", "1", "--lr", "0.01", "--batch-frames", "400"]
@@ -43,12 +48,12 @@ def run(tiny, runs, monkeypatch):
     return call
 
 
-def best_hypotheses(fold_model, split, ids, weight) -> list[list[int]]:
+def best_hypotheses(fold_model, split, ids, weight, beam=5) -> list[list[int]]:
     """The best hypothesis of each utterance."""
     row_of = {utterance: row for row, utterance in enumerate(split.ids)}
     network = load_model(fold_model)
     utterances = [torch.tensor(split.features(row_of[utterance])) for utterance in ids]
-    return [list(joint_search(network, features, beam=5, ctc_weight=weight)[0].tokens) for features in utterances]
+    return [list(joint_search(network, features, beam=beam, ctc_weight=weight)[0].tokens) for features in utterances]
 
 
 def test_out_of_fold_each_model_decodes_what_it_held_out(run, runs, dataset, capsys):
@@ -86,13 +91,49 @@ def test_one_fold_model_s_strings_become_a_submission(run, runs, dataset, tmp_pa
     with pytest.raises(InputError, match="--out with 2 fold models: a joint search decodes only one"):
         run("--split", "test", "--out", out)
     assert not out.exists()
-    run("--fold", 1, "--split", "test", "--out", out)
+    run("--fold", 1, "--split", "test", "--out", out, "--beam", 2, "--ctc-weight", 0.25)
     check_submission(out, dataset.header, dataset.sample_ids, dataset.alphabet.from_string, allow_empty=True)
-    hypotheses = best_hypotheses(find_fold_models(runs)[1], dataset.test, dataset.test.ids, 0.5)
+    fold_model = find_fold_models(runs)[1]
+    hypotheses = best_hypotheses(fold_model, dataset.test, dataset.test.ids, 0.25, beam=2)
     assert [row.split(",")[1] for row in out.read_text().splitlines()[1:]] == [
         dataset.alphabet.to_string(tokens) for tokens in hypotheses
     ]
     assert f"wrote {out} ({len(dataset.test)} rows)" in capsys.readouterr().out
+    sidecar = json.loads((tmp_path / "joint.csv.json").read_text())
+    assert sidecar["parameters"] == fold_model.parameters and "attention" in sidecar["tags"]
+    assert sidecar["recipe"] == {
+        "method": "joint",
+        "weights": {"las_small": 1.0},
+        "settings": {"ctc_weight": 0.25, "beam": 2},
+        "members": {"las_small": [str(fold_model.path)]},
+    }
+
+
+def test_a_network_decodes_features_as_it_reads_them_for_the_utterance_s_group(dataset, monkeypatch):
+    calls = []
+
+    def search(network, features, beam, ctc_weight, groups):
+        calls.append((features.numpy(), beam, ctc_weight, tuple(groups)))
+        return [SimpleNamespace(tokens=(len(calls),)), SimpleNamespace(tokens=(9,))]
+
+    monkeypatch.setattr(joint, "joint_search", search)
+    dev = replace(dataset.dev, groups=tuple(f"speaker {row}" for row in range(len(dataset.dev))))
+    task = joint.JointTask(SimpleNamespace(name="las", fold=0), None, dev, [4, 1])
+    assert joint.decode_jointly(task, (0.2, 0.7), 3) == [[[1], [3]], [[2], [4]]]
+    for (features, *settings), (row, weight) in zip(calls, [(4, 0.2), (4, 0.7), (1, 0.2), (1, 0.7)], strict=True):
+        np.testing.assert_array_equal(features, dev.features(row))
+        assert settings == [3, weight, (f"speaker {row}",)]
+
+
+def test_a_task_has_the_features_that_its_network_reads_and_refuses_other_data(runs, dataset, monkeypatch):
+    fold_model = find_fold_models(runs)[0]
+    with pytest.raises(InputError, match="las_small/fold0: was trained on data other than"):
+        joint.open_task(fold_model, "dev", replace(dataset, hash="other"), None)
+    network = load_model(fold_model)
+    monkeypatch.setattr(joint, "load_model", lambda fold_model: network)
+    monkeypatch.setattr(type(fold_model), "transform", FeatureTransform(delay=3))
+    task = joint.open_task(fold_model, "dev", dataset, None)
+    np.testing.assert_array_equal(task.source.features(2), delayed(dataset.dev.features(2), 3))
 
 
 def test_a_limit_draws_the_same_utterances_for_all(runs, dataset):
