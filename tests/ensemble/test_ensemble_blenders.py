@@ -10,9 +10,11 @@ import pytest
 import simulated_members as simulated
 
 from ensemble.blenders.base import BLENDERS, BlendRecipe, distances, nested_distances
-from ensemble.blenders.best import fit_blenders
+from ensemble.blenders.best import FittedBlender, best_recipe, fit_blenders, methods_of
+from ensemble.hypotheses.scoring import combined_scores
+from ensemble.mbr import mbr
 from folds.competition.metric import edit_distances
-from registry.errors import PlugInError
+from registry.errors import InputError, PlugInError
 
 STRIDES = {"a": 4, "b": 2, "c": 4}
 ERRORS = {"a": 0.25, "b": 0.3, "c": 0.35}
@@ -206,8 +208,9 @@ class Broken:
         return None if self.fault == "no recipe" else BlendRecipe(method, weights)
 
     def predict(self, inputs, recipe):
-        unknown = [[1, inputs.classes]] * len(inputs)
-        return {"short": [[1]], "texts": ["ab"] * len(inputs), "nothing": None, "unknown": unknown}[self.fault]
+        unknown, blank = [[1, inputs.classes]] * len(inputs), [[1, 0]] * len(inputs)
+        texts = ["ab"] * len(inputs)
+        return {"short": [[1]], "texts": texts, "nothing": None, "unknown": unknown, "blank": blank}[self.fault]
 
 
 @pytest.mark.parametrize(
@@ -221,6 +224,7 @@ class Broken:
         ("nan", "ValueError: fit returned the weights .*; expected positive ones that sum to 1"),
         ("large", "ValueError: fit uses members with 20 parameters in all; expected at most 15: choose"),
         ("unknown", r"ValueError: predicts class (\d+); expected 1 to "),
+        ("blank", "ValueError: predicts class 0; expected 1 to "),
         ("short", "TypeError: predicts 1 sequences for 40 utterances"),
         ("texts", "ValueError: invalid literal for int"),
         ("nothing", "TypeError: 'NoneType' object is not iterable"),
@@ -234,3 +238,57 @@ def test_a_user_s_blender_that_fails_is_named(oof, monkeypatch, fault, reason):
     limited = replace(oof, split=replace(oof.split, parameters=(10, 10, 10), max_params=15, same_networks=(0, 1, 0)))
     with pytest.raises(PlugInError, match=rf"blender 'broken' \(.*test_ensemble_blenders.py:\d+\): {reason}"):
         fit_blenders(limited, ["broken"])
+
+
+def test_fits_of_a_view_have_its_groups_and_the_seed(oof, monkeypatch):
+    """The groups decide how certain the choice among blenders is."""
+    fitted_on = []
+
+    class Recording:
+        def fit(self, inputs, seed=0):
+            fitted_on.append((inputs.references, seed))
+            return BlendRecipe("recording", {"a": 1.0})
+
+        def predict(self, inputs, recipe):
+            return [[]] * len(inputs)
+
+    monkeypatch.setattr(BLENDERS, "_entries", dict(BLENDERS._entries))
+    BLENDERS.register("recording")(Recording)
+    groups = tuple(f"speaker {row}" for row in range(40))
+    view = replace(oof, split=replace(oof.split, groups=groups)).take([5, 2, 9, 0])
+    fits = fit_blenders(view, ["recording"], seed=7)
+    assert fits["recording"].groups == ("speaker 5", "speaker 2", "speaker 9", "speaker 0")
+    own = view.references
+    assert fitted_on == [(own, 7), ([own[0], own[2]], 7), ([own[1], own[3]], 7)]
+    assert view.take([3, 0]).references == [own[3], own[0]]
+
+
+def test_best_predicts_as_the_blender_it_chose(oof, recipes):
+    """It has the settings of the chosen one, and fits all but itself."""
+    assert set(methods_of("best")) == set(BLENDERS.names()) - {"best"} and methods_of("mbr") == ["mbr"]
+    nested = {"average": np.full(40, 3), "single": np.full(40, 1)}
+    fits = {name: FittedBlender(recipes["single"], values - 1, values) for name, values in nested.items()}
+    best = best_recipe(fits)
+    assert best.settings["nested"] == {"average": 3.0, "single": 1.0} and best.settings["chosen"] == "single"
+    predicted = BLENDERS.get("best")().predict(oof, BlendRecipe(**json.loads(json.dumps(best.to_json()))))
+    assert predicted == BLENDERS.get("single")().predict(oof, recipes["single"])
+
+
+def test_a_recipe_of_a_member_that_is_missing_is_refused(oof):
+    with pytest.raises(InputError, match="the recipe needs member gone, which is missing; there are: a, b, c"):
+        BlendRecipe("mbr", {"a": 0.5, "gone": 0.5}).array(oof.names)
+    assert BlendRecipe("mbr", {"c": 0.75, "a": 0.25}).array(oof.names).tolist() == [0.25, 0, 0.75]
+
+
+def test_students_are_taught_the_posterior_behind_the_decision(oof):
+    settings = {"mean": "geometric", "lm_weight": 0.3, "length_bonus": 0.5}
+    for method, sharpness in (("rescore", {}), ("mbr", {"sharpness": 0.2})):
+        recipe = BlendRecipe(method, {"a": 0.5, "b": 0.3, "c": 0.2}, settings | sharpness)
+        pool, posteriors = BLENDERS.get(method)().posteriors(oof, recipe)
+        scores = sharpness.get("sharpness", 1.0) * combined_scores(pool.ctc @ [0.5, 0.3, 0.2], pool, settings)
+        for row, decision in enumerate(BLENDERS.get(method)().predict(oof, recipe)):
+            span = slice(pool.offsets[row], pool.offsets[row + 1])
+            own = scores[span] - np.logaddexp.reduce(scores[span])
+            np.testing.assert_allclose(posteriors[span], np.exp(own), atol=1e-9)
+            hypotheses = pool.hypotheses(row)
+            assert decision == (mbr(hypotheses, own)[0] if sharpness else hypotheses[int(own.argmax())])

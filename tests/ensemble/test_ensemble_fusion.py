@@ -9,6 +9,11 @@ import pytest
 import simulated_members as simulated
 
 from ensemble.beam import beam_search
+from ensemble.blenders import average as average_module
+from ensemble.blenders.average import Average, average_frames
+from ensemble.blenders.base import BlendRecipe
+from ensemble.blenders.single import Single
+from ensemble.decoding.batched import sample_rows
 from ensemble.hypotheses import first_pass
 from ensemble.hypotheses import fusion as fusion_module
 from ensemble.hypotheses.blend_inputs import BlendInputs
@@ -114,14 +119,17 @@ def test_a_sample_is_searched_with_the_references_and_language_models_of_its_own
         assert task.references == [REFERENCES[row] for row in rows]
 
 
+class Fixed:
+    """Settings that are not fitted, and a label prior for each member."""
+
+    def settings(self, member: int, held_out: int | None = None) -> FusionSettings:
+        return FusionSettings()
+
+    def label_bonus(self, member: int) -> np.ndarray:
+        return np.arange(simulated.CLASSES) * (member + 1.0)
+
+
 def test_a_pools_prior_is_the_mean_of_its_members_priors():
-    class Fixed:
-        def settings(self, member: int, held_out: int | None = None) -> FusionSettings:
-            return FusionSettings()
-
-        def label_bonus(self, member: int) -> np.ndarray:
-            return np.arange(simulated.CLASSES) * (member + 1.0)
-
     members = {name: [simulated.log_probs(REFERENCES, error=0.4, seed=seed)] for seed, name in enumerate("ab")}
     inputs = BlendInputs(simulated.inputs(members, REFERENCES).split, 5, 5, Fixed())
     for chosen, factor in (([0], 1.0), ([1], 2.0), ([0, 1], 1.5)):
@@ -150,3 +158,67 @@ def test_a_search_over_settings_begins_without_a_language_model_where_that_is_be
 
     trials = Valleys(None, np.arange(2), "a")
     assert trials.fit(np.arange(2), (1.0, 3.0)) == ({"lm_weight": 0.0, "length_bonus": 0.0}, -1.0)
+
+
+@pytest.fixture(scope="module")
+def two_members():
+    members = {name: [simulated.log_probs(REFERENCES, error=0.4, seed=seed)] for seed, name in enumerate("ab")}
+    return BlendInputs(simulated.inputs(members, REFERENCES).split, 5, 5, Fixed())
+
+
+def searched(inputs, log_probs, token_bonus):
+    """The best hypotheses with an LM weight of 0.3 and a length bonus of 0.5, by one search per utterance."""
+    settings = {"beam": 50, "lm_weight": 0.3, "length_bonus": 0.5, "token_bonus": token_bonus}
+    models = [inputs.split.language_models[fold] for fold in inputs.outer_folds]
+    return [
+        list(beam_search(log_probs[row][None], [len(log_probs[row])], lm=lm, **settings)[0][0].tokens)
+        for row, lm in enumerate(models)
+    ]
+
+
+def test_predictions_subtract_the_prior_of_the_members_with_weight(two_members):
+    settings = {"lm_weight": 0.3, "length_bonus": 0.5, "prior_weight": 0.2}
+    bonus = 0.2 * Fixed().label_bonus(1)
+    expected = searched(two_members, two_members.load(1), bonus)
+    assert expected != searched(two_members, two_members.load(1), None)
+    assert Single().predict(two_members, BlendRecipe("single", {"b": 1.0}, settings)) == expected
+    settings |= {"domain": "log", "temperatures": {"a": 1.0, "b": 2.0}}
+    frames = average_frames(two_members, np.array([0.0, 1.0]), "log", settings["temperatures"])
+    flat = average_frames(two_members, np.array([0.0, 1.0]), "log").values / 2
+    np.testing.assert_allclose(frames.values, flat - np.logaddexp.reduce(flat, axis=1, keepdims=True), atol=1e-3)
+    recipe = BlendRecipe("average", {"b": 1.0}, settings)
+    assert Average().predict(two_members, recipe) == searched(two_members, frames, bonus)
+
+
+def test_trials_of_the_prior_are_searched_and_kept_by_its_weight(two_members):
+    trials, rows = two_members.first_pass(1)
+    assert trials.label_bonus.tolist() == Fixed().label_bonus(1).tolist() and rows.tolist() == list(range(24))
+    for weight in (0.0, 0.2):
+        decoded = searched(two_members, two_members.load(1), weight * Fixed().label_bonus(1))
+        assert trials.distances(0.3, 0.5, weight).tolist() == edit_distances(decoded, REFERENCES).tolist()
+    assert trials.distances(0.3, 0.5).tolist() != trials.distances(0.3, 0.5, 0.2).tolist()
+
+
+def test_an_average_is_tuned_on_a_sample_with_its_own_references(two_members, monkeypatch):
+    calls = []
+
+    class Recorded:
+        @staticmethod
+        def of(*arguments):
+            calls.append(arguments)
+            return Recorded()
+
+        def fit(self, rows, start):
+            assert rows.tolist() == list(range(6))
+            return {"lm_weight": 0.0}, 0.0
+
+    monkeypatch.setattr(average_module, "TUNING_UTTERANCES", 6)
+    monkeypatch.setattr(average_module, "FirstPassTrials", Recorded)
+    recipe = BlendRecipe("average", {"a": 0.5, "b": 0.5}, {"domain": "log", "temperatures": {"a": 1.0, "b": 1.0}})
+    assert average_module._fit_first_pass(two_members, recipe) == {"lm_weight": 0.0}
+    ((log_probs, references, _, outer_folds, _, bonus),) = calls
+    rows = sample_rows(np.arange(24), 6)
+    assert references == [REFERENCES[row] for row in rows]
+    assert outer_folds.tolist() == two_members.outer_folds[rows].tolist()
+    assert log_probs.lengths.tolist() == two_members.load(0).lengths[rows].tolist()
+    assert bonus.tolist() == (1.5 * np.arange(simulated.CLASSES)).tolist()

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensemble.blenders.base import BLENDERS
+from ensemble.blenders.rank import _start_weights
 from ensemble.hypotheses.expected_distance import compute_pairwise_distances, least_expected_distance
 from ensemble.hypotheses.scoring import Mixture, combined_scores, normalized_posteriors
 from ensemble.mbr import mbr
@@ -207,6 +208,7 @@ def test_features_weighed_by_rescorings_settings_differ_from_its_scores_by_a_con
     weights = {"lm_weight": 0.4, "length_bonus": 0.9, "prior_weight": 0.3, "attention_weight": 0.2}
     features = ranking_features(pool, pool.ctc[:, 0], [0, 1], oof.names, oof.split.classes)
     found = features.weigh({"joint": 1.0, "lm": 0.4, "length": 0.9, "prior": 0.3, "attention": 0.2})
+    np.testing.assert_allclose(features.values @ _start_weights(weights, features.names), found)
     expected = pool.ctc[:, 0] + 0.4 * pool.lm + 0.9 * pool.lengths + 0.3 * prior + 0.2 * attention
     np.testing.assert_allclose(combined_scores(pool.ctc[:, 0], pool, weights), expected)
     for first, last in itertools.pairwise(pool.offsets):
