@@ -238,3 +238,29 @@ def test_a_model_that_finds_no_hypothesis_possible_leaves_the_others_differences
         difference = (mixed - share * others)[close]
         by_utterance = np.split(difference, np.searchsorted(close, pool.offsets[1:-1]))
         assert all(np.ptp(values) < 1e-9 for values in by_utterance)
+
+
+def test_the_pool_of_a_view_has_all_scores_of_its_utterances(three_members):
+    pool = three_members.pool()
+    count = len(pool.lm)
+    named = {name: 10_000.0 * number + np.arange(count) for number, name in enumerate(("lm", "attention", "prior"))}
+    pool = replace(pool, **named, lm_grid={"lm_weight": (0.5,)})
+    rows, view = [7, 2], pool.take([7, 2])
+    kept = np.concatenate([np.arange(pool.offsets[row], pool.offsets[row + 1]) for row in rows])
+    for name, values in named.items():
+        assert getattr(view, name).tolist() == values[kept].tolist()
+    assert view.distance.tolist() == pool.distance[kept].tolist() and view.ctc.tolist() == pool.ctc[kept].tolist()
+    assert [view.hypotheses(row) for row in (0, 1)] == [pool.hypotheses(row) for row in rows]
+    assert view.lm_grid == {"lm_weight": (0.5,)}
+
+
+def test_a_pool_of_several_members_has_hypotheses_that_none_of_them_proposes():
+    """The start of one member's hypothesis with the end of another's."""
+    references = simulated.references(12, length=10)
+    members = {name: [simulated.log_probs(references, error=0.4, seed=i)] for i, name in enumerate("ab")}
+    inputs = simulated.inputs(members, references, nbest_size=3, pool_size=40)
+    new = 0
+    for row in range(len(inputs)):
+        proposed = [*inputs.pool([0]).hypotheses(row), *inputs.pool([1]).hypotheses(row)]
+        new += sum(hypothesis not in proposed for hypothesis in inputs.pool().hypotheses(row))
+    assert new > 0

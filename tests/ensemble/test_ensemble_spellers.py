@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from ensemble.members.member import group_by_member
 from folds import train
 from folds.store.fold_model import find_fold_models, load_model
 from folds.store.ragged import Ragged, offsets_of
+from models.features import FeatureTransform, delayed
 
 SMALL = ["--channels", "8", "--bottom", "6", "--hidden", "8", "--layers", "1", "--speller", "7", "--attention", "5"]
 
@@ -183,3 +185,24 @@ def test_scores_that_know_the_references_get_weight_and_improve_the_blend():
         for x, recipe in ((inputs, plain_recipe), (informed, informed_recipe))
     )
     assert informed_errors < plain_errors
+
+
+def test_a_network_scores_features_as_it_reads_them_for_the_utterance_s_group(dataset, tmp_path, monkeypatch):
+    """A delayed twin, or one with a layer for each group, knows no others."""
+    calls = []
+
+    class Network:
+        def attention_scores(self, features, sequences, groups):
+            calls.append((features.numpy(), sequences, tuple(groups)))
+            return -torch.arange(1.0, len(sequences) + 1)
+
+    monkeypatch.setattr(attention_module, "load_model", lambda fold_model: Network())
+    folder = SimpleNamespace(attention_scores=lambda split: tmp_path / split, weights_hash="w")
+    fold_model = SimpleNamespace(folder=folder, name="twin", transform=FeatureTransform(delay=3))
+    dev = replace(dataset.dev, groups=tuple(f"speaker {row}" for row in range(len(dataset.dev))))
+    ids = [dev.ids[row] for row in (4, 1)]
+    scores = attention_scores(fold_model, "dev", dev, ids, [[b"\x01", b"\x02\x03"], []])
+    assert [row.tolist() for row in scores] == [[-1.0, -2.0], []]
+    ((features, sequences, groups),) = calls
+    np.testing.assert_array_equal(features, delayed(dev.features(4), 3))
+    assert sequences == [[1], [2, 3]] and groups == ("speaker 4",)
