@@ -150,8 +150,8 @@ def _unpack(archive: Path, out: Path) -> None:
                     with zipped.open(entry) as source:
                         _extract(source, target, bar)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError) as error:
-        # Bytes that are damaged may look like encryption (RuntimeError), a compression method that is not supported
-        # (NotImplementedError), a name that is not UTF-8 (ValueError), or a position before the start of the file.
+        # Damaged bytes can look like encryption (RuntimeError), an unsupported compression method (its subclass
+        # NotImplementedError), a name that is not UTF-8 (ValueError), or an offset before the file's start (OSError).
         if isinstance(error, OSError) and (error.filename or error.errno not in (None, errno.EINVAL)):
             raise
         archive.unlink(missing_ok=True)
