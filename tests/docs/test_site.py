@@ -1,4 +1,4 @@
-"""What the site generates: the command reference, formulas, and the shell completion."""
+"""What the site generates: the command reference, formulas, and the shell completion; and links between its pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import subprocess
 import pytest
 from command_options import CommandHelp, Option, command_help, find_commands, parse_only
 from completion import completion_script
-from documents import ROOT, blocks
+from documents import DOCUMENTS, ROOT, blocks
+from markdown.extensions.toc import slugify
 from site_pages import _command_section, on_page_markdown
 
 from registry import InputError
@@ -71,6 +72,19 @@ def test_every_formula_of_the_documents_converts():
     assert made.count('display="block"') == len(blocks(path, "math")) >= 8 and "$`" not in made
     # What the converter does not know stays as it is.
     assert not re.search(r"\\[a-z]+|&amp;|&#x00026;", "".join(re.findall(r"<math.*?</math>", made, re.DOTALL)))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_to_files_and_headings_that_exist(document):
+    """Those in docs/ only to files of the site: `make docs` fails for others."""
+    page, site = ROOT.resolve() / document, ROOT.resolve() / "docs"
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8")):
+        path = (page.parent / target).resolve() if target else page
+        assert path.is_file(), target
+        assert path.is_relative_to(site) or not page.is_relative_to(site), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {slugify(heading, "-") for heading in headings}, f"{target}#{anchor}"
 
 
 @pytest.fixture(scope="module")
