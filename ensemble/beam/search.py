@@ -133,10 +133,7 @@ def packed_beam_search(
     For 100-best lists it takes half the time, because only one thread at a time can create Python objects.
     """
     values, frame_counts = check_batch(log_probs, np.asarray(lengths))
-    if beam < 1:
-        raise InputError(f"beam is {beam}; expected 1 or more")
-    if not 1 <= nbest <= beam:
-        raise InputError(f"nbest is {nbest}; expected 1 to {beam}, the beam")
+    check_sizes(beam, nbest)
     if not (np.isfinite(lm_weight) and np.isfinite(length_bonus)):
         raise InputError(f"language model weight {lm_weight} and length bonus {length_bonus} must be finite")
     bonuses = _check_token_bonus(token_bonus, values.shape[2])
@@ -155,6 +152,14 @@ def packed_beam_search(
     decoded = dict(zip(longest_first, map_threads(decode, longest_first, threads), strict=True))
     packed = _pack([decoded[utterance] for utterance in range(len(values))])
     return _with_parts(packed, lm, lm_weight, length_bonus, bonuses)
+
+
+def check_sizes(beam: int, nbest: int) -> None:
+    """Raise `InputError` for a beam below 1, or `nbest` outside 1 … beam."""
+    if beam < 1:
+        raise InputError(f"beam is {beam}; expected 1 or more")
+    if not 1 <= nbest <= beam:
+        raise InputError(f"nbest is {nbest}; expected 1 to {beam}, the beam")
 
 
 def _check_token_bonus(token_bonus: np.ndarray | None, classes: int) -> np.ndarray:

@@ -7,12 +7,12 @@ new file in this folder.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypedDict, Unpack
 
 import numpy as np
 
-from ensemble.beam.search import Hypothesis, beam_search
+from ensemble.beam.search import Hypothesis, beam_search, check_sizes
 from ensemble.lm.ngram import PhoneLM
 from models import ctc
 from registry.errors import InputError
@@ -67,26 +67,38 @@ def register_acoustic_decoder(name: str, search: AcousticSearch, max_nbest: int 
     """Register a search without language model as a decoder.
 
     The decoder checks its input, raises `InputError` for settings that `search` does not support and for a result of
-    `search` that is not one N-best list per utterance, and scores the hypotheses with their exact CTC log-likelihood.
-    `max_nbest` is the maximum length of an N-best list of `search`.
+    `search` that is not one N-best list per utterance, and ranks the hypotheses by their exact CTC log-likelihood. An
+    N-best list of `search` may hold a hypothesis twice, or impossible ones, which are left out. `max_nbest` is the
+    maximum length of an N-best list of `search`.
     """
 
     def decode(
         log_probs: np.ndarray, lengths: np.ndarray, **settings: Unpack[DecoderSettings]
     ) -> list[list[Hypothesis]]:
+        beam, nbest = settings.get("beam", 50), settings.get("nbest", 1)
         check_supported(name, settings, max_nbest)
+        check_sizes(beam, nbest)
         values, frame_counts = ctc.check_batch(log_probs, np.asarray(lengths))
         for row, count in enumerate(frame_counts):
             ctc.check_frames(values[row, :count], row)
-        nbest_lists = search(values, frame_counts, settings.get("beam", 50), settings.get("nbest", 1))
+        nbest_lists = search(values, frame_counts, beam, nbest)
         _check_result(name, nbest_lists, len(values))
         return [
-            [score_hypothesis(values[row, : frame_counts[row]], tokens, frames) for tokens, frames in nbest]
-            for row, nbest in enumerate(nbest_lists)
+            _ranked(score_hypothesis(values[row, : frame_counts[row]], *found) for found in nbest_list)
+            for row, nbest_list in enumerate(nbest_lists)
         ]
 
     functools.update_wrapper(decode, search)  # so that the registry attributes it to the search's module
     DECODERS.register(name, language_model=False)(decode)
+
+
+def _ranked(hypotheses: Iterable[Hypothesis]) -> list[Hypothesis]:
+    """The hypotheses, best first, each once; without those of probability zero, unless there are no others."""
+    found: dict[tuple[int, ...], Hypothesis] = {}
+    for hypothesis in hypotheses:
+        found.setdefault(hypothesis.tokens, hypothesis)
+    ranked = sorted(found.values(), key=lambda hypothesis: -hypothesis.score)
+    return [hypothesis for hypothesis in ranked if hypothesis.score > -np.inf] or ranked[:1]
 
 
 def _check_result(name: str, nbest_lists: list[list[TokensAndFrames]], utterances: int) -> None:

@@ -31,7 +31,10 @@ def _characters(classes: int) -> list[str]:
 def decode_with_ctcdecode(
     log_probs: np.ndarray, lengths: np.ndarray, beam: int, nbest: int, top_n: int | None = None, threads: int = 1
 ) -> list[list[TokensAndFrames]]:
-    """ctcdecode (a build of PyPI's ctcdecodeupd); each frame considers `top_n` tokens, by default all."""
+    """ctcdecode (a build of PyPI's ctcdecodeupd); each frame considers `top_n` tokens, by default all.
+
+    If the search finds fewer than `nbest` hypotheses, ctcdecode appends empty ones.
+    """
     import torch
     from ctcdecode import CTCBeamDecoder
 
@@ -79,7 +82,7 @@ def decode_with_flashlight(
     search = LexiconFreeDecoder(options, ZeroLM(), -1, 0, [])
     nbest_lists: list[list[TokensAndFrames]] = []
     for row, length in enumerate(lengths.tolist()):
-        rows = np.ascontiguousarray(log_probs[row, :length])
+        rows = np.ascontiguousarray(log_probs[row, :length], np.float32)  # the type that its pointer has there
         results = search.decode(rows.ctypes.data, length, classes)
         # A path has one token per frame, and one more at each end.
         nbest_lists.append([collapse(result.tokens[1 : length + 1]) for result in results[:nbest]])

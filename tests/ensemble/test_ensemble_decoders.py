@@ -58,6 +58,10 @@ def test_every_decoder_refuses_bad_input(name):
         get_decoder(name)(log_probs, lengths)
     with pytest.raises(InputError, match="length 61; expected 1 to 60"):
         get_decoder(name)(log_probs, np.array([60, 61]))
+    with pytest.raises(InputError, match="^beam is 0; expected 1 or more$"):
+        get_decoder(name)(log_probs[:1], np.array([60]), beam=0)
+    with pytest.raises(InputError, match="^nbest is 0; expected 1 to 7, the beam$"):
+        get_decoder(name)(log_probs[:1], np.array([60]), beam=7, nbest=0)
 
 
 WITHOUT_LM = [name for name in DECODERS.names() if DECODERS.entry(name).info.get("language_model") is False]
@@ -162,7 +166,10 @@ def test_ctcdecodes_nbest_is_ours():
     log_probs, lengths = batch(4, seed=5)
     ours = beam_search(log_probs, lengths, beam=50, nbest=5)
     theirs = get_decoder("ctcdecode")(log_probs, lengths, beam=50, nbest=5)
-    assert [[h.tokens for h in nbest] for nbest in ours] == [[h.tokens for h in nbest] for nbest in theirs]
+    for row, length in enumerate(lengths):
+        tokens = [hypothesis.tokens for hypothesis in ours[row]]
+        by_exact_score = np.argsort(-log_likelihood(log_probs[row, :length], tokens), kind="stable")
+        assert [hypothesis.tokens for hypothesis in theirs[row]] == [tokens[index] for index in by_exact_score]
 
 
 def test_a_setting_that_no_decoder_has_is_a_type_error():
@@ -216,7 +223,31 @@ def test_a_search_gets_the_beam_and_the_length_of_its_lists(monkeypatch):
     monkeypatch.setattr(DECODERS, "_entries", dict(DECODERS._entries))
     register_acoustic_decoder("own", search)
     log_probs, lengths = batch(2)
+    with pytest.raises(InputError, match="^nbest is 8; expected 1 to 7, the beam$"):
+        get_decoder("own")(log_probs, lengths, beam=7, nbest=8)
     get_decoder("own")(log_probs, lengths, beam=7, nbest=3)
     ((first,), _) = get_decoder("own")(log_probs, lengths)
     assert calls == [(lengths.tolist(), 7, 3), (lengths.tolist(), 50, 1)]
     assert first.score == first.ctc == pytest.approx(log_likelihood(log_probs[0, : lengths[0]], [[1]])[0])
+
+
+def test_the_hypotheses_of_a_search_are_ranked_by_their_exact_scores(monkeypatch):
+    """Each once, and none that is impossible, such as a repeated token in two frames."""
+    found = [([2], (1,)), ([], ()), ([1], (0,)), ([1, 1], (0, 1)), ([], ()), ([1], (1,))]
+    monkeypatch.setattr(DECODERS, "_entries", dict(DECODERS._entries))
+    register_acoustic_decoder("own", lambda *arguments: [found, found[3:4]])
+    log_probs = np.log(np.full((2, 2, 3), [[0.3, 0.6, 0.1], [0.5, 0.4, 0.1]], np.float32))
+    ranked, impossible = get_decoder("own")(log_probs, np.array([2, 2]), nbest=6)
+    assert [(one.tokens, one.frames) for one in ranked] == [((1,), (0,)), ((), ()), ((2,), (1,))]
+    assert [one.score for one in ranked] == pytest.approx(np.log([0.6 * 0.9 + 0.3 * 0.4, 0.15, 0.01 + 0.05 + 0.03]))
+    assert ranked[0].confidences == pytest.approx((0.6,)) and ranked[2].confidences == pytest.approx((0.1,))
+    assert [one.tokens for one in impossible] == [(1, 1)]
+
+
+@pytest.mark.parametrize("name", DECODERS.names())
+def test_values_past_the_end_of_an_utterance_do_not_matter(name):
+    log_probs, lengths = batch(3, frames=12)
+    padded = log_probs.copy()
+    for row, length in enumerate(lengths):
+        padded[row, length:] = np.nan
+    assert (lengths < 12).any() and get_decoder(name)(padded, lengths) == get_decoder(name)(log_probs, lengths)
