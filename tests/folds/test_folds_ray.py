@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.util
 import sys
 import time
@@ -13,14 +14,18 @@ from typing import Any
 import pytest
 from sleeping_task import SleepingTask
 
-import registry
 from folds.launching.attempt import Outcome
 from folds.launching.executor import LaunchSettings
 from folds.launching.executors import ray
+from folds.launching.status import read_status
 from folds.store.attempts import read_attempts
 from registry import InputError
 
 FINISHED = Outcome("finished")
+
+
+class RayError(Exception):
+    """Stands in for `ray.exceptions.RayError`."""
 
 
 class Cluster:
@@ -28,17 +33,22 @@ class Cluster:
 
     def __init__(self) -> None:
         self.started: list[Any] = []
+        self.resources: dict[Any, dict[str, Any]] = {}
         self._ends: dict[Any, asyncio.Future[Outcome]] = {}
 
     def remote(self, function: Callable[..., Any]) -> Any:
         assert function is ray.train
 
-        def start(task: Any) -> asyncio.Future[Outcome]:
+        def start(resources: dict[str, Any], task: Any) -> asyncio.Future[Outcome]:
             self.started.append(task)
+            self.resources[task] = resources
             self._ends[task] = asyncio.get_running_loop().create_future()
             return self._ends[task]
 
-        return types.SimpleNamespace(options=lambda **resources: types.SimpleNamespace(remote=start))
+        def options(**resources: Any) -> Any:
+            return types.SimpleNamespace(remote=functools.partial(start, resources))
+
+        return types.SimpleNamespace(options=options)
 
     async def end(self, task: Any, how: Outcome | Exception = FINISHED) -> None:
         if isinstance(how, Exception):
@@ -116,12 +126,82 @@ def test_runs_go_on_without_their_launcher_and_the_next_one_follows_them(cluster
         assert cluster.started == ["x", "y"]
         await owner.join("b", 1, {})
         await owner.submit("b", ["y"])
-        await cluster.end("y", ValueError("node died\nsomewhere"))
-        ((task, outcome),) = await owner.ended("b")
-        assert task == "y" and outcome.state == "failed" and "node died" in outcome.reason
-        await owner.submit("b", ["y"])  # another attempt
+        await cluster.end("y")
+        assert await owner.ended("b") == [("y", FINISHED)]
+
+    asyncio.run(scenario())
+
+
+class RayTaskError(RayError, FileNotFoundError):
+    """As Ray raises it: an instance of the exception that the task raised, which is its `cause`; a long traceback."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__()
+        self.cause = cause
+
+    def __str__(self) -> str:
+        lines = ["ray::train() (pid=17)", *["  File ray.py, line 50, in train"] * 50]
+        return "\n".join([*lines, f"FileNotFoundError: {self.cause}"])
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RayError("node died\nsomewhere"), "RayError: node died somewhere"),
+        (RayTaskError(FileNotFoundError("no\npython")), "FileNotFoundError: no python"),
+        (RayError("word " * 200), ("RayError: " + "word " * 200)[:500]),
+    ],
+)
+def test_a_task_that_dies_is_a_failed_attempt_whose_reason_is_recorded(error, reason, cluster, tmp_path):
+    """Its worker cannot record it. The others go on, and it can be attempted again."""
+    task, other = (SleepingTask.create(tmp_path / name, 0.0) for name in ("task", "other"))
+
+    async def scenario() -> None:
+        owner = ray.Owner()
+        await owner.join("a", 1, {})
+        await owner.submit("a", [task, other])
         await settle()
-        assert cluster.started == ["x", "y", "y"]
+        await cluster.end(task, error)
+        assert await owner.ended("a") == [(task, Outcome("failed", reason))]
+        await owner.submit("a", [task])
+        await cluster.end(other)
+        assert cluster.started == [task, other, task] and await owner.ended("a") == [(other, FINISHED)]
+
+    asyncio.run(scenario())
+    (attempt,) = read_attempts(task.folder.attempts)
+    assert (attempt.event, attempt.executor, attempt.reason) == ("failed", "ray", reason)
+    status = read_status(task.folder)
+    assert (status.state, status.reason) == ("failed", reason)
+    assert read_attempts(other.folder.attempts) == []
+
+
+def test_a_folder_that_the_owner_cannot_write_does_not_keep_a_failure_from_the_launcher(cluster, tmp_path):
+    task = SleepingTask.create(tmp_path / "task", 0.0)
+    task.folder.attempts.mkdir()
+
+    async def scenario() -> None:
+        owner = ray.Owner()
+        await owner.join("a", 0, {})
+        await owner.submit("a", [task])
+        await settle()
+        await cluster.end(task, RayError("node died"))
+        assert await owner.ended("a") == [(task, Outcome("failed", "RayError: node died"))]
+
+    asyncio.run(scenario())
+
+
+def test_each_launcher_s_runs_have_its_own_resources(cluster):
+    async def scenario() -> None:
+        owner = ray.Owner()
+        for launcher in ("a", "b"):
+            await owner.join(launcher, 0, {"num_cpus": 1, "runtime_env": {"env_vars": {"PYTHONPATH": launcher}}})
+        await owner.submit("b", ["y"])
+        await owner.submit("a", ["x"])
+        await settle()
+        assert cluster.resources == {
+            task: {"num_cpus": 1, "runtime_env": {"env_vars": {"PYTHONPATH": launcher}}}
+            for launcher, task in (("a", "x"), ("b", "y"))
+        }
 
     asyncio.run(scenario())
 
@@ -155,10 +235,6 @@ def test_a_launcher_that_still_asks_keeps_the_owner(cluster, monkeypatch):
         assert await owner.leave("c")
 
     asyncio.run(scenario())
-
-
-class RayError(Exception):
-    """Stands in for `ray.exceptions.RayError`."""
 
 
 @pytest.mark.parametrize("error", [RayError, ConnectionError])
@@ -208,28 +284,28 @@ def test_what_a_launcher_asks_of_the_owner(last, tmp_path, monkeypatch):
 
     exceptions = types.SimpleNamespace(RayError=RayError)
     owner = FakeOwner()
-    module = types.SimpleNamespace(get=lambda answer, timeout: answer, kill=killed.append, exceptions=exceptions)
+    timeouts: list[float | None] = []
+
+    def get(answer: Any, timeout: float | None) -> Any:
+        timeouts.append(timeout)
+        return answer
+
+    module = types.SimpleNamespace(get=get, kill=killed.append, exceptions=exceptions)
     monkeypatch.setitem(sys.modules, "ray", module)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(ray, "connect", lambda address: None)
     monkeypatch.setattr(ray, "find_owner", lambda runs: owner)
+    monkeypatch.setattr(ray, "worker_environment", lambda: {"env_vars": {"PYTHONPATH": "/code"}})
     options = ray.RayOptions(gpus=0, cpus=3, memory=1.5)
     executor = ray.RayExecutor(LaunchSettings(tmp_path, 2, 5, 2), options)
     executor.submit(tasks)
     executor.close()
-    resources = {"num_cpus": 3, "num_gpus": 0, "max_retries": 5, "memory": 1_500_000_000}
+    always = {"max_retries": 5, "runtime_env": {"env_vars": {"PYTHONPATH": "/code"}}}
+    resources = {"num_cpus": 3, "num_gpus": 0, "memory": 1_500_000_000, **always}
     name = asked[0][1]
     assert asked == [("join", name, 2, resources), ("tasks",), ("submit", name, tasks), ("leave", name)]
+    assert timeouts == [None, None, None, ray.CONNECT_S]
     assert [row.event for row in read_attempts(new.folder.attempts)] == ["submitted"]
     assert read_attempts(under_way.folder.attempts) == [] and killed == [owner] * last
     ray.RayExecutor(LaunchSettings(tmp_path, 0, 5, 2), ray.RayOptions())
-    assert asked[-1][2:] == (0, {"num_cpus": 4, "num_gpus": 1, "max_retries": 5})
-
-
-def test_workers_read_the_data_and_the_cache_that_the_launcher_reads(monkeypatch):
-    monkeypatch.setenv("HW3P2_CACHE", "/cache")
-    monkeypatch.delenv("HW3P2_DATA", raising=False)
-    monkeypatch.setattr(registry, "__file__", "/code/registry/__init__.py")
-    assert ray.worker_environment() == {"env_vars": {"PYTHONPATH": "/code", "HW3P2_CACHE": "/cache"}}
-    monkeypatch.setattr(registry, "__file__", "/lib/python3.12/site-packages/registry/__init__.py")
-    assert ray.worker_environment() == {"env_vars": {"HW3P2_CACHE": "/cache"}}
+    assert asked[-1][2:] == (0, {"num_cpus": 4, "num_gpus": 1, **always})

@@ -28,6 +28,7 @@ from folds.store.attempts import record_attempt
 from folds.store.lease import EXPIRY_S
 from registry import InputError
 from registry.errors import one_line
+from registry.redaction import redact
 
 CONNECT_S = 10.0
 """Seconds within which the cluster's head must accept a connection."""
@@ -115,12 +116,20 @@ class Owner:
             try:
                 outcome = await launch.train.remote(task)
             except Exception as error:  # noqa: BLE001 - whatever ended the task, the others continue
-                outcome = Outcome("failed", one_line(error)[:500])
+                outcome = Outcome("failed", _reason(error))
+                with contextlib.suppress(OSError):  # what the status shows; its worker could not record it
+                    record_attempt(task.folder.attempts, "failed", "ray", reason=outcome.reason)
         del self._under_way[task]
         for follower in self._launches.values():
             if task in follower.followed:
                 follower.followed.remove(task)
                 follower.ended.append((task, outcome))
+
+
+def _reason(error: Exception) -> str:
+    """Why a task failed, in one line: the exception that it raised itself, which comes last in Ray's traceback."""
+    cause = getattr(error, "cause", None)
+    return redact(one_line(cause if isinstance(cause, Exception) else error)[:500])
 
 
 class RayExecutor:
@@ -139,6 +148,8 @@ class RayExecutor:
             "num_cpus": options.cpus,
             "num_gpus": options.gpus,
             "max_retries": settings.retries,
+            # Otherwise they would get the environment of the launcher that created the owner.
+            "runtime_env": worker_environment(),
             **memory,
         }
         self._ask("join", self._name, settings.jobs, resources)
@@ -203,7 +214,7 @@ def connect(option: str) -> None:
         _check_reachable(address)
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=worker_environment())
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         reason = one_line(error)[:300]
         raise InputError(f"--on ray: no cluster at {address} ({reason}): start one, or pass --address") from None
 
