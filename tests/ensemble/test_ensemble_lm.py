@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter, defaultdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ensemble.beam import beam_search
+from ensemble.decoding import language_models
 from ensemble.decoding.language_models import LanguageModels
 from ensemble.lm import automaton
 from ensemble.lm.automaton import START, advance
@@ -254,3 +256,40 @@ def test_language_models_are_estimated_when_they_are_used_and_only_once():
     assert models[1].scores([[2, 1]]) > models[0].scores([[2, 1]])
     assert [model.order for model in models[1:]] == [2, 2] and estimated == [2, 1, 3]
     assert len(dict(enumerate(models))) == 3 and estimated == [2, 1, 3]
+
+
+def test_each_fold_to_decode_gets_its_language_model(dataset, monkeypatch):
+    """None, one of the order that was asked for, or the one that is read from a file, which dev and test may use."""
+    outer_folds, train_folds = np.array([2, 0, 2]), np.arange(len(dataset.train)) % 3
+    assert language_models.load_language_models(dataset, "none", 3, outer_folds, train_folds) == {0: None, 2: None}
+    estimated = language_models.load_language_models(dataset, "train", 3, outer_folds, train_folds)
+    of_all = language_models.load_language_models(dataset, "train", 2, np.zeros(1, int), None)
+    assert {fold: model.order for fold, model in estimated.items()} == dict.fromkeys(range(3), 3)
+    assert {fold: model.order for fold, model in of_all.items()} == {0: 2}
+    monkeypatch.setattr(language_models, "read_arpa", lambda source, phonemes: of_all[0])
+    assert language_models.load_language_models(dataset, "x.arpa", 3, outer_folds, None) == {0: of_all[0], 2: of_all[0]}
+
+
+@pytest.mark.parametrize("perplexity", [8.4, 8.6])
+def test_a_model_whose_perplexity_on_the_training_transcripts_is_low_has_seen_them(perplexity, dataset, monkeypatch):
+    """Compared with that on dev, of a sample of each."""
+    measured = []
+
+    def measure(transcripts):
+        of_train = all(any(np.array_equal(one, dataset.train.labels(row)) for row in rows) for one in transcripts)
+        measured.append(("train" if of_train else "dev", len(transcripts)))
+        return perplexity if of_train else 10.0
+
+    rows = range(len(dataset.train))
+    model = SimpleNamespace(perplexity=measure)
+    monkeypatch.setattr(language_models, "read_arpa", lambda source, phonemes: model)
+    monkeypatch.setattr(language_models, "_MEASURED", 5)
+    outer_folds, train_folds = np.array([0, 1]), np.arange(len(dataset.train)) % 2
+    if perplexity < 8.5:
+        message = r"^--lm x.arpa: was estimated from the training transcripts \(perplexity 8.40 on them, 10.00 on dev\)"
+        with pytest.raises(InputError, match=message):
+            language_models.load_language_models(dataset, "x.arpa", 3, outer_folds, train_folds)
+    else:
+        loaded = language_models.load_language_models(dataset, "x.arpa", 3, outer_folds, train_folds)
+        assert loaded == {0: model, 1: model}
+    assert measured == [("train", 5), ("dev", 5)]

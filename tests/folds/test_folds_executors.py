@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -15,6 +17,7 @@ from launches import LAUNCH, start
 from sleeping_task import SleepingTask
 
 from folds import tune
+from folds.launching.attempt import Outcome
 from folds.launching.executor import (
     EXECUTORS,
     Executor,
@@ -112,6 +115,29 @@ def test_an_interrupted_executor_of_this_machine_leaves_no_process(executor, req
     assert isinstance(executor.interrupt(), str)
     assert not any(is_running(task) for task in tasks if task.folder.pid)
     assert executor.ended() == []
+    assert not tasks[2].folder.attempts.exists()  # nor does it start the one that waited
+
+
+def test_a_process_that_does_not_stop_in_time_is_killed(tmp_path, monkeypatch):
+    now, sent = 0.0, []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += 40.0
+
+    class StubbornAttempt:
+        def stop(self, number: int = signal.SIGTERM) -> None:
+            sent.append((now, number))
+
+        def poll(self) -> Outcome | None:
+            return Outcome("failed") if len(sent) > 1 else None
+
+    monkeypatch.setattr(local, "RunningAttempt", lambda *arguments, **options: StubbornAttempt())
+    monkeypatch.setattr(local, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    executor = local.LocalExecutor(LaunchSettings(tmp_path, 1, 3, 1))
+    executor.submit([SleepingTask.create(tmp_path / "task", 0.0)])
+    assert executor.interrupt() == "stopped; the state is saved: continue with the same command"
+    assert sent == [(0.0, signal.SIGTERM), (160.0, signal.SIGKILL)] and local.STOP_S == 120.0
 
 
 @pytest.mark.parametrize(

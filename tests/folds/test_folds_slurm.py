@@ -245,7 +245,7 @@ def test_a_search_takes_over_its_jobs_with_another_number_of_them(squeue, tmp_pa
 
 
 def test_time_limits():
-    times = {"30": 30, "8:00:00": 480, "1-00:30:00": 1470}
+    times = {"5": 5, "30": 30, "0:05:59": 5, "8:00:00": 480, "1-00:30:00": 1470}
     assert {time: SlurmOptions(time=time).minutes for time in times} == times
     for time in ("1:30", "x", "", "0", "4"):
         with pytest.raises(InputError, match=f"^--time {time}: expected"):

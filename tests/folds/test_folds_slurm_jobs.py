@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ def requested(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     class FakeSlurmExecutor:
         def __init__(self, folder: Path, max_num_timeout: int) -> None:
-            assert max_num_timeout >= 100
+            assert folder.parts[-2:] == (".slurm", "%j") and max_num_timeout >= 100
 
         def update_parameters(self, **parameters: Any) -> None:
             found.append(parameters)
@@ -76,6 +77,35 @@ def test_a_job_requests_what_its_options_say(requested, tmp_path):
     ]
     jobs = [[(row.event, row.job) for row in read_attempts(task.folder.attempts)] for task in (first, second)]
     assert jobs == [[("submitted", "7_0")], [("submitted", "7_1")]]
+
+
+def test_jobs_that_sbatch_refuses_are_one_line(requested, tmp_path, monkeypatch):
+    """submitit raises a RuntimeError with sbatch's own message; no attempt is recorded."""
+
+    def refuse(executor: object, jobs: object) -> None:
+        raise RuntimeError("sbatch: error: invalid account\n(exit status 1)")
+
+    monkeypatch.setattr(sys.modules["submitit"].SlurmExecutor, "submit_array", refuse)
+    message = r"--on slurm: sbatch refused the jobs (RuntimeError: sbatch: error: invalid account (exit status 1))"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        submit(tmp_path)
+    assert not (tmp_path / "first" / "attempts.jsonl").exists()
+
+
+def test_a_machine_without_slurm_or_submitit_is_refused_before_anything_is_submitted(requested, tmp_path, monkeypatch):
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(slurm, "ask", lambda *arguments: asked.append(arguments) or "")
+    settings = LaunchSettings(tmp_path, 0, 3, 1)
+    SlurmExecutor(settings, SlurmOptions())
+    assert asked == [("sinfo", "--noheader")]  # raises InputError if the controller does not answer
+    for missing in ("sbatch", "squeue"):
+        monkeypatch.setattr(shutil, "which", lambda name, missing=missing: None if name == missing else name)
+        with pytest.raises(InputError, match="^--on slurm: no sbatch and squeue here: run it on a login node"):
+            SlurmExecutor(settings, SlurmOptions())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "submitit" else object())
+    with pytest.raises(InputError, match=r"^--on slurm: submitit is not installed: pip install 'hw3p2-ensemble\[slurm"):
+        SlurmExecutor(settings, SlurmOptions())
+    assert len(asked) == 1
 
 
 def test_a_controller_that_is_silent_for_a_while_ends_no_launch(requested, squeue, tmp_path, monkeypatch):

@@ -142,6 +142,31 @@ def test_a_narrow_beam_finds_what_a_search_without_pruning_finds(model, beam, we
     assert [hypothesis.score for hypothesis in found] == pytest.approx([score(ctc[s], ends[s]) for s in best], abs=1e-4)
 
 
+def test_by_default_a_hypothesis_has_at_most_a_token_per_output_frame(model, features):
+    """The attention decoder alone, without pruning, so that all hypotheses up to that length are returned."""
+    assert int(model.training_outputs(features[None], torch.tensor([15])).lengths) == 4
+    everything = hypotheses_up_to(4)
+    found = joint_search(model, features, beam=50, ctc_weight=0.0)
+    assert sorted(map(list, (hypothesis.tokens for hypothesis in found))) == sorted(everything)
+    scores = model.attention_scores(features, [list(hypothesis.tokens) for hypothesis in found]).tolist()
+    assert [hypothesis.score for hypothesis in found] == pytest.approx(scores, abs=1e-4)
+    assert [hypothesis.tokens for hypothesis in joint_search(model, features, max_tokens=0)] == [()]
+
+
+def test_the_utterance_s_group_is_that_of_the_group_layer(model, features, monkeypatch):
+    groups: list[tuple[str, ...]] = []
+    outputs = type(model).grouped_outputs
+
+    def grouped_outputs(network, batch, lengths, names):
+        groups.append(tuple(names))
+        return outputs(network, batch, lengths, names)
+
+    monkeypatch.setattr(type(model), "grouped_outputs", grouped_outputs)
+    joint_search(model, features, max_tokens=0, groups=("speaker 4",))
+    joint_search(model, features, max_tokens=0)
+    assert groups == [("speaker 4",), ()]
+
+
 def test_a_beam_below_one_is_refused(model, features):
     with pytest.raises(InputError, match="beam is 0; expected 1 or more"):
         joint_search(model, features, beam=0)
