@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import importlib.util
 import sys
 import time
 import types
@@ -15,11 +14,9 @@ import pytest
 from sleeping_task import SleepingTask
 
 from folds.launching.attempt import Outcome
-from folds.launching.executor import LaunchSettings
 from folds.launching.executors import ray
 from folds.launching.status import read_status
 from folds.store.attempts import read_attempts
-from registry import InputError
 
 FINISHED = Outcome("finished")
 
@@ -111,6 +108,25 @@ def test_two_launchers_hear_of_their_own_tasks_and_the_first_to_end_leaves_the_o
         await cluster.end("y")
         assert await owner.ended("b") == [("y", FINISHED)]
         assert await owner.leave("b")
+
+    asyncio.run(scenario())
+
+
+def test_a_launcher_hears_nothing_of_another_s_next_attempt(cluster):
+    """It has given up the task, or follows it again if it attempts it."""
+
+    async def scenario() -> None:
+        owner = ray.Owner()
+        for launcher in ("a", "b"):
+            await owner.join(launcher, 0, {})
+            await owner.submit(launcher, ["x"])
+        await settle()
+        await cluster.end("x", failed := Outcome("failed", "out of memory"))
+        assert await owner.ended("a") == await owner.ended("b") == [("x", failed)]
+        await owner.submit("b", ["x"])
+        await settle()
+        await cluster.end("x")
+        assert await owner.ended("a") == [] and await owner.ended("b") == [("x", FINISHED)]
 
     asyncio.run(scenario())
 
@@ -235,77 +251,3 @@ def test_a_launcher_that_still_asks_keeps_the_owner(cluster, monkeypatch):
         assert await owner.leave("c")
 
     asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("error", [RayError, ConnectionError])
-def test_a_cluster_that_goes_away_during_a_launch(error, tmp_path, monkeypatch):
-    """It ends the launch in one line, and closing the executor adds nothing to that."""
-    gone = False
-
-    def get(answer: Any, timeout: float | None = None) -> Any:
-        if gone:
-            raise error("the head node has died\nits log")
-        return answer
-
-    answers = {"join": None, "tasks": [], "submit": None, "ended": [], "leave": True}
-    owner = types.SimpleNamespace(
-        **{name: types.SimpleNamespace(remote=lambda *_, answer=answer: answer) for name, answer in answers.items()}
-    )
-    exceptions = types.SimpleNamespace(RayError=RayError)
-    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(get=get, exceptions=exceptions))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(ray, "connect", lambda address: None)
-    monkeypatch.setattr(ray, "find_owner", lambda runs: owner)
-    executor = ray.RayExecutor(LaunchSettings(tmp_path, 0, 3, 1), ray.RayOptions())
-    executor.submit([])
-    assert executor.ended() == []
-    gone = True
-    message = (
-        r"^--on ray: the cluster no longer answers \([^\n]*the head node has died[^\n]*\): started runs keep their "
-        "checkpoints; start the cluster again and repeat the command$"
-    )
-    for ask in (executor.ended, lambda: executor.submit([])):
-        with pytest.raises(InputError, match=message):
-            ask()
-    assert executor.interrupt().startswith("the runs continue on Ray")
-
-
-@pytest.mark.parametrize("last", [True, False])
-def test_what_a_launcher_asks_of_the_owner(last, tmp_path, monkeypatch):
-    """Tasks that are under way are not recorded as submitted again, and the last launcher ends the owner."""
-    asked: list[tuple[Any, ...]] = []
-    killed: list[object] = []
-    under_way, new = tasks = [SleepingTask.create(tmp_path / name, 0.0) for name in ("under_way", "new")]
-    answers = {"tasks": [under_way], "leave": last}
-
-    class FakeOwner:
-        def __getattr__(self, method: str) -> Any:
-            return types.SimpleNamespace(remote=lambda *more: asked.append((method, *more)) or answers.get(method))
-
-    exceptions = types.SimpleNamespace(RayError=RayError)
-    owner = FakeOwner()
-    timeouts: list[float | None] = []
-
-    def get(answer: Any, timeout: float | None) -> Any:
-        timeouts.append(timeout)
-        return answer
-
-    module = types.SimpleNamespace(get=get, kill=killed.append, exceptions=exceptions)
-    monkeypatch.setitem(sys.modules, "ray", module)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(ray, "connect", lambda address: None)
-    monkeypatch.setattr(ray, "find_owner", lambda runs: owner)
-    monkeypatch.setattr(ray, "worker_environment", lambda: {"env_vars": {"PYTHONPATH": "/code"}})
-    options = ray.RayOptions(gpus=0, cpus=3, memory=1.5)
-    executor = ray.RayExecutor(LaunchSettings(tmp_path, 2, 5, 2), options)
-    executor.submit(tasks)
-    executor.close()
-    always = {"max_retries": 5, "runtime_env": {"env_vars": {"PYTHONPATH": "/code"}}}
-    resources = {"num_cpus": 3, "num_gpus": 0, "memory": 1_500_000_000, **always}
-    name = asked[0][1]
-    assert asked == [("join", name, 2, resources), ("tasks",), ("submit", name, tasks), ("leave", name)]
-    assert timeouts == [None, None, None, ray.CONNECT_S]
-    assert [row.event for row in read_attempts(new.folder.attempts)] == ["submitted"]
-    assert read_attempts(under_way.folder.attempts) == [] and killed == [owner] * last
-    ray.RayExecutor(LaunchSettings(tmp_path, 0, 5, 2), ray.RayOptions())
-    assert asked[-1][2:] == (0, {"num_cpus": 4, "num_gpus": 1, **always})

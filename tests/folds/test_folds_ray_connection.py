@@ -1,4 +1,4 @@
-"""How the Ray executor reaches a cluster, its owner and its workers, with a stand-in for the module `ray`."""
+"""How the Ray executor reaches a cluster, and what it asks of the owner, with a stand-in for the module `ray`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import registry
 from folds.launching.attempt import Outcome
 from folds.launching.executor import LaunchSettings
 from folds.launching.executors import ray
+from folds.store.attempts import read_attempts
 from registry import InputError
 
 ENVIRONMENT = {"env_vars": {"PYTHONPATH": "/code"}}
@@ -164,3 +165,77 @@ def test_workers_read_the_data_and_the_cache_that_the_launcher_reads(monkeypatch
     assert ray.worker_environment() == {"env_vars": {"PYTHONPATH": "/code", "HW3P2_CACHE": "/cache"}}
     monkeypatch.setattr(registry, "__file__", "/lib/python3.12/site-packages/registry/__init__.py")
     assert ray.worker_environment() == {"env_vars": {"HW3P2_CACHE": "/cache"}}
+
+
+@pytest.mark.parametrize("error", [RayError, ConnectionError])
+def test_a_cluster_that_goes_away_during_a_launch(error, tmp_path, monkeypatch):
+    """It ends the launch in one line, and closing the executor adds nothing to that."""
+    gone = False
+
+    def get(answer: Any, timeout: float | None = None) -> Any:
+        if gone:
+            raise error("the head node has died\nits log")
+        return answer
+
+    answers = {"join": None, "tasks": [], "submit": None, "ended": [], "leave": True}
+    owner = types.SimpleNamespace(
+        **{name: types.SimpleNamespace(remote=lambda *_, answer=answer: answer) for name, answer in answers.items()}
+    )
+    exceptions = types.SimpleNamespace(RayError=RayError)
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(get=get, exceptions=exceptions))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(ray, "connect", lambda address: None)
+    monkeypatch.setattr(ray, "find_owner", lambda runs: owner)
+    executor = ray.RayExecutor(LaunchSettings(tmp_path, 0, 3, 1), ray.RayOptions())
+    executor.submit([])
+    assert executor.ended() == []
+    gone = True
+    message = (
+        r"^--on ray: the cluster no longer answers \([^\n]*the head node has died[^\n]*\): started runs keep their "
+        "checkpoints; start the cluster again and repeat the command$"
+    )
+    for ask in (executor.ended, lambda: executor.submit([])):
+        with pytest.raises(InputError, match=message):
+            ask()
+    assert executor.interrupt().startswith("the runs continue on Ray")
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_what_a_launcher_asks_of_the_owner(last, tmp_path, monkeypatch):
+    """Tasks that are under way are not recorded as submitted again, and the last launcher ends the owner."""
+    asked: list[tuple[Any, ...]] = []
+    killed: list[object] = []
+    under_way, new = tasks = [SleepingTask.create(tmp_path / name, 0.0) for name in ("under_way", "new")]
+    answers = {"tasks": [under_way], "leave": last}
+
+    class FakeOwner:
+        def __getattr__(self, method: str) -> Any:
+            return types.SimpleNamespace(remote=lambda *more: asked.append((method, *more)) or answers.get(method))
+
+    exceptions = types.SimpleNamespace(RayError=RayError)
+    owner = FakeOwner()
+    timeouts: list[float | None] = []
+
+    def get(answer: Any, timeout: float | None) -> Any:
+        timeouts.append(timeout)
+        return answer
+
+    module = types.SimpleNamespace(get=get, kill=killed.append, exceptions=exceptions)
+    monkeypatch.setitem(sys.modules, "ray", module)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(ray, "connect", lambda address: None)
+    monkeypatch.setattr(ray, "find_owner", lambda runs: owner)
+    monkeypatch.setattr(ray, "worker_environment", lambda: {"env_vars": {"PYTHONPATH": "/code"}})
+    options = ray.RayOptions(gpus=0, cpus=3, memory=1.5)
+    executor = ray.RayExecutor(LaunchSettings(tmp_path, 2, 5, 2), options)
+    executor.submit(tasks)
+    executor.close()
+    always = {"max_retries": 5, "runtime_env": {"env_vars": {"PYTHONPATH": "/code"}}}
+    resources = {"num_cpus": 3, "num_gpus": 0, "memory": 1_500_000_000, **always}
+    name = asked[0][1]
+    assert asked == [("join", name, 2, resources), ("tasks",), ("submit", name, tasks), ("leave", name)]
+    assert timeouts == [None, None, None, ray.CONNECT_S]
+    assert [row.event for row in read_attempts(new.folder.attempts)] == ["submitted"]
+    assert read_attempts(under_way.folder.attempts) == [] and killed == [owner] * last
+    ray.RayExecutor(LaunchSettings(tmp_path, 0, 5, 2), ray.RayOptions())
+    assert asked[-1][2:] == (0, {"num_cpus": 4, "num_gpus": 1, **always})
