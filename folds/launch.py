@@ -120,13 +120,16 @@ def launch(
             if task.folder.path.is_dir():
                 check_writable(task.folder.log)
         print(estimate(tasks, options, dataset, destination)[1], flush=True)
+        launcher = Launcher(executor, options.retries, destination)
         try:
-            Launcher(executor, options.retries, destination).run(tasks)
+            launcher.run(tasks)
         except Interrupted as interrupted:
             print(interrupted, file=sys.stderr)
             return 128 + interrupted.number
         destination.refresh()
-    statuses = [destination.status(task.folder) for task in tasks]
+        statuses = [launcher.status(task) for task in tasks]
+    else:
+        statuses = [destination.status(task.folder) for task in tasks]
     print_failures(statuses)
     print(summary(statuses))
     if any(status.state != "finished" for status in statuses):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from folds.launching.attempt import Outcome
 from folds.launching.destination import Destination
 from folds.launching.executor import Executor
 from folds.launching.executor_task import ExecutorTask
-from folds.launching.status import attempts_at
+from folds.launching.status import RunStatus, attempts_at
 from folds.launching.status_table import REFRESH_S, StatusDisplay
 from folds.store.lease import holder_of
 from folds.training.signals import SignalCatcher
@@ -58,12 +59,19 @@ class Launcher:
                     self._settle(task, outcome)
                 self._recheck_busy()
                 if time.monotonic() - last_shown >= REFRESH_S or not self._open:
-                    display.show([self._destination.status(task.folder, earlier[task]) for task in tasks])
+                    display.show([self.status(task, earlier[task]) for task in tasks])
                     last_shown = time.monotonic()
                 if self._open:
                     time.sleep(self._executor.poll_s)
         self._executor.close()
         return self._failures
+
+    def status(self, task: ExecutorTask, earlier: int = 0) -> RunStatus:
+        """The status of a task; failed if its executor says so and its folder, on another machine's disk, does not."""
+        status, failure = self._destination.status(task.folder, earlier), self._failures.get(task)
+        if failure is None or failure.state != "failed" or status.state in ("training", "failed", "finished"):
+            return status
+        return dataclasses.replace(status, state="failed", reason=failure.reason)
 
     def _settle(self, task: ExecutorTask, outcome: Outcome) -> None:
         """Decide what to do after an attempt has ended."""

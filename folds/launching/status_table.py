@@ -13,6 +13,7 @@ from rich.text import Text
 
 from folds.launching.status import STATES, RunStatus
 from registry.console import print_table
+from registry.files import exists
 
 HEADER = ("run", "state", "epoch", "distance", "frames/s", "left", "where")
 REFRESH_S = 2.0
@@ -27,10 +28,11 @@ def print_status(statuses: Sequence[RunStatus]) -> None:
 
 
 def print_failures(statuses: Sequence[RunStatus]) -> None:
-    """Print the reason and the log of each failed run."""
+    """Print the reason and the log of each failed run; the log may be on the disk of another machine."""
     for status in statuses:
         if status.state == "failed":
-            print(f"{status.folder.title} failed: {status.reason}; log: {status.folder.log}")
+            log = f"; log: {status.folder.log}" if exists(status.folder.log) else ""
+            print(f"{status.folder.title} failed: {status.reason}{log}")
 
 
 def summary(statuses: Sequence[RunStatus]) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 from launches import LAUNCH, FakeExecutor, start, tasks_of
 
+from folds import launch
 from folds.data.cache import load_dataset
 from folds.launching.attempt import Outcome
 from folds.launching.destination import Destination
@@ -92,6 +94,19 @@ def test_epochs_that_are_left_take_as_long_as_the_speed_of_the_members_runs_says
     wide = tasks_of(tiny, tmp_path, "--epochs", "10", "--name", "wide")
     hours = [it.hours for it in estimate_hours([first, *wide], dataset, destination, probe=False)]
     assert hours == pytest.approx([estimates[0].hours, None, None])
+
+
+def test_a_failure_on_another_machines_disk_is_told(tiny, tmp_path, monkeypatch, capsys):
+    """With runs under a URL, each machine trains in a folder of its own: the launcher sees no more than the outcome."""
+    monkeypatch.setenv("HW3P2_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("folds.launching.estimate.measure_speed", lambda task, dataset: 1.0)
+    out_of_memory, stopped = Outcome("failed", "out of memory", hopeless=True), Outcome("stopped", hopeless=True)
+    executor = FakeExecutor({"lstm_small fold 0": [out_of_memory], "lstm_small fold 1": [stopped]})
+    monkeypatch.setattr(launch, "create_executor", lambda *_: executor)
+    assert start(monkeypatch, tiny, Path(f"file://{tmp_path}/store"), *LAUNCH) == 1
+    told = "lstm_small fold 0 failed: out of memory"
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("lstm", "1 "))]
+    assert shown == [told, told, "1 failed, 1 waiting"]
 
 
 def finish(folder: RunFolder) -> None:
