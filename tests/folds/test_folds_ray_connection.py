@@ -152,6 +152,29 @@ def test_a_task_of_ray_is_an_attempt_that_waits_for_the_lease_of_one_whose_node_
     assert calls == [((task, "ray"), {"job": job, "wait_s": wait_s}) for job in ("0123456789abcdef", "")]
 
 
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [
+        (ray.RayOptions(gpus=0), ""),
+        (ray.RayOptions(gpus=0, cpus=8, memory=16.0), ""),
+        (ray.RayOptions(gpus=1, cpus=2), ""),
+        (ray.RayOptions(), "--cpus 4 --gpus 1: runs wait until one joins; --gpus 0 trains on CPUs"),
+        (ray.RayOptions(gpus=0, cpus=9), "--cpus 9 --gpus 0: runs wait until one joins; request less"),
+        (ray.RayOptions(0, 4, 16.1), "--cpus 4 --gpus 0 --memory 16.1: runs wait until one joins; request less"),
+    ],
+)
+def test_runs_for_which_no_node_is_large_enough_are_announced(options, warning, monkeypatch, capsys):
+    """Ray itself says so only in the log of its driver; the dead node does not count."""
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 8.0, "memory": 16e9}},
+        {"Alive": True, "Resources": {"CPU": 2.0, "GPU": 1.0, "memory": 4e9}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0, "memory": 512e9}},
+    ]
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(nodes=lambda: nodes))
+    ray.warn_unless_a_node_has(options)
+    assert capsys.readouterr().err == (f"warning: --on ray: no node of the cluster has {warning}\n" if warning else "")
+
+
 def test_without_ray_the_message_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"^--on ray: Ray is not installed: pip install 'hw3p2-ensemble\[ray\]'$"):
@@ -182,7 +205,8 @@ def test_a_cluster_that_goes_away_during_a_launch(error, tmp_path, monkeypatch):
         **{name: types.SimpleNamespace(remote=lambda *_, answer=answer: answer) for name, answer in answers.items()}
     )
     exceptions = types.SimpleNamespace(RayError=RayError)
-    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(get=get, exceptions=exceptions))
+    fake = types.SimpleNamespace(get=get, exceptions=exceptions, nodes=list)
+    monkeypatch.setitem(sys.modules, "ray", fake)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(ray, "connect", lambda address: None)
     monkeypatch.setattr(ray, "find_owner", lambda runs: owner)
@@ -220,7 +244,7 @@ def test_what_a_launcher_asks_of_the_owner(last, tmp_path, monkeypatch):
         timeouts.append(timeout)
         return answer
 
-    module = types.SimpleNamespace(get=get, kill=killed.append, exceptions=exceptions)
+    module = types.SimpleNamespace(get=get, kill=killed.append, exceptions=exceptions, nodes=list)
     monkeypatch.setitem(sys.modules, "ray", module)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(ray, "connect", lambda address: None)

@@ -46,6 +46,11 @@ class RayOptions(Resources):
     address: str = ""
     """Address of the head node, such as 10.0.0.1:6379; by default RAY_ADDRESS, else the cluster on this machine."""
 
+    @property
+    def memory_bytes(self) -> int:
+        """`memory` as Ray counts it."""
+        return round(self.memory * 1e9)
+
 
 def train(task: ExecutorTask) -> Outcome:
     """The body of a Ray task: attempt `task`."""
@@ -143,7 +148,8 @@ class RayExecutor:
         connect(options.address)
         self._name = uuid.uuid4().hex
         self._owner = find_owner(settings.runs)
-        memory = {"memory": round(options.memory * 1e9)} if options.memory else {}
+        warn_unless_a_node_has(options)
+        memory = {"memory": options.memory_bytes} if options.memory else {}
         resources = {
             "num_cpus": options.cpus,
             "num_gpus": options.gpus,
@@ -217,6 +223,22 @@ def connect(option: str) -> None:
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         reason = one_line(error)[:300]
         raise InputError(f"--on ray: no cluster at {address} ({reason}): start one, or pass --address") from None
+
+
+def warn_unless_a_node_has(options: RayOptions) -> None:
+    """Print a warning if no node is large enough for a run. No error: a cluster may start larger nodes on demand."""
+    import ray
+
+    needs = {"CPU": options.cpus, "GPU": options.gpus, "memory": options.memory_bytes}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(all(node.get(name, 0) >= amount for name, amount in needs.items()) for node in nodes):
+        memory = f" --memory {options.memory:g}" if options.memory else ""
+        print(
+            f"warning: --on ray: no node of the cluster has --cpus {options.cpus} --gpus {options.gpus}{memory}: runs "
+            f"wait until one joins; {'--gpus 0 trains on CPUs' if options.gpus else 'request less'}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _check_reachable(address: str) -> None:
