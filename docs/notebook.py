@@ -34,8 +34,8 @@ if importlib.util.find_spec("folds") is None:
 
 # %% [markdown]
 # **2. Settings.** For the real competition on a GPU: `DATA` is the folder under `/kaggle/input` with the competition's files,
-# `MODELS = "pblstm"`, `FOLDS = 5` and `OPTIONS = "--minutes 120"`, the time for each of the five runs; the values below are for
-# the demo on two CPU cores.
+# `MODELS = "pblstm,lstm,cnn_lstm"`, `FOLDS = 5` and `OPTIONS = "--minutes 180"`, the time for each of the three runs; the values
+# below are for the demo on two CPU cores.
 
 # %% tags=["parameters"]
 DATA = ""  # empty: the demo competition
@@ -57,6 +57,7 @@ if not DATA:
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pandas as pd
 
 from folds import load_dataset
 
@@ -71,19 +72,15 @@ plt.ylabel("feature")
 plt.show()
 
 # %% [markdown]
-# **4. Train** each model on the folds. The first line of each run says what it runs on, and which distance empty predictions would have.
+# **4. Train** each model on all folds but the first, which is held out. The first line of each run says what it runs on, and which distance empty predictions would have.
 
 # %%
-# !python -m folds.train --data {DATA} --runs {RUNS} --model {MODELS} --folds {FOLDS} --fold all --resume {OPTIONS}
+# !python -m folds.train --data {DATA} --runs {RUNS} --model {MODELS} --folds {FOLDS} --fold 0 --resume {OPTIONS}
 
 # %%
-from folds import find_fold_models
-from folds.store.schemas import EpochMetrics
-from registry.json_files import read_json_lines
-
-for fold_model in find_fold_models(Path(RUNS)):
-    epochs = read_json_lines(fold_model.folder.metrics, EpochMetrics)
-    plt.plot([row.epoch for row in epochs], [row.held_out for row in epochs], label=fold_model.folder.title)
+for path in sorted(Path(RUNS).glob("*/fold*/metrics.jsonl")):
+    metrics = pd.read_json(path, lines=True)
+    plt.plot(metrics.epoch, metrics.held_out, label=path.parent.parent.name)
 plt.ylim(bottom=0)
 plt.xlabel("epoch")
 plt.ylabel("held-out distance")
@@ -95,6 +92,7 @@ plt.show()
 
 # %%
 import models
+from folds import find_fold_models
 
 folder = find_fold_models(Path(RUNS))[0].path
 trained = models.load(folder)
@@ -108,14 +106,14 @@ plt.ylabel("class")
 plt.show()
 
 # %% [markdown]
-# **6. Blend** all members, with weights fitted on out-of-fold predictions, and measure the blend on dev.
+# **6. Blend** the networks and their delayed twins, which are the same networks on features delayed by a few frames, with weights fitted on out-of-fold predictions, and measure the blend on dev. Without `--method` and what
+# follows it, all methods are compared, which takes four times as long.
 
 # %%
-# !python -m ensemble.blend --data {DATA} --runs {RUNS} --out submission.csv
+# !python -m folds.delay --data {DATA} {RUNS}/*/fold0
+# !python -m ensemble.blend --data {DATA} --runs {RUNS} --out submission.csv --method mbr --nbest 100 --pool 100
 
 # %%
-import pandas as pd
-
 submission = pd.read_csv("submission.csv")
 print(len(submission), "rows")
 submission.head()

@@ -37,6 +37,6 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     text = "".join(output.get("text", "") for output in outputs)
-    assert "lstm_small fold 1 epoch 1/1" in text and "wrote submission.csv" in text
+    assert all(part in text for part in ("lstm_small fold 0 epoch 1/1", "lstm_small.delay1", "wrote submission.csv"))
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
     assert len((folder / "submission.csv").read_text().splitlines()) == 1 + 4
