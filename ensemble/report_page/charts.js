@@ -2,12 +2,13 @@
 
 const MARGIN = { top: 12, right: 16, bottom: 46, left: 58 };
 
-// series: [{name, points: [[x, y]], pointsOnly, colour, dash}]; colours follow the order of the series unless given. `top` limits the y axis initially, `xNames` labels integer values of x.
+// series: [{name, points: [[x, y]], pointsOnly, colour, dash}]; colours follow the order of the series unless given. `top` limits the y axis, `xNames` labels integer values of x.
 function chart({ label, xLabel, yLabel, series, top = null, xNames = null, diagonal = false, height = 320 }) {
   const all = series.flatMap((line) => line.points);
+  const xs = xNames ? xNames.map((_, index) => index) : all.map((point) => point[0]);
   const whole = {
-    x: [Math.min(...all.map((point) => point[0])), Math.max(...all.map((point) => point[0]))],
-    y: [0, (top ?? Math.max(...all.map((point) => point[1]))) * 1.04 || 1],
+    x: [Math.min(...xs), Math.max(...xs)],
+    y: [0, (top ?? Math.max(0, ...all.map((point) => point[1]))) * 1.04 || 1],
   };
   if (diagonal) whole.x = whole.y = [0, Math.max(...all.flatMap(([x, y]) => [x, y])) * 1.04 || 1];
   else {
@@ -27,7 +28,7 @@ function chart({ label, xLabel, yLabel, series, top = null, xNames = null, diago
 
   function axes() {
     const parts = [];
-    const xTicks = xNames ? xNames.map((_, index) => index).filter((x) => x >= view.x[0] && x <= view.x[1]) : ticks(...view.x, Math.max(2, width() / 90));
+    const xTicks = xNames ? xs.filter((x) => x >= view.x[0] && x <= view.x[1]) : ticks(...view.x, Math.max(2, width() / 90));
     const perName = xNames ? Math.ceil((Math.max(...xNames.map((name) => name.length)) * 7 + 12) / ((width() - MARGIN.left - MARGIN.right) / xNames.length)) : 1;
     for (const x of xTicks) {
       if (xNames && x % perName) continue;
@@ -63,7 +64,11 @@ function chart({ label, xLabel, yLabel, series, top = null, xNames = null, diago
     picture.replaceChildren(svg("clipPath", { id: clip }, svg("rect", box)), svg("rect", { class: "ground", ...box }), ...axes(), inside);
   }
 
+  // In a much shorter range, neighbouring ticks would be the same number.
+  const longEnough = (axis, full) => axis[1] - axis[0] > (full[1] - full[0]) * 1e-6;
+
   function zoom(x, y) {
+    if (!longEnough(x, whole.x) || !longEnough(y, whole.y)) return;
     view = { x, y };
     draw();
   }
@@ -75,7 +80,10 @@ function chart({ label, xLabel, yLabel, series, top = null, xNames = null, diago
     const to = Math.min(whole.x[1], centre + half);
     const seen = series.flatMap((line, index) => (hidden.has(index) ? [] : line.points)).filter(([x]) => x >= from && x <= to);
     const values = seen.map((point) => point[1]);
-    zoom([from, to], factor < 1 && values.length > 1 ? padded(Math.min(...values), Math.min(view.y[1], Math.max(...values))) : whole.y);
+    const low = Math.min(...values);
+    const high = Math.min(view.y[1], Math.max(...values));
+    if (factor > 1) zoom([from, to], whole.y);
+    else zoom([from, to], low <= high ? padded(low, high) : view.y);
   }
 
   function padded(low, high) {
@@ -105,14 +113,17 @@ function chart({ label, xLabel, yLabel, series, top = null, xNames = null, diago
   }
 
   let start = null;
+  const removeSelection = () => picture.querySelector(".selection")?.remove();
   picture.addEventListener("pointerdown", (event) => {
+    readOut(place(event)); // a tap moves no pointer
+    if (event.button !== 0) return;
     start = place(event);
     picture.setPointerCapture(event.pointerId);
   });
   picture.addEventListener("pointermove", (event) => {
     const now = place(event);
     readOut(now);
-    picture.querySelector(".selection")?.remove();
+    removeSelection();
     if (!start) return;
     const [x, y] = [Math.min(start[0], now[0]), Math.min(start[1], now[1])];
     picture.append(svg("rect", { class: "selection", x, y, width: Math.abs(now[0] - start[0]), height: Math.abs(now[1] - start[1]) }));
@@ -120,12 +131,15 @@ function chart({ label, xLabel, yLabel, series, top = null, xNames = null, diago
   picture.addEventListener("pointerup", (event) => {
     const [from, to] = [start, place(event)];
     start = null;
-    picture.querySelector(".selection")?.remove();
+    removeSelection();
     if (!from || Math.abs(from[0] - to[0]) < 8 || Math.abs(from[1] - to[1]) < 8) return;
     const order = (a, b) => (a < b ? [a, b] : [b, a]);
     zoom(order(invertX(from[0]), invertX(to[0])), order(invertY(from[1]), invertY(to[1])));
   });
-  picture.addEventListener("pointercancel", () => (start = null));
+  picture.addEventListener("pointercancel", () => {
+    start = null;
+    removeSelection();
+  });
   picture.addEventListener("dblclick", () => zoom(whole.x, whole.y));
 
   const legend = series.map((line, index) => {

@@ -30,10 +30,10 @@ function compare(host, a, b, open) {
   const edits = (chosen) => Math.abs(sum(chosen.map(change)));
   host.replaceChildren(
     element("p", { class: "verdict" }, compareVerdict(a, b)),
-    paragraph(`A has fewer edits in ${better.length} utterances (${edits(better)} edits), more in ${worse.length} (${edits(worse)}), and equally many in ${utteranceCount - better.length - worse.length}. Their hypotheses are ${fixed(data.pairwise[a][b], 3)} edits apart on average. The interval is over ${data.intervals}. ${NOTHING} on the left of an arrow is an insertion, on the right a deletion.`),
+    paragraph(`A has fewer edits in ${counted(better.length, "utterance")} (${counted(edits(better), "edit")}), more in ${worse.length} (${edits(worse)}), and equally many in ${utteranceCount - better.length - worse.length}. Their hypotheses are ${fixed(data.pairwise[a][b], 3)} edits apart on average. The interval is over ${data.intervals}. ${NOTHING} on the left of an arrow is an insertion, on the right a deletion.`),
     element("div", { class: "columns" },
       titled("By phoneme", changedPhonemes(a, b)), titled("By confusion", changedConfusions(a, b)),
-      titled("By speaker", changedGroups("speaker", speakerGroups(), a, b)), titled("By length", changedGroups("phonemes", lengthGroups(), a, b))),
+      data.speakers ? titled("By speaker", changedGroups("speaker", speakerGroups(), a, b)) : null, titled("By length", changedGroups("phonemes", lengthGroups(), a, b))),
     element("h3", {}, "Utterances that changed"),
     changedUtterances(rows.filter((row) => change(row)), change, a, b, open),
   );
@@ -113,5 +113,6 @@ function changedUtterances(items, change, a, b, open) {
     { title: "edits of A alone", wide: true, value: (row) => difference(row, a, b) },
     { title: "edits of B alone", wide: true, value: (row) => difference(row, b, a) },
   ];
-  return dataTable({ label: "Utterances that changed", columns, items: items.sort(bySize(change)), onopen: open }).element;
+  const table = dataTable({ label: "Utterances that changed", columns, items: items.sort(bySize(change)), onopen: (row) => open(row, table.ordered()) });
+  return table.element;
 }

@@ -46,8 +46,15 @@ function fixed(value, digits = 2) {
   return value === null || Number.isNaN(value) ? "" : value.toFixed(digits);
 }
 
+// The sign is that of the rounded value.
 function signed(value, digits = 3) {
-  return (value > 0 ? "+" : value < 0 ? "−" : "±") + Math.abs(value).toFixed(digits);
+  const text = fixed(value, digits);
+  const rounded = Number(text);
+  return text && (rounded > 0 ? "+" : rounded < 0 ? "−" : "±") + text.replace("-", "");
+}
+
+function counted(number, noun) {
+  return `${number} ${noun}${number === 1 ? "" : "s"}`;
 }
 
 function sum(values) {

@@ -4,7 +4,7 @@ function drawCurves(section) {
   if (!data.curves.length) return section.append(paragraph("The runs have no metrics."));
   const tops = data.curves.map((curve) => curve.points[Math.min(1, curve.points.length - 1)][1]);
   section.append(
-    paragraph("Held-out distance (greedy) of every fold model by epoch. Drag over a part to zoom in; a double click resets. The y axis initially ends at the distance after the second epoch."),
+    paragraph("Held-out distance (greedy) of every fold model by epoch. Drag over a part to zoom in; a double click resets. The y axis ends at the distance after the second epoch."),
     chart({ label: "Learning curves", xLabel: "epoch", yLabel: "edits per utterance, held out", series: curveSeries(), top: Math.max(...tops) }),
   );
 }
@@ -20,7 +20,7 @@ function drawDiversity(section) {
   if (!pairs.length) return section.append(paragraph("With only one system, there is nothing to compare."));
   const largest = Math.max(...pairs, 1e-9);
   const cell = names.length > 12 ? 26 : 40;
-  const pictures = element("div", { class: "columns pictures" });
+  const pictures = element("div", { class: "columns" });
   const decimals = names.length > 12 ? 0 : 1;
   pictures.append(element("div", {}, element("h3", {}, "Distances between hypotheses"), grid({
     label: "Distances between systems", rows: names, columns: names, cell,
@@ -35,13 +35,20 @@ function drawDiversity(section) {
     label: "Correlation of errors", rows: names, columns: names, cell,
     shade: (i, j) => (i === j || data.correlation[i][j] === null ? null : Math.max(0, data.correlation[i][j])),
     text: (i, j) => (i === j ? "" : fixed(data.correlation[i][j], 2).replace("0.", ".")),
-    describe: (i, j) => (i === j ? names[i] : `${names[i]} and ${names[j]}: errors correlate by ${fixed(data.correlation[i][j], 3)}`),
+    describe: describeCorrelation,
   })));
   section.append(
     element("h3", {}, "Redundant members"),
     redundancyTable(),
-    paragraph(`A near copy differs from a better member by less than a quarter of the median distance between members. "Alone right" counts the phonemes of the reference (of ${sum(data.phonemeCounts).toLocaleString("en")} in all) that no other member gets right. ${data.systems.some((system) => system.weight !== null) ? `Weights are those in ${names[0]}.` : ""}`),
+    paragraph(`A near copy differs from a better member by less than a quarter of the median distance between members. "Alone right" counts the phonemes of the reference (of ${sum(data.phonemeCounts).toLocaleString("en")} in all) that no other member gets right. ${data.systems.some((system) => system.weight !== null) ? `Weights are those in ${data.weightedBy}.` : ""}`),
   );
+}
+
+function describeCorrelation(i, j) {
+  if (i === j) return names[i];
+  const value = data.correlation[i][j];
+  if (value === null) return `${names[i]} and ${names[j]}: no correlation, since one gets all phonemes right, or none`;
+  return `${names[i]} and ${names[j]}: errors correlate by ${fixed(value, 3)}`;
 }
 
 function redundancyTable() {
@@ -58,7 +65,7 @@ function redundancyTable() {
   };
   const columns = [
     { title: "member", value: ({ system }) => names[system] },
-    { title: "weight", value: ({ system }) => data.systems[system].weight, text: (value) => (value === null ? "" : fixed(value, 3)), falling: true },
+    { title: "weight", value: ({ system }) => data.systems[system].weight, text: (value) => fixed(value, 3), falling: true },
     { title: "distance", value: ({ system }) => mean(data.distances[system]), text: (value) => fixed(value, 3) },
     { title: "nearest member", value: ({ system }) => (nearest(system) === null ? "" : names[nearest(system)]) },
     { title: "apart", value: ({ system }) => (nearest(system) === null ? null : data.pairwise[system][nearest(system)]), text: (value) => fixed(value, 3) },
@@ -96,11 +103,12 @@ function drawConfusions(host, system) {
   const number = (row, column) => count.get(order[row] * classes + order[column]) || 0;
   const describe = (row, column) => {
     const [expected, recognised] = [order[row], order[column]];
-    const times = `${number(row, column)} times`;
-    const of = ` of ${data.phonemeCounts[expected]} (${fixed(percent(number(row, column), data.phonemeCounts[expected]))} %)`;
-    if (expected === recognised) return expected ? `${phoneme(expected)}: right ${data.phonemeCounts[expected] - wrong(expected)} of ${data.phonemeCounts[expected]} times` : `${NOTHING} stands for nothing`;
-    if (!expected) return `${phoneme(recognised)} inserted: ${times}`;
-    return `${phoneme(expected)} ${recognised ? `taken for ${phoneme(recognised)}` : "deleted"}: ${times}${of}`;
+    const [times, all] = [number(row, column), data.phonemeCounts[expected]];
+    if (!expected && !recognised) return `${NOTHING} stands for nothing`;
+    if (!expected) return `${phoneme(recognised)} inserted: ${counted(times, "time")}`;
+    if (!all) return `${phoneme(expected)} does not occur in the reference`;
+    if (expected === recognised) return `${phoneme(expected)}: right ${all - wrong(expected)} of ${all} times`;
+    return `${phoneme(expected)} ${recognised ? `taken for ${phoneme(recognised)}` : "deleted"}: ${times} of ${all} times (${fixed(percent(times, all))} %)`;
   };
   const pairs = data.confusions[system].map(([expected, recognised, times]) => ({ expected, recognised, times }));
   const errors = phonemeErrors(system);
@@ -110,7 +118,7 @@ function drawConfusions(host, system) {
   const tokens = order.filter((token) => token);
   const worst = Math.max(...tokens.map(rate).filter((value) => !Number.isNaN(value)));
   host.replaceChildren(
-    paragraph(`Each row is a phoneme of the reference, each column the phoneme that was recognised instead; correct ones, on the diagonal, are left out. Stronger colours are more frequent confusions, up to ${largest} times. The row ${NOTHING} has insertions, the column ${NOTHING} deletions. English phonemes are grouped: vowels, stops, affricates, fricatives, nasals, liquids and glides.`),
+    paragraph(`Each row is a phoneme of the reference, each column the phoneme that was recognised instead; correct ones, on the diagonal, are left out. Stronger colours are more frequent confusions, up to ${counted(largest, "time")}. The row ${NOTHING} has insertions, the column ${NOTHING} deletions. English phonemes are grouped: vowels, stops, affricates, fricatives, nasals, liquids and glides.`),
     grid({ label: "Confusion matrix", cell: document.documentElement.clientWidth > 1100 ? 22 : 17, rows: labels, columns: labels, rowTitle: "reference", columnTitle: "recognised", shade: (row, column) => (row === column || !number(row, column) ? null : Math.sqrt(number(row, column) / largest)), describe }),
     element("div", { class: "columns" },
       titled("Most frequent confusions", dataTable({ label: "Most frequent confusions", sortedBy: 2, direction: -1, items: pairs, columns: [
@@ -130,9 +138,10 @@ function drawConfusions(host, system) {
 
 function drawSlices(section) {
   const lengths = lengthGroups();
-  const byLength = names.map((name, system) => ({ name, points: lengths.map((group, index) => [index, errorRate(system, group.rows)]) }));
+  const line = (name, rates) => ({ name, points: rates.map((rate, index) => [index, rate]).filter((point) => !Number.isNaN(point[1])) });
+  const byLength = names.map((name, system) => line(name, lengths.map((group) => errorRate(system, group.rows))));
   const parts = data.positionTotals.length;
-  const byPosition = names.map((name, system) => ({ name, points: data.positions[system].map((errors, part) => [part, percent(errors, data.positionTotals[part])]).filter((point) => !Number.isNaN(point[1])) }));
+  const byPosition = names.map((name, system) => line(name, data.positions[system].map((errors, part) => percent(errors, data.positionTotals[part]))));
   const yLabel = "errors per 100 phonemes";
   section.append(
     element("h3", {}, "By length"),
@@ -162,7 +171,7 @@ function drawScores(section) {
     .filter((line) => line.points.length);
   const number = (key, title) => ({ title, value: (score) => score[key], text: (value) => fixed(value, 3) });
   const columns = [{ title: "file", value: (score) => score.file }, number("nested", "nested"), number("oof", "oof"), number("dev", "dev"), number("public", "public"), number("private", "private"),
-    { title: "public − nested", value: (score) => (score.nested === null ? null : score.public - score.nested), text: (value) => (value === null ? "" : signed(value)) }];
+    { title: "public − nested", value: (score) => (score.nested === null ? null : score.public - score.nested), text: (value) => signed(value) }];
   if (series.length) section.append(chart({ label: "Cross-validation against leaderboard", xLabel: "our estimate, edits per utterance", yLabel: "public score", series, diagonal: true }), paragraph("On the dotted line the leaderboard says what we estimated; above it, it is worse."));
   section.append(dataTable({ label: "Scored submissions", columns, items: data.scores }).element);
 }

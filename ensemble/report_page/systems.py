@@ -37,6 +37,8 @@ class Comparison:
     systems: list[System]
     targets: list[list[int]]
     """The sequences to align hypotheses with: references or, without any, the first system's hypotheses."""
+    weighted_by: str | None = None
+    """The blend whose weights the members have, which need not be one of the systems; None if there is no blend."""
 
     @property
     def labelled(self) -> bool:
@@ -101,7 +103,7 @@ def compare_systems(
         systems.append(System(baseline.name, "member", hypotheses, weight))
     labelled = split.tokens is not None
     references = [split.labels(row).tolist() for row in range(len(split))] if labelled else systems[0].hypotheses
-    return Comparison(split, systems, references)
+    return Comparison(split, systems, references, blends[0].name if blends else None)
 
 
 def _predict_alone(inputs: OpenedInputs, baseline: MemberBaseline) -> list[list[int]]:

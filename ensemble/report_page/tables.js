@@ -42,7 +42,7 @@ function sortable(table) {
   }));
 }
 
-// columns: [{title, value(item), text(value, item), shade(item), falling, wide}]; `falling` sorts from high to low first. `onopen` makes the first cell a button.
+// columns: [{title, value(item), text(value), shade(item), falling, wide}]; `falling` sorts from high to low first. `onopen` makes the first cell a button.
 // The first `page` rows are shown, and more on demand.
 // Returns the table's element, show(items) and ordered(), which returns the items in sorted order.
 function dataTable({ label, columns, items, onopen = null, sortedBy = null, direction = 1, page = PAGE_ROWS }) {
@@ -57,7 +57,7 @@ function dataTable({ label, columns, items, onopen = null, sortedBy = null, dire
   function cellOf(column, item, first) {
     const value = column.value(item);
     const number = typeof value === "number";
-    const text = column.text ? column.text(value, item) : number ? String(value) : value;
+    const text = column.text ? column.text(value) : number ? String(value) : value;
     const cell = element(first ? "th" : "td", { class: number ? "number" : column.wide ? "wide" : null, scope: first ? "row" : null });
     cell.append(first && onopen ? element("button", { type: "button", class: "open", onclick: () => onopen(item) }, text) : text ?? "");
     const shade = column.shade ? column.shade(item) : null;

@@ -16,7 +16,7 @@ function drawUtterances(section, open) {
     { title: "details", value: (row) => (row in data.details ? "features" : data.edits[row] === null ? "distances alone" : "") },
   ];
   const rows = [...Array(utteranceCount).keys()];
-  const table = dataTable({ label: "Utterances", columns, items: rows, onopen: (row) => open(row, table.ordered()), sortedBy: columns.findIndex((column) => column.title === "mean" || column.title === "disagreement"), direction: -1 });
+  const table = dataTable({ label: "Utterances", columns, items: rows, onopen: (row) => open(row, table.ordered()), sortedBy: 1, direction: -1 });
   const count = element("output", { class: "readout", "aria-live": "polite" });
   const update = () => {
     const chosen = rows.filter((row) => matches(row, state));
@@ -59,10 +59,11 @@ function csvCell(value) {
 
 function csvOf(columns, rows) {
   const spelled = (tokens) => tokens.map(phoneme).join(" ");
-  const header = [...columns.map((column) => column.title), targetName, ...names.map((name) => `hypothesis of ${name}`)];
+  const header = [...columns.map((column) => column.title), ...(data.labelled ? [targetName] : []), ...names.map((name) => `hypothesis of ${name}`)];
   const lines = rows.map((row) => {
-    const texts = data.edits[row] === null ? [] : [spelled(targetOf(row)), ...names.map((_, system) => spelled(hypothesisOf(row, system)))];
-    return [...columns.map((column) => column.value(row)), ...texts];
+    const texts = data.edits[row] === null ? [] : names.map((_, system) => spelled(hypothesisOf(row, system)));
+    const reference = data.labelled && texts.length ? [spelled(targetOf(row))] : [];
+    return [...columns.map((column) => column.value(row)), ...reference, ...texts];
   });
   return [header, ...lines].map((line) => line.map(csvCell).join(",")).join("\r\n") + "\r\n";
 }
@@ -105,7 +106,7 @@ function utteranceParts(row) {
     { title: "edits", value: (system) => data.distances[system][row] },
     ...(known ? [{ title: "edit by edit", wide: true, value: (system) => editsOf(row, system).map(describeEdit).join("; ") }] : []),
   ];
-  const parts = [paragraph(`${speaker}${data.lengths[row]} phonemes in the ${data.labelled ? "reference" : `hypothesis of ${targetName}`}.`)];
+  const parts = [paragraph(`${speaker}${counted(data.lengths[row], "phoneme")} in the ${data.labelled ? "reference" : `hypothesis of ${targetName}`}.`)];
   if (known) parts.push(element("h3", {}, "Hypotheses, slot by slot"), slotTable(row), element("h3", {}, "Confusion network"), networkPicture(row));
   else parts.push(paragraph("To keep the page small, easy utterances such as this one have distances but no hypotheses."));
   parts.push(element("h3", {}, "Edits"), dataTable({ label: "Edits", columns, items }).element);
@@ -134,8 +135,8 @@ function slotTable(row) {
 // The members' votes in each slot, most votes at the bottom; members count by their weights in the first blend, if any.
 function networkPicture(row) {
   const members = data.systems.flatMap((system, index) => (system.kind === "member" ? [index] : []));
-  const weighted = members.some((system) => data.systems[system].weight);
-  const weight = (system) => (weighted ? data.systems[system].weight || 0 : 1 / members.length);
+  const total = sum(members.map((system) => data.systems[system].weight || 0));
+  const weight = (system) => (total ? (data.systems[system].weight || 0) / total : 1 / members.length);
   const [step, height] = [30, 120];
   const columns = alignment(row);
   const picture = svg("svg", { class: "chart network", role: "img", "aria-label": "Confusion network of the members", width: columns.length * step + 4, height: height + 24 });
@@ -155,7 +156,7 @@ function networkPicture(row) {
     }
     picture.append(svg("text", { x: index * step + step / 2, y: height + 16, "text-anchor": "middle", class: "small" }, column.target ? phoneme(column.target) : "·"));
   });
-  return element("div", {}, scroller("Confusion network", picture), paragraph(`The members' votes${weighted ? ", by their weights" : ""}: the height of a box is its share, green is ${SAME}, red is ${OTHER}, and · means nothing in this slot. The ${data.labelled ? "reference" : `hypothesis of ${targetName}`} is below.`));
+  return element("div", {}, scroller("Confusion network", picture), paragraph(`The members' votes${total ? `, by their weights in ${data.weightedBy}` : ""}: the height of a box is its share, green is ${SAME}, red is ${OTHER}, and · means nothing in this slot. The ${data.labelled ? "reference" : `hypothesis of ${targetName}`} is below.`));
 }
 
 const FRAME_WIDTH = 2;
@@ -191,12 +192,14 @@ function heatLane(label, title, rows, frames, width, rowHeight, value, describe,
     for (let frame = 0; frame < frames; frame++) image.data.set([...colour, 255 * value(frame, row)], 4 * (y * frames + frame));
   });
   context.putImageData(image, 0, 0);
-  canvas.addEventListener("pointermove", (event) => {
+  const read = (event) => {
     const box = canvas.getBoundingClientRect();
     const frame = Math.min(frames - 1, Math.max(0, Math.floor(((event.clientX - box.left) / box.width) * frames)));
     const row = rows[Math.min(rows.length - 1, Math.max(0, Math.floor(((event.clientY - box.top) / box.height) * rows.length)))];
     output.textContent = describe(frame, row);
-  });
+  };
+  canvas.addEventListener("pointermove", read);
+  canvas.addEventListener("pointerdown", read);
   const names = title ? rows.map((token) => element("span", {}, token ? phoneme(token) : "blank")) : [element("span", {}, "low to high, upwards")];
   const side = element("div", { class: title ? "names" : "names single", "aria-hidden": "true" }, ...names);
   return element("div", { class: "lane" }, element("h4", {}, label), element("div", { class: "strip" }, side, canvas));

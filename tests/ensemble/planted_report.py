@@ -83,7 +83,7 @@ def planted_comparison(labelled: bool = True) -> Comparison:
         System("copy", "member", copy, 0.0),
         System("useless", "member", system(useless, 3), 0.0),
     ]
-    return Comparison(split, systems, targets if labelled else systems[0].hypotheses)
+    return Comparison(split, systems, targets if labelled else systems[0].hypotheses, "submission.csv")
 
 
 def planted_data(comparison: Comparison, **changes: Any) -> dict[str, Any]:

@@ -130,7 +130,8 @@ def test_a_blend_that_cannot_be_computed_again_shows_its_own_figures(tiny, runs,
     text, data = write_report(tiny, runs, tmp_path / "r.html", monkeypatch, "--submission", tmp_path / "x.csv")
     assert "decode is not a blender, so only the figures beside the submission are shown" in text
     assert leaderboard(text)[0]["dev, with LM"] == "1.250"
-    assert [system["name"] for system in data["systems"]] == ["a"]
+    assert [(system["name"], system["weight"]) for system in data["systems"]] == [("a", 1.0)]
+    assert data["weightedBy"] == str(tmp_path / "x.csv")
 
 
 def test_disagreement_on_test_raises_an_alarm(inputs):

@@ -231,6 +231,8 @@ def test_systems_are_blends_and_then_members_strongest_first_with_their_weights(
         ("s.csv", None), ("a", 0.6), ("b", 0.4), ("c", 0.0),
     ]  # fmt: skip
     assert comparison.targets == references and comparison.members == [1, 2, 3]
+    assert comparison.weighted_by == "s.csv"
+    assert compare_systems(None, split, baselines, []).weighted_by is None
 
 
 def test_of_each_member_one_network_is_compared(opened, monkeypatch):

@@ -28,11 +28,6 @@ from registry import InputError
 
 
 @pytest.fixture(scope="module")
-def comparison() -> Comparison:
-    return planted.planted_comparison()
-
-
-@pytest.fixture(scope="module")
 def figures(comparison):
     return comparison_payload(comparison, F22)
 
