@@ -24,7 +24,7 @@ def test_markup_in_the_data_is_text(visit):
     page = visit().page
     assert page.title() == "planted <i>: members and blends"
     assert page.locator("main b, main i, main script").count() == 0
-    page.fill("#utterances input[type=search]", "</script>")
+    page.fill("#utterances input[type=search]", "</SCRIPT>")
     assert visit().column("utterances", "Utterances", "utterance") == [planted.HOSTILE]
     page.fill("#utterances input[type=search]", "")
 
@@ -35,6 +35,10 @@ def test_the_leaderboard_sorts(visit, comparison):
     for expected in (by_distance, by_distance[::-1]):
         visit().sort("leaderboard", "Members and blends", "dev, with LM")
         assert visit().column("leaderboard", "Members and blends", "system") == expected
+    visit().sort("leaderboard", "Members and blends", "parameters")
+    parameters = visit().column("leaderboard", "Members and blends", "parameters")
+    assert parameters == ["900", "1,000", "2,000", "3,000", "12,000"]
+    visit().sort("leaderboard", "Members and blends", "parameters")
     heading = visit().page.locator("#leaderboard th[aria-sort]")
     assert heading.get_attribute("aria-sort") == "descending"
 
@@ -65,6 +69,9 @@ def test_the_edits_of_one_system_alone_are_listed_up_to_five(visit, comparison):
     page.select_option("#compare select >> nth=0", str(useless))
     page.select_option("#compare select >> nth=1", str(good))
     columns = visit().columns("#compare [aria-label='Utterances that changed']")
+    of_speakers = visit().columns("#compare [aria-label='What changed by speaker']")["A − B"]
+    sizes = [abs(float(text.replace("−", "-"))) for text in of_speakers]
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[-1]
 
     def described(system: int, row: int) -> list[str]:
         return list(page.evaluate(f"editsOf({row}, {system}).map(describeEdit)"))

@@ -98,6 +98,7 @@ class TestSmallReport:
             "private": ["", "9.300"],
             "public − nested": ["+0.400", ""],
         }
+        assert opened.page.locator(f"{figure} polyline").count() == 0
         assert opened.texts(f"{figure} .legend button") == ["nested out of fold", "dev", "out of fold, fitted"]
         read = "nested out of fold: s1.csv, nested out of fold 10.000, 10.400"
         assert read_point(opened, figure, 0, 0) == read
@@ -129,9 +130,16 @@ class TestSmallReport:
         opened = visit("small")
         page, whole = opened.page, ticks(opened, CURVES)
         press(opened, CURVES, "Zoom in")
-        assert ticks(opened, CURVES)[-4:] == ["18", "20", "22", "24"]  # the distances after the second epoch
+        shown = ticks(opened, CURVES)
+        assert (shown[0], shown[-5]) == ("1.5", "2.5")
+        assert shown[-4:] == ["18", "20", "22", "24"]  # the distances after the second epoch
         press(opened, CURVES, "Zoom out")
         assert ticks(opened, CURVES) == whole
+        press(opened, CURVES, "b fold 0")
+        press(opened, CURVES, "Zoom in")
+        assert ticks(opened, CURVES)[-5:] == ["18", "18.5", "19", "19.5", "20"]  # without those of a hidden line
+        press(opened, CURVES, "b fold 0")
+        press(opened, CURVES, "Reset")
         page.locator(f"{CURVES} svg.chart").scroll_into_view_if_needed()
         box = page.locator(f"{CURVES} svg.chart").bounding_box()
 
@@ -160,6 +168,10 @@ class TestSmallReport:
         assert len(set(ticks(opened, CURVES))) == len(ticks(opened, CURVES)) > 4
         page.locator(f"{CURVES} svg.chart").dblclick(position={"x": 300, "y": 100})
         assert ticks(opened, CURVES) == whole
+        drag((700, 20), (30, 400))  # ends outside, at the corner where both axes begin
+        assert ticks(opened, CURVES)[0] == "1" and ticks(opened, CURVES)[-5:] == ["0", "5", "10", "15", "20"]
+        assert ticks(opened, CURVES) != whole
+        press(opened, CURVES, "Reset")
 
     def test_a_drag_that_is_cancelled_or_not_by_the_main_button_selects_nothing(self, visit):
         page = visit("small").page
@@ -185,6 +197,8 @@ def test_a_tap_reads_out_a_point_and_names_on_a_narrow_axis_keep_apart(visit):
     box = circle.bounding_box()
     opened.page.touchscreen.tap(box["x"] + 2, box["y"] + 2)
     assert opened.text(f"{positions} output").startswith("x.csv: part of the utterance")
+    opened.page.locator("#errors svg.heat .cell").first.tap()
+    assert opened.text("#errors figure output") == "IH taken for IY: 3 of 5 times (60.00 %)"
     assert opened.sideways() == 0  # for all the length of a name
 
 

@@ -25,6 +25,8 @@ def test_utterances_sort_by_any_member(visit, comparison):
 
 def test_utterances_are_filtered_and_exported(visit, comparison, tmp_path):
     page = visit().page
+    speakers = visit().texts("#utterances label:has-text('Speaker') option")
+    assert speakers == ["all", "<b>4", "666", "1001", "1002", "1003"]
     page.select_option("#utterances label:has-text('Speaker') select", planted.BAD_SPEAKER)
     page.select_option("#utterances label:has-text('Phoneme') select", str(planted.EXPECTED))
     page.select_option("#utterances label:has-text('With errors of') select", "1")
@@ -276,8 +278,10 @@ class TestSmallReport:
         titles = []
         with window(visit("small"), 3) as dialog:
             for step in ("Previous", "Next", "Next", "Next", "Previous"):
+                dialog.locator(".body").evaluate("body => body.scrollTo(0, 50)")
                 dialog.get_by_role("button", name=step).click()
                 titles.append(small.IDS.index(dialog.locator("h2").inner_text()))
+            assert dialog.locator(".body").evaluate("body => body.scrollTop") == 0
         assert titles == [3, 4, 2, 2, 4]
         assert page.evaluate("document.activeElement.textContent") == small.IDS[3]
         choose(page, "Speaker")
