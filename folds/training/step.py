@@ -1,4 +1,4 @@
-"""One training step: forward, backward, update. On CUDA the host never waits for the device within a step.
+"""One training step: forward, backward, update. On CUDA the host waits for the device only in PyTorch's CTC loss.
 
 Loss and gradient norm stay on the device, which also decides whether the step is skipped; see `STEPS_PER_READ`.
 """

@@ -109,6 +109,7 @@ def _train_in_memory(spec: _RunSpec, lease: Lease | None) -> None:
     started = started_run(folder)
     halved = by_default and started is not None and started.config.hardware.halved
     while True:
+        _free_gpu_memory()
         try:
             _train_once(spec, lease, halved)
             return
@@ -124,8 +125,13 @@ def _train_in_memory(spec: _RunSpec, lease: Lease | None) -> None:
             print(f"{error}: starting again with half of that, two batches per step", flush=True)
             folder.config.unlink()
         halved = True
-        gc.collect()  # an optimizer is part of a reference cycle
-        torch.cuda.empty_cache()  # the failed attempt's memory is free, but still reserved
+
+
+def _free_gpu_memory() -> None:
+    """Free the GPU memory that an earlier run of this process, or a failed attempt at this one, has left."""
+    if torch.cuda.is_initialized():
+        gc.collect()  # an optimizer may be part of a reference cycle
+        torch.cuda.empty_cache()  # what is free may still be reserved
 
 
 def _train_once(spec: _RunSpec, lease: Lease | None, halved: bool) -> None:
