@@ -87,7 +87,7 @@ class Options(Bounded):
     frames: tuple[int, ...] = number(FRAMES, at_least=1, at_most=100_000_000)
     """Frames per batch, padding included."""
     precisions: tuple[Precision, ...] = ()
-    """All that the device has, by default."""
+    """By default, all that the device has and that the model is trained in there."""
     quick: bool = False
     """2 steps per row instead of 10."""
     estimate: bool = False
@@ -173,6 +173,15 @@ def describe(device: torch.device) -> str:
     return f"{properties.name}, {properties.total_memory / 1e9:.0f} GB; {libraries}, {versions}"
 
 
+def default_precisions(model: str, device: torch.device) -> list[str]:
+    """The device's precisions, on CUDA without bf16 for recurrent models.
+
+    Training refuses it there, and PyTorch before 2.10 computes their layers one time step at a time.
+    """
+    refused = ["bf16"] if device.type == "cuda" and recurrent_layers(shape_only(model)) else []
+    return [precision for precision in available_precisions(device) if precision not in refused]
+
+
 def print_speeds(options: Options, device: torch.device) -> None:
     """Print the table, each row as soon as it is measured."""
     warmup, steps = (1, 2) if options.quick else (3, 10)
@@ -183,7 +192,7 @@ def print_speeds(options: Options, device: torch.device) -> None:
     print("\n".join(table_head(COLUMNS)), flush=True)
     for model in options.models:
         for frames in options.frames:
-            for precision in options.precisions or available_precisions(device):
+            for precision in options.precisions or default_precisions(model, device):
                 print(table_line(row(Case(model, frames, precision, device, warmup, steps))), flush=True)
 
 

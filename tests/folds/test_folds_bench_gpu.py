@@ -212,3 +212,14 @@ def test_float32_arithmetic_is_restored():
     with float32_arithmetic("tf32"):
         assert torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32
     assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_recurrent_models_are_not_measured_in_a_precision_that_training_refuses(monkeypatch):
+    for capability, recurrent, other in (
+        ((7, 5), ["fp32", "fp16"], ["fp32", "fp16"]),
+        ((8, 0), ["fp32", "tf32", "fp16"], ["fp32", "tf32", "bf16", "fp16"]),
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, capability=capability: capability)
+        assert bench_gpu.default_precisions("pblstm", torch.device("cuda")) == recurrent
+        assert bench_gpu.default_precisions("conformer", torch.device("cuda")) == other
+    assert bench_gpu.default_precisions("pblstm", torch.device("cpu")) == ["fp32", "bf16"]
