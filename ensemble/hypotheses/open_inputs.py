@@ -205,11 +205,19 @@ def _open_oof(
 def _limit_utterances(
     common: OutOfFold, outer_folds: np.ndarray, options: InputOptions
 ) -> tuple[OutOfFold, np.ndarray]:
-    """At most `fit_limit` of the utterances, sampled with the seed, and their outer folds."""
+    """At most `fit_limit` of the utterances, sampled with the seed, and their outer folds.
+
+    Raises InputError if they are all in one outer fold: nested cross-validation would have nothing to fit on.
+    """
     limit = options.fit_limit
     if limit is None or len(common.ids) <= limit:
         return common, outer_folds
     kept = np.sort(np.random.default_rng(options.seed).choice(len(common.ids), limit, replace=False))
+    if len(np.unique(outer_folds[kept])) == 1:
+        raise InputError(
+            f"--fit-limit {limit}: all utterances drawn are in one outer fold, and nested cross-validation needs two: "
+            "raise the limit"
+        )
     note = f"  weights are fitted on {limit} of them, drawn with seed {options.seed} (--fit-limit)"
     limited = OutOfFold([common.ids[row] for row in kept], common.folds[kept], [*common.notes, note])
     return limited, outer_folds[kept]

@@ -15,6 +15,7 @@ from ensemble.members.out_of_fold import OutOfFold
 from folds.competition.bootstrap import paired_bootstrap
 from folds.competition.metric import edit_distances
 from folds.data.cache import load_dataset
+from registry import InputError
 
 UTTERANCES = 32
 OUTER_FOLDS = 2
@@ -79,3 +80,11 @@ def test_utterances_that_are_drawn_keep_their_folds():
     rows = np.array(list(map(int, drawn.ids)))
     assert len(rows) == 12 and (np.diff(rows) > 0).all() and rows[-1] > 12
     assert drawn.folds.tolist() == folds[rows].tolist() and outer.tolist() == outer_folds[rows].tolist()
+
+
+def test_utterances_drawn_from_a_single_outer_fold_are_refused():
+    """Nested cross-validation fits on the other folds, of which none would be left."""
+    everything, outer_folds = OutOfFold(list("abcdef"), np.zeros(6, int), []), np.array([0, 0, 0, 0, 0, 1])
+    with pytest.raises(InputError, match="^--fit-limit 2: all utterances drawn are in one outer fold, .*: raise"):
+        _limit_utterances(everything, outer_folds, InputOptions(fit_limit=2, seed=0))
+    assert set(_limit_utterances(everything, outer_folds, InputOptions(fit_limit=6))[1]) == {0, 1}
