@@ -88,11 +88,18 @@ def oof_predictions(
 ) -> Predictions:
     """The member's out-of-fold predictions for `ids`, collected from its fold models.
 
-    `index` is the member's index in its split; `frames` is as in `load_checked`.
+    `index` is the member's index in its split; `frames` is as in `load_checked`. `load` raises InputError if the fold
+    models differ in stride: those of a member are one model, and their predictions are resampled as one.
     """
 
     def load() -> LogProbs:
         loaded = [load_checked(fold_model, "oof", alphabet_hash, frames) for fold_model in member.fold_models]
+        if len({log_probs.stride for log_probs in loaded}) > 1:
+            strides = ", ".join(f"fold {fold_model.fold} has {fold_model.stride}" for fold_model in member.fold_models)
+            raise InputError(
+                f"member {member.name}: its fold models differ in stride ({strides}), so they are different models: "
+                "train each with its own --name"
+            )
         values = {
             utterance: log_probs.values[start:end]
             for log_probs in loaded

@@ -15,7 +15,7 @@ from ensemble.blenders.average import FLOOR, average_frames, common_rate, member
 from ensemble.hypotheses.temperature import apply_temperature, fit_temperatures
 from ensemble.members.frame_mean import FrameRate, mean_probabilities, resampled_rows
 from ensemble.members.member import group_by_member
-from ensemble.members.predictions import mean_predictions
+from ensemble.members.predictions import mean_predictions, oof_predictions
 from folds.store.fold_model import find_fold_models
 from folds.store.log_probs import LogProbs
 from folds.store.ragged import offsets_of
@@ -113,7 +113,8 @@ def test_folds_of_a_member_are_averaged_as_probabilities():
     np.testing.assert_allclose(np.exp(average_frames(inputs, np.array([1.0])).values), expected, atol=2e-3)
 
 
-def test_networks_of_different_strides_have_no_mean(tmp_path):
+def test_networks_of_different_strides_have_no_mean_and_are_not_one_member(tmp_path):
+    """Out of fold, the frames of both would have the stride of one of them."""
     ids = [f"{number}-0-0" for number in range(6)]
     for fold, stride in ((0, 4), (1, 2)):
         whole = simulated.log_probs(REFERENCES, stride, ids=ids)
@@ -121,6 +122,8 @@ def test_networks_of_different_strides_have_no_mean(tmp_path):
     (member,) = group_by_member(find_fold_models(tmp_path))
     with pytest.raises(InputError, match="member gru: its networks differ in stride: use --fold-mean sequence"):
         mean_predictions(member, 0, "dev", ids, "simulated").load()
+    with pytest.raises(InputError, match="member gru: its fold models differ in stride .fold 0 has 4, fold 1 has 2."):
+        oof_predictions(member, 0, ids, "simulated").load()
 
 
 def test_each_fold_model_has_the_temperature_that_was_fitted_on_one():
