@@ -57,7 +57,7 @@ class InputOptions(Bounded):
     """Seed for breaking ties between members, and for the utterances that --fit-limit keeps."""
 
     @property
-    def frames(self) -> bool:
+    def averages_frames(self) -> bool:
         """Whether a member's networks are averaged per frame, so that they are used together or not at all."""
         return self.fold_mean == "frames"
 
@@ -84,12 +84,12 @@ class OpenedInputs:
         """The choices of networks to compare on dev; only that of the options if the members have no others."""
         if not any(member.refit for member in self.members):
             return ("folds",)
-        if self.options.frames:
+        if self.options.averages_frames:
             return (self.options.networks,)
         kinds: tuple[Networks, ...] = ("folds", "refits", "both")
-        return tuple(networks for networks in kinds if networks == "both" or self._fit(networks))
+        return tuple(networks for networks in kinds if networks == "both" or self._allowed(networks))
 
-    def _fit(self, networks: Networks) -> bool:
+    def _allowed(self, networks: Networks) -> bool:
         """Whether the rules allow these networks: no member is larger than was counted when fitting."""
         if self.rules.max_params is None:
             return True
@@ -105,7 +105,7 @@ class OpenedInputs:
     def keep(self, weights: Mapping[str, float], networks: Networks) -> list[Member]:
         """The members with weight, each with those of its `networks` that the rules allow."""
         # Networks whose frames are averaged are used together, so all of them were counted when fitting.
-        max_params = None if self.options.frames else self.rules.max_params
+        max_params = None if self.options.averages_frames else self.rules.max_params
         return keep_within_max_params([member.using(networks) for member in self.members], weights, max_params)
 
     def oof_without_limit(self, dataset: Dataset) -> BlendInputs:
@@ -137,7 +137,7 @@ def open_inputs(
     if options.networks == "refits" and not any(member.refit for member in members):
         raise InputError("--networks refits: no member has a refit: train one with python -m folds.train --folds 1")
     members = sorted(members, key=lambda member: member.name)
-    kept, notes = filter_by_rules([_counted(member, options) for member in members], rules, options.frames)
+    kept, notes = filter_by_rules([_counted(member, options) for member in members], rules, options.averages_frames)
     names = {member.name for member in kept}
     members = [member for member in members if member.name in names]
     oof_split, oof_notes = _open_oof(members, dataset, options, rules)
@@ -164,7 +164,7 @@ def open_inputs(
 
 def _counted(member: Member, options: InputOptions) -> Member:
     """The member with the networks that count for the rules: those averaged together, or all that may be used."""
-    return member.using(options.networks) if options.frames or options.networks != "both" else member
+    return member.using(options.networks) if options.averages_frames or options.networks != "both" else member
 
 
 def _open_oof(
@@ -194,7 +194,7 @@ def _open_oof(
         outer_folds=outer_folds,
         language_models=estimate_language_models(dataset, common.ids, outer_folds, options.lm_order),
         references=tuple(train.labels(row).tolist() for row in rows),
-        parameters=minimum_parameters([_counted(member, options) for member in members], options.frames),
+        parameters=minimum_parameters([_counted(member, options) for member in members], options.averages_frames),
         max_params=rules.max_params,
         same_networks=first_with_networks([member.using(options.networks) for member in members]),
         groups=tuple(train.groups[row] for row in rows),
@@ -230,7 +230,7 @@ def _open_split(
     predictions: list[Predictions] = []
     alphabet = dataset.alphabet.hash
     for index, member in enumerate(members):
-        if options.frames:
+        if options.averages_frames:
             averaged = member.using(options.networks)
             mean = mean_predictions(averaged, index, split.name, split.ids, alphabet, split.frame_counts)
             scorer = attention_scorer(averaged.networks, split.name, split, dataset.hash)
@@ -262,7 +262,7 @@ def _member_notes(member: Member, options: InputOptions, data: str, in_words: bo
             "so its out-of-fold distance is too low, and its weight too high"
         )
     count, refit = len(member.fold_models), " and a refit" if member.refit else ""
-    how = "their probabilities averaged frame by frame" if options.frames else "combined as hypotheses"
+    how = "their probabilities averaged frame by frame" if options.averages_frames else "combined as hypotheses"
     models = "one fold model" if count == 1 else f"{count} fold models"
     notes.append(f"dev and test: {member.describe()} is {models}{refit}" + (f", {how}" if count > 1 or refit else ""))
     if in_words and any(network.has_attention_scores for network in member.networks):

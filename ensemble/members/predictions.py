@@ -42,15 +42,18 @@ class Predictions:
     """Number of frames by which the features of the network, or of all the member's networks, are delayed."""
 
 
-Frames = Mapping[str, int]
+FrameCounts = Mapping[str, int]
 """The number of feature frames of each utterance in the data."""
 
 
-def load_checked(fold_model: FoldModel, split: str, alphabet_hash: str, frames: Frames | None = None) -> LogProbs:
+def load_checked(
+    fold_model: FoldModel, split: str, alphabet_hash: str, frame_counts: FrameCounts | None = None
+) -> LogProbs:
     """One fold model's predictions for one split.
 
-    Raises InputError, naming the member, for an unexpected alphabet, blank or stride, and, given the data's `frames`,
-    for an utterance whose number of frames does not match its features: they have changed, or are from other data.
+    Raises InputError, naming the member, for an unexpected alphabet, blank or stride, and, given the data's
+    `frame_counts`, for an utterance whose number of frames does not match its features: they have changed, or are from
+    other data.
     """
     where = _where(fold_model, split)
     log_probs = fold_model.load(split)
@@ -66,15 +69,15 @@ def load_checked(fold_model: FoldModel, split: str, alphabet_hash: str, frames: 
             f"{where}: has stride {log_probs.stride}, but config.json says {fold_model.stride}: train it again, or "
             "leave it out with --members"
         )
-    if frames is not None and fold_model.config.data.hash is not None:  # simulated runs have no data
-        _check_frames(where, log_probs, frames, fold_model.delay)
+    if frame_counts is not None and fold_model.config.data.hash is not None:  # simulated runs have no data
+        _check_frames(where, log_probs, frame_counts, fold_model.delay)
     return log_probs
 
 
-def _check_frames(where: str, log_probs: LogProbs, frames: Frames, delay: int) -> None:
+def _check_frames(where: str, log_probs: LogProbs, frame_counts: FrameCounts, delay: int) -> None:
     """Raise InputError if an utterance with T feature frames does not have ceil((T + delay) / stride) predictions."""
     for utterance, found in zip(log_probs.ids, log_probs.lengths.tolist(), strict=True):
-        count = frames.get(utterance)  # callers reject utterances that are not in the data
+        count = frame_counts.get(utterance)  # callers reject utterances that are not in the data
         if count is not None and found != (expected := -(-(count + delay) // log_probs.stride)):
             raise InputError(
                 f"{where}: predicts {found} frames for {utterance}; its {count} frames of features give {expected} at "
@@ -84,16 +87,16 @@ def _check_frames(where: str, log_probs: LogProbs, frames: Frames, delay: int) -
 
 
 def oof_predictions(
-    member: Member, index: int, ids: Sequence[str], alphabet_hash: str, frames: Frames | None = None
+    member: Member, index: int, ids: Sequence[str], alphabet_hash: str, frame_counts: FrameCounts | None = None
 ) -> Predictions:
     """The member's out-of-fold predictions for `ids`, collected from its fold models.
 
-    `index` is the member's index in its split; `frames` is as in `load_checked`. `load` raises InputError if the fold
-    models differ in stride: those of a member are one model, and their predictions are resampled as one.
+    `index` is the member's index in its split; `frame_counts` are as in `load_checked`. `load` raises InputError if the
+    fold models differ in stride: those of a member are one model, and their predictions are resampled as one.
     """
 
     def load() -> LogProbs:
-        loaded = [load_checked(fold_model, "oof", alphabet_hash, frames) for fold_model in member.fold_models]
+        loaded = [load_checked(fold_model, "oof", alphabet_hash, frame_counts) for fold_model in member.fold_models]
         if len({log_probs.stride for log_probs in loaded}) > 1:
             strides = ", ".join(f"fold {fold_model.fold} has {fold_model.stride}" for fold_model in member.fold_models)
             raise InputError(
@@ -111,9 +114,14 @@ def oof_predictions(
 
 
 def network_predictions(
-    member: Member, index: int, split: str, ids: Sequence[str], alphabet_hash: str, frames: Frames | None = None
+    member: Member,
+    index: int,
+    split: str,
+    ids: Sequence[str],
+    alphabet_hash: str,
+    frame_counts: FrameCounts | None = None,
 ) -> list[Predictions]:
-    """Dev or test predictions of each of the member's networks; `index` and `frames` are as in `oof_predictions`.
+    """Dev or test predictions of each of the member's networks; `index` and `frame_counts` are as in `oof_predictions`.
 
     `load` raises InputError for an utterance that is missing or that the data does not have.
     """
@@ -121,7 +129,7 @@ def network_predictions(
         Predictions(
             f"{member.name} {'refit' if network is member.refit else f'fold {network.fold}'}",
             index,
-            _loader(network, split, tuple(ids), alphabet_hash, frames),
+            _loader(network, split, tuple(ids), alphabet_hash, frame_counts),
             network=network,
             delay=network.delay,
         )
@@ -130,13 +138,18 @@ def network_predictions(
 
 
 def mean_predictions(
-    member: Member, index: int, split: str, ids: Sequence[str], alphabet_hash: str, frames: Frames | None = None
+    member: Member,
+    index: int,
+    split: str,
+    ids: Sequence[str],
+    alphabet_hash: str,
+    frame_counts: FrameCounts | None = None,
 ) -> Predictions:
     """Dev or test predictions of the member: the mean of its networks' probabilities per frame.
 
     `load` raises InputError if the networks have different numbers of frames.
     """
-    predictions = network_predictions(member, index, split, ids, alphabet_hash, frames)
+    predictions = network_predictions(member, index, split, ids, alphabet_hash, frame_counts)
 
     def load() -> LogProbs:
         loaded = [network.load() for network in predictions]
@@ -149,10 +162,10 @@ def mean_predictions(
 
 
 def _loader(
-    fold_model: FoldModel, split: str, ids: tuple[str, ...], alphabet_hash: str, frames: Frames | None
+    fold_model: FoldModel, split: str, ids: tuple[str, ...], alphabet_hash: str, frame_counts: FrameCounts | None
 ) -> Callable[[], LogProbs]:
     def load() -> LogProbs:
-        log_probs = load_checked(fold_model, split, alphabet_hash, frames)
+        log_probs = load_checked(fold_model, split, alphabet_hash, frame_counts)
         if log_probs.ids == ids:
             return log_probs
         where = _where(fold_model, split)

@@ -131,7 +131,7 @@ def _decision(
         split = SplitPredictions(
             name="audio",
             names=tuple(member.name for member in members),
-            predictions=tuple(_predictions(members, batch, settings.frames)),
+            predictions=tuple(_predictions(members, batch, settings.averages_frames)),
             ids=batch.log_probs[0].ids,
             classes=dataset.alphabet.classes,
             outer_folds=np.zeros(len(batch), np.int64),
@@ -143,12 +143,12 @@ def _decision(
     return decide
 
 
-def _predictions(members: Sequence[Member], batch: RecognitionBatch, frames: bool) -> list[Predictions]:
+def _predictions(members: Sequence[Member], batch: RecognitionBatch, averages_frames: bool) -> list[Predictions]:
     """One entry per network, or one per member if frames are averaged, as in `open_inputs` for test."""
     predictions, log_probs = [], iter(batch.log_probs)
     for index, member in enumerate(members):
         loaded = [next(log_probs) for _ in member.networks]
-        if frames:
+        if averages_frames:
             scorer = _attention_scorer(member.networks, batch.features)
             name, delay = f"{member.name} mean", member.networks[0].delay
             predictions.append(Predictions(name, index, _loader(mean_log_probs(loaded)), scorer, delay=delay))

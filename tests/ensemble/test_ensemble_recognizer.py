@@ -99,9 +99,9 @@ def test_predictions_are_per_network_or_the_mean_of_a_members_frames(blended):
     members = recorded_members(fitted_blend.read_sidecar(blended.submission), blended.options, "s.csv.json")
     loaded = [simulated.log_probs([[1, 2], [3]], seed=seed) for seed in range(4)]
     batch = RecognitionBatch([np.zeros((8, 13))] * 2, loaded)
-    each = fitted_blend._predictions(members, batch, frames=False)
+    each = fitted_blend._predictions(members, batch, averages_frames=False)
     assert [it.load() for it in each] == loaded and [it.member for it in each] == [0, 0, 1, 1]
-    means = fitted_blend._predictions(members, batch, frames=True)
+    means = fitted_blend._predictions(members, batch, averages_frames=True)
     assert [it.member for it in means] == [0, 1]
     for it, pair in zip(means, (loaded[:2], loaded[2:]), strict=True):
         expected = np.mean([np.exp(log_probs.values.astype(np.float32)) for log_probs in pair], axis=0)
