@@ -75,9 +75,12 @@ class Member:
 
     def describe(self) -> str:
         """For example `pblstm (folds 0, 1 of 5; refit)`."""
-        folds = f"fold{'s' if len(self.folds) > 1 else ''} {', '.join(map(str, self.folds))} of {self.fold_count}"
-        parts = [folds] if self.fold_models else []
+        parts = [self.describe_folds()] if self.fold_models else []
         return f"{self.name} ({'; '.join(parts + ['refit'] * (self.refit is not None))})"
+
+    def describe_folds(self) -> str:
+        """For example `folds 0, 1 of 5`, of a member that has fold models."""
+        return f"fold{'s' if len(self.folds) > 1 else ''} {', '.join(map(str, self.folds))} of {self.fold_count}"
 
 
 def _no_member(pattern: str, names: Sequence[str]) -> str:

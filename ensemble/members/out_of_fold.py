@@ -80,8 +80,7 @@ def _describe_folds(members: Sequence[Member]) -> str:
     """The members grouped by their folds: "a, b: fold 0 of 5; c: fold 1 of 5"."""
     names: dict[str, list[str]] = {}
     for member in members:
-        folds = member.using("folds").describe().removeprefix(member.name).strip(" ()")
-        names.setdefault(folds or "no fold", []).append(member.name)
+        names.setdefault(member.describe_folds(), []).append(member.name)
     return "; ".join(f"{', '.join(of_folds)}: {folds}" for folds, of_folds in names.items())
 
 

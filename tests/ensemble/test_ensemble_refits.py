@@ -165,6 +165,7 @@ def test_the_members_of_a_runs_folder_have_their_refits(runs, dataset):
     add_run(runs, dataset, "other", 0, folds=1)
     members, left_out = ensemble.members_of(find_fold_models(runs))
     assert [member.describe() for member in members] == ["a (folds 0, 1 of 2; refit)", "b (folds 0, 1 of 2)"]
+    assert members[0].using("refits").describe() == "a (refit)"
     assert [note.split(" was trained")[0] for note in left_out] == ["left out: other.all"]
     assert len(open_inputs(members, dataset).oof.split.ids) == len(dataset.train)
 
