@@ -110,8 +110,9 @@ def keep_within_max_params(
     twins = first_with_networks(chosen)
     smallest = {name: min(network.parameters for network in queue) for name, queue in queues.items()}
     for index, (name, queue) in enumerate(queues.items()):
-        later = [member.name for other, member in enumerate(chosen) if twins[other] == other > index]
-        reserved = sum(smallest[name] for name in later)
+        reserved = sum(
+            smallest[member.name] for other, member in enumerate(chosen) if other > index and twins[other] == other
+        )
         first = next((network for network in queue if cost(network) <= left - reserved), None)
         if first is not None:
             queue.remove(first)
