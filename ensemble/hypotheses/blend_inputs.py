@@ -20,7 +20,7 @@ from ensemble.hypotheses.fusion import Fusion, FusionSettings, RecordedFusion, l
 from ensemble.hypotheses.nbest import NBest, nbest_of, nbest_of_matrices
 from ensemble.hypotheses.pool import Pool, build_pool, language_model_scores
 from ensemble.hypotheses.proposals import Proposals, join_proposals, sort_lists
-from ensemble.hypotheses.scored_hypotheses import ScoreCache, joint_posteriors
+from ensemble.hypotheses.scored_hypotheses import ScoreCache, sum_posteriors
 from ensemble.hypotheses.scoring import keep_best
 from ensemble.hypotheses.split_predictions import SplitPredictions
 from ensemble.members.predictions import AttentionScorer
@@ -210,25 +210,30 @@ class BlendInputs:
         return self._cache.proposals[index]
 
     def _build_pool(self, indices: list[int]) -> Pool:
-        split, proposals = self.split, [self._proposals(index) for index in indices]
-        shares, recombined = self.shares(indices), []
+        split, shares = self.split, self.shares(indices)
+        proposals, weights = [self._proposals(index) for index in indices], list(shares)
         if len(indices) > 1:
-            recombined.append(Proposals.of([self._recombine(indices)]))
-        weights = [*shares, *np.ones(len(recombined))]
-        offsets, tokens = join_proposals([*proposals, *recombined], JOINED_PER_POOLED * self.pool_size, weights)
+            proposals.append(Proposals.of([self._recombine(indices)]))
+            weights.append(1.0)
+        offsets, tokens = join_proposals(proposals, JOINED_PER_POOLED * self.pool_size, weights)
         scores = self._cache.scores.score({index: split.predictions[index] for index in indices}, offsets, tokens)
         lm = language_model_scores(offsets, tokens, split.language_models, split.outer_folds)
         fold_of = np.repeat(split.outer_folds, np.diff(offsets))
         terms = [language_terms(self.fusion_settings(index), fold_of, tokens, lm) for index in indices]
-        kept, offsets = keep_best(joint_posteriors(scores, terms, offsets, shares), offsets, self.pool_size)
+        kept, offsets = keep_best(sum_posteriors(scores, terms, offsets, shares), offsets, self.pool_size)
         tokens, ctc = tokens.take(kept), np.stack([of_index[kept] for of_index in scores], axis=1)
-        scorers: dict[int, list[AttentionScorer]] = {}
-        for index in indices:
-            if (scorer := split.predictions[index].attention_scorer) is not None:
-                scorers.setdefault(split.predictions[index].member, []).append(scorer)
-        attention = pool_attention_scores(list(scorers.values()), split.ids, offsets, tokens, ctc)
+        attention = pool_attention_scores(self._attention_scorers(indices), split.ids, offsets, tokens, ctc)
         label_bonus = self.label_bonus({split.predictions[index].member for index in indices})
         return build_pool(offsets, tokens, ctc, lm[kept], split.references, attention, label_bonus)
+
+    def _attention_scorers(self, indices: list[int]) -> list[list[AttentionScorer]]:
+        """The attention scorers of these predictions, a list for each member that has any."""
+        of_members: dict[int, list[AttentionScorer]] = {}
+        for index in indices:
+            predictions = self.split.predictions[index]
+            if predictions.attention_scorer is not None:
+                of_members.setdefault(predictions.member, []).append(predictions.attention_scorer)
+        return list(of_members.values())
 
     def _recombine(self, indices: list[int]) -> NBest:
         """N-best lists searched in the predictions' confusion networks.

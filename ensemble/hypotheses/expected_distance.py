@@ -67,7 +67,7 @@ def _least_expected_distance(scores, offsets, pairs, pair_offsets, first_utteran
             risk = 0.0
             for j in order:
                 risk += posterior[j] * pairs[pair_offsets[u] + i * count + j]
-                # The remaining mass is too small to change an expectation.
+                # It exceeds the least, or the remaining mass is too small to change an expectation.
                 if risk > least + 1e-9 or posterior[j] < 1e-9:
                     break
             equal = abs(risk - least) <= 1e-9

@@ -21,7 +21,7 @@ class NBest:
     """The N-best lists of one model for N utterances, H hypotheses in total, in flat arrays."""
 
     offsets: np.ndarray
-    """Utterance u has the hypotheses `offsets[u]:offsets[u + 1]`, best first, (N + 1,)."""
+    """Utterance u has the hypotheses `offsets[u]:offsets[u + 1]`, at least one, best first, (N + 1,)."""
     tokens: Ragged
     """The hypotheses, int16."""
     scores: np.ndarray

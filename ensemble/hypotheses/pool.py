@@ -24,7 +24,7 @@ class Pool:
     """Hypotheses of N utterances in flat arrays of H entries."""
 
     offsets: np.ndarray
-    """Utterance u has the hypotheses `offsets[u]:offsets[u + 1]`, (N + 1,)."""
+    """Utterance u has the hypotheses `offsets[u]:offsets[u + 1]`, at least one, (N + 1,)."""
     tokens: Ragged
     """The hypotheses, int16; int32 for words."""
     ctc: np.ndarray

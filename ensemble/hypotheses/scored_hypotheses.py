@@ -24,7 +24,7 @@ class ScoredHypotheses:
     """Their log-likelihoods under each prediction, by its index, (H,) each."""
 
     def look_up(self, index: int, offsets: np.ndarray, tokens: Ragged) -> np.ndarray:
-        """The log-likelihoods of other hypotheses of the same utterances, NaN if unknown."""
+        """The log-likelihoods (H',) of other hypotheses of the same utterances under a prediction, NaN if unknown."""
         if index not in self.ctc:
             return np.full(len(tokens), np.nan)
         found = find_hypotheses(offsets, tokens, self.offsets, self.tokens)
@@ -41,7 +41,11 @@ class ScoreCache:
     scored: list[ScoredHypotheses] = field(default_factory=list)
 
     def score(self, predictions: Mapping[int, Predictions], offsets: np.ndarray, tokens: Ragged) -> list[np.ndarray]:
-        """Log-likelihoods (H,) of hypotheses under each of the `predictions`, by their index in the split."""
+        """Log-likelihoods of H hypotheses: an array (H,) for each of the `predictions`, in their order.
+
+        `predictions` has them by index in the split. Utterance u has the hypotheses `offsets[u]:offsets[u + 1]` of
+        `tokens`, sorted by tokens.
+        """
         scores = {}
         for index, under in predictions.items():
             known = np.full(len(tokens), np.nan)
@@ -55,7 +59,7 @@ class ScoreCache:
         return list(scores.values())
 
 
-def joint_posteriors(
+def sum_posteriors(
     scores: Sequence[np.ndarray],
     terms: Sequence[np.ndarray],
     offsets: np.ndarray,

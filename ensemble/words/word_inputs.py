@@ -16,7 +16,7 @@ from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.edit_distance import to_references
 from ensemble.hypotheses.likelihoods import floor_likelihoods
 from ensemble.hypotheses.pool import Pool
-from ensemble.hypotheses.scored_hypotheses import joint_posteriors
+from ensemble.hypotheses.scored_hypotheses import sum_posteriors
 from ensemble.hypotheses.scoring import keep_best
 from ensemble.words.lexicon import Lexicon
 from ensemble.words.likelihood import sentence_likelihoods
@@ -108,7 +108,7 @@ class WordInputs(BlendInputs):
         lm = self.vocabulary.lm.scores(sentences)
         fold_of = np.repeat(self.split.outer_folds, np.diff(offsets))
         terms = [self._language_terms(index, fold_of, lm, sentences.lengths) for index in indices]
-        kept, offsets = keep_best(joint_posteriors(ctc, terms, offsets, self.shares(indices)), offsets, self.pool_size)
+        kept, offsets = keep_best(sum_posteriors(ctc, terms, offsets, self.shares(indices)), offsets, self.pool_size)
         sentences, lm = sentences.take(kept), lm[kept]
         other = np.zeros(len(kept))
         if self.text_scorer is not None:
