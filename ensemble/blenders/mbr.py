@@ -35,7 +35,7 @@ class MinimumBayesRisk:
         """Start from the recipe of rescoring, then search the posterior's sharpness, LM weight, bonus and weights."""
         start = BLENDERS.get("rescore")().fit(inputs, seed)
         loss = _loss(inputs, range(len(inputs.names)), start.settings["mean"])
-        grid = {"sharpness": SHARPNESS, **lm_grid(inputs.pool()), **prior_grid(inputs.pool())}
+        grid = _settings_grid(inputs.pool())
 
         weights = start.array(inputs.names)
         settings, _ = coordinate_search(
@@ -66,6 +66,11 @@ def _pool_with_log_posterior(inputs: BlendInputs, recipe: BlendRecipe) -> tuple[
     """The pool of the members with weight, and its hypotheses' log-posteriors (H,) up to a constant per utterance."""
     pool, acoustic = member_pool(inputs, recipe)
     return pool, recipe.settings["sharpness"] * combined_scores(acoustic, pool, recipe.settings)
+
+
+def _settings_grid(pool: Pool) -> dict[str, tuple[float, ...]]:
+    """The values to search for the sharpness and for each weight of a score."""
+    return {"sharpness": SHARPNESS, **lm_grid(pool), **prior_grid(pool)}
 
 
 def _loss(

@@ -39,14 +39,14 @@ class Rank:
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
         """Rescoring's recipe, the sharpness of its posterior, then all weights of the posterior together."""
         start = BLENDERS.get("rescore")().fit(inputs, seed)
-        pool, features = pool_with_features(inputs, start)
+        pool, joint = member_pool(inputs, start)
+        features = _features_of(inputs, start, pool, joint)
         pairwise = inputs.pairwise_distances(used_members(start, inputs.names))
 
         def sharpest(scores: np.ndarray, factors: Sequence[float]) -> float:
             losses = [_mean_distance(factor * scores, pool, pairwise) for factor in factors]
             return factors[int(np.argmin(losses))]
 
-        _, joint = member_pool(inputs, start)
         sharpness = sharpest(combined_scores(joint, pool, start.settings), SHARPNESS)
         initial = sharpness * _start_weights(start.settings, features.names)
         assert pool.distance is not None  # inputs to fit on have references
@@ -71,8 +71,13 @@ class Rank:
 def pool_with_features(inputs: BlendInputs, recipe: BlendRecipe) -> tuple[Pool, Features]:
     """The pool of the members with weight, and the features of its hypotheses."""
     pool, joint = member_pool(inputs, recipe)
+    return pool, _features_of(inputs, recipe, pool, joint)
+
+
+def _features_of(inputs: BlendInputs, recipe: BlendRecipe, pool: Pool, joint: np.ndarray) -> Features:
+    """The features of the hypotheses in `member_pool`, given with their joint log-likelihoods (H,)."""
     member_of = inputs.member_of_column(used_members(recipe, inputs.names))
-    return pool, ranking_features(pool, joint, member_of, inputs.names, inputs.split.classes)
+    return ranking_features(pool, joint, member_of, inputs.names, inputs.split.classes)
 
 
 def decide(scores: np.ndarray, pool: Pool, pairwise: Ragged, classes: int) -> list[list[int]]:
