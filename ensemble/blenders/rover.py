@@ -24,12 +24,11 @@ from ensemble.fitting.settings import coordinate_search
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.edit_distance import to_references
 from ensemble.hypotheses.lm_settings import fit_lm_settings
-from ensemble.hypotheses.member_decisions import best_of_member
+from ensemble.hypotheses.member_decisions import best_of_member, ranked_members
 from ensemble.hypotheses.nbest import nbest_of_matrices
 from ensemble.hypotheses.pool import Pool
 from ensemble.hypotheses.scoring import NO_LM, best_hypotheses
 from ensemble.rover import METHODS, NULL, ConfusionNetwork, align, as_log_probs, vote
-from folds.competition.metric import edit_distances
 from folds.store.ragged import Ragged, offsets_of
 
 VOTE_GRID: dict[str, Sequence[Any]] = {
@@ -76,7 +75,8 @@ class Rover:
 
     def fit(self, inputs: BlendInputs, seed: int = 0) -> BlendRecipe:
         """Fit greedy weights on plain votes, then scheme, alpha and null confidence, then LM weight and bonus."""
-        order = _members_in_order(inputs)
+        # The first member is the skeleton and wins ties.
+        order = [inputs.names[member] for member in ranked_members(inputs)]
         slots = _align_slots(inputs, order, range(len(inputs.names)))
         rows, references = np.arange(len(inputs)), Ragged.of(inputs.references, np.int16)
 
@@ -103,16 +103,6 @@ class Rover:
         slots = _align_slots(inputs, recipe.settings["order"], used_members(recipe, inputs.names))
         hypotheses = slots.hypotheses(slots.vote(recipe.array(inputs.names), recipe.settings)[0])
         return [hypotheses[row].tolist() for row in range(len(hypotheses))]
-
-
-def _members_in_order(inputs: BlendInputs) -> list[str]:
-    """Names of the members, the lowest out-of-fold distance first: the first is the skeleton and wins ties."""
-    mean_distances = []
-    for index in inputs.prediction_indices():
-        best = [list(inputs.best_with_lm(index, row)[0]) for row in range(len(inputs))]
-        mean_distances.append(float(edit_distances(best, inputs.references).mean()))
-    order = sorted(range(len(mean_distances)), key=lambda member: (mean_distances[member], member))
-    return [inputs.names[member] for member in order]
 
 
 def best_leading_members(

@@ -18,8 +18,8 @@ from ensemble.blenders.base import BLENDERS, BlendRecipe, used_members
 from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.first_pass import decode_first_pass
 from ensemble.hypotheses.fusion import LENGTH_BONUS, LM_WEIGHT
+from ensemble.hypotheses.member_decisions import ranked_members
 from ensemble.hypotheses.scoring import best_hypotheses
-from folds.competition.metric import edit_distances
 
 # Number of members whose settings are fitted, which takes up to a minute each.
 CANDIDATES = 3
@@ -56,7 +56,7 @@ class Single:
 
 def leading_members(inputs: BlendInputs) -> list[int]:
     """The members that propose the best hypotheses, at most CANDIDATES, the best first."""
-    return sorted(range(len(inputs.names)), key=lambda member: _proposed_distance(inputs, member))[:CANDIDATES]
+    return ranked_members(inputs)[:CANDIDATES]
 
 
 def fit_first_pass(inputs: BlendInputs, member: int) -> tuple[dict[str, float], float]:
@@ -64,10 +64,3 @@ def fit_first_pass(inputs: BlendInputs, member: int) -> tuple[dict[str, float], 
     (index,) = inputs.prediction_indices([member])
     trials, rows = inputs.first_pass(index)
     return trials.fit(rows, (LM_WEIGHT, LENGTH_BONUS))
-
-
-def _proposed_distance(inputs: BlendInputs, member: int) -> float:
-    """The mean distance of the best hypotheses that a member proposes with the language model."""
-    (index,) = inputs.prediction_indices([member])
-    best = [inputs.best_with_lm(index, row)[0] for row in range(len(inputs))]
-    return float(edit_distances(best, inputs.references).mean())

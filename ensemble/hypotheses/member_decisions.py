@@ -1,4 +1,4 @@
-"""One member's best hypothesis for each utterance, with confidences, for votes among members."""
+"""Each member's best hypothesis for every utterance, with confidences for votes, and the members ranked by it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from ensemble.hypotheses.blend_inputs import BlendInputs
 from ensemble.hypotheses.fusion import language_terms
 from ensemble.hypotheses.scoring import best_per_utterance
 from ensemble.rover import NULL, align
+from folds.competition.metric import edit_distances
 from folds.store.ragged import Ragged
 
 
@@ -30,6 +31,20 @@ def best_of_member(inputs: BlendInputs, member: int) -> tuple[Ragged, Ragged]:
     best = pool.tokens.take(best_per_utterance(pool.ctc.mean(axis=1) + terms, pool.offsets))
     joint = [_mean_confidences(best[row].tolist(), [network[row] for network in own]) for row in rows]
     return best, Ragged.of(joint, np.float64)
+
+
+def ranked_members(inputs: BlendInputs) -> list[int]:
+    """All members, sorted by the mean distance of their best hypotheses with the language model, lowest first.
+
+    Out of fold, where a member has one prediction for each utterance; ties keep the order of names.
+    """
+    return sorted(range(len(inputs.names)), key=lambda member: _mean_distance(inputs, member))
+
+
+def _mean_distance(inputs: BlendInputs, member: int) -> float:
+    (index,) = inputs.prediction_indices([member])
+    best = [inputs.best_with_lm(index, row)[0] for row in range(len(inputs))]
+    return float(edit_distances(best, inputs.references).mean())
 
 
 def _mean_confidences(hypothesis: list[int], own: list[tuple[list[int], np.ndarray]]) -> np.ndarray:
