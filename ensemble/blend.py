@@ -78,7 +78,7 @@ class BlendResult:
 
     @property
     def chosen(self) -> str:
-        """The blender with the lowest nested out-of-fold distance."""
+        """The blender of the lowest nested distance, or a safer one; see `ensemble.blenders.best.winner`."""
         return winner(self.fitted)
 
     @property

@@ -44,9 +44,9 @@ def fit_blenders(
     inputs: BlendInputs, methods: Sequence[str], seed: int = 0, blenders: Registry[type[Any]] = BLENDERS
 ) -> dict[str, FittedBlender]:
     """Fit the registered blenders named in `methods`. Raises PlugInError if a plug-in's blender fails."""
-    named, fitted = inputs.split.groups, {}
-    if named is not None and inputs.rows is not None:
-        named = tuple(named[row] for row in inputs.rows)
+    groups, fitted = inputs.split.groups, {}
+    if groups is not None and inputs.rows is not None:
+        groups = tuple(groups[row] for row in inputs.rows)
     for method in track(methods, "fitting blenders"):
         with blenders.using(method):
             blender = blenders.get(method)()
@@ -55,7 +55,7 @@ def fit_blenders(
                 recipe,
                 distances(blender, inputs, recipe),
                 nested_distances(blender, inputs, seed),
-                groups=named,
+                groups=groups,
                 weighs_networks=bool(getattr(blender, "weighs_networks", False)),
             )
     return fitted
@@ -88,6 +88,7 @@ def winner(fitted: Mapping[str, FittedBlender]) -> str:
 
 
 def _mean(blender: FittedBlender) -> float:
+    """The mean nested distance."""
     return float(blender.nested.mean())
 
 
@@ -99,7 +100,7 @@ def _is_close(blender: FittedBlender, lowest: FittedBlender) -> bool:
 def best_recipe(fitted: Mapping[str, FittedBlender]) -> BlendRecipe:
     """The winner's recipe, as a recipe of `best`."""
     method = winner(fitted)
-    nested = {name: float(blender.nested.mean()) for name, blender in fitted.items()}
+    nested = {name: _mean(blender) for name, blender in fitted.items()}
     chosen = fitted[method].recipe
     return BlendRecipe("best", chosen.weights, {"chosen": method, "nested": nested, "settings": chosen.settings})
 
