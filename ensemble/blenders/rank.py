@@ -43,16 +43,16 @@ class Rank:
         features = _features_of(inputs, start, pool, joint)
         pairwise = inputs.pairwise_distances(used_members(start, inputs.names))
 
-        def sharpest(scores: np.ndarray, factors: Sequence[float]) -> float:
+        def best_factor(scores: np.ndarray, factors: Sequence[float]) -> float:
             losses = [_mean_distance(factor * scores, pool, pairwise) for factor in factors]
             return factors[int(np.argmin(losses))]
 
-        sharpness = sharpest(combined_scores(joint, pool, start.settings), SHARPNESS)
+        sharpness = best_factor(combined_scores(joint, pool, start.settings), SHARPNESS)
         initial = sharpness * _start_weights(start.settings, features.names)
         assert pool.distance is not None  # inputs to fit on have references
         kept, offsets = keep_best(features.values @ initial, pool.offsets, TRAINING_HYPOTHESES)
         weights = fit_minimum_risk(features.values[kept], pool.distance[kept], offsets, initial)
-        weights *= sharpest(features.values @ weights, SHARPENING)
+        weights *= best_factor(features.values @ weights, SHARPENING)
         ranker = {name: float(weight) for name, weight in zip(features.names, weights, strict=True) if weight}
         return BlendRecipe("rank", start.weights, {"mean": start.settings["mean"], "ranker": ranker})
 

@@ -25,7 +25,10 @@ def apply_temperature(log_probs: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def fit_temperatures(inputs: BlendInputs) -> list[float]:
-    """The temperature of each member, from `GRID`, by the likelihood of at most `UTTERANCES` references."""
+    """The temperature of each member, from `GRID`, by the likelihood of at most `UTTERANCES` references.
+
+    `inputs` are out of fold, where each member has one prediction.
+    """
     rows = np.unique(np.linspace(0, len(inputs) - 1, min(UTTERANCES, len(inputs))).astype(int))
     sample = inputs.take(rows)
     temperatures: list[float] = []
