@@ -11,6 +11,7 @@ from folds.launching.status import RunStatus, attempts_at, known_runs, read_stat
 from folds.store.fold_model import FoldModel
 from folds.store.remote import RemoteStore, cache_of, store_url
 from folds.store.run_folder import RunFolder
+from registry import InputError
 
 
 class Destination:
@@ -58,8 +59,13 @@ class Destination:
         return status
 
     def known(self) -> list[RunFolder]:
-        """All runs that were started here or are under the URL. Raises InputError if there is no runs folder."""
+        """All runs that were started here or are under the URL.
+
+        Raises InputError if there is no runs folder, or nothing under the URL.
+        """
         if self._store is None:
             return known_runs(self.folder)
+        if not self._uploaded and not self.folder.is_dir():
+            raise InputError(f"{self.url}: no runs there, nor any launched from here: pass --runs")
         here = {run.path for run in known_runs(self.folder)} if self.folder.is_dir() else set()
         return [RunFolder(path) for path in sorted(here | {self.folder / name for name in self._uploaded})]

@@ -167,6 +167,19 @@ def test_a_run_that_another_machine_uploads_during_a_launch_is_finished(undistur
     assert start(monkeypatch, tiny, Path(url), *LAUNCH, *EPOCHS, "--folds", "0") == 0
 
 
+def test_the_status_of_a_url_without_runs_is_refused(undisturbed, tiny, tmp_path, monkeypatch, capsys):
+    """A misspelt URL would look like a launch of which nothing is known."""
+    monkeypatch.setenv("HW3P2_CACHE", str(tmp_path / "cache"))
+    url = f"file://{tmp_path}/store"
+    with pytest.raises(InputError, match=f"^{url}: no runs there, nor any launched from here: pass --runs$"):
+        start(monkeypatch, tiny, Path(url), "--status")
+    run = RunFolder(run_folder(tmp_path / "elsewhere"))
+    shutil.copytree(undisturbed, run.path)
+    RemoteStore(url).upload(run)
+    assert start(monkeypatch, tiny, Path(url), "--status") == 0
+    assert "lstm_small" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "device"),
     [(["--on", "slurm"], "cuda"), (CLUSTER, "cpu"), (["--on", "slurm", "--device", "cpu"], "cpu")],
