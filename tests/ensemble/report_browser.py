@@ -29,7 +29,7 @@ class Visit:
     def __init__(self, browser: Any, path: Path, width: int, scheme: str) -> None:
         size = {"width": width, "height": 800}
         self.page = browser.new_page(viewport=size, color_scheme=scheme, has_touch=width == PHONE)
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(60_000)
         self.problems: list[str] = []
         self.requests: list[str] = []
         self.page.on("console", lambda message: self.problems.append(message.text))
