@@ -1,6 +1,6 @@
 """Presets: recipes by model size and available time. `--preset` names one; other options override its values.
 
-RESULTS.md has the measurements behind short, quick and small. Of base, only 10 epochs on a CPU have been measured, and
+RESULTS.md has the measurements behind short, quick and small. Of base, only 25 epochs on a CPU have been measured, and
 large not at all: public models of these sizes were trained for 150 to 250 epochs on the real data.
 """
 
