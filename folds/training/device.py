@@ -67,6 +67,11 @@ def resolve_precision(precision: PrecisionOption, device: torch.device, model: n
     return precision
 
 
+def uses_tf32(device: torch.device) -> bool:
+    """Whether float32 matrix products are in TF32 (10 bits of mantissa instead of 23): training on Ampere and later."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def autocast_dtype(precision: Precision) -> torch.dtype | None:
     """The autocast dtype; None for no autocast."""
     return DTYPES[precision]

@@ -7,6 +7,9 @@ Process r of n takes its utterances r, r + n, r + 2 n, … Normalisation statist
 so for the same batches the result does not depend on the number of devices, except for rounding and the random numbers
 of dropout and masks. (In a batch of fewer utterances than processes, at most the last one of an epoch, the statistics
 count one utterance more than once.) Only the first process writes files.
+
+The processes exchange gradients and totals once per step, even if a step has several batches, and in each batch the
+statistics of every normalisation layer, once forward and once backward.
 """
 
 from __future__ import annotations

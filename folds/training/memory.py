@@ -1,9 +1,57 @@
-"""Exceptions that training raises when it runs out of memory."""
+"""The memory that training needs on a GPU, estimated before it starts; exceptions for when it runs out."""
 
 from __future__ import annotations
 
+import math
+
+import torch
+from torch import Tensor
+
 from folds.training.options import TrainingRecipe
+from models import CTCModel
 from registry.errors import MachineFault
+
+MARGIN = 1.25
+"""The estimate is multiplied by this for temporary tensors and fragmentation. An assumption: no GPU was measured."""
+_COUNTED = (4, 250)
+"""Utterances and frames of the batch whose activations are counted."""
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes free on a GPU, for all programs; infinite for a CPU, whose memory limits no default."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+
+
+def estimated_bytes(model: CTCModel, features: int, recipe: TrainingRecipe) -> float:
+    """Estimate the bytes that training takes on a GPU with a recipe's batches; the model is on the CPU.
+
+    That is 16 bytes per parameter, for the weight, its gradient and the two moments of AdamW, and what the forward pass
+    keeps for the backward pass, counted on the CPU with a small batch. Leaves the model in training mode.
+    """
+    views = 2 if recipe.consistency else 1
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    moving_average = 4 if recipe.average else 0
+    kept = _kept_per_frame(model, features, half=recipe.precision != "fp32") * recipe.batch_frames * views
+    return MARGIN * (parameters * (16 + moving_average) + kept)
+
+
+def _kept_per_frame(model: CTCModel, features: int, half: bool) -> float:
+    """Bytes per input frame that the forward pass keeps for the backward pass, without the parameters."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, Tensor] = {}  # these stay alive, so no two storages have the same address
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    count, frames = _COUNTED
+    model.train()
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=half),
+    ):
+        model.training_outputs(torch.zeros(count, frames, features), torch.full((count,), frames))
+    return sum(tensor.untyped_storage().nbytes() for at, tensor in kept.items() if at not in own) / (count * frames)
 
 
 class MemoryRanOut(MachineFault):

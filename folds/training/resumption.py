@@ -164,9 +164,18 @@ def check_same_hardware(started: FoldModel, config: dict[str, Any]) -> None:
     """
     before, now = _hardware(started.recorded, "precision"), _hardware(config, "precision")
     if before is not None and before != now:
+        unsupported = before == "fp16" and _hardware(config, "device") == "cpu"
+        remedy = "" if unsupported else f"pass --precision {before}, "
         raise MachineFault(
             f"{started.path}: started in {before}, and --precision {config['options']['recipe']['precision']} is {now} "
-            f"here: pass --precision {before}, continue it on the same kind of device, or delete the folder"
+            f"here: {remedy}continue it on the same kind of device, or delete the folder"
+        )
+    tf32 = _hardware(started.recorded, "tf32")
+    if tf32 is not None and tf32 != _hardware(config, "tf32"):
+        before, now = ("TF32", "full float32") if tf32 else ("full float32", "TF32")
+        raise MachineFault(
+            f"{started.path}: started with matrix products in {before}, which are in {now} here: continue it on the "
+            "same kind of device, or delete the folder"
         )
     before, now = _hardware(started.recorded, "frames_per_batch"), _hardware(config, "frames_per_batch")
     if before is not None and before != now:

@@ -13,7 +13,7 @@ from folds.data.dataset import Dataset
 from folds.data.speaker_folds import ASSIGNMENTS
 from folds.frontends.base import front_end_of
 from folds.store.fold_model import FoldModel
-from folds.training.device import device_name
+from folds.training.device import device_name, uses_tf32
 from folds.training.distributed import ProcessGroup
 from folds.training.options import TrainingRecipe, TrainOptions
 from folds.training.threads import CPUThreads
@@ -77,6 +77,7 @@ def describe_hardware(
     """What config.json records under "hardware"; timing.jsonl has the number of threads at the end of each epoch."""
     return {
         "precision": recipe.precision,
+        "tf32": recipe.precision == "fp32" and uses_tf32(device),
         "device": device.type,
         "device_name": device_name(device),
         "world_size": group.size,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from folds.training.distributed import ProcessGroup
 from folds.training.guide import open_guide
 from folds.training.loggers.base import logger_names
 from folds.training.loop import fit
-from folds.training.memory import BatchTooLarge, MemoryRanOut
+from folds.training.memory import BatchTooLarge, MemoryRanOut, estimated_bytes, free_memory
 from folds.training.options import TrainOptions
 from folds.training.predict import write_predictions
 from folds.training.preparation import (
@@ -70,11 +71,12 @@ def train_fold_model(
 ) -> RunFolder:
     """Train model `name` with `config` on all folds but `fold` and write its folder; returns that folder.
 
-    If a batch of the default size does not fit into the GPU's memory, the run starts over with batches of half the
-    frames, two of them per step. If half the size does not fit either, if the size was given, or with several
-    processes, this raises InputError; if the run already has checkpoints, MemoryRanOut. Also raises InputError for a
-    run that another process trains, that was started before and is not resumed, or that is resumed with other settings;
-    for utterances too short for their labels, or longer than --batch-frames; and for non-finite predictions.
+    If batches of the default size would probably not fit into the free memory of a GPU (`estimated_bytes`), they have
+    half the frames, and two of them make a step. If one does not fit all the same, a run with the default size starts
+    over in this way. If half the size does not fit either, if the size was given, or with several processes, this
+    raises InputError; if the run already has checkpoints, MemoryRanOut. Also raises InputError for a run that another
+    process trains, that was started before and is not resumed, or that is resumed with other settings; for utterances
+    too short for their labels, or longer than --batch-frames; and for non-finite predictions.
     """
     spec = _RunSpec(options, dataset, name, fold, config, group)
     with _lease(spec.folder, group) as lease:
@@ -107,9 +109,9 @@ def _train_in_memory(spec: _RunSpec, lease: Lease | None) -> None:
     folder = spec.folder
     by_default = spec.options.recipe.batch_frames is None
     started = started_run(folder)
-    halved = by_default and started is not None and started.config.hardware.halved
+    _free_gpu_memory()
+    halved = by_default and (_should_halve(spec) if started is None else started.config.hardware.halved)
     while True:
-        _free_gpu_memory()
         try:
             _train_once(spec, lease, halved)
             return
@@ -125,6 +127,28 @@ def _train_in_memory(spec: _RunSpec, lease: Lease | None) -> None:
             print(f"{error}: starting again with half of that, two batches per step", flush=True)
             folder.config.unlink()
         halved = True
+        _free_gpu_memory()
+
+
+def _should_halve(spec: _RunSpec) -> bool:
+    """Whether batches of the default size would probably not fit into the free memory of a process's GPU; says so."""
+    options, group = spec.options, spec.group
+    device = pick_device(options.device, group)
+    free = free_memory(device)
+    too_large = False
+    if not math.isinf(free):
+        model = create_model(spec.name, spec.config)
+        _, recipe = resolve_options(options, device, group, model, halved=False)
+        too_large = estimated_bytes(model, spec.dataset.features, recipe) > free
+    halve = group.any(too_large)
+    if halve and group.first:
+        frames = options.recipe.sized_for(device.type, group.size).batch_frames
+        print(
+            f"{spec.folder.title}: batches of {frames} frames would probably not fit into the GPU's free memory: "
+            "starting with half of that, two batches per step (--batch-frames sets another size)",
+            flush=True,
+        )
+    return halve
 
 
 def _free_gpu_memory() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from training_runs import metric_rows, metrics, run, run_folder, summary
+from training_runs import metric_rows, metrics, run, run_folder, signal_in_step, summary
 
 from folds.data.augmentation import SpecAugment
 from folds.data.cache import load_dataset
@@ -20,11 +21,15 @@ from folds.training import options as options_module
 from folds.training import train_fold_model
 from folds.training.device import inference_dtype, pick_device, resolve_precision
 from folds.training.distributed import ProcessGroup
-from folds.training.memory import MemoryRanOut
+from folds.training.memory import MemoryRanOut, estimated_bytes, free_memory
 from folds.training.options import RecipeOptions, TrainingRecipe, TrainOptions
 from folds.training.preparation import resolve_options
+from folds.training.run_config import describe_hardware
+from folds.training.signals import Stopped
 from folds.training.task import TrainingTask, describe_run
-from models import create_model
+from folds.training.threads import CPUThreads
+from models import CTCModel, create_model
+from models.network import TrainingOutputs
 from registry import InputError, list_models, model_config
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -187,6 +192,34 @@ def test_a_resume_in_another_precision_is_refused(undisturbed, tiny, tmp_path, m
     run(monkeypatch, tiny, tmp_path, "--epochs", "6", "--resume", "--precision", other)
 
 
+def test_the_remedy_for_an_fp16_run_on_a_cpu_is_not_fp16(undisturbed, tiny, tmp_path, monkeypatch):
+    path, config = unfinished(undisturbed, tmp_path)
+    path.write_text(json.dumps(config | {"hardware": config["hardware"] | {"precision": "fp16"}}))
+    with pytest.raises(InputError, match="started in fp16, .* here: continue it on the same kind of device, or"):
+        run(monkeypatch, tiny, tmp_path, "--epochs", "6", "--resume")
+
+
+def test_float32_in_tf32_is_another_precision(undisturbed, tiny, tmp_path, monkeypatch):
+    path, config = unfinished(undisturbed, tmp_path)
+    recipe = config["options"]["recipe"] | {"precision": "fp32"}
+    options, hardware = config["options"] | {"recipe": recipe}, config["hardware"] | {"precision": "fp32"}
+    path.write_text(json.dumps(config | {"options": options, "hardware": hardware | {"tf32": True}}))
+    with pytest.raises(InputError, match="matrix products in TF32, which are in full float32 here: continue it on the"):
+        run(monkeypatch, tiny, tmp_path, "--epochs", "6", "--resume", "--precision", "fp32")
+    path.write_text(json.dumps(config | {"options": options, "hardware": hardware | {"tf32": False}}))
+    run(monkeypatch, tiny, tmp_path, "--epochs", "6", "--resume", "--precision", "fp32")
+
+
+def test_tf32_is_recorded_for_float32_on_gpus_that_have_it(tiny, monkeypatch):
+    threads = CPUThreads.of_run(TrainOptions(threads=1), 1, CPU, ProcessGroup())
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    for capability, precision, expected in (((8, 0), "fp32", True), ((8, 6), "fp16", False), ((7, 5), "fp32", False)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, capability=capability: capability)
+        hardware = describe_hardware(TrainingRecipe(precision=precision), CUDA, ProcessGroup(), threads)
+        assert hardware["tf32"] is expected
+    assert describe_hardware(TrainingRecipe(), CPU, ProcessGroup(), threads)["tf32"] is False
+
+
 def test_runs_that_do_not_record_their_precision_can_be_resumed(undisturbed, tiny, tmp_path, monkeypatch):
     path, config = unfinished(undisturbed, tmp_path)
     del config["hardware"], config["with_dev"], config["options"]["with_dev"], config["options"]["save_every"]
@@ -241,14 +274,25 @@ def test_a_batch_that_does_not_fit_names_a_smaller_one(error, tiny, tmp_path, mo
     assert len(metric_rows(run_folder(tmp_path))) == 1
 
 
-def test_a_default_that_does_not_fit_is_halved_once(tiny, tmp_path, monkeypatch, capsys):
-    """Then two batches make a step; a resume finds the same, and a second failure ends the run."""
+@pytest.fixture
+def train_by_default(tiny, tmp_path, monkeypatch):
+    """Train a small model on fold 0 with the default frames per batch, which are 800 here; returns its folder."""
     monkeypatch.setattr(options_module, "CPU_FRAMES", 800)
     recipe = RecipeOptions(epochs=2, augment=SpecAugment(speed=0, feature_mask=1))
     chosen = TrainOptions(data=tiny, runs=tmp_path, model="lstm_small", folds=2, threads=1, device="cpu", recipe=recipe)
     dataset = load_dataset(tiny)
     sizes = {"features": dataset.features, "classes": dataset.alphabet.classes}
     config = model_config("lstm_small", hidden=8, channels=(16, 16), strides=(2, 1), layers=1, **sizes)
+
+    def train(**changes):
+        options = replace(chosen, **changes)
+        return train_fold_model.train_fold_model(options, dataset, "lstm_small", 0, config, ProcessGroup())
+
+    return train
+
+
+def test_a_default_that_does_not_fit_is_halved_once(train_by_default, monkeypatch, capsys):
+    """Then two batches make a step; a resume finds the same, and a second failure ends the run."""
     fit, tasks = train_fold_model.fit, []
 
     def too_large_once(model, task):
@@ -257,19 +301,74 @@ def test_a_default_that_does_not_fit_is_halved_once(tiny, tmp_path, monkeypatch,
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
         fit(model, task)
 
-    def train():
-        return train_fold_model.train_fold_model(chosen, dataset, "lstm_small", 0, config, ProcessGroup())
-
     monkeypatch.setattr(train_fold_model, "fit", too_large_once)
-    folder = train()
+    folder = train_by_default()
     assert [(task.recipe.batch_frames, task.recipe.accumulate) for task in tasks] == [(800, 1), (400, 2)]
     assert tasks[1].recipe.lr == tasks[0].recipe.lr and folder.finished
     assert "batches of 800 frames do not fit into the memory of " in capsys.readouterr().out
-    assert train() == folder and len(tasks) == 2
+    assert train_by_default() == folder and len(tasks) == 2
     shutil.rmtree(folder.path)
     monkeypatch.setattr(train_fold_model, "fit", lambda model, task: too_large_once(model, tasks.clear()))
     with pytest.raises(InputError, match="batches of 400 frames .* --batch-frames 200 --accumulate 4 --lr 0.002"):
-        train()
+        train_by_default()
+
+
+def test_a_default_that_exceeds_the_free_memory_is_halved_before_the_first_step(train_by_default, monkeypatch, capsys):
+    """A resumed run keeps the size, whatever is free by then."""
+    monkeypatch.setattr(train_fold_model, "free_memory", lambda device: 1e5)
+    with monkeypatch.context() as patch:
+        signal_in_step(patch, 3)
+        with pytest.raises(Stopped):
+            train_by_default()
+    printed = capsys.readouterr().out
+    assert "batches of 800 frames would probably not fit into the GPU's free memory: starting with half" in printed
+    monkeypatch.setattr(train_fold_model, "free_memory", lambda device: 1e12)
+    folder = train_by_default(resume=True)
+    record = json.loads(folder.config.read_text())
+    assert folder.finished and record["hardware"]["halved"] and record["hardware"]["frames_per_batch"] == 400
+    assert record["options"]["recipe"]["accumulate"] == 2
+    # So does one that was not halved.
+    shutil.rmtree(folder.path)
+    with monkeypatch.context() as patch:
+        signal_in_step(patch, 3)
+        with pytest.raises(Stopped):
+            train_by_default()
+    monkeypatch.setattr(train_fold_model, "free_memory", lambda device: 1e5)
+    record = json.loads(train_by_default(resume=True).config.read_text())
+    assert not record["hardware"]["halved"] and record["hardware"]["frames_per_batch"] == 800
+
+
+def test_the_gpu_of_any_process_decides_on_the_size_of_all(train_by_default, monkeypatch):
+    """The answer of the group counts, here that of a process without a GPU of its own that is too small."""
+    asked = []
+    monkeypatch.setattr(ProcessGroup, "any", lambda group, flag: asked.append(flag) or len(asked) == 2)
+    record = json.loads(train_by_default().config.read_text())
+    assert asked[:2] == [False, False] and record["hardware"]["halved"]
+
+
+class Affine(CTCModel):
+    """One linear layer."""
+
+    stride, classes = 1, 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def training_outputs(self, features, lengths):
+        return TrainingOutputs(self.layer(features).float().log_softmax(2), lengths)
+
+
+def test_the_estimate_is_what_the_parameters_and_the_kept_tensors_take():
+    # For each frame, the layer keeps its 4 inputs and the softmax its 3 outputs; there are 15 parameters.
+    recipe = TrainingRecipe(batch_frames=1000)
+    assert estimated_bytes(Affine(), 4, recipe) == 1.25 * (15 * 16 + 1000 * (4 + 3) * 4)
+    assert estimated_bytes(Affine(), 4, replace(recipe, average=0.1)) == 1.25 * (15 * 20 + 1000 * (4 + 3) * 4)
+    assert estimated_bytes(Affine(), 4, replace(recipe, consistency=0.2)) == 1.25 * (15 * 16 + 2000 * (4 + 3) * 4)
+    # In half precision the inputs are copied with 2 bytes each, and log-probabilities stay in float32.
+    kept = estimated_bytes(Affine(), 4, replace(recipe, precision="fp16")) / 1.25 - 15 * 16
+    assert 1000 * (4 * 2 + 3 * 4) <= kept <= 1000 * (4 * 2 + 3 * 4) + 200
+    assert free_memory(CPU) == math.inf
 
 
 def test_memory_that_runs_out_late_keeps_the_run(tiny, tmp_path, monkeypatch):

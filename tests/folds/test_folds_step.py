@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_runs import metric_rows, metrics, run, run_folder
 
@@ -19,6 +20,7 @@ from folds.data.batches import AHEAD, Batch, SoftTargets, collate, prefetched
 from folds.data.cache import load_dataset
 from folds.store.run_folder import RunFolder
 from folds.training import loop, state
+from folds.training.distributed import ProcessGroup
 from folds.training.options import TrainingRecipe
 from folds.training.schedule import Budget, learning_rate
 from folds.training.shares import Share, SharePreparation, epoch_shares
@@ -108,6 +110,34 @@ def test_a_step_on_the_cpu_decides_on_the_host(tiny, tmp_path):
     with DeviceReads() as reads:
         train_step(own, task, parts, SignalCatcher(), Budget(task.recipe, 1))
     assert reads.count >= 2
+
+
+def test_processes_exchange_gradients_and_totals_once_per_step(tiny, tmp_path, monkeypatch):
+    """Though a step has two batches. One process, whose group has two for all that the step knows."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        task = replace(a_task(tiny, tmp_path, accumulate=2), group=ProcessGroup(size=2))
+        own = a_state(task)
+        gradients, totals = [], []
+
+        def exchanged(_, bucket):
+            gradients.append(bucket.buffer().numel())
+            future = torch.futures.Future()
+            future.set_result(bucket.buffer())
+            return future
+
+        own.objective.register_comm_hook(None, exchanged)
+        monkeypatch.setattr(dist, "all_reduce", totals.append)
+        steps = first_steps(task, own.model, own, 3)
+        for parts in steps:
+            assert len(parts) == 2
+            train_step(own, task, parts, SignalCatcher(), Budget(task.recipe, 3))
+        trained = sum(parameter.numel() for parameter in own.model.parameters() if parameter.requires_grad)
+        norms = sum(isinstance(layer, FrameNorm) for layer in own.model.modules())
+        assert gradients == [trained] * 3 and norms == 2
+        assert len(totals) == 3 * (1 + 2 * 2 * norms)  # two batches, and forward and backward of each
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("masked", [False, True])
