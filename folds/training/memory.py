@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 
 import torch
@@ -15,6 +16,13 @@ MARGIN = 1.25
 """The estimate is multiplied by this for temporary tensors and fragmentation. An assumption: no GPU was measured."""
 _COUNTED = (4, 250)
 """Utterances and frames of the batch whose activations are counted."""
+
+
+def release_gpu_memory() -> None:
+    """Free the GPU memory that an earlier run of this process, or a failed attempt at this one, has left."""
+    if torch.cuda.is_initialized():
+        gc.collect()  # an optimizer may be part of a reference cycle
+        torch.cuda.empty_cache()  # what is free may still be reserved
 
 
 def free_memory(device: torch.device) -> float:

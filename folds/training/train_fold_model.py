@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import math
 import sys
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from folds.training.distributed import ProcessGroup
 from folds.training.guide import open_guide
 from folds.training.loggers.base import logger_names
 from folds.training.loop import fit
-from folds.training.memory import BatchTooLarge, MemoryRanOut, estimated_bytes, free_memory
+from folds.training.memory import BatchTooLarge, MemoryRanOut, estimated_bytes, free_memory, release_gpu_memory
 from folds.training.options import TrainOptions
 from folds.training.predict import write_predictions
 from folds.training.preparation import (
@@ -109,7 +108,7 @@ def _train_in_memory(spec: _RunSpec, lease: Lease | None) -> None:
     folder = spec.folder
     by_default = spec.options.recipe.batch_frames is None
     started = started_run(folder)
-    _free_gpu_memory()
+    release_gpu_memory()
     halved = by_default and (_should_halve(spec) if started is None else started.config.hardware.halved)
     while True:
         try:
@@ -127,7 +126,7 @@ def _train_in_memory(spec: _RunSpec, lease: Lease | None) -> None:
             print(f"{error}: starting again with half of that, two batches per step", flush=True)
             folder.config.unlink()
         halved = True
-        _free_gpu_memory()
+        release_gpu_memory()
 
 
 def _should_halve(spec: _RunSpec) -> bool:
@@ -149,13 +148,6 @@ def _should_halve(spec: _RunSpec) -> bool:
             flush=True,
         )
     return halve
-
-
-def _free_gpu_memory() -> None:
-    """Free the GPU memory that an earlier run of this process, or a failed attempt at this one, has left."""
-    if torch.cuda.is_initialized():
-        gc.collect()  # an optimizer may be part of a reference cycle
-        torch.cuda.empty_cache()  # what is free may still be reserved
 
 
 def _train_once(spec: _RunSpec, lease: Lease | None, halved: bool) -> None:
