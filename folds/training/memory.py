@@ -14,8 +14,8 @@ from registry.errors import MachineFault
 
 MARGIN = 1.25
 """The estimate is multiplied by this for temporary tensors and fragmentation. An assumption: no GPU was measured."""
-_COUNTED = (4, 250)
-"""Utterances and frames of the batch whose activations are counted."""
+_COUNTED = 250
+"""Frames of each utterance in the batches whose activations are counted."""
 
 
 def release_gpu_memory() -> None:
@@ -33,33 +33,34 @@ def free_memory(device: torch.device) -> float:
 def estimated_bytes(model: CTCModel, features: int, recipe: TrainingRecipe) -> float:
     """Estimate the bytes that training takes on a GPU with a recipe's batches; the model is on the CPU.
 
-    That is 16 bytes per parameter, for the weight, its gradient and the two moments of AdamW, and what the forward pass
-    keeps for the backward pass, counted on the CPU with a small batch. Leaves the model in training mode.
+    That is 16 bytes per parameter, for the weight, its gradient and the two moments of AdamW, with 2 more for a copy in
+    half precision and 4 for a moving average, and what the forward pass keeps for the backward pass, counted on the CPU
+    with small batches. Leaves the model in training mode.
     """
     views = 2 if recipe.consistency else 1
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    moving_average = 4 if recipe.average else 0
-    kept = _kept_per_frame(model, features, half=recipe.precision != "fp32") * recipe.batch_frames * views
-    return MARGIN * (parameters * (16 + moving_average) + kept)
+    half = recipe.precision != "fp32"
+    per_parameter = 16 + (2 if half else 0) + (4 if recipe.average else 0)
+    # The difference of two batches leaves out what does not depend on their size, such as copies of weights.
+    per_frame = (_kept(model, features, 4, half) - _kept(model, features, 2, half)) / (2 * _COUNTED)
+    return MARGIN * (parameters * per_parameter + per_frame * recipe.batch_frames * views)
 
 
-def _kept_per_frame(model: CTCModel, features: int, half: bool) -> float:
-    """Bytes per input frame that the forward pass keeps for the backward pass, without the parameters."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+def _kept(model: CTCModel, features: int, utterances: int, half: bool) -> int:
+    """Bytes that the forward pass of a batch keeps for the backward pass."""
     kept: dict[int, Tensor] = {}  # these stay alive, so no two storages have the same address
 
     def keep(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    count, frames = _COUNTED
     model.train()
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", dtype=torch.bfloat16, enabled=half),
     ):
-        model.training_outputs(torch.zeros(count, frames, features), torch.full((count,), frames))
-    return sum(tensor.untyped_storage().nbytes() for at, tensor in kept.items() if at not in own) / (count * frames)
+        model.training_outputs(torch.zeros(utterances, _COUNTED, features), torch.full((utterances,), _COUNTED))
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 class MemoryRanOut(MachineFault):
