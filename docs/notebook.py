@@ -107,7 +107,7 @@ plt.show()
 
 # %% [markdown]
 # **6. Blend** the networks and their delayed twins, which are the same networks on features delayed by a few frames, with weights fitted on out-of-fold predictions, and measure the blend on dev. Without `--method` and what
-# follows it, all methods are compared, which takes four times as long.
+# follows it, all methods are compared, which takes 4 to 16 times as long.
 
 # %%
 # !python -m folds.delay --data {DATA} {RUNS}/*/fold0

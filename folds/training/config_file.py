@@ -1,6 +1,6 @@
 """Options in a JSON file, `folds.train --config FILE`: an object that maps option names to values.
 
-    {"model": "gru_small", "lr": 0.003, "channels": [128, 256], "prior": false}
+    {"model": "gru_small", "lr": 0.003, "channels": [128, 256], "dropout": 0.2}
 
 They are turned into arguments, which the command line's own arguments follow and override, so they are checked
 alike.

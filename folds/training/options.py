@@ -40,8 +40,8 @@ class RecipeOptions(Bounded):
     machine."""
     lr: float | None = number(None, above=0, at_most=MAX_LEARNING_RATE, scale="log", search=(3e-4, 1e-2))
     """Peak learning rate, by default 0.002. On CUDA with the default --batch-frames it is 0.002 times the square root
-    of 4 times the number of processes, because each has 64,000 frames per batch (both views of --consistency
-    counted)."""
+    of 4 times the number of processes: each has 64,000 frames per batch (both views of --consistency counted), four
+    times the 16,000 that 0.002 is for."""
     warmup: float = number(0.05, at_least=0, below=1, search=(0.0, 0.3))
     """Fraction of steps used for linear warm-up."""
     weight_decay: float = number(0.01, at_least=0, at_most=100, scale="log", search=(1e-3, 0.3))

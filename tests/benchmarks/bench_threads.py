@@ -47,28 +47,27 @@ from models import create_model
 THREADS = {"default": 0, "1 thread": 1, "2 threads": 2}
 # After which share of the warm-up and of the measured time the other process begins to compute; None for no process.
 MACHINES = {"alone": (None, None), "busy": (0.0, 0.0), "busy later": (None, 0.5)}
-# The default finds its number of threads in them: three windows of a second with one thread, and three of a trial.
-DEFAULT_WARM_UP_SECONDS = 7.0
 WARM_UP_SECONDS = 1.5
 # No measurement begins later than this, so that all end within 12 minutes.
 LIMIT_SECONDS = 690.0
 CPU = torch.device("cpu")
 
 
-def measure_all(data: Path, name: str, threads: int, seconds: float) -> dict[str, dict[str, float]]:
+def measure_all(data: Path, name: str, threads: int, warm_up: float, seconds: float) -> dict[str, dict[str, float]]:
     """What `measure` gives for each state of the machine, in this process."""
     dataset = load_dataset(data, progress=False)
-    return {machine: measure(dataset, name, machine, threads, seconds) for machine in MACHINES}
+    return {machine: measure(dataset, name, machine, threads, warm_up, seconds) for machine in MACHINES}
 
 
-def measure(dataset: Dataset, name: str, machine: str, threads: int, seconds: float) -> dict[str, float]:
+def measure(
+    dataset: Dataset, name: str, machine: str, threads: int, warm_up: float, seconds: float
+) -> dict[str, float]:
     """Train a new model for some seconds: frames/s, and the number of threads at the end."""
     model = create_model(name, features=dataset.features, classes=dataset.alphabet.classes)
     cpu_threads = CPUThreads.of_run(TrainOptions(threads=threads), count_parameters(model), CPU, ProcessGroup())
     precision = resolve_precision("auto", CPU, model)
     rows = np.arange(len(dataset.train))
     speed: float | None = None
-    warm_up = WARM_UP_SECONDS if threads else DEFAULT_WARM_UP_SECONDS
     for duration, start in zip((warm_up, seconds), MACHINES[machine], strict=True):
         recipe = TrainingRecipe(minutes=duration / 60, batch_frames=3000, precision=precision)
         with tempfile.TemporaryDirectory() as temporary, contextlib.redirect_stdout(sys.stderr):
@@ -100,9 +99,12 @@ def load(delay: float | None) -> Iterator[None]:
         process.wait()
 
 
-def measure_in_a_process(data: Path, name: str, threads: int, seconds: float) -> dict[str, dict[str, float]]:
+def measure_in_a_process(
+    data: Path, name: str, threads: int, warm_up: float, seconds: float
+) -> dict[str, dict[str, float]]:
     """As `measure_all`, in a new process."""
-    arguments = ["--data", data, "--measure", name, "--threads", threads, "--seconds", seconds]
+    arguments = ["--data", data, "--measure", name, "--threads", threads]
+    arguments += ["--warm-up", warm_up if threads == 0 else WARM_UP_SECONDS, "--seconds", seconds]
     # The processes of the command line decide; a limit that this one inherited does not.
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run(
@@ -137,7 +139,9 @@ def run(options: argparse.Namespace, data: Path) -> None:
         if time.monotonic() - start > LIMIT_SECONDS:
             print("stopped after 12 minutes; the medians are of fewer repeats", file=sys.stderr)
             break
-        for machine, measured in measure_in_a_process(data, name, THREADS[label], options.seconds).items():
+        for machine, measured in measure_in_a_process(
+            data, name, THREADS[label], options.warm_up, options.seconds
+        ).items():
             speeds.setdefault((name, machine, label), []).append(measured)
     repeats = min(len(measured) for measured in speeds.values())
     print(f"{device_name(CPU)}, {os.cpu_count()} CPUs; frames/s, medians of {repeats} × {options.seconds:g} s\n")
@@ -150,13 +154,19 @@ def main() -> None:
     parser.add_argument("--models", default="pblstm_small,gru_small,pblstm", help="separated by commas")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="of training per measurement")
+    parser.add_argument(
+        "--warm-up",
+        type=float,
+        default=7.0,
+        help="seconds in which the default finds its number of threads: more than six steps if one takes over a second",
+    )
     parser.add_argument("--quick", action="store_true", help="one repeat of 1 second of the first model")
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure_all(options.data, options.measure, options.threads, options.seconds)))
+        print(json.dumps(measure_all(options.data, options.measure, options.threads, options.warm_up, options.seconds)))
         return
     if options.quick:
         options.models, options.repeats, options.seconds = options.models.split(",")[0], 1, 1.0

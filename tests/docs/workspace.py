@@ -43,6 +43,10 @@ TUNED = "pblstm_small"
 STAND_IN = """#!/bin/bash
 { printf '%s\\x1f' "${HW3P2_DATA-}" "${0##*/}" "$@"; printf '\\n'; } >> "$CALLS"
 """
+# Runs the command of --wrap, its last argument, at once.
+SBATCH = """#!/bin/bash
+exec bash -c "${!#}"
+"""
 
 
 @dataclass
@@ -60,6 +64,9 @@ class Workspace:
             for program in PROGRAMS:
                 (place / program).write_text(STAND_IN)
                 (place / program).chmod(0o755)
+        sbatch = self._programs / "sbatch"
+        sbatch.write_text(SBATCH)
+        sbatch.chmod(0o755)
         (self.folder / ".venv" / "bin" / "activate").touch()
         (self.folder / ".venv" / "completion.bash").touch()
         (self.folder / "docs").symlink_to(ROOT / "docs")
