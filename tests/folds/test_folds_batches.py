@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+import threading
+from dataclasses import fields
 from functools import partial
 
 import numpy as np
@@ -14,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_data import split_of
 
-from folds.data.batches import Batch, collate, padding_share, plan, prefetched, repeated
+from folds.data.batches import AHEAD, Batch, SoftTargets, collate, padding_share, plan, prefetched, repeated
+from folds.data.cache import load_dataset
 
 some_lengths = st.lists(st.integers(1, 400), min_size=1, max_size=60)
 
@@ -100,3 +103,49 @@ def test_epochs_have_other_batches_in_other_orders():
     assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.2
     epochs = itertools.product(range(3), range(3))  # no seed has another one's
     assert len({plan(lengths, frames=16_000, seed=s, epoch=e)[0].tobytes() for s, e in epochs}) == 9
+
+
+def test_two_batches_are_prepared_ahead(tiny):
+    split, started, used = load_dataset(tiny).train, [], threading.Event()
+
+    def prepare(index: int) -> Batch:
+        started.append(index)
+        if len(started) == 1 + AHEAD:
+            used.set()
+        return collate(split, [index])
+
+    batches = prefetched(prepare, range(6))
+    assert next(batches).indices == (0,) and used.wait(timeout=60)
+    assert started == [0, 1, 2] and [batch.indices for batch in batches] == [(i,) for i in range(1, 6)]
+
+
+def test_an_error_in_preparation_reaches_training():
+    def prepare(index: int) -> Batch:
+        raise OSError("the drive is gone")
+
+    with pytest.raises(OSError, match="the drive is gone"):
+        next(prefetched(prepare, [1]))
+
+
+def test_lengths_stay_on_the_cpu(tiny):
+    batch = collate(load_dataset(tiny).train, [0, 1]).to(torch.device("meta"))
+    assert [it.device.type for it in (batch.features, batch.targets)] == ["meta"] * 2
+    assert [it.device.type for it in (batch.lengths, batch.target_lengths)] == ["cpu"] * 2
+
+
+def test_page_locked_memory_holds_the_same_batch(monkeypatch):
+    """There is none without CUDA, so a copy takes its place."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
+    soft = SoftTargets(torch.tensor([0, 0, 1]), torch.tensor([1, 2]), torch.tensor([1, 0, 1]), torch.rand(3))
+    lengths, targets, inside = torch.tensor([3, 1]), torch.tensor([5, 6, 7]), torch.ones(2, 3, 4, dtype=torch.bool)
+    plain = (torch.rand(2, 3, 4), lengths, targets, torch.tensor([2, 1]), (8, 9), torch.rand(2, 3, 4), inside)
+    for batch in (Batch(*plain, soft, ("a", "b")), Batch(*plain[:5])):
+        pairs = [(batch, batch.pinned())]
+        pairs += [(batch.soft, batch.pinned().soft)] if batch.soft else []
+        for whole, pinned in pairs:
+            for field in fields(whole):
+                before, after = getattr(whole, field.name), getattr(pinned, field.name)
+                if isinstance(before, torch.Tensor):
+                    assert torch.equal(before, after) and before is not after
+                elif field.name != "soft" or before is None:
+                    assert before == after

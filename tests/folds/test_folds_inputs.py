@@ -89,9 +89,7 @@ def test_what_cannot_be_called_is_not_registered() -> None:
         Registry("uncallable").register("x")(3)  # type: ignore[type-var]
 
 
-def test_a_competition_one_level_down_is_named(
-    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_competition_one_level_down_is_named(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outer = tmp_path / "outer"
     outer.mkdir()
     inner = small.rename(outer / "inner")

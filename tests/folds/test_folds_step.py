@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training_runs import metric_rows, metrics, run, run_folder
 
 from folds.data.augmentation import SpecAugment, augment
-from folds.data.batches import AHEAD, Batch, SoftTargets, collate, prefetched
+from folds.data.batches import Batch, collate
 from folds.data.cache import load_dataset
 from folds.store.run_folder import RunFolder
 from folds.training import loop, state
@@ -252,52 +251,6 @@ def test_the_batches_of_a_step_draw_from_one_generator(tiny, tmp_path):
     own.counters.step, own.counters.position = 1, 2
     for (share, batch), (other_share, other) in zip(first_steps(task, own.model, own, 1)[0], steps[1], strict=True):
         assert torch.equal(batch.features, other.features) and share.step == other_share.step == 1
-
-
-def test_two_batches_are_prepared_ahead(tiny):
-    split, started, used = load_dataset(tiny).train, [], threading.Event()
-
-    def prepare(index: int) -> Batch:
-        started.append(index)
-        if len(started) == 1 + AHEAD:
-            used.set()
-        return collate(split, [index])
-
-    batches = prefetched(prepare, range(6))
-    assert next(batches).indices == (0,) and used.wait(timeout=60)
-    assert started == [0, 1, 2] and [batch.indices for batch in batches] == [(i,) for i in range(1, 6)]
-
-
-def test_an_error_in_preparation_reaches_training():
-    def prepare(index: int) -> Batch:
-        raise OSError("the drive is gone")
-
-    with pytest.raises(OSError, match="the drive is gone"):
-        next(prefetched(prepare, [1]))
-
-
-def test_lengths_stay_on_the_cpu(tiny):
-    batch = collate(load_dataset(tiny).train, [0, 1]).to(torch.device("meta"))
-    assert [it.device.type for it in (batch.features, batch.targets)] == ["meta"] * 2
-    assert [it.device.type for it in (batch.lengths, batch.target_lengths)] == ["cpu"] * 2
-
-
-def test_page_locked_memory_holds_the_same_batch(monkeypatch):
-    """There is none without CUDA, so a copy takes its place."""
-    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
-    soft = SoftTargets(torch.tensor([0, 0, 1]), torch.tensor([1, 2]), torch.tensor([1, 0, 1]), torch.rand(3))
-    lengths, targets, inside = torch.tensor([3, 1]), torch.tensor([5, 6, 7]), torch.ones(2, 3, 4, dtype=torch.bool)
-    plain = (torch.rand(2, 3, 4), lengths, targets, torch.tensor([2, 1]), (8, 9), torch.rand(2, 3, 4), inside)
-    for batch in (Batch(*plain, soft, ("a", "b")), Batch(*plain[:5])):
-        pairs = [(batch, batch.pinned())]
-        pairs += [(batch.soft, batch.pinned().soft)] if batch.soft else []
-        for whole, pinned in pairs:
-            for field in fields(whole):
-                before, after = getattr(whole, field.name), getattr(pinned, field.name)
-                if isinstance(before, torch.Tensor):
-                    assert torch.equal(before, after) and before is not after
-                elif field.name != "soft" or before is None:
-                    assert before == after
 
 
 def test_every_step_has_the_rate_of_its_progress(tiny, tmp_path, monkeypatch):
