@@ -49,11 +49,13 @@ class ProgressBar:
         self._task = self._progress.add_task(description, total=total, completed=completed, status="")  # type: ignore[arg-type]
 
     def __enter__(self) -> ProgressBar:
-        self._progress.start()
+        if not self._progress.disable:
+            self._progress.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._progress.stop()
+        if not self._progress.disable:  # before version 15, rich prints an empty line all the same
+            self._progress.stop()
 
     def advance(self, amount: float = 1.0, status: str | None = None) -> None:
         """Advance by `amount`; `status` is the text after the bar."""
