@@ -93,7 +93,7 @@ def estimate_lines() -> Iterator[str]:
         steps = np.mean([recurrent_steps(network, frames) for frames in longest])
         yield table_line([name, f"{parameters:.1f}", f"{per_frame:.2f}", f"{steps:,.0f}" if steps else "–"])
     yield ""
-    yield from table_head([f"hours to {EPOCHS} epochs", *(device.name for device in DEVICES)])
+    yield from table_head([f"hours for {EPOCHS} epochs", *(device.name for device in DEVICES)])
     for name, network in networks.items():
         yield table_line([name, *(_hours(network, lengths, longest, device) for device in DEVICES)])
 
